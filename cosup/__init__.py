@@ -1,0 +1,50 @@
+"""cosup: train a strong vision model from the annotations of several weak, specialised ones.
+
+The pieces serve in anybody's own training loop: `cosup.assignment`, `cosup.consistency`,
+`cosup.losses` and `cosup.metrics` work on tensors, and `cosup.decide` puts them together.
+Everything is imported when it is first used, so that `import cosup` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cosup import assignment, consistency, losses, metrics
+    from cosup.evidence import Evidence, Scopes
+    from cosup.rounds import decide
+
+    __version__: str
+
+_MODULES = ("assignment", "consistency", "losses", "metrics")
+_NAMES = {
+    "Evidence": "cosup.evidence",
+    "Scopes": "cosup.evidence",
+    "decide": "cosup.rounds",
+}
+
+__all__ = [
+    "Evidence",
+    "Scopes",
+    "__version__",
+    "assignment",
+    "consistency",
+    "decide",
+    "losses",
+    "metrics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"cosup.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cosup")
+    raise AttributeError(f"module 'cosup' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,85 @@
+"""The decisions table, a row per (round, sample), and what it says of a round."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cosup.evidence import Scopes, Truth
+from cosup.metrics import accuracy, assignment_accuracy, kept_precision, kept_recall
+from cosup.rounds import Outcome
+
+
+def decisions_table(
+    outcome: Outcome,
+    scopes: Scopes,
+    sample_ids: Sequence[str],
+    truth: Truth,
+    classes: tuple[str, ...],
+    domains: tuple[str, ...],
+) -> pd.DataFrame:
+    """One round's decisions. `student_*` is the student that guided the round, before its update.
+
+    Columns: sample_id, round, level, assigned_teacher, assignment_weight, annotation,
+    annotation_confidence, student_label, student_confidence (null in the first round: no student
+    yet), kept, rejected_by, loss_weight, true_label (null where unknown), domain.
+    """
+    weight, teacher = outcome.assigned.weights.max(1)
+    label, confidence = outcome.assigned.targets.top()
+    keep = outcome.kept.keep
+    table = pd.DataFrame(
+        {
+            "sample_id": list(sample_ids),
+            "round": np.int32(outcome.number),
+            "level": np.int32(outcome.level),
+            "assigned_teacher": _named(teacher, scopes.names),
+            "assignment_weight": weight.numpy(),
+            "annotation": _named(torch.where(confidence > 0, label, -1), classes),
+            "annotation_confidence": confidence.numpy(),
+        }
+    )
+    if outcome.guide is None:
+        table["student_label"] = _named(torch.full_like(label, -1), classes)
+        table["student_confidence"] = np.float32("nan")
+    else:
+        own_label, own_confidence = outcome.guide.top()
+        table["student_label"] = _named(own_label, classes)
+        table["student_confidence"] = own_confidence.numpy()
+    table["kept"] = keep.numpy()
+    table["rejected_by"] = _named(outcome.kept.rejected_by, outcome.kept.reasons)
+    table["loss_weight"] = keep.float().numpy()
+    table["true_label"] = _named(truth.labels, classes)
+    table["domain"] = _named(truth.domains, domains)
+    return table
+
+
+def round_measures(outcome: Outcome, scopes: Scopes, truth: Truth) -> dict[str, float | None]:
+    """How well a round routed and filtered, on samples whose label is known (None if none is).
+
+    assignment_accuracy: share sent to a teacher whose scope holds the sample. annotation_accuracy:
+    share of assigned annotations that are right. kept: share kept. kept_precision: share right
+    among the kept. kept_recall: share of the right ones that are kept.
+    """
+    known = truth.labels >= 0
+    keep = outcome.kept.keep
+    measures: dict[str, float | None] = {"kept": float(keep.double().mean())}
+    if not bool(known.any()):
+        names = ("assignment_accuracy", "annotation_accuracy", "kept_precision", "kept_recall")
+        return {**measures, **dict.fromkeys(names)}
+    label, confidence = outcome.assigned.targets.top()
+    answer = torch.where(confidence > 0, label, -1)
+    return {
+        "assignment_accuracy": assignment_accuracy(outcome.assigned.weights, scopes, truth),
+        "annotation_accuracy": accuracy(answer[known], truth.labels[known]),
+        **measures,
+        "kept_precision": kept_precision(keep, answer, truth.labels),
+        "kept_recall": kept_recall(keep, answer, truth.labels),
+    }
+
+
+def _named(index: Tensor, names: tuple[str, ...]) -> "pd.Series[str]":
+    """Indices as categories; -1 is missing."""
+    codes = index.numpy().astype(np.int32)
+    return pd.Series(pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(names))))

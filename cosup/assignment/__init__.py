@@ -1,0 +1,40 @@
+"""Assigners: which teacher(s) of a level annotate which sample."""
+
+from cosup.assignment.agreement import Agreement
+from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.block import Block
+from cosup.assignment.confidence import Confidence
+from cosup.assignment.dawid_skene import DawidSkene
+from cosup.assignment.gate import Gate
+from cosup.assignment.mean import Mean
+from cosup.assignment.oracle import Oracle
+from cosup.assignment.random import Random
+from cosup.assignment.single import Single
+
+ASSIGNERS: dict[str, type[Assigner]] = {
+    "single": Single,
+    "mean": Mean,
+    "random": Random,
+    "oracle": Oracle,
+    "block": Block,
+    "agreement": Agreement,
+    "confidence": Confidence,
+    "dawid_skene": DawidSkene,
+    "gate": Gate,
+}
+
+__all__ = [
+    "ASSIGNERS",
+    "Agreement",
+    "Assigner",
+    "Block",
+    "Confidence",
+    "DawidSkene",
+    "Gate",
+    "Mean",
+    "Oracle",
+    "Random",
+    "Single",
+    "available",
+    "to_weights",
+]

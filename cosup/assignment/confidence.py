@@ -1,0 +1,55 @@
+"""The surest teacher annotates.
+
+Rests on teachers being surest where they know best, which specialists often are not: one that
+knows two classes is sure of one of them on any image.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.checks import above, one_of
+from cosup.evidence import Scopes, Truth
+
+
+@dataclass
+class Confidence(Assigner):
+    """The teacher whose own annotation is the most certain."""
+
+    measure: Literal["max_prob", "margin", "entropy"] = "max_prob"
+    """The largest probability, its distance to the second largest, or minus the entropy (nats)."""
+    hard: bool = True
+    """One teacher per sample, not a softmax of certainty / temperature."""
+    temperature: float = 1.0
+    """Of the softmax when not hard; smaller is nearer to hard."""
+
+    def __post_init__(self) -> None:
+        one_of(("max_prob", "margin", "entropy"), measure=self.measure)
+        above(0, temperature=self.temperature)
+
+    def assign(
+        self,
+        student_probs: Tensor,
+        annotations: Tensor,
+        features: Tensor | None,
+        scopes: Scopes,
+        *,
+        truth: Truth | None = None,
+    ) -> Tensor:
+        """Weights [N, T] (one-hot when hard)."""
+        scores = certainty(annotations, self.measure) / self.temperature
+        return to_weights(scores, available(annotations), self.hard)
+
+
+def certainty(annotations: Tensor, measure: str) -> Tensor:
+    """How sure each annotation of [N, T, C] is, [N, T]: higher is surer."""
+    if measure == "entropy":
+        entropy: Tensor = torch.special.entr(annotations).sum(2)
+        return -entropy
+    if measure == "margin":
+        first, second = annotations.topk(2, dim=2).values.unbind(2)
+        return first - second
+    return annotations.amax(2)

@@ -1,0 +1,194 @@
+"""A learned gate: the hierarchical mixture of experts of Jordan and Jacobs (1994), which CSL
+(Liu and Alahi, arXiv 2402.15505) leaves out.
+
+g(t | x) = softmax(W x + b)_t on the student's features x, fitted by EM.
+E-step: r_t(x) proportional to [g_t(x) * sum_c p_student(c | x) p_t(c | x)]^sharpening.
+M-step: fit the gate to r (penalised multinomial logistic regression).
+With `prior: provenance` the gate also learns, as examples whose teacher is known, the inputs that
+the teachers were trained on: it starts from them alone, and keeps them in every M-step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.checks import above, at_least, one_of
+from cosup.assignment.logistic import LinearGate, Rows, fit_gate, standardisation
+from cosup.errors import UserError
+from cosup.evidence import Batches, Scopes, Truth
+from cosup.seeds import torch_generator
+
+
+@dataclass
+class Gate(Assigner):
+    """A linear gate on the student's features, learned without true labels."""
+
+    prior: Literal["uniform", "provenance"] = "uniform"
+    """Start knowing nothing, or from which teacher's training inputs a sample resembles."""
+    hard: bool = True
+    """One teacher per sample, not the gate's probabilities."""
+    sharpening: float = 2.0
+    """The power that responsibilities are raised to; 1 is plain EM."""
+    iterations: int = 20
+    """EM iterations at most."""
+    tolerance: float = 0.002
+    """Stop when an iteration moves a smaller share of the responsibilities."""
+    steps: int = 8
+    """L-BFGS iterations of each M-step (the first fit, to provenance, takes five times as many)."""
+    weight_decay: float = 0.1
+    """Half the penalty on the squared weights, against the mean loss of a sample."""
+    provenance_strength: float = 1.0
+    """What all training inputs of the teachers together count in an M-step, where all samples count
+    1; 0 takes the start alone from them."""
+    standardize: bool = True
+    """Give each feature mean 0 and variance 1 over the samples."""
+    max_samples: int = 30_000
+    """Learn from so many samples at most, drawn at random: memory doesn't grow beyond."""
+
+    def __post_init__(self) -> None:
+        one_of(("uniform", "provenance"), prior=self.prior)
+        above(0, sharpening=self.sharpening)
+        at_least(0, weight_decay=self.weight_decay, tolerance=self.tolerance)
+        at_least(0, provenance_strength=self.provenance_strength)
+        at_least(1, iterations=self.iterations, steps=self.steps, max_samples=self.max_samples)
+        self.gate_: LinearGate | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The features, and the provenance where it is the prior."""
+        return frozenset({"features", "provenance"} if self.prior == "provenance" else {"features"})
+
+    def fit(
+        self,
+        batches: Batches,
+        scopes: Scopes,
+        *,
+        seed: int = 0,
+        provenance: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """EM over `batches`, which is read once; the seed draws the samples if there are too many.
+
+        Raises `UserError` without features, or where the provenance it needs is missing or leaves
+        a teacher without a training input.
+        """
+        features, likelihood = _collect(batches, self.max_samples, seed)
+        shift, scale = standardisation(features, self.standardize)
+        inputs = features.sub_(shift).mul_(scale)
+        gate = LinearGate.zeros(inputs.shape[1], len(scopes), shift, scale)
+        known: list[Rows] = []
+        if self.prior == "provenance":
+            known_inputs, membership = _known(provenance, scopes, inputs.shape[1])
+            known_inputs = known_inputs.sub_(shift).mul_(scale)
+            start = Rows(known_inputs, membership, 1.0)
+            gate = fit_gate(gate, [start], self.weight_decay, 5 * self.steps)
+            known = [start._replace(weight=self.provenance_strength)]
+        self.gate_ = self._expect_and_maximise(gate, inputs, likelihood, known)
+
+    def _expect_and_maximise(
+        self, gate: LinearGate, inputs: Tensor, likelihood: Tensor, known: list[Rows]
+    ) -> LinearGate:
+        """EM on standardised inputs [N, D] and log-likelihoods [N, T], with some examples known."""
+        before = torch.zeros_like(likelihood)
+        for _ in range(self.iterations):
+            joint = gate.logits(inputs).log_softmax(1) + likelihood
+            responsibility = (self.sharpening * joint).softmax(1)
+            moved = float((responsibility - before).abs().sum(1).mean()) / 2
+            if moved < self.tolerance:
+                break
+            answers = Rows(inputs, responsibility, 1.0)
+            gate = fit_gate(gate, [answers, *known], self.weight_decay, self.steps)
+            before = responsibility
+        return gate
+
+    def assign(
+        self,
+        student_probs: Tensor,
+        annotations: Tensor,
+        features: Tensor | None,
+        scopes: Scopes,
+        *,
+        truth: Truth | None = None,
+    ) -> Tensor:
+        """Weights [N, T]: the gate's probabilities over answering teachers (one-hot when hard)."""
+        if self.gate_ is None:
+            raise UserError("assigner gate: call 'fit' or 'load_state_dict' first")
+        features = _given(features)
+        logits = self.gate_.to(features.device)(features).to(annotations)
+        return to_weights(logits, available(annotations), self.hard)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The gate's weight [D, T] and bias [T], the features' shift [D] and scale [D]."""
+        return {} if self.gate_ is None else self.gate_.tensors()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up the state that `state_dict` gave."""
+        self.gate_ = LinearGate(**state) if state else None
+
+
+def _given(features: Tensor | None) -> Tensor:
+    if features is None:
+        raise UserError("assigner gate: no features were given; it needs the student's features")
+    return features
+
+
+def _collect(batches: Batches, most: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features [n, D] float32 and log sum_c p_student(c) p_t(c) [n, T] of at most `most` samples.
+
+    A sample is drawn by a random key of its place, so the draw doesn't depend on the batches.
+    Samples on which all teachers abstain teach nothing and are left out.
+    """
+    generator = torch_generator(seed, "gate", "samples")
+    parts: list[tuple[Tensor, ...]] = []
+    for evidence in batches:
+        keys = torch.rand(len(evidence), generator=generator, dtype=torch.float64)
+        useful = (evidence.annotations.sum((1, 2)) > 0).nonzero()[:, 0]
+        overlap = torch.einsum("nc,ntc->nt", evidence.student_probs, evidence.annotations)
+        overlap = overlap.clamp_min(1e-12).log()
+        overlap = overlap.masked_fill(~available(evidence.annotations), -torch.inf)
+        features = _given(evidence.features)
+        parts.append((keys[useful.cpu()], features[useful], overlap[useful]))
+        if sum(len(part[0]) for part in parts) > 1.5 * most:
+            parts = [_draw(parts, most)]
+    if not sum(len(part[0]) for part in parts):
+        raise UserError("assigner gate: there is no annotated sample to learn from")
+    _, drawn, likelihood = _draw(parts, most)
+    return drawn.to(torch.float32, copy=True), likelihood
+
+
+def _draw(parts: Sequence[tuple[Tensor, ...]], most: int) -> tuple[Tensor, ...]:
+    joined = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    if len(joined[0]) <= most:
+        return joined
+    chosen = joined[0].topk(most, largest=False).indices.sort().values
+    return tuple(column[chosen.to(column.device)] for column in joined)
+
+
+def _known(
+    provenance: tuple[Tensor, Tensor] | None, scopes: Scopes, width: int
+) -> tuple[Tensor, Tensor]:
+    """A copy of the training inputs' features [M, D] and memberships [M, T], rows summing to 1."""
+    if provenance is None:
+        raise UserError(
+            "assigner gate: prior: provenance: the teachers' training inputs were not given; "
+            "use prior: uniform"
+        )
+    features, membership = provenance
+    if features.shape[1] != width or membership.shape != (len(features), len(scopes)):
+        raise UserError(
+            f"assigner gate: provenance of shapes {tuple(features.shape)} and "
+            f"{tuple(membership.shape)}: must be [M, {width}] and [M, {len(scopes)}]"
+        )
+    membership = membership.float()
+    for name, inputs in zip(scopes.names, membership.sum(0).tolist(), strict=True):
+        if not inputs:
+            raise UserError(
+                f"assigner gate: prior: provenance: teacher '{name}' has no training input here; "
+                "use prior: uniform"
+            )
+    used = membership.sum(1) > 0
+    membership = membership[used]
+    return features[used].to(torch.float32, copy=True), membership / membership.sum(1, keepdim=True)

@@ -1,0 +1,197 @@
+"""The command line: one short function per verb, and what its failures look like.
+
+A user's mistake is one line (each, where there are several) and exit 2; a failure while running
+is one line that says how to go on, and exit 1; Ctrl-C is exit 130. Heavy imports are made by the
+verb that needs them, so that `--help` and `--version` are quick.
+"""
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosup.errors import RunError, UserError
+
+app = typer.Typer(
+    add_completion=False,
+    help="Train a strong vision model from the annotations of several weak, specialised ones.",
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings laid over it: rounds.repeat=2"),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `cosup` command."""
+    sys.exit(call(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def call(arguments: list[str]) -> int:
+    """Run a command line; its exit status."""
+    try:
+        code = app(args=arguments or ["--help"], prog_name="cosup", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `cosup ls | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        say(f"error: {' '.join(error.format_message().split())} (see cosup --help)")
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Co-supervised learning on images."""
+    if version:
+        import cosup
+
+        typer.echo(f"cosup {cosup.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The run's directory, instead of run.output/run.name.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run where it stands.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is there.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved config, and run nothing.")
+    ] = False,
+) -> None:
+    """Run an experiment."""
+    with explained(_again(config, overrides, output)):
+        from cosup.config import dump_config, load_config
+
+        loaded = load_config(config, overrides or ())
+        if print_config:
+            typer.echo(dump_config(loaded), nl=False)
+            return
+        from cosup.runs import describe_run, run_config
+        from cosup.runs.logs import log_to_console
+
+        directory = output or Path(loaded.run.output) / loaded.run.name
+        with log_to_console():
+            summary = run_config(loaded, directory, resume, overwrite)
+        show(describe_run(summary, directory))
+
+
+@app.command()
+def validate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Check a config; every mistake in it is a line."""
+    with explained():
+        from cosup.config import load_config
+
+        load_config(config, overrides or ())
+        typer.echo(f"{config}: valid")
+
+
+@app.command()
+def plan(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Say what a run would train, annotate and cache, and do nothing."""
+    with explained():
+        from cosup.config import load_config
+
+        loaded = load_config(config, overrides or ())
+        from cosup.runs import plan_config
+
+        show(plan_config(loaded))
+
+
+@app.command("ls")
+def list_things(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="KIND", help="configs, assigners, filters, losses, sources, runs"),
+    ] = "",
+) -> None:
+    """List what there is: configs, assigners, filters, losses, sources, runs."""
+    with explained():
+        from cosup.runs.listing import listing
+
+        show(listing(what or None))
+
+
+@contextmanager
+def explained(again: str = "") -> Iterator[None]:
+    """Turn what goes wrong inside into lines on stderr and an exit status.
+
+    again: the command that goes on with what was cut; told where a run directory was open.
+    """
+    try:
+        yield
+    except UserError as error:
+        for line in str(error).splitlines():
+            say(f"error: {line}")
+        for note in _notes(error):
+            say(note)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as error:
+        say(f"interrupted{_resume(error, again)}")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        known = isinstance(error, RunError | OSError)
+        what = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
+        say(f"failed: {' '.join(what.split())}{_resume(error, again)}")
+        if not known and not _notes(error):
+            _keep_traceback()
+        raise typer.Exit(1) from None
+
+
+def _again(config: Path, overrides: list[str] | None, output: Path | None) -> str:
+    where = ["--output", str(output)] if output else []
+    return shlex.join(["cosup", "run", str(config), *(overrides or ()), *where, "--resume"])
+
+
+def _resume(error: BaseException, again: str) -> str:
+    """How to go on, where a run directory was open: its note says what is there."""
+    notes = _notes(error)
+    return f"; {notes[-1]}; go on with: {again}" if notes and again else ""
+
+
+def _notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", []))
+
+
+def _keep_traceback() -> None:
+    """Where no run directory holds it, show it to those who ask."""
+    if os.environ.get("COSUP_TRACEBACK"):
+        traceback.print_exc()
+    else:
+        say("(set COSUP_TRACEBACK=1 to see where)")
+
+
+def say(line: str) -> None:
+    """A line for the user, apart from the output."""
+    typer.echo(line, err=True)
+
+
+def show(thing: object) -> None:
+    """Print text, or anything that rich can draw."""
+    from rich.console import Console
+
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(thing)

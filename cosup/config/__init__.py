@@ -1,0 +1,21 @@
+"""The config: its schema, and loading it from YAML with every mistake named at once."""
+
+from cosup.config.load import (
+    check_config,
+    config_differences,
+    config_hash,
+    config_tree,
+    dump_config,
+    load_config,
+)
+from cosup.config.schema import Config
+
+__all__ = [
+    "Config",
+    "check_config",
+    "config_differences",
+    "config_hash",
+    "config_tree",
+    "dump_config",
+    "load_config",
+]

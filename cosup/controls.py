@@ -1,0 +1,134 @@
+"""The comparisons every honest run needs: the same student on the same samples, taught otherwise.
+
+Each control is a function of the task; `CONTROLS` names them. Those that use the truth (the oracle,
+the ceiling) bound what assignment, and what any supervision, could reach.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from cosup.config.schema import Assigners, Config, RoundsSection
+from cosup.errors import UserError
+from cosup.evidence import Truth
+from cosup.levels import Level, Stream, Task
+from cosup.losses import CrossEntropy
+from cosup.probabilities import ProbTable
+from cosup.rounds import NewStudent, Outcome, assign, run_rounds
+from cosup.seeds import seed_for
+
+
+@dataclass(frozen=True)
+class ControlContext:
+    """What a control may use.
+
+    best_teacher: a level of the one teacher chosen as the best. generalist: a level of the one
+    teacher trained with the budget of all specialists, or None where it wasn't trained.
+    """
+
+    task: Task
+    section: RoundsSection
+    new_student: NewStudent
+    seed: int
+    best_teacher: Level
+    generalist: Level | None
+
+
+def best_teacher(context: ControlContext) -> ProbTable:
+    """A student taught everything by the best single teacher, plainly (Burns et al. 2023)."""
+    return _taught_by(context, context.best_teacher, "single", "best_teacher")
+
+
+def mean_ensemble(context: ControlContext) -> ProbTable:
+    """A student taught by the mean of the finest level's teachers."""
+    return _taught_by(context, context.task.levels[-1], "mean", "mean_ensemble")
+
+
+def equal_budget_generalist(context: ControlContext) -> ProbTable:
+    """A student taught by one generalist that had the specialists' whole training budget."""
+    assert context.generalist is not None
+    return _taught_by(context, context.generalist, "single", "equal_budget_generalist")
+
+
+def self_training(context: ControlContext) -> ProbTable:
+    """A student taught by the coarsest level, then by itself, for as many rounds as the run has."""
+    task, section = context.task, context.section
+    rounds = len(task.levels) * section.repeat
+    seed = seed_for(context.seed, "control", "self_training")
+    plain = section.model_copy(update={"assignment": Assigners.check("mean"), "repeat": 1})
+    first = replace(task, levels=task.levels[:1])
+    outcome = _last(first, plain, context.new_student, seed)
+    own, test = outcome.train_probs, outcome.test_probs
+    for number in range(1, rounds):
+        student = context.new_student(CrossEntropy(), seed_for(seed, number))
+        student.update(task.features, own, torch.ones(len(own)))
+        own, test = student.predict_own(task.features), student.predict(task.test_features)
+    return test
+
+
+def random_assignment(context: ControlContext) -> ProbTable:
+    """The run's own rounds with teachers drawn at random."""
+    return _reassigned(context, "random")
+
+
+def oracle_assignment(context: ControlContext) -> ProbTable:
+    """The run's own rounds with teachers chosen by the true class and domain (uses the truth)."""
+    return _reassigned(context, "oracle")
+
+
+def ceiling(context: ControlContext) -> ProbTable:
+    """The student trained on the true labels of student_train (uses the truth)."""
+    task = context.task
+    student = context.new_student(CrossEntropy(), seed_for(context.seed, "control", "ceiling"))
+    known = (task.truth.labels >= 0).float()
+    targets = ProbTable.one_hot(task.truth.labels.clamp_min(0), task.num_classes)
+    student.update(task.features, targets, known)
+    return student.predict(task.test_features)
+
+
+CONTROLS: dict[str, Callable[[ControlContext], ProbTable]] = {
+    "best_teacher": best_teacher,
+    "mean_ensemble": mean_ensemble,
+    "equal_budget_generalist": equal_budget_generalist,
+    "self_training": self_training,
+    "random_assignment": random_assignment,
+    "oracle_assignment": oracle_assignment,
+    "ceiling": ceiling,
+}
+
+NEED_TRUTH = frozenset({"oracle_assignment", "ceiling"})
+"""Controls that read the true labels of student_train."""
+
+
+def check_controls(config: Config, truth: Truth) -> None:
+    """Raise `UserError` for controls that can't be had: they need labels no one knows."""
+    asked = [name for name in config.controls if name in NEED_TRUTH]
+    if asked and not bool((truth.labels >= 0).any()):
+        raise UserError(
+            f"controls: {', '.join(asked)}: need true labels of student_train, and it has none; "
+            f"leave them out"
+        )
+
+
+def _taught_by(context: ControlContext, level: Level, assigner: str, name: str) -> ProbTable:
+    """One plain update: every annotation kept, cross-entropy."""
+    task = context.task
+    seed = seed_for(context.seed, "control", name)
+    student = context.new_student(CrossEntropy(), seed)
+    stream = Stream(level, None, task.features, task.truth)
+    hard = context.section.targets == "hard"
+    assigned = assign(Assigners.build(Assigners.check(assigner)), stream, seed, hard)
+    _, confidence = assigned.targets.top()
+    student.update(task.features, assigned.targets, (confidence > 0).float())
+    return student.predict(task.test_features)
+
+
+def _reassigned(context: ControlContext, assigner: str) -> ProbTable:
+    section = context.section.model_copy(update={"assignment": Assigners.check(assigner)})
+    seed = seed_for(context.seed, "control", assigner)
+    return _last(context.task, section, context.new_student, seed).test_probs
+
+
+def _last(task: Task, section: RoundsSection, new_student: NewStudent, seed: int) -> Outcome:
+    return list(run_rounds(task, section, new_student, seed))[-1]

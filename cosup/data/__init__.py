@@ -1,0 +1,1 @@
+"""Where images come from: sources, the sample table, splits, decoding and transforms."""

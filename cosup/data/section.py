@@ -1,0 +1,94 @@
+"""The `data` section: where the images come from and how they are split."""
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
+
+from cosup.data.sources import SOURCES
+from cosup.data.sources import SPLITS as SPLITS
+from cosup.registry import Choice, setting_names
+from cosup.section import Section
+
+
+class SplitShares(Section):
+    """Shares of all samples; what is left over (a sum below 1) is not used."""
+
+    teacher_train: float = Field(gt=0, lt=1)
+    """Labelled samples that train the teachers."""
+    student_train: float = Field(gt=0, lt=1)
+    """Samples the teachers annotate for the student, which sees none of their true labels."""
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    """Samples for choices made along the way."""
+    test: float = Field(gt=0, lt=1)
+    """Samples that measure, and never select."""
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "SplitShares":
+        total = self.teacher_train + self.student_train + self.validation + self.test
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares sum to {total:g}; at most 1 is allowed")
+        return self
+
+
+class DataSection(Section):
+    """Images, labels, domains and splits. A source's own settings stand beside these keys."""
+
+    source: Annotated[Choice, BeforeValidator(SOURCES.check)]
+    """A registered source (`cosup ls sources`); its settings are written beside it."""
+    splits: SplitShares | Literal["given"] = SplitShares(
+        teacher_train=0.3, student_train=0.5, test=0.2
+    )
+    """Shares to draw, or `given`: as the source's folders, lists or `split` column say."""
+    stratify: bool = True
+    """Draw splits so that each holds the same share of every class and domain."""
+    group_by: str | None = None
+    """Keep samples together that share this: `group`, or a column of the source's table.
+    Null keeps together what the source itself groups (digits: the rotations of one scan)."""
+    check: Literal["full", "none"] = "full"
+    """Decode every image once, up front, and set broken ones aside; `none` trusts the files."""
+    max_broken: float = Field(default=0.01, ge=0, le=1)
+    """The share of broken images beyond which the run ends."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use at most this many samples, drawn by seed, stratified (for a quick try)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_source(cls, value: Any) -> Any:
+        """Move the source's own settings, written beside `source`, into it.
+
+        A key that neither knows stays, so that it is reported together with all other mistakes.
+        """
+        if not isinstance(value, dict) or isinstance(value.get("source"), Choice | dict):
+            return value
+        settings = _source_settings(value.get("source"))
+        if settings is None:  # which source was meant is unknown: judge only what looks familiar
+            own = cls.model_fields
+            near = {k for k in value if difflib.get_close_matches(str(k), own, cutoff=0.75)}
+            return {key: value[key] for key in value if key in near}
+        rest = {key: value[key] for key in value if key in settings}
+        own_keys = {key: value[key] for key in value if key not in rest}
+        return {**own_keys, "source": {"name": value["source"], **rest}}
+
+    @classmethod
+    def known_keys(cls, value: object) -> list[str]:
+        """This section's keys and the settings of the source that is named in it."""
+        source = value.get("source") if isinstance(value, dict) else None
+        name = source.get("name") if isinstance(source, dict) else source
+        return [*cls.model_fields, *(_source_settings(name) or ())]
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        splits = self.splits if isinstance(self.splits, str) else self.splits.model_dump()
+        rest = {
+            key: getattr(self, key)
+            for key in type(self).model_fields
+            if key not in ("source", "splits")
+        }
+        return {"source": self.source.name, **self.source.settings, "splits": splits, **rest}
+
+
+def _source_settings(name: object) -> list[str] | None:
+    """The settings of a registered source; None if there is no such source."""
+    known = SOURCES.known()
+    return setting_names(known[name]) if isinstance(name, str) and name in known else None

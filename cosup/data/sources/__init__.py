@@ -1,0 +1,36 @@
+"""Sources: where samples come from, one per file, by name."""
+
+from cosup.data.sources.base import SPLITS, Collection, Source
+from cosup.data.sources.digits import Digits
+from cosup.data.sources.domain_folder import DomainFolder
+from cosup.data.sources.idx import Idx
+from cosup.data.sources.image_folder import ImageFolder
+from cosup.data.sources.table import Table
+from cosup.data.sources.torchvision import Torchvision
+from cosup.registry import Registry
+
+SOURCES: Registry[Source] = Registry(
+    "source",
+    {
+        "digits": Digits,
+        "domain_folder": DomainFolder,
+        "idx": Idx,
+        "image_folder": ImageFolder,
+        "table": Table,
+        "torchvision": Torchvision,
+    },
+    "cosup.sources",
+)
+
+__all__ = [
+    "SOURCES",
+    "SPLITS",
+    "Collection",
+    "Digits",
+    "DomainFolder",
+    "Idx",
+    "ImageFolder",
+    "Source",
+    "Table",
+    "Torchvision",
+]

@@ -1,0 +1,180 @@
+"""The sample table: every sample's name, class, domain, group and split, and its image."""
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cosup.data.checks import broken_images, check_ids, check_splits, report_broken
+from cosup.data.images import Images
+from cosup.data.section import SPLITS, DataSection
+from cosup.data.sources import SOURCES, Collection
+from cosup.data.sources.base import COLUMNS
+from cosup.data.splits import codes, draw, split_samples, strata_of
+from cosup.errors import UserError, unknown_name
+from cosup.evidence import Truth
+from cosup.seeds import numpy_generator
+
+log = logging.getLogger(__name__)
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """All samples of a run.
+
+    table: rows 0 .. N-1 with sample_id (str, unique), label (int64, -1 unknown), domain (int64),
+    group (str), split (one of `SPLITS`, or "" for unused), image (int64 index into `images`).
+    domains: ("all",) where there are none. fingerprint: a hash of the images in the rows' order,
+    whatever their labels and splits. broken: names of the samples that were set aside. drawn: the
+    splits were drawn, and change with the seed.
+    """
+
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    domains: tuple[str, ...]
+    images: Images
+    fingerprint: str
+    broken: tuple[str, ...] = ()
+    drawn: bool = False
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, split: str) -> Rows:
+        """The rows of a split, ascending."""
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        return np.flatnonzero((self.table["split"] == split).to_numpy(bool)).astype(np.int64)
+
+    def truth(self, rows: Rows) -> Truth:
+        """True classes and domains of these rows, as tensors."""
+        label = self.table["label"].to_numpy(np.int64)[rows]
+        domain = self.table["domain"].to_numpy(np.int64)[rows]
+        return Truth(torch.from_numpy(label), torch.from_numpy(domain))
+
+    def groups(self, rows: Rows) -> Rows:
+        """[len(rows)] numbers, equal where the samples belong to one group."""
+        return codes(self.table["group"].iloc[rows])
+
+    def sample_ids(self, rows: Rows) -> list[str]:
+        """The samples' names."""
+        return [str(name) for name in self.table["sample_id"].iloc[rows]]
+
+    def read(self, row: int) -> Image.Image:
+        """The sample's image as PIL RGB; `BrokenImage` if it can't be read."""
+        return self.images.read(int(self.table["image"].to_numpy(np.int64)[row]))
+
+    def subset(self, rows: Rows) -> "ImageData":
+        """These samples alone, in this order."""
+        table = self.table.iloc[rows].reset_index(drop=True)
+        images = table["image"].to_numpy(np.int64)
+        return replace(self, table=table, fingerprint=self.images.fingerprint(images))
+
+    def split_fingerprint(self, split: str) -> str:
+        """A hash of the images, names, labels and domains of a split, in the order of its rows."""
+        part = self.table.iloc[self.rows(split)]
+        digest = hashlib.sha256(f"{self.fingerprint}\x1f{self.classes}\x1f{self.domains}".encode())
+        digest.update(part.index.to_numpy(np.int64).tobytes())
+        digest.update("\x1f".join(part["sample_id"]).encode(errors="surrogateescape"))
+        for column in ("label", "domain"):
+            digest.update(part[column].to_numpy(np.int64).tobytes())
+        return digest.hexdigest()
+
+
+def load_data(section: DataSection, seed: int, workers: int, cache: Path | None) -> ImageData:
+    """List the samples, draw those asked for, set broken ones aside, and split.
+
+    workers: threads that decode while checking. cache: a folder that keeps which files were found
+    good. `UserError` for every way in which the data are not as they should be.
+    """
+    collection = SOURCES.build(section.source).load()
+    check_ids(collection.table)
+    collection = _grouped(collection, section.group_by)
+    collection = _limited(collection, section, seed)
+    collection, broken = _sound(collection, section, workers, cache)
+    table = collection.table
+    split = split_samples(
+        collection,
+        section.splits,
+        stratify=section.stratify,
+        groups=codes(table["group"]) if collection.grouped else None,
+        seed=seed,
+    )
+    table = table[list(COLUMNS)].assign(split=pd.Series(split, dtype="str"))
+    check_splits(table, collection.classes, _wanted(section), collection.grouped)
+    return ImageData(
+        table,
+        collection.classes,
+        collection.domains,
+        collection.images,
+        collection.images.fingerprint(table["image"].to_numpy(np.int64)),
+        broken,
+        drawn=section.splits != "given",
+    )
+
+
+def _grouped(collection: Collection, column: str | None) -> Collection:
+    if column is None:
+        return collection
+    table = collection.table
+    known = set(table.columns) - {"sample_id", "label", "split", "image"}
+    if not collection.grouped:
+        known.discard("group")
+    if column not in known:
+        raise UserError(f"data.group_by: {unknown_name('column', column, known)}")
+    if column == "group":
+        return collection
+    names = table[column].astype("str")
+    # A sample that names no group is one of its own.
+    names = names.where(names != "", "(" + table["sample_id"] + ")")
+    return replace(collection, table=table.assign(group=names), grouped=True)
+
+
+def _limited(collection: Collection, section: DataSection, seed: int) -> Collection:
+    table, limit = collection.table, section.limit
+    if limit is None or limit >= len(table):
+        return collection
+    # Within strata of the splits too: a quick try keeps the set's own proportions.
+    strata = strata_of(table, section.stratify)
+    strata = strata * (table["split"].nunique() + 1) + codes(table["split"])
+    groups = codes(table["group"]) if collection.grouped else None
+    chosen = draw(strata, [limit / len(table)], numpy_generator(seed, "limit"), groups)
+    # Whole groups may come to a little more than asked for.
+    rows = np.flatnonzero(chosen == 0)[:limit] if groups is None else _trim(chosen, groups, limit)
+    return replace(collection, table=table.iloc[rows].reset_index(drop=True))
+
+
+def _trim(chosen: Rows, groups: Rows, limit: int) -> Rows:
+    rows = np.flatnonzero(chosen == 0)
+    while len(rows) > limit:
+        rows = rows[groups[rows] != groups[rows[-1]]]
+    return rows
+
+
+def _sound(
+    collection: Collection, section: DataSection, workers: int, cache: Path | None
+) -> tuple[Collection, tuple[str, ...]]:
+    """The collection without broken images, and their names."""
+    if section.check == "none":
+        return collection, ()
+    table = collection.table
+    broken = broken_images(collection.images, table["image"].to_numpy(np.int64), workers, cache)
+    places = sorted(broken)
+    names = [str(name) for name in table["sample_id"].iloc[places]]
+    report_broken(names, [broken[place] for place in places], len(table), section.max_broken)
+    sound = table.drop(index=places).reset_index(drop=True)
+    return replace(collection, table=sound), tuple(names)
+
+
+def _wanted(section: DataSection) -> set[str]:
+    if isinstance(section.splits, str):
+        return {"teacher_train", "student_train", "test"}
+    return {name for name in SPLITS if getattr(section.splits, name) > 0}

@@ -1,0 +1,77 @@
+"""From a PIL image to the uint8 tensor a model reads."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+class Transform(Protocol):
+    """Turns an RGB image into uint8 [K, H, W], the same shape for every image."""
+
+    @property
+    def key(self) -> str:
+        """What it does, as text: equal keys give equal tensors."""
+
+    def __call__(self, image: Image.Image) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Scale the shorter side to `size / crop_pct` and cut out the centre: uint8 [3, size, size].
+
+    As timm's evaluation transform, before its normalisation.
+    """
+
+    size: int
+    crop_pct: float = 0.875
+    interpolation: str = "bicubic"
+
+    @property
+    def key(self) -> str:
+        """What it does, as text."""
+        return f"eval-{self.size}-{self.crop_pct:g}-{self.interpolation}"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """uint8 [3, size, size]."""
+        shorter = math.floor(self.size / self.crop_pct)
+        width, height = image.size
+        if width <= height:
+            scaled = (shorter, int(shorter * height / width))
+        else:
+            scaled = (int(shorter * width / height), shorter)
+        if scaled != image.size:
+            image = image.resize(scaled, INTERPOLATIONS[self.interpolation])
+        left, top = (round((side - self.size) / 2) for side in scaled)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return torch.from_numpy(np.ascontiguousarray(np.array(image).transpose(2, 0, 1)))
+
+
+@dataclass(frozen=True)
+class PixelTransform:
+    """The whole image in grey, scaled to `size` x `size` by averaging: uint8 [1, size, size]."""
+
+    size: int
+
+    @property
+    def key(self) -> str:
+        """What it does, as text."""
+        return f"pixels-{self.size}"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """uint8 [1, size, size]."""
+        small = image.convert("L").resize((self.size, self.size), Image.Resampling.BOX)
+        return torch.from_numpy(np.array(small))[None]

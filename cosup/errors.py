@@ -1,0 +1,41 @@
+"""The errors that cosup explains to its user in one line."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: names the setting or file, the value, and what is allowed.
+
+    The command line prints it as one line and exits with 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A failure while running that no check could foresee (a full disk, a loss that diverged).
+
+    The command line prints it as one line, says how to resume, and exits with 1.
+    """
+
+
+@contextmanager
+def about(where: str) -> Iterator[None]:
+    """Put the setting, or the part of a run, before an error raised where it isn't known."""
+    try:
+        yield
+    except (UserError, RunError) as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def known_names(names: Iterable[str]) -> str:
+    """`a, b, c`, sorted, for the end of an error message."""
+    return ", ".join(sorted(names))
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a misspelt name: says the nearest known one and lists the others."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return UserError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})")

@@ -1,0 +1,95 @@
+"""Files that are either whole or not there: written under a temporary name, synced and renamed."""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cosup.errors import RunError
+
+TEMPORARY = ".cosup-tmp"
+"""How the names of files being written end; such files are swept away on resume."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk into a `RunError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise RunError(f"disk full: cannot write {path} ({error.strerror})") from error
+        raise
+    except SafetensorError as error:
+        # safetensors reports an OSError of its writer as text alone.
+        if any(f"os error {code}" in str(error) for code in _FULL):
+            raise RunError(f"disk full: cannot write {path}") from error
+        raise
+
+
+def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one.
+
+    content: the bytes, or a function that writes a file at the path it is given.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content)
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON atomically; numbers that aren't finite become null."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, atomically."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(whole, temporary, metadata))
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for left in folder.rglob(f".*{TEMPORARY}"):
+        left.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,101 @@
+"""Augmented confidence: Burns et al., "Weak-to-Strong Generalization", arXiv 2312.09390, section
+4.3.2 and appendix A.4; METHODS.md section 2.
+
+    L = (1 - a) CE(z, teacher) + a CE(z, s_hat)
+
+with s_hat the student's own class and a rising linearly from 0 over the first part of training.
+In the binary original s_hat is a threshold on the student's probability, set so that the batch has
+the teacher's class balance. For C classes cosup (`balanced`) gives each class as many samples as
+the teacher does, those that the student is surest of: Gale and Shapley's deferred acceptance
+(1962), which for two classes is the threshold.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosup.errors import UserError
+from cosup.losses.base import Loss, Metrics
+from cosup.losses.terms import answered, label_cross_entropy, log_probs, soft_cross_entropy
+
+
+@dataclass
+class AugmentedConfidence(Loss):
+    """Follow the teacher first, and then more and more the student's own class."""
+
+    max_weight: float = 0.5
+    """a at the end of the ramp: the weight of the student's own class."""
+    ramp: float = 0.2
+    """Share of the training over which a rises from 0 to `max_weight`."""
+    balanced: bool = False
+    """Choose the student's own classes so that the batch has as many of each as the teacher gives
+    (slower, the more so with many classes)."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_weight", "ramp"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}: {getattr(self, name)}: must be in 0 .. 1")
+
+    def weight(self, progress: float) -> float:
+        """a at this share of the training."""
+        reached = min(1.0, progress / self.ramp) if self.ramp > 0 else 1.0
+        return self.max_weight * reached
+
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
+        """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
+
+        Metrics: `own_weight`, a; `agreement`, the share of samples whose s_hat is the teacher's
+        class. Classes are balanced over the B samples of each head by itself.
+        """
+        student = log_probs(logits)
+        targets = targets.to(student.dtype)
+        detached = student.detach()
+        own = balanced_labels(detached, targets) if self.balanced else detached.argmax(-1)
+        weight = self.weight(progress)
+        answers = answered(targets)
+        teacher_loss = soft_cross_entropy(student, targets)
+        own_loss = label_cross_entropy(student, own) * answers
+        agree = ((own == targets.argmax(-1)) & answers).sum() / answers.sum().clamp_min(1)
+        losses = (1 - weight) * teacher_loss + weight * own_loss
+        return losses, {"own_weight": torch.tensor(weight), "agreement": agree}
+
+
+def balanced_labels(log_student: Tensor, targets: Tensor) -> Tensor:
+    """Labels [..., B] that the student favours, as many of each class as the teacher gives.
+
+    log_student, targets: [..., B, C]. A sample proposes its most probable class; a class that gets
+    more proposals than it has places turns down the least probable, which then propose their next.
+    A sample without an annotation (its target is all zero) takes no place; its label means nothing.
+    """
+    heads, samples, classes = _three(log_student).shape
+    answers = answered(targets).reshape(-1)
+    head = torch.arange(heads * samples, device=log_student.device) // samples * classes
+    taught = (head + targets.argmax(-1).reshape(-1))[answers]
+    places = torch.bincount(taught, minlength=heads * classes)
+    # A class without places turns everybody down: proposing to it would only cost rounds.
+    closed = (places == 0).reshape(heads, 1, classes)
+    scores = _three(log_student).masked_fill(closed, -torch.inf).reshape(-1, classes)
+    while True:
+        best, choice = scores.max(-1)
+        asked = head + choice
+        refused = answers & (_place(best.masked_fill(~answers, -torch.inf), asked) >= places[asked])
+        if not refused.any():
+            return choice.reshape(log_student.shape[:-1])
+        scores[refused, choice[refused]] = -torch.inf
+
+
+def _three(values: Tensor) -> Tensor:
+    """[..., B, C] as [H, B, C]."""
+    return values.reshape(-1, *values.shape[-2:])
+
+
+def _place(values: Tensor, groups: Tensor) -> Tensor:
+    """Each value's place [N] within its group, the largest first; ties in order."""
+    order = values.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    sizes = torch.bincount(groups)
+    place = torch.empty_like(order)
+    starts = (sizes.cumsum(0) - sizes)[groups[order]]
+    place[order] = torch.arange(len(order), device=order.device) - starts
+    return place

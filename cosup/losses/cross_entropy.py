@@ -1,0 +1,18 @@
+"""Cross-entropy with the assigned annotation: the naive weak-to-strong loss."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cosup.losses.base import Loss, Metrics
+from cosup.losses.terms import log_probs, soft_cross_entropy
+
+
+@dataclass
+class CrossEntropy(Loss):
+    """-sum_c target[c] log p_student[c]."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
+        """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros."""
+        student = log_probs(logits)
+        return soft_cross_entropy(student, targets.to(student.dtype)), {}

@@ -1,0 +1,212 @@
+"""What is measured on predictions, assignments and filters.
+
+Arrays are NumPy's or CPU tensors. A label of -1 is unknown and counts nowhere. A share of nothing
+is nan. Intervals are percentile intervals of the bootstrap over groups (Efron and Tibshirani, "An
+Introduction to the Bootstrap", 1993, chapter 13; Field and Welsh, 2007, for clusters): samples
+that share a group, such as rotations of one scan, are drawn together.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from cosup.evidence import Scopes, Truth
+from cosup.seeds import numpy_generator
+
+Array = Tensor | npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+LEVEL = 95.0
+DRAWS_AT_ONCE = 2**21
+TINY = 1e-12
+
+
+def accuracy(predicted: Array, labels: Array) -> float:
+    """Share of predicted classes [N] that are the labels [N]."""
+    right, known = _right(predicted, labels)
+    return _mean(right[known])
+
+
+def per_group_accuracy(
+    predicted: Array, labels: Array, groups: Array, names: Sequence[str]
+) -> dict[str, float]:
+    """Accuracy by name of the group (codes [N] into names); groups without samples are left out."""
+    right, known = _right(predicted, labels)
+    codes = np.asarray(groups)[known]
+    total = np.bincount(codes, minlength=len(names))
+    hits = np.bincount(codes, weights=right[known], minlength=len(names))
+    return {name: float(hits[i] / total[i]) for i, name in enumerate(names) if total[i]}
+
+
+def pgr(floor: float, student: float, ceiling: float) -> float | None:
+    """Performance gap recovered (Burns et al., arXiv 2312.09390, section 3); None without a gap."""
+    return (student - floor) / (ceiling - floor) if ceiling > floor else None
+
+
+def pgr_interval(
+    correct_floor: Array,
+    correct_student: Array,
+    correct_ceiling: Array,
+    groups: Array | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """95 % interval of the PGR from who was right [M] bool on the same test samples.
+
+    groups: [M] int codes of what is drawn together; None draws single samples. None without a gap,
+    or where so many draws (2.5 %) show none that one end of the interval lies at infinity.
+    """
+    floor, student, ceiling = (
+        np.asarray(part, dtype=np.float64)
+        for part in (correct_floor, correct_student, correct_ceiling)
+    )
+    if not ceiling.sum() > floor.sum():
+        return None
+    sums = _group_sums(np.stack([student - floor, ceiling - floor], axis=1), groups)
+    rng = numpy_generator(seed, "pgr_interval")
+    draws = np.concatenate(list(_bootstrap(sums, samples, rng)))
+    gap = draws[:, 1] > 0
+    if 1 - gap.mean() >= (100 - LEVEL) / 200:
+        return None
+    return _percentiles(draws[gap, 0] / draws[gap, 1])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A mean paired difference and its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_comparison(
+    first: Array, second: Array, groups: Array | None = None, samples: int = 2000, seed: int = 0
+) -> Comparison:
+    """Mean of first - second over pairs [M]: correctness on samples, or accuracies over seeds.
+
+    groups: [M] int codes of what is drawn together; None draws single pairs.
+    """
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if not len(difference):
+        return Comparison(*[float("nan")] * 3)
+    sums = _group_sums(np.stack([difference, np.ones_like(difference)], axis=1), groups)
+    rng = numpy_generator(seed, "paired_comparison")
+    draws = np.concatenate(list(_bootstrap(sums, samples, rng)))
+    low, high = _percentiles(draws[:, 0] / draws[:, 1])
+    return Comparison(_mean(difference), low, high)
+
+
+def agreement(first: Array, second: Array) -> float:
+    """Share of samples to which both give the same class [N]."""
+    return _mean(np.asarray(first) == np.asarray(second))
+
+
+def kappa(first: Array, second: Array) -> float:
+    """Cohen's kappa (1960) of classes [N]: agreement beyond chance; nan if chance is certain."""
+    _, codes = np.unique(np.stack([np.asarray(first), np.asarray(second)]), return_inverse=True)
+    one, two = codes.reshape(2, -1)
+    if not len(one):
+        return float("nan")
+    size = int(codes.max()) + 1
+    chance = float(np.bincount(one, minlength=size) / len(one) @ np.bincount(two, minlength=size))
+    chance /= len(one)
+    return (_mean(one == two) - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def expected_calibration_error(probs: Array, labels: Array, bins: int = 15) -> float:
+    """ECE of probs [N, C], over equal bins of confidence (Guo et al., arXiv 1706.04599, 2)."""
+    values, truth = _known(probs, labels)
+    if not len(truth):
+        return float("nan")
+    confidence = values.max(1)
+    right = values.argmax(1) == truth
+    # Bin m is (m / bins, (m + 1) / bins], as in the paper.
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(truth))
+
+
+def brier(probs: Array, labels: Array) -> float:
+    """Brier score (1950) of probs [N, C]: squared error summed over classes, in 0 .. 2."""
+    values, truth = _known(probs, labels)
+    own = values[np.arange(len(truth)), truth]
+    return _mean((values**2).sum(1) - 2 * own + 1)
+
+
+def negative_log_likelihood(probs: Array, labels: Array) -> float:
+    """Mean -log p of the label, in nats, for probs [N, C]; p is at least 1e-12."""
+    values, truth = _known(probs, labels)
+    return _mean(-np.log(np.maximum(values[np.arange(len(truth)), truth], TINY)))
+
+
+def assignment_accuracy(weights: Tensor, scopes: Scopes, truth: Truth) -> float:
+    """Share of the weight [N, T] that goes to teachers whose scope holds the sample's truth."""
+    known = truth.labels >= 0
+    return _mean(((weights * scopes.hold(truth)).sum(1) / weights.sum(1))[known].numpy())
+
+
+def kept_precision(keep: Array, annotated: Array, labels: Array) -> float:
+    """Share of kept annotations that are right.
+
+    keep: [N] bool. annotated: [N] the annotations' classes (-1: abstained). labels: [N].
+    """
+    right, known = _right(annotated, labels)
+    return _mean(right[known & np.asarray(keep)])
+
+
+def kept_recall(keep: Array, annotated: Array, labels: Array) -> float:
+    """Share of right annotations that are kept; arguments as for `kept_precision`."""
+    right, known = _right(annotated, labels)
+    return _mean(np.asarray(keep)[known & right])
+
+
+def effective_teachers(weights: Array) -> float:
+    """How many teachers a set of weights [N, T] really uses: exp of the entropy of their shares.
+
+    1 when a single teacher gets all samples, T when all get the same (Hill, 1973, order 1).
+    """
+    load = np.asarray(weights, dtype=np.float64).sum(0)
+    shares = load[load > 0] / load.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _right(predicted: Array, labels: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    truth = np.asarray(labels)
+    return np.asarray(predicted) == truth, truth >= 0
+
+
+def _known(probs: Array, labels: Array) -> tuple[Floats, npt.NDArray[np.int64]]:
+    truth = np.asarray(labels)
+    return np.asarray(probs, dtype=np.float64)[truth >= 0], truth[truth >= 0]
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _group_sums(values: Floats, groups: Array | None) -> Floats:
+    """[G, K] sums of values [M, K] over groups."""
+    if groups is None:
+        return values
+    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    return np.stack([np.bincount(codes, weights=column) for column in values.T], axis=1)
+
+
+def _bootstrap(sums: Floats, samples: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Sums [*, K] over G groups drawn with replacement, `samples` times in all."""
+    size = len(sums)
+    step = max(1, DRAWS_AT_ONCE // size)
+    for start in range(0, samples, step):
+        drawn = rng.integers(size, size=(min(step, samples - start), size))
+        yield np.stack([column[drawn].sum(1) for column in sums.T], axis=1)
+
+
+def _percentiles(values: Floats) -> tuple[float, float]:
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)

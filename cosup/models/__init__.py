@@ -1,0 +1,1 @@
+"""Networks, heads, and what fits and runs them. Import from the files: timm is slow to load."""

@@ -1,0 +1,196 @@
+"""Fitting heads on features: all heads of a bank in one batched loop, and their predictions.
+
+Published code fits one head after another from a DataLoader over a TensorDataset. The features
+already lie in memory, so here a batch is one gather, and H heads (a level's local students, its
+linear teachers, the folds of a cross-fit) share every step. Heads don't touch each other: each
+draws its own batches from its own samples, the losses are summed, and Adam works by element.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cosup.errors import RunError
+from cosup.losses.base import Loss, Metrics
+from cosup.models.heads import HeadBank, build_heads
+from cosup.models.optimize import build_optimizer, set_rate
+from cosup.models.samples import CHUNK, Samples, Shuffle, chunks, column_scaling, hard_labels
+from cosup.models.section import HeadSection, TrainingSection
+from cosup.probabilities import ProbTable
+from cosup.seeds import torch_generator
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, float, Metrics], None]
+
+SMALL_STEP = 64 * 10**6  # multiplications per step below which one thread is quicker than several
+LOOK_EVERY = 25  # steps between looks at the loss on an accelerator, which has to wait for each
+
+
+def fit_heads(
+    features: Tensor,
+    targets: ProbTable,
+    *,
+    members: Sequence[Tensor],
+    head: HeadSection,
+    training: TrainingSection,
+    loss: Loss,
+    num_classes: int,
+    seed: int,
+    weights: Tensor | None = None,
+    init: HeadBank | None = None,
+    hard: bool = False,
+    steps: int | None = None,
+    device: torch.device | str = "cpu",
+    on_step: OnStep | None = None,
+) -> HeadBank:
+    """Fit one head per entry of `members` and return them as a bank on the CPU.
+
+    features [N, D] float16 or float32 (memory-mapped ones are read batch by batch); targets N rows
+    over `num_classes`; members: row indices per head (a head whose samples run out before the
+    others' starts its next pass); weights [N] of samples, or None. `hard` learns each target's
+    most probable class. `init`: start from these heads (one for each, or one for all) and keep
+    their standardisation. `steps` overrides the training's budget, which else counts epochs over
+    the largest member set. `on_step(step from 1, mean loss per head, metrics)` is called every
+    step on a CPU and every 25th elsewhere.
+
+    The same inputs and seed give the same heads. Raises `RunError` if the loss is not finite.
+    """
+    largest = _check(features, targets, members, num_classes)
+    total = steps if steps is not None else training.total_steps(largest)
+    bank = _start(features, targets, members, head, training, num_classes, seed, init).to(device)
+    source = Samples(features, targets, weights, hard, torch.device(device))
+    shuffles = [Shuffle(m, torch_generator(seed, "batches", h)) for h, m in enumerate(members)]
+    batch_size = min(training.batch_size, largest)
+    optimizer = build_optimizer(bank, training)
+    every = 1 if source.device.type == "cpu" else LOOK_EVERY
+    with _few_threads(batch_size * bank.weight.numel()):
+        for step in range(total):
+            set_rate(optimizer, training, step, total)
+            rows = torch.stack([shuffle.draw(batch_size) for shuffle in shuffles])
+            inputs, wanted, weight = source.batch(rows)
+            losses, metrics = loss(bank(inputs), wanted, step / max(1, total - 1))
+            objective = _mean(losses, weight).sum()
+            if step % every == 0 or step == total - 1:
+                mean = float(objective.detach()) / len(members)
+                if not math.isfinite(mean):
+                    raise RunError(_diverged(step + 1, total, training))
+                if on_step is not None:
+                    on_step(step + 1, mean, metrics)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(objective)
+            optimizer.step()
+    return _finished(bank, total, training)
+
+
+@torch.inference_mode()
+def predict(
+    bank: HeadBank, features: Tensor, batch_size: int = CHUNK, device: torch.device | str = "cpu"
+) -> list[ProbTable]:
+    """Every head's probabilities for features [N, D]: one table of N rows per head."""
+    bank = bank.to(device)
+    # Filled in place: small tables that outlive large logits would keep the heap from shrinking.
+    tables = [ProbTable.empty(len(features), bank.num_classes) for _ in range(len(bank))]
+    for start in range(0, len(features), batch_size):
+        rows = slice(start, min(start + batch_size, len(features)))
+        inputs = features[rows].to(device, torch.float32)
+        for table, probs in zip(tables, bank(inputs).softmax(-1).cpu(), strict=True):
+            table.put(rows, ProbTable.compress(probs))
+    return tables
+
+
+def _check(
+    features: Tensor, targets: ProbTable, members: Sequence[Tensor], num_classes: int
+) -> int:
+    """Assert that the shapes fit together; the size of the largest member set."""
+    if len(features) != len(targets):
+        raise ValueError(f"{len(features)} rows of features and {len(targets)} targets")
+    if targets.num_classes != num_classes:
+        raise ValueError(f"targets over {targets.num_classes} classes, expected {num_classes}")
+    sizes = [len(rows) for rows in members]
+    if not sizes or min(sizes) == 0:
+        raise ValueError(f"every head needs at least one sample; sample counts: {sizes}")
+    return max(sizes)
+
+
+def _start(
+    features: Tensor,
+    targets: ProbTable,
+    members: Sequence[Tensor],
+    head: HeadSection,
+    training: TrainingSection,
+    num_classes: int,
+    seed: int,
+    init: HeadBank | None,
+) -> HeadBank:
+    """The bank before the first step."""
+    count = len(members)
+    if init is not None:
+        if len(init) not in (1, count):
+            raise ValueError(f"init holds {len(init)} heads; 1 or {count} are allowed")
+        return init.select(range(count) if len(init) == count else [0] * count)
+    bank = build_heads(head, count, features.shape[1], num_classes, seed)
+    if training.standardize:
+        pairs = [column_scaling(features, rows) for rows in members]
+        bank.shift = torch.stack([shift for shift, _ in pairs])
+        bank.gain = torch.stack([gain for _, gain in pairs])
+    if head.kind == "prototype":
+        _use_class_means(bank, features, hard_labels(targets), members)
+    return bank
+
+
+@torch.no_grad()
+def _use_class_means(
+    bank: HeadBank, features: Tensor, labels: Tensor, members: Sequence[Tensor]
+) -> None:
+    """Start prototypes at the mean unit feature of their annotated class; a class that no sample
+    is annotated with keeps its random direction."""
+    for h, rows in enumerate(members):
+        sums = torch.zeros(bank.num_classes, bank.num_features)
+        for chunk in chunks(rows[labels[rows] >= 0]):
+            part = features[chunk].to(torch.float32)
+            if bank.shift is not None and bank.gain is not None:
+                part = (part - bank.shift[h]) * bank.gain[h]
+            sums.index_add_(0, labels[chunk], functional.normalize(part, dim=1))
+        found = sums.norm(dim=1) > 0
+        bank.weight[h, found] = functional.normalize(sums[found], dim=1)
+
+
+@contextmanager
+def _few_threads(multiplications: int) -> Iterator[None]:
+    """One thread for small steps: waiting for each other costs several threads more than they
+    save, many times more on a machine that is shared; and the sums don't depend on the cores."""
+    before = torch.get_num_threads()
+    if multiplications < SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """The (weighted) mean loss [H] of each head's batch [H, B]."""
+    if weight is None:
+        return losses.mean(-1)
+    return (losses * weight).sum(-1) / weight.sum(-1).clamp_min(1e-12)
+
+
+def _finished(bank: HeadBank, total: int, training: TrainingSection) -> HeadBank:
+    """The fitted bank, on the CPU and without gradients."""
+    bank = bank.cpu().requires_grad_(False)
+    if not all(bool(torch.isfinite(p).all()) for p in bank.parameters()):
+        raise RunError(_diverged(total, total, training))
+    return bank
+
+
+def _diverged(step: int, total: int, training: TrainingSection) -> str:
+    return (
+        f"fitting a head: the loss is not finite at step {step} of {total} (learning rate "
+        f"{training.lr:g}); a smaller training.lr, or training.standardize, may help (anew, with --overwrite)"
+    )

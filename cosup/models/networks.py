@@ -1,0 +1,232 @@
+"""Networks by name, without their classifier: timm's, the Hugging Face hub's, torchvision's."""
+
+import difflib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from huggingface_hub import constants, is_offline_mode
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+
+from cosup.errors import UserError, unknown_name
+from cosup.models.weights import load_into, read_weights
+
+HUB = ("hf-hub:", "hf_hub:")
+TORCHVISION = "torchvision:"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network reads: square RGB images of `size` pixels, and how timm prepares them.
+
+    mean, std: per channel, of values in [0, 1]. crop_pct: the share of the resized image's shorter
+    side that the centre crop keeps. interpolation: of the resizing (`bicubic`, `bilinear`, ...).
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    interpolation: str
+
+
+class Pixels(nn.Module):
+    """uint8 images [B, 3, H, W] -> normalised float32 on the buffers' device."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
+        std = torch.tensor(spec.std).view(1, -1, 1, 1)
+        # Not saved: a checkpoint holds the network's own tensors, under its own names.
+        self.gain: Tensor
+        self.shift: Tensor
+        self.register_buffer("gain", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images, in the memory order (channels last) that convolutions like best."""
+        moved = images.to(self.gain.device, non_blocking=True)
+        floats = moved.to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul(self.shift, floats, self.gain)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network whose output is its pooled features [B, num_features].
+
+    slot: the submodule that takes a classifier; empty for timm's, which have a method for it.
+    """
+
+    name: str
+    model: nn.Module
+    input: InputSpec
+    num_features: int
+    slot: str = ""
+
+
+def build_network(name: str, weights: str | None, image_size: int | None) -> Network:
+    """The named network without its classifier, in eval mode on the CPU.
+
+    weights: `pretrained`, `package:MODULE`, a file, or None for a random start (from torch's
+    global generator). Raises `UserError` for unknown names, weights that aren't there or don't
+    fit, and image sizes that the network can't read.
+    """
+    own, slot = weights == "pretrained", ""
+    if name.startswith(TORCHVISION):
+        model, spec, slot = _torchvision(name, own, image_size)
+    else:
+        model, spec = _timm(name, own, image_size)
+    if weights is not None and not own:
+        load_into(model, read_weights(weights), weights, drop_classifier=True)
+    model.eval()
+    return Network(name, model, spec, _probe(name, model, spec), slot)
+
+
+def with_classifier(network: Network, classes: int) -> nn.Module:
+    """The network with a fresh classifier over `classes`, under the library's own name for it."""
+    model: Any = network.model
+    if network.slot:
+        model.set_submodule(network.slot, nn.Linear(network.num_features, classes))
+    else:
+        model.reset_classifier(classes)
+    return network.model
+
+
+def _timm(name: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, InputSpec]:
+    base, _, tag = name.partition(".")
+    if not name.startswith(HUB) and not timm.is_model(base):
+        raise unknown_timm(name)
+    if pretrained and not name.startswith(HUB) and not timm.is_model_pretrained(name):
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+        allowed = f"tags {', '.join(tags)}" if tags else "weights: null, or a file"
+        raise UserError(f"backbone '{name}': timm has no pretrained weights for it ({allowed})")
+    if tag and not pretrained and not name.startswith(HUB):
+        name = base  # a tag names weights, and none of timm's are wanted
+    with _downloads(name):
+        model = _create_timm(name, pretrained, image_size)
+    found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return model, InputSpec(
+        size=image_size or found["input_size"][1],
+        mean=tuple(found["mean"]),
+        std=tuple(found["std"]),
+        crop_pct=found["crop_pct"],
+        interpolation=found["interpolation"],
+    )
+
+
+def _create_timm(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
+    """Transformers must be told the image size; convolutional networks don't know the argument."""
+    if image_size is not None:
+        try:
+            return timm.create_model(
+                name, pretrained=pretrained, num_classes=0, img_size=image_size
+            )
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+        except AssertionError as error:
+            raise _wrong_size(name, image_size, error) from None
+    return timm.create_model(name, pretrained=pretrained, num_classes=0)
+
+
+def _torchvision(
+    name: str, pretrained: bool, image_size: int | None
+) -> tuple[nn.Module, InputSpec, str]:
+    from torchvision import models  # slow to import, and few configs need it
+
+    short, known = name.removeprefix(TORCHVISION), models.list_models(module=models)
+    if short not in known:
+        raise unknown_name("torchvision model", short, known)
+    weights = models.get_model_weights(short).DEFAULT
+    sized = {"image_size": image_size} if image_size and short.startswith("vit_") else {}
+    with _downloads(name):
+        try:
+            model = models.get_model(short, weights=weights if pretrained else None, **sized)
+        except ValueError as error:
+            raise _wrong_size(name, image_size or 0, error) from None
+    linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UserError(f"backbone '{name}' ends in no linear classifier; use timm's of that name")
+    model.set_submodule(linear[-1], nn.Identity())
+    preset = weights.transforms()
+    return (
+        model,
+        InputSpec(
+            size=image_size or preset.crop_size[0],
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            crop_pct=preset.crop_size[0] / preset.resize_size[0],
+            interpolation=preset.interpolation.value,
+        ),
+        linear[-1],
+    )
+
+
+def unknown_timm(name: str) -> UserError:
+    """The error for a name that timm doesn't know: the nearest ones, not all thousand."""
+    near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return UserError(
+        f"unknown backbone '{name}'{hint} (allowed: a timm name, hf-hub:owner/model, "
+        "torchvision:NAME)"
+    )
+
+
+@contextmanager
+def _downloads(name: str) -> Iterator[None]:
+    """Hold downloads to safe unpickling, and explain one that fails."""
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or not _hub_resolves()
+    try:
+        yield
+    except (UserError, TypeError):
+        raise
+    except Exception as error:  # the hub's client raises many kinds
+        text = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UserError(
+            f"the pretrained weights of '{name}' can't be had ({type(error).__name__}: {text}); "
+            "offline, give a file as backbone.weights (.safetensors, or a state dict)"
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+
+
+def _hub_resolves() -> bool:
+    """Whether the hub has an address: without one its client tries for most of a minute."""
+    if is_offline_mode() or any(name.lower().endswith("_proxy") for name in os.environ):
+        return True  # it knows, or a proxy resolves the name
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+@torch.inference_mode()
+def _probe(name: str, model: nn.Module, spec: InputSpec) -> int:
+    """The number of outputs, found by reading one black image."""
+    try:
+        output = model(torch.zeros(1, 3, spec.size, spec.size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise _wrong_size(name, spec.size, error) from None
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        raise UserError(f"backbone '{name}' doesn't give one feature vector per image")
+    return output.shape[1]
+
+
+def _wrong_size(name: str, size: int, error: Exception) -> UserError:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return UserError(f"image_size: {size} doesn't suit '{name}' ({text})")

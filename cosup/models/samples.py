@@ -1,0 +1,96 @@
+"""Samples for fitting: seeded passes over row indices, and batches gathered by row."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from cosup.probabilities import ProbTable
+
+CHUNK = 1024  # rows in float32 at a time where all samples are passed over: fits a cache
+DEVICE_BYTES = 8 * 2**30  # features up to this size are moved to the accelerator as a whole
+
+
+def chunks(rows: Tensor) -> Iterator[Tensor]:
+    """The rows in slices of at most `CHUNK`."""
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+
+
+class Shuffle:
+    """Endless seeded passes over one head's samples, each pass in a new order."""
+
+    def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
+        self.rows = rows.to(torch.int64)
+        self.generator = generator
+        self.left = self.rows[:0]
+
+    def draw(self, count: int) -> Tensor:
+        while len(self.left) < count:
+            order = torch.randperm(len(self.rows), generator=self.generator)
+            self.left = torch.cat([self.left, self.rows[order]])
+        drawn, self.left = self.left[:count], self.left[count:]
+        return drawn
+
+
+class Samples:
+    """Features, targets and weights, gathered by row onto the device."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        targets: ProbTable,
+        weights: Tensor | None,
+        hard: bool,
+        device: torch.device,
+    ) -> None:
+        whole = device.type != "cpu" and features.nbytes <= DEVICE_BYTES
+        self.features = features.to(device) if whole else features
+        self.targets = targets
+        self.weights = None if weights is None else weights.to(torch.float32)
+        self.labels = hard_labels(targets) if hard else None
+        self.device = device
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """For rows [H, B]: inputs [H, B, D], target probabilities [H, B, C], weights [H, B]."""
+        flat = rows.flatten()
+        inputs = self.features.index_select(0, flat.to(self.features.device))
+        if self.labels is None:
+            wanted = self.targets.dense(flat).to(self.device)
+        else:
+            wanted = one_hot(self.labels[flat].to(self.device), self.targets.num_classes)
+        weight = None if self.weights is None else self.weights[rows].to(self.device)
+        return (
+            inputs.to(self.device, torch.float32).view(*rows.shape, -1),
+            wanted.view(*rows.shape, -1),
+            weight,
+        )
+
+
+def hard_labels(targets: ProbTable) -> Tensor:
+    """The most probable class [N] int64 of each row, -1 where a row is an abstention."""
+    labels, mass = targets.top()
+    return torch.where(mass > 0, labels, -1)
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """[N, C] float32 with a 1 at each label; a row of zeros for -1."""
+    rows = torch.zeros(len(labels), num_classes, device=labels.device)
+    return rows.scatter_(1, labels.clamp_min(0)[:, None], (labels >= 0).float()[:, None])
+
+
+def column_scaling(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and reciprocal standard deviation [D] of the columns over these rows.
+
+    A column that is constant over them says nothing; its reciprocal is set to 0.
+    """
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    center = features[int(rows[0])].to(torch.float32)  # near the mean: keeps the variance exact
+    for chunk in chunks(rows):
+        part = features[chunk].to(torch.float32) - center
+        total += part.sum(0)
+        squares += part.square().sum(0)
+    mean = total / len(rows)
+    deviation = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
+    gain = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), 0.0)
+    return (center + mean).to(torch.float32), gain.to(torch.float32)

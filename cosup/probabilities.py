@@ -1,0 +1,155 @@
+"""Compact class probabilities: what the annotation store writes and a round keeps in memory.
+
+Up to `DENSE_LIMIT` classes a row is stored whole, in float16. Beyond, a row is its `TOP_K` largest
+probabilities with their classes, and the mass of the rest, which `dense` spreads evenly over the
+other classes of the row's support. 1.3 million rows of 1,000 classes then take about 170 MB.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DENSE_LIMIT = 64
+TOP_K = 32
+
+
+@dataclass(frozen=True)
+class ProbTable:
+    """Probabilities of N samples over C classes, compact.
+
+    values: [N, K] float16, K = C when dense, else `TOP_K`.
+    indices: [N, K] int32 classes of `values`, or None when dense.
+    rest: [N] float16 mass outside `values`, or None when dense.
+    support: [C] bool classes that can have any mass, or None for all.
+    """
+
+    num_classes: int
+    values: Tensor
+    indices: Tensor | None = None
+    rest: Tensor | None = None
+    support: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    @staticmethod
+    def compress(probs: Tensor, support: Tensor | None = None) -> "ProbTable":
+        """Compact `probs` [N, C] (rows sum to 1, or to 0 for an abstention)."""
+        classes = probs.shape[1]
+        if classes <= DENSE_LIMIT:
+            return ProbTable(classes, probs.to(torch.float16), support=support)
+        values, indices = probs.topk(TOP_K, dim=1)
+        rest = (probs.sum(1) - values.sum(1)).clamp_min(0)
+        return ProbTable(
+            classes,
+            values.to(torch.float16),
+            indices.to(torch.int32),
+            rest.to(torch.float16),
+            support,
+        )
+
+    @staticmethod
+    def empty(samples: int, num_classes: int) -> "ProbTable":
+        """A table of abstentions, to be filled by `put`."""
+        if num_classes <= DENSE_LIMIT:
+            return ProbTable(num_classes, torch.zeros(samples, num_classes, dtype=torch.float16))
+        return ProbTable(
+            num_classes,
+            torch.zeros(samples, TOP_K, dtype=torch.float16),
+            torch.zeros(samples, TOP_K, dtype=torch.int32),
+            torch.zeros(samples, dtype=torch.float16),
+        )
+
+    def put(self, rows: slice, part: "ProbTable") -> None:
+        """Overwrite these rows with those of a table that was compressed alike."""
+        self.values[rows] = part.values
+        if self.indices is not None:
+            self.indices[rows] = _given(part.indices)
+        if self.rest is not None:
+            self.rest[rows] = _given(part.rest)
+
+    @staticmethod
+    def one_hot(labels: Tensor, num_classes: int) -> "ProbTable":
+        """Certain labels [N]: one class per row, whatever the number of classes."""
+        return ProbTable(
+            num_classes,
+            torch.ones(len(labels), 1, dtype=torch.float16),
+            labels[:, None].to(torch.int32),
+            torch.zeros(len(labels), dtype=torch.float16),
+        )
+
+    def dense(self, rows: Tensor | slice | None = None) -> Tensor:
+        """Rows as [n, C] float32, each summing to 1 (an abstention's to 0)."""
+        part = self if rows is None else self.take(rows)
+        probs = part._spread() if part.indices is not None else part.values.to(torch.float32)
+        total = probs.sum(1, keepdim=True)
+        return probs / torch.where(total > 0, total, torch.ones_like(total))
+
+    def _spread(self) -> Tensor:
+        assert self.indices is not None
+        assert self.rest is not None
+        index = self.indices.to(torch.int64)
+        open_classes = (
+            torch.ones(1, self.num_classes) if self.support is None else self.support[None]
+        )
+        probs = open_classes.to(torch.float32).repeat(len(self), 1).scatter_(1, index, 0.0)
+        share = self.rest.to(torch.float32) / probs.sum(1).clamp_min(1)
+        return probs.mul_(share[:, None]).scatter_(1, index, self.values.to(torch.float32))
+
+    def take(self, rows: Tensor | slice) -> "ProbTable":
+        """The table of these rows alone."""
+        return ProbTable(
+            self.num_classes,
+            self.values[rows],
+            None if self.indices is None else self.indices[rows],
+            None if self.rest is None else self.rest[rows],
+            self.support,
+        )
+
+    def top(self) -> tuple[Tensor, Tensor]:
+        """The most probable class [N] int64 of each row and its probability [N] float32."""
+        values, position = self.values.to(torch.float32).max(1)
+        if self.indices is None:
+            return position, values
+        return self.indices.gather(1, position[:, None])[:, 0].to(torch.int64), values
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file must hold to give this table back through `from_tensors`."""
+        named = {
+            "values": self.values,
+            "indices": self.indices,
+            "rest": self.rest,
+            "support": self.support,
+        }
+        return {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
+
+    @staticmethod
+    def from_tensors(num_classes: int, tensors: dict[str, Tensor]) -> "ProbTable":
+        """The inverse of `tensors`."""
+        return ProbTable(
+            num_classes,
+            tensors["values"],
+            tensors.get("indices"),
+            tensors.get("rest"),
+            tensors.get("support"),
+        )
+
+    @staticmethod
+    def concat(tables: Iterable["ProbTable"]) -> "ProbTable":
+        """The rows of several tables of the same classes, one after another."""
+        parts = list(tables)
+        first = parts[0]
+        return ProbTable(
+            first.num_classes,
+            torch.cat([part.values for part in parts]),
+            None if first.indices is None else torch.cat([_given(part.indices) for part in parts]),
+            None if first.rest is None else torch.cat([_given(part.rest) for part in parts]),
+            first.support,
+        )
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor

@@ -1,0 +1,103 @@
+"""What `cosup ls` shows."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cosup.allowed import allowed, fields
+from cosup.config.schema import Assigners, Filters, Losses
+from cosup.data.sources import SOURCES
+from cosup.errors import unknown_name
+from cosup.registry import Registry, setting_docs
+from cosup.runs.directory import is_run
+
+CONFIGS = Path("configs")
+RUNS = Path("outputs")
+
+
+def listing(kind: str | None = None) -> RenderableType:
+    """The things of one kind; of every kind, by name, where none is given."""
+    if kind is None:
+        return Group(*(_names(name, things()) for name, things in _KINDS.items()))
+    if kind not in _KINDS:
+        raise unknown_name("kind", kind, _KINDS)
+    if kind in _REGISTRIES:
+        return _settings(_REGISTRIES[kind])
+    return _names(kind, _KINDS[kind]())
+
+
+def _names(kind: str, things: dict[str, str]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in things.items():
+        table.add_row(f"  {name}", Text(text))
+    return Group(Text(kind, style="bold"), table if things else Text("  (none here)"))
+
+
+def _settings(registry: Registry[Any]) -> RenderableType:
+    """Each class of a registry with its settings, their defaults and what they take."""
+    parts: list[RenderableType] = []
+    for name, cls in sorted(registry.known().items()):
+        parts.append(Text.assemble((name, "bold"), "  ", _first_line(cls)))
+        types = fields(cls)
+        for setting, (text, default) in setting_docs(cls).items():
+            value = "must be given" if default is ... else json.dumps(default)
+            head = f"    {setting}: {value}  ({allowed(types[setting])})"
+            parts.append(Text(head))
+            parts.append(Text("        " + " ".join(text.split()), style="dim"))
+    return Group(*parts)
+
+
+def _first_line(cls: type[Any]) -> str:
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _registered(registry: Registry[Any]) -> Callable[[], dict[str, str]]:
+    return lambda: {name: _first_line(cls) for name, cls in sorted(registry.known().items())}
+
+
+def _configs() -> dict[str, str]:
+    """YAML files of `configs/` with the first sentence of the comment that heads them."""
+    found = {}
+    for path in sorted(CONFIGS.glob("*.y*ml")):
+        heading, _, _ = path.read_text(encoding="utf-8", errors="replace").partition("\n\n")
+        said = heading.partition("\n#\n")[2] or heading  # below the command that runs it
+        words = " ".join(line.lstrip("# ") for line in said.splitlines() if line.startswith("#"))
+        found[str(path)] = words.split(": ")[0].split(". ")[0]
+    return found
+
+
+def _runs() -> dict[str, str]:
+    """Run directories of `outputs/` with what their `summary.json` says."""
+    folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
+    return {str(folder): _summary(folder) for folder in folders if is_run(folder)}
+
+
+def _summary(folder: Path) -> str:
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        student = summary["student"]
+        pgr = "" if student.get("pgr") is None else f", PGR {student['pgr']:.3f}"
+        return f"{summary['status']}, student {student['accuracy']:.3f}{pgr}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "not finished"
+
+
+_REGISTRIES: dict[str, Registry[Any]] = {
+    "assigners": Assigners,
+    "filters": Filters,
+    "losses": Losses,
+    "sources": SOURCES,
+}
+_KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "configs": _configs,
+    **{kind: _registered(registry) for kind, registry in _REGISTRIES.items()},
+    "runs": _runs,
+}

@@ -1,0 +1,129 @@
+"""What a run says: the console, `log.txt`, and how far it is."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+logger = logging.getLogger(__name__)
+
+PLAIN_EVERY = 20.0
+"""Seconds between the lines that stand for a progress bar where there is no terminal."""
+
+_console = Console(stderr=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log lines on stderr, above a progress bar if there is one.
+
+    A record with `extra={"quiet": True}` is for the file alone: the command line says it itself.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "quiet", False):
+            return
+        text = self.format(record)
+        if _console.is_terminal:
+            style = "yellow" if record.levelno >= logging.WARNING else None
+            _console.print(text, style=style, markup=False, highlight=False)
+        else:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+class _ConsoleFormat(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()
+
+
+@contextmanager
+def log_to_console(level: int = logging.INFO) -> Iterator[None]:
+    """Show cosup's log lines on stderr while this is open."""
+    handler = _ConsoleHandler(level)
+    handler.setFormatter(_ConsoleFormat())
+    with _attached(handler):
+        yield
+
+
+class _FileHandler(logging.FileHandler):
+    """A log file that gives up in silence where it can't be written.
+
+    On a full disk the run itself ends with the reason; the log adds no traceback to that.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Append cosup's log lines, and Python's warnings, to a file while this is open."""
+    handler = _FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    with _attached(handler):
+        yield
+
+
+@contextmanager
+def _attached(handler: logging.Handler) -> Iterator[None]:
+    root = logging.getLogger("cosup")
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(min(before or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        handler.close()
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far something is: a bar on a terminal, a plain line now and then elsewhere.
+
+    Gives a function to call with how many of `total` are newly done.
+    """
+    if not _console.is_terminal:
+        yield _plain_progress(what, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console, transient=True) as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda count: bars.advance(task, count)
+
+
+def _plain_progress(what: str, total: int) -> Callable[[int], None]:
+    done, last = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        if time.monotonic() - last >= PLAIN_EVERY:
+            last = time.monotonic()
+            logger.info("%s: %d of %d", what, done, total)
+
+    return advance

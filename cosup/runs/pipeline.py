@@ -1,0 +1,113 @@
+"""`cosup run`: prepare, rounds, controls, summary; each stage is recorded, so a run can resume."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cosup.config import config_hash
+from cosup.config.schema import Config
+from cosup.data.section import SPLITS
+from cosup.files import write_json
+from cosup.probabilities import ProbTable
+from cosup.report.overview import draw_overview
+from cosup.runs.directory import RunDirectory
+from cosup.runs.environment import describe_environment
+from cosup.runs.export import export_student
+from cosup.runs.prepare import Prepared, prepare
+from cosup.runs.records import Recorder, open_recorder
+from cosup.runs.stages import finish_controls, finish_rounds, test_probs
+from cosup.runs.summary import (
+    Numbers,
+    control_numbers,
+    peak_rss_mb,
+    student_numbers,
+    sum_seconds,
+)
+from cosup.seeds import seed_for
+
+log = logging.getLogger(__name__)
+
+PARTS = ("data", "features", "teachers", "annotate")
+
+
+def run_one(
+    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run a config with its one seed; the content of `summary.json`.
+
+    Raises `UserError` for what can be mended (nothing is half-written), and `RunError` for a
+    failure on the way, after which `resume` goes on with the stage that was cut.
+    """
+    with (
+        RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
+        open_recorder(run.path) as recorder,
+    ):
+        if run.is_done("summary"):
+            log.info("%s is finished already", run.path)
+            return run.load("summary")
+        write_json(
+            run.path / "environment.json",
+            describe_environment(config),
+        )
+        summary = _run(config, run, recorder)
+        write_json(run.path / "summary.json", summary)
+        run.finish("summary", summary)
+        return summary
+
+
+def _run(config: Config, run: RunDirectory, recorder: Recorder) -> dict[str, Any]:
+    seed = config.run.seed
+    prepared = prepare(config, run, recorder)
+    rounds = finish_rounds(config, prepared, run, recorder, seed)
+    controls = finish_controls(config, prepared, run, recorder, seed)
+    summary = _summary(config, prepared, run, rounds, controls)
+    for name in ("accuracy", "pgr"):
+        if summary["student"][name] is not None:
+            recorder.scalar(f"student/{name}", summary["student"][name], len(rounds))
+    decisions = pd.read_parquet(run.path / "decisions" / f"round-{len(rounds)}.parquet")
+    draw_overview(summary, decisions, run.folder("report") / "overview.png")
+    export_student(config, prepared.data.classes, run, summary)
+    return summary
+
+
+def _summary(
+    config: Config,
+    prepared: Prepared,
+    run: RunDirectory,
+    rounds: list[Numbers],
+    controls: dict[str, ProbTable],
+) -> Numbers:
+    test, data = prepared.test, prepared.data
+    student = test_probs(run, len(rounds), len(data.classes))
+    ceiling = controls.get("ceiling")
+    parts = [(part, run.load(part)["seconds"]) for part in PARTS]
+    parts += [("rounds", item["seconds"]) for item in rounds]
+    parts += [("controls", run.load(f"control-{name}")["seconds"]) for name in controls]
+    seed = seed_for(config.run.seed, "bootstrap")
+    return {
+        "run": config.run.name,
+        "status": "finished",
+        "seed": config.run.seed,
+        "config_hash": config_hash(config),
+        "floor": {
+            "teacher": prepared.floor.name,
+            "accuracy": prepared.floor.accuracy,
+            "chosen_on": prepared.chosen_on,
+        },
+        "ceiling": {"accuracy": None if ceiling is None else test.accuracy(ceiling)},
+        "student": student_numbers(test, student, prepared.floor_probs, ceiling, seed),
+        "rounds": [{k: v for k, v in item.items() if k != "seconds"} for item in rounds],
+        "controls": control_numbers(test, controls, prepared.floor_probs),
+        "teachers": [asdict(record) for record in prepared.teachers],
+        "data": {
+            "samples": {split: len(data.rows(split)) for split in SPLITS},
+            "classes": len(data.classes),
+            "domains": list(data.domains),
+            "broken": list(data.broken),
+        },
+        "seconds": sum_seconds(parts),
+        "peak_rss_mb": peak_rss_mb(),
+    }

@@ -1,0 +1,131 @@
+"""`cosup plan`: what a run would train, annotate and cache; it writes nothing."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cosup.config.schema import Assigners, Config
+from cosup.data.section import SPLITS
+from cosup.data.table import ImageData, load_data
+from cosup.errors import about
+from cosup.models.backbones import load_backbone
+from cosup.models.features import features_key, has_features
+from cosup.probabilities import DENSE_LIMIT, TOP_K
+from cosup.runs.prepare import BUDGET_GENERALIST, check_task, make_resources
+from cosup.teachers.base import Resources, training_rows
+from cosup.teachers.features import cached_part, eval_transform
+from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
+from cosup.teachers.table import ANNOTATED
+
+
+def plan(config: Config) -> RenderableType:
+    """Samples, teachers, annotations, features, rounds and controls, with sizes and cache hits.
+
+    Raises `UserError` for whatever is wrong with config, data or weights.
+    """
+    resources = make_resources(config)
+    data_section = config.data.model_copy(update={"check": "none"})
+    data = load_data(data_section, config.run.seed, resources.workers, None)
+    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
+    check_task(config, hierarchy, data)
+    seeds = config.run.seeds or [config.run.seed]
+    directory = Path(config.run.output) / config.run.name
+    state = "exists: needs --resume or --overwrite" if directory.exists() else "new"
+    lines = [
+        f"run         {directory} ({state}), seeds {', '.join(map(str, seeds))}",
+        f"device      {resources.device}, {resources.precision}, {resources.workers} decoders",
+        _samples(data),
+        _features(config, data, resources),
+        _annotations(config, data, hierarchy),
+        _rounds(config, hierarchy),
+        f"controls    {', '.join(config.controls) or 'none'}",
+    ]
+    return Group(Text("\n".join(lines)), _teachers(config, data, hierarchy))
+
+
+def _samples(data: ImageData) -> str:
+    counts = ", ".join(f"{split} {len(data.rows(split)):,}" for split in SPLITS)
+    domains = "" if len(data.domains) == 1 else f", {len(data.domains)} domains"
+    return f"samples     {counts}; {len(data.classes)} classes{domains}"
+
+
+def _features(config: Config, data: ImageData, resources: Resources) -> str:
+    with about("student.backbone"):
+        section = config.student.backbone
+        backbone = load_backbone(section, torch.device("cpu"), resources.precision)
+    splits = ["student_train", "test"]
+    if "provenance" in Assigners.build(config.rounds.assignment).needs:
+        splits.append("teacher_train")
+    transform = eval_transform(backbone.input).key
+    parts = {part.fingerprint: len(part) for part in (cached_part(data, s) for s in splits)}
+    todo = sum(
+        count
+        for fingerprint, count in parts.items()
+        if not has_features(
+            resources.cache, features_key(backbone.identity, transform, fingerprint)
+        )
+    )
+    size = sum(parts.values()) * backbone.num_features * 2
+    hit = "all in the cache" if not todo else f"{todo:,} images to pass through the backbone"
+    return (
+        f"features    {backbone.name}, {backbone.num_features} per image, "
+        f"{backbone.input.size} px, {_bytes(size)} in {resources.cache}: {hit}"
+    )
+
+
+def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
+    counts = [len(data.rows(split)) for split in ANNOTATED]
+    samples = sum(counts)
+    teachers = sum(len(level) for level in hierarchy)
+    teachers += BUDGET_GENERALIST in config.controls
+    classes = len(data.classes)
+    row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
+    shards = sum(-(-count // config.execution.shard_size) for count in counts)
+    return (
+        f"annotations {samples:,} samples x {teachers} teachers, about "
+        f"{_bytes(samples * teachers * row)} in {teachers * shards} files"
+    )
+
+
+def _rounds(config: Config, hierarchy: Hierarchy) -> str:
+    section = config.rounds
+    filters = ", ".join(choice.name for choice in section.consistency) or "no filter"
+    return (
+        f"rounds      {len(hierarchy) * section.repeat}: assigner {section.assignment.name}, "
+        f"{filters}, loss {section.loss.name}, {section.targets} targets"
+    )
+
+
+def _teachers(config: Config, data: ImageData, hierarchy: Hierarchy) -> Table:
+    table = Table("level", "teacher", "classes", "domains", "trains on", "steps", box=None)
+    for level in hierarchy:
+        for spec in level:
+            table.add_row(
+                str(spec.level), spec.name, *_scope(spec, data), *_budget(config, spec, data)
+            )
+    return table
+
+
+def _scope(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
+    classes = "all" if spec.classes is None else str(len(spec.classes))
+    domains = spec.domains
+    named = "all" if domains is None else ", ".join(data.domains[index] for index in domains)
+    return classes, named
+
+
+def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
+    if spec.external is not None:
+        return spec.external.annotations, "-"
+    rows = training_rows(spec, data)
+    return f"{len(rows):,} samples", f"{config.teachers.training.total_steps(len(rows)):,}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

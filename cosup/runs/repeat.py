@@ -1,0 +1,94 @@
+"""`run.seeds`: the same config with several seeds, and what the numbers are over them."""
+
+import logging
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cosup.config.schema import Config
+from cosup.errors import UserError
+from cosup.files import write_json
+from cosup.runs.directory import RunDirectory
+from cosup.runs.pipeline import run_one
+
+log = logging.getLogger(__name__)
+
+# Two-sided 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def run_seeds(
+    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run each seed in `directory/seed-K`, then write their means to `directory/summary.json`."""
+    seeds = config.run.seeds
+    assert seeds is not None
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"run.seeds: {seeds}: give each seed once")
+    with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
+        summaries = []
+        for seed in seeds:
+            log.info("seed %d", seed)
+            one = config.model_copy(
+                update={"run": config.run.model_copy(update={"seed": seed, "seeds": None})}
+            )
+            summaries.append(run_one(one, run.path / f"seed-{seed}", resume=run.resumed))
+        summary = aggregate(summaries)
+        write_json(run.path / "summary.json", summary)
+        return summary
+
+
+def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean, sample deviation and 95 % interval (Student's t over seeds) of every number.
+
+    The shape of a single summary is kept: a number becomes its mean; `over_seeds` holds, by its
+    path (`student.accuracy`), mean, deviation, interval and the values themselves. The interval
+    of PGR is the one over seeds.
+    """
+    tables = [dict(_numbers(summary)) for summary in summaries]
+    over = {path: _spread([table.get(path) for table in tables]) for path in tables[0]}
+    mean = _replace(dict(summaries[0]), {path: item["mean"] for path, item in over.items()}, "")
+    mean["seed"] = [summary["seed"] for summary in summaries]
+    mean["student"]["pgr_ci95"] = over.get("student.pgr", {}).get("ci95")
+    return {**mean, "over_seeds": over}
+
+
+def _numbers(node: Any, path: str = "") -> list[tuple[str, float]]:
+    if isinstance(node, Mapping):
+        parts = [(str(key), value) for key, value in node.items()]
+    elif isinstance(node, list):
+        parts = [(str(key), value) for key, value in enumerate(node)]
+    elif isinstance(node, int | float) and not isinstance(node, bool):
+        return [(path, float(node))]
+    else:
+        return []
+    return [pair for key, value in parts for pair in _numbers(value, f"{path}.{key}".lstrip("."))]
+
+
+def _replace(node: Any, means: Mapping[str, float | None], path: str) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _replace(v, means, f"{path}.{k}".lstrip(".")) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_replace(v, means, f"{path}.{k}".lstrip(".")) for k, v in enumerate(node)]
+    return node if isinstance(node, int) else means.get(path, node)
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean, deviation and interval of the values that are there."""
+    found = [value for value in values if value is not None and math.isfinite(value)]
+    if not found:
+        return {"mean": None, "deviation": None, "ci95": None, "values": list(values)}
+    mean = statistics.fmean(found)
+    if len(found) < 2:
+        return {"mean": mean, "deviation": None, "ci95": None, "values": list(values)}
+    deviation = statistics.stdev(found)
+    quantile = T_975[len(found) - 2] if len(found) - 2 < len(T_975) else 1.96
+    half = quantile * deviation / math.sqrt(len(found))
+    return {
+        "mean": mean,
+        "deviation": deviation,
+        "ci95": [mean - half, mean + half],
+        "values": list(values),
+    }

@@ -1,0 +1,206 @@
+"""Rounds and controls as stages of a run: each is recorded when it ends, and skipped on resume."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cosup.analysis.decisions import decisions_table, round_measures
+from cosup.config.schema import Config
+from cosup.controls import CONTROLS, ControlContext
+from cosup.files import save_tensors, write_atomic
+from cosup.losses import Loss
+from cosup.models.device import resolve_device
+from cosup.models.fit import OnStep
+from cosup.probabilities import ProbTable
+from cosup.rounds import Before, NewStudent, Outcome, run_rounds
+from cosup.runs.directory import RunDirectory
+from cosup.runs.prepare import Prepared
+from cosup.runs.records import Recorder
+from cosup.seeds import torch_generator
+from cosup.student import HeadStudent, Student
+
+log = logging.getLogger(__name__)
+
+EVERY = 50
+"""Steps between recorded training losses."""
+
+
+def student_factory(
+    config: Config, prepared: Prepared, seed: int, on_step: OnStep | None = None
+) -> NewStudent:
+    """Makes the config's student; its folds, if any, keep groups together."""
+    folds = None
+    if config.student.cross_fit:
+        folds = _folds(prepared.groups, config.student.cross_fit, seed)
+    device = resolve_device(config.execution.device)
+
+    def new_student(loss: Loss, student_seed: int) -> Student:
+        return HeadStudent(
+            config.student,
+            prepared.task.num_classes,
+            loss,
+            seed=student_seed,
+            device=device,
+            folds=folds,
+            on_step=on_step,
+        )
+
+    return new_student
+
+
+def finish_rounds(
+    config: Config, prepared: Prepared, run: RunDirectory, recorder: Recorder, seed: int
+) -> list[dict[str, Any]]:
+    """Run the rounds that aren't finished; every round's numbers, in order."""
+    task = prepared.task
+    total = len(task.levels) * config.rounds.repeat
+    done = {
+        number: _before(run, number, task.num_classes)
+        for number in range(1, total + 1)
+        if run.is_done(f"round-{number}")
+    }
+    step = _StepLog(recorder, "train")
+    new_student = student_factory(config, prepared, seed, step)
+    outcomes = run_rounds(task, config.rounds, new_student, seed, done)
+    for number in range(1, total + 1):
+        if number in done:
+            continue
+        started = time.monotonic()
+        step.tag = f"round_{number}"
+        with about(f"round {number}"):
+            outcome = next(outcomes)
+        assert outcome.number == number
+        numbers = _record(outcome, prepared, run, config.rounds.assignment.name)
+        _log(numbers, recorder)
+        run.finish(f"round-{number}", {**numbers, "seconds": time.monotonic() - started})
+    return [run.load(f"round-{number}") for number in range(1, total + 1)]
+
+
+def finish_controls(
+    config: Config, prepared: Prepared, run: RunDirectory, recorder: Recorder, seed: int
+) -> dict[str, ProbTable]:
+    """Run the controls that aren't finished; each one's predictions on the test split."""
+    context = ControlContext(
+        prepared.task,
+        config.rounds,
+        student_factory(config, prepared, seed),
+        seed,
+        prepared.best_level,
+        prepared.generalist_level,
+    )
+    found: dict[str, ProbTable] = {}
+    for name in config.controls:
+        file = run.folder("checkpoints") / f"control-{name}.safetensors"
+        if not run.is_done(f"control-{name}"):
+            started = time.monotonic()
+            with about(f"control {name}"):
+                probs = CONTROLS[name](context)
+            save_tensors(file, probs.tensors())
+            accuracy = prepared.test.accuracy(probs)
+            log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
+            recorder.scalar(f"controls/{name}", accuracy, 0)
+            run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
+        found[name] = ProbTable.from_tensors(prepared.task.num_classes, load_file(file))
+    return found
+
+
+def test_probs(run: RunDirectory, number: int, num_classes: int) -> ProbTable:
+    """What the student of a finished round predicts on the test split."""
+    return _read(run, number, "test", num_classes)
+
+
+def _record(
+    outcome: Outcome, prepared: Prepared, run: RunDirectory, assigner: str
+) -> dict[str, Any]:
+    """Write a round's decisions and checkpoint; its numbers."""
+    level = prepared.task.levels[outcome.level]
+    number = outcome.number
+    table = decisions_table(
+        outcome,
+        level.scopes,
+        prepared.sample_ids,
+        prepared.task.truth,
+        prepared.data.classes,
+        prepared.data.domains,
+    )
+    path = run.folder("decisions") / f"round-{number}.parquet"
+    write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))
+    folder = run.folder("checkpoints", f"round-{number}")
+    save_tensors(folder / "student.safetensors", outcome.student)
+    save_tensors(folder / "train.safetensors", outcome.train_probs.tensors())
+    save_tensors(folder / "test.safetensors", outcome.test_probs.tensors())
+    if outcome.assigner:
+        save_tensors(folder / "assigner.safetensors", outcome.assigner)
+    return {
+        "round": number,
+        "level": outcome.level,
+        "teachers": list(level.scopes.names),
+        "assigner": assigner,
+        **round_measures(outcome, level.scopes, prepared.task.truth),
+        "rejected": {
+            reason: count
+            for index, reason in enumerate(outcome.kept.reasons)
+            if (count := int((outcome.kept.rejected_by == index).sum()))
+        },
+        "student_accuracy": prepared.test.accuracy(outcome.test_probs),
+    }
+
+
+def _log(numbers: Mapping[str, Any], recorder: Recorder) -> None:
+    number = numbers["round"]
+    percents = {name: value for name, value in numbers.items() if isinstance(value, float)}
+    recorder.scalars("rounds", percents, number)
+    log.info(
+        "round %d, level %d (%d teachers): %s",
+        number,
+        numbers["level"],
+        len(numbers["teachers"]),
+        ", ".join(
+            f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in percents.items()
+        ),
+    )
+
+
+def _before(run: RunDirectory, number: int, num_classes: int) -> Before:
+    """What a finished round left to the next."""
+    folder = run.path / "checkpoints" / f"round-{number}"
+    return Before(
+        train_probs=_read(run, number, "train", num_classes),
+        student=load_file(folder / "student.safetensors"),
+    )
+
+
+def _read(run: RunDirectory, number: int, split: str, num_classes: int) -> ProbTable:
+    path = run.path / "checkpoints" / f"round-{number}" / f"{split}.safetensors"
+    return ProbTable.from_tensors(num_classes, load_file(path))
+
+
+def _folds(groups: Tensor, count: int, seed: int) -> Tensor:
+    """[N] fold of each sample, groups whole, as equal as can be."""
+    _, index = torch.unique(groups, return_inverse=True)
+    size = int(index.max()) + 1
+    order = torch.randperm(size, generator=torch_generator(seed, "folds"))
+    fold = torch.empty(size, dtype=torch.int64)
+    fold[order] = torch.arange(size) % count
+    return fold[index]
+
+
+class _StepLog:
+    """Records a training's loss and its metrics every so many steps."""
+
+    def __init__(self, recorder: Recorder, tag: str) -> None:
+        self.recorder = recorder
+        self.tag = tag
+
+    def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
+        if step % EVERY and step != 1:
+            return
+        self.recorder.scalar(f"{self.tag}/loss", loss, step)
+        self.recorder.scalars(
+            self.tag, {name: float(value.mean()) for name, value in metrics.items()}, step
+        )

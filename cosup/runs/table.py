@@ -1,0 +1,103 @@
+"""What a run prints at the end: one table a newcomer understands."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+CONTROL_LABELS = {
+    "best_teacher": "student taught by the best teacher alone",
+    "mean_ensemble": "student taught by the mean of the teachers",
+    "equal_budget_generalist": "student taught by one generalist with all specialists' budget",
+    "self_training": "student that goes on with its own labels",
+    "random_assignment": "as cosup, teachers drawn at random",
+    "oracle_assignment": "as cosup, teachers chosen by the truth (oracle)",
+    "ceiling": "student trained on the true labels (ceiling)",
+}
+BOUNDS = ("oracle_assignment", "ceiling")
+
+
+def summary_table(summary: Mapping[str, Any], directory: Path) -> RenderableType:
+    """Teachers, controls, the student, its bounds; what PGR means; and where to look next."""
+    table = Table(title=f"{summary['run']}: accuracy on the test split, in %", title_justify="left")
+    table.add_column("who")
+    table.add_column("accuracy", justify="right")
+    table.add_column("PGR", justify="right")
+    for teacher in summary["teachers"]:
+        note = " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
+        table.add_row(f"teacher {teacher['name']} alone{note}", percent(teacher["accuracy"]), "")
+    table.add_section()
+    controls = summary["controls"]
+    for name in controls:
+        if name not in BOUNDS:
+            _add_control(table, name, controls[name])
+    table.add_section()
+    student = summary["student"]
+    table.add_row(
+        "[bold]the co-supervised student[/bold]",
+        f"[bold]{percent(student['accuracy'])}[/bold]",
+        f"[bold]{_pgr(student)}[/bold]",
+    )
+    table.add_section()
+    for name in BOUNDS:
+        if name in controls:
+            _add_control(table, name, controls[name])
+    return Group(table, Text(_explain(summary)), Text(_next(summary, directory)))
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent with one digit; a dash for None."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _add_control(table: Table, name: str, numbers: Mapping[str, Any]) -> None:
+    label = CONTROL_LABELS.get(name, name)
+    table.add_row(label, percent(numbers["accuracy"]), percent(numbers["pgr"]))
+
+
+def _pgr(student: Mapping[str, Any]) -> str:
+    text = percent(student["pgr"])
+    if student["pgr_ci95"] is None:
+        return text
+    low, high = student["pgr_ci95"]
+    return f"{text} [{percent(low)}, {percent(high)}]".replace("[", r"\[")
+
+
+def _explain(summary: Mapping[str, Any]) -> str:
+    last = summary["rounds"][-1]
+    lines = []
+    if summary["student"]["pgr"] is not None:
+        lines.append(
+            "PGR, performance gap recovered: 0 is the best teacher alone (the floor), 100 the same "
+            "student trained on true labels (the ceiling); in brackets its 95 % interval."
+        )
+    elif "ceiling" in summary["controls"]:
+        lines.append("No PGR: the ceiling isn't above the floor.")
+    else:
+        lines.append("No PGR: it needs the control 'ceiling'.")
+    if last["assignment_accuracy"] is not None:
+        lines.append(
+            f"Last round: {percent(last['assignment_accuracy'])} % of the samples went to a "
+            f"teacher who knows their kind; {percent(last['kept'])} % of the annotations were "
+            f"kept, {percent(last['kept_precision'])} % of those are right."
+        )
+    if summary["data"]["broken"]:
+        broken = summary["data"]["broken"]
+        lines.append(f"{len(broken)} broken images were set aside: {', '.join(broken[:3])}, ...")
+    return "\n".join(lines)
+
+
+def _next(summary: Mapping[str, Any], directory: Path) -> str:
+    last = summary["rounds"][-1]["round"]
+    rows = (
+        ("every number", "summary.json"),
+        ("who taught which sample", f"decisions/round-{last}.parquet"),
+        ("a picture", "report/overview.png"),
+        ("the trained student", "student/"),
+    )
+    lines = [f"  {what:<24} {directory / where}" for what, where in rows]
+    curves = f"  {'curves':<24} tensorboard --logdir {directory}"
+    return "\n".join(["Where to look next:", *lines, curves])

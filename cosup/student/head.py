@@ -1,0 +1,127 @@
+"""A student that is a head on frozen features."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cosup.config.schema import StudentSection
+from cosup.losses import Loss
+from cosup.models.fit import OnStep, fit_heads, predict
+from cosup.models.heads import HeadBank, head_bank
+from cosup.probabilities import ProbTable
+from cosup.seeds import seed_for
+from cosup.student.base import PartPredictor, Student
+
+
+class HeadStudent(Student):
+    """Inputs are features [N, D], float16 or float32, memory-mapped or not.
+
+    With `cross_fit` folds, one head per fold is trained beside the student, on the samples outside
+    the fold, and predicts those inside it: no sample is judged by a student that saw its target.
+    """
+
+    def __init__(
+        self,
+        section: StudentSection,
+        num_classes: int,
+        loss: Loss,
+        *,
+        seed: int,
+        device: torch.device,
+        folds: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        assert (folds is not None) == (section.cross_fit > 0)
+        self.section = section
+        self.num_classes = num_classes
+        self.loss = loss
+        self.seed = seed
+        self.device = device
+        self.folds = folds
+        self.on_step = on_step
+        self.start: HeadBank | None = None
+        self.bank_: HeadBank | None = None
+
+    def update(self, inputs: Tensor, targets: ProbTable, weights: Tensor) -> None:
+        """Fit the head, and one head per fold, in one batched loop."""
+        rows = torch.nonzero(weights > 0)[:, 0]
+        members = [rows]
+        for fold in range(self.section.cross_fit):
+            assert self.folds is not None
+            members.append(rows[self.folds[rows] != fold])
+        self.bank_ = self._fit(inputs, targets, members, weights, "update", self.on_step)
+
+    def predict(self, inputs: Tensor) -> ProbTable:
+        """Class probabilities of samples it did not train on."""
+        return predict(self._bank().select(0), inputs, device=self.device)[0]
+
+    def predict_own(self, inputs: Tensor) -> ProbTable:
+        """Class probabilities of its training samples; each by its fold's head if cross-fitted."""
+        if self.folds is None:
+            return self.predict(inputs)
+        order = torch.argsort(self.folds, stable=True)
+        parts = []
+        for fold in range(self.section.cross_fit):
+            rows = torch.nonzero(self.folds == fold)[:, 0]
+            if len(rows):
+                parts.append(predict(self._bank().select(1 + fold), inputs[rows])[0])
+        return ProbTable.concat(parts).take(torch.argsort(order))
+
+    def fit_parts(
+        self, inputs: Tensor, targets: ProbTable, members: Sequence[Tensor]
+    ) -> "HeadParts":
+        """One head per set of rows, fitted together."""
+        ones = torch.ones(len(targets))
+        return HeadParts(self._fit(inputs, targets, list(members), ones, "parts", None))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The head's tensors."""
+        return {name: value.cpu() for name, value in self._bank().select(0).state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a head's tensors; `update` then goes on from it."""
+        self.bank_ = head_bank(state)
+        self.start = self.bank_
+
+    def _bank(self) -> HeadBank:
+        assert self.bank_ is not None, "predict before update"
+        return self.bank_
+
+    def _fit(
+        self,
+        inputs: Tensor,
+        targets: ProbTable,
+        members: list[Tensor],
+        weights: Tensor,
+        use: str,
+        on_step: OnStep | None,
+    ) -> HeadBank:
+        training = self.section.training
+        return fit_heads(
+            inputs,
+            targets,
+            members=members,
+            head=self.section.head,
+            training=training,
+            loss=self.loss,
+            num_classes=self.num_classes,
+            seed=seed_for(self.seed, use),
+            weights=weights,
+            init=self.start,
+            # Counted on all samples: rejecting some must not shorten the training (CSL).
+            steps=training.total_steps(len(targets)),
+            device=self.device,
+            on_step=on_step,
+        )
+
+
+class HeadParts(PartPredictor):
+    """Heads fitted together, one per set of rows."""
+
+    def __init__(self, bank: HeadBank) -> None:
+        self.bank = bank
+
+    def predict(self, part: int, inputs: Tensor) -> ProbTable:
+        """Class probabilities by the head of this set."""
+        return predict(self.bank.select(part), inputs)[0]

@@ -1,0 +1,180 @@
+"""The contract of teachers, and what they share."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosup.config.teachers import TeachersSection
+from cosup.data.table import ImageData
+from cosup.errors import UserError
+from cosup.models.backbones import hash_tensors
+from cosup.teachers.hierarchy import TeacherSpec
+
+__all__ = [
+    "OnStep",
+    "Resources",
+    "Rows",
+    "Teacher",
+    "Training",
+    "masked_softmax",
+    "restrict",
+    "training_rows",
+]
+
+Rows = NDArray[np.int64]
+
+OnStep = Callable[[str, int, float], None]
+"""Called while teachers train: their names (joined by "+" where several train together), the step
+from 1, and the mean loss."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What teachers compute with.
+
+    workers: threads that decode. batch_size: images per forward pass. cache: the folder of
+    features. memo: features already opened in this process.
+    """
+
+    device: torch.device
+    precision: Literal["float32", "bfloat16"]
+    workers: int
+    batch_size: int
+    cache: Path
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What teachers are trained from, and with."""
+
+    section: TeachersSection
+    data: ImageData
+    seed: int
+    resources: Resources
+    on_step: OnStep | None = None
+
+    def report(self, name: str, step: int, loss: float) -> None:
+        """Tell whoever listens about a step."""
+        if self.on_step is not None:
+            self.on_step(name, step, loss)
+
+
+class Teacher(ABC):
+    """Annotates samples over all C classes of the task.
+
+    spec: its name, level and scope. steps: optimiser steps spent on it here. A class outside its
+    scope has probability 0; an all-zero row is an abstention.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, spec: TeacherSpec, num_classes: int, steps: int) -> None:
+        self.spec = spec
+        self.num_classes = num_classes
+        self.steps = steps
+
+    @classmethod
+    @abstractmethod
+    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> "list[Teacher]":
+        """These teachers of one level, in their order. Raises `UserError`, `RunError`."""
+
+    @classmethod
+    def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
+        """Raise `UserError` for what can be seen to be wrong before anything is trained."""
+        for spec in specs:
+            training_rows(spec, training.data)
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
+    ) -> "Teacher":
+        """The teacher whose `state` this is."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> str:
+        """The key of its inputs: teachers with equal keys take the same ones."""
+
+    @abstractmethod
+    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+        """What `annotate` takes, for these rows of the sample table, in batches and in order."""
+
+    @abstractmethod
+    def annotate(self, inputs: Tensor) -> Tensor:
+        """Probabilities [B, C] float32 on the CPU; rows sum to 1, or to 0 for an abstention."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Its weights; empty where there are none to keep."""
+        return {}
+
+    @property
+    def name(self) -> str:
+        """Its name in tables, files and reports."""
+        return self.spec.name
+
+    @cached_property
+    def support(self) -> Tensor:
+        """[C] bool: the classes it can name."""
+        if self.spec.classes is None:
+            return torch.ones(self.num_classes, dtype=torch.bool)
+        support = torch.zeros(self.num_classes, dtype=torch.bool)
+        support[list(self.spec.classes)] = True
+        return support
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of what it is: kind, inputs, classes, weights."""
+        about = [
+            self.kind,
+            self.reads,
+            self.num_classes,
+            self.spec.classes,
+            self.origin(),
+            hash_tensors(self.state()),
+        ]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def origin(self) -> str:
+        """What tells it apart from others of its kind beyond its weights."""
+        return ""
+
+
+def training_rows(spec: TeacherSpec, data: ImageData) -> Rows:
+    """The rows of teacher_train that lie in a teacher's scope: what it is trained on.
+
+    Raises `UserError` if there are none.
+    """
+    rows = data.rows("teacher_train")
+    truth = data.truth(rows)
+    inside = np.ones(len(rows), dtype=bool)
+    for members, found in ((spec.classes, truth.labels), (spec.domains, truth.domains)):
+        if members is not None:
+            inside &= np.isin(found.numpy(), members)
+    if not inside.any():
+        raise UserError(f"teacher '{spec.name}': no sample of teacher_train lies in its scope")
+    return rows[inside]
+
+
+def masked_softmax(logits: Tensor, support: Tensor) -> Tensor:
+    """Probabilities [B, C] on the CPU: a softmax over the classes of `support` [C] alone."""
+    outside = ~support.to(logits.device)
+    return logits.float().masked_fill(outside, -torch.inf).softmax(-1).cpu()
+
+
+def restrict(probs: Tensor, support: Tensor) -> Tensor:
+    """Probabilities [B, C] within `support` [C], scaled up to 1 (0 where none lies within it)."""
+    inside = probs * support
+    total = inside.sum(1, keepdim=True)
+    return inside / torch.where(total > 0, total, torch.ones_like(total))

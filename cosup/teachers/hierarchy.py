@@ -1,0 +1,260 @@
+"""The tree of teachers: levels from coarse to fine, each of whose scopes together cover the task.
+
+The levels follow CSL (Liu and Alahi, arXiv 2402.15505, and its published code): 1, 2, 4, 8
+teachers, each on a block of the classes, or each on some of the domains.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cosup.config.teachers import (
+    ExternalSection,
+    HierarchySection,
+    ScopeSection,
+    TeacherSection,
+    TeachersSection,
+)
+from cosup.errors import UserError, unknown_name
+from cosup.evidence import Scopes
+from cosup.seeds import numpy_generator
+
+__all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes"]
+
+SHOWN = 5  # names listed in an error before "and N more"
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """One teacher of the hierarchy, before it exists.
+
+    classes, domains: indices of its scope, ascending; None means all. external: the annotation
+    table it is made of, or None if it is trained here.
+    """
+
+    name: str
+    level: int
+    classes: tuple[int, ...] | None = None
+    domains: tuple[int, ...] | None = None
+    external: ExternalSection | None = None
+
+    @property
+    def generalist(self) -> bool:
+        """Whether its scope is the whole task."""
+        return self.classes is None and self.domains is None
+
+
+Hierarchy = tuple[tuple[TeacherSpec, ...], ...]
+
+
+def plan_hierarchy(
+    section: TeachersSection, classes: Sequence[str], domains: Sequence[str], seed: int
+) -> Hierarchy:
+    """The teachers of each level, coarse to fine; external ones stand last in their level.
+
+    An external teacher's level may lie just beyond the hierarchy's: such teachers make a level of
+    their own. Raises `UserError` for an unknown class or domain, more teachers than there are
+    classes or domains, a name used twice, and a level that doesn't cover the task.
+    """
+    levels: list[list[TeacherSpec]] = []
+    if section.hierarchy is not None:
+        levels = _trained_levels(section.hierarchy, classes, domains, seed)
+    for position, external in enumerate(section.external):
+        _add_external(levels, external, position, section.external, classes, domains)
+    _check_names(levels)
+    for number, level in enumerate(levels):
+        _check_cover(number, level, classes, domains)
+    return tuple(tuple(level) for level in levels)
+
+
+def scopes(level: Sequence[TeacherSpec], num_classes: int, num_domains: int) -> Scopes:
+    """The scopes of a level's teachers, in their order."""
+    return Scopes.of(
+        [spec.classes for spec in level],
+        num_classes,
+        [spec.domains for spec in level],
+        num_domains,
+        [spec.name for spec in level],
+    )
+
+
+def _trained_levels(
+    section: HierarchySection, classes: Sequence[str], domains: Sequence[str], seed: int
+) -> list[list[TeacherSpec]]:
+    if section.by == "explicit":
+        assert section.teachers is not None
+        return [
+            [_explicit(teacher, level, t, classes, domains) for t, teacher in enumerate(teachers)]
+            for level, teachers in enumerate(section.teachers)
+        ]
+    names = classes if section.by == "class" else domains
+    taken: set[str] = set()
+    levels = []
+    for level, count in enumerate(section.levels):
+        if count > len(names):
+            raise UserError(
+                f"teachers.hierarchy.levels: {count} teachers by {section.by}, "
+                f"but the data has {len(names)} (at most {len(names)} are allowed)"
+            )
+        specs = _blocks(section, level, count, names, seed)
+        levels.append([_unique(spec, taken) for spec in specs])
+    return levels
+
+
+def _blocks(
+    section: HierarchySection, level: int, count: int, names: Sequence[str], seed: int
+) -> list[TeacherSpec]:
+    """The teachers of one level: `count` blocks of the classes or domains, as equal as can be."""
+    if count == 1:
+        return [TeacherSpec("all", level)]
+    order = np.arange(len(names))
+    if section.partition == "random":
+        order = numpy_generator(seed, "hierarchy", section.by, level).permutation(len(names))
+    specs = []
+    for number, part in enumerate(np.array_split(order, count)):
+        block = tuple(sorted(int(index) for index in part))
+        name = _block_name(section, block, names, number, count)
+        if section.by == "class":
+            specs.append(TeacherSpec(name, level, classes=block))
+        else:
+            specs.append(TeacherSpec(name, level, domains=block))
+    return specs
+
+
+def _block_name(
+    section: HierarchySection, block: tuple[int, ...], names: Sequence[str], number: int, count: int
+) -> str:
+    by = section.by
+    if len(block) == 1:
+        return f"{by}_{_plain(names[block[0]])}"
+    plural = "classes" if by == "class" else "domains"
+    if section.partition == "random":
+        return f"{plural}_part{number + 1}of{count}"
+    if by == "class":
+        return f"{plural}_{block[0]}-{block[-1]}"
+    return f"{plural}_{'-'.join(_plain(names[index]) for index in block)}"[:100]
+
+
+def _plain(name: str) -> str:
+    """A class's or domain's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60] or "_"
+
+
+def _unique(spec: TeacherSpec, taken: set[str]) -> TeacherSpec:
+    """The spec under a name that no other generated teacher has (`all`, `all_2`, ...)."""
+    name, number = spec.name, 1
+    while name in taken:
+        number += 1
+        name = f"{spec.name}_{number}"
+    taken.add(name)
+    return replace(spec, name=name)
+
+
+def _explicit(
+    teacher: TeacherSection,
+    level: int,
+    position: int,
+    classes: Sequence[str],
+    domains: Sequence[str],
+) -> TeacherSpec:
+    where = f"teachers.hierarchy.teachers.{level}.{position}.scope"
+    return TeacherSpec(teacher.name, level, *_resolve_scope(teacher.scope, where, classes, domains))
+
+
+def _add_external(
+    levels: list[list[TeacherSpec]],
+    external: ExternalSection,
+    position: int,
+    siblings: Sequence[ExternalSection],
+    classes: Sequence[str],
+    domains: Sequence[str],
+) -> None:
+    """Put an external teacher into its level, which may be a new one."""
+    asked = {other.level for other in siblings if other.level >= 0}
+    finest = max(len(levels) - 1, *asked, 0)
+    level = finest if external.level == -1 else external.level
+    gap = next((number for number in range(len(levels), finest) if number not in asked), None)
+    if level < 0 or gap is not None:
+        allowed = "-1 for the finest, or 0 and up, leaving no level without a teacher"
+        empty = "" if gap is None else f"; level {gap} has no teacher"
+        raise UserError(
+            f"teachers.external.{position}.level: {external.level}{empty} (allowed: {allowed})"
+        )
+    while len(levels) <= level:
+        levels.append([])
+    found = _resolve_scope(external.scope, f"teachers.external.{position}.scope", classes, domains)
+    levels[level].append(TeacherSpec(external.name, level, *found, external=external))
+
+
+def _resolve_scope(
+    scope: ScopeSection, where: str, classes: Sequence[str], domains: Sequence[str]
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    return (
+        _resolve(scope.classes, classes, "class", where),
+        _resolve(scope.domains, domains, "domain", where),
+    )
+
+
+def _resolve(
+    wanted: Sequence[str | int] | None, names: Sequence[str], kind: str, where: str
+) -> tuple[int, ...] | None:
+    """Indices of the named classes or domains; a number that is no name is an index."""
+    if wanted is None:
+        return None
+    if not wanted:
+        raise UserError(f"{where}.{kind}: [] names no {kind}; leave it out to mean all")
+    known = {name: index for index, name in enumerate(names)}
+    found = set()
+    for item in wanted:
+        if str(item) in known:
+            found.add(known[str(item)])
+        elif isinstance(item, int):
+            if not 0 <= item < len(names):
+                raise UserError(
+                    f"{where}.{kind}: {item} is not a {kind} "
+                    f"(allowed: a name, or an index of 0 to {len(names) - 1})"
+                )
+            found.add(item)
+        else:
+            raise UserError(f"{where}: {unknown_name(kind, item, names)}")
+    return None if len(found) == len(names) else tuple(sorted(found))
+
+
+def _check_names(levels: Sequence[Sequence[TeacherSpec]]) -> None:
+    counts = Counter(spec.name for level in levels for spec in level)
+    for name, count in counts.items():
+        if count > 1:
+            raise UserError(
+                f"teachers: the name '{name}' is used {count} times (each teacher needs its own)"
+            )
+
+
+def _check_cover(
+    number: int, level: Sequence[TeacherSpec], classes: Sequence[str], domains: Sequence[str]
+) -> None:
+    """Every class of every domain must lie in the scope of some teacher of the level."""
+    if not level:
+        raise UserError(f"teachers: level {number} has no teacher")
+    table = scopes(level, len(classes), len(domains))
+    held = (table.classes[:, :, None] & table.domains[:, None, :]).any(0).numpy()
+    if held.all():
+        return
+    if not held.any(1).all():
+        missing = "classes " + _listed([classes[c] for c in np.flatnonzero(~held.any(1)).tolist()])
+    elif not held.any(0).all():
+        missing = "domains " + _listed([domains[g] for g in np.flatnonzero(~held.any(0)).tolist()])
+    else:
+        pairs = [f"'{classes[c]}' in '{domains[g]}'" for c, g in np.argwhere(~held)]
+        missing = "classes " + _listed(pairs)
+    names = _listed([spec.name for spec in level])
+    raise UserError(
+        f"teachers: level {number} ({names}) doesn't cover the task: no scope holds {missing}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,103 @@
+"""A teacher made elsewhere, known by its annotation table alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cosup.data.table import ImageData
+from cosup.errors import UserError
+from cosup.teachers.base import Resources, Rows, Teacher, Training
+from cosup.teachers.external import AnnotationTable, file_digest, read_annotations
+from cosup.teachers.hierarchy import TeacherSpec
+
+__all__ = ["ANNOTATED", "TableTeacher"]
+
+ANNOTATED = ("student_train", "validation", "test")
+"""The splits that teachers annotate; an annotation table needs no rows for teacher_train."""
+BATCH = 4096
+
+
+class TableTeacher(Teacher):
+    """Reads row numbers of the sample table; answers with its own table's rows for them."""
+
+    kind = "table"
+
+    def __init__(
+        self, spec: TeacherSpec, table: AnnotationTable, data: ImageData, digest: str
+    ) -> None:
+        super().__init__(spec, len(data.classes), steps=0)
+        self.table = table
+        self.digest = digest
+        names = pd.Index(data.table["sample_id"], dtype="object")
+        self.places = torch.from_numpy(table.ids.get_indexer(names).astype(np.int64))
+        self._check(data)
+
+    @classmethod
+    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+        """Nothing to train: read the tables. Raises `UserError` for whatever is wrong in them."""
+        return [cls._read(spec, training.data) for spec in specs]
+
+    @classmethod
+    def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
+        """Read every table."""
+        cls.train(specs, training)
+
+    @classmethod
+    def restore(
+        cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
+    ) -> Teacher:
+        """The same as `train`."""
+        return cls._read(spec, training.data)
+
+    @classmethod
+    def _read(cls, spec: TeacherSpec, data: ImageData) -> Teacher:
+        assert spec.external is not None
+        path = Path(spec.external.annotations)
+        abstain = spec.external.missing == "abstain"
+        table = read_annotations(path, data.classes, scope=spec.classes, may_abstain=abstain)
+        return cls(spec, table, data, file_digest(path))
+
+    @property
+    def reads(self) -> str:
+        """Row numbers."""
+        return "rows"
+
+    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+        """Row numbers [B]."""
+        for start in range(0, len(rows), BATCH):
+            yield torch.from_numpy(rows[start : start + BATCH])
+
+    def annotate(self, inputs: Tensor) -> Tensor:
+        """Probabilities [B, C] of rows [B] of the sample table; zero where it says nothing."""
+        places = self.places[inputs]
+        probs = self.table.probs.dense(places.clamp_min(0))
+        return probs * (places >= 0)[:, None]
+
+    def origin(self) -> str:
+        """A hash of the file."""
+        return self.digest
+
+    def _check(self, data: ImageData) -> None:
+        """Every sample it must annotate has a row, or some have where it may abstain."""
+        assert self.spec.external is not None
+        for split in ANNOTATED:
+            rows = data.rows(split)
+            absent = rows[self.places.numpy()[rows] < 0]
+            if not len(absent):
+                continue
+            first = data.table["sample_id"].iloc[int(absent[0])]
+            if len(absent) == len(rows) and split == "student_train":
+                raise UserError(
+                    f"annotation table {self.table.path}: none of its sample ids (the first is "
+                    f"'{self.table.ids[0]}') is in {split} (whose first is '{first}')"
+                )
+            if self.spec.external.missing == "error":
+                raise UserError(
+                    f"annotation table {self.table.path} has no row for {len(absent)} of "
+                    f"{len(rows)} samples of {split}, the first is '{first}' (give every sample "
+                    f"a row, or set `missing: abstain` for teacher '{self.name}')"
+                )

@@ -1,0 +1,233 @@
+"""Making teachers: training a level, and keeping what was trained for a resumed run."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cosup.config.teachers import TeachersSection
+from cosup.data.table import ImageData
+from cosup.errors import unknown_name
+from cosup.files import save_tensors, write_json
+from cosup.teachers.base import OnStep, Resources, Teacher, Training
+from cosup.teachers.callable import PREFIX, CallableTeacher
+from cosup.teachers.external import file_digest
+from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
+from cosup.teachers.linear_features import LinearFeatures
+from cosup.teachers.linear_pixels import LinearPixels
+from cosup.teachers.table import TableTeacher
+from cosup.teachers.timm_model import NetworkTeacher
+
+__all__ = [
+    "KINDS",
+    "check_teachers",
+    "kind_of",
+    "load_teacher",
+    "obtain_level",
+    "save_teacher",
+    "train_level",
+    "train_teacher",
+]
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+KINDS: dict[str, type[Teacher]] = {
+    "linear_pixels": LinearPixels,
+    "linear_features": LinearFeatures,
+    "network": NetworkTeacher,
+    "call": CallableTeacher,
+    "table": TableTeacher,
+}
+LINEAR = ("linear_pixels", "linear_features")
+
+
+def kind_of(spec: TeacherSpec, section: TeachersSection) -> type[Teacher]:
+    """What a teacher will be: made elsewhere, or what `teachers.model.name` says."""
+    name = section.model.name
+    if spec.external is not None:
+        return KINDS["table"]
+    if name.startswith(PREFIX):
+        return KINDS["call"]
+    if name in LINEAR:
+        return KINDS[name]
+    if name.startswith("linear_"):
+        raise unknown_name("teachers.model.name", name, LINEAR)
+    return KINDS["network"]
+
+
+def check_teachers(
+    hierarchy: Hierarchy,
+    section: TeachersSection,
+    data: ImageData,
+    *,
+    seed: int,
+    resources: Resources,
+) -> None:
+    """Raise `UserError` for what can be seen to be wrong before any teacher is trained.
+
+    Scopes without samples, models and weights that can't be had, annotation tables.
+    """
+    training = Training(section, data, seed, resources)
+    specs = [spec for level in hierarchy for spec in level]
+    for kind in KINDS.values():
+        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
+        if chosen:
+            kind.check(chosen, training)
+
+
+def train_level(
+    specs: Sequence[TeacherSpec],
+    section: TeachersSection,
+    data: ImageData,
+    *,
+    seed: int,
+    resources: Resources,
+    on_step: OnStep | None = None,
+) -> list[Teacher]:
+    """The teachers of one level, in order, trained (or read) anew.
+
+    Raises `UserError` for what the config or an annotation table gets wrong, `RunError` for a
+    loss that diverges.
+    """
+    training = Training(section, data, seed, resources, on_step)
+    made: dict[str, Teacher] = {}
+    for kind in KINDS.values():
+        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
+        if chosen:
+            made.update((teacher.name, teacher) for teacher in kind.train(chosen, training))
+    return [made[spec.name] for spec in specs]
+
+
+def train_teacher(
+    spec: TeacherSpec,
+    section: TeachersSection,
+    data: ImageData,
+    *,
+    seed: int,
+    resources: Resources,
+    on_step: OnStep | None = None,
+) -> Teacher:
+    """One teacher, by itself."""
+    return train_level((spec,), section, data, seed=seed, resources=resources, on_step=on_step)[0]
+
+
+def obtain_level(
+    specs: Sequence[TeacherSpec],
+    section: TeachersSection,
+    data: ImageData,
+    *,
+    seed: int,
+    resources: Resources,
+    directory: Path,
+    on_step: OnStep | None = None,
+) -> list[Teacher]:
+    """The teachers of one level: those that `directory` holds are loaded, the others trained.
+
+    Networks are kept one by one as they are finished. Linear teachers are fitted together, so
+    they are loaded only if none of them is missing.
+    """
+    training = Training(section, data, seed, resources, on_step)
+    made: dict[str, Teacher] = {}
+    for kind in KINDS.values():
+        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
+        together = kind.kind in LINEAR and bool(chosen)
+        for group in [chosen] if together else [[spec] for spec in chosen]:
+            made.update((t.name, t) for t in _obtain(kind, group, training, directory))
+    return [made[spec.name] for spec in specs]
+
+
+def _obtain(
+    kind: type[Teacher], specs: Sequence[TeacherSpec], training: Training, directory: Path
+) -> list[Teacher]:
+    companions = tuple(spec.name for spec in specs)
+    found = [load_teacher(spec, training, directory, companions) for spec in specs]
+    teachers = [teacher for teacher in found if teacher is not None]
+    if len(teachers) == len(specs):
+        return teachers
+    teachers = kind.train(specs, training)
+    for teacher in teachers:
+        save_teacher(teacher, training, directory, companions)
+    return teachers
+
+
+def save_teacher(
+    teacher: Teacher, training: Training, directory: Path, companions: Sequence[str] = ()
+) -> None:
+    """Keep a teacher: its weights, then readable JSON, each file whole or not there.
+
+    companions: the names of all teachers it was trained together with. Raises `RunError` if the
+    disk is full.
+    """
+    state = teacher.state()
+    if state:
+        save_tensors(directory / f"{teacher.name}.safetensors", state)
+    # The JSON comes last: where it stands, the weights do.
+    write_json(
+        directory / f"{teacher.name}.json",
+        {
+            "name": teacher.name,
+            "kind": teacher.kind,
+            "level": teacher.spec.level,
+            "classes": teacher.spec.classes,
+            "domains": teacher.spec.domains,
+            "steps": teacher.steps,
+            "identity": teacher.identity,
+            "recipe": _recipe(teacher.spec, companions, training),
+        },
+    )
+
+
+def load_teacher(
+    spec: TeacherSpec, training: Training, directory: Path, companions: Sequence[str] = ()
+) -> Teacher | None:
+    """The teacher that `save_teacher` kept; None if it is absent, broken, or made otherwise."""
+    try:
+        about = json.loads((directory / f"{spec.name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if about.get("recipe") != _recipe(spec, companions, training):
+        return None
+    weights = directory / f"{spec.name}.safetensors"
+    try:
+        state = load_file(weights) if weights.exists() else {}
+        kind = kind_of(spec, training.section)
+        teacher = kind.restore(spec, training, state, int(about["steps"]))
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        log.warning(
+            "teacher %s in %s can't be loaded, training it anew: %s", spec.name, directory, error
+        )
+        return None
+    if teacher.identity != about["identity"]:
+        log.info("teacher %s has changed since it was kept: making it anew", spec.name)
+        return None
+    return teacher
+
+
+def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) -> str:
+    """A hash of all that a teacher depends on: its spec, model, budget, samples and seed."""
+    section, data = training.section, training.data
+    files = [
+        Path(file.replace("{name}", spec.name))
+        for file in (section.model.weights, section.model.checkpoint)
+        if file
+    ]
+    parts = (
+        FORMAT,
+        spec.name,
+        spec.classes,
+        spec.domains,
+        None if spec.external is None else spec.external.model_dump(mode="json"),
+        list(companions),
+        section.model.model_dump(mode="json"),
+        [file_digest(file) for file in files if file.is_file()],
+        section.training.model_dump(mode="json"),
+        data.split_fingerprint("teacher_train"),
+        training.seed,
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

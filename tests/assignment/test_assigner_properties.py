@@ -1,0 +1,215 @@
+"""What every registered assigner promises, whatever the arrays."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from assignment_cases import Case, assign, random_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosup.assignment import ASSIGNERS, Assigner
+from cosup.errors import UserError
+from cosup.evidence import Evidence, Scopes, mix
+from cosup.registry import check_settings, setting_docs
+
+quick = settings(max_examples=5, deadline=None, derandomize=True)
+seeds = st.integers(0, 10_000)
+Build = Callable[[], Assigner]
+
+VARIANTS: dict[str, list[dict[str, object]]] = {
+    "single": [{"teacher": "t0"}],
+    "mean": [{}],
+    "random": [{}],
+    "oracle": [{}, {"hard": True}],
+    "block": [{}, {"soft_mass": True}],
+    "agreement": [
+        {"measure": measure, "hard": hard, "temperature": 0.5}
+        for measure in ("kl", "ce")
+        for hard in (True, False)
+    ],
+    "confidence": [
+        {"measure": measure, "hard": hard, "temperature": 0.3}
+        for measure in ("max_prob", "margin", "entropy")
+        for hard in (True, False)
+    ],
+    "dawid_skene": [
+        {"annotations": annotations, "student_prior": prior, "hard": hard, "iterations": 4}
+        for annotations in ("soft", "hard")
+        for prior in (True, False)
+        for hard in (True, False)
+    ],
+    "gate": [
+        {"prior": prior, "hard": hard, "iterations": 2, "steps": 3}
+        for prior in ("uniform", "provenance")
+        for hard in (True, False)
+    ],
+}
+ALWAYS_HARD = {"single", "random", "block"}
+ALL = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
+every = pytest.mark.parametrize(
+    ("name", "variant"), ALL, ids=["-".join([n, *map(str, v.values())]) for n, v in ALL]
+)
+
+
+def test_every_registered_assigner_is_covered() -> None:
+    assert set(VARIANTS) == set(ASSIGNERS)
+
+
+@every
+@quick
+@given(seed=seeds, samples=st.integers(1, 12), teachers=st.integers(1, 4))
+def test_rows_sum_to_one_and_hard_ones_are_one_hot(
+    name: str, variant: dict[str, object], seed: int, samples: int, teachers: int
+) -> None:
+    case = random_case(seed, samples, teachers, 5, abstain=0.3)
+    weights = case.run(ASSIGNERS[name](**variant))
+    assert weights.shape == (samples, teachers)
+    assert weights.dtype == torch.float32
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(samples))
+    if name in ALWAYS_HARD or variant.get("hard"):
+        assert ((weights == 0) | (weights == 1)).all()
+    if teachers == 1:
+        assert (weights == 1).all()
+
+
+@pytest.mark.parametrize(("name", "variant"), [case for case in ALL if case[0] != "single"])
+@quick
+@given(seed=seeds, teachers=st.integers(2, 4))
+def test_a_silent_teacher_gets_nothing_unless_all_are_silent(
+    name: str, variant: dict[str, object], seed: int, teachers: int
+) -> None:
+    case = random_case(seed, 10, teachers, 5, abstain=0.4)
+    weights = case.run(ASSIGNERS[name](**variant))
+    answers = case.evidence.annotations.sum(2) > 0
+    heard = answers.any(1)
+    assert (weights[heard][~answers[heard]] == 0).all()
+
+
+@every
+@quick
+@given(seed=seeds, teachers=st.integers(2, 4), data=st.data())
+def test_permuting_the_teachers_permutes_the_weights(
+    name: str, variant: dict[str, object], seed: int, teachers: int, data: st.DataObject
+) -> None:
+    if name == "dawid_skene":  # a tie of two teachers that always said the same goes to the first
+        variant = {**variant, "hard": False}
+    case = random_case(seed, 10, teachers, 5)
+    order = data.draw(st.permutations(range(teachers)))
+    weights = case.run(ASSIGNERS[name](**variant))
+    permuted = case.permuted(order).run(ASSIGNERS[name](**variant))
+    torch.testing.assert_close(permuted, weights[:, order], rtol=1e-3, atol=1e-3)
+
+
+@every
+@quick
+@given(seed=seeds, size=st.integers(1, 9))
+def test_the_size_of_batches_changes_nothing(
+    name: str, variant: dict[str, object], seed: int, size: int
+) -> None:
+    case = random_case(seed, 10, 3, 5, abstain=0.2)
+    whole = case.run(ASSIGNERS[name](**variant), seed=seed)
+    parts = case.run(ASSIGNERS[name](**variant), size=size, seed=seed)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+@every
+@quick
+@given(seed=seeds)
+def test_identical_teachers_give_their_annotation_whoever_is_chosen(
+    name: str, variant: dict[str, object], seed: int
+) -> None:
+    case = random_case(seed, 8, 3, 5)
+    said = case.evidence.annotations[:, 0]
+    evidence = dataclasses.replace(
+        case.evidence, annotations=said[:, None].expand(-1, 3, -1).contiguous()
+    )
+    weights = Case(evidence, case.scopes, case.provenance).run(ASSIGNERS[name](**variant))
+    torch.testing.assert_close(mix(evidence.annotations, weights), said)
+
+
+@every
+def test_the_same_seed_gives_the_same_weights_and_state_goes_on(
+    name: str, variant: dict[str, object]
+) -> None:
+    case = random_case(3, 30, 3, 5, abstain=0.2)
+    first, second = ASSIGNERS[name](**variant), ASSIGNERS[name](**variant)
+    assert torch.equal(case.run(first, seed=7), case.run(second, seed=7))
+
+    state = {key: tensor.clone() for key, tensor in first.state_dict().items()}
+    restored = ASSIGNERS[name](**variant)
+    restored.load_state_dict(state)
+    assert torch.equal(
+        assign(first, case.evidence, case.scopes), assign(restored, case.evidence, case.scopes)
+    )
+
+
+@every
+def test_inputs_are_left_as_they_were(name: str, variant: dict[str, object]) -> None:
+    case, copy = random_case(5, 9, 3, 5, abstain=0.2), random_case(5, 9, 3, 5, abstain=0.2)
+    case.run(ASSIGNERS[name](**variant), size=4)
+    assert torch.equal(case.evidence.annotations, copy.evidence.annotations)
+    assert torch.equal(case.evidence.student_probs, copy.evidence.student_probs)
+    assert case.evidence.features is not None
+    assert copy.evidence.features is not None
+    assert torch.equal(case.evidence.features, copy.evidence.features)
+    for given_part, original in zip(case.provenance, copy.provenance, strict=True):
+        assert torch.equal(given_part, original)
+
+
+@every
+def test_no_sample_is_no_mistake_when_assigning(name: str, variant: dict[str, object]) -> None:
+    case = random_case(1, 6, 2, 5)
+    assigner = ASSIGNERS[name](**variant)
+    case.run(assigner)
+    nothing = random_case(1, 0, 2, 5).evidence
+    assert assign(assigner, nothing, case.scopes).shape == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["dawid_skene", "gate"])
+def test_a_learner_must_be_fitted_and_needs_samples(name: str) -> None:
+    case = random_case(1, 4, 2, 5)
+    with pytest.raises(UserError, match=f"{name}.*'fit'"):
+        assign(ASSIGNERS[name](), case.evidence, case.scopes)
+    none: list[Evidence] = []
+    with pytest.raises(UserError, match=f"{name}.*sample"):
+        ASSIGNERS[name]().fit(none, case.scopes)
+
+
+@pytest.mark.parametrize("name", list(ASSIGNERS))
+def test_settings_come_from_the_config_with_a_description_each(name: str) -> None:
+    found = check_settings(ASSIGNERS[name], {})
+    assert found == {
+        field.name: getattr(ASSIGNERS[name](), field.name)
+        for field in dataclasses.fields(ASSIGNERS[name])  # type: ignore[arg-type]
+    }
+    assert all(text for text, _ in setting_docs(ASSIGNERS[name]).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("agreement", "measure", "js"),
+        ("agreement", "temperature", 0.0),
+        ("confidence", "measure", "variance"),
+        ("confidence", "temperature", -1.0),
+        ("dawid_skene", "annotations", "top"),
+        ("dawid_skene", "iterations", 0),
+        ("dawid_skene", "smoothing", -0.1),
+        ("gate", "prior", "flat"),
+        ("gate", "sharpening", 0.0),
+        ("gate", "weight_decay", float("nan")),
+        ("gate", "max_samples", 0),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(name: str, setting: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"{setting}: .*{value}.*must be"):
+        ASSIGNERS[name](**{setting: value})
+
+
+def test_names_of_scopes_stay_with_their_teachers() -> None:
+    case = random_case(0, 4, 3, 5)
+    assert case.permuted([2, 0, 1]).scopes.names == ("t2", "t0", "t1")
+    assert isinstance(case.scopes, Scopes)

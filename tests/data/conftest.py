@@ -1,0 +1,36 @@
+"""Real images for the tests of data: scikit-learn's digits, written to disk in known layouts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+Digit = Callable[[int, int], Image.Image]
+
+
+@pytest.fixture(scope="session")
+def digit() -> Digit:
+    """The n-th scan of a digit, in grey."""
+    scans, labels = load_digits(return_X_y=True)
+    pixels = (scans.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    of_class = [pixels[labels == c] for c in range(10)]
+    return lambda c, n: Image.fromarray(of_class[c][n])
+
+
+@pytest.fixture
+def class_folder(digit: Digit) -> Callable[..., Path]:
+    """Writes `root/CLASS/N.png`, `count` scans for each of the classes."""
+
+    def write(
+        root: Path, classes: tuple[int, ...] = (0, 1), count: int = 10, start: int = 0
+    ) -> Path:
+        for c in classes:
+            (root / str(c)).mkdir(parents=True, exist_ok=True)
+            for n in range(start, start + count):
+                digit(c, n).save(root / str(c) / f"{n:03d}.png")
+        return root
+
+    return write

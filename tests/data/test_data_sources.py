@@ -1,0 +1,418 @@
+"""Every source finds the samples of its layout; miniatures of the published layouts."""
+
+import gzip
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from cosup.data.section import DataSection
+from cosup.data.sources import SOURCES, Collection
+from cosup.data.sources.idx import read_idx
+from cosup.errors import UserError
+
+Digit = Callable[[int, int], Image.Image]
+Writer = Callable[..., Path]
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def load(source: str, **settings: Any) -> Collection:
+    section = DataSection.model_validate({"source": source, **settings})
+    return SOURCES.build(section.source).load()
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    data = header + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path, digit: Digit) -> Path:
+    root = tmp_path / "idx"
+    root.mkdir()
+    for part, start, end in [("train", 0, 6), ("t10k", 6, 8)]:
+        scans = [(c, n) for n in range(start, end) for c in (0, 1, 2)]
+        images = np.stack([np.asarray(digit(c, n)) for c, n in scans])
+        write_idx(root / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(root / f"{part}-labels-idx1-ubyte.gz", np.array([c for c, _ in scans], np.uint8))
+    return root
+
+
+@pytest.fixture
+def any_source(tmp_path: Path, class_folder: Writer, idx_folder: Path) -> dict[str, dict[str, Any]]:
+    """Settings for each registered source, on a tiny real set."""
+    images = class_folder(tmp_path / "classes")
+    for domain in ("clean", "noisy"):
+        class_folder(tmp_path / "domains" / domain)
+    paths = sorted(str(p.relative_to(images)) for p in images.rglob("*.png"))
+    table = pd.DataFrame({"path": paths, "label": [path[0] for path in paths]})
+    table.to_csv(images / "labels.csv", index=False)
+    raw = tmp_path / "tv" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in idx_folder.iterdir():
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    return {
+        "digits": {"rotations": [0, 90]},
+        "domain_folder": {"root": str(tmp_path / "domains")},
+        "idx": {"root": str(idx_folder)},
+        "image_folder": {"root": str(images)},
+        "table": {"table": str(images / "labels.csv")},
+        "torchvision": {"dataset": "FashionMNIST", "root": str(tmp_path / "tv")},
+    }
+
+
+def test_every_registered_source(any_source: dict[str, dict[str, Any]]) -> None:
+    assert set(any_source) == set(SOURCES.builtin)
+    for name, settings in any_source.items():
+        found = load(name, **settings)
+        table = found.table
+        assert len(table) == len(found.images), name
+        assert table["sample_id"].is_unique, name
+        assert table["label"].between(0, len(found.classes) - 1).all(), name
+        assert table["domain"].between(0, len(found.domains) - 1).all(), name
+        assert table["image"].tolist() == list(range(len(table))), name
+        assert len(set(found.classes)) == len(found.classes), name
+        image = found.images.read(len(table) - 1)
+        assert image.mode == "RGB", name
+        order = np.arange(len(table))
+        assert found.images.fingerprint(order) == load(name, **settings).images.fingerprint(order)
+
+
+def test_digits_are_the_scans_turned() -> None:
+    found = load("digits")
+    assert len(found.table) == 4 * 1797
+    assert found.domains == ("rot0", "rot30", "rot60", "rot90")
+    assert found.table["sample_id"].iloc[1797 + 42] == "0042@30"
+    assert found.table.groupby("group").size().eq(4).all()
+    scans, labels = load_digits(return_X_y=True)
+    assert (found.table["label"].to_numpy().reshape(4, -1) == labels).all()
+    upright, quarter = (np.asarray(found.images.read(n * 1797))[..., 0] for n in (0, 3))
+    np.testing.assert_array_equal(np.rot90(upright), quarter)
+    # Shrunk again, the upright image is the scan.
+    small = np.asarray(Image.fromarray(upright).resize((8, 8), Image.Resampling.BOX), np.float64)
+    assert np.corrcoef(small.ravel(), scans[0])[0, 1] > 0.98
+
+
+def test_classes_named_by_numbers_are_in_numeric_order(tmp_path: Path, digit: Digit) -> None:
+    for name in ("10", "9", "2"):
+        (tmp_path / name).mkdir()
+        digit(0, 0).save(tmp_path / name / "a.png")
+    assert load("image_folder", root=str(tmp_path)).classes == ("2", "9", "10")
+
+
+def test_folders_of_splits(tmp_path: Path, class_folder: Writer) -> None:
+    for part in ("train", "val"):
+        class_folder(tmp_path / part, count=2)
+    found = load("image_folder", root=str(tmp_path))
+    assert found.classes == ("0", "1")
+    assert found.table["split"].value_counts().to_dict() == {"train": 4, "val": 4}
+    assert found.table["sample_id"].iloc[0] == "train/0/000.png"
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path, digit: Digit) -> None:
+    for name in ("train", "valid"):
+        (tmp_path / name).mkdir()
+        digit(0, 0).save(tmp_path / name / "a.png")
+    assert load("image_folder", root=str(tmp_path)).classes == ("train", "valid")
+
+
+def test_other_files_nested_folders_and_loops(tmp_path: Path, class_folder: Writer) -> None:
+    class_folder(tmp_path, count=2)
+    (tmp_path / "README.txt").write_text("hello")
+    (tmp_path / "0" / "Thumbs.db").write_text("x")
+    (tmp_path / "0" / ".hidden.png").write_text("x")
+    (tmp_path / "1" / "more").mkdir()
+    (tmp_path / "1" / "000.png").rename(tmp_path / "1" / "more" / "000.PNG")
+    (tmp_path / "1" / "loop").symlink_to(tmp_path / "1")
+    found = load("image_folder", root=str(tmp_path))
+    assert found.table["sample_id"].tolist() == [
+        "0/000.png",
+        "0/001.png",
+        "1/001.png",
+        "1/more/000.PNG",
+    ]
+
+
+def test_domainbed(tmp_path: Path, class_folder: Writer) -> None:
+    class_folder(tmp_path / "sketch", classes=(0, 1), count=2)
+    class_folder(tmp_path / "photo", classes=(1, 2), count=3)
+    found = load("domain_folder", root=str(tmp_path))
+    assert found.domains == ("photo", "sketch")
+    assert found.classes == ("0", "1", "2")
+    assert found.table["domain"].tolist() == [0] * 6 + [1] * 4
+    assert not found.official_test
+    one = load("domain_folder", root=str(tmp_path), domains=["sketch"])
+    assert one.domains == ("sketch",)
+    assert len(one.table) == 4
+    with pytest.raises(UserError, match=r"data\.domains: unknown domain 'skech'.*'sketch'"):
+        load("domain_folder", root=str(tmp_path), domains=["skech"])
+
+
+@pytest.fixture
+def domainnet(tmp_path: Path, class_folder: Writer) -> Path:
+    """Two domains with lists whose numbers aren't in alphabetical order; one image is unlisted."""
+    for domain in ("clipart", "real"):
+        class_folder(tmp_path / domain, classes=(3, 5), count=5)
+        for part, numbers in (("train", range(3)), ("test", [3])):
+            lines = [
+                f"{domain}/{c}/{n:03d}.png {number}"
+                for number, c in enumerate((5, 3))
+                for n in numbers
+            ]
+            (tmp_path / f"{domain}_{part}.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_domainnet_lists(domainnet: Path) -> None:
+    found = load("domain_folder", root=str(domainnet))
+    assert found.official_test
+    assert found.classes == ("5", "3")
+    assert found.domains == ("clipart", "real")
+    assert len(found.table) == 2 * 2 * 4
+    assert (found.table["split"] == "test").sum() == 4
+    assert (
+        found.table.loc[found.table["split"] == "test", "sample_id"].str[-7:] == "003.png"
+    ).all()
+    assert not load("domain_folder", root=str(domainnet), official_test=False).official_test
+
+
+def test_domainnet_lists_that_disagree(domainnet: Path) -> None:
+    (domainnet / "real_test.txt").write_text("real/3/000.png 0\n")
+    with pytest.raises(UserError, match=r"real_test\.txt' line 1: class '3' has number 0"):
+        load("domain_folder", root=str(domainnet))
+    (domainnet / "real_test.txt").write_text("real/3/000.png\n")
+    with pytest.raises(UserError, match=r"real_test\.txt' line 1: 'real/3/000\.png' is not"):
+        load("domain_folder", root=str(domainnet))
+    (domainnet / "real_test.txt").write_text("")
+    with pytest.raises(UserError, match=r"real_test\.txt' names no image"):
+        load("domain_folder", root=str(domainnet))
+
+
+def test_idx(idx_folder: Path, digit: Digit) -> None:
+    found = load("idx", root=str(idx_folder), classes=["zero", "one", "two"])
+    assert found.official_test
+    assert found.table["split"].value_counts().to_dict() == {"": 18, "test": 6}
+    assert found.table["sample_id"].iloc[18] == "test/00000"
+    assert found.table["label"].tolist() == [0, 1, 2] * 8
+    np.testing.assert_array_equal(np.asarray(found.images.read(4)), digit(1, 1).convert("RGB"))
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist isn't installed")
+def test_fashion_mnist_where_debian_puts_it() -> None:
+    found = load("idx", root=str(FASHION))
+    assert len(found.table) == 70_000
+    assert found.table.groupby(["split", "label"]).size().unique().tolist() == [6000, 1000]
+
+
+def test_bad_idx_files(idx_folder: Path) -> None:
+    labels = idx_folder / "train-labels-idx1-ubyte.gz"
+    images = idx_folder / "train-images-idx3-ubyte.gz"
+    good = labels.read_bytes()
+    with pytest.raises(UserError, match=r"data\.classes: 2 names, but .* holds label 2"):
+        load("idx", root=str(idx_folder), classes=["a", "b"])
+    labels.write_bytes(b"not gzip")
+    with pytest.raises(UserError, match=r"can't read '.*labels-idx1-ubyte\.gz'"):
+        load("idx", root=str(idx_folder))
+    labels.write_bytes(images.read_bytes())
+    with pytest.raises(UserError, match=r"labels-idx1-ubyte\.gz' is not an idx file"):
+        load("idx", root=str(idx_folder))
+    labels.write_bytes(gzip.compress(gzip.decompress(good)[:-1]))
+    with pytest.raises(UserError, match=r"should hold \(18,\) bytes, but holds 17"):
+        load("idx", root=str(idx_folder))
+    write_idx(labels, np.zeros(3, np.uint8))
+    with pytest.raises(UserError, match=r"holds 18 images, and .* 3 labels"):
+        load("idx", root=str(idx_folder))
+    labels.unlink()
+    with pytest.raises(UserError, match="has no labels file beside it"):
+        load("idx", root=str(idx_folder))
+    with pytest.raises(UserError, match=r"data\.root: no folder"):
+        load("idx", root=str(idx_folder / "nowhere"))
+
+
+def test_read_idx_needs_no_gzip(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    write_idx(tmp_path / "plain", array)
+    np.testing.assert_array_equal(read_idx(tmp_path / "plain", 3), array)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_tables(tmp_path: Path, class_folder: Writer, ending: str) -> None:
+    class_folder(tmp_path / "pics", count=2)
+    frame = pd.DataFrame(
+        {
+            "path": ["0/000.png", "0/001.png", "1/000.png", "1/001.png"],
+            "label": ["NA", "007", "NA", None],
+            "domain": ["x", "y", "x", "y"],
+            "split": ["test", "teacher_train", "", "student_train"],
+            "group": ["g", "g", None, None],
+            "camera": [1, 2, 2, 1],
+        }
+    )
+    path = tmp_path / f"t.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+    found = load("table", table=str(path), root=str(tmp_path / "pics"))
+    assert found.classes == ("007", "NA")
+    assert found.table["label"].tolist() == [1, 0, 1, -1]
+    assert found.domains == ("x", "y")
+    assert found.table["split"].tolist() == ["test", "teacher_train", "", "student_train"]
+    assert found.table["group"].nunique() == 3
+    assert found.table["camera"].tolist() == ["1", "2", "2", "1"]
+    found.images.read(3)
+
+
+def test_whole_numbers_stay_whole_beside_gaps(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "label": [3.0, np.nan, 11.0]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert load("table", table=str(tmp_path / "t.parquet")).classes == ("3", "11")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,class\na.png,x\n", r"t\.csv' has no column 'label' \(found: path, class\)"),
+        ("path,label\na.png,x\na.png,y\n", r"sample_id 'a\.png' stands in rows 1 and 2"),
+        ("path,label\n,x\n", r"t\.csv' row 1: 'path' is empty"),
+        ("path,label\na.png,\n", "every label is empty"),
+        ("path,label\n", "holds no row"),
+        ("", "can't be read as CSV"),
+        ("path,label\na,b,c,d\ne\nf,g,h,i,j\n", "can't be read as CSV"),
+        ("path,label,sample_id\na.png,x,1\nb.png,x,1\n", "sample_id '1' stands in rows 1 and 2"),
+        ("path,label,domain\na.png,x,\n", "row 1: 'domain' is empty"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load("table", table=str(tmp_path / "t.csv"))
+    assert "\n" not in str(caught.value)
+
+
+def test_tables_that_are_not_what_they_say(tmp_path: Path) -> None:
+    for name, content, message in [
+        ("t.parquet", b"path,label\n", "can't be read as Parquet"),
+        ("t.csv", b"\xff\xfe\x00\x81PAR1", "can't be read as CSV"),
+        ("t.xlsx", b"", r"must end in \.csv, \.tsv or \.parquet"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=message) as caught:
+            load("table", table=str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"data\.table: no file '.*none\.csv'"):
+        load("table", table=str(tmp_path / "none.csv"))
+    (tmp_path / "u.csv").write_text("path,label\na.png,x\nb.png,z\n")
+    with pytest.raises(UserError, match=r"row 2: label 'z' is not among x, y"):
+        load("table", table=str(tmp_path / "u.csv"), classes=["x", "y"])
+
+
+def test_cifar10(tmp_path: Path) -> None:
+    """torchvision's own files in miniature; it compares no checksum when told not to."""
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        batch = {"data": rng.integers(0, 255, (4, 3072), np.uint8), "labels": [0, 1, 2, 9]}
+        (base / name).write_bytes(pickle.dumps(batch))
+    names = {"label_names": list("abcdefghij")}
+    (base / "batches.meta").write_bytes(pickle.dumps(names))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+        found = load("torchvision", dataset="CIFAR10", root=str(tmp_path))
+        pooled = load("torchvision", dataset="CIFAR10", root=str(tmp_path), parts=["train"])
+    assert found.classes == tuple("abcdefghij")
+    assert (found.table["split"] == "test").sum() == 4
+    assert found.images.read(23).size == (32, 32)
+    assert len(pooled.table) == 20
+    assert not pooled.official_test
+
+
+def test_imagenet(tmp_path: Path, digit: Digit) -> None:
+    """The layout torchvision makes: root/{train,val}/WNID/*, and meta.bin beside them."""
+    import torch
+
+    wnids = ["n01", "n02", "n03"]
+    for part in ("train", "val"):
+        for number, wnid in enumerate(wnids):
+            (tmp_path / part / wnid).mkdir(parents=True)
+            digit(number, 0).save(tmp_path / part / wnid / "a.png")
+    names = {"n01": ("crane", "bird"), "n02": ("tench",), "n03": ("crane", "machine")}
+    torch.save((names, wnids), tmp_path / "meta.bin")
+    found = load("torchvision", dataset="ImageNet", root=str(tmp_path))
+    assert found.classes == ("crane (0)", "tench", "crane (2)")
+    assert found.table["split"].tolist() == [""] * 3 + ["test"] * 3
+    assert found.images.files
+    assert found.images.where(3).endswith("val/n01/a.png")
+    val = load("torchvision", dataset="ImageNet", root=str(tmp_path), parts=["val"])
+    assert val.table["sample_id"].tolist() == ["val/00000", "val/00001", "val/00002"]
+
+
+def test_bad_torchvision(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown torchvision dataset 'CIFAR1O'; .*'CIFAR10'"):
+        DataSection.model_validate({"source": "torchvision", "dataset": "CIFAR1O", "root": "x"})
+    with pytest.raises(ValueError, match=r"unknown part of CIFAR10 'val' \(known: test, train\)"):
+        DataSection.model_validate(
+            {"source": "torchvision", "dataset": "CIFAR10", "root": "x", "parts": ["val"]}
+        )
+    with pytest.raises(UserError, match=r"can't load CIFAR10 from .*download: false.*not found"):
+        load("torchvision", dataset="CIFAR10", root=str(tmp_path))
+    with pytest.raises(UserError, match=r"data\.root: no folder"):
+        load("torchvision", dataset="CIFAR10", root=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("source", ["image_folder", "domain_folder"])
+def test_bad_folders(tmp_path: Path, source: str, class_folder: Writer) -> None:
+    def message(root: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            load(source, root=str(root))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert message(tmp_path / "none") == f"data.root: no folder '{tmp_path / 'none'}'"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert f"'{empty}'" in message(empty)
+    (tmp_path / "file").write_text("x")
+    assert message(tmp_path / "file") == f"data.root: '{tmp_path / 'file'}' is not a folder"
+    root = tmp_path / "set" if source == "image_folder" else tmp_path / "set" / "photo"
+    class_folder(root, count=1)
+    (root / "9").mkdir()
+    assert f"'{root / '9'}' holds no image" in message(tmp_path / "set")
+
+
+def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Tests may run as root, whom no mode keeps out.
+    monkeypatch.setattr("cosup.data.sources.files.os.scandir", refuse)
+    with pytest.raises(UserError, match=r"data\.root: can't read '.*': Permission denied"):
+        load("image_folder", root=str(tmp_path))
+
+
+def test_parts_are_those_that_torchvision_takes() -> None:
+    import inspect
+
+    from torchvision import datasets
+
+    from cosup.data.sources.torchvision import PARTS
+
+    for name, parts in PARTS.items():
+        cls = getattr(datasets, name)
+        taken = inspect.signature(cls).parameters
+        for part in parts:
+            key = "train" if isinstance(part, bool) else "split"
+            assert part is None or key in taken, name
+        source = inspect.getsource(cls)
+        for part in (part for part in parts if isinstance(part, str)):
+            assert f'"{part}"' in source, (name, part)

@@ -1,0 +1,86 @@
+"""A tiny real task for tests: scikit-learn's digits, pixels as features, class specialists.
+
+Levels: one weak generalist, then two specialists of five classes each. Everything is in memory.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from cosup.config.schema import StudentSection
+from cosup.evidence import Scopes, Truth
+from cosup.levels import ArrayAnnotations, Level, Task
+from cosup.losses import Loss
+from cosup.models.section import BackboneSection, TrainingSection
+from cosup.rounds import NewStudent
+from cosup.student import HeadStudent, Student
+
+BLOCKS: list[list[int] | None] = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+CLASSES = 10
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [1797, 64] in 0 .. 1 and labels, shuffled once."""
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    return pixels[order].astype(np.float32) / 16, labels[order]
+
+
+def weak(pixels: np.ndarray) -> np.ndarray:
+    """What a weak teacher sees: the digit in 4 x 4 pixels."""
+    return pixels.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(len(pixels), 16)
+
+
+def annotate(block: list[int] | None, train: slice, rows: slice) -> Tensor:
+    """Probabilities [n, 10] of a logistic regression trained on the block's samples alone."""
+    pixels, labels = digits()
+    inside = np.isin(labels[train], block if block is not None else range(CLASSES))
+    model = LogisticRegression(max_iter=300, C=10.0)
+    model.fit(weak(pixels[train])[inside], labels[train][inside])
+    probs = np.zeros((len(pixels[rows]), CLASSES), dtype=np.float32)
+    probs[:, model.classes_] = model.predict_proba(weak(pixels[rows]))
+    return torch.from_numpy(probs)
+
+
+@cache
+def digits_task(samples: int = 900) -> tuple[Task, Tensor]:
+    """The task, and the labels of its test samples. 300 samples train the teachers."""
+    pixels, labels = digits()
+    train, rows, test = slice(0, 300), slice(300, 300 + samples), slice(1300, 1797)
+    features = torch.from_numpy(pixels)
+    levels = []
+    for index, blocks in enumerate(([None], BLOCKS)):
+        stacked = torch.stack([annotate(block, train, rows) for block in blocks], 1)
+        scopes = Scopes.of(blocks, CLASSES)
+        truth = Truth(torch.from_numpy(labels[train]), torch.zeros(300, dtype=torch.int64))
+        provenance = (features[train], scopes.hold(truth).float())
+        levels.append(Level(index, scopes, ArrayAnnotations(stacked), provenance))
+    truth = Truth(torch.from_numpy(labels[rows]), torch.zeros(samples, dtype=torch.int64))
+    task = Task(tuple(levels), features[rows], features[test], truth, CLASSES)
+    return task, torch.from_numpy(labels[test])
+
+
+def student_section(**changes: object) -> StudentSection:
+    """A linear head, 150 steps."""
+    settings = {
+        "backbone": BackboneSection(name="none"),
+        "training": TrainingSection(steps=150, batch_size=64, lr=0.03),
+        **changes,
+    }
+    return StudentSection.model_validate(settings)
+
+
+def new_student(folds: Tensor | None = None, **changes: object) -> NewStudent:
+    """Makes such students."""
+
+    def make(loss: Loss, seed: int) -> Student:
+        section = student_section(**changes)
+        device = torch.device("cpu")
+        return HeadStudent(section, CLASSES, loss, seed=seed, device=device, folds=folds)
+
+    return make

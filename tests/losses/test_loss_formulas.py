@@ -1,0 +1,134 @@
+"""Every loss equals its formula, worked sample by sample in plain float64 Python, and torch's own
+functional where one exists."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cosup.losses import AdaptiveConfidence, AugmentedConfidence, CrossEntropy, Distillation
+
+
+def softmax(row: list[float], tau: float = 1.0) -> list[float]:
+    powers = [math.exp(value / tau) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def cross_entropy(target: list[float], probs: list[float]) -> float:
+    return -sum(t * math.log(p) for t, p in zip(target, probs, strict=True))
+
+
+def divergence(target: list[float], probs: list[float]) -> float:
+    return sum(t * math.log(t / p) for t, p in zip(target, probs, strict=True) if t > 0)
+
+
+def soften(target: list[float], tau: float) -> list[float]:
+    powers = [t ** (1 / tau) for t in target]
+    return [power / sum(powers) for power in powers]
+
+
+def samples(count: int = 12, classes: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(count, classes, generator=generator, dtype=torch.float64)
+    targets = (2 * torch.randn(count, classes, generator=generator, dtype=torch.float64)).softmax(1)
+    targets[0] = F.one_hot(logits[0].argmax(), classes)  # hard, agreeing
+    targets[1] = F.one_hot(logits[1].argmin(), classes)  # hard, against the student
+    targets[2] = torch.tensor([0.5, 0.5, 0, 0, 0])  # outside its scope the teacher gives 0
+    return logits, targets
+
+
+def adaptive(z: list[float], t: list[float], temperature: float, tau: float, form: str) -> float:
+    probs = softmax(z)
+    own, taught = z.index(max(z)), t.index(max(t))
+    temperature = 1.0 if form == "paper" else temperature
+    top = math.exp(-math.log(probs[own]) / temperature)
+    weight = top / (top + math.exp(-math.log(probs[taught]) / temperature))
+    if form == "paper":
+        teacher = cross_entropy(t, probs)
+    else:
+        teacher = tau**2 * divergence(soften(t, tau), softmax(z, tau))
+    return (1 - weight) * teacher - weight * math.log(probs[own])
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+@pytest.mark.parametrize(("temperature", "tau"), [(0.5, 1.0), (4.0, 4.0), (0.25, 10.0)])
+def test_adaptive_confidence_is_its_formula(form: str, temperature: float, tau: float) -> None:
+    logits, targets = samples()
+    losses, _ = AdaptiveConfidence(temperature, tau, form)(logits, targets, 0.3)  # type: ignore[arg-type]
+    worked = [
+        adaptive(z, t, temperature, tau, form)
+        for z, t in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(losses, torch.tensor(worked, dtype=torch.float64))
+
+
+def test_adaptive_weight_is_the_closed_form_and_at_most_one_half() -> None:
+    """a = 1 / (1 + (p[s] / p[t])^(1/T)) <= 1/2, with equality where the two agree."""
+    logits, targets = samples(200)
+    for i in range(200):
+        _, metrics = AdaptiveConfidence(0.5)(logits[i : i + 1], targets[i : i + 1], 0.0)
+        probs = logits[i].softmax(0)
+        ratio = probs.max() / probs[targets[i].argmax()]
+        assert float(metrics["adaptive_weight"]) == pytest.approx(float(1 / (1 + ratio**2)))
+        assert float(metrics["adaptive_weight"]) <= 0.5
+        agree = int(logits[i].argmax() == targets[i].argmax())
+        assert float(metrics["agreement"]) == agree
+        assert (float(metrics["adaptive_weight"]) == 0.5) == bool(agree)
+
+
+def test_adaptive_weight_passes_no_gradient() -> None:
+    """With a fixed at its value, the gradient is that of the two terms alone."""
+    logits, targets = samples()
+    logits.requires_grad_()
+    AdaptiveConfidence(0.5)(logits, targets, 0.0)[0].sum().backward()
+    assert logits.grad is not None
+    probs = logits.detach().softmax(1)
+    ratio = probs.amax(1) / probs.gather(1, targets.argmax(1, keepdim=True))[:, 0]
+    weight = (1 / (1 + ratio**2))[:, None]
+    own = F.one_hot(probs.argmax(1), 5)
+    worked = (1 - weight) * (probs - targets) + weight * (probs - own)
+    torch.testing.assert_close(logits.grad, worked)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0])
+def test_distillation_is_its_formula_and_torchs(tau: float) -> None:
+    logits, targets = samples()
+    losses, _ = Distillation(tau)(logits, targets, 0.0)
+    worked = [
+        tau**2 * divergence(soften(t, tau), softmax(z, tau))
+        for z, t in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(losses, torch.tensor(worked, dtype=torch.float64))
+    teacher_logits = targets[3:].log()
+    reference = F.kl_div(
+        F.log_softmax(logits[3:] / tau, 1), F.softmax(teacher_logits / tau, 1), reduction="none"
+    )
+    torch.testing.assert_close(losses[3:], tau**2 * reference.sum(1))
+
+
+def test_cross_entropy_is_torchs() -> None:
+    logits, targets = samples()
+    reference = F.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(CrossEntropy()(logits, targets, 0.0)[0], reference)
+
+
+@pytest.mark.parametrize(
+    ("progress", "weight"), [(0.0, 0.0), (0.1, 0.3), (0.25, 0.75), (0.6, 0.75), (1.0, 0.75)]
+)
+def test_augmented_confidence_is_its_formula(progress: float, weight: float) -> None:
+    """a rises linearly from 0 to max_weight over the ramp, and stays there."""
+    logits, targets = samples()
+    losses, metrics = AugmentedConfidence(0.75, ramp=0.25)(logits, targets, progress)
+    worked = []
+    for z, t in zip(logits.tolist(), targets.tolist(), strict=True):
+        probs = softmax(z)
+        own = -math.log(max(probs))
+        worked.append((1 - weight) * cross_entropy(t, probs) + weight * own)
+    torch.testing.assert_close(losses, torch.tensor(worked, dtype=torch.float64))
+    assert float(metrics["own_weight"]) == pytest.approx(weight)
+
+
+def test_a_ramp_of_zero_starts_at_the_full_weight() -> None:
+    assert AugmentedConfidence(0.5, ramp=0.0).weight(0.0) == 0.5

@@ -1,0 +1,205 @@
+"""Fitting heads: against scikit-learn on real digits, and that heads stay apart."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional
+
+from cosup.errors import RunError
+from cosup.losses.base import Loss, Metrics
+from cosup.losses.cross_entropy import CrossEntropy
+from cosup.models.fit import fit_heads, predict
+from cosup.models.heads import HeadBank
+from cosup.models.optimize import build_optimizer, rate_share
+from cosup.models.samples import Shuffle, column_scaling, hard_labels, one_hot
+from cosup.models.section import HeadSection, TrainingSection
+from cosup.probabilities import ProbTable
+
+PIXELS, DIGITS = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+FEATURES = PIXELS.to(torch.float16)
+TARGETS = ProbTable.compress(functional.one_hot(DIGITS, 10).float())
+TRAIN, TEST = torch.arange(1200), torch.arange(1200, 1797)
+
+
+def fit(members: list[Tensor], **changes: object) -> HeadBank:
+    settings: dict[str, object] = {
+        "head": HeadSection(),
+        "training": TrainingSection(steps=60, lr=0.02, standardize=True),
+        "loss": CrossEntropy(),
+        "num_classes": 10,
+        "seed": 0,
+        "targets": TARGETS,
+    }
+    return fit_heads(FEATURES, members=members, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def accuracy(table: ProbTable) -> float:
+    return float((table.top()[0][TEST] == DIGITS[TEST]).float().mean())
+
+
+def test_a_linear_head_is_as_good_as_logistic_regression() -> None:
+    x, y = PIXELS.numpy(), DIGITS.numpy()
+    scaled = (x - x[:1200].mean(0)) / np.maximum(x[:1200].std(0), 1e-6)
+    oracle = LogisticRegression(max_iter=100).fit(scaled[:1200], y[:1200])
+    bank = fit([TRAIN], training=TrainingSection(epochs=15, lr=0.02, standardize=True))
+    assert accuracy(predict(bank, FEATURES)[0]) > oracle.score(scaled[1200:], y[1200:]) - 0.03
+
+
+def test_a_head_goes_to_the_minimum_that_scikit_learn_finds() -> None:
+    """Full batches with soft targets of mixed classes: a smooth, bounded problem."""
+    rows = torch.arange(100)
+    soft = 0.7 * functional.one_hot(DIGITS, 10).float() + 0.03
+    training = TrainingSection(steps=600, batch_size=100, lr=0.05, standardize=True)
+    bank = fit([rows], targets=ProbTable.compress(soft), training=training)
+    ours = bank(FEATURES[rows])[0].softmax(1).detach()
+    # Each sample once per class, weighted by its target: the same objective, for scikit-learn.
+    x = ((FEATURES[rows].float() - bank.shift[0]) * bank.gain[0]).numpy()
+    weight = soft[rows].numpy().flatten()
+    oracle = LogisticRegression(C=1e4, max_iter=1000)
+    oracle.fit(np.repeat(x, 10, axis=0), np.tile(np.arange(10), 100), sample_weight=weight)
+    theirs = torch.from_numpy(oracle.predict_proba(x))
+    assert (ours - theirs).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["linear", "prototype"])
+def test_heads_fitted_together_equal_heads_fitted_alone(kind: str) -> None:
+    """Of equal batch size: batches are drawn per head, and gradients of a sum don't mix."""
+    members = [TRAIN[:600], TRAIN[300:1100], TRAIN[100:300]]
+    head = HeadSection(kind=kind)
+    together = fit(members, head=head)
+    alone = fit(members[:1], head=head)
+    torch.testing.assert_close(alone.weight, together.weight[:1], rtol=1e-4, atol=1e-5)
+    swapped = fit([members[0], members[2], members[1]], head=head)
+    torch.testing.assert_close(swapped.weight[0], together.weight[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_sees_its_own_members_alone() -> None:
+    zeros, ones = (torch.where(DIGITS[:1200] == c)[0] for c in (0, 1))
+    tables = predict(fit([zeros, ones, TRAIN[:20]]), FEATURES)
+    assert (tables[0].top()[0][zeros] == 0).all()
+    assert (tables[1].top()[0][ones] == 1).all()
+    assert accuracy(tables[0]) < 0.35  # of ten classes it has heard of one
+
+
+def test_the_same_seed_gives_the_same_head_bit_by_bit() -> None:
+    first, again, other = fit([TRAIN]), fit([TRAIN]), fit([TRAIN], seed=1)
+    assert torch.equal(first.weight, again.weight)
+    assert not torch.equal(first.weight, other.weight)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_weights_of_zero_leave_samples_out(hard: bool) -> None:
+    wrong = torch.cat([DIGITS[:600], (DIGITS[600:] + 1) % 10])
+    targets = ProbTable.compress(functional.one_hot(wrong, 10).float())
+    weights = (torch.arange(1797) < 600).float()
+    bank = fit([TRAIN], targets=targets, weights=weights, hard=hard)
+    assert accuracy(predict(bank, FEATURES)[0]) > 0.85
+
+
+def test_hard_targets_are_the_most_probable_class_and_abstentions_teach_nothing() -> None:
+    table = ProbTable.compress(torch.tensor([[0.4, 0.6], [0.0, 0.0], [1.0, 0.0]]))
+    labels = hard_labels(table)
+    assert labels.tolist() == [1, -1, 0]
+    assert one_hot(labels, 2).tolist() == [[0, 1], [0, 0], [1, 0]]
+
+
+def test_prototypes_start_at_class_means() -> None:
+    """After one step of next to no rate: already far better than chance."""
+    training = TrainingSection(steps=1, lr=1e-9)
+    bank = fit([TRAIN], head=HeadSection(kind="prototype"), training=training)
+    unit = functional.normalize(FEATURES[TRAIN].float(), dim=1)
+    mean = functional.normalize(unit[DIGITS[TRAIN] == 3].mean(0), dim=0)
+    torch.testing.assert_close(bank.weight[0, 3], mean, atol=1e-4, rtol=1e-3)
+    assert accuracy(predict(bank, FEATURES)[0]) > 0.8
+
+
+def test_init_goes_on_from_given_heads_and_leaves_them_alone() -> None:
+    start = fit([TRAIN])
+    before = start.weight.clone()
+    training = TrainingSection(steps=1, lr=1e-9)
+    on = fit([TRAIN[:50], TRAIN], init=start, training=training)
+    torch.testing.assert_close(on.weight, start.weight.expand(2, -1, -1), atol=1e-6, rtol=0)
+    assert torch.equal(on.shift[0], start.shift[0])
+    assert torch.equal(start.weight, before)
+
+
+def test_column_scaling_is_mean_and_deviation_of_the_members() -> None:
+    rows = torch.arange(100, 900)
+    shift, gain = column_scaling(FEATURES, rows)
+    part = FEATURES[rows].double()
+    torch.testing.assert_close(shift.double(), part.mean(0), atol=1e-5, rtol=1e-5)
+    deviation = part.std(0, correction=0)
+    torch.testing.assert_close(gain[deviation > 0].double(), 1 / deviation[deviation > 0])
+    assert (gain[deviation == 0] == 0).all()
+
+
+def test_a_pass_holds_every_sample_once() -> None:
+    shuffle = Shuffle(torch.tensor([3, 5, 8, 9]), torch.Generator().manual_seed(0))
+    drawn = torch.cat([shuffle.draw(3) for _ in range(8)]).view(6, 4)
+    assert all(sorted(one.tolist()) == [3, 5, 8, 9] for one in drawn)
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where() -> None:
+    @dataclass
+    class Broken(Loss):
+        def __call__(
+            self, logits: Tensor, targets: Tensor, progress: float
+        ) -> tuple[Tensor, Metrics]:
+            return logits.sum(-1) / (0.0 if progress > 0.5 else 1.0), {}
+
+    with pytest.raises(RunError, match="step 7 of 11"):
+        fit([TRAIN], loss=Broken(), steps=11)
+
+
+def test_steps_are_counted_and_reported() -> None:
+    seen: list[int] = []
+    fit([TRAIN], steps=7, on_step=lambda step, loss, metrics: seen.append(step))
+    assert seen == list(range(1, 8))
+    seen.clear()
+    training = TrainingSection(epochs=2, batch_size=500)
+    fit([TRAIN], training=training, on_step=lambda step, loss, metrics: seen.append(step))
+    assert len(seen) == 6
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one sample"):
+        fit([TRAIN, TRAIN[:0]])
+    with pytest.raises(ValueError, match="10 classes, expected 9"):
+        fit([TRAIN], num_classes=9)
+
+
+def test_predictions_dont_depend_on_the_batch_size() -> None:
+    bank = fit([TRAIN, TRAIN[:100]])
+    whole, parts = predict(bank, FEATURES), predict(bank, FEATURES, batch_size=100)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one.dense(), other.dense(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(whole[0].dense(), bank(FEATURES)[0].softmax(1), atol=2e-3, rtol=0)
+    assert [len(table) for table in predict(bank, FEATURES[:0])] == [0, 0]
+
+
+def test_decay_falls_on_weights_alone() -> None:
+    training = TrainingSection(steps=1, weight_decay=0.1)
+    for kind, count in (("linear", 1), ("prototype", 1)):
+        bank = fit([TRAIN], head=HeadSection(kind=kind)).requires_grad_(True)
+        decayed, plain = build_optimizer(bank, training).param_groups
+        assert [p.data_ptr() for p in decayed["params"]] == [bank.weight.data_ptr()]
+        assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+        assert len(plain["params"]) == count
+
+
+def test_the_rate_follows_torchs_cosine() -> None:
+    training = TrainingSection(steps=40, lr=1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+    for step in range(40):
+        assert rate_share(training, step, 40) == pytest.approx(cosine.get_last_lr()[0])
+        optimizer.step()
+        cosine.step()
+    warm = TrainingSection(steps=40, warmup=0.25, schedule="constant")
+    shares = [rate_share(warm, step, 40) for step in range(12)]
+    assert shares == pytest.approx([(step + 1) / 11 for step in range(10)] + [1.0, 1.0])

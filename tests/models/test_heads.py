@@ -1,0 +1,90 @@
+"""Heads: what they compute, and that a bank is nothing but its heads side by side."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cosup.models.heads import HeadBank, build_heads, head_bank
+from cosup.models.section import HeadSection
+
+
+def random_bank(kind: str, heads: int = 3, standardized: bool = True) -> HeadBank:
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return HeadBank(
+        draw(heads, 4, 5),
+        bias=draw(heads, 4) if kind == "linear" else None,
+        log_scale=draw(heads) if kind == "prototype" else None,
+        shift=draw(heads, 5) if standardized else None,
+        gain=draw(heads, 5).abs() if standardized else None,
+    )
+
+
+def test_a_linear_head_is_torchs_linear_layer() -> None:
+    bank = random_bank("linear", standardized=False)
+    layer = nn.Linear(5, 4)
+    layer.load_state_dict({"weight": bank.weight[1].detach(), "bias": bank.bias[1].detach()})
+    x = torch.randn(6, 5)
+    torch.testing.assert_close(bank(x)[1], layer(x))
+
+
+def test_a_prototype_head_is_scaled_cosine_similarity() -> None:
+    bank = random_bank("prototype", standardized=False)
+    x = torch.randn(6, 5)
+    expected = bank.log_scale[2].exp() * functional.cosine_similarity(
+        x[:, None], bank.weight[2][None], dim=2
+    )
+    torch.testing.assert_close(bank(x)[2], expected)
+
+
+@pytest.mark.parametrize("kind", ["linear", "prototype"])
+def test_standardisation_is_part_of_the_head(kind: str) -> None:
+    bank = random_bank(kind)
+    plain = HeadBank(
+        bank.weight.detach(),
+        None if bank.bias is None else bank.bias.detach(),
+        None if bank.log_scale is None else bank.log_scale.detach(),
+    )
+    x = torch.randn(6, 5)
+    scaled = torch.stack([(x - bank.shift[h]) * bank.gain[h] for h in range(3)])
+    torch.testing.assert_close(bank(x), plain(scaled))
+
+
+@pytest.mark.parametrize("kind", ["linear", "prototype"])
+@pytest.mark.parametrize("standardized", [True, False])
+def test_heads_of_a_bank_dont_touch_each_other(kind: str, standardized: bool) -> None:
+    bank = random_bank(kind, standardized=standardized)
+    own = torch.randn(3, 6, 5)
+    together = bank(own)
+    for h in range(3):
+        torch.testing.assert_close(bank.select(h)(own[h])[0], together[h])
+    torch.testing.assert_close(bank.select([2, 0])(own[[2, 0]]), together[[2, 0]])
+    torch.testing.assert_close(bank(own[0])[0], together[0])
+
+
+@pytest.mark.parametrize("kind", ["linear", "prototype"])
+def test_a_state_dict_gives_the_bank_back(kind: str) -> None:
+    bank = random_bank(kind)
+    again = head_bank(bank.state_dict())
+    x = torch.randn(6, 5)
+    assert (again.kind, len(again), again.num_classes, again.num_features) == (kind, 3, 4, 5)
+    assert torch.equal(again(x), bank(x))
+    with torch.no_grad():
+        again.weight.zero_()
+    assert not torch.equal(again(x), bank(x))  # a copy, not a view
+
+
+def test_fresh_heads() -> None:
+    linear = build_heads(HeadSection(kind="linear"), 2, 5, 4, seed=0)
+    assert torch.equal(linear(torch.randn(6, 5)), torch.zeros(2, 6, 4))
+    section = HeadSection(kind="prototype", scale=20.0)
+    prototype = build_heads(section, 2, 5, 4, seed=0)
+    assert prototype.log_scale.tolist() == pytest.approx([math.log(20.0)] * 2)
+    assert torch.equal(prototype.weight, build_heads(section, 2, 5, 4, seed=0).weight)
+    assert not torch.equal(prototype.weight, build_heads(section, 2, 5, 4, seed=1).weight)

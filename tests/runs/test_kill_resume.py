@@ -1,0 +1,92 @@
+"""A run that is killed after every stage and resumed ends with the numbers of one never cut."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parents[1] / "configs" / "quickstart.yaml"
+SMALL = [
+    "data.limit=400",
+    "student.backbone.image_size=32",
+    "student.training.steps=40",
+    "teachers.training.steps=40",
+    "execution.shard_size=64",
+]
+
+
+def numbers(directory: Path) -> dict[str, Any]:
+    """The summary without what a clock and the memory say."""
+    summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+    return {k: v for k, v in summary.items() if k not in ("seconds", "peak_rss_mb")}
+
+
+def call(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """An uncut run, one killed after every stage, and the stages after which it was killed.
+
+    Each has a cache of its own, or the second would find the first one's features.
+    """
+    root = tmp_path_factory.mktemp("runs")
+    whole, cut = root / "whole", root / "cut"
+    script = "import sys; from cosup.cli import main; main(sys.argv[1:])"
+    cache = f"execution.cache={root}/cache"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            "run",
+            str(CONFIG),
+            "--output",
+            str(whole),
+            *SMALL,
+            cache + "1",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    killed = call(str(HERE / "killer.py"), str(CONFIG), str(cut), *SMALL, cache + "2")
+    return whole, cut, killed
+
+
+@pytest.mark.slow
+def test_it_was_killed_after_every_stage(folders: tuple[Path, Path, str]) -> None:
+    controls = ("best_teacher", "oracle_assignment", "ceiling")
+    expected = {"data", "features", "teachers", "annotate", "round-1", "round-2"}
+    expected |= {f"control-{name}" for name in controls}
+    assert expected <= set(folders[2].split())
+
+
+@pytest.mark.slow
+def test_the_summaries_are_equal(folders: tuple[Path, Path, str]) -> None:
+    whole, cut, _ = folders
+    assert numbers(cut) == numbers(whole)
+
+
+@pytest.mark.slow
+def test_the_decisions_are_equal_and_nothing_is_recorded_twice(
+    folders: tuple[Path, Path, str],
+) -> None:
+    whole, cut, _ = folders
+    for number in (1, 2):
+        name = f"decisions/round-{number}.parquet"
+        pd.testing.assert_frame_equal(pd.read_parquet(cut / name), pd.read_parquet(whole / name))
+    scalars = pd.read_json(cut / "metrics.jsonl", lines=True)
+    assert not scalars.duplicated(["tag", "step"]).any()
+    assert set(scalars["tag"]) == set(pd.read_json(whole / "metrics.jsonl", lines=True)["tag"])

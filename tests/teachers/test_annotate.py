@@ -1,0 +1,117 @@
+"""Annotating: the store holds what teachers say, images are decoded once, work resumes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from teacher_helpers import finest, teachers_section
+
+from cosup.data.table import ImageData
+from cosup.data.transforms import PixelTransform
+from cosup.probabilities import ProbTable
+from cosup.teachers.annotate import annotate, open_store
+from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.store import AnnotationStore
+from cosup.teachers.train import train_level
+
+
+@pytest.fixture
+def teachers(data: ImageData, resources: Resources) -> list[Teacher]:
+    section = teachers_section(training={"steps": 5})
+    return train_level(finest(section, data), section, data, seed=0, resources=resources)
+
+
+@pytest.mark.parametrize("shard_size", [37, 300, 4096])
+def test_the_store_holds_what_teachers_say(
+    data: ImageData, resources: Resources, teachers: list[Teacher], tmp_path: Path, shard_size: int
+) -> None:
+    store = open_store(tmp_path, data, shard_size)
+    annotate(teachers, data, store, resources=resources)
+    for split in ("student_train", "validation", "test"):
+        level = store.level(split, [teacher.name for teacher in teachers])
+        stored = torch.cat([dense for _, dense in level.iter_dense()])
+        rows = data.rows(split)
+        assert len(stored) == len(level) == len(rows)
+        for t, teacher in enumerate(teachers):
+            # Image by image, without batches, shards or threads.
+            for place in range(0, len(rows), 29):
+                image = PixelTransform(8)(data.read(int(rows[place])))
+                said = teacher.annotate(image[None])[0]
+                torch.testing.assert_close(stored[place, t], said, atol=1e-3, rtol=0)
+
+
+def test_each_image_is_decoded_once_and_only_missing_shards_are_done(
+    data: ImageData,
+    resources: Resources,
+    teachers: list[Teacher],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded = 0
+    original = PixelTransform.__call__
+
+    def counting(self: PixelTransform, image: object) -> torch.Tensor:
+        nonlocal decoded
+        decoded += 1
+        return original(self, image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PixelTransform, "__call__", counting)
+    store = open_store(tmp_path, data, 50)
+    annotate(teachers, data, store, resources=resources)
+    sizes = sum(store.sizes.values())
+    assert decoded == sizes
+    annotate(teachers, data, store, resources=resources)
+    assert decoded == sizes
+    name = teachers[1].name
+    (tmp_path / "student_train" / name / "00002.safetensors").unlink()
+    told: list[tuple[str, str, int, int]] = []
+    annotate(teachers, data, store, resources=resources, on_shard=lambda *at: told.append(at))
+    assert decoded == sizes + 50
+    assert told == [("student_train", name, 1, 1)]
+
+
+def test_an_annotation_that_was_cut_goes_on(
+    data: ImageData,
+    resources: Resources,
+    teachers: list[Teacher],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = open_store(tmp_path / "whole", data, 50)
+    annotate(teachers, data, whole, resources=resources)
+    cut = open_store(tmp_path / "cut", data, 50)
+    write, written = AnnotationStore.write, 0
+
+    def killed(
+        self: AnnotationStore, split: str, teacher: Teacher, shard: int, table: ProbTable
+    ) -> None:
+        nonlocal written
+        if written == 7:
+            raise KeyboardInterrupt
+        written += 1
+        write(self, split, teacher, shard, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnnotationStore, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            annotate(teachers, data, cut, resources=resources)
+    assert len(list((tmp_path / "cut").rglob("*.safetensors"))) == 7
+    annotate(teachers, data, cut, resources=resources)
+    for teacher in teachers:
+        tables = [
+            store.level("student_train", [teacher.name]).table(teacher.name)
+            for store in (whole, cut)
+        ]
+        assert torch.equal(tables[0].values, tables[1].values)
+
+
+def test_other_samples_make_annotations_stale(
+    data: ImageData, resources: Resources, teachers: list[Teacher], tmp_path: Path
+) -> None:
+    annotate(teachers, data, open_store(tmp_path, data, 50), resources=resources)
+    table = data.table.copy()
+    swap = table.index[table["split"] == "student_train"][:1]
+    table.loc[swap, "split"] = "test"
+    moved = open_store(tmp_path, replace(data, table=table), 50)
+    assert moved.missing("test", teachers[0]) == list(range(moved.shards("test")))

@@ -1,0 +1,171 @@
+"""Annotation tables: what is allowed is read as written, a mistake is one line with its place."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cosup.teachers.external as external
+from cosup.errors import UserError
+from cosup.teachers.external import read_annotations
+
+CLASSES = ["cat", "dog", "NA"]
+
+
+def csv(path: Path, text: str) -> Path:
+    file = path / "table.csv"
+    file.write_text(text)
+    return file
+
+
+def parquet(path: Path, **columns: Any) -> Path:
+    file = path / "table.parquet"
+    pd.DataFrame(columns).to_parquet(file)
+    return file
+
+
+def refused(path: Path, *expected: str, **settings: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        read_annotations(path, CLASSES, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    for text in expected:
+        assert text in message
+
+
+def test_labels_by_name_and_by_index(tmp_path: Path) -> None:
+    table = read_annotations(csv(tmp_path, "sample_id,label\na,dog\nb,0\nc,NA\n"), CLASSES)
+    assert list(table.ids) == ["a", "b", "c"]
+    assert table.probs.dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
+def test_labels_of_numbers_with_gaps_abstain(tmp_path: Path) -> None:
+    path = parquet(tmp_path, sample_id=[1, 2, 3], label=[2.0, None, -1.0])
+    table = read_annotations(path, CLASSES, may_abstain=True)
+    assert list(table.ids) == ["1", "2", "3"]
+    assert table.probs.dense().tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    refused(path, "row 2", "'2'", "no label", "missing: abstain")
+
+
+@pytest.mark.parametrize("write", ["csv", "parquet"])
+def test_a_column_per_class_in_any_order(tmp_path: Path, write: str) -> None:
+    frame = pd.DataFrame(
+        {"sample_id": ["x", "y"], "NA": [0.2, 0.0], "cat": [0.3, 1.0], "dog": [0.5, 0.0]}
+    )
+    path = tmp_path / f"t.{write}"
+    if write == "csv":
+        frame.to_csv(path)  # with pandas's own index column, which means nothing
+    else:
+        frame.to_parquet(path)
+    dense = read_annotations(path, CLASSES).probs.dense()
+    torch.testing.assert_close(
+        dense, torch.tensor([[0.3, 0.5, 0.2], [1.0, 0.0, 0.0]]), atol=1e-3, rtol=0
+    )
+
+
+def test_chunks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), size=700)
+    path = parquet(
+        tmp_path,
+        sample_id=[f"s{i}" for i in range(700)],
+        **{name: probs[:, i] for i, name in enumerate(CLASSES)},
+    )
+    whole = read_annotations(path, CLASSES)
+    monkeypatch.setattr(external, "CHUNK_ELEMENTS", 1)
+    parts = read_annotations(path, CLASSES)
+    assert list(parts.ids) == list(whole.ids)
+    assert torch.equal(parts.probs.values, whole.probs.values)
+    np.testing.assert_allclose(whole.probs.dense().numpy(), probs, atol=1e-3)
+
+
+def test_the_row_of_a_mistake_counts_over_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "CHUNK_ELEMENTS", 1)
+    path = parquet(tmp_path, sample_id=[f"s{i}" for i in range(600)], label=["cat"] * 599 + ["dgo"])
+    refused(path, "row 600, sample 's599'", "unknown class 'dgo'", "did you mean 'dog'")
+    refused(
+        parquet(tmp_path, sample_id=["s1", *(f"s{i}" for i in range(599))], label=["cat"] * 600),
+        "'s1'",
+        "rows 1 and 3",
+    )
+
+
+BAD_ROWS = [
+    ("a,0.5,nan,0.5", "class 'dog' is 'nan'"),
+    ("a,0.5,,0.5", "class 'dog' is ''"),
+    ("a,0.5,half,0.5", "class 'dog' is 'half'"),
+    ("a,0.5,inf,0.5", "class 'dog' is 'inf'"),
+    ("a,1.5,-0.5,0", "class 'dog' is '-0.5'"),
+    ("a,0.5,0.5,0.5", "probabilities sum to 1.5"),
+    ("a,0,0,0", "`missing: abstain` allows 0"),
+    (",1,0,0", "has no sample_id"),
+    ("z,1,0,0", "'z' stands in rows 1 and 2"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS)
+def test_bad_probabilities(tmp_path: Path, row: str, message: str) -> None:
+    path = csv(tmp_path, f"sample_id,cat,dog,NA\nz,1,0,0\n{row}\n")
+    refused(path, "2", message)
+
+
+BAD_HEADS = [
+    ("id,label\na,cat\n", "no column 'sample_id' (found: id, label)"),
+    ("sample_id\na\n", "neither a column 'label' nor a column per class"),
+    ("sample_id,label,cat\na,cat,1\n", "one or the other"),
+    ("sample_id,cat,dgo,NA\na,1,0,0\n", "unknown class 'dgo'; did you mean 'dog'"),
+    ("sample_id,cat,NA\na,1,0\n", "no column for class 'dog'"),
+    ("sample_id,cat,0,dog,NA\na,1,0,0,0\n", "two columns for class 'cat'"),
+    ("sample_id,label\n", "no rows"),
+    ("sample_id,label\na,3\n", "unknown class '3'"),
+    ("sample_id,label\na,\n", "has no label"),
+    ('sample_id,label\n"a,cat\nb', "CSV"),
+    ("sample_id,label\na,cat,more\nb,dog\n", "more fields than the header"),
+    ("sample_id,label\na,cat\nb,dog,more\n", "can't be read as CSV"),
+    ("sample_id;label\na;cat\n", "no column 'sample_id' (found: sample_id;label)"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_HEADS)
+def test_bad_columns_and_labels(tmp_path: Path, text: str, message: str) -> None:
+    refused(csv(tmp_path, text), message)
+
+
+def test_nothing_outside_the_scope(tmp_path: Path) -> None:
+    path = csv(tmp_path, "sample_id,label\na,cat\nb,dog\n")
+    refused(path, "row 2, sample 'b'", "class 'dog' is outside the teacher's scope", scope=[0])
+    path = csv(tmp_path, "sample_id,cat\na,1\n")
+    table = read_annotations(path, CLASSES, scope=[0])
+    assert table.probs.support is not None
+    assert table.probs.support.tolist() == [True, False, False]
+
+
+def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
+    refused(tmp_path / "none.csv", "does not exist")
+    refused(tmp_path, "is a folder")
+    makers: dict[str, tuple[Callable[[Path], Any], str]] = {
+        "a.parquet": (lambda p: p.write_text("sample_id,label\n"), "no Parquet file"),
+        "cut.parquet": (lambda p: p.write_bytes(b"PAR1 and no more"), "as Parquet"),
+        "b.csv": (lambda p: p.write_bytes(b"PAR1...."), "is a Parquet file"),
+        "image.csv": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff"), "annotation table"),
+        "c.csv.gz": (lambda p: p.write_text("not gzip"), "as CSV"),
+        "d.csv": (lambda p: p.write_text(""), "is empty"),
+        "e.txt": (lambda p: p.write_text("x"), "unknown ending"),
+    }
+    for name, (make, message) in makers.items():
+        make(tmp_path / name)
+        refused(tmp_path / name, message)
+
+
+def test_more_than_64_classes_stay_compact(tmp_path: Path) -> None:
+    classes = [f"c{i}" for i in range(100)]
+    path = parquet(tmp_path, sample_id=["a", "b"], label=["c99", "c3"])
+    table = read_annotations(path, classes)
+    assert table.probs.values.shape[1] < 100
+    assert table.probs.top()[0].tolist() == [99, 3]

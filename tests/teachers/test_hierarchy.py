@@ -1,0 +1,158 @@
+"""The tree of teachers: every level covers the task, names are unique, mistakes are one line."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosup.config.teachers import TeachersSection
+from cosup.errors import UserError
+from cosup.teachers.hierarchy import plan_hierarchy, scopes
+
+DIGITS = [str(digit) for digit in range(10)]
+ANGLES = ["rot0", "rot30", "rot60", "rot90"]
+
+
+def section(**hierarchy: object) -> TeachersSection:
+    return TeachersSection.model_validate({"hierarchy": hierarchy})
+
+
+def external(*tables: dict[str, object], hierarchy: object = None) -> TeachersSection:
+    tables = tuple({"annotations": "x.csv", **table} for table in tables)
+    return TeachersSection.model_validate({"hierarchy": hierarchy, "external": tables})
+
+
+def refused(plan: TeachersSection, *expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan_hierarchy(plan, DIGITS, ANGLES, 0)
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in expected:
+        assert text in message
+
+
+def test_class_blocks_are_contiguous_and_named_readably() -> None:
+    coarse, middle, fine = plan_hierarchy(section(levels=[1, 2, 10]), DIGITS, ANGLES, 0)
+    assert [spec.name for spec in coarse] == ["all"]
+    assert coarse[0].generalist
+    assert [(s.name, s.classes) for s in middle] == [
+        ("classes_0-4", (0, 1, 2, 3, 4)),
+        ("classes_5-9", (5, 6, 7, 8, 9)),
+    ]
+    assert [s.name for s in fine][:2] == ["class_0", "class_1"]
+    assert {s.level for s in fine} == {2}
+
+
+def test_domain_specialists_are_named_after_their_domain() -> None:
+    levels = plan_hierarchy(section(by="domain", levels=[1, 2, 4]), DIGITS, ANGLES, 0)
+    assert [s.name for s in levels[1]] == ["domains_rot0-rot30", "domains_rot60-rot90"]
+    assert [(s.name, s.domains) for s in levels[2]][2] == ("domain_rot60", (2,))
+    table = scopes(levels[2], 10, 4)
+    assert table.domains.tolist() == np.eye(4, dtype=bool).tolist()
+    assert table.classes.all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    classes=st.integers(1, 40),
+    data=st.data(),
+    seed=st.integers(0, 9),
+    partition=st.sampled_from(["contiguous", "random"]),
+)
+def test_levels_partition_the_classes(
+    classes: int, data: st.DataObject, seed: int, partition: str
+) -> None:
+    counts = data.draw(st.lists(st.integers(1, classes), min_size=1, max_size=4))
+    names = [f"class {index}/x" for index in range(classes)]
+    plan = section(levels=counts, partition=partition)
+    levels = plan_hierarchy(plan, names, ["all"], seed)
+    assert levels == plan_hierarchy(plan, names, ["all"], seed)
+    all_names = [spec.name for level in levels for spec in level]
+    assert len(set(all_names)) == len(all_names)
+    assert all(
+        name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in all_names
+    )
+    for level, count in zip(levels, counts, strict=True):
+        blocks = [range(classes) if s.classes is None else s.classes for s in level]
+        assert sorted(index for block in blocks for index in block) == list(range(classes))
+        sizes = [len(block) for block in blocks]
+        assert len(level) == count
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_random_partition_follows_the_seed() -> None:
+    plan = section(levels=[2], partition="random")
+    drawn = {plan_hierarchy(plan, DIGITS, ANGLES, seed)[0][0].classes for seed in range(6)}
+    assert len(drawn) > 1
+
+
+def test_explicit_scopes_take_names_and_indices_and_names_win() -> None:
+    plan = section(
+        by="explicit",
+        teachers=[
+            [
+                {"name": "a", "scope": {"class": [3, "4"]}},
+                {"name": "b", "scope": {"class": [0, 1, 2, 5, 6, 7, 8, 9]}},
+            ]
+        ],
+    )
+    (level,) = plan_hierarchy(plan, DIGITS, ANGLES, 0)
+    assert level[0].classes == (3, 4)
+    # A number that is a class's name means that class, wherever it stands in the order.
+    (level,) = plan_hierarchy(plan, DIGITS[::-1], ANGLES, 0)
+    assert level[0].classes == (5, 6)
+
+
+def test_external_teachers_join_the_finest_level_or_make_one() -> None:
+    tables = {"name": "crowd"}, {"name": "rule", "level": 2}
+    levels = plan_hierarchy(external(*tables, hierarchy={"levels": [1, 2]}), DIGITS, ANGLES, 0)
+    assert [[spec.name for spec in level] for level in levels] == [
+        ["all"],
+        ["classes_0-4", "classes_5-9"],
+        ["crowd", "rule"],
+    ]
+    levels = plan_hierarchy(external({"name": "crowd"}), DIGITS, ANGLES, 0)
+    assert levels[0][0].external is not None
+
+
+def test_external_teachers_may_cover_a_level_together() -> None:
+    plan = external(
+        {"name": "low", "scope": {"class": ["0", "1", "2", "3", "4"]}},
+        {"name": "high", "scope": {"class": [5, 6, 7, 8, 9]}},
+    )
+    assert len(plan_hierarchy(plan, DIGITS, ANGLES, 0)[0]) == 2
+
+
+def test_more_teachers_than_classes_or_domains() -> None:
+    refused(section(levels=[1, 11]), "levels", "11", "10")
+    refused(section(by="domain", levels=[5]), "5 teachers by domain", "4")
+
+
+def test_unknown_class_and_domain_name_the_nearest() -> None:
+    scope = {"domain": "rot31"}
+    refused(external({"name": "x", "scope": scope}), "teachers.external.0.scope", "'rot30'")
+    scope = {"class": "elevn"}
+    plan = section(by="explicit", teachers=[[{"name": "x", "scope": scope}]])
+    refused(plan, "teachers.hierarchy.teachers.0.0.scope", "unknown class 'elevn'", "known: 0, 1")
+    refused(external({"name": "x", "scope": {"class": 10}}), "10", "0 to 9")
+    refused(external({"name": "x", "scope": {"class": []}}), "names no class")
+
+
+def test_levels_that_do_not_cover_the_task() -> None:
+    half = {"name": "half", "scope": {"class": ["0", "1", "2"]}}
+    refused(section(by="explicit", teachers=[[half]]), "level 0", "half", "classes 3, 4, 5")
+    sketch = {"name": "sketch", "scope": {"domain": "rot0"}}
+    refused(external(sketch), "doesn't cover the task", "domains rot30, rot60, rot90")
+    # Every class and every domain is held, but not every class in every domain.
+    cross = [
+        {"name": "a", "scope": {"class": "0"}},
+        {"name": "b", "scope": {"domain": ["rot0", "rot30"]}},
+    ]
+    refused(external(*cross), "'1' in 'rot60'")
+
+
+def test_names_are_used_once_and_levels_have_no_gap() -> None:
+    refused(external({"name": "all"}, hierarchy={"levels": [1]}), "'all' is used 2 times")
+    refused(external({"name": "x", "level": 3}), "teachers.external.0.level: 3", "level 0")
+    refused(external({"name": "x", "level": -2}), "-2")
+    refused(section(by="explicit", teachers=[[], [{"name": "x"}]]), "level 0 has no teacher")

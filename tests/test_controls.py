@@ -1,0 +1,53 @@
+"""The controls: each runs on real digits, and the bounds bound."""
+
+from dataclasses import replace
+
+import pytest
+from digits_task import digits_task, new_student
+
+from cosup.config.schema import RoundsSection
+from cosup.controls import CONTROLS, ControlContext
+
+
+def accuracies():
+    task, labels = digits_task()
+    section = RoundsSection.model_validate({"assignment": "agreement"})
+    best = replace(task.levels[0])
+    context = ControlContext(task, section, new_student(), 0, best, best)
+    return {
+        name: float((run(context).top()[0] == labels).float().mean())
+        for name, run in CONTROLS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found():
+    return accuracies()
+
+
+def test_every_control_learns_something(found):
+    assert min(found.values()) > 0.3, found
+
+
+def test_the_ceiling_is_above_every_weak_supervision(found):
+    assert found["ceiling"] == max(found.values())
+
+
+def test_the_oracle_is_above_random_assignment(found):
+    assert found["oracle_assignment"] > found["random_assignment"]
+
+
+def test_controls_repeat_exactly(found):
+    assert accuracies() == found
+
+
+def test_unknown_labels_are_left_out_of_the_ceiling():
+    task, labels = digits_task()
+    unknown = task.truth.labels.clone()
+    unknown[task.truth.labels == 3] = -1
+    blind = replace(task, truth=replace(task.truth, labels=unknown))
+    section = RoundsSection.model_validate({})
+    context = ControlContext(blind, section, new_student(), 0, task.levels[0], None)
+    predicted = CONTROLS["ceiling"](context).top()[0]
+    assert not (predicted == 3).any()
+    assert (predicted == labels)[labels != 3].float().mean() > 0.9

@@ -1,0 +1,112 @@
+"""The house stands on its floors: imports go down only, and heavy ones wait for their use."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent / "cosup"
+
+# From the ground up; rooms of one floor don't know each other, but for those of the ground.
+FLOORS: list[set[str]] = [
+    {
+        "errors",
+        "seeds",
+        "registry",
+        "section",
+        "probabilities",
+        "evidence",
+        "allowed",
+        "explain",
+        "files",
+    },
+    {"losses", "metrics", "assignment", "consistency"},
+    {"data", "models"},
+    {"config"},
+    {"teachers", "student"},
+    {"levels"},
+    {"rounds"},
+    {"controls"},
+    {"report", "analysis"},
+    {"runs"},
+    {"cluster"},
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+TORCH_ALONE = {"torch", "cosup"} | set(sys.stdlib_module_names)
+FILES = sorted(HOUSE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            if node.module == "cosup":
+                yield from (f"cosup.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_imports_go_down(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for module in imports(path):
+        if not module.startswith("cosup."):
+            continue
+        other = module.split(".")[1]
+        if other in (room, "__version__"):
+            continue
+        down = FLOOR[other] < FLOOR[room] or FLOOR[other] == FLOOR[room] == 0
+        assert down, f"{path.relative_to(HOUSE)} (floor of {room}) imports {module}"
+
+
+def test_the_first_floor_needs_torch_alone() -> None:
+    for path in FILES:
+        if room_of(path) in FLOORS[1]:
+            outside = {module.split(".")[0] for module in imports(path)} - TORCH_ALONE
+            assert not outside - {"numpy"}, f"{path.relative_to(HOUSE)} imports {outside}"
+
+
+def test_ray_is_imported_by_the_cluster_floor_alone() -> None:
+    for path in FILES:
+        if room_of(path) != "cluster":
+            assert not [m for m in imports(path) if m.split(".")[0] == "ray"], path
+
+
+def test_nobody_prints() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            assert not (called and node.func.id == "print"), path  # type: ignore[attr-defined]
+
+
+def test_import_cosup_is_light() -> None:
+    script = (
+        "import sys, cosup\n"
+        "heavy = {'torch', 'ray', 'pandas', 'timm', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert cosup.__version__\n"
+        "cosup.losses, cosup.Scopes, cosup.assignment.ASSIGNERS\n"
+        "assert 'ray' not in sys.modules\n"
+        "from cosup import consistency, metrics, Evidence\n"
+        "try:\n"
+        "    cosup.nothing\n"
+        "except AttributeError as error:\n"
+        "    assert 'nothing' in str(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,174 @@
+"""Every metric against scikit-learn where it has one, or else against a case worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    log_loss,
+    precision_score,
+    recall_score,
+)
+
+from cosup.evidence import Scopes, Truth
+from cosup.metrics import (
+    accuracy,
+    agreement,
+    assignment_accuracy,
+    brier,
+    effective_teachers,
+    expected_calibration_error,
+    kappa,
+    kept_precision,
+    kept_recall,
+    negative_log_likelihood,
+    paired_comparison,
+    per_group_accuracy,
+    pgr,
+    pgr_interval,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def test_accuracy_is_sklearns_and_leaves_out_unknown_labels(rng: np.random.Generator) -> None:
+    labels, predicted = rng.integers(0, 4, (2, 200))
+    assert accuracy(predicted, labels) == pytest.approx(accuracy_score(labels, predicted))
+    assert accuracy(torch.tensor([1, 1, 0]), torch.tensor([1, 0, -1])) == 0.5
+    assert math.isnan(accuracy(np.array([-1]), np.array([-1])))
+
+
+def test_per_group_accuracy_names_the_groups_that_have_samples() -> None:
+    found = per_group_accuracy(
+        np.array([0, 1, 1, 0]), np.array([0, 1, 0, -1]), np.array([0, 2, 2, 1]), ["a", "b", "c"]
+    )
+    assert found == {"a": 1.0, "c": 0.5}
+
+
+def test_pgr_is_the_share_of_the_gap_and_none_without_one() -> None:
+    assert pgr(0.5, 0.6, 0.9) == pytest.approx(0.25)
+    assert pgr(0.5, 0.4, 0.9) == pytest.approx(-0.25)
+    assert pgr(0.9, 0.6, 0.9) is None
+
+
+def test_pgr_interval_agrees_with_the_delta_method(rng: np.random.Generator) -> None:
+    """Fieller's ratio of means: for a wide gap, its normal approximation holds."""
+    floor, student, ceiling = (rng.random(3000) < p for p in (0.4, 0.6, 0.9))
+    low, high = pgr_interval(floor, student, ceiling) or (math.nan, math.nan)
+    gain = student.astype(float) - floor
+    gap = ceiling.astype(float) - floor
+    ratio = gain.mean() / gap.mean()
+    error = np.std(gain - ratio * gap) / gap.mean() / math.sqrt(3000)
+    wanted = norm.interval(0.95, ratio, error)
+    np.testing.assert_allclose((low, high), wanted, atol=0.1 * error)
+
+
+def test_pgr_interval_draws_groups_together(rng: np.random.Generator) -> None:
+    """Four copies of each scan say no more than one does: the same draws, the same interval."""
+    correct = [rng.random(300) < p for p in (0.4, 0.6, 0.9)]
+    alone = pgr_interval(*correct, groups=np.arange(300), samples=500)
+    copies = [np.repeat(part, 4) for part in correct]
+    together = pgr_interval(*copies, groups=np.repeat(np.arange(300), 4), samples=500)
+    assert together == pytest.approx(alone)
+    narrow = pgr_interval(*copies, samples=500)
+    assert alone is not None
+    assert narrow is not None
+    assert (alone[1] - alone[0]) == pytest.approx(2 * (narrow[1] - narrow[0]), rel=0.25)
+
+
+def test_pgr_interval_is_seeded_and_none_where_the_gap_may_be_nothing() -> None:
+    floor = np.array([True] * 10 + [False] * 10)
+    assert pgr_interval(floor, floor, floor) is None
+    hardly = floor.copy()
+    hardly[-1] = True  # one more of twenty: a third of the draws don't hold it
+    assert pgr_interval(floor, floor, hardly) is None
+    wide = np.ones(20, dtype=bool)
+    assert pgr_interval(floor, floor, wide, seed=1) == pgr_interval(floor, floor, wide, seed=1)
+    assert pgr_interval(floor, floor, wide) == (0, 0)
+
+
+def test_paired_comparison_is_the_mean_difference_with_its_standard_error(
+    rng: np.random.Generator,
+) -> None:
+    first = rng.normal(1.0, 1.0, 2000)
+    second = rng.normal(0.8, 1.0, 2000)
+    found = paired_comparison(first, second)
+    difference = first - second
+    assert found.difference == pytest.approx(difference.mean())
+    error = difference.std() / math.sqrt(2000)
+    np.testing.assert_allclose(
+        (found.low, found.high), norm.interval(0.95, difference.mean(), error), atol=0.1 * error
+    )
+    nothing = paired_comparison([], [])  # type: ignore[arg-type]
+    assert math.isnan(nothing.difference)
+
+
+def test_agreement_and_kappa_are_sklearns(rng: np.random.Generator) -> None:
+    first = rng.integers(0, 5, 300)
+    second = np.where(rng.random(300) < 0.6, first, rng.integers(0, 7, 300))
+    assert agreement(first, second) == pytest.approx(accuracy_score(first, second))
+    assert kappa(first, second) == pytest.approx(cohen_kappa_score(first, second))
+    assert kappa(torch.from_numpy(first), torch.from_numpy(first)) == pytest.approx(1)
+    assert math.isnan(kappa(np.zeros(3), np.zeros(3)))
+
+
+def test_likelihood_and_brier_are_sklearns(rng: np.random.Generator) -> None:
+    probs, labels = rng.dirichlet([0.5] * 4, 200), rng.integers(0, 4, 200)
+    wanted = log_loss(labels, probs, labels=range(4))
+    assert negative_log_likelihood(probs, labels) == pytest.approx(wanted)
+    one_hot = np.eye(4)[labels]
+    assert brier(probs, labels) == pytest.approx(((probs - one_hot) ** 2).sum(1).mean())
+    two = rng.dirichlet([1, 1], 200)
+    wanted = 2 * brier_score_loss(labels % 2, two[:, 1])
+    assert brier(torch.from_numpy(two), labels % 2) == pytest.approx(wanted)
+    assert negative_log_likelihood(np.array([[0.5, 0.5], [1, 0]]), np.array([0, -1])) == (
+        pytest.approx(math.log(2))
+    )
+
+
+def test_calibration_error_is_the_weighted_gap_of_each_bin(rng: np.random.Generator) -> None:
+    probs, labels = rng.dirichlet([0.4] * 3, 500), rng.integers(0, 3, 500)
+    confidence, right = probs.max(1), probs.argmax(1) == labels
+    worked = 0.0
+    for m in range(15):
+        inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
+        if inside.any():
+            worked += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert expected_calibration_error(probs, labels) == pytest.approx(worked)
+    sure = np.eye(3)[labels]
+    assert expected_calibration_error(sure, labels) == 0
+
+
+def test_assignment_accuracy_is_the_weight_that_goes_to_teachers_in_scope() -> None:
+    scopes = Scopes.of([[0, 1], [2], None], 3, [[0], None, [1]], 2)
+    truth = Truth(torch.tensor([0, 0, 2, -1]), torch.tensor([0, 1, 1, 0]))
+    weights = torch.tensor([[1.0, 0, 0], [0.5, 0.25, 0.25], [0.2, 0.5, 0.3], [0, 0, 1]])
+    # Sample 0: in scope of teacher 0; sample 1: of teacher 2; sample 2: of 1 and 2; 3: unknown.
+    assert assignment_accuracy(weights, scopes, truth) == pytest.approx((1 + 0.25 + 0.8) / 3)
+
+
+def test_kept_precision_and_recall_are_sklearns(rng: np.random.Generator) -> None:
+    labels, annotated = rng.integers(-1, 3, 300), rng.integers(-1, 3, 300)
+    keep = (rng.random(300) < 0.5) & (annotated >= 0)
+    known = labels >= 0
+    right = (annotated == labels)[known]
+    precision = precision_score(right, keep[known])
+    assert kept_precision(keep, annotated, labels) == pytest.approx(precision)
+    recall = recall_score(right, keep[known])
+    assert kept_recall(torch.from_numpy(keep), annotated, labels) == pytest.approx(recall)
+    assert math.isnan(kept_precision(np.zeros(300, dtype=bool), annotated, labels))
+
+
+def test_effective_teachers_counts_from_one_to_all() -> None:
+    assert effective_teachers(torch.eye(3)[[1, 1, 1]]) == pytest.approx(1)
+    assert effective_teachers(torch.eye(4)) == pytest.approx(4)
+    assert effective_teachers(torch.full((5, 2), 0.5)) == pytest.approx(2)
+    assert 1 < effective_teachers(torch.eye(2)[[0, 0, 0, 1]]) < 2

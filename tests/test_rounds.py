@@ -1,0 +1,162 @@
+"""The rounds: what they hand from level to level, what they keep, and that they can be cut."""
+
+import pytest
+import torch
+from digits_task import CLASSES, digits_task, new_student
+
+from cosup.config.schema import ASSIGNERS, FILTERS, LOSSES, RoundsSection
+from cosup.errors import RunError
+from cosup.evidence import mix
+from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
+from cosup.rounds import Before, decide, run_rounds, schedule
+
+
+def accuracy(probs, labels):
+    return float((probs.top()[0] == labels).float().mean())
+
+
+def test_levels_go_from_coarse_to_fine_each_repeated():
+    assert schedule(2, 2) == [(1, 0), (2, 0), (3, 1), (4, 1)]
+
+
+@pytest.mark.parametrize("assigner", sorted(ASSIGNERS))
+def test_every_assigner_runs_every_round_on_real_digits(assigner):
+    task, labels = digits_task()
+    settings = {"name": assigner}
+    if assigner == "single":
+        settings["teacher"] = "teacher_0"
+    section = RoundsSection.model_validate({"assignment": settings})
+    outcomes = list(run_rounds(task, section, new_student(), seed=0))
+    assert [(o.number, o.level) for o in outcomes] == [(1, 0), (2, 1)]
+    for outcome in outcomes:
+        weights = outcome.assigned.weights
+        assert torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-5)
+        assert len(outcome.train_probs) == len(weights)
+    # A generalist's student knows digits; chance is 0.1.
+    assert accuracy(outcomes[0].test_probs, labels) > 0.7
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS))
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_every_filter_and_loss_runs_on_real_digits(name, loss):
+    task, labels = digits_task()
+    section = RoundsSection.model_validate(
+        {"assignment": "oracle", "consistency": [name], "loss": loss}
+    )
+    rounds = run_rounds(task, section, new_student(), seed=0)
+    if name == "unanimity":
+        # Disjoint class specialists never agree: it keeps nothing, and says so.
+        with pytest.raises(RunError, match="unanimity"):
+            list(rounds)
+        return
+    outcome = list(rounds)[-1]
+    assert 0 < outcome.kept.keep.float().mean() <= 1
+    assert accuracy(outcome.test_probs, labels) > 0.7
+
+
+def test_the_oracle_beats_random_assignment():
+    task, labels = digits_task()
+    found = {}
+    for name in ("oracle", "random"):
+        section = RoundsSection.model_validate({"assignment": name})
+        outcome = list(run_rounds(task, section, new_student(), seed=0))[-1]
+        found[name] = accuracy(outcome.test_probs, labels)
+    assert found["oracle"] > found["random"] + 0.1
+
+
+def test_rejected_samples_are_not_learnt():
+    # With every annotation of one class rejected by hand, the student can't name the class.
+    task, _ = digits_task()
+    student = new_student()(LOSSES["cross_entropy"](), 0)
+    section = RoundsSection.model_validate({"assignment": "oracle"})
+    outcome = list(run_rounds(task, section, new_student(), seed=0))[-1]
+    keep = outcome.assigned.targets.top()[0] != 3
+    hard = torch.nn.functional.one_hot(outcome.assigned.targets.top()[0], CLASSES).float()
+    from cosup.probabilities import ProbTable
+
+    student.update(task.features, ProbTable.compress(hard), keep.float())
+    assert not (student.predict(task.test_features).top()[0] == 3).any()
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_rounds_go_on_from_what_finished_ones_left(fresh, repeat):
+    task, _ = digits_task()
+    section = RoundsSection.model_validate(
+        {
+            "assignment": "agreement",
+            "consistency": [
+                {"name": "local_global"},
+                {"name": "local_global", "against": "coarser"},
+            ],
+            "fresh_head": fresh,
+            "repeat": repeat,
+        }
+    )
+    whole = list(run_rounds(task, section, new_student(), seed=3))
+    for cut in range(1, len(whole)):
+        done = {o.number: Before(train_probs=o.train_probs, student=o.student) for o in whole[:cut]}
+        rest = list(run_rounds(task, section, new_student(), seed=3, done=done))
+        assert [o.number for o in rest] == [o.number for o in whole[cut:]]
+        for again, first in zip(rest, whole[cut:], strict=True):
+            assert torch.equal(again.kept.keep, first.kept.keep)
+            assert torch.equal(again.test_probs.values, first.test_probs.values)
+
+
+def test_the_stream_gives_the_same_whatever_its_batches(monkeypatch):
+    task, _ = digits_task()
+    section = RoundsSection.model_validate(
+        {"assignment": "dawid_skene", "consistency": ["teacher_student"]}
+    )
+    whole = list(run_rounds(task, section, new_student(), seed=0))[-1]
+    monkeypatch.setattr("cosup.levels.MAX_ELEMENTS", 2 * CLASSES * 37)
+    parts = list(run_rounds(task, section, new_student(), seed=0))[-1]
+    assert MAX_ELEMENTS > 2 * CLASSES * 900
+    assert torch.equal(whole.kept.keep, parts.kept.keep)
+    torch.testing.assert_close(whole.assigned.weights, parts.assigned.weights)
+
+
+def test_only_who_needs_the_truth_is_shown_it():
+    task, _ = digits_task()
+    stream = Stream(task.levels[1], None, task.features, task.truth)
+    assert next(iter(stream.restricted(frozenset()))).truth is None
+    assert next(iter(stream.restricted(frozenset()))).features is None
+    assert next(iter(stream.restricted(frozenset({"truth"})))).truth is not None
+
+
+def test_an_annotation_that_no_one_gives_is_rejected_and_named():
+    task, _ = digits_task()
+    level = task.levels[1]
+    annotations = level.annotations.annotations.clone()
+    annotations[:50] = 0
+    from dataclasses import replace
+
+    silent = replace(task, levels=(replace(level, annotations=ArrayAnnotations(annotations)),))
+    section = RoundsSection.model_validate({"assignment": "confidence"})
+    outcome = next(run_rounds(silent, section, new_student(), seed=0))
+    assert not outcome.kept.keep[:50].any()
+    assert outcome.kept.keep[50:].all()
+    assert outcome.kept.reason()[:50] == ["abstained"] * 50
+
+
+def test_decide_takes_arrays_and_gives_decisions():
+    task, _ = digits_task()
+    level = task.levels[1]
+    annotations = level.annotations.annotations
+    student = torch.softmax(torch.randn(len(annotations), CLASSES), 1)
+    made = decide(
+        student,
+        annotations,
+        level.scopes,
+        assigner=ASSIGNERS["block"](),
+        filters=[FILTERS["teacher_student"](mode="mask")],
+    )
+    # By hand: class 0-4 goes to the first teacher, 5-9 to the second.
+    teacher = (student.argmax(1) >= 5).long()
+    assert torch.equal(made.weights.argmax(1), teacher)
+    assigned = annotations[torch.arange(len(teacher)), teacher]
+    torch.testing.assert_close(made.targets, assigned)
+    torch.testing.assert_close(made.targets, mix(annotations, made.weights))
+    inside = (student.topk(3).indices == assigned.argmax(1, keepdim=True)).any(1)
+    assert torch.equal(made.keep, inside)
+    assert {r for r, k in zip(made.reason, made.keep, strict=True) if not k} <= {"TeacherStudent"}
