@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cosup import assignment, consistency, losses, metrics
     from cosup.evidence import Evidence, Scopes
     from cosup.rounds import decide
+    from cosup.student.exported import load_student
 
     __version__: str
 
@@ -20,6 +21,7 @@ _NAMES = {
     "Evidence": "cosup.evidence",
     "Scopes": "cosup.evidence",
     "decide": "cosup.rounds",
+    "load_student": "cosup.student.exported",
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "assignment",
     "consistency",
     "decide",
+    "load_student",
     "losses",
     "metrics",
 ]

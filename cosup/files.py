@@ -46,8 +46,11 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             if callable(content):
                 content(temporary)
+                temporary.chmod(mode)  # safetensors lets nobody but the owner read
             else:
                 temporary.write_bytes(content)
             _sync(temporary)

@@ -147,6 +147,7 @@ def negative_log_likelihood(probs: Array, labels: Array) -> float:
 def assignment_accuracy(weights: Tensor, scopes: Scopes, truth: Truth) -> float:
     """Share of the weight [N, T] that goes to teachers whose scope holds the sample's truth."""
     known = truth.labels >= 0
+    weights = weights.double()
     return _mean(((weights * scopes.hold(truth)).sum(1) / weights.sum(1))[known].numpy())
 
 

@@ -180,6 +180,7 @@ def filter_annotations(
     """
     filters = [(choice.name, Filters.build(choice)) for choice in section.consistency]
     chain = _chain(filters)
+    stream = stream.restricted(chain.needs)
     if chain.needs & PART_STUDENTS:
         plain = _chain([(name, item) for name, item in filters if not item.needs & PART_STUDENTS])
         provisional = _decide(plain, stream, assigned.weights)

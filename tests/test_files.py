@@ -70,6 +70,12 @@ def test_tensors_are_read_back(tmp_path: Path) -> None:
     assert torch.equal(back["b"], whole[1:])
 
 
+def test_tensors_may_be_read_by_those_who_may_read_the_rest(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "t.safetensors", {"a": torch.zeros(1)})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "t.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_sweep_removes_only_what_was_being_written(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in (".f.12.cosup-tmp", "sub/.g.1.cosup-tmp", "keep.tmp", ".hidden"):

@@ -42,6 +42,9 @@ class Assigner(ABC):
         sample (its row is all zero) gets weight 0 there, unless all of them do.
         """
 
+    def check(self, scopes: Scopes) -> None:  # noqa: B027 -- most suit every level
+        """`UserError` for a level whose teachers this assigner can't tell apart, or find."""
+
     def fit(  # noqa: B027 -- most assigners have nothing to learn
         self,
         batches: Batches,

@@ -26,6 +26,14 @@ class Block(Assigner):
     """Choose the teacher in whose scope the student puts the most probability, rather than the one
     that holds its argmax. Meant for scopes that don't overlap: a wider one never has less."""
 
+    def check(self, scopes: Scopes) -> None:
+        """`UserError` where classes can't tell the teachers apart."""
+        if len(scopes) > 1 and bool((scopes.classes == scopes.classes[0]).all()):
+            raise UserError(
+                f"assigner block: teachers {', '.join(scopes.names)} know the same classes; it "
+                "needs class specialists (for domain specialists use agreement or gate)"
+            )
+
     def fit(
         self,
         batches: Batches,
@@ -35,7 +43,7 @@ class Block(Assigner):
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Learns nothing; `UserError` where classes can't tell the teachers apart."""
-        _check(scopes)
+        self.check(scopes)
 
     def assign(
         self,
@@ -47,7 +55,7 @@ class Block(Assigner):
         truth: Truth | None = None,
     ) -> Tensor:
         """One-hot weights [N, T]."""
-        _check(scopes)
+        self.check(scopes)
         classes = scopes.classes.to(student_probs.device)
         answers = available(annotations)
         mass = student_probs @ classes.T.to(student_probs.dtype)
@@ -57,11 +65,3 @@ class Block(Assigner):
         # A smaller scope scores higher; every holder scores above the mass of those who aren't.
         narrow = 2 + 1 / classes.sum(1).clamp_min(1).to(mass.dtype)
         return to_weights(torch.where(holds, narrow, mass), answers, hard=True)
-
-
-def _check(scopes: Scopes) -> None:
-    if len(scopes) > 1 and bool((scopes.classes == scopes.classes[0]).all()):
-        raise UserError(
-            f"assigner block: teachers {', '.join(scopes.names)} know the same classes; it needs "
-            "class specialists (for domain specialists use agreement or gate)"
-        )

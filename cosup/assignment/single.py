@@ -21,6 +21,10 @@ class Single(Assigner):
     teacher: str | None = None
     """The teacher's name; null takes the level's only teacher."""
 
+    def check(self, scopes: Scopes) -> None:
+        """`UserError` if the level has no such teacher."""
+        self._index(scopes)
+
     def assign(
         self,
         student_probs: Tensor,

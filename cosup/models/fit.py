@@ -192,5 +192,6 @@ def _finished(bank: HeadBank, total: int, training: TrainingSection) -> HeadBank
 def _diverged(step: int, total: int, training: TrainingSection) -> str:
     return (
         f"fitting a head: the loss is not finite at step {step} of {total} (learning rate "
-        f"{training.lr:g}); a smaller training.lr, or training.standardize, may help (anew, with --overwrite)"
+        f"{training.lr:g}); a smaller training.lr, or training.standardize, may help "
+        "(with --overwrite)"
     )

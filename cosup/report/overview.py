@@ -68,4 +68,7 @@ def _draw_routes(axes: Axes, decisions: pd.DataFrame) -> None:
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     kind = "domain" if by == "domain" else "true class"
     axes.set_xlabel(kind, fontsize=8)
-    axes.set_title(f"share of each {kind} sent to each teacher, last round", fontsize=9, loc="left")
+    # A soft assignment is shown by the teacher with the most weight, and says so.
+    soft = bool((decisions["assignment_weight"] < 0.999).any())
+    sent = "whose most weighted teacher is this" if soft else "sent to each teacher"
+    axes.set_title(f"share of each {kind} {sent}, last round", fontsize=9, loc="left")

@@ -39,7 +39,7 @@ def export_student(
     device = resolve_device(config.execution.device)
     section = config.student.backbone
     backbone = load_backbone(section, device, resolve_precision(config.execution.precision, device))
-    card = Environment(autoescape=False).from_string(CARD)
+    card = Environment(autoescape=False, keep_trailing_newline=True).from_string(CARD)
     folder: Path = run.folder("student")
     text = card.render(
         run=summary["run"],

@@ -38,7 +38,8 @@ def _names(kind: str, things: dict[str, str]) -> RenderableType:
     table.add_column()
     for name, text in things.items():
         table.add_row(f"  {name}", Text(text))
-    return Group(Text(kind, style="bold"), table if things else Text("  (none here)"))
+    none = Text(f"  (none{_LOOKED.get(kind, '')})")
+    return Group(Text(kind, style="bold"), table if things else none)
 
 
 def _settings(registry: Registry[Any]) -> RenderableType:
@@ -96,6 +97,7 @@ _REGISTRIES: dict[str, Registry[Any]] = {
     "losses": Losses,
     "sources": SOURCES,
 }
+_LOOKED = {"configs": f" in {CONFIGS}/", "runs": f" in {RUNS}/"}
 _KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "configs": _configs,
     **{kind: _registered(registry) for kind, registry in _REGISTRIES.items()},

@@ -1,5 +1,6 @@
 """`cosup plan`: what a run would train, annotate and cache; it writes nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,9 @@ from cosup.teachers.features import cached_part, eval_transform
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.table import ANNOTATED
 
+SHOWN = 5
+"""Classes or domains of a scope that are named."""
+
 
 def plan(config: Config) -> RenderableType:
     """Samples, teachers, annotations, features, rounds and controls, with sizes and cache hits.
@@ -35,8 +39,9 @@ def plan(config: Config) -> RenderableType:
     directory = Path(config.run.output) / config.run.name
     state = "exists: needs --resume or --overwrite" if directory.exists() else "new"
     lines = [
-        f"run         {directory} ({state}), seeds {', '.join(map(str, seeds))}",
-        f"device      {resources.device}, {resources.precision}, {resources.workers} decoders",
+        f"run         {directory} ({state}), {_counted('seed', seeds)}",
+        f"device      {resources.device}, {resources.precision}, "
+        f"{resources.workers} decoding thread{'' if resources.workers == 1 else 's'}",
         _samples(data),
         _features(config, data, resources),
         _annotations(config, data, hierarchy),
@@ -49,7 +54,8 @@ def plan(config: Config) -> RenderableType:
 def _samples(data: ImageData) -> str:
     counts = ", ".join(f"{split} {len(data.rows(split)):,}" for split in SPLITS)
     domains = "" if len(data.domains) == 1 else f", {len(data.domains)} domains"
-    return f"samples     {counts}; {len(data.classes)} classes{domains}"
+    ids = ", ".join(data.sample_ids(data.rows("student_train")[:2]))
+    return f"samples     {counts}; {len(data.classes)} classes{domains}\nsample ids  {ids}, ..."
 
 
 def _features(config: Config, data: ImageData, resources: Resources) -> str:
@@ -110,10 +116,19 @@ def _teachers(config: Config, data: ImageData, hierarchy: Hierarchy) -> Table:
 
 
 def _scope(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
-    classes = "all" if spec.classes is None else str(len(spec.classes))
-    domains = spec.domains
-    named = "all" if domains is None else ", ".join(data.domains[index] for index in domains)
-    return classes, named
+    return _some(spec.classes, data.classes), _some(spec.domains, data.domains)
+
+
+def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
+    """By name where they are few."""
+    if chosen is None:
+        return "all"
+    more = f" ... ({len(chosen)})" if len(chosen) > SHOWN else ""
+    return ", ".join(names[index] for index in chosen[:SHOWN]) + more
+
+
+def _counted(word: str, items: Sequence[object]) -> str:
+    return f"{word}{'' if len(items) == 1 else 's'} {', '.join(map(str, items))}"
 
 
 def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:

@@ -105,17 +105,10 @@ def make_resources(config: Config) -> Resources:
 def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     """What config and data, each right in itself, can get wrong together: `UserError`."""
     check_controls(config, data.truth(data.rows("student_train")))
-    assigner = config.rounds.assignment.name
-    for level in hierarchy:
-        if (
-            assigner == "single"
-            and len(level) > 1
-            and not config.rounds.assignment.settings.get("teacher")
-        ):
-            raise UserError(
-                f"rounds.assignment.name: 'single' needs a teacher: NAME where a level has "
-                f"{len(level)} teachers"
-            )
+    assigner = Assigners.build(config.rounds.assignment)
+    for number, level in enumerate(hierarchy):
+        with about(f"rounds.assignment, level {number}"):
+            assigner.check(scopes(level, len(data.classes), len(data.domains)))
     if BUDGET_GENERALIST in config.controls and all(
         spec.external is not None for spec in hierarchy[-1]
     ):
@@ -195,7 +188,8 @@ def train_hierarchy(
             )
         )
     for teacher in (teacher for level in levels for teacher in level):
-        log.info("teacher %s: %d steps", teacher.name, teacher.steps)
+        if teacher.steps:
+            log.info("teacher %s: %d steps", teacher.name, teacher.steps)
     return levels
 
 

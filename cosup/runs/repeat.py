@@ -48,7 +48,8 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     of PGR is the one over seeds.
     """
     tables = [dict(_numbers(summary)) for summary in summaries]
-    over = {path: _spread([table.get(path) for table in tables]) for path in tables[0]}
+    paths = dict.fromkeys(path for table in tables for path in table)
+    over = {path: _spread([table.get(path) for table in tables]) for path in paths}
     mean = _replace(dict(summaries[0]), {path: item["mean"] for path, item in over.items()}, "")
     mean["seed"] = [summary["seed"] for summary in summaries]
     mean["student"]["pgr_ci95"] = over.get("student.pgr", {}).get("ci95")

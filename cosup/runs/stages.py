@@ -12,6 +12,7 @@ from torch import Tensor
 from cosup.analysis.decisions import decisions_table, round_measures
 from cosup.config.schema import Config
 from cosup.controls import CONTROLS, ControlContext
+from cosup.errors import about
 from cosup.files import save_tensors, write_atomic
 from cosup.losses import Loss
 from cosup.models.device import resolve_device
@@ -72,7 +73,7 @@ def finish_rounds(
             continue
         started = time.monotonic()
         step.tag = f"round_{number}"
-        with about(f"round {number}"):
+        with about(f"round {number}, student"):
             outcome = next(outcomes)
         assert outcome.number == number
         numbers = _record(outcome, prepared, run, config.rounds.assignment.name)
@@ -156,10 +157,11 @@ def _log(numbers: Mapping[str, Any], recorder: Recorder) -> None:
     percents = {name: value for name, value in numbers.items() if isinstance(value, float)}
     recorder.scalars("rounds", percents, number)
     log.info(
-        "round %d, level %d (%d teachers): %s",
+        "round %d, level %d (%d teacher%s): %s",
         number,
         numbers["level"],
         len(numbers["teachers"]),
+        "" if len(numbers["teachers"]) == 1 else "s",
         ", ".join(
             f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in percents.items()
         ),

@@ -22,7 +22,10 @@ BOUNDS = ("oracle_assignment", "ceiling")
 
 def summary_table(summary: Mapping[str, Any], directory: Path) -> RenderableType:
     """Teachers, controls, the student, its bounds; what PGR means; and where to look next."""
-    table = Table(title=f"{summary['run']}: accuracy on the test split, in %", title_justify="left")
+    seeds = summary["seed"] if isinstance(summary["seed"], list) else []
+    over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
+    title = f"{summary['run']}: accuracy on the test split, in %{over}"
+    table = Table(title=title, title_justify="left")
     table.add_column("who")
     table.add_column("accuracy", justify="right")
     table.add_column("PGR", justify="right")
@@ -33,18 +36,18 @@ def summary_table(summary: Mapping[str, Any], directory: Path) -> RenderableType
     controls = summary["controls"]
     for name in controls:
         if name not in BOUNDS:
-            _add_control(table, name, controls[name])
+            _add_control(table, summary, name)
     table.add_section()
     student = summary["student"]
     table.add_row(
         "[bold]the co-supervised student[/bold]",
-        f"[bold]{percent(student['accuracy'])}[/bold]",
+        f"[bold]{percent(student['accuracy'])}{_spread(summary, 'student.accuracy')}[/bold]",
         f"[bold]{_pgr(student)}[/bold]",
     )
     table.add_section()
     for name in BOUNDS:
         if name in controls:
-            _add_control(table, name, controls[name])
+            _add_control(table, summary, name)
     return Group(table, Text(_explain(summary)), Text(_next(summary, directory)))
 
 
@@ -53,9 +56,16 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _add_control(table: Table, name: str, numbers: Mapping[str, Any]) -> None:
-    label = CONTROL_LABELS.get(name, name)
-    table.add_row(label, percent(numbers["accuracy"]), percent(numbers["pgr"]))
+def _add_control(table: Table, summary: Mapping[str, Any], name: str) -> None:
+    numbers = summary["controls"][name]
+    accuracy = percent(numbers["accuracy"]) + _spread(summary, f"controls.{name}.accuracy")
+    table.add_row(CONTROL_LABELS.get(name, name), accuracy, percent(numbers["pgr"]))
+
+
+def _spread(summary: Mapping[str, Any], number: str) -> str:
+    """The standard deviation over seeds, where several were run."""
+    deviation = summary.get("over_seeds", {}).get(number, {}).get("deviation")
+    return "" if deviation is None else f" ± {percent(deviation)}"
 
 
 def _pgr(student: Mapping[str, Any]) -> str:
@@ -75,7 +85,10 @@ def _explain(summary: Mapping[str, Any]) -> str:
             "student trained on true labels (the ceiling); in brackets its 95 % interval."
         )
     elif "ceiling" in summary["controls"]:
-        lines.append("No PGR: the ceiling isn't above the floor.")
+        lines.append(
+            "No PGR: the ceiling (the same student trained on true labels) isn't above the floor "
+            "(the best teacher alone)."
+        )
     else:
         lines.append("No PGR: it needs the control 'ceiling'.")
     if last["assignment_accuracy"] is not None:
@@ -86,17 +99,21 @@ def _explain(summary: Mapping[str, Any]) -> str:
         )
     if summary["data"]["broken"]:
         broken = summary["data"]["broken"]
-        lines.append(f"{len(broken)} broken images were set aside: {', '.join(broken[:3])}, ...")
+        more = ", ..." if len(broken) > 3 else ""
+        lines.append(f"broken images set aside: {len(broken)} ({', '.join(broken[:3])}{more})")
     return "\n".join(lines)
 
 
 def _next(summary: Mapping[str, Any], directory: Path) -> str:
     last = summary["rounds"][-1]["round"]
+    one = ""  # several seeds: a directory for each, all alike
+    if isinstance(summary["seed"], list):
+        one = f"seed-{summary['seed'][0]}/"
     rows = (
         ("every number", "summary.json"),
-        ("who taught which sample", f"decisions/round-{last}.parquet"),
-        ("a picture", "report/overview.png"),
-        ("the trained student", "student/"),
+        ("who taught which sample", f"{one}decisions/round-{last}.parquet"),
+        ("a picture", f"{one}report/overview.png"),
+        ("the trained student", f"{one}student/"),
     )
     lines = [f"  {what:<24} {directory / where}" for what, where in rows]
     curves = f"  {'curves':<24} tensorboard --logdir {directory}"

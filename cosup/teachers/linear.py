@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cosup.data.table import ImageData
+from cosup.errors import about
 from cosup.models.fit import fit_heads
 from cosup.models.heads import HeadBank
 from cosup.models.section import HeadSection
@@ -42,7 +43,9 @@ def fit_level(
     fitted: dict[int, Fitted] = {}
     for steps, positions in groups.items():
         chosen = [specs[position] for position in positions]
-        bank = _fit(chosen, [members[p] for p in positions], features, targets, steps, training)
+        with about(f"teachers {', '.join(spec.name for spec in chosen)}"):
+            parts = [members[position] for position in positions]
+            bank = _fit(chosen, parts, features, targets, steps, training)
         fitted.update((p, (bank.select(h), steps)) for h, p in enumerate(positions))
     return [fitted[position] for position in range(len(specs))]
 

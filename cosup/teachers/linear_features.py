@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cosup.data.table import ImageData
+from cosup.errors import about
 from cosup.models.heads import HeadBank, head_bank
 from cosup.teachers.base import Resources, Rows, Teacher, Training, masked_softmax
 from cosup.teachers.features import FeatureSource, feature_source

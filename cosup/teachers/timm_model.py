@@ -136,7 +136,8 @@ def _fit(teacher: NetworkTeacher, training: Training) -> int:
             if not math.isfinite(value):
                 raise RunError(
                     f"teacher '{teacher.name}': the loss is not finite at step {step + 1} of "
-                    f"{steps}; a smaller teachers.training.lr ({setting.lr:g}) may help (anew, with --overwrite)"
+                    f"{steps}; a smaller teachers.training.lr ({setting.lr:g}) may help "
+                    "(with --overwrite)"
                 )
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(mean)

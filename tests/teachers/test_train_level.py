@@ -14,10 +14,10 @@ from teacher_helpers import TINY, finest, teachers_section
 
 import cosup.teachers.timm_model as timm_model
 from cosup.config.teachers import TeachersSection
+from cosup.data.decode import image_batches
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
 from cosup.files import save_tensors
-from cosup.models.features import cached_features
 from cosup.teachers import features as teacher_features
 from cosup.teachers.base import Resources, Teacher, training_rows
 from cosup.teachers.hierarchy import TeacherSpec
@@ -214,18 +214,18 @@ def test_scoped_loss_is_cross_entropy_over_the_own_classes() -> None:
 def test_a_backbone_runs_once_per_image_for_all_teachers(
     data: ImageData, resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extracted: list[int] = []
+    decoded: list[int] = []
 
-    def counting(backbone: Any, batches: Any, rows: int, *rest: Any) -> torch.Tensor:
-        extracted.append(rows)
-        return cached_features(backbone, batches, rows, *rest)
+    def counting(part: ImageData, rows: Any, *rest: Any) -> Any:
+        decoded.extend(rows.tolist())
+        return image_batches(part, rows, *rest)
 
-    monkeypatch.setattr(teacher_features, "cached_features", counting)
+    monkeypatch.setattr(teacher_features, "image_batches", counting)
     section = section_of("linear_features", data, tmp_path)
     specs = finest(section, data)
     for teacher in train_level(specs, section, data, seed=0, resources=resources):
         annotations(teacher, data, resources)
-    assert extracted == [len(data.rows("teacher_train")), len(data.rows("test"))]
+    assert decoded == list(range(len(data)))
 
 
 def test_networks_train_alike_from_memory_and_from_files(

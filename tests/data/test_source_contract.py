@@ -1,0 +1,74 @@
+"""Every registered source gives a table that keeps the contract, on a tiny real dataset."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from cosup.data.section import DataSection
+from cosup.data.sources import SOURCES
+from cosup.data.table import load_data
+
+SHARES = {"teacher_train": 0.3, "student_train": 0.4, "test": 0.3}
+
+
+def idx(path: Path, array: np.ndarray) -> None:
+    """Write the idx form of bytes, gzipped."""
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
+
+
+def settings(source: str, root: Path) -> dict[str, Any]:
+    """Lay out 400 real digits as the source wants them; its settings."""
+    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = pixels[:400].reshape(-1, 8, 8) * 15.9, labels[:400]
+    if source == "digits":
+        return {"rotations": [0]}
+    if source in ("idx", "torchvision"):
+        folder = root / "FashionMNIST" / "raw" if source == "torchvision" else root
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, rows in (("train", slice(0, 300)), ("t10k", slice(300, 400))):
+            for kind, array in (("images-idx3", pixels[rows]), ("labels-idx1", labels[rows])):
+                idx(folder / f"{part}-{kind}-ubyte.gz", array)
+                if source == "torchvision":
+                    plain = gzip.decompress((folder / f"{part}-{kind}-ubyte.gz").read_bytes())
+                    (folder / f"{part}-{kind}-ubyte").write_bytes(plain)
+        named = {"dataset": "FashionMNIST"} if source == "torchvision" else {}
+        return {"root": str(root), **named}
+    lines = ["path,label"]
+    for row, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        domain = f"d{row % 2}/" if source == "domain_folder" else ""
+        path = root / f"{domain}c{label}/{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(path)
+        lines.append(f"{path.relative_to(root)},c{label}")
+    if source == "table":
+        (root / "table.csv").write_text("\n".join(lines))
+        return {"root": str(root), "table": str(root / "table.csv")}
+    return {"root": str(root)}
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES.builtin))
+def test_a_source_keeps_the_contract(source: str, tmp_path: Path) -> None:
+    section = DataSection.model_validate(
+        {"source": source, **settings(source, tmp_path), "splits": SHARES}
+    )
+    data = load_data(section, seed=0, workers=1, cache=None)
+    table = data.table
+    assert table["sample_id"].is_unique
+    assert table["label"].between(0, len(data.classes) - 1).all()
+    assert table["domain"].between(0, len(data.domains) - 1).all()
+    assert not table.groupby("group")["split"].nunique().gt(1).any()
+    for split in SHARES:
+        rows = data.rows(split)
+        assert set(data.truth(rows).labels.tolist()) == set(range(len(data.classes)))
+        image = data.read(int(rows[0]))
+        assert image.mode == "RGB"
+        assert len(image.getcolors(10_000) or []) > 1
+    again = load_data(section, seed=0, workers=2, cache=tmp_path / "cache")
+    assert again.fingerprint == data.fingerprint
+    assert again.table.equals(table)

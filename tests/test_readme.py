@@ -1,0 +1,37 @@
+"""The README is true: its Python runs, its configs validate, its paths exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cosup.config import check_config
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def test_its_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("python")
+    assert len(code.strip().splitlines()) <= 11
+    exec(compile(code, "README", "exec"), {})
+    assert "torch.Size([100, 2])" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_its_configs_validate(text: str) -> None:
+    whole = {"data": {"source": "digits"}, "student": {"backbone": {"name": "resnet18"}}}
+    check_config({**whole, **yaml.safe_load(text)})
+
+
+def test_the_paths_it_names_exist() -> None:
+    tree = re.findall(r"^    (\S+)  +\S", TEXT[TEXT.index("## The tree") :], re.MULTILINE)
+    table = [ROOT / "cosup" / name for name in re.findall(r"`(\w+(?:/\w+)*\.py)`", TEXT)]
+    paths = [*(ROOT / name for name in tree), *table, ROOT / "configs/quickstart.png"]
+    assert len(paths) > 20
+    assert [str(path) for path in paths if not path.exists()] == []
