@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -232,7 +232,7 @@ def assemble(
         floor,
         choose,
         store.level("test", [floor.name]).table(floor.name),
-        _level(len(levels), [replace(specs[floor.name])], data, store, features),
+        _level(len(levels), [specs[floor.name]], data, store, features),
         generalist,
         torch.from_numpy(data.groups(rows)),
         data.sample_ids(rows),
