@@ -68,7 +68,7 @@ def fit_heads(
     shuffles = [Shuffle(m, torch_generator(seed, "batches", h)) for h, m in enumerate(members)]
     batch_size = min(training.batch_size, largest)
     optimizer = build_optimizer(bank, training)
-    every = 1 if source.device.type == "cpu" else LOOK_EVERY
+    watch = _Watch(training, total, len(members), source.device, on_step)
     with _few_threads(batch_size * bank.weight.numel()):
         for step in range(total):
             set_rate(optimizer, training, step, total)
@@ -76,16 +76,57 @@ def fit_heads(
             inputs, wanted, weight = source.batch(rows)
             losses, metrics = loss(bank(inputs), wanted, step / max(1, total - 1))
             objective = _mean(losses, weight).sum()
-            if step % every == 0 or step == total - 1:
-                mean = float(objective.detach()) / len(members)
-                if not math.isfinite(mean):
-                    raise RunError(_diverged(step + 1, total, training))
-                if on_step is not None:
-                    on_step(step + 1, mean, metrics)
+            watch.look(step, objective, metrics)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(objective)
             optimizer.step()
+    watch.end()
     return _finished(bank, total, training)
+
+
+class _Watch:
+    """Looks at the loss: stops when it is not finite, warns when it ends above where it began.
+
+    Every step on a CPU, every `LOOK_EVERY`th elsewhere.
+    """
+
+    def __init__(
+        self,
+        training: TrainingSection,
+        total: int,
+        heads: int,
+        device: torch.device,
+        on_step: OnStep | None,
+    ) -> None:
+        self.training = training
+        self.total = total
+        self.heads = heads
+        self.every = 1 if device.type == "cpu" else LOOK_EVERY
+        self.on_step = on_step
+        self.first = self.last = math.nan
+
+    def look(self, step: int, objective: Tensor, metrics: Metrics) -> None:
+        """After the forward pass of a step (from 0): objective is the heads' summed loss."""
+        if step % self.every and step != self.total - 1:
+            return
+        self.last = float(objective.detach()) / self.heads
+        self.first = self.last if step == 0 else self.first
+        if not math.isfinite(self.last):
+            raise RunError(_diverged(step + 1, self.total, self.training))
+        if self.on_step is not None:
+            self.on_step(step + 1, self.last, metrics)
+
+    def end(self) -> None:
+        """After the last step."""
+        if self.last > 2 * self.first:
+            log.warning(
+                "fitting a head: the loss rose from %.3g to %.3g in %d steps; a smaller "
+                "training.lr (%g) may help",
+                self.first,
+                self.last,
+                self.total,
+                self.training.lr,
+            )
 
 
 @torch.inference_mode()

@@ -156,6 +156,16 @@ def test_a_loss_that_is_not_finite_stops_and_says_where() -> None:
         fit([TRAIN], loss=Broken(), steps=11)
 
 
+def test_a_rate_that_is_absurd_but_does_not_overflow_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fit([TRAIN])
+    assert caplog.text == ""
+    fit([TRAIN], training=TrainingSection(steps=20, lr=1e30, schedule="constant"))
+    assert "the loss rose from 2.3" in caplog.text
+    assert "1e+30" in caplog.text
+
+
 def test_steps_are_counted_and_reported() -> None:
     seen: list[int] = []
     fit([TRAIN], steps=7, on_step=lambda step, loss, metrics: seen.append(step))
