@@ -8,15 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from cosup.config.schema import Assigners, Config, RoundsSection
 from cosup.errors import UserError
 from cosup.evidence import Truth
 from cosup.levels import Level, Stream, Task
 from cosup.losses import CrossEntropy
+from cosup.losses.objective import Objective
 from cosup.probabilities import ProbTable
 from cosup.rounds import NewStudent, Outcome, assign, run_rounds
 from cosup.seeds import seed_for
+
+PLAIN = Objective(CrossEntropy(), control=True)
+"""What controls minimise that don't repeat the run's own rounds."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,9 @@ def self_training(context: ControlContext) -> ProbTable:
     outcome = _last(first, plain, context.new_student, seed)
     own, test = outcome.train_probs, outcome.test_probs
     for number in range(1, rounds):
-        student = context.new_student(CrossEntropy(), seed_for(seed, number))
-        student.update(task.features, own, torch.ones(len(own)))
-        own, test = student.predict_own(task.features), student.predict(task.test_features)
+        student = context.new_student(PLAIN, seed_for(seed, number))
+        student.update(task.inputs, own, torch.ones(len(own)))
+        own, test = student.predict_own(task.inputs), student.predict(task.test_inputs)
     return test
 
 
@@ -79,12 +84,13 @@ def oracle_assignment(context: ControlContext) -> ProbTable:
 
 def ceiling(context: ControlContext) -> ProbTable:
     """The student trained on the true labels of student_train (uses the truth)."""
-    task = context.task
-    student = context.new_student(CrossEntropy(), seed_for(context.seed, "control", "ceiling"))
-    known = (task.truth.labels >= 0).float()
-    targets = ProbTable.one_hot(task.truth.labels.clamp_min(0), task.num_classes)
-    student.update(task.features, targets, known)
-    return student.predict(task.test_features)
+    return _trained_on(context, context.task.truth.labels, "ceiling")
+
+
+def given_labels(context: ControlContext) -> ProbTable:
+    """The student trained on the labels as they were given, noise included, without teachers."""
+    assert context.task.labels is not None
+    return _trained_on(context, context.task.labels, "given_labels")
 
 
 CONTROLS: dict[str, Callable[[ControlContext], ProbTable]] = {
@@ -94,10 +100,11 @@ CONTROLS: dict[str, Callable[[ControlContext], ProbTable]] = {
     "self_training": self_training,
     "random_assignment": random_assignment,
     "oracle_assignment": oracle_assignment,
+    "given_labels": given_labels,
     "ceiling": ceiling,
 }
 
-NEED_TRUTH = frozenset({"oracle_assignment", "ceiling"})
+NEED_TRUTH = frozenset({"oracle_assignment", "given_labels", "ceiling"})
 """Controls that read the true labels of student_train."""
 
 
@@ -111,17 +118,26 @@ def check_controls(config: Config, truth: Truth) -> None:
         )
 
 
+def _trained_on(context: ControlContext, labels: Tensor, name: str) -> ProbTable:
+    """The student trained on labels [N] (-1: left out), plainly."""
+    task = context.task
+    student = context.new_student(PLAIN, seed_for(context.seed, "control", name))
+    targets = ProbTable.one_hot(labels.clamp_min(0), task.num_classes)
+    student.update(task.inputs, targets, (labels >= 0).float())
+    return student.predict(task.test_inputs)
+
+
 def _taught_by(context: ControlContext, level: Level, assigner: str, name: str) -> ProbTable:
     """One plain update: every annotation kept, cross-entropy."""
     task = context.task
     seed = seed_for(context.seed, "control", name)
-    student = context.new_student(CrossEntropy(), seed)
+    student = context.new_student(PLAIN, seed)
     stream = Stream(level, None, task.features, task.truth)
     hard = context.section.targets == "hard"
     assigned = assign(Assigners.build(Assigners.check(assigner)), stream, seed, hard)
     _, confidence = assigned.targets.top()
-    student.update(task.features, assigned.targets, (confidence > 0).float())
-    return student.predict(task.test_features)
+    student.update(task.inputs, assigned.targets, (confidence > 0).float())
+    return student.predict(task.test_inputs)
 
 
 def _reassigned(context: ControlContext, assigner: str) -> ProbTable:

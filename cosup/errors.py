@@ -28,6 +28,16 @@ def about(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
+@contextmanager
+def inside(section: str) -> Iterator[None]:
+    """Complete the key that an error begins with: `batch_size: 1: ...` raised by what doesn't know
+    whose training section it was given becomes `student.training.batch_size: 1: ...`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{section}.{error}") from error
+
+
 def known_names(names: Iterable[str]) -> str:
     """`a, b, c`, sorted, for the end of an error message."""
     return ", ".join(sorted(names))

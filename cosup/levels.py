@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from cosup.evidence import Evidence, Scopes, Truth
+from cosup.losses.features import Live
 from cosup.probabilities import ProbTable
+from cosup.student.base import Inputs, TestInputs
 
 MAX_ELEMENTS = 2**23
 """Annotation values [n, T, C] held at a time: 32 MiB in float32, a few times that in use."""
@@ -47,28 +49,36 @@ class Level:
     """One floor of the hierarchy.
 
     provenance: features [M, D] of the teachers' own training inputs and membership [M, T], or
-    None where they aren't known.
+    None where they aren't known. live: the teachers as networks, where the student's loss asks
+    them during training.
     """
 
     index: int
     scopes: Scopes
     annotations: LevelAnnotations
     provenance: tuple[Tensor, Tensor] | None = None
+    live: Live | None = None
 
 
 @dataclass(frozen=True)
 class Task:
     """The samples that the student learns from and those that measure it.
 
-    features: [N, D] of student_train, test_features: [M, D]; float16 or float32, memory-mapped or
-    not. truth: of student_train; serves the oracle, the ceiling and analysis alone.
+    inputs: what the student reads of student_train, N samples: features or images; test_inputs: of
+    the test split. truth: of student_train; serves the oracle, the ceiling and analysis alone.
+    features: [N, D] float16 or float32, memory-mapped or not, for assigners that look at them.
+    labels: [N] as given to trainers (noise included, -1 unknown), for settings in which the student
+    may see them. validation_inputs: for choices made along the way.
     """
 
     levels: tuple[Level, ...]
-    features: Tensor
-    test_features: Tensor
+    inputs: Inputs
+    test_inputs: TestInputs
     truth: Truth
     num_classes: int
+    features: Tensor | None = None
+    labels: Tensor | None = None
+    validation_inputs: TestInputs | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ each. pydantic checks the settings against the fields, so an assigner needs no p
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -99,7 +100,7 @@ def check_settings(cls: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 def setting_names(cls: type[Any]) -> list[str]:
     """The names of a dataclass's settings, in the order they are written."""
-    return [name for name, field in cls.__dataclass_fields__.items() if field.init]
+    return [field.name for field in fields(cls) if field.init]
 
 
 def setting_docs(cls: type[Any]) -> dict[str, tuple[str, Any]]:

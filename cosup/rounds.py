@@ -16,13 +16,13 @@ from cosup.config.schema import Assigners, Filters, Losses, RoundsSection
 from cosup.consistency import Chain, ChainResult, Filter, Measures, check_kept
 from cosup.evidence import Evidence, Scopes, mix
 from cosup.levels import Level, Stream, Task
-from cosup.losses import Loss
+from cosup.losses.objective import Objective
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
-from cosup.student import Student
+from cosup.student.base import Guidance, Inputs, Student
 
-NewStudent = Callable[[Loss, int], Student]
-"""Makes a student that minimises this loss, its randomness seeded by this."""
+NewStudent = Callable[[Objective, int], Student]
+"""Makes a student that minimises this, its randomness seeded by this."""
 
 PART_STUDENTS = frozenset({"global_probs", "local_probs"})
 """What takes students of parts of the samples to fill in."""
@@ -98,14 +98,16 @@ def run_round(
     """
     seed = seed_for(seed, "round", number)
     assigner = Assigners.build(section.assignment)
-    student = new_student(Losses.build(section.loss), seed)
+    student = new_student(objective(section), seed)
     if before.student is not None and not section.fresh_head:
         student.load_state_dict(before.student)
     stream = Stream(level, before.train_probs, task.features, task.truth, before.coarse_probs)
 
     assigned = assign(assigner, stream, seed, hard=section.targets == "hard")
-    kept = filter_annotations(section, stream, assigned, student, task.features)
-    student.update(task.features, assigned.targets, kept.keep.float())
+    kept = filter_annotations(section, stream, assigned, student, task.inputs)
+    labels = task.labels if section.true_label_weight else None
+    guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
+    student.update(task.inputs, assigned.targets, kept.keep.float(), guidance)
 
     return Outcome(
         number,
@@ -113,11 +115,17 @@ def run_round(
         before.train_probs,
         assigned,
         kept,
-        train_probs=student.predict_own(task.features),
-        test_probs=student.predict(task.test_features),
+        train_probs=student.predict_own(task.inputs),
+        test_probs=student.predict(task.test_inputs),
         student=student.state_dict(),
         assigner=assigner.state_dict(),
     )
+
+
+def objective(section: RoundsSection) -> Objective:
+    """What a round's student minimises."""
+    loss = Losses.build(section.loss)
+    return Objective(loss, section.annotation_weight, section.true_label_weight)
 
 
 def run_rounds(
@@ -172,7 +180,7 @@ def harden(table: ProbTable) -> ProbTable:
 
 
 def filter_annotations(
-    section: RoundsSection, stream: Stream, assigned: Assigned, student: Student, features: Tensor
+    section: RoundsSection, stream: Stream, assigned: Assigned, student: Student, inputs: Inputs
 ) -> Kept:
     """Run the chain of filters; raises `RunError` when nothing is kept.
 
@@ -185,14 +193,14 @@ def filter_annotations(
         plain = _chain([(name, item) for name, item in filters if not item.needs & PART_STUDENTS])
         provisional = _decide(plain, stream, assigned.weights)
         check_kept(provisional, 0.0)
-        stream = with_part_students(stream, assigned, provisional.keep, student, features)
+        stream = with_part_students(stream, assigned, provisional.keep, student, inputs)
     result = _decide(chain, stream, assigned.weights)
     check_kept(result, section.min_kept)
     return Kept(result.keep, result.rejected_by, result.reasons)
 
 
 def with_part_students(
-    stream: Stream, assigned: Assigned, keep: Tensor, student: Student, features: Tensor
+    stream: Stream, assigned: Assigned, keep: Tensor, student: Student, inputs: Inputs
 ) -> Stream:
     """Add the predictions of the global student (all kept samples) and of the local ones.
 
@@ -210,8 +218,8 @@ def with_part_students(
         if 0 < len(rows) < len(members[0]):
             parts[t] = len(members)
             members.append(rows)
-    students = student.fit_parts(features, assigned.targets, members)
-    global_probs = students.predict(0, features)
+    students = student.fit_parts(inputs, assigned.targets, members)
+    global_probs = students.predict(0, inputs)
     order, tables = [], []
     for t in range(assigned.weights.shape[1]):
         rows = torch.nonzero(teacher == t)[:, 0]
@@ -219,7 +227,7 @@ def with_part_students(
             continue
         order.append(rows)
         tables.append(
-            students.predict(parts[t], features[rows]) if t in parts else global_probs.take(rows)
+            students.predict(parts[t], inputs[rows]) if t in parts else global_probs.take(rows)
         )
     local_probs = ProbTable.concat(tables).take(torch.argsort(torch.cat(order)))
     return replace(stream, global_probs=global_probs, local_probs=local_probs)

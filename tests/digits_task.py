@@ -14,7 +14,7 @@ from torch import Tensor
 from cosup.config.schema import StudentSection
 from cosup.evidence import Scopes, Truth
 from cosup.levels import ArrayAnnotations, Level, Task
-from cosup.losses import Loss
+from cosup.losses import Objective
 from cosup.models.section import BackboneSection, TrainingSection
 from cosup.rounds import NewStudent
 from cosup.student import HeadStudent, Student
@@ -61,7 +61,8 @@ def digits_task(samples: int = 900) -> tuple[Task, Tensor]:
         provenance = (features[train], scopes.hold(truth).float())
         levels.append(Level(index, scopes, ArrayAnnotations(stacked), provenance))
     truth = Truth(torch.from_numpy(labels[rows]), torch.zeros(samples, dtype=torch.int64))
-    task = Task(tuple(levels), features[rows], features[test], truth, CLASSES)
+    inputs = features[rows]
+    task = Task(tuple(levels), inputs, features[test], truth, CLASSES, inputs, truth.labels)
     return task, torch.from_numpy(labels[test])
 
 
@@ -78,9 +79,9 @@ def student_section(**changes: object) -> StudentSection:
 def new_student(folds: Tensor | None = None, **changes: object) -> NewStudent:
     """Makes such students."""
 
-    def make(loss: Loss, seed: int) -> Student:
+    def make(objective: Objective, seed: int) -> Student:
         section = student_section(**changes)
         device = torch.device("cpu")
-        return HeadStudent(section, CLASSES, loss, seed=seed, device=device, folds=folds)
+        return HeadStudent(section, CLASSES, objective, seed=seed, device=device, folds=folds)
 
     return make

@@ -84,6 +84,10 @@ def _tables(root: Path) -> None:
     rows = [{"path": f"own/{name}", "label": name.split("/")[0]} for name in _ids(root)]
     table = pd.DataFrame(rows)
     pd.concat([table, table[:1]]).to_csv(root / "twice.csv", index=False)
+    splits = ("student_train", "teacher_train", "student_train", "test")
+    unlabelled = table.assign(split=[splits[number % 4] for number in range(len(table))])
+    unlabelled.loc[unlabelled["split"] == "student_train", "label"] = None
+    unlabelled.to_csv(root / "unlabelled.csv", index=False)
     table.rename(columns={"label": "lable"}).to_csv(root / "lable.csv", index=False)
     (root / "text.parquet").write_text("path,label\n")
 
@@ -242,9 +246,337 @@ MODELS: dict[str, tuple[list[str], list[str]]] = {
         ["rounds.assignment, level 0", "'al'", "known: all"],
     ),
 }
+FINETUNE = ["student.mode=finetune"]
+NETWORKS = [*FINETUNE, "teachers.model={name: cifar_resnet8, image_size: 16}"]
+VIT = "student.backbone={name: test_vit, weights: null, image_size: 160}"
+TORCHVISION = "student.backbone={name: 'torchvision:resnet18', weights: null, image_size: 32}"
+SHAPES = ["64x10x10, 64x10x10", "32x8x8", "64x4x4"]  # of both networks
+NO_HEAD = "is for whole networks, not for a head"
+LOSSES: dict[str, tuple[list[str], list[str]]] = {
+    "reviewkd: other numbers of maps": (
+        [*NETWORKS, VIT, "rounds.loss=reviewkd"],
+        ["rounds.loss", "stages: null", "can't pair", *SHAPES, "stages may be 1 to"],
+    ),
+    "fitnet: no such map": (
+        [*NETWORKS, VIT, "rounds.loss={name: fitnet, hint_stage: 5}"],
+        ["rounds.loss", "hint_stage: 5", "can't pair", *SHAPES],
+    ),
+    "fitnet: student without maps": (
+        [*NETWORKS, TORCHVISION, "rounds.loss=fitnet"],
+        ["rounds.loss fitnet", "'torchvision:resnet18'", "no feature maps", "allowed"],
+    ),
+    "reviewkd: teacher without maps": (
+        [
+            *FINETUNE,
+            "teachers.model={name: 'torchvision:resnet18', image_size: 32}",
+            "rounds.loss=reviewkd",
+        ],
+        ["rounds.loss reviewkd", "'torchvision:resnet18'", "no feature maps", "allowed"],
+    ),
+    "reviewkd among others": (
+        [*NETWORKS, VIT, "rounds.losses=[rkd, reviewkd]"],
+        ["reviewkd", "can't pair", *SHAPES],
+    ),
+    "on features, for a head": (
+        [*NETWORKS[1:], "rounds.loss=fitnet"],
+        ["rounds.loss: fitnet", "student.mode 'finetune'"],
+    ),
+    "on features, of linear teachers": (
+        [*FINETUNE, "rounds.loss=rkd"],
+        ["rounds.loss: rkd", "networks", "'linear_pixels'"],
+    ),
+    "on features, among others": (
+        [*FINETUNE, "rounds.losses=[distillation, rkd]"],
+        ["rounds.losses.1: rkd", "networks"],
+    ),
+    "live annotations for a head": (
+        [*NETWORKS[1:], "rounds.live_annotations=true"],
+        ["rounds.live_annotations: true", "student.mode 'finetune'"],
+    ),
+    "live annotations of linear teachers": (
+        [*FINETUNE, "rounds.live_annotations=true"],
+        ["rounds.live_annotations: true", "'linear_pixels'"],
+    ),
+    "live annotations of a table": (
+        [*FINETUNE, *external("good.csv"), "rounds.live_annotations=true"],
+        ["rounds.live_annotations: true", "annotation tables"],
+    ),
+    "one loss twice": (
+        ["rounds.losses=[distillation, {name: distillation, tau: 2}]"],
+        ["rounds.losses", "distillation", "twice"],
+    ),
+    "no loss": (["rounds.losses=[]"], ["rounds.losses: []", "at least 1"]),
+    "nothing to learn from": (
+        ["rounds.annotation_weight=0"],
+        ["rounds.annotation_weight: 0", "true_label_weight 0"],
+    ),
+    "labels that aren't there": (
+        [
+            "data={source: table, table: unlabelled.csv, splits: given}",
+            "rounds.true_label_weight=0.5",
+        ],
+        ["rounds.true_label_weight: 0.5", "student_train", "allowed: 0"],
+    ),
+    "best constant without validation": (
+        ["rounds.loss={name: adaptive_confidence, weight: best_constant}"],
+        ["rounds.loss", "'best_constant'", "data.splits.validation"],
+    ),
+    "one class of mixed images": (
+        [*FINETUNE, "rounds.loss=dkd", "student.training.mixing.mixup=0.8"],
+        ["rounds.loss: dkd", "one class", "student.training.mixing"],
+    ),
+    "one class of mixed images, among others": (
+        [*FINETUNE, "rounds.losses=[distillation, dkd]", "student.training.mixing.cutmix=1"],
+        ["rounds.losses.1: dkd", "one class", "student.training.mixing"],
+    ),
+}
+TRAINING: dict[str, tuple[list[str], list[str]]] = {
+    "batch of one": (
+        [*FINETUNE, "student.training.batch_size=1"],
+        ["student.training.batch_size: 1", "'test_resnet.r160_in1k'", "batch norm", "at least 2"],
+    ),
+    "parts of one": (
+        [*FINETUNE, "student.training.batch_size=4", "student.training.accumulate=4"],
+        ["student.training.batch_size: 4 in 4 parts", "batch norm", "at least 2"],
+    ),
+    "teacher's batch of one": (
+        [*NETWORKS, "teachers.training.batch_size=1"],
+        ["teachers.training.batch_size: 1", "'cifar_resnet8'", "batch norm"],
+    ),
+    "teacher's parts of one": (
+        [*NETWORKS, "teachers.training.batch_size=4", "teachers.training.accumulate=4"],
+        ["teachers.training.batch_size: 4 in 4 parts", "'cifar_resnet8'", "batch norm"],
+    ),
+    "parts that don't divide": (
+        [*FINETUNE, "student.training.batch_size=4", "student.training.accumulate=3"],
+        ["student.training", "accumulate 3", "batch_size (4)"],
+    ),
+    "mixing an odd batch": (
+        [*FINETUNE, "student.training.batch_size=5", "student.training.mixing.mixup=0.8"],
+        ["student.training.batch_size: 5", "even"],
+    ),
+    "mixing odd parts": (
+        [
+            *NETWORKS,
+            "teachers.training.batch_size=6",
+            "teachers.training.accumulate=2",
+            "teachers.training.mixing.mixup=0.8",
+        ],
+        ["teachers.training.batch_size: 3", "even"],
+    ),
+    "student's optimizer": (
+        [*FINETUNE, "student.training.optimizer=adamww"],
+        ["student.training.optimizer", "'adamww'", "mean adamw", "allowed"],
+    ),
+    "teachers' optimizer": (
+        [*NETWORKS, "teachers.training.optimizer=sdg"],
+        ["teachers.training.optimizer", "'sdg'", "sgd", "allowed"],
+    ),
+    "second-order optimizer": (
+        [*FINETUNE, "student.training.optimizer=adahessian"],
+        ["student.training.optimizer: 'adahessian'", "second derivatives", "allowed"],
+    ),
+    "a head's optimizer": (
+        ["student.training.optimizer=sgd"],
+        ["student.training.optimizer: 'sgd'", "adam or adamw"],
+    ),
+    "a head's schedule": (
+        ["student.training.schedule=multistep"],
+        ["student.training.schedule: 'multistep'", "cosine or constant"],
+    ),
+    "averaging a head": (["student.training.ema=0.9"], ["student.training.ema: 0.9", NO_HEAD]),
+    "compiling a head": (
+        ["student.training.compile=true"],
+        ["student.training.compile: true", NO_HEAD],
+    ),
+    "augmenting for linear teachers": (
+        ["teachers.training.augment.flip=0.5"],
+        ["teachers.training.augment", NO_HEAD],
+    ),
+    "standardizing for a network": (
+        [*FINETUNE, "student.training.standardize=true"],
+        ["student.training.standardize: true", "for heads"],
+    ),
+    "standardizing for network teachers": (
+        [*NETWORKS, "teachers.training.standardize=true"],
+        ["teachers.training.standardize: true", "for heads"],
+    ),
+    "a head that can't be fine-tuned": (
+        [*FINETUNE, "student.head.kind=prototype"],
+        ["student.head.kind: 'prototype'", "linear"],
+    ),
+    "unknown policy": (
+        [*FINETUNE, "student.training.augment.auto_augment=rnd-m9"],
+        ["student.training.augment.auto_augment", "'rnd-m9'", "allowed", "rand-m9"],
+    ),
+    "layer decay without groups": (
+        [*FINETUNE, TORCHVISION, "student.training.layer_decay=0.5"],
+        ["student.training.layer_decay: 0.5", "'torchvision:resnet18'", "allowed: null"],
+    ),
+    "drop path where there is none": (
+        [*NETWORKS, "teachers.training.drop_path=0.1"],
+        ["'cifar_resnet8'", "drop_path", "0.1", "allowed: 0"],
+    ),
+    "misspelt backbone to fine-tune": (
+        [*FINETUNE, "student.backbone.name=resnt18"],
+        ["student.backbone", "'resnt18'", "mean resnet18", "allowed: a timm name"],
+    ),
+    "misspelt cifar backbone": (
+        [*FINETUNE, "student.backbone.name=cifar_resnet21"],
+        ["student.backbone", "'cifar_resnet21'", "mean 'cifar_resnet20'", "cifar_vgg8"],
+    ),
+    "weights that nobody publishes": (
+        [*FINETUNE, "student.backbone={name: cifar_resnet8, weights: pretrained}"],
+        ["student.backbone", "'cifar_resnet8'", "allowed: weights: null, or a file"],
+    ),
+    "a size that the network can't take": (
+        [*FINETUNE, "student.backbone={name: test_vit, weights: null, image_size: 9}"],
+        ["student.backbone", "image_size: 9", "'test_vit'"],
+    ),
+}
+
+
+def few_shot(settings: str, *more: str) -> list[str]:
+    shares = "data.splits={teacher_train: 0.5, student_train: 0.5, test: 0}"
+    return [*NETWORKS, shares, f"data.few_shot={{{settings}, episodes: 2}}", *more]
+
+
+TWO = "novel: 2, ways: 2, shots: 1, queries: 1"
+FEW_SHOT: dict[str, tuple[list[str], list[str]]] = {
+    "more ways than novel classes": (
+        few_shot("novel: 2, ways: 3, shots: 1, queries: 1"),
+        ["data.few_shot.ways: 3", "only 2 novel classes"],
+    ),
+    "more ways than validation classes": (
+        few_shot(f"{TWO}, validation: 1"),
+        ["data.few_shot.ways: 2", "only 1 validation class"],
+    ),
+    "more ways than base classes": (
+        few_shot(TWO, "student.meta={steps: 1, ways: 3, shots: 1, queries: 1}"),
+        ["student.meta.ways: 3", "only 2 base classes"],
+    ),
+    "too few images for episodes": (
+        few_shot("novel: 2, ways: 2, shots: 1, queries: 15"),
+        ["data.few_shot", "shots 1 and queries 15", "'three' has 12"],
+    ),
+    "too few images for the meta stage": (
+        few_shot(
+            TWO,
+            "student.meta={steps: 1, ways: 2, shots: 1, queries: 6}",
+            "rounds.true_label_weight=1",
+        ),
+        ["student.meta.queries: 6", "takes 7", "student_train has at most 6"],
+    ),
+    "too few annotated images for the meta stage": (
+        few_shot(TWO, "student.meta={steps: 1, ways: 2, shots: 1, queries: 15}"),
+        ["student.meta.queries: 15", "takes 32", "student_train has 12"],
+    ),
+    "no base classes": (
+        few_shot("novel: 3, ways: 3, shots: 1, queries: 1"),
+        ["data.few_shot", "leave 1 to train on", "at least 2"],
+    ),
+    "novel classes that the source doesn't say": (
+        few_shot("novel: given, ways: 2"),
+        ["data.few_shot.novel: 'given'", "number or names"],
+    ),
+    "unknown novel class": (
+        few_shot("novel: [tow, three], ways: 2"),
+        ["data.few_shot.novel", "'tow'", "mean 'two'"],
+    ),
+    "test samples beside episodes": (
+        [*NETWORKS, f"data.few_shot={{{TWO}}}"],
+        ["data.splits", "test 0.2", "must be 0"],
+    ),
+    "episodes for a head": (
+        [*few_shot(TWO), "student.mode=head"],
+        ["data.few_shot", "student.mode 'finetune'"],
+    ),
+    "episodes for teachers without embeddings": (
+        [*few_shot(TWO), "teachers.model={name: linear_pixels}"],
+        ["teachers.model.name: 'linear_pixels'", "embeddings", "allowed"],
+    ),
+    "episodes for a table": (
+        [*few_shot(TWO), *external("good.csv")],
+        ["teachers.external", "data.few_shot", "embeddings"],
+    ),
+    "meta stage without episodes": (
+        [*FINETUNE, "student.meta={steps: 1}"],
+        ["student.meta", "needs data.few_shot"],
+    ),
+    "meta stage's optimizer": (
+        few_shot(TWO, "student.meta={steps: 1, ways: 2, shots: 1, queries: 1, optimizer: sdg}"),
+        ["student.meta.optimizer", "'sdg'", "sgd"],
+    ),
+}
+
+
+def noise(settings: str) -> list[str]:
+    return [f"data.noise={{{settings}}}"]
+
+
+RATE = "number of at least 0 and below 1"
+NOISE: dict[str, tuple[list[str], list[str]]] = {
+    "rate of one": (noise("kind: symmetric, rate: 1.0"), ["data.noise.rate: 1.0", RATE]),
+    "negative rate": (noise("kind: symmetric, rate: -0.1"), ["data.noise.rate: -0.1", RATE]),
+    "rate that is no number": (
+        noise("kind: asymmetric, map: next, rate: .nan"),
+        ["data.noise.rate: nan", RATE],
+    ),
+    "no rate": (noise("kind: symmetric"), ["data.noise", "symmetric needs a rate"]),
+    "unknown kind": (
+        noise("kind: symetric, rate: 0.1"),
+        ["data.noise.kind: 'symetric'", "mean 'symmetric'"],
+    ),
+    "unknown map": (
+        noise("kind: asymmetric, rate: 0.1, map: cifr10"),
+        ["data.noise.map: 'cifr10'", "cifar10, cifar100, next", "mean 'cifar10'"],
+    ),
+    "map of other classes": (
+        noise("kind: asymmetric, rate: 0.1, map: cifar10"),
+        ["data.noise.map", "'truck'", "known: nought"],
+    ),
+    "map to an unknown class": (
+        noise("kind: asymmetric, rate: 0.1, map: {one: tow}"),
+        ["data.noise.map", "'tow'", "mean 'two'"],
+    ),
+    "map without use": (
+        noise("kind: symmetric, rate: 0.1, map: next"),
+        ["data.noise", "map goes with kind asymmetric"],
+    ),
+    "rows that don't sum to one": (
+        noise("kind: matrix, matrix: [[1,0,0,0], [0,.5,0,0], [0,0,1,0], [0,0,0,1]]"),
+        ["data.noise.matrix", "row 2 (class 'one')", "sums to 0.5", "sum to 1"],
+    ),
+    "negative probability": (
+        noise("kind: matrix, matrix: [[1,0,0,0], [0,1.5,-0.5,0], [0,0,1,0], [0,0,0,1]]"),
+        ["data.noise.matrix", "row 2 (class 'one')", "-0.5", "sum to 1"],
+    ),
+    "matrix of another shape": (
+        noise("kind: matrix, matrix: [[1, 0], [0, 1]]"),
+        ["data.noise.matrix: 2 x 2", "4 x 4"],
+    ),
+    "no matrix": (noise("kind: matrix, matrix: no.csv"), ["data.noise.matrix", "'no.csv'"]),
+    "matrix of text": (noise("kind: matrix, matrix: lable.csv"), ["data.noise.matrix", "numbers"]),
+    "shares of shared samples": (
+        ["data.share_train=true"],
+        ["data.splits", "teacher_train 0.3", "must be 0", "data.share_train"],
+    ),
+    "teachers without samples": (
+        ["data.splits={teacher_train: 0, student_train: 0.6, test: 0.4}"],
+        ["data.splits", "teacher_train 0", "above 0", "data.share_train"],
+    ),
+}
 CASES = {
     f"{kind}: {name}": case
-    for kind, cases in (("data", DATA), ("annotations", ANNOTATIONS), ("model", MODELS))
+    for kind, cases in (
+        ("data", DATA),
+        ("annotations", ANNOTATIONS),
+        ("model", MODELS),
+        ("loss", LOSSES),
+        ("training", TRAINING),
+        ("few-shot", FEW_SHOT),
+        ("noise", NOISE),
+    )
     for name, case in cases.items()
 }
 
@@ -340,6 +672,18 @@ def test_a_run_that_is_being_written_is_refused(
                 "teachers.training.lr=1e30",
             ],
             ["teacher 'all'", "not finite", "teachers.training.lr (1e+30)"],
+        ),
+        (
+            [*FINETUNE, "student.training.lr=1e38"],
+            ["round 1, student", "not finite", "student.training.lr (1e+38)", "training.clip"],
+        ),
+        (
+            few_shot(
+                TWO,
+                "student.meta={steps: 5, ways: 2, shots: 1, queries: 1, lr: 1e38}",
+                "rounds.true_label_weight=1",
+            ),
+            ["round 1, student", "not finite", "student.meta.lr (1e+38) may help"],
         ),
     ],
 )

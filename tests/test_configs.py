@@ -1,8 +1,10 @@
 """The shipped configs validate; those for data we cannot ship run on a miniature of it."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,58 @@ TINY = [
     "student.backbone.image_size=28",
     "student.training.epochs=1",
 ]
+CIFAR = [
+    "teachers.model={name: cifar_resnet8, image_size: 16}",
+    "student.backbone={name: cifar_resnet8, weights: null, image_size: 16}",
+    "teachers.training.epochs=1",
+    "student.training.epochs=1",
+]
+TRANSFER = [
+    "teachers.model={name: test_resnet, image_size: 32}",
+    "teachers.training.epochs=1",
+    "student.backbone={name: test_vit, weights: null, image_size: 32}",
+    "student.training.epochs=1",
+    "execution.workers=1",
+]
+FEW_SHOT = [
+    "data.few_shot={novel: given, validation: given, ways: 3, shots: 1, queries: 4, episodes: 10}",
+    "teachers.model={name: cifar_resnet8, image_size: 16}",
+    "teachers.training.epochs=12",  # it has to name three classes, or no episode can be drawn
+    "teachers.training.augment.scale=[0.9, 1.0]",
+    "student.backbone={name: test_resnet, weights: null, image_size: 32}",
+    "student.training.epochs=1",
+    "student.meta.steps=2",
+    "student.meta.ways=3",
+    "student.meta.queries=4",
+    "execution.workers=1",
+]
+SUMMARY = {
+    "run",
+    "status",
+    "seed",
+    "config_hash",
+    "measured",
+    "floor",
+    "ceiling",
+    "student",
+    "rounds",
+    "controls",
+    "teachers",
+    "data",
+    "seconds",
+    "peak_rss_mb",
+}
+STUDENT = {
+    "accuracy",
+    "accuracy_ci95",
+    "pgr",
+    "pgr_ci95",
+    "per_domain",
+    "per_class",
+    "calibration_error",
+}
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer"]
+CIFAR10 += ["dog", "frog", "horse", "ship", "truck"]
 
 
 def digit_files() -> Iterator[tuple[int, Image.Image]]:
@@ -32,14 +86,45 @@ def digit_files() -> Iterator[tuple[int, Image.Image]]:
             yield label, Image.fromarray(grey).resize((32, 32))
 
 
-def run(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def run(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> dict[str, Any]:
+    """The summary of a run with what every run's has."""
     monkeypatch.chdir(tmp_path)
-    assert call(["run", str(CONFIGS / config), *TINY]) == 0
+    assert call(["run", str(CONFIGS / config), *overrides]) == 0
     name = config.removesuffix(".yaml")
-    summary: dict[str, object] = json.loads(
-        (tmp_path / "outputs" / name / "summary.json").read_text()
-    )
+    summary: dict[str, Any] = json.loads((tmp_path / "outputs" / name / "summary.json").read_text())
+    assert set(summary) == SUMMARY
+    assert summary["run"] == name
+    assert summary["status"] == "finished"
+    student, controls = summary["student"], summary["controls"]
+    assert set(student) == STUDENT
+    assert student["accuracy_ci95"][0] <= student["accuracy"] <= student["accuracy_ci95"][1]
+    assert summary["ceiling"]["accuracy"] == controls["ceiling"]["accuracy"]
+    assert set(summary["floor"]) == {"teacher", "accuracy", "chosen_on"}
+    for accuracy in (student["accuracy"], summary["floor"]["accuracy"]):
+        assert 0 <= accuracy <= 1
     return summary
+
+
+def cifar_files(root: Path, hundred: bool) -> None:
+    """Python batches as torchvision reads them: 90 images to train with, 30 to test."""
+    parts: dict[str, list[tuple[int, Image.Image]]] = {}
+    for number, item in enumerate(digit_files()):
+        train = "train" if hundred else f"data_batch_{1 + number % 5}"
+        test = "test" if hundred else "test_batch"
+        parts.setdefault(test if number % 4 == 0 else train, []).append(item)
+    root.mkdir(parents=True)
+    for name, items in parts.items():
+        planes = [np.asarray(image.convert("RGB")).transpose(2, 0, 1) for _, image in items]
+        labels = [label for label, _ in items]
+        batch = {
+            "data": np.stack(planes).reshape(-1, 3 * 32 * 32),
+            "fine_labels" if hundred else "labels": labels,
+        }
+        (root / name).write_bytes(pickle.dumps(batch))
+    meta, key = ("meta", "fine_label_names") if hundred else ("batches.meta", "label_names")
+    (root / meta).write_bytes(pickle.dumps({key: CIFAR10}))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -59,9 +144,8 @@ def test_imagenet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.Monkey
         folder = tmp_path / "data/imagenet" / splits[number % 3] / f"n{label:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         image.convert("RGB").save(folder / f"{number}.JPEG")
-    summary = run("imagenet_csl.yaml", tmp_path, monkeypatch)
+    summary = run("imagenet_csl.yaml", tmp_path, monkeypatch, TINY)
     rounds = summary["rounds"]
-    assert isinstance(rounds, list)
     assert [len(item["teachers"]) for item in rounds] == [1, 2, 4, 8]
     assert {item["assigner"] for item in rounds} == {"block"}
 
@@ -78,7 +162,100 @@ def test_domainnet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.Monke
             lists["test" if number % 4 == 0 else "train"].append(f"{path} {label}")
         for part, lines in lists.items():
             (root / f"{domain}_{part}.txt").write_text("\n".join(lines) + "\n")
-    summary = run("domainnet_csl.yaml", tmp_path, monkeypatch)
-    student = summary["student"]
-    assert isinstance(student, dict)
-    assert set(student["per_domain"]) == set(DOMAINS)
+    summary = run("domainnet_csl.yaml", tmp_path, monkeypatch, TINY)
+    assert set(summary["student"]["per_domain"]) == set(DOMAINS)
+
+
+@pytest.mark.slow
+def test_cifar100_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar_files(tmp_path / "data/cifar-100-python", hundred=True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    summary = run("cifar100_distillation.yaml", tmp_path, monkeypatch, CIFAR)
+    assert summary["measured"] == "on the test split"
+    assert set(summary["controls"]) == {"best_teacher", "ceiling"}
+    samples = summary["data"]["samples"]
+    # The teacher's samples are the student's, and the set's own test images measure.
+    assert (samples["student_train"], samples["test"]) == (90, 30)
+    assert samples["teacher_train"] == 90
+    assert "noise" not in summary["rounds"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["symmetric, rate: 0.2", "asymmetric, rate: 0.4, map: cifar10"])
+def test_noisy_cifar10_runs_on_a_miniature(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar_files(tmp_path / "data/cifar-10-batches-py", hundred=False)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    overrides = [*CIFAR, f"data.noise={{kind: {kind}}}"]
+    summary = run("cifar_noisy_labels.yaml", tmp_path, monkeypatch, overrides)
+    assert set(summary["controls"]) == {"best_teacher", "given_labels", "ceiling"}
+    (only,) = summary["rounds"]
+    # Both rates are a fifth of all: the usual map touches five of the ten classes. Four standard
+    # deviations of 90 draws.
+    assert abs(only["noise"] - 0.2) < 4 * (0.2 * 0.8 / 90) ** 0.5
+    assert only["noise_rejected"] == 0  # no filter
+    assert set(summary["student"]["per_class"]) == set(CIFAR10)
+
+
+@pytest.mark.slow
+def test_mini_imagenet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "data/mini-imagenet"
+    (root / "images").mkdir(parents=True)
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for number, (label, image) in enumerate(digit_files()):
+        name = f"n{label:08d}{number:08d}.jpg"
+        image.convert("RGB").save(root / "images" / name)
+        part = "train" if label < 4 else "val" if label < 7 else "test"
+        lists[part].append(f"{name},n{label:08d}")
+    for part, lines in lists.items():
+        (root / f"{part}.csv").write_text("\n".join(["filename,label", *lines]) + "\n")
+    summary = run("mini_imagenet_few_shot.yaml", tmp_path, monkeypatch, FEW_SHOT)
+    assert summary["measured"] == "over 10 3-way 1-shot episodes of novel classes"
+    assert set(summary["student"]["per_class"]) == {"n00000007", "n00000008", "n00000009"}
+    assert set(summary["controls"]) == {"best_teacher", "ceiling"}
+    assert summary["data"]["classes"] == 4
+    assert summary["data"]["samples"]["test"] == 0
+
+
+@pytest.mark.slow
+def test_imagenet_transfer_runs_on_a_miniature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, (label, image) in enumerate(digit_files()):
+        split = "test" if number % 4 == 0 else "student_train"
+        folder = tmp_path / "data/imagenet" / split / f"n{label:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        image.convert("RGB").save(folder / f"{number}.JPEG")
+    summary = run("imagenet_transfer.yaml", tmp_path, monkeypatch, TRANSFER)
+    assert set(summary["controls"]) == {"best_teacher", "ceiling"}
+    assert summary["data"]["samples"]["teacher_train"] == 90
+    assert summary["data"]["samples"]["test"] == 30
+
+
+@pytest.mark.slow
+def test_inaturalist_transfer_runs_on_a_miniature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data/inaturalist"
+    parts: dict[str, list[tuple[int, str, int]]] = {"train": [], "val": []}
+    for number, (label, image) in enumerate(digit_files()):
+        path = f"train_val2018/Digits/{label}/{number}.jpg"
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        image.convert("RGB").save(root / path)
+        parts["val" if number % 4 == 0 else "train"].append((number, path, label))
+    categories = [{"id": label, "name": f"Digit {label}"} for label in range(10)]
+    for part, items in parts.items():
+        tree = {
+            "images": [{"id": number, "file_name": path} for number, path, _ in items],
+            "annotations": [
+                {"id": number, "image_id": number, "category_id": label}
+                for number, _, label in items
+            ],
+            "categories": categories,
+        }
+        (root / f"{part}2018.json").write_text(json.dumps(tree))
+    summary = run("inaturalist_transfer.yaml", tmp_path, monkeypatch, TRANSFER)
+    assert set(summary["controls"]) == {"best_teacher", "ceiling"}
+    assert set(summary["student"]["per_class"]) == {f"Digit {label}" for label in range(10)}
+    assert summary["data"]["samples"]["test"] == 30

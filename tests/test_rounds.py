@@ -4,10 +4,13 @@ import pytest
 import torch
 from digits_task import CLASSES, digits_task, new_student, student_section
 
-from cosup.config.schema import ASSIGNERS, FILTERS, LOSSES, RoundsSection
+from cosup.assignment import ASSIGNERS
+from cosup.config.schema import RoundsSection
+from cosup.consistency import FILTERS
 from cosup.errors import RunError
 from cosup.evidence import mix
 from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
+from cosup.losses import LOSSES, Objective
 from cosup.rounds import Before, decide, run_rounds, schedule
 from cosup.student import HeadStudent
 
@@ -68,15 +71,15 @@ def test_the_oracle_beats_random_assignment():
 def test_rejected_samples_are_not_learnt():
     # With every annotation of one class rejected by hand, the student can't name the class.
     task, _ = digits_task()
-    student = new_student()(LOSSES["cross_entropy"](), 0)
+    student = new_student()(Objective(LOSSES["cross_entropy"]()), 0)
     section = RoundsSection.model_validate({"assignment": "oracle"})
     outcome = list(run_rounds(task, section, new_student(), seed=0))[-1]
     keep = outcome.assigned.targets.top()[0] != 3
     hard = torch.nn.functional.one_hot(outcome.assigned.targets.top()[0], CLASSES).float()
     from cosup.probabilities import ProbTable
 
-    student.update(task.features, ProbTable.compress(hard), keep.float())
-    assert not (student.predict(task.test_features).top()[0] == 3).any()
+    student.update(task.inputs, ProbTable.compress(hard), keep.float())
+    assert not (student.predict(task.test_inputs).top()[0] == 3).any()
 
 
 @pytest.mark.parametrize("fresh", [True, False])

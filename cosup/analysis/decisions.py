@@ -19,12 +19,14 @@ def decisions_table(
     truth: Truth,
     classes: tuple[str, ...],
     domains: tuple[str, ...],
+    given: Tensor | None = None,
 ) -> pd.DataFrame:
     """One round's decisions. `student_*` is the student that guided the round, before its update.
 
     Columns: sample_id, round, level, assigned_teacher, assignment_weight, annotation,
     annotation_confidence, student_label, student_confidence (null in the first round: no student
-    yet), kept, rejected_by, loss_weight, true_label (null where unknown), domain.
+    yet), kept, rejected_by, loss_weight, true_label (null where unknown), domain. With noise in the
+    labels, given [N] (as trainers saw them) adds given_label and noisy.
     """
     weight, teacher = outcome.assigned.weights.max(1)
     label, confidence = outcome.assigned.targets.top()
@@ -52,7 +54,30 @@ def decisions_table(
     table["loss_weight"] = keep.float().numpy()
     table["true_label"] = _named(truth.labels, classes)
     table["domain"] = _named(truth.domains, domains)
+    if given is not None:
+        table["given_label"] = _named(given, classes)
+        table["noisy"] = (given != truth.labels).numpy()
     return table
+
+
+def noise_measures(keep: Tensor, truth: Truth, given: Tensor | None) -> dict[str, float | None]:
+    """What the filters did to wrong labels; nothing where labels have no noise.
+
+    noise: share of samples whose given label is wrong. noise_rejected: share of those that were
+    rejected. clean_rejected: share of the others that were. None for a share of nothing.
+    """
+    if given is None:
+        return {}
+    noisy = given != truth.labels
+
+    def rejected(chosen: Tensor) -> float | None:
+        return float((~keep)[chosen].double().mean()) if bool(chosen.any()) else None
+
+    return {
+        "noise": float(noisy.double().mean()),
+        "noise_rejected": rejected(noisy),
+        "clean_rejected": rejected(~noisy),
+    }
 
 
 def round_measures(outcome: Outcome, scopes: Scopes, truth: Truth) -> dict[str, float | None]:

@@ -1,6 +1,5 @@
 """Dotted overrides: `rounds.consistency.0.k=5`."""
 
-import copy
 from typing import Any
 
 from cosup.config.files import parse_yaml
@@ -19,7 +18,10 @@ def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     if not equals or not all(parts):
         raise UserError(f"override '{override}': write it as section.key=value")
     value = parse_yaml(text, f"override '{override}'")
-    tree = copy.deepcopy(tree)
+    try:
+        tree = _copied(tree)
+    except RecursionError:
+        raise UserError(f"override '{override}': the config has an anchor within itself") from None
     spot: Any = tree
     for depth, part in enumerate(parts[:-1]):
         spot = _enter(spot, part, parts[: depth + 1], override)
@@ -28,6 +30,14 @@ def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     else:
         spot[parts[-1]] = value
     return tree
+
+
+def _copied(node: Any) -> Any:
+    """A copy in which nothing is shared: what YAML repeats by `*anchor` is overridden in one place
+    alone."""
+    if isinstance(node, dict):
+        return {key: _copied(value) for key, value in node.items()}
+    return [_copied(item) for item in node] if isinstance(node, list) else node
 
 
 def _enter(spot: Any, part: str, path: list[str], override: str) -> Any:

@@ -2,24 +2,27 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, model_validator
 
-from cosup.assignment import ASSIGNERS, Assigner
+from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
+from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
-from cosup.consistency import FILTERS, Filter
+from cosup.config.together import check_together
 from cosup.data.section import DataSection
-from cosup.losses import LOSSES, Loss
-from cosup.models.section import BackboneSection, HeadSection, TrainingSection
-from cosup.registry import Choice, Registry
 from cosup.section import Section
 
-Assigners = Registry[Assigner]("assigner", ASSIGNERS, "cosup.assigners")
-Filters = Registry[Filter]("filter", FILTERS, "cosup.filters")
-Losses = Registry[Loss]("loss", LOSSES, "cosup.losses")
-
-AssignerChoice = Annotated[Choice, BeforeValidator(Assigners.check)]
-FilterChoice = Annotated[Choice, BeforeValidator(Filters.check)]
-LossChoice = Annotated[Choice, BeforeValidator(Losses.check)]
+__all__ = [
+    "Assigners",
+    "Config",
+    "ControlName",
+    "ExecutionSection",
+    "Filters",
+    "Losses",
+    "MetaSection",
+    "RoundsSection",
+    "RunSection",
+    "StudentSection",
+]
 
 ControlName = Literal[
     "best_teacher",
@@ -28,6 +31,7 @@ ControlName = Literal[
     "self_training",
     "random_assignment",
     "oracle_assignment",
+    "given_labels",
     "ceiling",
 ]
 
@@ -43,47 +47,6 @@ class RunSection(Section):
     """Repeat the run with each of these seeds and aggregate; null runs `seed` alone."""
     output: str = "outputs"
     """The folder that holds run directories."""
-
-
-class StudentSection(Section):
-    """The strong model."""
-
-    mode: Literal["head"] = "head"
-    """`head`: a head on the backbone's frozen features."""
-    backbone: BackboneSection
-    """The pretrained network."""
-    head: HeadSection = HeadSection()
-    """What is trained on its features."""
-    training: TrainingSection = TrainingSection(steps=1000)
-    """How each round trains it."""
-    cross_fit: int = Field(default=0, ge=0)
-    """Folds for cross-fitted predictions (0: the student predicts its own training samples)."""
-
-    @field_validator("cross_fit")
-    @classmethod
-    def _folds(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("1: must be 0, or at least 2 folds")
-        return value
-
-
-class RoundsSection(Section):
-    """The algorithm: assign, filter, update, once per level."""
-
-    assignment: AssignerChoice = Assigners.check("agreement")
-    """Which teacher annotates which sample (`cosup ls assigners`)."""
-    consistency: list[FilterChoice] = []
-    """Filters; an annotation is kept if all of them keep it (`cosup ls filters`)."""
-    loss: LossChoice = Losses.check("cross_entropy")
-    """What the student minimises (`cosup ls losses`)."""
-    targets: Literal["soft", "hard"] = "soft"
-    """Learn the annotation's probabilities, or its most probable class."""
-    repeat: int = Field(default=1, ge=1)
-    """Rounds per level."""
-    fresh_head: bool = True
-    """Start each round's head anew, or from the round before."""
-    min_kept: float = Field(default=0.2, ge=0, le=1)
-    """Warn when a filter would keep a smaller share than this."""
 
 
 class ExecutionSection(Section):
@@ -116,3 +79,8 @@ class Config(Section):
     controls: list[ControlName] = ["best_teacher", "mean_ensemble", "ceiling"]
     """Comparisons with simpler supervision (or, the oracle and the ceiling, with the truth)."""
     execution: ExecutionSection = ExecutionSection()
+
+    @model_validator(mode="after")
+    def _together(self) -> "Config":
+        check_together(self.data, self.teachers, self.student, self.rounds)
+        return self

@@ -30,8 +30,9 @@ class TeacherModelSection(Section):
     """The weak model. `name` says what kind it is."""
 
     name: str
-    """`linear_pixels`, `linear_features`, a timm name, `hf-hub:owner/model`, or
-    `call:MODULE:FUNCTION` (a Python callable: images uint8 [B, 3, H, W] -> probabilities [B, C]).
+    """`linear_pixels`, `linear_features`, a timm name, `hf-hub:owner/model`, one of cosup's own
+    `cifar_NAME`, or `call:MODULE:FUNCTION` (a Python callable: images uint8 [B, 3, H, W] ->
+    probabilities [B, C]).
     """
     size: int = Field(default=8, ge=1)
     """`linear_pixels`: side in pixels that images are scaled down to, in grey."""

@@ -74,9 +74,17 @@ def check_ids(table: pd.DataFrame) -> None:
 
 
 def check_splits(
-    table: pd.DataFrame, classes: tuple[str, ...], wanted: set[str], grouped: bool
+    table: pd.DataFrame,
+    classes: tuple[str, ...],
+    wanted: set[str],
+    grouped: bool,
+    share_train: bool = False,
 ) -> None:
-    """No wanted split is empty, none lacks a class, labels are there, no group is in two splits."""
+    """No wanted split is empty, none lacks a class, labels are there, no group is in two splits.
+
+    A split that training or testing has no use for (teacher_train where it is shared, test where
+    novel classes measure) is empty.
+    """
     if len(classes) < 2:
         raise UserError(f"data: one class only ('{''.join(classes)}'); at least 2 are needed")
     counts = table["split"].value_counts()
@@ -84,20 +92,35 @@ def check_splits(
         if split in wanted and counts.get(split, 0) == 0:
             present = ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS)
             raise UserError(f"data.splits: no sample in {split} (found: {present})")
-    unknown = table[(table["label"] < 0) & ~table["split"].isin(["student_train", ""])]
-    if len(unknown):
-        first = unknown.iloc[0]
-        raise UserError(
-            f"data: sample '{first['sample_id']}' in {first['split']} has no label; "
-            "only student_train may hold such samples"
-        )
-    _check_classes(table, classes)
+    for split, setting in (("teacher_train", "share_train"), ("test", "few_shot")):
+        if split not in wanted and counts.get(split, 0):
+            raise UserError(
+                f"data.{setting}: {counts[split]} samples are in {split}; it must be empty then"
+            )
+    _check_labels(table, share_train)
+    _check_classes(table, classes, wanted)
     if grouped:
         _check_groups(table)
 
 
-def _check_classes(table: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    for split in ("teacher_train", "student_train", "test"):
+def _check_labels(table: pd.DataFrame, share_train: bool) -> None:
+    allowed = [""] if share_train else ["student_train", ""]
+    unknown = table[(table["label"] < 0) & ~table["split"].isin(allowed)]
+    if len(unknown):
+        first = unknown.iloc[0]
+        rule = (
+            "with data.share_train teachers need all of them"
+            if share_train
+            else "only student_train may hold such samples"
+        )
+        raise UserError(
+            f"data: sample '{first['sample_id']}' in {first['split']} has no label; {rule}"
+        )
+
+
+def _check_classes(table: pd.DataFrame, classes: tuple[str, ...], wanted: set[str]) -> None:
+    complete = [split for split in SPLITS if split in wanted and split != "validation"]
+    for split in complete:
         labels = table.loc[table["split"] == split, "label"].to_numpy(np.int64)
         if (labels < 0).any():
             continue
@@ -110,7 +133,7 @@ def _check_classes(table: pd.DataFrame, classes: tuple[str, ...]) -> None:
             raise UserError(
                 f"data.splits: class '{name}'{more} has no sample in {split} "
                 f"(its samples: {where or 'none at all'}); every class must be in "
-                "teacher_train, student_train and test"
+                f"{', '.join(complete)}"
             )
 
 

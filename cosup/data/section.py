@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
+from cosup.data.few_shot import FewShotSection
+from cosup.data.noise import NoiseSection
 from cosup.data.sources import SOURCES
 from cosup.data.sources import SPLITS as SPLITS
 from cosup.registry import Choice, setting_names
@@ -14,14 +16,15 @@ from cosup.section import Section
 class SplitShares(Section):
     """Shares of all samples; what is left over (a sum below 1) is not used."""
 
-    teacher_train: float = Field(gt=0, lt=1)
-    """Labelled samples that train the teachers."""
+    teacher_train: float = Field(default=0.0, ge=0, lt=1)
+    """Labelled samples that train the teachers; 0 with `data.share_train`, and only then."""
     student_train: float = Field(gt=0, lt=1)
     """Samples the teachers annotate for the student, which sees none of their true labels."""
     validation: float = Field(default=0.0, ge=0, lt=1)
     """Samples for choices made along the way."""
-    test: float = Field(gt=0, lt=1)
-    """Samples that measure, and never select."""
+    test: float = Field(default=0.0, ge=0, lt=1)
+    """Samples that measure, and never select; 0 with `data.few_shot`, whose novel classes measure,
+    and only then."""
 
     @model_validator(mode="after")
     def _at_most_one(self) -> "SplitShares":
@@ -51,6 +54,29 @@ class DataSection(Section):
     """The share of broken images beyond which the run ends."""
     limit: int | None = Field(default=None, gt=0)
     """Use at most this many samples, drawn by seed, stratified (for a quick try)."""
+    share_train: bool = False
+    """Teachers train on student_train's samples and labels, and there is no teacher_train: the
+    setting of distillation and of learning from noisy labels, not of weak-to-strong learning."""
+    noise: NoiseSection | None = None
+    """Wrong labels for the training samples; null gives the true ones."""
+    few_shot: FewShotSection | None = None
+    """Set classes aside to be learnt from a few images; null trains and tests on all classes."""
+
+    @model_validator(mode="after")
+    def _needed_splits(self) -> "DataSection":
+        if isinstance(self.splits, str):
+            return self
+        rules = (
+            ("teacher_train", self.share_train, "share_train"),
+            ("test", self.few_shot is not None, "few_shot"),
+        )
+        for split, absent, setting in rules:
+            share = getattr(self.splits, split)
+            if absent and share:
+                raise ValueError(f"splits: {split} {share:g}: must be 0 with data.{setting}")
+            if not absent and not share:
+                raise ValueError(f"splits: {split} 0: must be above 0 without data.{setting}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

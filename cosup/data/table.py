@@ -10,9 +10,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from cosup.data.checks import broken_images, check_ids, check_splits, report_broken
+from cosup.data.few_shot import class_parts, of_classes
 from cosup.data.images import Images
+from cosup.data.noise import noisy_labels
 from cosup.data.section import SPLITS, DataSection
 from cosup.data.sources import SOURCES, Collection
 from cosup.data.sources.base import COLUMNS
@@ -25,16 +28,22 @@ log = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
 
+TRAINING = ("teacher_train", "student_train")
+"""The splits that something is trained on."""
+
 
 @dataclass(frozen=True)
 class ImageData:
     """All samples of a run.
 
     table: rows 0 .. N-1 with sample_id (str, unique), label (int64, -1 unknown), domain (int64),
-    group (str), split (one of `SPLITS`, or "" for unused), image (int64 index into `images`).
+    group (str), split (one of `SPLITS`, or "" for unused), image (int64 index into `images`), given
+    (int64, the label that trainers are given: `label`, but for noise).
     domains: ("all",) where there are none. fingerprint: a hash of the images in the rows' order,
     whatever their labels and splits. broken: names of the samples that were set aside. drawn: the
-    splits were drawn, and change with the seed.
+    splits were drawn, and change with the seed. share_train: teachers train on student_train.
+    novel, novel_validation: samples of the classes that were set aside for few-shot learning, with
+    classes and labels of their own, all of them in the split test, or validation.
     """
 
     table: pd.DataFrame
@@ -44,14 +53,19 @@ class ImageData:
     fingerprint: str
     broken: tuple[str, ...] = ()
     drawn: bool = False
+    share_train: bool = False
+    novel: "ImageData | None" = None
+    novel_validation: "ImageData | None" = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     def rows(self, split: str) -> Rows:
-        """The rows of a split, ascending."""
+        """The rows of a split, ascending; those of teacher_train may be student_train's."""
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
+        if self.share_train and split == "teacher_train":
+            split = "student_train"
         return np.flatnonzero((self.table["split"] == split).to_numpy(bool)).astype(np.int64)
 
     def truth(self, rows: Rows) -> Truth:
@@ -59,6 +73,14 @@ class ImageData:
         label = self.table["label"].to_numpy(np.int64)[rows]
         domain = self.table["domain"].to_numpy(np.int64)[rows]
         return Truth(torch.from_numpy(label), torch.from_numpy(domain))
+
+    def given(self, rows: Rows) -> Tensor:
+        """[len(rows)] int64 classes as trainers are given them, noise included; -1 unknown."""
+        return torch.from_numpy(self.table["given"].to_numpy(np.int64)[rows])
+
+    def noisy(self, rows: Rows) -> Tensor:
+        """[len(rows)] bool: whether the given class is another than the true one."""
+        return self.given(rows) != self.truth(rows).labels
 
     def groups(self, rows: Rows) -> Rows:
         """[len(rows)] numbers, equal where the samples belong to one group."""
@@ -79,12 +101,12 @@ class ImageData:
         return replace(self, table=table, fingerprint=self.images.fingerprint(images))
 
     def split_fingerprint(self, split: str) -> str:
-        """A hash of the images, names, labels and domains of a split, in the order of its rows."""
+        """A hash of a split's images, names, true and given labels and domains, in their order."""
         part = self.table.iloc[self.rows(split)]
         digest = hashlib.sha256(f"{self.fingerprint}\x1f{self.classes}\x1f{self.domains}".encode())
         digest.update(part.index.to_numpy(np.int64).tobytes())
         digest.update("\x1f".join(part["sample_id"]).encode(errors="surrogateescape"))
-        for column in ("label", "domain"):
+        for column in ("label", "domain", "given"):
             digest.update(part[column].to_numpy(np.int64).tobytes())
         return digest.hexdigest()
 
@@ -100,6 +122,42 @@ def load_data(section: DataSection, seed: int, workers: int, cache: Path | None)
     collection = _grouped(collection, section.group_by)
     collection = _limited(collection, section, seed)
     collection, broken = _sound(collection, section, workers, cache)
+    novel = novel_validation = None
+    if section.few_shot is not None:
+        parts = class_parts(collection.classes, collection.roles, section.few_shot, seed)
+        novel = _set_aside(of_classes(collection, parts.novel), "test")
+        if parts.validation:
+            novel_validation = _set_aside(of_classes(collection, parts.validation), "validation")
+        collection = of_classes(collection, parts.base, unlabelled=True)
+    table = _split(collection, section, seed)
+    return ImageData(
+        table.assign(given=_given(table, collection.classes, section, seed)),
+        collection.classes,
+        collection.domains,
+        collection.images,
+        collection.images.fingerprint(table["image"].to_numpy(np.int64)),
+        broken,
+        drawn=section.splits != "given",
+        share_train=section.share_train,
+        novel=novel,
+        novel_validation=novel_validation,
+    )
+
+
+def _set_aside(collection: Collection, split: str) -> ImageData:
+    """Samples that nothing is trained on."""
+    table = collection.table[list(COLUMNS)].assign(split=split)
+    return ImageData(
+        table.assign(given=table["label"]),
+        collection.classes,
+        collection.domains,
+        collection.images,
+        collection.images.fingerprint(table["image"].to_numpy(np.int64)),
+    )
+
+
+def _split(collection: Collection, section: DataSection, seed: int) -> pd.DataFrame:
+    """The table with its splits, checked."""
     table = collection.table
     split = split_samples(
         collection,
@@ -109,16 +167,26 @@ def load_data(section: DataSection, seed: int, workers: int, cache: Path | None)
         seed=seed,
     )
     table = table[list(COLUMNS)].assign(split=pd.Series(split, dtype="str"))
-    check_splits(table, collection.classes, _wanted(section), collection.grouped)
-    return ImageData(
+    check_splits(
         table,
         collection.classes,
-        collection.domains,
-        collection.images,
-        collection.images.fingerprint(table["image"].to_numpy(np.int64)),
-        broken,
-        drawn=section.splits != "given",
+        _wanted(section),
+        collection.grouped,
+        share_train=section.share_train,
     )
+    return table
+
+
+def _given(table: pd.DataFrame, classes: tuple[str, ...], section: DataSection, seed: int) -> Rows:
+    """[N] the labels that trainers are given: with noise in the splits that train."""
+    label = table["label"].to_numpy(np.int64)
+    if section.noise is None:
+        return label
+    training = table["split"].isin(TRAINING).to_numpy(bool)
+    given = np.where(training, noisy_labels(section.noise, label, classes, seed), label)
+    changed, known = int((given != label).sum()), int((training & (label >= 0)).sum())
+    log.info("data.noise: %d of %d training labels are wrong", changed, known)
+    return given
 
 
 def _grouped(collection: Collection, column: str | None) -> Collection:
@@ -175,6 +243,9 @@ def _sound(
 
 
 def _wanted(section: DataSection) -> set[str]:
+    """The splits that must hold samples."""
     if isinstance(section.splits, str):
-        return {"teacher_train", "student_train", "test"}
+        wanted = {"teacher_train", "student_train", "test"}
+        absent = {"teacher_train"} if section.share_train else set()
+        return wanted - absent - ({"test"} if section.few_shot is not None else set())
     return {name for name in SPLITS if getattr(section.splits, name) > 0}

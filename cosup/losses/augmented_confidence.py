@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.errors import UserError
 from cosup.losses.base import Loss, Metrics
+from cosup.losses.settings import check_shares, ramped
 from cosup.losses.terms import answered, label_cross_entropy, log_probs, soft_cross_entropy
 
 
@@ -33,14 +33,11 @@ class AugmentedConfidence(Loss):
     (slower, the more so with many classes)."""
 
     def __post_init__(self) -> None:
-        for name in ("max_weight", "ramp"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: {getattr(self, name)}: must be in 0 .. 1")
+        check_shares(self, "max_weight", "ramp")
 
     def weight(self, progress: float) -> float:
         """a at this share of the training."""
-        reached = min(1.0, progress / self.ramp) if self.ramp > 0 else 1.0
-        return self.max_weight * reached
+        return self.max_weight * ramped(progress, self.ramp)
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
         """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.

@@ -20,6 +20,11 @@ class Loss(ABC):
         "use_attribute_docstrings": True,
     }
 
+    reads_labels: ClassVar[bool] = False
+    """Whether it makes use of true labels where they are given (`with_labels`)."""
+    one_class: ClassVar[bool] = False
+    """Whether it singles out one target class per sample, so that mixed images have no meaning."""
+
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
         """Losses [..., B] and named metrics (means, detached) for logits and targets [..., B, C].
@@ -27,3 +32,9 @@ class Loss(ABC):
         Leading dimensions are independent heads that are fitted together. `targets` are
         probabilities (one-hot for hard ones); progress in [0, 1].
         """
+
+    def with_labels(
+        self, logits: Tensor, targets: Tensor, progress: float, labels: Tensor | None
+    ) -> tuple[Tensor, Metrics]:
+        """As `__call__`, with the true labels [..., B] (-1 unknown) for losses that read them."""
+        return self(logits, targets, progress)

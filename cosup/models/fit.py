@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from cosup.errors import RunError
 from cosup.losses.base import Loss, Metrics
+from cosup.losses.objective import Objective
 from cosup.models.heads import HeadBank, build_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.samples import CHUNK, Samples, Shuffle, chunks, column_scaling, hard_labels
@@ -39,10 +40,11 @@ def fit_heads(
     members: Sequence[Tensor],
     head: HeadSection,
     training: TrainingSection,
-    loss: Loss,
+    loss: Loss | Objective,
     num_classes: int,
     seed: int,
     weights: Tensor | None = None,
+    labels: Tensor | None = None,
     init: HeadBank | None = None,
     hard: bool = False,
     steps: int | None = None,
@@ -54,7 +56,8 @@ def fit_heads(
     features [N, D] float16 or float32 (memory-mapped ones are read batch by batch); targets N rows
     over `num_classes`; members: row indices per head (a head whose samples run out before the
     others' starts its next pass); weights [N] of samples, or None. `hard` learns each target's
-    most probable class. `init`: start from these heads (one for each, or one for all) and keep
+    most probable class. labels [N] int64: true ones (-1 unknown), for an `Objective` that counts
+    them. `init`: start from these heads (one for each, or one for all) and keep
     their standardisation. `steps` overrides the training's budget, which else counts epochs over
     the largest member set. `on_step(step from 1, mean loss per head, metrics)` is called every
     step on a CPU and every 25th elsewhere.
@@ -64,6 +67,7 @@ def fit_heads(
     largest = _check(features, targets, members, num_classes)
     total = steps if steps is not None else training.total_steps(largest)
     bank = _start(features, targets, members, head, training, num_classes, seed, init).to(device)
+    objective = loss if isinstance(loss, Objective) else Objective(loss)
     source = Samples(features, targets, weights, hard, torch.device(device))
     shuffles = [Shuffle(m, torch_generator(seed, "batches", h)) for h, m in enumerate(members)]
     batch_size = min(training.batch_size, largest)
@@ -74,11 +78,12 @@ def fit_heads(
             set_rate(optimizer, training, step, total)
             rows = torch.stack([shuffle.draw(batch_size) for shuffle in shuffles])
             inputs, wanted, weight = source.batch(rows)
-            losses, metrics = loss(bank(inputs), wanted, step / max(1, total - 1))
-            objective = _mean(losses, weight).sum()
-            watch.look(step, objective, metrics)
+            true = None if labels is None else labels[rows].to(source.device)
+            losses, metrics = objective(bank(inputs), wanted, step / max(1, total - 1), true)
+            minimised = _mean(losses, weight).sum()
+            watch.look(step, minimised, metrics)
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(objective)
+            torch.autograd.backward(minimised)
             optimizer.step()
     watch.end()
     return _finished(bank, total, training)

@@ -1,4 +1,4 @@
-"""Networks by name, without their classifier: timm's, the Hugging Face hub's, torchvision's."""
+"""Networks by name, without their classifier: timm's, the hub's, torchvision's, and CIFAR's."""
 
 import difflib
 import os
@@ -16,10 +16,13 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from cosup.errors import UserError, unknown_name
+from cosup.models.cifar import CIFAR_NETWORKS
 from cosup.models.weights import load_into, read_weights
 
 HUB = ("hf-hub:", "hf_hub:")
 TORCHVISION = "torchvision:"
+CIFAR = "cifar_"
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's pixels
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,23 @@ class Network:
     slot: str = ""
 
 
-def build_network(name: str, weights: str | None, image_size: int | None) -> Network:
+def build_network(
+    name: str, weights: str | None, image_size: int | None, drop_path: float = 0.0
+) -> Network:
     """The named network without its classifier, in eval mode on the CPU.
 
     weights: `pretrained`, `package:MODULE`, a file, or None for a random start (from torch's
-    global generator). Raises `UserError` for unknown names, weights that aren't there or don't
-    fit, and image sizes that the network can't read.
+    global generator). drop_path: stochastic depth, the rate of the deepest block (Huang et al.,
+    arXiv 1603.09382). Raises `UserError` for unknown names, weights that aren't there or don't
+    fit, image sizes that the network can't read, and drop_path for networks without it.
     """
     own, slot = weights == "pretrained", ""
     if name.startswith(TORCHVISION):
-        model, spec, slot = _torchvision(name, own, image_size)
+        model, spec, slot = _torchvision(name, own, image_size, drop_path)
+    elif name.startswith(CIFAR):
+        model, spec = _cifar(name, own, image_size, drop_path)
     else:
-        model, spec = _timm(name, own, image_size)
+        model, spec = _timm(name, own, image_size, drop_path)
     if weights is not None and not own:
         load_into(model, read_weights(weights), weights, drop_classifier=True)
     model.eval()
@@ -99,7 +107,25 @@ def with_classifier(network: Network, classes: int) -> nn.Module:
     return network.model
 
 
-def _timm(name: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, InputSpec]:
+def _cifar(
+    name: str, pretrained: bool, image_size: int | None, drop_path: float
+) -> tuple[nn.Module, InputSpec]:
+    if name not in CIFAR_NETWORKS:
+        raise unknown_name("backbone", name, CIFAR_NETWORKS)
+    if pretrained:
+        raise UserError(
+            f"backbone '{name}': no pretrained weights are published for it (allowed: weights: "
+            "null, or a file)"
+        )
+    if drop_path:
+        raise _no_drop_path(name, drop_path)
+    model = CIFAR_NETWORKS[name](0)
+    return model, InputSpec(image_size or 32, CIFAR_MEAN, CIFAR_STD, 1.0, "bicubic")
+
+
+def _timm(
+    name: str, pretrained: bool, image_size: int | None, drop_path: float
+) -> tuple[nn.Module, InputSpec]:
     base, _, tag = name.partition(".")
     if not name.startswith(HUB) and not timm.is_model(base):
         raise unknown_timm(name)
@@ -110,7 +136,7 @@ def _timm(name: str, pretrained: bool, image_size: int | None) -> tuple[nn.Modul
     if tag and not pretrained and not name.startswith(HUB):
         name = base  # a tag names weights, and none of timm's are wanted
     with _downloads(name):
-        model = _create_timm(name, pretrained, image_size)
+        model = _create_timm(name, pretrained, image_size, drop_path)
     found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return model, InputSpec(
         size=image_size or found["input_size"][1],
@@ -121,23 +147,45 @@ def _timm(name: str, pretrained: bool, image_size: int | None) -> tuple[nn.Modul
     )
 
 
-def _create_timm(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
+def _create_timm(
+    name: str, pretrained: bool, image_size: int | None, drop_path: float
+) -> nn.Module:
     """Transformers must be told the image size; convolutional networks don't know the argument."""
+    settings: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if drop_path:
+        settings["drop_path_rate"] = drop_path
     if image_size is not None:
-        try:
-            return timm.create_model(
-                name, pretrained=pretrained, num_classes=0, img_size=image_size
-            )
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-        except AssertionError as error:
-            raise _wrong_size(name, image_size, error) from None
-    return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        settings["img_size"] = image_size
+    try:
+        return _has_drop_path(name, timm.create_model(name, **settings), drop_path)
+    except TypeError as error:
+        if "drop_path_rate" in str(error):
+            raise _no_drop_path(name, drop_path) from None
+        if image_size is None or "img_size" not in str(error):
+            raise
+    except AssertionError as error:
+        if image_size is None:
+            raise
+        raise _wrong_size(name, image_size, error) from None
+    return _create_timm(name, pretrained, None, drop_path)
+
+
+def _has_drop_path(name: str, model: nn.Module, drop_path: float) -> nn.Module:
+    """The model, if it has stochastic depth or needs none: some swallow arguments in silence."""
+    drops = (getattr(module, "drop_prob", 0.0) for module in model.modules())
+    if drop_path and not any(drops):
+        raise _no_drop_path(name, drop_path)
+    return model
+
+
+def _no_drop_path(name: str, drop_path: float) -> UserError:
+    return UserError(
+        f"'{name}' has no stochastic depth, and training.drop_path is {drop_path:g} (allowed: 0)"
+    )
 
 
 def _torchvision(
-    name: str, pretrained: bool, image_size: int | None
+    name: str, pretrained: bool, image_size: int | None, drop_path: float
 ) -> tuple[nn.Module, InputSpec, str]:
     from torchvision import models  # slow to import, and few configs need it
 
@@ -145,10 +193,18 @@ def _torchvision(
     if short not in known:
         raise unknown_name("torchvision model", short, known)
     weights = models.get_model_weights(short).DEFAULT
-    sized = {"image_size": image_size} if image_size and short.startswith("vit_") else {}
+    settings: dict[str, Any] = {"weights": weights if pretrained else None}
+    if image_size and short.startswith("vit_"):
+        settings["image_size"] = image_size
+    if drop_path:
+        settings["stochastic_depth_prob"] = drop_path
     with _downloads(name):
         try:
-            model = models.get_model(short, weights=weights if pretrained else None, **sized)
+            model = models.get_model(short, **settings)
+        except TypeError as error:
+            if "stochastic_depth_prob" not in str(error):
+                raise
+            raise _no_drop_path(name, drop_path) from None
         except ValueError as error:
             raise _wrong_size(name, image_size or 0, error) from None
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -171,10 +227,11 @@ def _torchvision(
 
 def unknown_timm(name: str) -> UserError:
     """The error for a name that timm doesn't know: the nearest ones, not all thousand."""
-    near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.5)
+    known = [*timm.list_models(), *CIFAR_NETWORKS]
+    near = difflib.get_close_matches(name.partition(".")[0], known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return UserError(
-        f"unknown backbone '{name}'{hint} (allowed: a timm name, hf-hub:owner/model, "
+        f"unknown backbone '{name}'{hint} (allowed: a timm name, cifar_NAME, hf-hub:owner/model, "
         "torchvision:NAME)"
     )
 

@@ -1,10 +1,21 @@
 """Optimisers and learning rates, as the `training` sections ask for them."""
 
+import difflib
 import math
+from typing import Any
 
+import timm.optim
+import timm.scheduler
 import torch
+from timm.scheduler.scheduler import Scheduler
 
+from cosup.errors import UserError
+from cosup.models.classifier import Classifier
 from cosup.models.section import TrainingSection
+
+# timm's hints leave out what it exports and takes.
+_OPTIM: Any = timm.optim
+_SCHEDULER: Any = timm.scheduler
 
 
 def build_optimizer(model: torch.nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
@@ -46,3 +57,118 @@ def rate_share(training: TrainingSection, step: int, total: int) -> float:
     if training.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def build_network_optimizer(
+    module: torch.nn.Module, training: TrainingSection
+) -> torch.optim.Optimizer:
+    """timm's optimiser over a module's trainable parameters.
+
+    The network's own weights (of the `Classifier` in the module) are grouped by timm: no decay of
+    biases, norms and what the network itself excludes; with `layer_decay` each layer has its share
+    of the rate. All else (a connector, a temperature) learns at the full rate.
+
+    Raises `UserError` for an optimiser that timm doesn't know or that can't be had here, and for
+    `layer_decay` of a network without groups of layers; the errors begin with the setting's name.
+    """
+    known = _OPTIM.list_optimizers()
+    if training.optimizer not in known:
+        raise _unknown(training.optimizer, known)
+    info = _OPTIM.get_optimizer_info(training.optimizer)
+    groups = _groups(module, training)
+    devices = {p.device.type for group in groups for p in group["params"]}
+    torchs = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+    extra = {"fused": True} if info.opt_class in torchs and devices <= {"cpu", "cuda"} else {}
+    try:
+        optimizer: torch.optim.Optimizer = _OPTIM.create_optimizer_v2(
+            groups,
+            opt=training.optimizer,
+            lr=training.lr,
+            weight_decay=training.weight_decay,
+            momentum=training.momentum,
+            **extra,
+        )
+    except (AssertionError, ImportError, TypeError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"optimizer: '{training.optimizer}' can't be made here ({text})") from None
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(
+            f"optimizer: '{training.optimizer}' needs second derivatives, which aren't "
+            "computed (allowed: any of timm's first-order optimisers, such as sgd, adamw, lamb)"
+        )
+    return optimizer
+
+
+def _unknown(name: str, known: list[str]) -> UserError:
+    """timm has more than a hundred: the nearest, and the usual ones."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return UserError(
+        f"optimizer: unknown optimizer '{name}'{hint} (allowed: timm's, such as adamw, sgd, lamb, "
+        "lion)"
+    )
+
+
+def _groups(module: torch.nn.Module, training: TrainingSection) -> list[dict[str, Any]]:
+    """Parameter groups: the network's by timm, then the rest's, with and without decay."""
+    found = [part for part in module.modules() if isinstance(part, Classifier)]
+    core: Any = found[0].model if found else module
+    excluded = core.no_weight_decay() if hasattr(core, "no_weight_decay") else ()
+    skip = {"no_weight_decay_list": excluded}
+    groups: list[dict[str, Any]]
+    if training.layer_decay is None:
+        groups = _OPTIM.param_groups_weight_decay(core, training.weight_decay, **skip)
+    else:
+        groups = _OPTIM.param_groups_layer_decay(
+            core, training.weight_decay, layer_decay=training.layer_decay, **skip
+        )
+        if training.layer_decay < 1 and len({group["lr_scale"] for group in groups}) == 1:
+            name = found[0].name if found else type(core).__name__
+            raise UserError(
+                f"layer_decay: {training.layer_decay:g}: '{name}' doesn't say which of its layers "
+                "come first (allowed: null)"
+            )
+    own = {id(p) for p in core.parameters()}
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in own]
+    groups += [
+        {"params": [p for p in rest if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, training: TrainingSection, steps: int
+) -> Scheduler:
+    """timm's schedule over `steps` updates: `step_update(step)` before each, from 0.
+
+    The rates are those of `rate_share`: warm-up from lr / (w + 1) to lr over w steps, then half a
+    cosine to `min_lr`, constant, or a tenth from each of `milestones` (shares of all steps) on.
+    """
+    warm = round(training.warmup * steps)
+    shape: dict[str, Any]
+    if training.schedule == "cosine":
+        shape = {
+            "sched": "cosine",
+            "num_epochs": max(1, steps - warm),
+            "min_lr": training.min_lr,
+            "warmup_prefix": True,
+        }
+    elif training.schedule == "multistep":
+        # timm lets a milestone m act at update m - 1.
+        milestones = sorted(round(share * steps) + 1 for share in training.milestones)
+        shape = {"sched": "multistep", "num_epochs": steps, "decay_milestones": milestones}
+        shape["decay_rate"] = 0.1
+    else:
+        shape = {"sched": "step", "num_epochs": steps, "decay_epochs": steps + 1}
+        shape["decay_rate"] = 1.0
+    scheduler: Scheduler
+    scheduler, _ = _SCHEDULER.create_scheduler_v2(
+        optimizer,
+        warmup_epochs=warm,
+        warmup_lr=training.lr / (warm + 1),
+        step_on_epochs=False,
+        updates_per_epoch=1,
+        **shape,
+    )
+    return scheduler

@@ -1,5 +1,6 @@
 """Config sections of models: backbones, heads, and how a head or a network is trained."""
 
+import json
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -11,7 +12,7 @@ class BackboneSection(Section):
     """A network that turns images into features."""
 
     name: str
-    """A timm name, `hf-hub:owner/model`, or `torchvision:NAME`."""
+    """A timm name, `hf-hub:owner/model`, `torchvision:NAME`, or one of cosup's own `cifar_NAME`."""
     weights: str | None = "pretrained"
     """`pretrained` (timm's or torchvision's own), `package:MODULE` (weights shipped by an
     installed package), a path of safetensors or of a state dict, or null (random)."""
@@ -28,8 +29,57 @@ class HeadSection(Section):
     """`prototype`: the scale at the start."""
 
 
+class AugmentSection(Section):
+    """What is done to the images that train a network (timm's and torchvision's transforms)."""
+
+    crop: Literal["none", "resized", "padded"] = "none"
+    """`resized`: a random part of the image, scaled to the input (as on ImageNet). `padded`: the
+    image with `padding` pixels around it, cut at random (as on CIFAR). `none`: as for prediction.
+    """
+    scale: tuple[float, float] = (0.08, 1.0)
+    """`resized`: the smallest and the largest share of the image's area."""
+    padding: int = Field(default=4, ge=0)
+    """`padded`: pixels added on each side."""
+    flip: float = Field(default=0.0, ge=0, le=1)
+    """The probability of a horizontal flip."""
+    color_jitter: float = Field(default=0.0, ge=0)
+    """Strength of random changes in brightness, contrast and saturation."""
+    auto_augment: str | None = None
+    """timm's policy, such as `rand-m9-mstd0.5-inc1`, `augmix-m5-w4-d2` or `original`."""
+    erase: float = Field(default=0.0, ge=0, le=1)
+    """The probability that a random rectangle is overwritten with noise."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentSection":
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"scale {list(self.scale)}: must be 0 < smallest <= largest <= 1")
+        return self
+
+
+class MixupSection(Section):
+    """Mixing pairs of images with their targets (timm's Mixup)."""
+
+    mixup: float = Field(default=0.0, ge=0)
+    """Alpha of mixup's Beta distribution; 0 is off (Zhang et al., arXiv 1710.09412)."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """Alpha of cutmix's Beta distribution; 0 is off (Yun et al., arXiv 1905.04899)."""
+    prob: float = Field(default=1.0, ge=0, le=1)
+    """The share of batches that are mixed."""
+    switch_prob: float = Field(default=0.5, ge=0, le=1)
+    """Where both are on, the share of mixed batches that get cutmix."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is mixed."""
+        return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+
 class TrainingSection(Section):
-    """How long and with what optimiser something is trained."""
+    """How long and with what optimiser something is trained.
+
+    From `momentum` on: for whole networks alone (`NETWORK_ONLY`); heads have no use for it.
+    """
 
     steps: int | None = Field(default=None, gt=0)
     """Optimiser steps."""
@@ -37,19 +87,46 @@ class TrainingSection(Section):
     """Passes over the samples before filtering; rejected samples don't shorten the training."""
     batch_size: int = Field(default=128, gt=0)
     """Samples per step."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    """AdamW (decoupled weight decay) or Adam."""
+    optimizer: str = "adamw"
+    """`adamw` (decoupled weight decay) or `adam`; networks take any optimiser of timm's (`sgd`,
+    `lamb`, `lion`, ...)."""
     lr: float = Field(default=1e-3, gt=0)
     """The learning rate at its highest."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay (of the weights; biases, prototypes' scales and norms have none)."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """The learning rate over the steps: half a cosine down to 0, or constant."""
+    schedule: Literal["cosine", "constant", "multistep"] = "cosine"
+    """The learning rate over the steps: half a cosine down to `min_lr`, constant, or (networks)
+    divided by ten at each of `milestones`."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """The share of the steps over which the rate rises linearly to `lr`."""
     standardize: bool = False
     """Heads on features or pixels: give each input column mean 0 and variance 1 (measured on the
     training samples; the scaling becomes part of the head)."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of optimisers that have one (`sgd`: Nesterov's; `momentum` is SGD with the plain one)."""
+    min_lr: float = Field(default=0.0, ge=0)
+    """Where the cosine ends."""
+    milestones: list[float] = [0.5, 0.75]
+    """`multistep`: the shares of the steps at which the rate falls."""
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
+    """Each layer's rate is this share of the one's above it (timm's groups); null: all alike."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth, for networks that have it."""
+    clip: float | None = Field(default=None, gt=0)
+    """The gradient's largest norm."""
+    accumulate: int = Field(default=1, gt=0)
+    """Parts a batch is worked through in, one after another, to spare memory: each batch norm and
+    each mixed pair sees its part alone."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Predict with an exponential moving average of the weights, decaying by this per step."""
+    compile: bool = False
+    """Compile the network with torch.compile: slow to start, quicker later."""
+    save_every: int = Field(default=500, gt=0)
+    """Steps between saved states: what is lost when a run is killed while training."""
+    augment: AugmentSection = AugmentSection()
+    """What is done to training images."""
+    mixing: MixupSection = MixupSection()
+    """Mixup and cutmix."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingSection":
@@ -57,7 +134,43 @@ class TrainingSection(Section):
             raise ValueError(
                 f"steps {self.steps} and epochs {self.epochs}: give one of the two (null unsets it)"
             )
+        if any(not 0 < share < 1 for share in self.milestones):
+            raise ValueError(f"milestones {self.milestones}: each must be between 0 and 1")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate}: must divide batch_size ({self.batch_size})"
+            )
         return self
+
+    def check_head(self) -> None:
+        """Raise `ValueError` for settings that a head, or another linear model, has no use for."""
+        given = [
+            name
+            for name in NETWORK_ONLY
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if given:
+            value = getattr(self, given[0])
+            shown = "" if isinstance(value, Section) else f"{json.dumps(value)}: "
+            text = "is for whole networks, not for a head or a linear model"
+            raise ValueError(f"{given[0]}: {shown}{text}")
+        if self.optimizer not in ("adam", "adamw"):
+            raise ValueError(f"optimizer: '{self.optimizer}': a head takes adam or adamw")
+        if self.schedule == "multistep":
+            raise ValueError("schedule: 'multistep': a head takes cosine or constant")
+
+    def check_network(self) -> None:
+        """Raise `ValueError` for settings that a whole network has no use for."""
+        if self.standardize:
+            raise ValueError("standardize: true: is for heads; a network normalises its own pixels")
+
+    def batch_for(self, samples: int) -> int:
+        """The samples per step where there are so many: no more than these, and where images are
+        mixed in pairs an even number in each part."""
+        size = min(self.batch_size, samples)
+        if self.mixing.active and size < self.batch_size:
+            size -= size % (2 * self.accumulate)
+        return size or samples
 
     def total_steps(self, samples: int) -> int:
         """Optimiser steps for this many samples."""
@@ -65,3 +178,19 @@ class TrainingSection(Section):
             return self.steps
         assert self.epochs is not None
         return max(1, round(self.epochs * -(-samples // min(self.batch_size, samples))))
+
+
+NETWORK_ONLY = (
+    "momentum",
+    "min_lr",
+    "milestones",
+    "layer_decay",
+    "drop_path",
+    "clip",
+    "accumulate",
+    "ema",
+    "compile",
+    "save_every",
+    "augment",
+    "mixing",
+)

@@ -1,6 +1,5 @@
 """The exported student and its model card."""
 
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
@@ -10,22 +9,27 @@ from cosup.config.schema import Config
 from cosup.models.backbones import hash_tensors, load_backbone
 from cosup.models.device import resolve_device, resolve_precision
 from cosup.runs.directory import RunDirectory
-from cosup.student.exported import save_student
+from cosup.student.exported import save_network, save_student
+from cosup.student.network import split_state
 
 CARD = """\
 # {{ run }}: a student trained by cosup
 
-A {{ head }} head on frozen features of `{{ backbone }}` ({{ size }} x {{ size }} pixels), taught by
-{{ teachers | length }} weak teachers ({{ teachers | join(", ") }}). It saw no true label.
+{% if network %}The whole network `{{ backbone }}`\
+{% else %}A {{ head }} head on frozen features of `{{ backbone }}`{% endif %}, taught by \
+{{ teachers | length }} weak teacher{{ "" if teachers | length == 1 else "s" }} \
+({{ teachers | join(", ") }}). It saw {{ "labels too" if labels else "no true label" }}.
 
-| | accuracy on the test split |
+| | accuracy {{ measured }} |
 | --- | --- |
 | this student | {{ percent(student.accuracy) }} % |
 | best teacher alone ({{ floor.teacher }}) | {{ percent(floor.accuracy) }} % |
 | the same student on true labels | {{ percent(ceiling.accuracy) }} % |
 
-Load it: `cosup.load_student("{{ folder }}").predict([image])`; the columns are the classes below.
-
+Load it: `cosup.load_student("{{ folder }}")\
+{% if meta %}.embed([image])`; new classes by the nearest centroid; base classes below.
+{% else %}.predict([image])`; the columns are the classes below.
+{% endif %}
 Classes: {{ classes | join(", ") }}
 """
 
@@ -33,19 +37,20 @@ Classes: {{ classes | join(", ") }}
 def export_student(
     config: Config, classes: tuple[str, ...], run: RunDirectory, summary: dict[str, Any]
 ) -> None:
-    """Write `student/`: the last round's head, what it stands on, and a card with its numbers."""
+    """Write `student/`: the last round's student, what it reads, and a card with its numbers."""
     last = summary["rounds"][-1]["round"]
-    head = load_file(run.path / "checkpoints" / f"round-{last}" / "student.safetensors")
-    device = resolve_device(config.execution.device)
-    section = config.student.backbone
-    backbone = load_backbone(section, device, resolve_precision(config.execution.precision, device))
+    state = load_file(run.path / "checkpoints" / f"round-{last}" / "student.safetensors")
+    section, folder = config.student.backbone, run.folder("student")
+    network, meta = config.student.mode == "finetune", config.student.meta is not None
     card = Environment(autoescape=False, keep_trailing_newline=True).from_string(CARD)
-    folder: Path = run.folder("student")
     text = card.render(
         run=summary["run"],
+        network=network,
+        meta=meta,
+        labels=config.rounds.true_label_weight > 0,
         head=config.student.head.kind,
         backbone=section.name,
-        size=backbone.input.size,
+        measured=summary["measured"],
         teachers=summary["rounds"][-1]["teachers"],
         student=summary["student"],
         floor=summary["floor"],
@@ -54,5 +59,11 @@ def export_student(
         folder=folder,
         percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
     )
+    if network:
+        plain, through_meta = split_state(state)
+        save_network(folder, through_meta or plain, section, classes, text, meta)
+        return
+    device = resolve_device(config.execution.device)
+    backbone = load_backbone(section, device, resolve_precision(config.execution.precision, device))
     weights = hash_tensors(backbone.model.state_dict())
-    save_student(folder, head, section, weights, classes, text)
+    save_student(folder, state, section, weights, classes, text)

@@ -84,6 +84,12 @@ def _runs() -> dict[str, str]:
 def _summary(folder: Path) -> str:
     try:
         summary = json.loads((folder / "summary.json").read_text())
+        if "losses" in summary:
+            reached = ", ".join(
+                f"{name} {one['student']['accuracy']:.3f}"
+                for name, one in summary["losses"].items()
+            )
+            return f"{summary['status']}, student by loss: {reached}"
         student = summary["student"]
         pgr = "" if student.get("pgr") is None else f", PGR {student['pgr']:.3f}"
         return f"{summary['status']}, student {student['accuracy']:.3f}{pgr}"

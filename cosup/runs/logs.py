@@ -116,6 +116,24 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bars.advance(task, count)
 
 
+class Pace:
+    """Tells now and then how far a training is: a step's number, of how many if that is known, and
+    its loss."""
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        self.what = what
+        self.total = total
+        self._last = time.monotonic()
+
+    def __call__(self, step: int, loss: float) -> None:
+        """After a step (from 1)."""
+        if time.monotonic() - self._last < PLAIN_EVERY:
+            return
+        self._last = time.monotonic()
+        of = "" if self.total is None else f" of {self.total}"
+        logger.info("%s: step %d%s, loss %.3f", self.what, step, of, loss)
+
+
 def _plain_progress(what: str, total: int) -> Callable[[int], None]:
     done, last = 0, time.monotonic()
 

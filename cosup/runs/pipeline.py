@@ -13,11 +13,16 @@ from cosup.data.section import SPLITS
 from cosup.files import write_json
 from cosup.probabilities import ProbTable
 from cosup.report.overview import draw_overview
+from cosup.runs.assemble import Prepared
+from cosup.runs.choose_loss import STAGE as CHOICE
+from cosup.runs.choose_loss import chosen_loss
 from cosup.runs.directory import RunDirectory
 from cosup.runs.environment import describe_environment
 from cosup.runs.export import export_student
-from cosup.runs.prepare import Prepared, prepare
+from cosup.runs.paired import keep_correct
+from cosup.runs.prepare import prepare
 from cosup.runs.records import Recorder, open_recorder
+from cosup.runs.reuse import take_over
 from cosup.runs.stages import finish_controls, finish_rounds, test_probs
 from cosup.runs.summary import (
     Numbers,
@@ -34,9 +39,17 @@ PARTS = ("data", "features", "teachers", "annotate")
 
 
 def run_one(
-    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+    config: Config,
+    directory: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    shared: Path | None = None,
 ) -> dict[str, Any]:
     """Run a config with its one seed; the content of `summary.json`.
+
+    shared: the directory of a finished run that differs in its loss alone; what no loss changes is
+    taken over from it.
 
     Raises `UserError` for what can be mended (nothing is half-written), and `RunError` for a
     failure on the way, after which `resume` goes on with the stage that was cut.
@@ -48,6 +61,8 @@ def run_one(
         if run.is_done("summary"):
             log.info("%s is finished already", run.path)
             return run.load("summary")
+        if shared is not None:
+            take_over(shared, run)
         write_json(
             run.path / "environment.json",
             describe_environment(config),
@@ -61,9 +76,13 @@ def run_one(
 def _run(config: Config, run: RunDirectory, recorder: Recorder) -> dict[str, Any]:
     seed = config.run.seed
     prepared = prepare(config, run, recorder)
-    rounds = finish_rounds(config, prepared, run, recorder, seed)
-    controls = finish_controls(config, prepared, run, recorder, seed)
+    chosen, choice = chosen_loss(config, prepared, run, seed)
+    rounds = finish_rounds(chosen, prepared, run, recorder, seed)
+    keep_correct(run, prepared.test, test_probs(run, len(rounds), prepared.test.answers))
+    controls = finish_controls(chosen, prepared, run, recorder, seed)
     summary = _summary(config, prepared, run, rounds, controls)
+    if choice is not None:
+        summary["loss_choice"] = choice
     for name in ("accuracy", "pgr"):
         if summary["student"][name] is not None:
             recorder.scalar(f"student/{name}", summary["student"][name], len(rounds))
@@ -81,10 +100,11 @@ def _summary(
     controls: dict[str, ProbTable],
 ) -> Numbers:
     test, data = prepared.test, prepared.data
-    student = test_probs(run, len(rounds), len(data.classes))
+    student = test_probs(run, len(rounds), test.answers)
     ceiling = controls.get("ceiling")
     parts = [(part, run.load(part)["seconds"]) for part in PARTS]
     parts += [("rounds", item["seconds"]) for item in rounds]
+    parts += [("rounds", run.load(CHOICE)["seconds"])] if run.is_done(CHOICE) else []
     parts += [("controls", run.load(f"control-{name}")["seconds"]) for name in controls]
     seed = seed_for(config.run.seed, "bootstrap")
     return {
@@ -92,6 +112,7 @@ def _summary(
         "status": "finished",
         "seed": config.run.seed,
         "config_hash": config_hash(config),
+        "measured": _measured(config),
         "floor": {
             "teacher": prepared.floor.name,
             "accuracy": prepared.floor.accuracy,
@@ -100,7 +121,7 @@ def _summary(
         "ceiling": {"accuracy": None if ceiling is None else test.accuracy(ceiling)},
         "student": student_numbers(test, student, prepared.floor_probs, ceiling, seed),
         "rounds": [{k: v for k, v in item.items() if k != "seconds"} for item in rounds],
-        "controls": control_numbers(test, controls, prepared.floor_probs),
+        "controls": control_numbers(test, controls, prepared.floor_probs, seed),
         "teachers": [asdict(record) for record in prepared.teachers],
         "data": {
             "samples": {split: len(data.rows(split)) for split in SPLITS},
@@ -111,3 +132,12 @@ def _summary(
         "seconds": sum_seconds(parts),
         "peak_rss_mb": peak_rss_mb(),
     }
+
+
+def _measured(config: Config) -> str:
+    """What accuracies are measured on, in words."""
+    section = config.data.few_shot
+    if section is None:
+        return "on the test split"
+    kind = f"{section.ways}-way {section.shots}-shot"
+    return f"over {section.episodes} {kind} episodes of novel classes"

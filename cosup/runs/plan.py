@@ -1,6 +1,6 @@
 """`cosup plan`: what a run would train, annotate and cache; it writes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -8,14 +8,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosup.config.schema import Assigners, Config
+from cosup.config.schema import Config
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
 from cosup.errors import about
 from cosup.models.backbones import load_backbone
+from cosup.models.classifier import build_classifier
 from cosup.models.features import features_key, has_features
 from cosup.probabilities import DENSE_LIMIT, TOP_K
-from cosup.runs.prepare import BUDGET_GENERALIST, check_task, make_resources
+from cosup.runs.ablation import loss_names
+from cosup.runs.assemble import BUDGET_GENERALIST
+from cosup.runs.check import check_task
+from cosup.runs.inputs import feature_splits
+from cosup.runs.prepare import make_resources
 from cosup.teachers.base import Resources, training_rows
 from cosup.teachers.features import cached_part, eval_transform
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
@@ -36,14 +41,16 @@ def plan(config: Config) -> RenderableType:
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     check_task(config, hierarchy, data)
     seeds = config.run.seeds or [config.run.seed]
+    losses = config.rounds.losses or []
+    each = f", {_counted('loss', loss_names(losses))}" if losses else ""
     directory = Path(config.run.output) / config.run.name
     state = "exists: needs --resume or --overwrite" if directory.exists() else "new"
     lines = [
-        f"run         {directory} ({state}), {_counted('seed', seeds)}",
+        f"run         {directory} ({state}), {_counted('seed', seeds)}{each}",
         f"device      {resources.device}, {resources.precision}, "
         f"{resources.workers} decoding thread{'' if resources.workers == 1 else 's'}",
         _samples(data),
-        _features(config, data, resources),
+        *_student(config, data, resources),
         _annotations(config, data, hierarchy),
         _rounds(config, hierarchy),
         f"controls    {', '.join(config.controls) or 'none'}",
@@ -55,16 +62,35 @@ def _samples(data: ImageData) -> str:
     counts = ", ".join(f"{split} {len(data.rows(split)):,}" for split in SPLITS)
     domains = "" if len(data.domains) == 1 else f", {len(data.domains)} domains"
     ids = ", ".join(data.sample_ids(data.rows("student_train")[:2]))
-    return f"samples     {counts}; {len(data.classes)} classes{domains}\nsample ids  {ids}, ..."
+    novel = "" if data.novel is None else f"; {len(data.novel.classes)} novel classes measure"
+    noisy = int(data.noisy(data.rows("student_train")).sum())
+    wrong = f"; {noisy:,} labels of student_train are wrong" if noisy else ""
+    classes = f"{len(data.classes)} classes{domains}{novel}{wrong}"
+    return f"samples     {counts}; {classes}\nsample ids  {ids}, ..."
 
 
-def _features(config: Config, data: ImageData, resources: Resources) -> str:
+def _student(config: Config, data: ImageData, resources: Resources) -> Iterator[str]:
+    """What the student is, and the features that it or the assigner reads."""
+    section, splits = config.student, feature_splits(config)
+    if section.mode == "finetune":
+        backbone = section.backbone
+        network = build_classifier(backbone.name, len(data.classes), None, backbone.image_size)
+        weights = sum(p.numel() for p in network.model.parameters())
+        steps = section.training.total_steps(len(data.rows("student_train")))
+        meta = "" if section.meta is None else f", then {section.meta.steps:,} episodes"
+        yield (
+            f"student     the whole of {backbone.name}, {weights / 1e6:.2f} million weights, "
+            f"{network.input.size} px, {steps:,} steps of {section.training.batch_size} images "
+            f"per round{meta}"
+        )
+    if splits:
+        yield _features(config, data, resources, splits)
+
+
+def _features(config: Config, data: ImageData, resources: Resources, splits: Sequence[str]) -> str:
     with about("student.backbone"):
         section = config.student.backbone
         backbone = load_backbone(section, torch.device("cpu"), resources.precision)
-    splits = ["student_train", "test"]
-    if "provenance" in Assigners.build(config.rounds.assignment).needs:
-        splits.append("teacher_train")
     transform = eval_transform(backbone.input).key
     parts = {part.fingerprint: len(part) for part in (cached_part(data, s) for s in splits)}
     todo = sum(
@@ -90,18 +116,20 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
     classes = len(data.classes)
     row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
     shards = sum(-(-count // config.execution.shard_size) for count in counts)
+    who = f"{teachers} teacher{'' if teachers == 1 else 's'}"
     return (
-        f"annotations {samples:,} samples x {teachers} teachers, about "
+        f"annotations {samples:,} samples x {who}, about "
         f"{_bytes(samples * teachers * row)} in {teachers * shards} files"
     )
 
 
 def _rounds(config: Config, hierarchy: Hierarchy) -> str:
     section = config.rounds
+    one = section.loss.name if section.losses is None else "each of them"
     filters = ", ".join(choice.name for choice in section.consistency) or "no filter"
     return (
         f"rounds      {len(hierarchy) * section.repeat}: assigner {section.assignment.name}, "
-        f"{filters}, loss {section.loss.name}, {section.targets} targets"
+        f"{filters}, loss {one}, {section.targets} targets"
     )
 
 
@@ -128,7 +156,8 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
 
 
 def _counted(word: str, items: Sequence[object]) -> str:
-    return f"{word}{'' if len(items) == 1 else 's'} {', '.join(map(str, items))}"
+    plural = "es" if word.endswith("s") else "s"
+    return f"{word}{'' if len(items) == 1 else plural} {', '.join(map(str, items))}"
 
 
 def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:

@@ -1,8 +1,6 @@
 """`run.seeds`: the same config with several seeds, and what the numbers are over them."""
 
 import logging
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,26 @@ from cosup.errors import UserError
 from cosup.files import write_json
 from cosup.runs.directory import RunDirectory
 from cosup.runs.pipeline import run_one
+from cosup.runs.spread import spread
 
 log = logging.getLogger(__name__)
 
-# Two-sided 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
 
 def run_seeds(
-    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+    config: Config,
+    directory: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    shared: Path | None = None,
 ) -> dict[str, Any]:
-    """Run each seed in `directory/seed-K`, then write their means to `directory/summary.json`."""
+    """Run each seed in `directory/seed-K`, then write their means to `directory/summary.json`.
+
+    shared: the finished directory of these seeds with another loss, as in `run_one`.
+    """
     seeds = config.run.seeds
     assert seeds is not None
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"run.seeds: {seeds}: give each seed once")
+    check_seeds(seeds)
     with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
         summaries = []
         for seed in seeds:
@@ -34,10 +37,18 @@ def run_seeds(
             one = config.model_copy(
                 update={"run": config.run.model_copy(update={"seed": seed, "seeds": None})}
             )
-            summaries.append(run_one(one, run.path / f"seed-{seed}", resume=run.resumed))
+            other = None if shared is None else shared / f"seed-{seed}"
+            path = run.path / f"seed-{seed}"
+            summaries.append(run_one(one, path, resume=run.resumed, shared=other))
         summary = aggregate(summaries)
         write_json(run.path / "summary.json", summary)
         return summary
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise `UserError` for a seed that is given twice."""
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"run.seeds: {list(seeds)}: give each seed once")
 
 
 def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     tables = [dict(_numbers(summary)) for summary in summaries]
     paths = dict.fromkeys(path for table in tables for path in table)
-    over = {path: _spread([table.get(path) for table in tables]) for path in paths}
+    over = {path: spread([table.get(path) for table in tables]) for path in paths}
     mean = _replace(dict(summaries[0]), {path: item["mean"] for path, item in over.items()}, "")
     mean["seed"] = [summary["seed"] for summary in summaries]
     mean["student"]["pgr_ci95"] = over.get("student.pgr", {}).get("ci95")
@@ -74,22 +85,3 @@ def _replace(node: Any, means: Mapping[str, float | None], path: str) -> Any:
     if isinstance(node, list):
         return [_replace(v, means, f"{path}.{k}".lstrip(".")) for k, v in enumerate(node)]
     return node if isinstance(node, int) else means.get(path, node)
-
-
-def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean, deviation and interval of the values that are there."""
-    found = [value for value in values if value is not None and math.isfinite(value)]
-    if not found:
-        return {"mean": None, "deviation": None, "ci95": None, "values": list(values)}
-    mean = statistics.fmean(found)
-    if len(found) < 2:
-        return {"mean": mean, "deviation": None, "ci95": None, "values": list(values)}
-    deviation = statistics.stdev(found)
-    quantile = T_975[len(found) - 2] if len(found) - 2 < len(T_975) else 1.96
-    half = quantile * deviation / math.sqrt(len(found))
-    return {
-        "mean": mean,
-        "deviation": deviation,
-        "ci95": [mean - half, mean + half],
-        "values": list(values),
-    }

@@ -1,29 +1,34 @@
 """Rounds and controls as stages of a run: each is recorded when it ends, and skipped on resume."""
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cosup.analysis.decisions import decisions_table, round_measures
-from cosup.config.schema import Config
+from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
+from cosup.config.schema import Config, Losses
 from cosup.controls import CONTROLS, ControlContext
 from cosup.errors import about
 from cosup.files import save_tensors, write_atomic
-from cosup.losses import Loss
-from cosup.models.device import resolve_device
+from cosup.losses.objective import Objective
 from cosup.models.fit import OnStep
 from cosup.probabilities import ProbTable
 from cosup.rounds import Before, NewStudent, Outcome, run_rounds
+from cosup.runs.assemble import Prepared
 from cosup.runs.directory import RunDirectory
-from cosup.runs.prepare import Prepared
+from cosup.runs.logs import Pace
 from cosup.runs.records import Recorder
 from cosup.seeds import torch_generator
 from cosup.student import HeadStudent, Student
+from cosup.student.fit_network import Compute
+from cosup.student.meta_stage import MetaStage
+from cosup.student.network import NetworkStudent
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +43,50 @@ def student_factory(
     folds = None
     if config.student.cross_fit:
         folds = _folds(prepared.groups, config.student.cross_fit, seed)
-    device = resolve_device(config.execution.device)
+    resources, section = prepared.resources, config.student
+    compute = Compute(
+        resources.device,
+        resources.precision,
+        resources.workers,
+        resources.batch_size,
+        prepared.scratch,
+    )
 
-    def new_student(loss: Loss, student_seed: int) -> Student:
+    def head(minimised: Objective, student_seed: int) -> Student:
         return HeadStudent(
-            config.student,
+            section,
             prepared.task.num_classes,
-            loss,
+            minimised,
             seed=student_seed,
-            device=device,
+            device=resources.device,
             folds=folds,
             on_step=on_step,
         )
 
-    return new_student
+    def network(minimised: Objective, student_seed: int) -> Student:
+        return NetworkStudent(
+            section,
+            prepared.task.num_classes,
+            minimised,
+            seed=student_seed,
+            compute=compute,
+            folds=folds,
+            meta=_meta(config, minimised),
+            live_annotations=config.rounds.live_annotations,
+            on_step=on_step,
+        )
+
+    return head if section.mode == "head" else network
+
+
+def _meta(config: Config, minimised: Objective) -> MetaStage | None:
+    """The meta stage of a student that minimises this: a control's stays with its own loss."""
+    section = config.student.meta
+    if section is None:
+        return None
+    if section.loss is not None and not minimised.control:
+        minimised = replace(minimised, loss=Losses.build(section.loss))
+    return MetaStage(section, config.student.training.augment, minimised)
 
 
 def finish_rounds(
@@ -65,7 +100,8 @@ def finish_rounds(
         for number in range(1, total + 1)
         if run.is_done(f"round-{number}")
     }
-    step = _StepLog(recorder, "train")
+    step = _StepLog(recorder)
+    steps = config.student.training.total_steps(len(prepared.sample_ids))
     new_student = student_factory(config, prepared, seed, step)
     outcomes = run_rounds(task, config.rounds, new_student, seed, done)
     for number in range(1, total + 1):
@@ -73,12 +109,14 @@ def finish_rounds(
             continue
         started = time.monotonic()
         step.tag = f"round_{number}"
+        step.pace = Pace(f"round {number}, student", steps)
         with about(f"round {number}, student"):
             outcome = next(outcomes)
         assert outcome.number == number
         numbers = _record(outcome, prepared, run, config.rounds.assignment.name)
         _log(numbers, recorder)
         run.finish(f"round-{number}", {**numbers, "seconds": time.monotonic() - started})
+        shutil.rmtree(prepared.scratch, ignore_errors=True)
     return [run.load(f"round-{number}") for number in range(1, total + 1)]
 
 
@@ -86,10 +124,12 @@ def finish_controls(
     config: Config, prepared: Prepared, run: RunDirectory, recorder: Recorder, seed: int
 ) -> dict[str, ProbTable]:
     """Run the controls that aren't finished; each one's predictions on the test split."""
+    quiet = _StepLog(None)
+    steps = config.student.training.total_steps(len(prepared.sample_ids))
     context = ControlContext(
         prepared.task,
         config.rounds,
-        student_factory(config, prepared, seed),
+        student_factory(config, prepared, seed, quiet),
         seed,
         prepared.best_level,
         prepared.generalist_level,
@@ -99,6 +139,7 @@ def finish_controls(
         file = run.folder("checkpoints") / f"control-{name}.safetensors"
         if not run.is_done(f"control-{name}"):
             started = time.monotonic()
+            quiet.pace = Pace(f"control {name}", steps)
             with about(f"control {name}"):
                 probs = CONTROLS[name](context)
             save_tensors(file, probs.tensors())
@@ -106,13 +147,14 @@ def finish_controls(
             log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
             recorder.scalar(f"controls/{name}", accuracy, 0)
             run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
-        found[name] = ProbTable.from_tensors(prepared.task.num_classes, load_file(file))
+            shutil.rmtree(prepared.scratch, ignore_errors=True)
+        found[name] = ProbTable.from_tensors(prepared.test.answers, load_file(file))
     return found
 
 
-def test_probs(run: RunDirectory, number: int, num_classes: int) -> ProbTable:
-    """What the student of a finished round predicts on the test split."""
-    return _read(run, number, "test", num_classes)
+def test_probs(run: RunDirectory, number: int, answers: int) -> ProbTable:
+    """What the student of a finished round predicts on what measures."""
+    return _read(run, number, "test", answers)
 
 
 def _record(
@@ -128,6 +170,7 @@ def _record(
         prepared.task.truth,
         prepared.data.classes,
         prepared.data.domains,
+        given=prepared.given,
     )
     path = run.folder("decisions") / f"round-{number}.parquet"
     write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))
@@ -143,6 +186,7 @@ def _record(
         "teachers": list(level.scopes.names),
         "assigner": assigner,
         **round_measures(outcome, level.scopes, prepared.task.truth),
+        **noise_measures(outcome.kept.keep, prepared.task.truth, prepared.given),
         "rejected": {
             reason: count
             for index, reason in enumerate(outcome.kept.reasons)
@@ -193,14 +237,17 @@ def _folds(groups: Tensor, count: int, seed: int) -> Tensor:
 
 
 class _StepLog:
-    """Records a training's loss and its metrics every so many steps."""
+    """Records a training's loss and its metrics every so many steps, and tells how far it is."""
 
-    def __init__(self, recorder: Recorder, tag: str) -> None:
+    def __init__(self, recorder: Recorder | None, tag: str = "", pace: Pace | None = None) -> None:
         self.recorder = recorder
         self.tag = tag
+        self.pace = pace
 
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
-        if step % EVERY and step != 1:
+        if self.pace is not None:
+            self.pace(step, loss)
+        if self.recorder is None or (step % EVERY and step != 1):
             return
         self.recorder.scalar(f"{self.tag}/loss", loss, step)
         self.recorder.scalars(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosup.metrics import expected_calibration_error, pgr, pgr_interval
+from cosup.metrics import expected_calibration_error, paired_comparison, pgr, pgr_interval
 from cosup.probabilities import ProbTable
 
 Numbers = dict[str, Any]
@@ -17,13 +17,23 @@ Numbers = dict[str, Any]
 
 @dataclass(frozen=True)
 class TestSplit:
-    """The samples that measure: labels [M], domains [M], groups [M] resampled together."""
+    """The samples that measure: labels [M], domains [M], groups [M] resampled together.
+
+    kinds: [M] indices into `classes`, where the labels are something else: the queries of episodes,
+    whose labels are ways.
+    """
 
     labels: Tensor
     domains: Tensor
     groups: Tensor
     classes: tuple[str, ...]
     domain_names: tuple[str, ...]
+    kinds: Tensor | None = None
+
+    @property
+    def answers(self) -> int:
+        """The number of possible answers: classes, or the ways of an episode."""
+        return len(self.classes) if self.kinds is None else int(self.labels.max()) + 1
 
     def correct(self, probs: ProbTable) -> Tensor:
         """[M] bool: is the most probable class the true one? An abstention is not."""
@@ -38,10 +48,10 @@ class TestSplit:
 def student_numbers(
     test: TestSplit, student: ProbTable, floor: ProbTable, ceiling: ProbTable | None, seed: int
 ) -> Numbers:
-    """The student's accuracy, its PGR with a 95 % interval, and its accuracy by domain and class.
+    """The student's accuracy and its PGR with 95 % intervals, and its accuracy by domain and class.
 
-    The interval is a paired bootstrap over the test split's groups. PGR is None without a ceiling,
-    or where the ceiling isn't above the floor.
+    The intervals are bootstraps (PGR's a paired one) over the test split's groups. PGR is None
+    without a ceiling, or where the ceiling isn't above the floor.
     """
     right = test.correct(student)
     value: float | None = None
@@ -54,25 +64,27 @@ def student_numbers(
             interval = None if low_high is None else [float(bound) for bound in low_high]
     return {
         "accuracy": _mean(right),
+        "accuracy_ci95": _interval(test, right, seed),
         "pgr": value,
         "pgr_ci95": interval,
         "per_domain": _by(right, test.domains, test.domain_names),
-        "per_class": _by(right, test.labels, test.classes),
+        "per_class": _by(right, _kinds(test), test.classes),
         "calibration_error": expected_calibration_error(student.dense(), test.labels),
     }
 
 
 def control_numbers(
-    test: TestSplit, controls: Mapping[str, ProbTable], floor: ProbTable
+    test: TestSplit, controls: Mapping[str, ProbTable], floor: ProbTable, seed: int
 ) -> dict[str, Numbers]:
-    """Each control's test accuracy and PGR, against the same floor and ceiling."""
+    """Each control's test accuracy, its interval and PGR, against the same floor and ceiling."""
     ceiling = test.accuracy(controls["ceiling"]) if "ceiling" in controls else None
     bottom = test.accuracy(floor)
     numbers = {}
     for name, probs in controls.items():
         accuracy = test.accuracy(probs)
         gap = None if ceiling is None else pgr(bottom, accuracy, ceiling)
-        numbers[name] = {"accuracy": accuracy, "pgr": gap}
+        interval = _interval(test, test.correct(probs), seed)
+        numbers[name] = {"accuracy": accuracy, "accuracy_ci95": interval, "pgr": gap}
     return numbers
 
 
@@ -89,6 +101,16 @@ def peak_rss_mb() -> float:
     """The most memory this process has held, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _interval(test: TestSplit, right: Tensor, seed: int) -> list[float]:
+    """95 % interval of an accuracy: bootstrap over groups (scans, episodes)."""
+    found = paired_comparison(right, torch.zeros_like(right), test.groups, seed=seed)
+    return [found.low, found.high]
+
+
+def _kinds(test: TestSplit) -> Tensor:
+    return test.labels if test.kinds is None else test.kinds
 
 
 def _mean(right: Tensor) -> float:

@@ -15,6 +15,7 @@ CONTROL_LABELS = {
     "self_training": "student that goes on with its own labels",
     "random_assignment": "as cosup, teachers drawn at random",
     "oracle_assignment": "as cosup, teachers chosen by the truth (oracle)",
+    "given_labels": "student trained on the labels as given, without teachers",
     "ceiling": "student trained on the true labels (ceiling)",
 }
 BOUNDS = ("oracle_assignment", "ceiling")
@@ -24,7 +25,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path) -> RenderableType
     """Teachers, controls, the student, its bounds; what PGR means; and where to look next."""
     seeds = summary["seed"] if isinstance(summary["seed"], list) else []
     over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
-    title = f"{summary['run']}: accuracy on the test split, in %{over}"
+    title = f"{summary['run']}: accuracy {summary['measured']}, in %{over}"
     table = Table(title=title, title_justify="left")
     table.add_column("who")
     table.add_column("accuracy", justify="right")
@@ -96,6 +97,12 @@ def _explain(summary: Mapping[str, Any]) -> str:
             f"Last round: {percent(last['assignment_accuracy'])} % of the samples went to a "
             f"teacher who knows their kind; {percent(last['kept'])} % of the annotations were "
             f"kept, {percent(last['kept_precision'])} % of those are right."
+        )
+    if last.get("noise") is not None:
+        lines.append(
+            f"Labels as given: {percent(last['noise'])} % of student_train's are wrong; rejected "
+            f"were {percent(last['noise_rejected'])} % of those samples, and "
+            f"{percent(last['clean_rejected'])} % of the others."
         )
     if summary["data"]["broken"]:
         broken = summary["data"]["broken"]

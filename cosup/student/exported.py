@@ -1,4 +1,4 @@
-"""The exported student: a folder that holds the head, what it reads, and its class names.
+"""The exported student: a folder that holds its weights, what it reads, and its class names.
 
 student = load_student("outputs/quickstart/student")
 probs = student.predict([Image.open("some.png")])      # [1, C], columns as student.classes
@@ -14,35 +14,72 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosup.data.images import to_rgb
 from cosup.data.transforms import EvalTransform, Transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_atomic, write_json
 from cosup.models.backbones import Backbone, hash_tensors, load_backbone
+from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.device import resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
+from cosup.models.networks import InputSpec
 from cosup.models.section import BackboneSection
 
-HEAD, SETTINGS, CARD = "head.safetensors", "student.json", "README.md"
+HEAD, NETWORK, SETTINGS, CARD = "head.safetensors", "model.safetensors", "student.json", "README.md"
 
 
 @dataclass(frozen=True)
 class ExportedStudent:
-    """A trained student. classes: the names of the probabilities' columns."""
+    """A trained student. classes: the names of the probabilities' columns.
 
-    backbone: Backbone
-    head: HeadBank
+    model: uint8 images [B, 3, H, W] -> logits [B, C]. meta: it went through the meta stage of
+    few-shot learning, after which its classifier is out of date and `embed` is what it is for.
+    """
+
+    model: "HeadOnBackbone | Classifier"
     transform: Transform
     classes: tuple[str, ...]
+    meta: bool = False
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> Tensor:
         """Class probabilities [N, C] of PIL images of any mode and size."""
-        pixels = torch.stack([self.transform(to_rgb(image)) for image in images])
-        logits = self.head(self.backbone(pixels.to(self.backbone.device)).cpu())
-        return logits[0].softmax(1)  # type: ignore[no-any-return]
+        if self.meta:
+            raise UserError(
+                "this student went through the meta stage and no longer classifies its base "
+                "classes; use embed(images) and the nearest centroid"
+            )
+        logits: Tensor = self.model(self._pixels(images))
+        return logits.float().softmax(1).cpu()
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """What its last layer reads, [N, D]: pooled features."""
+        return self.model.embed(self._pixels(images)).float().cpu()
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        return torch.stack([self.transform(to_rgb(image)) for image in images])
+
+
+class HeadOnBackbone(nn.Module):
+    """uint8 images [B, 3, H, W] -> logits [B, C] of a head on a frozen backbone."""
+
+    def __init__(self, backbone: Backbone, head: HeadBank) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, on the CPU."""
+        logits: Tensor = self.head(self.backbone(images).cpu())
+        return logits[0]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The backbone's features [B, D]."""
+        features: Tensor = self.backbone(images)
+        return features
 
 
 def save_student(
@@ -58,13 +95,20 @@ def save_student(
     The backbone's own weights are named, not copied; `weights` is their hash.
     """
     save_tensors(folder / HEAD, head)
-    settings = {
-        "backbone": backbone.model_dump(),
-        "weights": weights,
-        "classes": list(classes),
-    }
-    write_json(folder / SETTINGS, settings)
-    write_atomic(folder / CARD, card.encode())
+    _describe(folder, {"backbone": backbone.model_dump(), "weights": weights}, classes, card)
+
+
+def save_network(
+    folder: Path,
+    network: Mapping[str, Tensor],
+    backbone: BackboneSection,
+    classes: Sequence[str],
+    card: str,
+    meta: bool = False,
+) -> None:
+    """Write the folder of a whole network: its weights under timm's names, settings, the card."""
+    save_tensors(folder / NETWORK, network)
+    _describe(folder, {"backbone": backbone.model_dump(), "meta": meta}, classes, card)
 
 
 def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
@@ -76,20 +120,38 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
     folder = Path(folder)
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-        head = head_bank(load_file(folder / HEAD))
-    except (OSError, ValueError, SafetensorError) as error:
+        whole = (folder / NETWORK).exists()
+        tensors = load_file(folder / (NETWORK if whole else HEAD))
+        section = BackboneSection.model_validate(settings["backbone"])
+        classes = tuple(settings["classes"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: not an exported student ({error})") from None
     where = resolve_device(device)
-    section = BackboneSection.model_validate(settings["backbone"])
+    if whole:
+        network = build_classifier(section.name, len(classes), None, section.image_size)
+        try:
+            network.model.load_state_dict(tensors)
+        except RuntimeError as error:
+            text = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder}: {NETWORK} doesn't fit {section.name} ({text})") from None
+        network.to(where).eval()
+        return ExportedStudent(
+            network, eval_transform(network.input), classes, bool(settings["meta"])
+        )
     backbone = load_backbone(section, where, resolve_precision("auto", where))
     if settings["weights"] != hash_tensors(backbone.model.state_dict()):
         raise UserError(
             f"{folder}: the backbone {section.name} has other weights than those it was trained on"
         )
-    return ExportedStudent(backbone, head, eval_transform(backbone), tuple(settings["classes"]))
+    model = HeadOnBackbone(backbone, head_bank(tensors))
+    return ExportedStudent(model, eval_transform(backbone.input), classes)
 
 
-def eval_transform(backbone: Backbone) -> EvalTransform:
-    """How images are prepared for a backbone."""
-    spec = backbone.input
+def eval_transform(spec: InputSpec) -> EvalTransform:
+    """How images are prepared for a network."""
     return EvalTransform(spec.size, spec.crop_pct, spec.interpolation)
+
+
+def _describe(folder: Path, settings: Mapping[str, Any], classes: Sequence[str], card: str) -> None:
+    write_json(folder / SETTINGS, {**settings, "classes": list(classes)})
+    write_atomic(folder / CARD, card.encode())

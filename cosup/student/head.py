@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from cosup.config.schema import StudentSection
-from cosup.losses import Loss
+from cosup.losses.objective import Objective
 from cosup.models.fit import OnStep, fit_heads, predict
 from cosup.models.heads import HeadBank, head_bank
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
-from cosup.student.base import PartPredictor, Student
+from cosup.student.base import Guidance, Inputs, PartPredictor, Student, TestInputs
 
 
 class HeadStudent(Student):
@@ -25,7 +25,7 @@ class HeadStudent(Student):
         self,
         section: StudentSection,
         num_classes: int,
-        loss: Loss,
+        objective: Objective,
         *,
         seed: int,
         device: torch.device,
@@ -35,7 +35,7 @@ class HeadStudent(Student):
         assert (folds is not None) == (section.cross_fit > 0)
         self.section = section
         self.num_classes = num_classes
-        self.loss = loss
+        self.objective = objective
         self.seed = seed
         self.device = device
         self.folds = folds
@@ -43,20 +43,27 @@ class HeadStudent(Student):
         self.start: HeadBank | None = None
         self.bank_: HeadBank | None = None
 
-    def update(self, inputs: Tensor, targets: ProbTable, weights: Tensor) -> None:
+    def update(
+        self,
+        inputs: Inputs,
+        targets: ProbTable,
+        weights: Tensor,
+        guidance: Guidance | None = None,
+    ) -> None:
         """Fit the head, and one head per fold, in one batched loop."""
         rows = torch.nonzero(weights > 0)[:, 0]
         members = [rows]
         for fold in range(self.section.cross_fit):
             assert self.folds is not None
             members.append(rows[self.folds[rows] != fold])
-        self.bank_ = self._fit(inputs, targets, members, weights, "update", self.on_step)
+        labels = None if guidance is None else guidance.labels
+        self.bank_ = self._fit(inputs, targets, members, weights, labels, "update", self.on_step)
 
-    def predict(self, inputs: Tensor) -> ProbTable:
+    def predict(self, inputs: TestInputs) -> ProbTable:
         """Class probabilities of samples it did not train on."""
-        return predict(self._bank().select(0), inputs, device=self.device)[0]
+        return predict(self._bank().select(0), _features(inputs), device=self.device)[0]
 
-    def predict_own(self, inputs: Tensor) -> ProbTable:
+    def predict_own(self, inputs: Inputs) -> ProbTable:
         """Class probabilities of its training samples; each by its fold's head if cross-fitted."""
         if self.folds is None:
             return self.predict(inputs)
@@ -65,15 +72,15 @@ class HeadStudent(Student):
         for fold in range(self.section.cross_fit):
             rows = torch.nonzero(self.folds == fold)[:, 0]
             if len(rows):
-                parts.append(predict(self._bank().select(1 + fold), inputs[rows])[0])
+                parts.append(predict(self._bank().select(1 + fold), _features(inputs)[rows])[0])
         return ProbTable.concat(parts).take(torch.argsort(order))
 
     def fit_parts(
-        self, inputs: Tensor, targets: ProbTable, members: Sequence[Tensor]
+        self, inputs: Inputs, targets: ProbTable, members: Sequence[Tensor]
     ) -> "HeadParts":
         """One head per set of rows, fitted together."""
         ones = torch.ones(len(targets))
-        return HeadParts(self._fit(inputs, targets, list(members), ones, "parts", None))
+        return HeadParts(self._fit(inputs, targets, list(members), ones, None, "parts", None))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The head's tensors."""
@@ -90,24 +97,26 @@ class HeadStudent(Student):
 
     def _fit(
         self,
-        inputs: Tensor,
+        inputs: Inputs,
         targets: ProbTable,
         members: list[Tensor],
         weights: Tensor,
+        labels: Tensor | None,
         use: str,
         on_step: OnStep | None,
     ) -> HeadBank:
         training = self.section.training
         return fit_heads(
-            inputs,
+            _features(inputs),
             targets,
             members=members,
             head=self.section.head,
             training=training,
-            loss=self.loss,
+            loss=self.objective,
             num_classes=self.num_classes,
             seed=seed_for(self.seed, use),
             weights=weights,
+            labels=labels,
             init=self.start,
             # Counted on all samples: rejecting some must not shorten the training (CSL).
             steps=training.total_steps(len(targets)),
@@ -122,6 +131,11 @@ class HeadParts(PartPredictor):
     def __init__(self, bank: HeadBank) -> None:
         self.bank = bank
 
-    def predict(self, part: int, inputs: Tensor) -> ProbTable:
+    def predict(self, part: int, inputs: Inputs) -> ProbTable:
         """Class probabilities by the head of this set."""
-        return predict(self.bank.select(part), inputs)[0]
+        return predict(self.bank.select(part), _features(inputs))[0]
+
+
+def _features(inputs: TestInputs) -> Tensor:
+    assert isinstance(inputs, Tensor), "a head reads features"
+    return inputs

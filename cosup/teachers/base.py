@@ -56,13 +56,17 @@ class Resources:
 
 @dataclass(frozen=True)
 class Training:
-    """What teachers are trained from, and with."""
+    """What teachers are trained from, and with.
+
+    directory: where a training that takes long keeps its state; None keeps none.
+    """
 
     section: TeachersSection
     data: ImageData
     seed: int
     resources: Resources
     on_step: OnStep | None = None
+    directory: Path | None = None
 
     def report(self, name: str, step: int, loss: float) -> None:
         """Tell whoever listens about a step."""
@@ -115,6 +119,16 @@ class Teacher(ABC):
     def annotate(self, inputs: Tensor) -> Tensor:
         """Probabilities [B, C] float32 on the CPU; rows sum to 1, or to 0 for an abstention."""
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Embeddings [B, D] float32 on the CPU: what its last layer reads.
+
+        Raises `UserError` for kinds that have none.
+        """
+        raise UserError(
+            f"few-shot measures embeddings; teacher '{self.name}' ({self.kind}) has none; use a "
+            "network or linear_features"
+        )
+
     def state(self) -> dict[str, Tensor]:
         """Its weights; empty where there are none to keep."""
         return {}
@@ -152,14 +166,15 @@ class Teacher(ABC):
 
 
 def training_rows(spec: TeacherSpec, data: ImageData) -> Rows:
-    """The rows of teacher_train that lie in a teacher's scope: what it is trained on.
+    """The rows of teacher_train that lie in a teacher's scope, by their given labels: what it is
+    trained on.
 
     Raises `UserError` if there are none.
     """
     rows = data.rows("teacher_train")
-    truth = data.truth(rows)
+    labels, domains = data.given(rows), data.truth(rows).domains
     inside = np.ones(len(rows), dtype=bool)
-    for members, found in ((spec.classes, truth.labels), (spec.domains, truth.domains)):
+    for members, found in ((spec.classes, labels), (spec.domains, domains)):
         if members is not None:
             inside &= np.isin(found.numpy(), members)
     if not inside.any():

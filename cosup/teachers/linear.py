@@ -51,8 +51,8 @@ def fit_level(
 
 
 def labels_as_targets(data: ImageData, rows: Rows) -> ProbTable:
-    """The true labels of labelled samples, one-hot and compact."""
-    labels = data.truth(rows).labels
+    """The given labels of labelled samples, one-hot and compact."""
+    labels = data.given(rows)
     count, classes = len(labels), len(data.classes)
     parts = []
     for start in range(0, count, 65536):

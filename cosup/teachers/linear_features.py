@@ -72,6 +72,11 @@ class LinearFeatures(Teacher):
         """Probabilities [B, C] of features [B, D]."""
         return masked_softmax(self.head(inputs)[0], self.support)
 
+    @torch.inference_mode()
+    def embed(self, inputs: Tensor) -> Tensor:
+        """The backbone's features [B, D] themselves, as the cache has them."""
+        return inputs.float().cpu()
+
     def state(self) -> dict[str, Tensor]:
         """The head's weights."""
         return self.head.state_dict()

@@ -1,20 +1,24 @@
 """A whole network, trained here from scratch or from weights, or a checkpoint used as it is."""
 
-import logging
-import math
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from cosup.data.decode import image_batches
+from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
-from cosup.errors import RunError, about
+from cosup.errors import about, inside
+from cosup.losses.objective import Objective
+from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
-from cosup.models.optimize import build_optimizer, set_rate
-from cosup.models.samples import Shuffle
-from cosup.seeds import seed_for, torch_generator
+from cosup.models.optimize import build_network_optimizer
+from cosup.models.step import check_settings
+from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
+from cosup.seeds import seed_for
 from cosup.teachers.base import (
     Resources,
     Rows,
@@ -28,12 +32,6 @@ from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.scoped_loss import ScopedCrossEntropy
 
 __all__ = ["NetworkTeacher"]
-
-log = logging.getLogger(__name__)
-
-MEMORY = 2**30
-"""Training images up to this size (bytes) are decoded once; larger sets anew in every pass."""
-STEPS_AHEAD = 64  # steps whose images one decoding pool serves
 
 
 class NetworkTeacher(Teacher):
@@ -61,7 +59,12 @@ class NetworkTeacher(Teacher):
             cls.train(specs, training)
             return
         super().check(specs, training)
-        _build(specs[0], training, training.section.model.weights)
+        setting = training.section.training
+        classifier = _build(specs[0], training, training.section.model.weights)
+        with inside("teachers.training"):
+            check_settings(Objective(ScopedCrossEntropy(torch.ones(1))), setting)
+            build_network_optimizer(classifier, setting)
+            training_transform(setting.augment, classifier.input)
 
     @classmethod
     def _train_one(cls, spec: TeacherSpec, training: Training) -> Teacher:
@@ -99,6 +102,11 @@ class NetworkTeacher(Teacher):
         logits = self.classifier.to(self.device).eval()(inputs)
         return masked_softmax(logits, self.support)
 
+    @torch.inference_mode()
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Embeddings [B, D] of images uint8 [B, 3, size, size]: what the last layer reads."""
+        return self.classifier.to(self.device).eval().embed(inputs).float().cpu()
+
     def state(self) -> dict[str, Tensor]:
         """The network's weights, under the library's own names."""
         return {name: t.detach().cpu() for name, t in self.classifier.model.state_dict().items()}
@@ -109,59 +117,67 @@ def _build(spec: TeacherSpec, training: Training, weights: str | None) -> Classi
     seed = seed_for(training.seed, "teachers", spec.name)
     classes = len(training.data.classes)
     with about("teachers.model"):
-        return build_classifier(model.name, classes, weights, model.image_size, seed)
+        drop_path = training.section.training.drop_path
+        return build_classifier(model.name, classes, weights, model.image_size, seed, drop_path)
 
 
 def _fit(teacher: NetworkTeacher, training: Training) -> int:
     """Train on the scope's samples; the number of steps. Raises `RunError` if it diverges."""
-    setting, device = training.section.training, training.resources.device
-    rows = torch.from_numpy(training_rows(teacher.spec, training.data))
+    setting, resources = training.section.training, training.resources
+    rows = training_rows(teacher.spec, training.data)
     seed = seed_for(training.seed, "teachers", teacher.name)
-    steps, batch_size = setting.total_steps(len(rows)), min(setting.batch_size, len(rows))
-    network = teacher.classifier.to(device).train(batch_size > 1)  # batch norm needs two images
-    optimizer = build_optimizer(network, setting)
-    loss = ScopedCrossEntropy(teacher.support)
-    shuffle = Shuffle(rows, torch_generator(seed, "batches"))
-    order = (shuffle.draw(batch_size) for _ in range(steps))
-    # Dropout and stochastic depth draw from the global generators.
-    forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked):
-        torch.manual_seed(seed)
-        for step, (images, labels) in enumerate(_batches(teacher, order, rows, training)):
-            set_rate(optimizer, setting, step, steps)
-            targets = torch.nn.functional.one_hot(labels, teacher.num_classes).to(device)
-            losses, _ = loss(network(images), targets, step / max(1, steps - 1))
-            mean = losses.mean()
-            value = float(mean.detach())
-            if not math.isfinite(value):
-                raise RunError(
-                    f"teacher '{teacher.name}': the loss is not finite at step {step + 1} of "
-                    f"{steps}; a smaller teachers.training.lr ({setting.lr:g}) may help "
-                    "(with --overwrite)"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(mean)
-            optimizer.step()
-            training.report(teacher.name, step + 1, value)
-    network.eval().requires_grad_(False)
+    steps = setting.total_steps(len(rows))
+    images = TrainingBatches(
+        training.data,
+        rows,
+        training_transform(setting.augment, teacher.classifier.input),
+        setting.batch_for(len(rows)),
+        steps,
+        seed,
+        resources.workers,
+    )
+    directory = training.directory
+    context = TrainContext(
+        seed=seed,
+        device=resources.device,
+        precision=resources.precision,
+        report=lambda step, loss, _: training.report(teacher.name, step, loss),
+        state=None if directory is None else directory / f"{teacher.name}.state",
+        identity=_identity(teacher, training),
+        settings="teachers.training",
+    )
+    with about(f"teacher '{teacher.name}'"):
+        train_network(
+            Trainee(teacher.classifier),
+            _batches(images, training.data.given(rows), teacher.num_classes),
+            Objective(ScopedCrossEntropy(teacher.support)),
+            setting,
+            steps,
+            context,
+            teacher.classifier.pixels,
+        )
     return steps
 
 
-def _batches(
-    teacher: NetworkTeacher, order: Iterator[Tensor], rows: Tensor, training: Training
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) of each step's rows."""
-    data, workers = training.data, training.resources.workers
-    labels = data.truth(rows.numpy()).labels
-    if len(rows) * 3 * teacher.transform.size**2 <= MEMORY:
-        batches = image_batches(data, rows.numpy(), teacher.transform, 256, workers)
-        images = torch.cat(list(batches))
-        for chosen in order:
-            places = torch.searchsorted(rows, chosen)
-            yield images[places], labels[places]
-        return
-    while ahead := list(islice(order, STEPS_AHEAD)):
-        size = len(ahead[0])
-        decoded = image_batches(data, torch.cat(ahead).numpy(), teacher.transform, size, workers)
-        for chosen, batch in zip(ahead, decoded, strict=True):
-            yield batch, labels[torch.searchsorted(rows, chosen)]
+def _batches(images: TrainingBatches, labels: Tensor, classes: int) -> Batches:
+    """The images with their labels [N] as targets."""
+
+    def batches(start: int) -> Iterator[Batch]:
+        with closing(images(start)) as stream:
+            for pixels, positions in stream:
+                targets = torch.nn.functional.one_hot(labels[positions], classes).float()
+                yield Batch(pixels, targets)
+
+    return batches
+
+
+def _identity(teacher: NetworkTeacher, training: Training) -> str:
+    """A hash of what a state of its training fits: what it learns from."""
+    parts = (
+        teacher.name,
+        teacher.spec.classes,
+        teacher.spec.domains,
+        training.section.model.model_dump(mode="json"),
+        training.data.split_fingerprint("teacher_train"),
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -132,7 +132,7 @@ def obtain_level(
     Networks are kept one by one as they are finished. Linear teachers are fitted together, so
     they are loaded only if none of them is missing.
     """
-    training = Training(section, data, seed, resources, on_step)
+    training = Training(section, data, seed, resources, on_step, directory)
     made: dict[str, Teacher] = {}
     for kind in KINDS.values():
         chosen = [spec for spec in specs if kind_of(spec, section) is kind]
@@ -153,6 +153,7 @@ def _obtain(
     teachers = kind.train(specs, training)
     for teacher in teachers:
         save_teacher(teacher, training, directory, companions)
+        (directory / f"{teacher.name}.state").unlink(missing_ok=True)
     return teachers
 
 

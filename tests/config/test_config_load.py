@@ -148,6 +148,20 @@ def test_overrides_are_read_as_yaml(path: Path) -> None:
     assert config.student.backbone.name == "a=b"
 
 
+def test_what_yaml_repeats_is_overridden_in_one_place_alone(path: Path) -> None:
+    path.write_text(
+        TEXT.replace("training: {steps: 10, lr: 1e-3}", "training: *same").replace(
+            "teachers:\n", "teachers:\n  training: &same {steps: 10}\n"
+        )
+    )
+    config = load_config(path, ["student.training.steps=7"])
+    assert config.student.training.steps == 7
+    assert config.teachers.training.steps == 10
+    path.write_text("run: &same {name: x, seed: *same}\n")
+    with pytest.raises(UserError, match="an anchor within itself"):
+        load_config(path, ["run.name=y"])
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

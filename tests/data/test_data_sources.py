@@ -1,6 +1,7 @@
 """Every source finds the samples of its layout; miniatures of the published layouts."""
 
 import gzip
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from sklearn.datasets import load_digits
 from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES, Collection
 from cosup.data.sources.idx import read_idx
+from cosup.data.table import load_data
 from cosup.errors import UserError
 
 Digit = Callable[[int, int], Image.Image]
@@ -45,6 +47,31 @@ def idx_folder(tmp_path: Path, digit: Digit) -> Path:
     return root
 
 
+def inaturalist_of(root: Path) -> Path:
+    """Lists like those of 2018, of all images below root; each class's last image is of val."""
+    paths = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
+    categories = [{"id": 10 * c, "name": f"Species {c}"} for c in range(3)]
+    for part in ("train", "val"):
+        own = [(n, p) for n, p in enumerate(paths) if (n % 10 == 9) == (part == "val")]
+        tree = {
+            "images": [{"id": 500 + n, "file_name": path} for n, path in own],
+            "annotations": [
+                {"id": n, "image_id": 500 + n, "category_id": 10 * int(path[0])}
+                for n, path in reversed(own)
+            ],
+            "categories": categories,
+        }
+        (root / f"{part}2018.json").write_text(json.dumps(tree))
+    return root
+
+
+def mini_imagenet_of(root: Path, class_folder: Writer) -> Path:
+    """The layout of folders: six digits in three parts."""
+    for part, classes in (("train", (3, 1)), ("val", (0, 5)), ("test", (2, 4))):
+        class_folder(root / part, classes=classes, count=3)
+    return root
+
+
 @pytest.fixture
 def any_source(tmp_path: Path, class_folder: Writer, idx_folder: Path) -> dict[str, dict[str, Any]]:
     """Settings for each registered source, on a tiny real set."""
@@ -63,6 +90,8 @@ def any_source(tmp_path: Path, class_folder: Writer, idx_folder: Path) -> dict[s
         "domain_folder": {"root": str(tmp_path / "domains")},
         "idx": {"root": str(idx_folder)},
         "image_folder": {"root": str(images)},
+        "inaturalist": {"root": str(inaturalist_of(class_folder(tmp_path / "species")))},
+        "mini_imagenet": {"root": str(mini_imagenet_of(tmp_path / "mini", class_folder))},
         "table": {"table": str(images / "labels.csv")},
         "torchvision": {"dataset": "FashionMNIST", "root": str(tmp_path / "tv")},
     }
@@ -416,3 +445,101 @@ def test_parts_are_those_that_torchvision_takes() -> None:
         source = inspect.getsource(cls)
         for part in (part for part in parts if isinstance(part, str)):
             assert f'"{part}"' in source, (name, part)
+
+
+def test_inaturalist(tmp_path: Path, class_folder: Writer) -> None:
+    root = inaturalist_of(class_folder(tmp_path))
+    found = load("inaturalist", root=str(root))
+    # The third category has no image.
+    assert found.classes == ("Species 0", "Species 1")
+    assert found.official_test
+    ids, table = found.table["sample_id"].tolist(), found.table
+    assert ids[0] == "1/008.png"
+    assert [sample[0] for sample in ids] == [str(label) for label in table["label"]]
+    assert sorted(table["sample_id"][table["split"] == "test"]) == ["0/009.png", "1/009.png"]
+    found.images.read(7)
+    assert not load("inaturalist", root=str(root), official_test=False).official_test
+    names = [{"id": 10 * c, "name": "Passer"} for c in range(3)]
+    (root / "categories.json").write_text(json.dumps(names))
+    assert load("inaturalist", root=str(root)).classes == ("Passer (0)", "Passer (10)")
+    for part in ("train", "val"):
+        (root / f"{part}2018.json").rename(root / f"{part}.json")
+    assert len(load("inaturalist", root=str(root), year=2021).table) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"no file '.*/train2018\.json' \(data\.year: 2018\)"),
+        ("{", r"can't read '.*/train2018\.json'"),
+        ("{}", "no list in COCO's form .*: KeyError 'images'"),
+        ("[]", "no list in COCO's form"),
+        ('{"images": [], "annotations": [], "categories": []}', "holds no annotation"),
+        (
+            '{"images": [{"id": 1, "file_name": "a.png"}], "categories": [],'
+            ' "annotations": [{"image_id": 1, "category_id": 4}]}',
+            r"image 'a\.png' has category 4, which isn't listed",
+        ),
+    ],
+)
+def test_bad_inaturalist(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "train2018.json").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load("inaturalist", root=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_mini_imagenet_in_folders(tmp_path: Path, class_folder: Writer) -> None:
+    found = load("mini_imagenet", root=str(mini_imagenet_of(tmp_path, class_folder)))
+    assert found.classes == ("1", "3", "0", "5", "2", "4")
+    assert found.roles == ("base", "base", "validation", "validation", "novel", "novel")
+    section = DataSection.model_validate(
+        {
+            "source": "mini_imagenet",
+            "root": str(tmp_path),
+            "share_train": True,
+            "splits": {"student_train": 0.9},
+            "few_shot": {"novel": "given", "validation": "given", "ways": 2, "queries": 2},
+        }
+    )
+    data = load_data(section, 0, 1, None)
+    assert data.novel is not None
+    assert data.novel_validation is not None
+    assert data.classes == ("1", "3")
+    assert data.novel.classes == ("2", "4")
+    assert data.novel_validation.classes == ("0", "5")
+    assert all(name.startswith("test/") for name in data.novel.table["sample_id"])
+
+
+def test_mini_imagenet_in_lists(tmp_path: Path, digit: Digit) -> None:
+    """Ravi and Larochelle's files name images that all lie in one folder."""
+    (tmp_path / "images").mkdir()
+    for part, classes in (("train", (3, 1)), ("val", (0,)), ("test", (2,))):
+        lines = ["filename,label"]
+        for c in classes:
+            for n in range(2):
+                digit(c, n).save(tmp_path / "images" / f"n{c}{n:05d}.png")
+                lines.append(f"n{c}{n:05d}.png,n{c}")
+        (tmp_path / f"{part}.csv").write_text("\n".join(lines))
+    found = load("mini_imagenet", root=str(tmp_path))
+    assert found.classes == ("n3", "n1", "n0", "n2")
+    assert found.roles == ("base", "base", "validation", "novel")
+    assert found.table["sample_id"].iloc[0] == "images/n300000.png"
+    assert found.table["label"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    found.images.read(7)
+    (tmp_path / "val.csv").write_text("filename,label\nx.png,n3\n")
+    with pytest.raises(UserError, match="class 'n3' is in train and in val; the parts of a few"):
+        load("mini_imagenet", root=str(tmp_path))
+    (tmp_path / "val.csv").write_text("filename,label\nx.png,n0\n,n0\n")
+    with pytest.raises(UserError, match=r"val\.csv' row 2: 'filename' is empty"):
+        load("mini_imagenet", root=str(tmp_path))
+    (tmp_path / "val.csv").write_text("file,label\nx.png,n0\n")
+    with pytest.raises(UserError, match=r"val\.csv' has no column 'filename' \(found: file, label"):
+        load("mini_imagenet", root=str(tmp_path))
+    (tmp_path / "val.csv").unlink()
+    with pytest.raises(UserError, match=r"data\.root: no file '.*val\.csv'"):
+        load("mini_imagenet", root=str(tmp_path))
+    (tmp_path / "train.csv").unlink()
+    with pytest.raises(UserError, match=r"neither train\.csv, val\.csv and test\.csv nor the"):
+        load("mini_imagenet", root=str(tmp_path))

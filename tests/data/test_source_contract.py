@@ -1,6 +1,7 @@
 """Every registered source gives a table that keeps the contract, on a tiny real dataset."""
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,24 @@ def idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
 
 
+def inaturalist(root: Path, pixels: np.ndarray, labels: np.ndarray) -> Path:
+    """The lists of 2018 and what they name; every fourth image is of val."""
+    lists: dict[str, Any] = {}
+    for row, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        part = "val" if row % 4 == 0 else "train"
+        path = f"train_val2018/Aves/{label}/{row}.png"
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(root / path)
+        found = lists.setdefault(part, {"images": [], "annotations": []})
+        found["images"].append({"id": row, "file_name": path})
+        found["annotations"].append({"image_id": row, "category_id": int(label) * 3})
+    categories = [{"id": n, "name": f"bird {n}", "supercategory": "Aves"} for n in range(30)]
+    for part, found in lists.items():
+        tree = json.dumps({**found, "categories": categories})
+        (root / f"{part}2018.json").write_text(tree)
+    return root
+
+
 def settings(source: str, root: Path) -> dict[str, Any]:
     """Lay out 400 real digits as the source wants them; its settings."""
     pixels, labels = load_digits(return_X_y=True)
@@ -39,9 +58,13 @@ def settings(source: str, root: Path) -> dict[str, Any]:
                     (folder / f"{part}-{kind}-ubyte").write_bytes(plain)
         named = {"dataset": "FashionMNIST"} if source == "torchvision" else {}
         return {"root": str(root), **named}
+    if source == "inaturalist":
+        return {"root": str(inaturalist(root, pixels, labels))}
     lines = ["path,label"]
     for row, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         domain = f"d{row % 2}/" if source == "domain_folder" else ""
+        if source == "mini_imagenet":
+            domain = "train/" if label < 5 else "val/" if label < 7 else "test/"
         path = root / f"{domain}c{label}/{row}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.astype(np.uint8)).save(path)

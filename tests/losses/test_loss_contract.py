@@ -5,7 +5,18 @@ import torch
 from torch import Tensor
 
 from cosup.errors import UserError
-from cosup.losses import LOSSES, AdaptiveConfidence, AugmentedConfidence, Distillation, Loss
+from cosup.losses import (
+    LOSSES,
+    AdaptiveConfidence,
+    AugmentedConfidence,
+    DecoupledDistillation,
+    Distillation,
+    FeatureLoss,
+    FitNet,
+    KnowledgeReview,
+    Loss,
+    RelationalDistillation,
+)
 from cosup.registry import Registry, setting_docs
 
 NAMES = sorted(LOSSES)
@@ -94,6 +105,20 @@ def test_sharpening_many_small_probabilities_does_not_underflow() -> None:
         (lambda: Distillation(tau=0), "tau: 0"),
         (lambda: AdaptiveConfidence(temperature=-1), "temperature: -1"),
         (lambda: AdaptiveConfidence(form="x"), "form: 'x'"),
+        (lambda: AdaptiveConfidence(weight="x"), "weight: 'x'.*'half_where_agree'"),  # type: ignore[arg-type]
+        (lambda: AdaptiveConfidence(constant=1.5), "constant: 1.5"),
+        (lambda: AdaptiveConfidence(constants=(0.5, -0.1)), r"constants: \[0.5, -0.1\]"),
+        (lambda: AdaptiveConfidence(constants=()), r"constants: \[\]"),
+        (lambda: DecoupledDistillation(tau=0), "tau: 0"),
+        (lambda: DecoupledDistillation(beta=-1), "beta: -1"),
+        (lambda: DecoupledDistillation(ramp=1.1), "ramp: 1.1"),
+        (lambda: FitNet(weight=float("inf")), "weight: inf"),
+        (lambda: FitNet(annotation=-1), "annotation: -1"),
+        (lambda: RelationalDistillation(angle=-1), "angle: -1"),
+        (lambda: RelationalDistillation(weight=-1), "weight: -1"),
+        (lambda: KnowledgeReview(stages=0), "stages: 0"),
+        (lambda: KnowledgeReview(channels=0), "channels: 0"),
+        (lambda: KnowledgeReview(ramp=-1), "ramp: -1"),
         (lambda: AugmentedConfidence(max_weight=2), "max_weight: 2"),
         (lambda: AugmentedConfidence(ramp=float("nan")), "ramp: nan"),
     ],
@@ -110,3 +135,20 @@ def test_every_loss_can_be_written_in_a_config(name: str) -> None:
     for setting, (description, default) in setting_docs(LOSSES[name]).items():
         assert description, setting
         assert default is not ..., setting
+
+
+def test_labels_change_nothing_for_losses_that_do_not_read_them(loss: Loss) -> None:
+    logits, targets = batch(8, 5)
+    labels = torch.randint(0, 5, (8,), generator=torch.Generator().manual_seed(0))
+    plain, _ = loss(logits, targets, 0.5)
+    with_labels, _ = loss.with_labels(logits, targets, 0.5, labels)
+    assert plain.equal(with_labels) != loss.reads_labels
+
+
+def test_the_logits_part_of_feature_losses_has_a_weight_of_its_own() -> None:
+    logits, targets = batch(8, 5)
+    reference = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    for name in NAMES:
+        if issubclass(LOSSES[name], FeatureLoss):
+            losses, _ = LOSSES[name](annotation=0.3)(logits, targets, 0.0)  # type: ignore[call-arg]
+            torch.testing.assert_close(losses, 0.3 * reference)

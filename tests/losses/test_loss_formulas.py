@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosup.losses import AdaptiveConfidence, AugmentedConfidence, CrossEntropy, Distillation
+from cosup.losses import (
+    AdaptiveConfidence,
+    AugmentedConfidence,
+    CrossEntropy,
+    DecoupledDistillation,
+    Distillation,
+)
 
 
 def softmax(row: list[float], tau: float = 1.0) -> list[float]:
@@ -132,3 +138,64 @@ def test_augmented_confidence_is_its_formula(progress: float, weight: float) -> 
 
 def test_a_ramp_of_zero_starts_at_the_full_weight() -> None:
     assert AugmentedConfidence(0.5, ramp=0.0).weight(0.0) == 0.5
+
+
+def decoupled(z: list[float], t: list[float], y: int, tau: float) -> tuple[float, float]:
+    """TCKD and NCKD as the paper defines them, by sums of probabilities; NCKD over the classes that
+    the annotation names."""
+    student, teacher = softmax(z, tau), soften(t, tau)
+    tckd = divergence([teacher[y], 1 - teacher[y]], [student[y], 1 - student[y]])
+    rest = [c for c in range(len(z)) if c != y and t[c] > 0]
+    left = sum(teacher[c] for c in rest)
+    if left == 0:
+        return tckd, 0.0
+    named = sum(student[c] for c in rest)
+    among = [student[c] / named for c in rest]
+    return tckd, divergence([teacher[c] / left for c in rest], among)
+
+
+@pytest.mark.parametrize(("alpha", "beta", "tau"), [(1.0, 8.0, 4.0), (0.5, 2.0, 1.0)])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_dkd_is_its_formula(alpha: float, beta: float, tau: float, labelled: bool) -> None:
+    """The label is singled out where it is known, else the annotation's class; hard and scoped
+    annotations (exact zeros) as well."""
+    logits, targets = samples()
+    labels = torch.arange(12) % 5 if labelled else torch.full((12,), -1)
+    labels[4:6] = -1
+    losses, metrics = DecoupledDistillation(alpha, beta, tau).with_labels(
+        logits, targets, 0.0, labels
+    )
+    parts = [
+        decoupled(z, t, y if y >= 0 else t.index(max(t)), tau)
+        for z, t, y in zip(logits.tolist(), targets.tolist(), labels.tolist(), strict=True)
+    ]
+    worked = torch.tensor([tau**2 * (alpha * a + beta * b) for a, b in parts], dtype=torch.float64)
+    torch.testing.assert_close(losses, worked)
+    assert float(metrics["tckd"]) == pytest.approx(sum(a for a, _ in parts) / 12)
+    assert float(metrics["nckd"]) == pytest.approx(sum(b for _, b in parts) / 12)
+
+
+def test_dkds_two_parts_make_up_distillation() -> None:
+    """KL = TCKD + (1 - p[y]) NCKD, equation 5."""
+    logits, targets = samples()
+    logits, targets = logits[3:], targets[3:]
+    tckd, _ = DecoupledDistillation(1.0, 0.0, 1.0)(logits, targets, 0.0)
+    nckd, _ = DecoupledDistillation(0.0, 1.0, 1.0)(logits, targets, 0.0)
+    whole, _ = Distillation(1.0)(logits, targets, 0.0)
+    torch.testing.assert_close(whole, tckd + (1 - targets.amax(1)) * nckd)
+
+
+def test_dkd_hears_the_lesser_classes_of_a_sure_teacher_and_a_sure_student() -> None:
+    """1 - p[y] is 0 in float32 on both sides; the order among the others is still learnt."""
+    targets = torch.tensor([[1.0, 3e-30, 1e-30]])
+    logits = torch.tensor([[200.0, 0.0, 0.0]])
+    losses, _ = DecoupledDistillation(0.0, 1.0, 1.0)(logits, targets, 0.0)
+    assert float(losses[0]) == pytest.approx(divergence([0.75, 0.25], [0.5, 0.5]), rel=1e-5)
+
+
+def test_dkd_grows_along_its_ramp() -> None:
+    logits, targets = samples()
+    whole, _ = DecoupledDistillation()(logits, targets, 0.0)
+    for progress, share in [(0.0, 0.0), (0.1, 0.4), (0.25, 1.0), (1.0, 1.0)]:
+        losses, _ = DecoupledDistillation(ramp=0.25)(logits, targets, progress)
+        torch.testing.assert_close(losses, share * whole)

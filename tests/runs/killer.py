@@ -1,8 +1,10 @@
-"""Runs a config again and again, each time killed with SIGKILL once one more stage is finished.
+"""Runs a config again and again, each time killed with SIGKILL once one more stage is finished, or
+the state of one more training is saved.
 
     python killer.py CONFIG DIRECTORY KEY=VALUE ...
 
-Prints the stages after which it killed. One process imports torch; the runs are its forks.
+Prints the stages, and the names of the states, after which it killed. One process imports torch;
+the runs are its forks.
 """
 
 import os
@@ -40,7 +42,9 @@ def main(config: str, directory: Path, overrides: list[str]) -> None:
 
 
 def finished(directory: Path) -> set[str]:
-    return {path.stem for path in (directory / "stages").glob("*.json")}
+    stages = {path.stem for path in (directory / "stages").glob("*.json")}
+    states = [*directory.glob("teachers/*.state"), *directory.glob("checkpoints/training/*.state")]
+    return stages | {path.name for path in states if not path.name.startswith(".")}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_it_predicts_from_images(tmp_path: Path) -> None:
     student = cosup.load_student(tmp_path, device="cpu")
     assert student.classes == ("a", "b", "c")
     probs = student.predict(images(4))
-    transform = eval_transform(backbone)
+    transform = eval_transform(backbone.input)
     with torch.inference_mode():
         features = backbone(torch.stack([transform(image.convert("RGB")) for image in images(4)]))
         expected = (features @ head["weight"][0].T + head["bias"][0]).softmax(1)

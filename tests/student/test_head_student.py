@@ -3,7 +3,7 @@
 import torch
 from digits_task import CLASSES, digits_task, new_student
 
-from cosup.losses import CrossEntropy
+from cosup.losses import CrossEntropy, Objective
 from cosup.probabilities import ProbTable
 
 
@@ -18,13 +18,13 @@ def test_cross_fitted_predictions_come_from_a_student_that_did_not_see_the_targe
     noise = torch.randint(0, CLASSES, (300,), generator=torch.Generator().manual_seed(0))
     targets, ones = ProbTable.one_hot(noise, CLASSES), torch.ones(300)
     training = {"steps": 1500, "batch_size": 300, "lr": 0.1}
-    plain = new_student(training=training)(CrossEntropy(), 0)
-    plain.update(task.features, targets, ones)
+    plain = new_student(training=training)(Objective(CrossEntropy()), 0)
+    plain.update(task.inputs, targets, ones)
     folds = torch.arange(300) % 5
-    crossed = new_student(folds, training=training, cross_fit=5)(CrossEntropy(), 0)
-    crossed.update(task.features, targets, ones)
-    by_heart = (plain.predict_own(task.features).top()[0] == noise).float().mean()
-    held_out = (crossed.predict_own(task.features).top()[0] == noise).float().mean()
+    crossed = new_student(folds, training=training, cross_fit=5)(Objective(CrossEntropy()), 0)
+    crossed.update(task.inputs, targets, ones)
+    by_heart = (plain.predict_own(task.inputs).top()[0] == noise).float().mean()
+    held_out = (crossed.predict_own(task.inputs).top()[0] == noise).float().mean()
     assert by_heart > 0.4
     assert held_out < 0.2
 
@@ -32,30 +32,30 @@ def test_cross_fitted_predictions_come_from_a_student_that_did_not_see_the_targe
 def test_cross_fitted_predictions_stand_at_their_samples():
     task, targets = truth_table()
     folds = torch.randint(0, 3, (len(targets),), generator=torch.Generator().manual_seed(1))
-    student = new_student(folds, cross_fit=3)(CrossEntropy(), 0)
-    student.update(task.features, targets, torch.ones(len(targets)))
-    own = student.predict_own(task.features).top()[0]
+    student = new_student(folds, cross_fit=3)(Objective(CrossEntropy()), 0)
+    student.update(task.inputs, targets, torch.ones(len(targets)))
+    own = student.predict_own(task.inputs).top()[0]
     assert (own == task.truth.labels).float().mean() > 0.85
 
 
 def test_parts_are_trained_on_their_rows_and_the_student_stays_as_it_is():
     task, targets = truth_table()
-    student = new_student()(CrossEntropy(), 0)
-    student.update(task.features, targets, torch.ones(len(targets)))
-    before = student.predict(task.test_features)
+    student = new_student()(Objective(CrossEntropy()), 0)
+    student.update(task.inputs, targets, torch.ones(len(targets)))
+    before = student.predict(task.test_inputs)
     low = torch.nonzero(task.truth.labels < 5)[:, 0]
     high = torch.nonzero(task.truth.labels >= 5)[:, 0]
-    parts = student.fit_parts(task.features, targets, [low, high])
-    assert (parts.predict(0, task.test_features).top()[0] < 5).all()
-    assert (parts.predict(1, task.test_features).top()[0] >= 5).all()
-    assert torch.equal(student.predict(task.test_features).values, before.values)
+    parts = student.fit_parts(task.inputs, targets, [low, high])
+    assert (parts.predict(0, task.test_inputs).top()[0] < 5).all()
+    assert (parts.predict(1, task.test_inputs).top()[0] >= 5).all()
+    assert torch.equal(student.predict(task.test_inputs).values, before.values)
 
 
 def test_its_state_gives_it_back():
     task, targets = truth_table()
-    student = new_student()(CrossEntropy(), 0)
-    student.update(task.features, targets, torch.ones(len(targets)))
-    other = new_student()(CrossEntropy(), 1)
+    student = new_student()(Objective(CrossEntropy()), 0)
+    student.update(task.inputs, targets, torch.ones(len(targets)))
+    other = new_student()(Objective(CrossEntropy()), 1)
     other.load_state_dict(student.state_dict())
-    first, second = student.predict(task.test_features), other.predict(task.test_features)
+    first, second = student.predict(task.test_inputs), other.predict(task.test_inputs)
     assert torch.equal(first.values, second.values)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from teacher_helpers import TINY, finest, teachers_section
 
+import cosup.data.loader as loader
 import cosup.teachers.timm_model as timm_model
 from cosup.config.teachers import TeachersSection
 from cosup.data.decode import image_batches
@@ -159,7 +160,8 @@ def test_teachers_see_labels_of_their_scope_in_teacher_train_alone(
     own = data.table["split"].eq("teacher_train") & data.table["label"].isin(range(5))
     unknown = data.table["split"].eq("student_train")
     swapped = data.table["label"].where(own, (data.table["label"] - 4) % 5 + 5)
-    other = replace(data, table=data.table.assign(label=swapped.where(~unknown, -1)))
+    labels = swapped.where(~unknown, -1)
+    other = replace(data, table=data.table.assign(label=labels, given=labels))
     seen = train_level(specs, section, data, seed=0, resources=resources)[0]
     unseen = train_level(specs, section, other, seed=0, resources=resources)[0]
     assert seen.identity == unseen.identity
@@ -234,8 +236,7 @@ def test_networks_train_alike_from_memory_and_from_files(
     section = section_of("network", data, tmp_path)
     spec = finest(section, data)[0]
     whole = train_teacher(spec, section, data, seed=0, resources=resources)
-    monkeypatch.setattr(timm_model, "MEMORY", 0)
-    monkeypatch.setattr(timm_model, "STEPS_AHEAD", 2)
+    monkeypatch.setattr(loader, "MEMORY", 0)
     assert (
         train_teacher(spec, section, data, seed=0, resources=resources).identity == whole.identity
     )

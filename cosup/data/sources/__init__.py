@@ -5,6 +5,8 @@ from cosup.data.sources.digits import Digits
 from cosup.data.sources.domain_folder import DomainFolder
 from cosup.data.sources.idx import Idx
 from cosup.data.sources.image_folder import ImageFolder
+from cosup.data.sources.inaturalist import INaturalist
+from cosup.data.sources.mini_imagenet import MiniImageNet
 from cosup.data.sources.table import Table
 from cosup.data.sources.torchvision import Torchvision
 from cosup.registry import Registry
@@ -16,6 +18,8 @@ SOURCES: Registry[Source] = Registry(
         "domain_folder": DomainFolder,
         "idx": Idx,
         "image_folder": ImageFolder,
+        "inaturalist": INaturalist,
+        "mini_imagenet": MiniImageNet,
         "table": Table,
         "torchvision": Torchvision,
     },
@@ -28,8 +32,10 @@ __all__ = [
     "Collection",
     "Digits",
     "DomainFolder",
+    "INaturalist",
     "Idx",
     "ImageFolder",
+    "MiniImageNet",
     "Source",
     "Table",
     "Torchvision",

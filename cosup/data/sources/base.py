@@ -23,7 +23,8 @@ class Collection:
     (str), split (as the source names it, "" where it says nothing), image (int64 index into
     `images`), and any further columns that `data.group_by` may name.
     grouped: whether `group` means anything. official_test: the rows whose split is "test" are the
-    set's own test part, and no other row may be tested on.
+    set's own test part, and no other row may be tested on. roles: "base", "validation" or "novel"
+    for each class, where the set is made for few-shot learning.
     """
 
     table: pd.DataFrame
@@ -32,6 +33,7 @@ class Collection:
     images: Images
     grouped: bool = False
     official_test: bool = False
+    roles: tuple[str, ...] | None = None
 
 
 class Source(ABC):

@@ -89,11 +89,14 @@ class Table(Source):
                 )
 
 
-def read_table(path: str) -> pd.DataFrame:
-    """A CSV or Parquet file, every value as text ("" where there is none)."""
+def read_table(path: str, what: str = "data.table") -> pd.DataFrame:
+    """A CSV or Parquet file, every value as text ("" where there is none).
+
+    what: the setting that its errors name.
+    """
     ending = Path(path).suffix.lower()
     if ending not in (".csv", ".tsv", ".parquet", ".pq"):
-        raise UserError(f"data.table: '{path}' must end in .csv, .tsv or .parquet")
+        raise UserError(f"{what}: '{path}' must end in .csv, .tsv or .parquet")
     try:
         if ending in (".csv", ".tsv"):
             # Text as it stands: a class may be called NA, or 007.
@@ -107,13 +110,13 @@ def read_table(path: str) -> pd.DataFrame:
         else:
             frame = pd.read_parquet(path)
     except FileNotFoundError:
-        raise UserError(f"data.table: no file '{path}'") from None
+        raise UserError(f"{what}: no file '{path}'") from None
     except (OSError, ValueError) as error:
         kind = "Parquet" if ending in (".parquet", ".pq") else "CSV"
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"data.table: '{path}' can't be read as {kind}: {reason}") from None
+        raise UserError(f"{what}: '{path}' can't be read as {kind}: {reason}") from None
     if frame.empty:
-        raise UserError(f"data.table: '{path}' holds no row")
+        raise UserError(f"{what}: '{path}' holds no row")
     return pd.DataFrame({str(name): _as_text(frame[name]) for name in frame.columns})
 
 

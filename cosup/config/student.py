@@ -1,0 +1,88 @@
+"""The `student` section: the strong model, and how it is trained."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cosup.config.rounds import LossChoice
+from cosup.models.section import BackboneSection, HeadSection, TrainingSection
+from cosup.registry import mistakes
+from cosup.section import Section
+
+
+class MetaSection(Section):
+    """The meta stage of few-shot learning: after it has learnt to classify, the student learns from
+    episodes of the base classes to tell a few of them apart by a few examples ("Meta-Baseline",
+    Chen et al., arXiv 2003.04390)."""
+
+    steps: int = Field(default=500, gt=0)
+    """Episodes, one per optimiser step."""
+    ways: int = Field(default=5, ge=2)
+    """Classes of an episode."""
+    shots: int = Field(default=1, gt=0)
+    """Examples of each class."""
+    queries: int = Field(default=15, gt=0)
+    """Further images of each class, which are to be told apart."""
+    scale: float = Field(default=10.0, gt=0)
+    """The cosines' factor (inverse temperature) at the start; it is learnt."""
+    optimizer: str = "sgd"
+    """Any optimiser of timm's."""
+    lr: float = Field(default=1e-3, gt=0)
+    """The learning rate, constant."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Weight decay."""
+    loss: LossChoice | None = None
+    """What it minimises; null: as `rounds.loss`."""
+
+    def training(self) -> TrainingSection:
+        """As a training section."""
+        return TrainingSection(
+            steps=self.steps,
+            batch_size=self.ways * (self.shots + self.queries),
+            optimizer=self.optimizer,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            schedule="constant",
+        )
+
+
+class StudentSection(Section):
+    """The strong model."""
+
+    mode: Literal["head", "finetune"] = "head"
+    """`head`: a head on the backbone's frozen features. `finetune`: the whole network, on images.
+    """
+    backbone: BackboneSection
+    """The network, pretrained or (weights: null) not."""
+    head: HeadSection = HeadSection()
+    """What is trained on its features (`finetune`: linear alone)."""
+    training: TrainingSection = TrainingSection(steps=1000)
+    """How each round trains it."""
+    meta: MetaSection | None = None
+    """The meta stage after each round (`data.few_shot`); null: there is none."""
+    cross_fit: int = Field(default=0, ge=0)
+    """Folds for cross-fitted predictions (0: the student predicts its own training samples)."""
+
+    @field_validator("cross_fit")
+    @classmethod
+    def _folds(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("1: must be 0, or at least 2 folds")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> "StudentSection":
+        try:
+            check = self.training.check_head if self.mode == "head" else self.training.check_network
+            check()
+        except ValueError as error:
+            key, _, text = str(error).partition(": ")
+            raise mistakes([(("training", key), text)]) from None
+        if self.mode == "head":
+            if self.meta is not None:
+                raise ValueError("meta: needs mode 'finetune', a head leaves the network as it is")
+            return self
+        if self.head.kind != "linear":
+            text = f"'{self.head.kind}': mode 'finetune' takes linear alone"
+            raise mistakes([(("head", "kind"), text)])
+        return self

@@ -1,0 +1,108 @@
+"""What sections, each right in itself, can get wrong together."""
+
+from collections.abc import Iterator
+
+from cosup.config.rounds import Losses, RoundsSection
+from cosup.config.student import StudentSection
+from cosup.config.teachers import TeachersSection
+from cosup.data.section import DataSection
+from cosup.losses.features import FeatureLoss
+from cosup.models.section import TrainingSection
+from cosup.registry import mistakes
+
+NOT_NETWORKS = ("linear_", "call:")
+
+
+def check_together(
+    data: DataSection, teachers: TeachersSection, student: StudentSection, rounds: RoundsSection
+) -> None:
+    """Raise pydantic's error with every mistake: settings that don't go together."""
+    found = [
+        *_losses(teachers, student, rounds),
+        *_mixing(student, rounds),
+        *_few_shot(data, teachers, student),
+        *_teachers_training(teachers),
+    ]
+    if found:
+        raise mistakes([(tuple(key.split(".")), text) for key, text in found])
+
+
+def _losses(
+    teachers: TeachersSection, student: StudentSection, rounds: RoundsSection
+) -> Iterator[tuple[str, str]]:
+    """Losses on feature maps, and live annotations, need networks on both sides."""
+    asked = [(key, name) for key, name in _names(rounds) if _reads_features(name)]
+    asked += [("rounds.live_annotations", "true")] if rounds.live_annotations else []
+    for key, value in asked:
+        if student.mode != "finetune":
+            yield key, f"{value}: needs student.mode 'finetune' (a head sees features alone)"
+        if teachers.hierarchy is None or teachers.external:
+            yield key, f"{value}: needs teachers that are networks, not annotation tables"
+        elif teachers.model.name.startswith(NOT_NETWORKS):
+            yield key, f"{value}: needs teachers that are networks, not '{teachers.model.name}'"
+    if rounds.annotation_weight == 0 and rounds.true_label_weight == 0:
+        yield "rounds.annotation_weight", "0, and true_label_weight 0: nothing to learn from"
+
+
+def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[tuple[str, str]]:
+    if student.mode != "finetune" or not student.training.mixing.active:
+        return
+    for key, name in _names(rounds):
+        if Losses.get(name).one_class:
+            yield (
+                key,
+                f"{name}: singles out one class per image, and student.training.mixing makes "
+                "images of two; turn one of them off",
+            )
+    yield from _even(student.training, "student.training")
+
+
+def _even(training: TrainingSection, where: str) -> Iterator[tuple[str, str]]:
+    part = training.batch_size // training.accumulate
+    if training.mixing.active and part % 2:
+        yield f"{where}.batch_size", f"{part} images at a time: mixing pairs them, make it even"
+
+
+def _few_shot(
+    data: DataSection, teachers: TeachersSection, student: StudentSection
+) -> Iterator[tuple[str, str]]:
+    """Episodes are of classes that nobody has learnt: they measure embeddings."""
+    if data.few_shot is None:
+        if student.meta is not None:
+            yield "student.meta", "learns from episodes, and needs data.few_shot"
+        return
+    if student.mode != "finetune":
+        yield "data.few_shot", "measures what a network sees, and needs student.mode 'finetune'"
+    blind = teachers.model.name if teachers.hierarchy is not None else None
+    if blind is not None and (blind == "linear_pixels" or blind.startswith("call:")):
+        yield (
+            "teachers.model.name",
+            f"'{blind}': data.few_shot measures embeddings, and it has none (allowed: a network, "
+            "or linear_features)",
+        )
+    elif teachers.hierarchy is None or teachers.external:
+        yield "teachers.external", "data.few_shot measures embeddings, and tables have none"
+
+
+def _teachers_training(teachers: TeachersSection) -> Iterator[tuple[str, str]]:
+    training, name = teachers.training, teachers.model.name
+    if teachers.hierarchy is None or name.startswith("call:"):
+        return
+    try:
+        check = training.check_head if name.startswith("linear_") else training.check_network
+        check()
+    except ValueError as error:
+        key, _, text = str(error).partition(": ")
+        yield f"teachers.training.{key}", text
+    yield from _even(training, "teachers.training")
+
+
+def _names(rounds: RoundsSection) -> list[tuple[str, str]]:
+    """The key and the name of every loss that is run."""
+    if rounds.losses is None:
+        return [("rounds.loss", rounds.loss.name)]
+    return [(f"rounds.losses.{i}", choice.name) for i, choice in enumerate(rounds.losses)]
+
+
+def _reads_features(name: str) -> bool:
+    return issubclass(Losses.get(name), FeatureLoss)

@@ -1,0 +1,88 @@
+"""FitNets: Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, section 2.2,
+equation 3.
+
+    L = weight * mean over channels and places of (teacher's hint - r(student's map))^2
+
+with r a regressor from the student's width and size to the teacher's. As in later comparisons
+(Tian et al., arXiv 1910.10699, whose regressor this follows) hints and labels are learnt in one
+stage. r ends with batch norm but no ReLU, since many networks' maps have negative values.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cosup.errors import UserError
+from cosup.losses.features import Connector, FeatureLoss, MapShape, Seen, Shapes, full, shown
+
+
+@dataclass
+class FitNet(FeatureLoss):
+    """Cross-entropy with the annotation, and the teacher's feature map regressed from the
+    student's."""
+
+    weight: float = 100.0
+    """How much the feature maps count."""
+    annotation: float = 1.0
+    """How much cross-entropy with the annotation counts."""
+    hint_stage: int | None = None
+    """Which feature map of each network, counted from 0 at its input, or from -1 at its end; null
+    is the middle one (of n: number n // 2)."""
+
+    def connect(self, student: Shapes, teacher: Shapes) -> Connector:
+        """A regressor; its weights are drawn from torch's global random numbers."""
+        ends = (self._stage(student, teacher, student), self._stage(student, teacher, teacher))
+        return HintRegressor(self.weight, *ends, student.maps[ends[0]], teacher.maps[ends[1]])
+
+    def _stage(self, student: Shapes, teacher: Shapes, of: Shapes) -> int:
+        count = len(of.maps)
+        stage = count // 2 if self.hint_stage is None else self.hint_stage
+        if not -count <= stage < count:
+            asked = "null" if self.hint_stage is None else stage
+            raise UserError(
+                f"hint_stage: {asked}: fitnet can't pair the student's feature maps "
+                f"({shown(student.maps)}) with the teacher's ({shown(teacher.maps)}): both need a "
+                "map of that number"
+            )
+        return stage
+
+
+class HintRegressor(Connector):
+    """Regresses one map of the teacher from one of the student."""
+
+    def __init__(
+        self, weight: float, stage: int, hint: int, student: MapShape, teacher: MapShape
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.stage = stage
+        self.hint = hint
+        self.regressor = nn.Sequential(_convolution(student, teacher), nn.BatchNorm2d(teacher[0]))
+
+    def forward(self, student: Seen, teacher: Seen, progress: float) -> Tensor:
+        """Mean squared error per sample [B], times the weight."""
+        hint = full(teacher.maps[self.hint].detach())
+        guess = full(
+            _resized(self.regressor(student.maps[self.stage]), (hint.shape[-2], hint.shape[-1]))
+        )
+        return self.weight * (guess - hint).square().flatten(1).mean(1)
+
+
+def _convolution(student: MapShape, teacher: MapShape) -> nn.Module:
+    """To the teacher's channels, and to its size where the two are a factor of two apart."""
+    (wide, *size), (wanted, *hint) = student, teacher
+    if size == [2 * side for side in hint]:
+        return nn.Conv2d(wide, wanted, kernel_size=3, stride=2, padding=1)
+    if hint == [2 * side for side in size]:
+        return nn.ConvTranspose2d(wide, wanted, kernel_size=4, stride=2, padding=1)
+    return nn.Conv2d(wide, wanted, kernel_size=1)
+
+
+def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [B, C, h, w] averaged down, or interpolated, to this size."""
+    if values.shape[-2:] == size:
+        return values
+    if all(have >= want for have, want in zip(values.shape[-2:], size, strict=True)):
+        return functional.adaptive_avg_pool2d(values, size)
+    return functional.interpolate(values, list(size), mode="bilinear", align_corners=False)

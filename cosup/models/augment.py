@@ -1,0 +1,99 @@
+"""What is done to training images, built of timm's and torchvision's transforms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm.data
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from cosup.errors import UserError
+from cosup.models.networks import InputSpec
+from cosup.models.section import AugmentSection
+
+_TIMM: Any = timm.data  # its hints leave out what it exports
+
+__all__ = ["TrainingTransform", "draws", "training_transform"]
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """RGB image -> uint8 [3, S, S], by the global generators of Python, NumPy and torch.
+
+    key: what it does, as text, where it draws nothing (equal keys give equal tensors); else None.
+    """
+
+    parts: Callable[[Image.Image], Tensor]
+    key: str | None
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """uint8 [3, S, S]."""
+        return self.parts(image)
+
+
+def draws(section: AugmentSection) -> bool:
+    """Whether images come out differently each time (erasing is done on batches)."""
+    return (
+        section.crop != "none"
+        or section.flip > 0
+        or section.color_jitter > 0
+        or section.auto_augment is not None
+    )
+
+
+def training_transform(section: AugmentSection, spec: InputSpec) -> TrainingTransform:
+    """The transform for a network's input; what is off leaves the one of prediction.
+
+    Order: crop, flip, the policy or the colour changes, as timm's. Erasing needs normalised pixels
+    and is done on batches. Raises `UserError` for a policy that timm can't read, and for colour
+    changes beside one (timm leaves them out).
+    """
+    if section.auto_augment is not None and section.color_jitter > 0:
+        raise UserError(
+            f"augment.color_jitter: {section.color_jitter:g} has no effect beside auto_augment "
+            f"'{section.auto_augment}' (allowed with it: 0)"
+        )
+    primary, secondary, final = _timm_parts(section, spec)
+    if section.crop != "resized":
+        # As the transform of prediction scales and cuts.
+        shorter = int(spec.size / spec.crop_pct)
+        scaling = transforms.Resize(shorter, _TIMM.str_to_interp_mode(spec.interpolation))
+        parts = [scaling, transforms.CenterCrop(spec.size)]
+        if section.crop == "padded":
+            parts.append(transforms.RandomCrop(spec.size, padding=section.padding))
+        if section.flip:
+            parts.append(transforms.RandomHorizontalFlip(section.flip))
+        primary = transforms.Compose(parts)
+    whole = transforms.Compose([primary, secondary, final])
+    return TrainingTransform(whole, None if draws(section) else f"train-{spec}")
+
+
+def _timm_parts(
+    section: AugmentSection, spec: InputSpec
+) -> tuple[transforms.Compose, transforms.Compose, transforms.Compose]:
+    """timm's training transform in its three stages: crop and flip, colours, to a tensor."""
+    try:
+        primary, secondary, final = _TIMM.create_transform(
+            spec.size,
+            is_training=True,
+            scale=section.scale,
+            hflip=section.flip,
+            color_jitter=section.color_jitter or None,
+            auto_augment=section.auto_augment,
+            interpolation=spec.interpolation,
+            mean=spec.mean,
+            std=spec.std,
+            use_prefetcher=True,
+            separate=True,
+        )
+    except (AssertionError, ValueError, KeyError, NotImplementedError, IndexError) as error:
+        if section.auto_augment is None:
+            raise
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"augment.auto_augment: timm can't read '{section.auto_augment}' ({text}); allowed: "
+            "its policies, such as 'rand-m9-mstd0.5-inc1', 'augmix-m5-w4-d2', 'original'"
+        ) from None
+    return primary, secondary, final

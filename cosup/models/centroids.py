@@ -1,0 +1,55 @@
+"""Nearest centroid by cosine: a classifier of classes known from a few images each.
+
+The classifier-baseline of Chen et al., "Meta-Baseline", arXiv 2003.04390, section 3: a class is the
+mean of its support embeddings, and a query's logits are scale * cosine(query, class).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cosup.probabilities import ProbTable
+
+__all__ = ["cosine_logits", "episode_probs", "nearest_centroid"]
+
+SCALE = 10.0
+"""What cosines are multiplied by to become logits where nothing has been learnt about it."""
+GATHERED = 2**24
+"""Numbers that are gathered at a time: 64 MiB of float32."""
+
+
+def cosine_logits(support: Tensor, query: Tensor) -> Tensor:
+    """[E, P, N] cosines in float32 of queries [E, P, D] to the means of support [E, N, K, D].
+
+    An embedding of zeros has cosine 0 to everything.
+    """
+    with torch.autocast(support.device.type, enabled=False):
+        centroids = normalize(support.float().mean(2), dim=-1)
+        return normalize(query.float(), dim=-1) @ centroids.transpose(1, 2)
+
+
+def nearest_centroid(
+    embeddings: Tensor, support: Tensor, query: Tensor, scale: float | Tensor = 1.0
+) -> Tensor:
+    """Logits [E, N * Q, N] float32 of each episode's queries, way after way.
+
+    embeddings: [M, D]. support: [E, N, K] and query: [E, N, Q] int64 rows of them. Episodes are
+    worked through in parts, so that memory doesn't grow with their number.
+    """
+    episodes, ways, shots = support.shape
+    per_episode = ways * (shots + query.shape[2]) * embeddings.shape[1]
+    size = max(1, GATHERED // max(1, per_episode))
+    parts = [
+        cosine_logits(
+            embeddings[support[start : start + size]],
+            embeddings[query[start : start + size].flatten(1)],
+        )
+        for start in range(0, episodes, size)
+    ]
+    return scale * torch.cat(parts)
+
+
+def episode_probs(embeddings: Tensor, support: Tensor, query: Tensor) -> ProbTable:
+    """Probabilities of the ways, a row for each of the E * N * Q queries."""
+    logits = nearest_centroid(embeddings, support, query, SCALE)
+    return ProbTable.compress(logits.flatten(0, 1).softmax(-1))

@@ -1,0 +1,207 @@
+"""One step of training a network: erase, mix, ask the live teachers, forward, loss, backward."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+
+from cosup.errors import UserError
+from cosup.losses import LOSSES
+from cosup.losses.base import Loss, Metrics
+from cosup.losses.features import Seen
+from cosup.losses.objective import Objective
+from cosup.models.classifier import Classifier
+from cosup.models.mixing import Mixing
+from cosup.models.networks import Pixels
+from cosup.models.precision import autocast
+from cosup.models.section import TrainingSection
+from cosup.models.trainee import Batch, Live, TrainContext
+
+__all__ = ["Step", "check_settings", "compiled"]
+
+
+class Step:
+    """Computes a batch's mean loss and adds its gradients to the module's."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        pixels: Pixels,
+        objective: Objective,
+        training: TrainingSection,
+        context: TrainContext,
+        live: Live | None,
+    ) -> None:
+        self.module = module
+        self.pixels = pixels
+        self.objective = objective
+        self.training = training
+        self.context = context
+        self.live = live
+        self.mixing = Mixing(training.mixing) if training.mixing.active else None
+        chance = training.augment.erase
+        device = str(context.device)
+        self.erase = _erasing(chance, device) if chance else None
+
+    def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Metrics]:
+        """The weighted mean loss (detached) and mean metrics of a batch, all its parts together."""
+        total = self._total_weight(batch)
+        parts = _parts(batch, self.training.accumulate)
+        loss, sums = torch.zeros((), device=self.context.device), dict[str, Tensor]()
+        for number, part in enumerate(parts):
+            _check_part(part, self.module, self.training)
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last else _unsynced(self.module):
+                losses, metrics = self._losses(part, progress)
+                share = losses / total
+                torch.autograd.backward(share)
+            loss += share.detach()
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(parts)
+        return loss, sums
+
+    def _losses(self, part: Batch, progress: float) -> tuple[Tensor, Metrics]:
+        """The weighted sum of a part's losses, and metrics."""
+        device, context = self.context.device, self.context
+        x = self.pixels(_staged(part.images, device))
+        if self.erase is not None:
+            x = self.erase(x)
+        shares = None
+        if self.mixing is not None:
+            x, shares = self.mixing(x)
+        seen = self._live(x, part)
+        targets, weights = part.targets.to(device), part.weights
+        weights = torch.ones(len(targets), device=device) if weights is None else weights.to(device)
+        if shares is not None:
+            targets, weights = shares @ targets, shares @ weights
+        if context.live_annotations:
+            assert seen is not None, "live annotations need live teachers"
+            targets = seen.logits.float().exp()
+        with autocast(device, context.precision):
+            logits, extra = self.module(x, seen, progress)
+        labels = _labels(part.labels, shares, logits)
+        losses, metrics = self.objective(logits.float(), targets, progress, labels)
+        if extra is not None:
+            losses = losses + self.objective.annotation_weight * extra.float()
+            metrics = {**metrics, "feature_loss": extra.detach().float().mean()}
+        return (losses * weights).sum(), metrics
+
+    def _live(self, x: Tensor, part: Batch) -> Seen | None:
+        if self.live is None:
+            return None
+        assert part.teacher is not None, "live teachers need to know which of them to ask"
+        with torch.no_grad():
+            plain = (x - self.pixels.shift) / self.pixels.gain
+            return self.live(plain, part.teacher.to(x.device))
+
+    def _total_weight(self, batch: Batch) -> Tensor:
+        """The batch's weight; of distributed ones the mean over ranks, as gradients are."""
+        rows = torch.ones(len(batch.targets)) if batch.weights is None else batch.weights
+        total = rows.sum().to(self.context.device, torch.float32)
+        if self.context.world_size > 1:
+            torch.distributed.all_reduce(total)
+            total /= self.context.world_size
+        return total.clamp_min(1e-12)
+
+
+def _labels(labels: Tensor | None, shares: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Labels on the device; mixed images have no single one, but each image's in its share."""
+    if labels is None:
+        return None
+    labels = labels.to(logits.device)
+    if shares is None:
+        return labels
+    known = (labels >= 0)[:, None]
+    return shares @ (functional.one_hot(labels.clamp_min(0), logits.shape[1]) * known).to(shares)
+
+
+def check_settings(objective: Objective, training: TrainingSection) -> None:
+    """Raise `UserError` for a loss and settings that don't go together."""
+    if training.mixing.active and objective.loss.one_class:
+        raise UserError(
+            "mixing: mixup and cutmix make targets of several classes; loss "
+            f"'{_name(objective.loss)}' needs one (set mixup and cutmix to 0)"
+        )
+
+
+@contextlib.contextmanager
+def compiled(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Compile the classifiers within, and undo it after; `UserError` if that fails."""
+    if not wanted:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # slow to import
+
+    found = [part for part in module.modules() if isinstance(part, Classifier)]
+    try:
+        for part in found:
+            part.model.compile()
+            part.__dict__["see"] = torch.compile(part.see)
+        yield
+    except TorchDynamoException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = lines[0][:200] if lines else type(error).__name__
+        raise UserError(
+            f"compile: true, but torch.compile fails here ({text}); it needs a working "
+            "compiler (allowed without one: false)"
+        ) from error
+    finally:
+        for part in found:
+            part.model._compiled_call_impl = None
+            part.__dict__.pop("see", None)
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch in `count` parts of (nearly) equal size."""
+    if count == 1:
+        return [batch]
+    if len(batch.images) != len(batch.targets):
+        raise UserError(
+            f"accumulate: {count}, but an episode can't be worked through in parts (allowed: 1)"
+        )
+    names = ("images", "targets", "weights", "labels", "teacher")
+    whole = {name: getattr(batch, name) for name in names}
+    split = {n: t.tensor_split(count) for n, t in whole.items() if t is not None}
+    made = [replace(batch, **{n: t[i] for n, t in split.items()}) for i in range(count)]
+    return [part for part in made if len(part.images)]
+
+
+def _check_part(part: Batch, module: nn.Module, training: TrainingSection) -> None:
+    """Raise `UserError` for one image where a network's batch norm needs two."""
+    if len(part.images) > 1:
+        return
+    norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
+    if any(norm.training and not isinstance(norm, SyncBatchNorm) for norm in norms):
+        names = [m.name for m in module.modules() if isinstance(m, Classifier)]
+        parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""
+        sample = training.batch_size // training.accumulate > 1
+        raise UserError(
+            f"batch_size: {training.batch_size}{parts} gives network "
+            f"'{', '.join(names) or type(module).__name__}' one image at a time"
+            f"{' (there is but one sample)' if sample else ''}; its batch norm needs at least two"
+        )
+
+
+def _unsynced(module: nn.Module) -> contextlib.AbstractContextManager[object]:
+    """Distributed modules exchange gradients after the last part alone."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return module.no_sync()
+    return contextlib.nullcontext()
+
+
+def _erasing(chance: float, device: str) -> RandomErasing:
+    return RandomErasing(chance, mode="pixel", device=device)  # type: ignore[no-untyped-call]
+
+
+def _staged(images: Tensor, device: torch.device) -> Tensor:
+    """In pinned memory for a GPU, so that copying goes on while it computes."""
+    return images.pin_memory() if device.type == "cuda" else images
+
+
+def _name(loss: Loss) -> str:
+    return next((n for n, kind in LOSSES.items() if type(loss) is kind), type(loss).__name__)

@@ -1,0 +1,132 @@
+"""Training a whole network on images: one function, for students and teachers, one device or many.
+
+The caller gives the module, the batches from any step on, the objective, and a small context (rank,
+world size, who listens, where the state is kept). The loop reads no global and keeps nothing else,
+so that a distributed launcher can wrap it.
+"""
+
+import contextlib
+import math
+from collections.abc import Generator, Iterator
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from cosup.errors import RunError, inside
+from cosup.losses.base import Metrics
+from cosup.losses.objective import Objective
+from cosup.models.fit import LOOK_EVERY
+from cosup.models.loop_state import LoopState, identity_of
+from cosup.models.networks import Pixels
+from cosup.models.optimize import build_network_optimizer, build_scheduler
+from cosup.models.section import TrainingSection
+from cosup.models.step import Step, check_settings, compiled
+from cosup.models.trainee import Batch, Batches, Live, TrainContext, Trainee
+from cosup.seeds import forked_seeds, reseed, seed_for
+
+__all__ = ["Batch", "Batches", "Live", "TrainContext", "Trainee", "train_network"]
+
+
+def train_network(
+    module: nn.Module,
+    batches: Batches,
+    objective: Objective,
+    training: TrainingSection,
+    steps: int,
+    context: TrainContext,
+    pixels: Pixels,
+    live: Live | None = None,
+) -> nn.Module:
+    """Train `module` in place for `steps` optimiser steps and return it, in eval mode.
+
+    module: called with normalised pixels, what the teacher sees (or None) and the progress; gives
+    logits [Q, C] and per-sample losses [Q] of features, or None (see `Trainee`). With `ema` it ends
+    with the averaged weights. The same inputs and seed give the same weights on one device, also
+    where a killed run goes on from its state.
+
+    Raises `UserError` for settings that don't go together, `RunError` for a loss that isn't finite.
+    """
+    device = context.device
+    seed = seed_for(context.seed, "train", context.rank)
+    with inside(context.settings), forked_seeds(seed, device):
+        check_settings(objective, training)
+        module.to(device).to(memory_format=torch.channels_last).train()
+        optimizer = build_network_optimizer(module, training)
+        scheduler = build_scheduler(optimizer, training, steps)
+        ema = None if training.ema is None else ModelEmaV3(module, decay=training.ema)
+        kept = context.state is not None
+        identity = identity_of(module, objective, training, steps, context) if kept else ""
+        state = LoopState(module, optimizer, scheduler, ema, context, identity)
+        start = state.restore()
+        if start and context.rank:
+            reseed(seed_for(seed, start), device)  # the state holds the first rank's alone
+        with compiled(module, training.compile), contextlib.ExitStack() as stack:
+            run = Step(context.wrap(module), pixels.to(device), objective, training, context, live)
+            watch = _Watch(training, steps, context)
+            stream = batches(start)
+            stack.callback(_close, stream)
+            for step, batch in zip(range(start, steps), stream, strict=False):
+                scheduler.step_update(step)
+                optimizer.zero_grad(set_to_none=True)
+                loss, metrics = run(batch, step / max(1, steps - 1))
+                watch.check(step, loss)
+                if training.clip is not None:
+                    nn.utils.clip_grad_norm_(module.parameters(), training.clip)
+                optimizer.step()
+                if ema is not None:
+                    ema.update(module)
+                state.save(step + 1, due=(step + 1) % training.save_every == 0)
+                watch.report(step, loss, metrics)
+    if ema is not None:
+        module.load_state_dict(ema.module.state_dict())
+    watch.end(module)
+    return module.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def _close(stream: Iterator[Batch]) -> None:
+    """End the workers of batches that come from a generator."""
+    if isinstance(stream, Generator):
+        stream.close()
+
+
+class _Watch:
+    """Stops where the loss is not finite, and tells whoever listens about the others.
+
+    Every step on a CPU; every `LOOK_EVERY`th, those saved and the last elsewhere, where a look
+    waits for the device.
+    """
+
+    def __init__(self, training: TrainingSection, total: int, context: TrainContext) -> None:
+        self.training = training
+        self.total = total
+        self.every = 1 if context.device.type == "cpu" else LOOK_EVERY
+        self.on_step = context.report
+        self.settings = context.settings
+
+    def check(self, step: int, loss: Tensor) -> None:
+        """Before the weights of a step (from 0) change."""
+        saved = (step + 1) % self.training.save_every == 0
+        if (saved or self._looks(step)) and not math.isfinite(float(loss)):
+            raise RunError(self._diverged(step + 1))
+
+    def report(self, step: int, loss: Tensor, metrics: Metrics) -> None:
+        """After a step (from 0)."""
+        if self.on_step is not None and self._looks(step):
+            self.on_step(step + 1, float(loss), metrics)
+
+    def end(self, module: nn.Module) -> None:
+        """After the last step: nothing has looked at what it made."""
+        if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
+            raise RunError(self._diverged(self.total))
+
+    def _looks(self, step: int) -> bool:
+        return step % self.every == 0 or step == self.total - 1
+
+    def _diverged(self, step: int) -> str:
+        section = self.settings  # the meta stage has no clip
+        clip = f", or {section}.clip," if section.endswith("training") else ""
+        return (
+            f"the loss is not finite at step {step} of {self.total}; a smaller "
+            f"{section}.lr ({self.training.lr:g}){clip} may help (with --overwrite)"
+        )

@@ -1,0 +1,131 @@
+"""`rounds.losses`: the same config with several losses, and whether their difference is more than
+noise.
+
+Every loss is run on the same seeds, in `DIRECTORY/LOSS` (`DIRECTORY/LOSS/seed-K` with
+`run.seeds`), each a complete run of its own. What no loss changes is made once per seed, by the
+first loss, and taken over by the others (`cosup.runs.reuse`).
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cosup.config import config_hash
+from cosup.config.schema import Config
+from cosup.data.table import load_data
+from cosup.errors import UserError
+from cosup.files import write_json
+from cosup.registry import Choice
+from cosup.runs.check import check_task
+from cosup.runs.choose_loss import with_loss
+from cosup.runs.directory import RunDirectory
+from cosup.runs.paired import compare_pairs, load_correct
+from cosup.runs.pipeline import run_one
+from cosup.runs.prepare import make_resources
+from cosup.runs.repeat import check_seeds, run_seeds
+from cosup.seeds import seed_for
+from cosup.teachers.hierarchy import plan_hierarchy
+
+log = logging.getLogger(__name__)
+
+LONGEST = 60
+"""Characters of a loss's name that may come from its settings."""
+
+
+def run_ablation(
+    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run every loss of `rounds.losses` on every seed; the content of `directory/summary.json`.
+
+    `{"run", "status", "seed": [...], "config_hash", "losses": {name: summary of its run, over
+    seeds where there are several}, "paired": [...]}`, pairs as in `cosup.runs.paired.compare`.
+    Raises as `run_one`; what any of the losses gets wrong is raised before the first is run.
+    """
+    assert config.rounds.losses is not None
+    names = loss_names(config.rounds.losses)
+    seeds = config.run.seeds or [config.run.seed]
+    check_seeds(seeds)
+    with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
+        if not run.resumed:
+            _check(config)
+        losses = {}
+        for name, choice in zip(names, config.rounds.losses, strict=True):
+            log.info("loss %s", name)
+            first = run.path / names[0]
+            losses[name] = (run_one if config.run.seeds is None else run_seeds)(
+                with_loss(config, choice),
+                run.path / name,
+                resume=run.resumed,
+                shared=None if name == names[0] else first,
+            )
+        correct = {
+            name: [load_correct(path) for path in _folders(run.path / name, config)]
+            for name in names
+        }
+        summary = {
+            "run": config.run.name,
+            "status": "finished",
+            "seed": list(seeds),
+            "config_hash": config_hash(config),
+            "losses": losses,
+            "paired": compare_pairs(correct, seed_for(seeds[0], "bootstrap")),
+        }
+        write_json(run.path / "summary.json", summary)
+        return summary
+
+
+def loss_names(losses: Sequence[Choice]) -> list[str]:
+    """A name per loss, fit for a folder: its own, or, where several entries share that, with the
+    settings in which they differ: `adaptive_confidence-half`, `distillation-tau-4.0`.
+
+    Raises `UserError` for an entry that is given twice.
+    """
+    names: list[str] = []
+    for place, choice in enumerate(losses):
+        if choice in losses[:place]:
+            raise UserError(
+                f"rounds.losses: {choice.name} is given twice with the same settings; give each "
+                "loss once"
+            )
+        others = [other.settings for other in losses if other.name == choice.name]
+        suffix = "".join(
+            f"-{_shown(key, value)}"
+            for key, value in choice.settings.items()
+            if any(other[key] != value for other in others)
+        )
+        name = _fit(choice.name) + (suffix if len(suffix) <= LONGEST else "")
+        count = 1
+        while (numbered := name if count == 1 else f"{name}-{count}") in names:
+            count += 1
+        names.append(numbered)
+    return names
+
+
+def _shown(key: str, value: Any) -> str:
+    """A word speaks for itself; a number needs the setting's name."""
+    return _fit(value if isinstance(value, str) else f"{key}-{value}")
+
+
+def _fit(text: str) -> str:
+    """With what a folder's name can hold."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")
+
+
+def _check(config: Config) -> None:
+    """What config, data and any of the losses get wrong together."""
+    assert config.rounds.losses is not None
+    resources = make_resources(config)
+    section = config.data.model_copy(update={"check": "none"})
+    data = load_data(section, config.run.seed, resources.workers, None)
+    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
+    for choice in config.rounds.losses:
+        check_task(with_loss(config, choice), hierarchy, data)
+
+
+def _folders(directory: Path, config: Config) -> list[Path]:
+    """The directories of a loss's runs, one per seed."""
+    if config.run.seeds is None:
+        return [directory]
+    return [directory / f"seed-{seed}" for seed in config.run.seeds]

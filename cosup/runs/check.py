@@ -1,0 +1,117 @@
+"""What config and data, each right in itself, can get wrong together: seen before any training."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cosup.config.schema import Assigners, Config, Losses, MetaSection
+from cosup.controls import check_controls
+from cosup.data.table import ImageData
+from cosup.errors import UserError, about, inside
+from cosup.losses.features import FeatureLoss
+from cosup.models.augment import training_transform
+from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.optimize import build_network_optimizer
+from cosup.models.section import TrainingSection
+from cosup.runs.assemble import BUDGET_GENERALIST
+from cosup.runs.candidates import check_candidates
+from cosup.teachers.hierarchy import Hierarchy, scopes
+
+
+def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
+    """What config and data, each right in itself, can get wrong together: `UserError`."""
+    check_controls(config, data.truth(data.rows("student_train")))
+    check_candidates(config, data)
+    check_labels(config, data)
+    check_network(config, data)
+    assigner = Assigners.build(config.rounds.assignment)
+    for number, level in enumerate(hierarchy):
+        with about(f"rounds.assignment, level {number}"):
+            assigner.check(scopes(level, len(data.classes), len(data.domains)))
+    if BUDGET_GENERALIST in config.controls and all(
+        spec.external is not None for spec in hierarchy[-1]
+    ):
+        raise UserError(
+            f"controls: {BUDGET_GENERALIST}: the finest level's teachers are all external, and "
+            "their budget isn't known; leave it out"
+        )
+
+
+def check_labels(config: Config, data: ImageData) -> None:
+    """Settings that let the student see labels need some."""
+    known = data.given(data.rows("student_train")) >= 0
+    if config.rounds.true_label_weight and not bool(known.any()):
+        raise UserError(
+            f"rounds.true_label_weight: {config.rounds.true_label_weight:g}: needs labels of "
+            "student_train, and it has none (allowed: 0)"
+        )
+
+
+def check_network(config: Config, data: ImageData) -> None:
+    """Whether the student's network can be built, trained so, and paired with its teachers."""
+    section = config.student
+    if section.mode != "finetune":
+        return
+    backbone, training = section.backbone, section.training
+    with about("student.backbone"):
+        classifier = build_classifier(
+            backbone.name,
+            len(data.classes),
+            backbone.weights,
+            backbone.image_size,
+            drop_path=training.drop_path,
+        )
+    with inside("student.training"):
+        training_transform(training.augment, classifier.input)
+        build_network_optimizer(classifier, training)
+        check_norms(classifier, training, len(data.rows("student_train")))
+    if section.meta is not None:
+        with inside("student.meta"):
+            check_meta(section.meta, config.rounds.true_label_weight > 0, data)
+            build_network_optimizer(classifier, section.meta.training())
+    _check_pairing(config, data, classifier)
+
+
+def check_norms(classifier: Classifier, training: TrainingSection, samples: int) -> None:
+    """Batch norms need two images at a time."""
+    size = min(training.batch_size, samples) // training.accumulate
+    if size < 2 and any(isinstance(module, _BatchNorm) for module in classifier.modules()):
+        parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""
+        raise UserError(
+            f"batch_size: {training.batch_size}{parts}: gives '{classifier.name}' one "
+            "image at a time, and its batch norms need at least 2"
+        )
+
+
+def check_meta(section: MetaSection, with_labels: bool, data: ImageData) -> None:
+    """Whether episodes of the base classes can be drawn; of annotations that isn't known yet."""
+    base, each = len(data.classes), section.shots + section.queries
+    if section.ways > base:
+        raise UserError(f"ways: {section.ways}, but there are only {base} base classes")
+    labels = data.given(data.rows("student_train"))
+    if with_labels and bool((labels >= 0).all()):
+        counts = torch.bincount(labels, minlength=base)
+        if int((counts >= each).sum()) < section.ways:
+            raise UserError(
+                f"queries: {section.queries}: with shots {section.shots} an episode takes {each} "
+                f"images of each of {section.ways} classes, and student_train has at most "
+                f"{int(counts.sort(descending=True).values[section.ways - 1])}"
+            )
+    elif section.ways * each > len(labels):
+        raise UserError(
+            f"queries: {section.queries}: with ways {section.ways} and shots {section.shots} an "
+            f"episode takes {section.ways * each} images, and student_train has {len(labels)}"
+        )
+
+
+def _check_pairing(config: Config, data: ImageData, student: Classifier) -> None:
+    """Losses on feature maps: can the student's and the teachers' be compared?"""
+    loss = Losses.build(config.rounds.loss)
+    if not isinstance(loss, FeatureLoss):
+        return
+    model = config.teachers.model
+    with about("teachers.model"):
+        teacher = build_classifier(model.name, len(data.classes), None, model.image_size)
+    with about(f"rounds.loss {config.rounds.loss.name}"):
+        connector: nn.Module = loss.connect(student.shapes(), teacher.shapes())
+    del connector

@@ -1,0 +1,159 @@
+"""What the student of a run reads, and what it is measured on: features, images, or episodes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosup.config.schema import Assigners, Config
+from cosup.data.episodes import EpisodeRows, episode_rows
+from cosup.data.rows import ImageRows
+from cosup.data.table import ImageData
+from cosup.errors import about
+from cosup.models.centroids import episode_probs
+from cosup.probabilities import ProbTable
+from cosup.runs.candidates import candidates
+from cosup.runs.logs import progress
+from cosup.runs.summary import TestSplit
+from cosup.seeds import seed_for
+from cosup.student.base import Inputs, TestInputs
+from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.features import cached_part, feature_source
+from cosup.teachers.store import AnnotationStore
+
+PROVENANCE = "teacher_train"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A part of the data that students and teachers are measured on.
+
+    inputs: what the student reads of it. split: the truth about it. episodes: where it is measured
+    by episodes over classes that nobody has learnt; else `part` is a split that teachers annotate.
+    """
+
+    part: str
+    inputs: TestInputs
+    split: TestSplit
+    episodes: EpisodeRows | None = None
+
+    def of_teacher(
+        self, teacher: Teacher, store: AnnotationStore, resources: Resources
+    ) -> ProbTable:
+        """What a teacher says about it: its annotations, or the nearest centroids among what it
+        sees in each episode."""
+        if self.episodes is None:
+            return store.level(self.part, [teacher.name]).table(teacher.name)
+        found = self.episodes
+        batches = teacher.inputs(found.data, found.used, resources)
+        embeddings = torch.cat([teacher.embed(batch) for batch in batches])
+        return episode_probs(embeddings, found.support, found.query)
+
+
+@dataclass(frozen=True)
+class StudentReads:
+    """What a run's student reads. features: of student_train and of teacher_train, where the
+    assigner looks at them (a fine-tuned student's: those of its network before the first round).
+    """
+
+    train: Inputs
+    test: Measured
+    validation: Measured | None
+    features: Tensor | None
+    provenance: Tensor | None
+
+
+def student_reads(config: Config, data: ImageData, resources: Resources) -> StudentReads:
+    """Features for a head, out of the cache and computed where it lacks them; images for a network.
+
+    Raises `UserError` for episodes that can't be drawn.
+    """
+    features = _features(config, data, resources)
+
+    head = config.student.mode == "head"
+
+    def read(split: str) -> Inputs:
+        return features[split] if head and split in features else _images(data, split)
+
+    if data.novel is not None:
+        test = _episodes("novel", data.novel, config)
+        others = data.novel_validation
+        validation = None if others is None else _episodes("novel_validation", others, config)
+    else:
+        test = Measured("test", read("test"), split_of(data, "test"))
+        validation = None
+        if len(data.rows("validation")):
+            validation = Measured("validation", read("validation"), split_of(data, "validation"))
+    return StudentReads(
+        read("student_train"),
+        test,
+        validation,
+        features.get("student_train"),
+        features.get(PROVENANCE),
+    )
+
+
+def split_of(data: ImageData, split: str) -> TestSplit:
+    """The truth about a split."""
+    rows = data.rows(split)
+    truth = data.truth(rows)
+    groups = torch.from_numpy(data.groups(rows))
+    return TestSplit(truth.labels, truth.domains, groups, data.classes, data.domains)
+
+
+def _images(data: ImageData, split: str) -> Inputs:
+    return ImageRows(data, data.rows(split))
+
+
+def _episodes(part: str, novel: ImageData, config: Config) -> Measured:
+    section = config.data.few_shot
+    assert section is not None
+    drawn = episode_rows(novel, section, seed_for(config.run.seed, part))
+    split = TestSplit(
+        drawn.way,
+        torch.zeros(len(drawn), dtype=torch.int64),
+        drawn.group,
+        novel.classes,
+        ("all",),
+        kinds=drawn.class_of,
+    )
+    return Measured(part, drawn, split, drawn)
+
+
+def feature_splits(config: Config) -> list[str]:
+    """The splits whose features a head, or the assigner, reads."""
+    rounds = config.rounds
+    needs = Assigners.build(rounds.assignment).needs
+    splits = []
+    if config.student.mode == "head":
+        splits = ["student_train", "test", *(["validation"] if candidates(rounds.loss) else [])]
+    elif needs & {"features", "provenance"}:
+        splits = ["student_train"]
+    return [*splits, PROVENANCE] if "provenance" in needs else splits
+
+
+def _features(config: Config, data: ImageData, resources: Resources) -> dict[str, Tensor]:
+    """The student's features [n, D] float16 of each split that a head or the assigner reads."""
+    splits = feature_splits(config)
+    if not splits:
+        return {}
+    with about("student.backbone"):
+        source = feature_source(config.student.backbone, resources)
+    found = {}
+    for split in splits:
+        with progress(f"features of {source.backbone.name}", len(cached_part(data, split))) as show:
+            found[split] = source.of_split(data, split, _steps(show))
+    return found
+
+
+def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Turn how many are done into how many are newly done."""
+    last = 0
+
+    def tell(done: int) -> None:
+        nonlocal last
+        advance(done - last)
+        last = done
+
+    return tell

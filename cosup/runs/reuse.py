@@ -1,0 +1,52 @@
+"""What runs that differ in their loss alone have in common: made once, and taken over."""
+
+import os
+import shutil
+from pathlib import Path
+
+from cosup.files import TEMPORARY, disk_errors, write_atomic
+from cosup.runs.directory import RunDirectory
+
+FOLDERS = ("teachers", "annotations")
+STAGES = ("teachers", "annotate", "features")
+CONTROLS = (
+    "best_teacher",
+    "mean_ensemble",
+    "equal_budget_generalist",
+    "given_labels",
+    "ceiling",
+)
+"""Controls whose student learns by plain cross-entropy, whatever the run's loss."""
+
+
+def take_over(source: Path, run: RunDirectory) -> None:
+    """Give a run what a finished one of the same seed and another loss made: teachers,
+    annotations, the controls that no loss changes, and the records of these stages.
+
+    Files are hard links where the file system has them, which is safe as no file of a run is ever
+    written in place, and copies elsewhere. What is there already stays. The records bring their
+    seconds along, so each run's summary says what that run takes by itself.
+    """
+    for folder in FOLDERS:
+        for path in sorted((source / folder).rglob("*")):
+            if path.is_file() and not path.name.endswith((TEMPORARY, ".state")):
+                _link(path, run.path / path.relative_to(source))
+    # A record comes after its files: where it stands, they do.
+    for name in CONTROLS:
+        for path in (source / "checkpoints").glob(f"control-{name}.*"):
+            _link(path, run.path / "checkpoints" / path.name)
+    for stage in (*STAGES, *(f"control-{name}" for name in CONTROLS)):
+        path = source / "stages" / f"{stage}.json"
+        if path.exists():
+            _link(path, run.path / "stages" / path.name)
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # no hard links here
+            write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))

@@ -1,0 +1,129 @@
+"""Fitting a whole network to annotations: what a student is given, as batches to train on."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cosup.data.loader import TrainingBatches
+from cosup.data.rows import ImageRows
+from cosup.losses.features import FeatureLoss
+from cosup.losses.objective import Objective
+from cosup.models.augment import training_transform
+from cosup.models.classifier import Classifier
+from cosup.models.device import Precision
+from cosup.models.fit import OnStep
+from cosup.models.section import TrainingSection
+from cosup.models.train import Batch, TrainContext, Trainee, train_network
+from cosup.probabilities import ProbTable
+from cosup.seeds import seed_for
+from cosup.student.base import Guidance
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What networks are trained and run with.
+
+    workers: threads that decode to predict, processes that decode files to train. batch_size:
+    images per forward pass. scratch: the folder for states of trainings that aren't finished.
+    """
+
+    device: torch.device
+    precision: Precision = "float32"
+    workers: int = 1
+    batch_size: int = 64
+    scratch: Path | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """N samples and what they are annotated with.
+
+    targets: N rows; weights [N] (0: left out). guidance: what else teaches.
+    """
+
+    inputs: ImageRows
+    targets: ProbTable
+    weights: Tensor
+    guidance: Guidance
+
+    def batch(self, images: Tensor, rows: Tensor) -> Batch:
+        """The batch of these rows [B], whose augmented images these are."""
+        labels, teacher = self.guidance.labels, self.guidance.teacher
+        return Batch(
+            images,
+            self.targets.dense(rows),
+            self.weights[rows],
+            None if labels is None else labels[rows],
+            None if teacher is None else teacher[rows],
+        )
+
+
+def fit_network(
+    classifier: Classifier,
+    lesson: Lesson,
+    rows: Tensor,
+    objective: Objective,
+    training: TrainingSection,
+    steps: int,
+    compute: Compute,
+    seed: int,
+    *,
+    live_annotations: bool = False,
+    state: str = "",
+    on_step: OnStep | None = None,
+) -> None:
+    """Train the classifier in place on the lesson's samples `rows` [n].
+
+    state: the name of the file in `compute.scratch` that keeps an unfinished training. Raises
+    `UserError` for feature maps that can't be paired, `RunError` for a loss that is not finite.
+    """
+    live = lesson.guidance.live
+    connector = None
+    if isinstance(objective.loss, FeatureLoss):
+        assert live is not None, "a loss on feature maps needs networks as teachers"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(seed, "connector"))
+            connector = objective.loss.connect(classifier.shapes(), live.shapes)
+    data = lesson.inputs.data
+    loader = TrainingBatches(
+        data,
+        lesson.inputs.rows[rows.numpy()],
+        training_transform(training.augment, classifier.input),
+        training.batch_for(len(rows)),
+        steps,
+        seed_for(seed, "batches"),
+        compute.workers if data.images.files else 0,
+    )
+
+    def batches(start: int) -> Iterator[Batch]:
+        with closing(loader(start)) as stream:
+            for images, positions in stream:
+                yield lesson.batch(images, rows[positions])
+
+    context = TrainContext(
+        seed=seed,
+        device=compute.device,
+        precision=compute.precision,
+        report=on_step,
+        state=None if compute.scratch is None or not state else compute.scratch / state,
+        identity=_identity(lesson, rows),
+        live_annotations=live_annotations,
+        settings="student.training",
+    )
+    asked = live if connector is not None or live_annotations else None
+    module = Trainee(classifier, connector)
+    train_network(module, batches, objective, training, steps, context, classifier.pixels, asked)
+
+
+def _identity(lesson: Lesson, rows: Tensor) -> str:
+    """A hash of what is learnt: a state that was kept for other targets is not gone on with."""
+    digest = hashlib.sha256(lesson.inputs.data.fingerprint.encode())
+    tensors = {**lesson.targets.tensors(), "weights": lesson.weights, "rows": rows}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""Teachers and student may train on the same samples; then there is no teacher_train."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from cosup.data.section import DataSection
+from cosup.data.table import ImageData, load_data
+from cosup.errors import UserError
+
+Writer = Callable[..., Path]
+
+
+def load(**settings: Any) -> ImageData:
+    section = DataSection.model_validate({"share_train": True, **settings})
+    return load_data(section, 0, 1, None)
+
+
+def test_both_train_on_the_same_samples() -> None:
+    splits = {"student_train": 0.8, "test": 0.2}
+    data = load(source="digits", rotations=[0], splits=splits)
+    assert data.rows("teacher_train").tolist() == data.rows("student_train").tolist()
+    assert len(data.rows("teacher_train")) + len(data.rows("test")) == 1797
+    fingerprints = {data.split_fingerprint(s) for s in ("teacher_train", "student_train", "test")}
+    assert len(fingerprints) == 2
+    assert data.table["split"].isin(["student_train", "test"]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"teacher_train 0\.3: must be 0 with data\.share_train"),
+        ({"splits": {"teacher_train": 0.1, "student_train": 0.5, "test": 0.2}}, r"must be 0 with"),
+        ({"splits": {"student_train": 0.5}}, r"test 0: must be above 0 without data\.few_shot"),
+        (
+            {"share_train": False, "splits": {"student_train": 0.5, "test": 0.1}},
+            r"teacher_train 0: must be above 0 without data\.share_train",
+        ),
+    ],
+)
+def test_shares_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        load(source="digits", **settings)
+
+
+def test_given_splits(tmp_path: Path, class_folder: Writer) -> None:
+    for number, split in enumerate(("student_train", "test")):
+        class_folder(tmp_path / split, count=2, start=2 * number)
+    data = load(source="image_folder", root=str(tmp_path), splits="given")
+    assert len(data.rows("teacher_train")) == len(data.rows("student_train")) == 4
+    class_folder(tmp_path / "teacher_train", count=2, start=6)
+    with pytest.raises(UserError, match=r"data\.share_train: 4 samples are in teacher_train; it"):
+        load(source="image_folder", root=str(tmp_path), splits="given")
+
+
+def test_every_label_must_be_known(tmp_path: Path, class_folder: Writer) -> None:
+    class_folder(tmp_path, count=4)
+    paths = [f"{c}/{n:03d}.png" for n in range(4) for c in (0, 1)]
+    splits = ["student_train"] * 4 + ["test"] * 4
+    frame = pd.DataFrame({"path": paths, "label": [p[0] for p in paths], "split": splits})
+    frame.loc[0, "label"] = ""
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match=r"'0/000\.png' in student_train has no label; with data"):
+        load(source="table", table=str(tmp_path / "t.csv"), splits="given")

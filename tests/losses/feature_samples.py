@@ -1,0 +1,30 @@
+"""What two small networks see, for the tests of feature losses; random: for shapes and formulas."""
+
+import torch
+from torch import Tensor
+
+from cosup.losses import Connector, FeatureLoss, Seen, Shapes
+
+STUDENT = Shapes(((4, 8, 8), (6, 4, 4)), embedding=6)
+TEACHER = Shapes(((5, 8, 8), (7, 4, 4)), embedding=7)
+
+
+def seen(shapes: Shapes, batch: int = 3, seed: int = 0, scale: float = 1.0) -> Seen:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return scale * torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
+
+    return Seen(draw(3), tuple(draw(*shape) for shape in shapes.maps), draw(shapes.embedding))
+
+
+def connected(loss: FeatureLoss, student: Shapes = STUDENT, teacher: Shapes = TEACHER) -> Connector:
+    torch.manual_seed(0)
+    return loss.connect(student, teacher).double()
+
+
+def normed(values: Tensor) -> Tensor:
+    """Batch norm as it starts, by hand: each channel to mean 0 and (biased) variance 1."""
+    mean = values.mean((0, 2, 3), keepdim=True)
+    variance = (values - mean).square().mean((0, 2, 3), keepdim=True)
+    return (values - mean) / (variance + 1e-5).sqrt()

@@ -1,0 +1,161 @@
+"""Runs whose student is a whole network: the same rounds, records and controls as a head's, also
+where they are killed in the middle of a training."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cosup.cli import call
+
+HERE = Path(__file__).parent
+CONFIG = """
+run: {name: net}
+data:
+  source: digits
+  rotations: [0, 90]
+  limit: 240
+  splits: {teacher_train: 0.3, student_train: 0.4, test: 0.3}
+teachers:
+  hierarchy: {by: domain, levels: [1, 2]}
+  model: {name: cifar_resnet8, image_size: 16}
+  training: &training {steps: 6, batch_size: 16, lr: 0.01, save_every: 4}
+student:
+  mode: finetune
+  backbone: {name: cifar_resnet8, weights: null, image_size: 16}
+  training:
+    <<: *training
+    optimizer: sgd
+    ema: 0.5
+    augment: {crop: padded, padding: 1}
+    mixing: {mixup: 0.2}
+rounds:
+  assignment: {name: gate, prior: provenance}
+  consistency: [{name: teacher_student, k: 3}, {name: local_global}]
+  loss: {name: adaptive_confidence}
+  min_kept: 0
+controls: [best_teacher, self_training, oracle_assignment, ceiling]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+    return found
+
+
+def shape(node: Any) -> Any:
+    """The keys of a summary, without what a run's own names are."""
+    named = ("per_domain", "per_class", "rejected", "controls")
+    if isinstance(node, dict):
+        return {k: None if k in named else shape(v) for k, v in node.items()}
+    return None
+
+
+def test_a_network_goes_through_the_rounds_as_a_head_does(here: Path) -> None:
+    """Several teachers, a gate on features, filters with part students, all kinds of controls; and
+    the summary has the shape of a head's."""
+    assert call(["run", "net.yaml"]) == 0
+    found = summary(here / "outputs/net")
+    assert [len(item["teachers"]) for item in found["rounds"]] == [1, 2]
+    assert set(found["controls"]) == {
+        "best_teacher",
+        "self_training",
+        "oracle_assignment",
+        "ceiling",
+    }
+    table = pd.read_parquet(here / "outputs/net/decisions/round-2.parquet")
+    assert set(table["assigned_teacher"]) <= {"domain_rot0", "domain_rot90"}
+    assert not (here / "outputs/net/checkpoints/training").exists()
+    head = ["student.mode=head", "student.training={steps: 5}", "run.name=head"]
+    linear = ["teachers.model={name: linear_pixels}", "teachers.training={steps: 5}"]
+    assert call(["run", "net.yaml", *head, *linear]) == 0
+    assert shape(summary(here / "outputs/head")) == shape(found)
+
+
+def test_each_loss_of_the_papers_runs_with_several_teachers(here: Path) -> None:
+    """The ablation of losses, feature losses and live annotations included, is one command."""
+    losses = "[distillation, dkd, {name: fitnet}, {name: rkd}, {name: reviewkd, ramp: 0}]"
+    plain = ["student.training.mixing={}", "controls=[ceiling]", "rounds.consistency=[]"]
+    live = ["rounds.live_annotations=true", "rounds.true_label_weight=0.5"]
+    arguments = [f"rounds.losses={losses}", "rounds.assignment=agreement", *plain, *live]
+    assert call(["run", "net.yaml", *arguments]) == 0
+    found = summary(here / "outputs/net")
+    assert list(found["losses"]) == ["distillation", "dkd", "fitnet", "rkd", "reviewkd"]
+    assert len(found["paired"]) == 10
+    accuracies = {name: one["ceiling"]["accuracy"] for name, one in found["losses"].items()}
+    assert len(set(accuracies.values())) == 1  # made once
+    for name in ("fitnet", "rkd", "reviewkd"):
+        metrics = pd.read_json(here / f"outputs/net/{name}/metrics.jsonl", lines=True)
+        values = metrics.loc[metrics["tag"] == "round_2/feature_loss", "value"]
+        assert (values > 0).all()
+        assert len(values) > 0
+
+
+def test_noise_is_recorded_and_its_rejection_measured(here: Path) -> None:
+    """Teacher and student see the wrong labels; the test split and the ceiling the true ones."""
+    shared = ["data.share_train=true", "data.splits={student_train: 0.6, test: 0.4}"]
+    noise = ["data.noise={kind: symmetric, rate: 0.4}", "rounds.true_label_weight=1"]
+    controls = "controls=[given_labels, ceiling]"
+    assert call(["run", "net.yaml", *shared, *noise, controls]) == 0
+    table = pd.read_parquet(here / "outputs/net/decisions/round-2.parquet")
+    noisy = (table["given_label"].astype(str) != table["true_label"].astype(str)).to_numpy()
+    assert (noisy == table["noisy"]).all()
+    assert 0.25 < noisy.mean() < 0.55
+    last = summary(here / "outputs/net")["rounds"][-1]
+    kept = table["kept"].to_numpy()
+    assert last["noise"] == pytest.approx(noisy.mean())
+    assert last["noise_rejected"] == pytest.approx((~kept)[noisy].mean())
+    assert last["clean_rejected"] == pytest.approx((~kept)[~noisy].mean())
+
+
+def test_few_shot_measures_on_classes_that_nobody_has_learnt(here: Path) -> None:
+    few = "data.few_shot={novel: 3, validation: 3, ways: 3, shots: 2, queries: 3, episodes: 40}"
+    more = ["data.limit=null", "data.splits={teacher_train: 0.3, student_train: 0.3}"]
+    meta = "student.meta={steps: 3, ways: 3, shots: 1, queries: 2}"
+    rounds = ["teachers.hierarchy={by: class, levels: [1]}", "rounds.assignment=single"]
+    rest = ["rounds.consistency=[]", "controls=[best_teacher, ceiling]", "data.rotations=[0]"]
+    rest += ["teachers.training.steps=40"]
+    assert call(["run", "net.yaml", few, *more, meta, *rounds, *rest]) == 0
+    found = summary(here / "outputs/net")
+    assert found["measured"] == "over 40 3-way 2-shot episodes of novel classes"
+    assert found["floor"]["chosen_on"] == "novel_validation"
+    assert set(found["student"]["per_class"]) == {"7", "8", "9"}
+    low, high = found["student"]["accuracy_ci95"]
+    assert low < found["student"]["accuracy"] < high
+    table = pd.read_parquet(here / "outputs/net/decisions/round-1.parquet")
+    assert set(table["true_label"].astype(str)) <= {"0", "1", "2", "3"}
+    card = (here / "outputs/net/student/README.md").read_text()
+    assert ".embed([image])" in card
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_trainings_ends_with_the_numbers_of_one_that_was_not(
+    here: Path,
+) -> None:
+    short = ["rounds.consistency=[{name: teacher_student}]", "controls=[ceiling]"]
+    cache = "execution.cache=cache"
+    assert call(["run", "net.yaml", "--output", "whole", *short, cache]) == 0
+    done = subprocess.run(
+        [sys.executable, str(HERE / "killer.py"), "net.yaml", "cut", *short, cache],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    states = [name for name in done.stdout.split() if name.endswith(".state")]
+    assert len(states) >= 5, done.stdout  # three teachers, two rounds, the ceiling
+    whole, cut = summary(here / "whole"), summary(here / "cut")
+    for item in (whole, cut):
+        del item["seconds"], item["peak_rss_mb"]
+    assert cut == whole

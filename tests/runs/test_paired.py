@@ -1,0 +1,126 @@
+"""Paired comparisons of runs, against scipy and hand-worked cases."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from cosup.probabilities import ProbTable
+from cosup.runs.directory import RunDirectory
+from cosup.runs.paired import (
+    Correct,
+    compare,
+    compare_pairs,
+    keep_correct,
+    load_correct,
+    more_than_noise,
+)
+from cosup.runs.spread import spread, t_975
+from cosup.runs.summary import TestSplit as Split
+
+
+def drawn(seed: int, share: float, count: int = 400, groups: int = 100) -> Correct:
+    rng = np.random.default_rng(seed)
+    right = torch.from_numpy(rng.random(count) < share)
+    return Correct(right, torch.arange(count) % groups)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 10, 11, 12, 15, 20, 40, 100, 1000])
+def test_the_quantiles_of_students_t(degrees: int) -> None:
+    assert t_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=6e-4)
+
+
+def test_over_seeds_it_is_the_paired_t_interval() -> None:
+    first = [drawn(seed, 0.8) for seed in range(4)]
+    second = [drawn(seed + 10, 0.6) for seed in range(4)]
+    made = compare(first, second, seed=0)
+    one, two = (np.array([float(c.correct.double().mean()) for c in s]) for s in (first, second))
+    oracle = stats.ttest_rel(one, two).confidence_interval(0.95)
+    assert made["ci95"] == pytest.approx([oracle.low, oracle.high], abs=1e-4)
+    assert made["difference"] == pytest.approx(np.mean(one) - np.mean(two))
+    assert made["deviation"] == pytest.approx(np.std(one - two, ddof=1))
+    assert made["by_seed"] == pytest.approx(list(one - two))
+    assert made["better_on"] == 4
+    assert made["metric"] == "student.accuracy"
+
+
+def test_over_samples_it_is_near_the_normal_interval_of_paired_differences() -> None:
+    first, second = drawn(0, 0.8, groups=400), drawn(1, 0.7, groups=400)
+    low, high = compare([first], [second], seed=0)["ci95_samples"]
+    difference = first.correct.double() - second.correct.double()
+    mean = float(difference.mean())
+    half = 1.96 * float(difference.std()) / len(difference) ** 0.5
+    assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.006)
+
+
+def test_seeds_that_share_their_test_samples_make_the_interval_no_narrower() -> None:
+    """The same answers nine times are no more evidence on the samples than once."""
+    first, second = drawn(0, 0.8), drawn(1, 0.7)
+    one = compare([first], [second], seed=0)
+    many = compare([first] * 9, [second] * 9, seed=0)
+    assert many["ci95_samples"] == pytest.approx(one["ci95_samples"])
+    assert many["difference"] == pytest.approx(one["difference"])
+
+
+def test_one_seed_has_no_interval_over_seeds() -> None:
+    made = compare([drawn(0, 0.9)], [drawn(1, 0.5)], seed=0)
+    assert (made["ci95"], made["deviation"], made["better_on"]) == (None, None, 1)
+    assert more_than_noise(made)
+
+
+def test_every_pair_is_there_and_the_later_one_comes_first() -> None:
+    runs = {name: [drawn(seed, share)] for seed, (name, share) in enumerate(NAMED.items())}
+    pairs = compare_pairs(runs, seed=0)
+    assert [(p["first"], p["second"]) for p in pairs] == [("b", "a"), ("c", "a"), ("c", "b")]
+    assert pairs[0]["difference"] > 0 > pairs[1]["difference"]
+    assert compare_pairs({"a": [drawn(0, 0.5)]}, seed=0) == []
+
+
+NAMED = {"a": 0.5, "b": 0.9, "c": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("over_seeds", "samples", "more"),
+    [
+        (None, [0.1, 0.2], True),
+        (None, [-0.1, 0.2], False),
+        ([0.01, 0.3], [0.1, 0.2], True),
+        ([-0.01, 0.3], [0.1, 0.2], False),
+        ([0.01, 0.3], [-0.1, 0.2], False),
+        ([-0.3, -0.1], [-0.2, -0.1], True),
+        ([0.0, 0.0], [0.0, 0.0], False),
+        ([0.1, 0.2], [-0.2, -0.1], False),
+    ],
+)
+def test_more_than_noise_means_every_interval_on_one_side(
+    over_seeds: list[float] | None, samples: list[float], more: bool
+) -> None:
+    assert more_than_noise({"ci95": over_seeds, "ci95_samples": samples}) is more
+
+
+def test_spread_of_few_values() -> None:
+    assert spread([None, 0.5]) == {
+        "mean": 0.5,
+        "deviation": None,
+        "ci95": None,
+        "values": [None, 0.5],
+    }
+    assert spread([None])["mean"] is None
+
+
+def test_what_a_student_got_right_is_kept_and_an_abstention_is_wrong(tmp_path: Path) -> None:
+    probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.0, 0.0], [0.6, 0.4]])
+    test = Split(
+        torch.tensor([0, 0, 0, 0]),
+        torch.zeros(4, dtype=torch.int64),
+        torch.tensor([3, 3, 1, 0]),
+        ("a", "b"),
+        ("all",),
+    )
+    keep_correct(RunDirectory(tmp_path), test, ProbTable.compress(probs))
+    kept = load_correct(tmp_path)
+    assert kept.correct.tolist() == [True, False, False, True]
+    assert kept.groups.tolist() == [3, 3, 1, 0]
+    assert kept.accuracy == 0.5

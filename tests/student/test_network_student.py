@@ -1,0 +1,232 @@
+"""A whole network as the student: it learns what it is told and no more, predicts plain images, and
+goes on where it was killed."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import cosup
+from cosup.config.student import MetaSection, StudentSection
+from cosup.data.episodes import EpisodeRows, draw_episodes
+from cosup.data.rows import ImageRows
+from cosup.data.section import DataSection
+from cosup.data.table import ImageData, load_data
+from cosup.losses import CrossEntropy, Objective
+from cosup.models.section import AugmentSection
+from cosup.probabilities import ProbTable
+from cosup.student.base import Guidance
+from cosup.student.exported import eval_transform, save_network
+from cosup.student.fit_network import Compute
+from cosup.student.meta_stage import MetaStage
+from cosup.student.network import NetworkStudent, split_state
+
+CPU = torch.device("cpu")
+BACKBONE = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
+
+
+@cache
+def digits() -> ImageData:
+    section = DataSection.model_validate(
+        {
+            "source": "digits",
+            "rotations": [0],
+            "splits": {"teacher_train": 0.3, "student_train": 0.4, "test": 0.3},
+        }
+    )
+    return load_data(section, 0, 1, None)
+
+
+def part(split: str, count: int | None = None) -> tuple[ImageRows, Tensor]:
+    """Images of a split, and their true labels."""
+    rows = digits().rows(split)[:count]
+    return ImageRows(digits(), rows), digits().truth(rows).labels
+
+
+def student(**changes: Any) -> NetworkStudent:
+    training = {"steps": 12, "batch_size": 32, "lr": 0.01, **changes.pop("training", {})}
+    section = StudentSection.model_validate(
+        {
+            "mode": "finetune",
+            "backbone": BACKBONE,
+            "training": training,
+            "cross_fit": changes.pop("cross_fit", 0),
+        }
+    )
+    objective = changes.pop("objective", Objective(CrossEntropy()))
+    compute = Compute(CPU, scratch=changes.pop("scratch", None))
+    return NetworkStudent(section, 10, objective, seed=1, compute=compute, **changes)
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@cache
+def taught() -> NetworkStudent:
+    """Long enough to have learnt something."""
+    inputs, labels = part("student_train")
+    made = student(training={"steps": 120, "augment": {"crop": "padded", "padding": 1}})
+    made.update(inputs, ProbTable.one_hot(labels, 10), torch.ones(len(labels)))
+    return made
+
+
+def test_it_learns_from_annotations() -> None:
+    inputs, labels = part("test")
+    assert (taught().predict(inputs).top()[0] == labels).float().mean() > 0.8
+
+
+def test_predictions_are_of_images_without_augmentation() -> None:
+    """They are those of the network on plainly scaled images, and the same every time."""
+    inputs, _ = part("test", 20)
+    network = taught().network_
+    assert network is not None
+    transform = eval_transform(network.input)
+    images = torch.stack([transform(digits().read(int(row))) for row in inputs.rows])
+    with torch.inference_mode():
+        expected = network(images).softmax(1)
+    found = taught().predict(inputs)
+    torch.testing.assert_close(found.dense(slice(None)), expected, rtol=1e-2, atol=1e-3)
+    assert torch.equal(taught().predict_own(inputs).values, found.values)
+
+
+def test_a_sample_of_weight_0_is_not_there() -> None:
+    """Wrong annotations that are left out change nothing: as if there were no such samples."""
+    inputs, labels = part("student_train", 80)
+    weights = (torch.arange(80) % 4 > 0).float()
+    wrong = torch.where(weights > 0, labels, (labels + 1) % 10)
+    first, second = student(), student()
+    first.update(inputs, ProbTable.one_hot(wrong, 10), weights)
+    kept = torch.nonzero(weights)[:, 0]
+    second.update(inputs[kept], ProbTable.one_hot(labels[kept], 10), torch.ones(len(kept)))
+    assert equal(first.state_dict(), second.state_dict())
+
+
+def test_labels_teach_where_they_count() -> None:
+    """With annotations of one class alone, only a student that sees labels learns the others."""
+    inputs, labels = part("student_train")
+    nonsense, ones = ProbTable.one_hot(torch.zeros_like(labels), 10), torch.ones(len(labels))
+    test, truth = part("test")
+    right = []
+    for weight in (0.0, 5.0):
+        made = student(objective=Objective(CrossEntropy(), 1.0, weight), training={"steps": 100})
+        made.update(inputs, nonsense, ones, Guidance(labels=labels))
+        right.append(float((made.predict(test).top()[0] == truth).float().mean()))
+    assert right[0] < 0.2
+    assert right[1] > 0.7
+
+
+def test_cross_fitted_predictions_are_of_networks_that_did_not_see_the_sample() -> None:
+    """Folds annotated with a class each: a network that never saw a fold's class can't name it."""
+    inputs, _ = part("student_train", 90)
+    folds = torch.arange(90) % 3
+    made = student(cross_fit=3, folds=folds, training={"steps": 25})
+    made.update(inputs, ProbTable.one_hot(folds, 10), torch.ones(90))
+    assert (made.predict_own(inputs).top()[0] != folds).float().mean() > 0.9
+
+
+def test_parts_are_students_of_their_rows() -> None:
+    inputs, labels = part("student_train", 200)
+    made = student(training={"steps": 30})
+    low, high = torch.nonzero(labels < 5)[:, 0], torch.nonzero(labels >= 5)[:, 0]
+    parts = made.fit_parts(inputs, ProbTable.one_hot(labels, 10), [low, high])
+    test, _ = part("test", 100)
+    assert (parts.predict(0, test).top()[0] < 5).all()
+    assert (parts.predict(1, test).top()[0] >= 5).all()
+
+
+def test_a_state_is_taken_up_and_trained_on() -> None:
+    inputs, labels = part("student_train", 60)
+    targets, ones = ProbTable.one_hot(labels, 10), torch.ones(60)
+    state = taught().state_dict()
+    other = student(training={"lr": 1e-9})
+    other.load_state_dict(state)
+    test, _ = part("test", 30)
+    assert torch.equal(other.predict(test).values, taught().predict(test).values)
+    other.update(inputs, targets, ones)
+    for name, tensor in other.state_dict().items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(tensor, state[name], msg=name)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    inputs, labels = part("student_train", 100)
+    targets, ones = ProbTable.one_hot(labels, 10), torch.ones(100)
+    setting = {"save_every": 5, "ema": 0.9, "augment": {"crop": "padded", "flip": 0.5}}
+    seen: list[int] = []
+
+    def die(step: int, loss: float, metrics: object) -> None:
+        seen.append(step)
+        if seen == list(range(1, 9)):
+            raise Killed
+
+    whole = student(training=setting)
+    whole.update(inputs, targets, ones)
+    with pytest.raises(Killed):
+        student(training=setting, scratch=tmp_path, on_step=die).update(inputs, targets, ones)
+    again = student(training=setting, scratch=tmp_path, on_step=die)
+    again.update(inputs, targets, ones)
+    assert seen == [*range(1, 9), *range(6, 13)]
+    assert equal(whole.state_dict(), again.state_dict())
+
+
+def episodes() -> EpisodeRows:
+    rows = digits().rows("test")
+    labels = digits().truth(rows).labels.numpy()
+    drawn = draw_episodes(labels, 3, 2, 5, 20, seed=0)
+    return EpisodeRows(digits().subset(rows), drawn)
+
+
+def test_the_meta_stage_leaves_the_classifier_as_it_is_and_answers_episodes() -> None:
+    section = MetaSection(steps=6, ways=3, shots=2, queries=4, lr=0.05)
+    stage = MetaStage(section, AugmentSection(), Objective(CrossEntropy()))
+    inputs, labels = part("student_train", 200)
+    targets, ones = ProbTable.one_hot(labels, 10), torch.ones(200)
+    plain, made = student(), student(meta=stage)
+    plain.update(inputs, targets, ones)
+    made.update(inputs, targets, ones)
+    state, through_meta = split_state(made.state_dict())
+    assert equal(state, plain.state_dict())
+    assert not equal(through_meta, state)
+    # Episodes are answered by the copy, and a student that takes up the state answers alike.
+    answers = made.predict(episodes())
+    assert answers.num_classes == 3
+    assert not torch.equal(answers.values, plain.predict(episodes()).values)
+    other = student()
+    other.load_state_dict(made.state_dict())
+    assert torch.equal(other.predict(episodes()).values, answers.values)
+
+
+def test_a_taught_network_tells_new_classes_apart() -> None:
+    """Digits that it knows, by nearest centroid: far above chance (1/3)."""
+    drawn = episodes()
+    right = taught().predict(drawn).top()[0] == drawn.way
+    assert right.float().mean() > 0.75
+
+
+def test_the_exported_network_predicts_alike(tmp_path: Path) -> None:
+    section = taught().section.backbone
+    names = digits().classes
+    save_network(tmp_path, taught().state_dict(), section, names, "# card\n")
+    loaded = cosup.load_student(tmp_path, device="cpu")
+    inputs, _ = part("test", 10)
+    probs = loaded.predict([digits().read(int(row)) for row in inputs.rows])
+    expected = taught().predict(inputs).dense(slice(None))
+    torch.testing.assert_close(probs, expected, rtol=1e-2, atol=1e-3)
+    assert loaded.embed([digits().read(0)]).shape == (1, 64)
+
+
+def test_an_exported_meta_student_says_that_it_only_embeds(tmp_path: Path) -> None:
+    section = taught().section.backbone
+    save_network(tmp_path, taught().state_dict(), section, digits().classes, "", meta=True)
+    loaded = cosup.load_student(tmp_path, device="cpu")
+    assert loaded.embed([digits().read(0)]).shape == (1, 64)
+    with pytest.raises(cosup.errors.UserError, match="meta stage"):
+        loaded.predict([digits().read(0)])

@@ -1,0 +1,200 @@
+"""Live teachers say of an image what its own teacher says, and nothing of them ever changes."""
+
+from typing import cast
+
+import pytest
+import torch
+from teacher_helpers import finest, teachers_section
+from torch import Tensor
+from torch.nn import functional
+
+from cosup.data.decode import image_batches
+from cosup.data.table import ImageData
+from cosup.errors import UserError
+from cosup.models.classifier import build_classifier
+from cosup.models.heads import HeadBank
+from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.features import FeatureSource
+from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.linear_features import LinearFeatures
+from cosup.teachers.linear_pixels import LinearPixels
+from cosup.teachers.live import LiveTeachers, live_teachers
+from cosup.teachers.timm_model import NetworkTeacher
+
+CPU = torch.device("cpu")
+
+
+def network(
+    name: str,
+    classes: tuple[int, ...] | None = None,
+    model: str = "cifar_resnet20",
+    size: int = 16,
+    seed: int = 0,
+) -> NetworkTeacher:
+    classifier = build_classifier(model, 10, image_size=size, seed=seed)
+    spec = TeacherSpec(name, 0, classes, None)
+    return NetworkTeacher(spec, classifier, CPU, 0)
+
+
+@pytest.fixture
+def teachers() -> list[NetworkTeacher]:
+    return [
+        network("low", (0, 1, 2, 3, 4), seed=1),
+        network("high", (5, 6, 7, 8, 9), seed=2),
+        network("all", None, seed=3),
+    ]
+
+
+@pytest.fixture
+def images(data: ImageData, teachers: list[NetworkTeacher]) -> Tensor:
+    rows = data.rows("student_train")[:12]
+    return torch.cat(list(image_batches(data, rows, teachers[0].transform, 12, 1)))
+
+
+def test_each_image_gets_its_own_teachers_annotation(
+    teachers: list[NetworkTeacher], images: Tensor
+) -> None:
+    live = live_teachers(teachers, CPU, "float32")
+    asked = torch.tensor([0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 0, 1])
+    seen = live(images.float(), asked)
+    assert seen.embedding is not None
+    assert live.shapes.maps == tuple(tuple(m.shape[1:]) for m in seen.maps)
+    assert seen.embedding.shape == (12, live.shapes.embedding)
+    for number, teacher in enumerate(teachers):
+        own = asked == number
+        expected = teacher.annotate(images[own])
+        torch.testing.assert_close(seen.logits[own].exp(), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(seen.logits[own].softmax(1), expected, rtol=1e-4, atol=1e-7)
+        alone = teacher.classifier.see(teacher.classifier.pixels(images[own]))
+        torch.testing.assert_close(seen.embedding[own], alone.embedding)
+        for ours, theirs in zip(seen.maps, alone.maps, strict=True):
+            torch.testing.assert_close(ours[own], theirs)
+    assert torch.isfinite(seen.logits).all()
+    assert (seen.logits[asked == 0][:, 5:] < -87).all()
+
+
+def test_each_teacher_runs_once_on_its_own_images(
+    teachers: list[NetworkTeacher], images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = live_teachers(teachers, CPU, "float32")
+    sizes: list[tuple[str, int]] = []
+    for teacher in teachers:
+        teacher.classifier.model.register_forward_hook(lambda *_: None)
+        see = teacher.classifier.see
+
+        def counted(pixels: Tensor, name: str = teacher.name, see: object = see) -> object:
+            sizes.append((name, len(pixels)))
+            return see(pixels)  # type: ignore[operator]
+
+        monkeypatch.setattr(teacher.classifier, "see", counted)
+    live(images.float(), torch.tensor([0] * 5 + [2] * 7))
+    assert sizes == [("low", 5), ("all", 7)]
+
+
+def test_images_nobody_is_asked_about_are_zero(
+    teachers: list[NetworkTeacher], images: Tensor
+) -> None:
+    live = live_teachers(teachers, CPU, "float32")
+    seen = live(images.float(), torch.tensor([-1, 0] * 6))
+    nobody = live(images.float(), torch.full((12,), -1))
+    for one, rows in ((seen, slice(0, None, 2)), (nobody, slice(None))):
+        assert one.embedding is not None
+        assert not any(bool(t[rows].any()) for t in (one.logits, one.embedding, *one.maps))
+    assert [m.shape for m in nobody.maps] == [m.shape for m in seen.maps]
+    assert seen.logits[1].exp().sum() == pytest.approx(1)
+
+
+def test_images_of_another_size_are_resized(teachers: list[NetworkTeacher], images: Tensor) -> None:
+    live = live_teachers(teachers, CPU, "float32")
+    large = functional.interpolate(images.float(), scale_factor=3.0, mode="nearest")
+    wanted = functional.interpolate(large, size=(16, 16), mode="bilinear", antialias=True)
+    asked = torch.full((12,), 2)
+    torch.testing.assert_close(live(large, asked).logits, live(wanted, asked).logits)
+
+
+def test_nothing_of_a_teacher_changes(teachers: list[NetworkTeacher], images: Tensor) -> None:
+    before = [teacher.identity for teacher in teachers]
+    live = live_teachers(teachers, CPU, "float32")
+    parent = torch.nn.ModuleList([live]).train()
+    pixels = images.float().requires_grad_()
+    seen = parent[0](pixels, torch.tensor([0, 1, 2] * 4))
+    assert not any(module.training for module in live.modules())
+    assert not any(parameter.requires_grad for parameter in live.parameters())
+    assert not seen.logits.requires_grad
+    fresh = [network(t.name, t.spec.classes, seed=n + 1) for n, t in enumerate(teachers)]
+    assert before == [teacher.identity for teacher in fresh]
+    for teacher, other in zip(teachers, fresh, strict=True):
+        for key, tensor in teacher.state().items():
+            assert torch.equal(tensor, other.state()[key]), key
+    # A constant of the student's loss: its gradient must pass.
+    weight = torch.ones(64, requires_grad=True)
+    torch.autograd.backward((seen.embedding * weight).sum())
+    assert weight.grad is not None
+
+
+def test_bfloat16_is_close(teachers: list[NetworkTeacher], images: Tensor) -> None:
+    asked = torch.tensor([0, 1, 2] * 4)
+    full = live_teachers(teachers, CPU, "float32")(images.float(), asked)
+    half = live_teachers(teachers, CPU, "bfloat16")(images.float(), asked)
+    assert half.logits.dtype == torch.float32
+    torch.testing.assert_close(half.logits.exp(), full.logits.exp(), rtol=0.1, atol=0.02)
+
+
+def test_annotations_alone_need_no_maps(images: Tensor) -> None:
+    """Networks whose shapes differ, or that give no maps, can still annotate."""
+    teachers: list[Teacher] = [
+        network("one", (0, 1)),
+        network("two", None, "cifar_vgg8"),
+        network("three", None, "torchvision:mobilenet_v3_small", 32),
+    ]
+    live = live_teachers(teachers, CPU, "float32", features=False)
+    seen = live(images.float(), torch.tensor([0, 1, 2] * 4))
+    assert seen.maps == ()
+    assert seen.embedding is None
+    torch.testing.assert_close(seen.logits.exp().sum(1), torch.ones(12))
+    expected = teachers[1].annotate(images[1::3])
+    torch.testing.assert_close(seen.logits[1::3].exp(), expected, rtol=1e-4, atol=1e-7)
+    assert not live(images.float(), torch.full((12,), -1)).logits.any()
+
+
+def test_teachers_that_see_in_other_shapes_are_refused() -> None:
+    pair = [network("wide", None, "cifar_vgg8"), network("thin", None, "cifar_resnet20")]
+    with pytest.raises(UserError, match=r"'wide' are 64x16x16.*'thin' 16x16x16.*64 features"):
+        LiveTeachers(pair, CPU, "float32")
+    sizes = [network("small", size=16), network("large", size=32)]
+    with pytest.raises(UserError, match=r"'small'.*'large'"):
+        live_teachers(sizes, CPU, "float32")
+
+
+def test_teachers_that_are_no_networks_are_refused(data: ImageData, resources: Resources) -> None:
+    section = teachers_section(training={"steps": 2})
+    specs = finest(section, data)[:1]
+    (linear,) = LinearPixels.train(specs, Training(section, data, 0, resources))
+    with pytest.raises(UserError, match=f"networks; '{linear.name}' is linear_pixels"):
+        live_teachers([linear], CPU, "float32")
+    with pytest.raises(UserError, match=r"few-shot measures embeddings.*linear_pixels.*has none"):
+        linear.embed(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_the_features_are_the_embedding_of_a_linear_model_on_them() -> None:
+    head = HeadBank(torch.randn(1, 10, 4), bias=torch.zeros(1, 10))
+    source = cast("FeatureSource", None)  # made by it, but read from nowhere here
+    teacher = LinearFeatures(TeacherSpec("one", 0), head, source, 0)
+    features = torch.randn(3, 4).half()
+    embedded = teacher.embed(features)
+    assert embedded.dtype == torch.float32
+    assert torch.equal(embedded, features.float())
+
+
+def test_a_network_teachers_embedding_is_what_its_last_layer_reads(
+    teachers: list[NetworkTeacher], images: Tensor
+) -> None:
+    teacher = teachers[0]
+    embedded = teacher.embed(images)
+    assert embedded.shape == (12, 64)
+    assert embedded.dtype == torch.float32
+    weights = teacher.state()
+    logits = (embedded @ weights["fc.weight"].T + weights["fc.bias"])[:, :5]
+    torch.testing.assert_close(
+        teacher.annotate(images)[:, :5], logits.softmax(1), rtol=1e-4, atol=1e-6
+    )
