@@ -89,7 +89,8 @@ class Evidence:
     level's teachers (an all-zero row is an abstention). features: [N, D] or None. The rest is
     filled in only for those that declare they need it: truth; coarse_probs [N, C], the student
     taught by the level above; global_probs and local_probs [N, C], the student of all kept
-    samples, and the one of the samples sent to the same teacher.
+    samples, and the one of the samples sent to the same teacher; labels [N] int64, as given to
+    trainers (-1 unknown), where the student may see them.
     """
 
     student_probs: Tensor
@@ -99,6 +100,7 @@ class Evidence:
     coarse_probs: Tensor | None = None
     global_probs: Tensor | None = None
     local_probs: Tensor | None = None
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return self.student_probs.shape[0]

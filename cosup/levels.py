@@ -92,6 +92,7 @@ class Stream:
     coarse: ProbTable | None = None
     global_probs: ProbTable | None = None
     local_probs: ProbTable | None = None
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.level.annotations)
@@ -123,6 +124,7 @@ class Stream:
                     coarse_probs=_given(_part(self.coarse, rows), stand_in),
                     global_probs=_part(self.global_probs, rows),
                     local_probs=_part(self.local_probs, rows),
+                    labels=None if self.labels is None else self.labels[rows],
                 ),
             )
 
@@ -132,6 +134,7 @@ class Stream:
             self,
             features=self.features if needs & {"features", "provenance"} else None,
             truth=self.truth if "truth" in needs else None,
+            labels=self.labels if "labels" in needs else None,
         )
 
 

@@ -101,11 +101,13 @@ def run_round(
     student = new_student(objective(section), seed)
     if before.student is not None and not section.fresh_head:
         student.load_state_dict(before.student)
-    stream = Stream(level, before.train_probs, task.features, task.truth, before.coarse_probs)
+    labels = task.labels if section.true_label_weight else None
+    stream = Stream(
+        level, before.train_probs, task.features, task.truth, before.coarse_probs, labels=labels
+    )
 
     assigned = assign(assigner, stream, seed, hard=section.targets == "hard")
     kept = filter_annotations(section, stream, assigned, student, task.inputs)
-    labels = task.labels if section.true_label_weight else None
     guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
     student.update(task.inputs, assigned.targets, kept.keep.float(), guidance)
 

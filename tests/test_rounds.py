@@ -45,7 +45,12 @@ def test_every_assigner_runs_every_round_on_real_digits(assigner):
 def test_every_filter_and_loss_runs_on_real_digits(name, loss):
     task, labels = digits_task()
     section = RoundsSection.model_validate(
-        {"assignment": "oracle", "consistency": [name], "loss": loss}
+        {
+            "assignment": "oracle",
+            "consistency": [name],
+            "loss": loss,
+            "true_label_weight": 0.1 if name == "given_label" else 0.0,
+        }
     )
     rounds = run_rounds(task, section, new_student(), seed=0)
     if name == "unanimity":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cosup.config.rounds import Losses, RoundsSection
+from cosup.config.rounds import Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
 from cosup.config.teachers import TeachersSection
 from cosup.data.section import DataSection
@@ -20,6 +20,7 @@ def check_together(
     found = [
         *_losses(teachers, student, rounds),
         *_mixing(student, rounds),
+        *_labels(rounds),
         *_few_shot(data, teachers, student),
         *_teachers_training(teachers),
     ]
@@ -42,6 +43,17 @@ def _losses(
             yield key, f"{value}: needs teachers that are networks, not '{teachers.model.name}'"
     if rounds.annotation_weight == 0 and rounds.true_label_weight == 0:
         yield "rounds.annotation_weight", "0, and true_label_weight 0: nothing to learn from"
+
+
+def _labels(rounds: RoundsSection) -> Iterator[tuple[str, str]]:
+    """A filter may look at labels only where the student may."""
+    for number, choice in enumerate(rounds.consistency):
+        if "labels" in Filters.build(choice).needs and not rounds.true_label_weight:
+            yield (
+                f"rounds.consistency.{number}",
+                f"{choice.name}: looks at labels, which the student may not see while "
+                "rounds.true_label_weight is 0",
+            )
 
 
 def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[tuple[str, str]]:

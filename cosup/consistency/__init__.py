@@ -3,6 +3,7 @@
 from cosup.consistency.base import Filter, Measures, join_measures
 from cosup.consistency.chain import Chain, ChainResult, check_kept
 from cosup.consistency.confidence import Confidence
+from cosup.consistency.given_label import GivenLabel
 from cosup.consistency.local_global import LocalGlobal
 from cosup.consistency.teacher_student import TeacherStudent
 from cosup.consistency.unanimity import Unanimity
@@ -13,6 +14,7 @@ __all__ = [
     "ChainResult",
     "Confidence",
     "Filter",
+    "GivenLabel",
     "LocalGlobal",
     "Measures",
     "TeacherStudent",
@@ -26,4 +28,5 @@ FILTERS: dict[str, type[Filter]] = {
     "local_global": LocalGlobal,
     "confidence": Confidence,
     "unanimity": Unanimity,
+    "given_label": GivenLabel,
 }

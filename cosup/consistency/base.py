@@ -20,7 +20,7 @@ class Filter(ABC):
     Two steps, so that memory doesn't grow with samples x classes: `measure` reduces a batch to a
     few numbers per sample, `decide` sees those of all samples at once (a rank needs them all).
     A subclass is a dataclass whose fields are its settings. What it `needs` beyond the student and
-    the annotations: "coarse_probs", "global_probs", "local_probs", "features".
+    the annotations: "coarse_probs", "global_probs", "local_probs", "features", "labels".
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {
@@ -77,7 +77,7 @@ def required(evidence: Evidence, field: str, by: str) -> Tensor:
     """A field of the evidence; `UserError` naming field and filter if it is not filled in."""
     value: Tensor | None = getattr(evidence, field)
     if value is None:
-        raise UserError(f"{by}: Evidence.{field} is None, give it [N, C] (the filter's `needs`)")
+        raise UserError(f"{by}: Evidence.{field} is None, give it (the filter's `needs`)")
     return value
 
 

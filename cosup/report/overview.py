@@ -45,7 +45,7 @@ def _draw_bars(axes: Axes, summary: Mapping[str, Any]) -> None:
         axes.text(100 * value + 0.8, place, f"{100 * value:.1f}", va="center", fontsize=8)
     axes.set_yticks(places, names, fontsize=8)
     axes.set_xlim(0, min(112, 100 * max(values) + 12))
-    axes.set_xlabel("accuracy on the test split, %", fontsize=8)
+    axes.set_xlabel(f"accuracy {summary['measured']}, %", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{summary['run']}: what each supervision reached", fontsize=9, loc="left")

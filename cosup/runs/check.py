@@ -1,7 +1,6 @@
 """What config and data, each right in itself, can get wrong together: seen before any training."""
 
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cosup.config.schema import Assigners, Config, Losses, MetaSection
@@ -113,5 +112,4 @@ def _check_pairing(config: Config, data: ImageData, student: Classifier) -> None
     with about("teachers.model"):
         teacher = build_classifier(model.name, len(data.classes), None, model.image_size)
     with about(f"rounds.loss {config.rounds.loss.name}"):
-        connector: nn.Module = loss.connect(student.shapes(), teacher.shapes())
-    del connector
+        loss.connect(student.shapes(), teacher.shapes())

@@ -1,10 +1,11 @@
 """The contract of students."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from cosup.data.episodes import EpisodeRows
@@ -85,3 +86,17 @@ class PartPredictor(ABC):
     @abstractmethod
     def predict(self, part: int, inputs: Inputs) -> ProbTable:
         """Class probabilities by the student of this set."""
+
+
+def by_fold(folds: Tensor, count: int, predict: Callable[[int, Tensor], ProbTable]) -> ProbTable:
+    """Cross-fitted predictions of all N samples: `predict(fold, rows)` for the rows of each fold.
+
+    folds: [N] int64 in 0 .. count - 1.
+    """
+    order = torch.argsort(folds, stable=True)
+    parts = []
+    for fold in range(count):
+        rows = torch.nonzero(folds == fold)[:, 0]
+        if len(rows):
+            parts.append(predict(fold, rows))
+    return ProbTable.concat(parts).take(torch.argsort(order))

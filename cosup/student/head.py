@@ -11,7 +11,14 @@ from cosup.models.fit import OnStep, fit_heads, predict
 from cosup.models.heads import HeadBank, head_bank
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
-from cosup.student.base import Guidance, Inputs, PartPredictor, Student, TestInputs
+from cosup.student.base import (
+    Guidance,
+    Inputs,
+    PartPredictor,
+    Student,
+    TestInputs,
+    by_fold,
+)
 
 
 class HeadStudent(Student):
@@ -67,13 +74,12 @@ class HeadStudent(Student):
         """Class probabilities of its training samples; each by its fold's head if cross-fitted."""
         if self.folds is None:
             return self.predict(inputs)
-        order = torch.argsort(self.folds, stable=True)
-        parts = []
-        for fold in range(self.section.cross_fit):
-            rows = torch.nonzero(self.folds == fold)[:, 0]
-            if len(rows):
-                parts.append(predict(self._bank().select(1 + fold), _features(inputs)[rows])[0])
-        return ProbTable.concat(parts).take(torch.argsort(order))
+        bank, features = self._bank(), _features(inputs)
+        return by_fold(
+            self.folds,
+            self.section.cross_fit,
+            lambda fold, rows: predict(bank.select(1 + fold), features[rows])[0],
+        )
 
     def fit_parts(
         self, inputs: Inputs, targets: ProbTable, members: Sequence[Tensor]

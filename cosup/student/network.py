@@ -19,7 +19,14 @@ from cosup.models.precision import autocast
 from cosup.models.predict import predict_network
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
-from cosup.student.base import Guidance, Inputs, PartPredictor, Student, TestInputs
+from cosup.student.base import (
+    Guidance,
+    Inputs,
+    PartPredictor,
+    Student,
+    TestInputs,
+    by_fold,
+)
 from cosup.student.exported import eval_transform
 from cosup.student.fit_network import Compute, Lesson, fit_network
 from cosup.student.meta_stage import MetaStage
@@ -96,13 +103,11 @@ class NetworkStudent(Student):
         """Class probabilities of its training samples, by its fold's network if cross-fitted."""
         if self.folds is None:
             return self.predict(inputs)
-        order = torch.argsort(self.folds, stable=True)
-        parts = []
-        for fold, network in enumerate(self.folds_):
-            rows = torch.nonzero(self.folds == fold)[:, 0]
-            if len(rows):
-                parts.append(predict_images(network, inputs[rows], self.compute))
-        return ProbTable.concat(parts).take(torch.argsort(order))
+        return by_fold(
+            self.folds,
+            self.section.cross_fit,
+            lambda fold, rows: predict_images(self.folds_[fold], inputs[rows], self.compute),
+        )
 
     def fit_parts(
         self, inputs: Inputs, targets: ProbTable, members: Sequence[Tensor]

@@ -25,6 +25,7 @@ def evidence(seed: int, size: int, teachers: int = 3, classes: int = 4) -> tuple
         coarse_probs=probs(size),
         global_probs=probs(size),
         local_probs=probs(size),
+        labels=torch.randint(-1, classes, (size,), generator=generator),
     )
     return found, weights
 

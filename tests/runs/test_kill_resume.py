@@ -17,6 +17,7 @@ SMALL = [
     "student.training.steps=40",
     "teachers.training.steps=40",
     "execution.shard_size=64",
+    "controls=[best_teacher, oracle_assignment, ceiling]",
 ]
 
 

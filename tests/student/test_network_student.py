@@ -69,7 +69,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def taught() -> NetworkStudent:
     """Long enough to have learnt something."""
     inputs, labels = part("student_train")
-    made = student(training={"steps": 120, "augment": {"crop": "padded", "padding": 1}})
+    made = student(training={"steps": 90, "augment": {"crop": "padded", "padding": 1}})
     made.update(inputs, ProbTable.one_hot(labels, 10), torch.ones(len(labels)))
     return made
 
@@ -112,7 +112,7 @@ def test_labels_teach_where_they_count() -> None:
     test, truth = part("test")
     right = []
     for weight in (0.0, 5.0):
-        made = student(objective=Objective(CrossEntropy(), 1.0, weight), training={"steps": 100})
+        made = student(objective=Objective(CrossEntropy(), 1.0, weight), training={"steps": 60})
         made.update(inputs, nonsense, ones, Guidance(labels=labels))
         right.append(float((made.predict(test).top()[0] == truth).float().mean()))
     assert right[0] < 0.2

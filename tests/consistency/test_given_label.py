@@ -1,0 +1,48 @@
+"""The filter on given labels: right on cases worked by hand, and on real wrong labels."""
+
+import pytest
+import torch
+from digits_task import digits_task
+
+from cosup.config import check_config
+from cosup.consistency import GivenLabel
+from cosup.errors import UserError
+from cosup.evidence import Evidence
+
+
+def test_a_sample_stays_where_its_teacher_says_its_label() -> None:
+    one, two = [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]
+    annotations = torch.tensor([[one, two], [one, two], [one, two], [[0.0] * 3, two]])
+    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    labels = torch.tensor([0, 0, -1, 2])  # agrees, differs, unknown, its teacher abstains
+    found = Evidence(torch.full((4, 3), 1 / 3), annotations, labels=labels)
+    assert GivenLabel().keep(found, weights).tolist() == [True, False, True, False]
+    assert GivenLabel(k=2).keep(found, weights).tolist() == [True, False, True, False]
+    assert GivenLabel(k=3).keep(found, weights).tolist() == [True, True, True, False]
+
+
+def test_it_rejects_wrong_labels_and_keeps_right_ones_on_real_digits() -> None:
+    task, _ = digits_task()
+    true = task.truth.labels
+    wrong = torch.rand(len(true), generator=torch.Generator().manual_seed(0)) < 0.4
+    labels = torch.where(wrong, (true + 3) % 10, true)
+    (_, annotations), *_ = task.levels[0].annotations.iter_dense(2**30)
+    found = Evidence(annotations[:, 0], annotations, labels=labels)
+    keep = GivenLabel().keep(found, torch.ones(len(true), 1))
+    assert (~keep)[wrong].float().mean() > 0.9
+    assert keep[~wrong].float().mean() > 0.8
+
+
+def test_labels_are_not_looked_at_where_the_student_may_not_see_them() -> None:
+    tree = {
+        "data": {"source": "digits"},
+        "student": {"backbone": {"name": "resnet18"}},
+        "rounds": {"consistency": ["given_label"]},
+    }
+    with pytest.raises(UserError, match=r"rounds.consistency.0: given_label: looks at labels"):
+        check_config(tree)
+    check_config({**tree, "rounds": {**tree["rounds"], "true_label_weight": 1.0}})
+    with pytest.raises(UserError, match=r"given_label: Evidence.labels is None"):
+        GivenLabel().keep(Evidence(torch.ones(1, 2), torch.ones(1, 1, 2)), torch.ones(1, 1))
+    with pytest.raises(UserError, match="k: 0"):
+        GivenLabel(k=0)
