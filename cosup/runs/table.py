@@ -64,9 +64,16 @@ def _add_control(table: Table, summary: Mapping[str, Any], name: str) -> None:
 
 
 def _spread(summary: Mapping[str, Any], number: str) -> str:
-    """The standard deviation over seeds, where several were run."""
+    """The deviation over seeds, where several were run; else, of episodes, the interval."""
     deviation = summary.get("over_seeds", {}).get(number, {}).get("deviation")
-    return "" if deviation is None else f" ± {percent(deviation)}"
+    if deviation is not None:
+        return f" ± {percent(deviation)}"
+    if not summary["measured"].startswith("over") or summary.get("over_seeds"):
+        return ""
+    found: Any = summary
+    for key in f"{number}_ci95".split("."):
+        found = found[key]
+    return rf" \[{percent(found[0])}, {percent(found[1])}]"
 
 
 def _pgr(student: Mapping[str, Any]) -> str:
@@ -80,6 +87,8 @@ def _pgr(student: Mapping[str, Any]) -> str:
 def _explain(summary: Mapping[str, Any]) -> str:
     last = summary["rounds"][-1]
     lines = []
+    if summary["measured"].startswith("over"):
+        lines.append("In brackets beside an accuracy: its 95 % interval over episodes.")
     if summary["student"]["pgr"] is not None:
         lines.append(
             "PGR, performance gap recovered: 0 is the best teacher alone (the floor), 100 the same "
