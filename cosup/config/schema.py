@@ -1,9 +1,10 @@
 """The whole config, section by section, in the order of the data's way."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from cosup.config.execution import ActorsSection, ExecutionSection, WorkersSection
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
@@ -12,6 +13,7 @@ from cosup.data.section import DataSection
 from cosup.section import Section
 
 __all__ = [
+    "ActorsSection",
     "Assigners",
     "Config",
     "ControlName",
@@ -22,6 +24,7 @@ __all__ = [
     "RoundsSection",
     "RunSection",
     "StudentSection",
+    "WorkersSection",
 ]
 
 ControlName = Literal[
@@ -47,25 +50,6 @@ class RunSection(Section):
     """Repeat the run with each of these seeds and aggregate; null runs `seed` alone."""
     output: str = "outputs"
     """The folder that holds run directories."""
-
-
-class ExecutionSection(Section):
-    """Where and how it runs; it changes no number beyond rounding."""
-
-    backend: Literal["local"] = "local"
-    """`local`: in this process."""
-    device: str = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of backbones' forward passes; auto is bfloat16 on GPUs that have it, else float32."""
-    workers: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    """Threads that decode images; auto is one per core, at most 16."""
-    batch_size: int = Field(default=64, gt=0)
-    """Images per forward pass."""
-    shard_size: int = Field(default=4096, gt=0)
-    """Samples per annotation shard: what is lost when a run is killed while annotating."""
-    cache: str | None = None
-    """Folder of features shared by runs; null is `.cache` within `run.output`."""
 
 
 class Config(Section):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from cosup.data.section import SPLITS, DataSection
 from cosup.data.sources import SOURCES, Collection
 from cosup.data.sources.base import COLUMNS
 from cosup.data.splits import codes, draw, split_samples, strata_of
-from cosup.errors import UserError, unknown_name
+from cosup.errors import RunError, UserError, unknown_name
 from cosup.evidence import Truth
 from cosup.seeds import numpy_generator
 
@@ -30,6 +31,18 @@ Rows = NDArray[np.int64]
 
 TRAINING = ("teacher_train", "student_train")
 """The splits that something is trained on."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What one process has found out about the samples, so that another need not look again.
+
+    broken: names that were set aside. fingerprint: of the images. digest: of the sample table.
+    """
+
+    broken: tuple[str, ...]
+    fingerprint: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,10 @@ class ImageData:
         images = table["image"].to_numpy(np.int64)
         return replace(self, table=table, fingerprint=self.images.fingerprint(images))
 
+    def known(self) -> Known:
+        """What `load_data` needs to give these samples again without looking at the images."""
+        return Known(self.broken, self.fingerprint, _digest(self.table))
+
     def split_fingerprint(self, split: str) -> str:
         """A hash of a split's images, names, true and given labels and domains, in their order."""
         part = self.table.iloc[self.rows(split)]
@@ -111,17 +128,28 @@ class ImageData:
         return digest.hexdigest()
 
 
-def load_data(section: DataSection, seed: int, workers: int, cache: Path | None) -> ImageData:
+def load_data(
+    section: DataSection,
+    seed: int,
+    workers: int,
+    cache: Path | None,
+    known: Known | None = None,
+) -> ImageData:
     """List the samples, draw those asked for, set broken ones aside, and split.
 
     workers: threads that decode while checking. cache: a folder that keeps which files were found
-    good. `UserError` for every way in which the data are not as they should be.
+    good. known: what another process found out about the same samples; no image is looked at.
+    `UserError` for every way in which the data are not as they should be, `RunError` if they are
+    not those that are known.
     """
     collection = SOURCES.build(section.source).load()
     check_ids(collection.table)
     collection = _grouped(collection, section.group_by)
     collection = _limited(collection, section, seed)
-    collection, broken = _sound(collection, section, workers, cache)
+    if known is None:
+        collection, broken = _sound(collection, section, workers, cache)
+    else:
+        collection, broken = _without(collection, known.broken), known.broken
     novel = novel_validation = None
     if section.few_shot is not None:
         parts = class_parts(collection.classes, collection.roles, section.few_shot, seed)
@@ -130,12 +158,20 @@ def load_data(section: DataSection, seed: int, workers: int, cache: Path | None)
             novel_validation = _set_aside(of_classes(collection, parts.validation), "validation")
         collection = of_classes(collection, parts.base, unlabelled=True)
     table = _split(collection, section, seed)
+    table = table.assign(given=_given(table, collection.classes, section, seed))
+    if known is not None and known.digest != _digest(table):
+        raise RunError(
+            f"data: the {len(table)} samples found here are not those that the run was started "
+            "with; every node must see the same data"
+        )
     return ImageData(
-        table.assign(given=_given(table, collection.classes, section, seed)),
+        table,
         collection.classes,
         collection.domains,
         collection.images,
-        collection.images.fingerprint(table["image"].to_numpy(np.int64)),
+        collection.images.fingerprint(table["image"].to_numpy(np.int64))
+        if known is None
+        else known.fingerprint,
         broken,
         drawn=section.splits != "given",
         share_train=section.share_train,
@@ -238,8 +274,24 @@ def _sound(
     places = sorted(broken)
     names = [str(name) for name in table["sample_id"].iloc[places]]
     report_broken(names, [broken[place] for place in places], len(table), section.max_broken)
-    sound = table.drop(index=places).reset_index(drop=True)
-    return replace(collection, table=sound), tuple(names)
+    return _without(collection, names), tuple(names)
+
+
+def _without(collection: Collection, names: Sequence[str]) -> Collection:
+    """The collection without the samples of these names."""
+    table = collection.table
+    kept = table[~table["sample_id"].isin(list(names))].reset_index(drop=True)
+    return replace(collection, table=kept)
+
+
+def _digest(table: pd.DataFrame) -> str:
+    """A hash of the samples' names, labels, domains and splits, in their order."""
+    digest = hashlib.sha256()
+    for column in ("sample_id", "split"):
+        digest.update("\x1f".join(table[column]).encode(errors="surrogateescape"))
+    for column in ("label", "domain", "given", "image"):
+        digest.update(table[column].to_numpy(np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def _wanted(section: DataSection) -> set[str]:

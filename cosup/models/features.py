@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +34,8 @@ class Extractor(Protocol):
         """uint8 images [B, 3, H, W] -> features [B, num_features] float32."""
 
 
-Batches = Callable[[np.ndarray], Iterator[Tensor]]
+Blocks = Callable[[int], Iterator[Tensor]]
+"""The features float16 [b, D] of the rows from this one on, in order."""
 
 SAVE_EVERY = 2048  # rows between saved progress: what a killed extraction does again
 LARGEST = 65504.0  # of float16
@@ -52,26 +52,25 @@ def has_features(cache: Path, key: str) -> bool:
 
 
 def cached_features(
-    backbone: Extractor,
-    batches: Batches,
-    rows: int,
+    blocks: Blocks,
+    shape: tuple[int, int],
     cache: Path,
     key: str,
     on_rows: Callable[[int], None] | None = None,
+    name: str = "",
 ) -> Tensor:
-    """The features [rows, D] float16, memory-mapped (privately: writes stay in memory).
+    """The features of this shape [N, D] float16, memory-mapped (privately: writes stay in memory).
 
-    `batches(numbers)` yields the uint8 images [b, 3, H, W] of these rows, in order. `on_rows` is
-    told the number of rows that are done. Raises `RunError` on a full disk, on features that are
-    not finite, or if `batches` gives another number of images.
+    `blocks(start)` yields those of the rows from `start` on, in order (see `feature_blocks`).
+    `on_rows` is told the number of rows that are done; `name` is noted beside them. Raises
+    `RunError` on a full disk, or if `blocks` gives another number of rows.
     """
     folder = cache / "features" / key
-    shape = (rows, backbone.num_features)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             if not _is_done(folder, shape):
-                _extract(backbone, batches, folder, shape, on_rows)
+                _extract(blocks, folder, shape, on_rows, name)
     return _open(folder, shape)
 
 
@@ -101,11 +100,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _extract(
-    backbone: Extractor,
-    batches: Batches,
+    blocks: Blocks,
     folder: Path,
     shape: tuple[int, int],
     on_rows: Callable[[int], None] | None,
+    name: str,
 ) -> None:
     """Write what is missing of `features.part`, then give it its name."""
     done = _progress(folder, shape)
@@ -115,7 +114,7 @@ def _extract(
         file.truncate(done * shape[1] * 2)
         file.seek(0, os.SEEK_END)
         saved = done
-        for block in _blocks(backbone, batches(np.arange(done, shape[0]))):
+        for block in blocks(done):
             file.write(block.numpy().data)
             done += len(block)
             if done - saved >= SAVE_EVERY:  # between batches: a resumed run cuts the same ones
@@ -128,13 +127,16 @@ def _extract(
     if done != shape[0]:
         raise RunError(f"features: {done} images were read, expected {shape[0]}")
     (folder / "features.part").replace(folder / "features.f16")
-    _write_json(folder / "meta.json", {**_meta(shape, done), "backbone": backbone.name})
+    _write_json(folder / "meta.json", {**_meta(shape, done), "backbone": name})
     (folder / "progress.json").unlink(missing_ok=True)
 
 
-def _blocks(backbone: Extractor, images: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Features [b, D] float16 on the CPU. A batch is copied back only after the next one has been
-    launched, so an accelerator never waits for the file."""
+def feature_blocks(backbone: Extractor, images: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Features [b, D] float16 on the CPU of each batch of uint8 images [b, 3, H, W].
+
+    A batch is copied back only after the next one has been launched, so an accelerator never waits
+    for the file. Raises `RunError` for features that are not finite.
+    """
     waiting: Tensor | None = None
     for batch in images:
         with torch.inference_mode():

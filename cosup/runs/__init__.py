@@ -2,26 +2,43 @@
 timm and pandas are slow to load."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
 from cosup.config.schema import Config
+from cosup.errors import UserError
+
+if TYPE_CHECKING:
+    from cosup.runs.backend import Backend
 
 
 def run_config(
-    config: Config, directory: Path, resume: bool = False, overwrite: bool = False
+    config: Config,
+    directory: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    backend: "Backend | None" = None,
 ) -> dict[str, Any]:
     """Run a config, once or for each of `run.seeds` and of `rounds.losses`; the content of
-    `summary.json`."""
+    `summary.json`.
+
+    backend: who computes; None is this process. `cosup.cluster.run_config` takes the one that
+    `execution.backend` names. Raises `UserError` and `RunError` as `run_one` does.
+    """
+    if backend is None and config.execution.backend != "local":
+        raise UserError(
+            f"execution.backend: {config.execution.backend} is run by cosup.cluster.run_config, or "
+            "by `cosup run`"
+        )
     from cosup.runs.ablation import run_ablation
     from cosup.runs.pipeline import run_one
     from cosup.runs.repeat import run_seeds
 
     if config.rounds.losses is not None:
-        return run_ablation(config, directory, resume=resume, overwrite=overwrite)
+        return run_ablation(config, directory, resume=resume, overwrite=overwrite, backend=backend)
     run = run_one if config.run.seeds is None else run_seeds
-    return run(config, directory, resume=resume, overwrite=overwrite)
+    return run(config, directory, resume=resume, overwrite=overwrite, backend=backend)
 
 
 def describe_run(summary: dict[str, Any], directory: Path) -> RenderableType:

@@ -18,6 +18,7 @@ from cosup.data.table import load_data
 from cosup.errors import UserError
 from cosup.files import write_json
 from cosup.registry import Choice
+from cosup.runs.backend import Backend
 from cosup.runs.check import check_task
 from cosup.runs.choose_loss import with_loss
 from cosup.runs.directory import RunDirectory
@@ -35,7 +36,12 @@ LONGEST = 60
 
 
 def run_ablation(
-    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+    config: Config,
+    directory: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    backend: Backend | None = None,
 ) -> dict[str, Any]:
     """Run every loss of `rounds.losses` on every seed; the content of `directory/summary.json`.
 
@@ -59,6 +65,7 @@ def run_ablation(
                 run.path / name,
                 resume=run.resumed,
                 shared=None if name == names[0] else first,
+                backend=backend,
             )
         correct = {
             name: [load_correct(path) for path in _folders(run.path / name, config)]

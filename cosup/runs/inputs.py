@@ -1,5 +1,6 @@
 """What the student of a run reads, and what it is measured on: features, images, or episodes."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from cosup.student.base import Inputs, TestInputs
 from cosup.teachers.base import Resources, Teacher
 from cosup.teachers.features import cached_part, feature_source
 from cosup.teachers.store import AnnotationStore
+
+log = logging.getLogger(__name__)
 
 PROVENANCE = "teacher_train"
 
@@ -142,8 +145,10 @@ def _features(config: Config, data: ImageData, resources: Resources) -> dict[str
         source = feature_source(config.student.backbone, resources)
     found = {}
     for split in splits:
-        with progress(f"features of {source.backbone.name}", len(cached_part(data, split))) as show:
+        name = source.backbone.name
+        with progress(f"features of {name}", len(cached_part(data, split))) as show:
             found[split] = source.of_split(data, split, _steps(show))
+        log.info("features of %s: %s, %d samples", name, split, len(found[split]))
     return found
 
 

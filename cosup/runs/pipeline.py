@@ -14,6 +14,7 @@ from cosup.files import write_json
 from cosup.probabilities import ProbTable
 from cosup.report.overview import draw_overview
 from cosup.runs.assemble import Prepared
+from cosup.runs.backend import Backend, Local
 from cosup.runs.choose_loss import STAGE as CHOICE
 from cosup.runs.choose_loss import chosen_loss
 from cosup.runs.directory import RunDirectory
@@ -45,11 +46,12 @@ def run_one(
     resume: bool = False,
     overwrite: bool = False,
     shared: Path | None = None,
+    backend: Backend | None = None,
 ) -> dict[str, Any]:
     """Run a config with its one seed; the content of `summary.json`.
 
     shared: the directory of a finished run that differs in its loss alone; what no loss changes is
-    taken over from it.
+    taken over from it. backend: who computes; None is this process.
 
     Raises `UserError` for what can be mended (nothing is half-written), and `RunError` for a
     failure on the way, after which `resume` goes on with the stage that was cut.
@@ -67,15 +69,15 @@ def run_one(
             run.path / "environment.json",
             describe_environment(config),
         )
-        summary = _run(config, run, recorder)
+        summary = _run(config, run, recorder, backend or Local())
         write_json(run.path / "summary.json", summary)
         run.finish("summary", summary)
         return summary
 
 
-def _run(config: Config, run: RunDirectory, recorder: Recorder) -> dict[str, Any]:
+def _run(config: Config, run: RunDirectory, recorder: Recorder, backend: Backend) -> dict[str, Any]:
     seed = config.run.seed
-    prepared = prepare(config, run, recorder)
+    prepared = prepare(config, run, recorder, backend)
     chosen, choice = chosen_loss(config, prepared, run, seed)
     rounds = finish_rounds(chosen, prepared, run, recorder, seed)
     keep_correct(run, prepared.test, test_probs(run, len(rounds), prepared.test.answers))

@@ -12,23 +12,24 @@ from cosup.config.schema import Config
 from cosup.data.table import ImageData, load_data
 from cosup.models.device import resolve_device, resolve_precision
 from cosup.runs.assemble import BUDGET_GENERALIST, Prepared, assemble
+from cosup.runs.backend import Backend, TeacherGroup
 from cosup.runs.check import check_task
 from cosup.runs.directory import RunDirectory
 from cosup.runs.inputs import student_reads
 from cosup.runs.logs import Pace, progress
 from cosup.runs.records import Recorder
-from cosup.teachers.annotate import annotate, open_store
-from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.annotate import open_store
+from cosup.teachers.base import Resources, Teacher, Training
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.store import AnnotationStore
-from cosup.teachers.train import check_teachers, obtain_level
+from cosup.teachers.train import check_teachers, obtain_level, planned_steps, teacher_groups
 
 log = logging.getLogger(__name__)
 
 MOST_THREADS = 16
 
 
-def prepare(config: Config, run: RunDirectory, recorder: Recorder) -> Prepared:
+def prepare(config: Config, run: RunDirectory, recorder: Recorder, backend: Backend) -> Prepared:
     """Load and split the data, train the teachers, let them annotate, extract features.
 
     What can be seen to be wrong before training is raised before it, as `UserError`.
@@ -39,15 +40,16 @@ def prepare(config: Config, run: RunDirectory, recorder: Recorder) -> Prepared:
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     check_task(config, hierarchy, data)
     check_teachers(hierarchy, config.teachers, data, seed=config.run.seed, resources=resources)
+    resources = backend.begin(config, data, resources)
     with timed(run, "features"):
         reads = student_reads(config, data, resources)
     with timed(run, "teachers"):
-        levels = train_hierarchy(config, hierarchy, data, resources, run, recorder)
+        levels = train_hierarchy(config, hierarchy, data, resources, run, recorder, backend)
     with timed(run, "annotate"):
         store = open_store(run.folder("annotations"), data, config.execution.shard_size)
-        everyone = [teacher for level in levels for teacher in level]
-        with progress("annotating", _missing(everyone, store)) as advance:
-            annotate(everyone, data, store, resources, on_shard=lambda *_: advance(1))
+        _annotate(
+            [teacher for level in levels for teacher in level], data, store, resources, backend
+        )
     scratch = run.path / "checkpoints" / "training"
     return assemble(config, data, levels, store, reads, resources, scratch)
 
@@ -55,6 +57,8 @@ def prepare(config: Config, run: RunDirectory, recorder: Recorder) -> Prepared:
 def make_resources(config: Config) -> Resources:
     """Device, precision, threads and cache of the `execution` section, made definite."""
     execution = config.execution
+    if execution.threads != "auto":
+        torch.set_num_threads(execution.threads)
     device = resolve_device(execution.device)
     usable = min(MOST_THREADS, torch.get_num_threads())
     workers = usable if execution.workers == "auto" else execution.workers
@@ -74,53 +78,62 @@ def train_hierarchy(
     resources: Resources,
     run: RunDirectory,
     recorder: Recorder,
+    backend: Backend,
 ) -> list[list[Teacher]]:
     """Every level's teachers; last, on a level of its own, the generalist with their budget."""
-    folder = run.folder("teachers")
-
-    paces: dict[str, Pace] = {}
+    folder, paces = run.folder("teachers"), dict[str, Pace]()
 
     def record(name: str, step: int, loss: float) -> None:
         paces.setdefault(name, Pace(f"teacher {name}"))(step, loss)
         if step == 1 or step % 50 == 0:
             recorder.scalar(f"teachers/{name}", loss, step)
 
+    parts = list(_parts(config, hierarchy, data))
+    groups = [(g, section) for specs, section in parts for g in teacher_groups(specs, section)]
+    training = Training(config.teachers, data, config.run.seed, resources, record, folder)
+    backend.train(groups, training, folder)
     levels = [
         obtain_level(
             specs,
-            config.teachers,
+            section,
             data,
             seed=config.run.seed,
             resources=resources,
             directory=folder,
             on_step=record,
         )
-        for specs in hierarchy
+        for specs, section in parts
     ]
-    if BUDGET_GENERALIST in config.controls:
-        steps = sum(teacher.steps for teacher in levels[-1])
-        budget = config.teachers.training.model_copy(update={"steps": steps, "epochs": None})
-        section = config.teachers.model_copy(update={"training": budget})
-        spec = TeacherSpec(BUDGET_GENERALIST, len(levels))
-        levels.append(
-            obtain_level(
-                [spec],
-                section,
-                data,
-                seed=config.run.seed,
-                resources=resources,
-                directory=folder,
-                on_step=record,
-            )
-        )
     for teacher in (teacher for level in levels for teacher in level):
         if teacher.steps:
-            log.info("teacher %s: %d steps", teacher.name, teacher.steps)
+            log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)
     return levels
 
 
-def _missing(teachers: Sequence[Teacher], store: AnnotationStore) -> int:
-    return sum(len(store.missing(split, t)) for t in teachers for split in store.sizes)
+def _parts(config: Config, hierarchy: Hierarchy, data: ImageData) -> Iterator[TeacherGroup]:
+    """Every level's teachers and what they are made with."""
+    for specs in hierarchy:
+        yield specs, config.teachers
+    if BUDGET_GENERALIST in config.controls:
+        steps = sum(planned_steps(spec, config.teachers, data) for spec in hierarchy[-1])
+        budget = config.teachers.training.model_copy(update={"steps": steps, "epochs": None})
+        section = config.teachers.model_copy(update={"training": budget})
+        yield [TeacherSpec(BUDGET_GENERALIST, len(hierarchy))], section
+
+
+def _annotate(
+    teachers: Sequence[Teacher],
+    data: ImageData,
+    store: AnnotationStore,
+    resources: Resources,
+    backend: Backend,
+) -> None:
+    """Let these teachers annotate what they have not, and say so."""
+    missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
+    with progress("annotating", sum(missing.values())) as advance:
+        backend.annotate(teachers, data, store, resources, lambda *_: advance(1))
+    for name in (name for name, count in missing.items() if count):
+        log.info("teacher %s: annotated %d samples", name, sum(store.sizes.values()))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from cosup.config.schema import Config
 from cosup.errors import UserError
 from cosup.files import write_json
+from cosup.runs.backend import Backend
 from cosup.runs.directory import RunDirectory
 from cosup.runs.pipeline import run_one
 from cosup.runs.spread import spread
@@ -22,10 +23,12 @@ def run_seeds(
     resume: bool = False,
     overwrite: bool = False,
     shared: Path | None = None,
+    backend: Backend | None = None,
 ) -> dict[str, Any]:
     """Run each seed in `directory/seed-K`, then write their means to `directory/summary.json`.
 
-    shared: the finished directory of these seeds with another loss, as in `run_one`.
+    shared: the finished directory of these seeds with another loss, as in `run_one`. backend: who
+    computes, as in `run_one`.
     """
     seeds = config.run.seeds
     assert seeds is not None
@@ -39,7 +42,7 @@ def run_seeds(
             )
             other = None if shared is None else shared / f"seed-{seed}"
             path = run.path / f"seed-{seed}"
-            summaries.append(run_one(one, path, resume=run.resumed, shared=other))
+            summaries.append(run_one(one, path, resume=run.resumed, shared=other, backend=backend))
         summary = aggregate(summaries)
         write_json(run.path / "summary.json", summary)
         return summary

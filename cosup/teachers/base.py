@@ -18,9 +18,11 @@ from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.models.backbones import hash_tensors
+from cosup.models.section import BackboneSection
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [
+    "Blocks",
     "OnStep",
     "Resources",
     "Rows",
@@ -38,12 +40,18 @@ OnStep = Callable[[str, int, float], None]
 from 1, and the mean loss."""
 
 
+Blocks = Callable[[BackboneSection, ImageData, str, int], Iterator[Tensor] | None]
+"""Who else extracts features: (backbone, data, split, first row of what is cached with the split)
+-> blocks float16 [b, D] from that row to the last, in order; None leaves it to this process."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What teachers compute with.
 
     workers: threads that decode. batch_size: images per forward pass. cache: the folder of
-    features. memo: features already opened in this process.
+    features. memo: features already opened in this process. blocks: who extracts features in this
+    process's stead.
     """
 
     device: torch.device
@@ -51,6 +59,7 @@ class Resources:
     workers: int
     batch_size: int
     cache: Path
+    blocks: Blocks | None = field(default=None, repr=False, compare=False)
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 

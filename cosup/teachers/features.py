@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.data.decode import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
 from cosup.models.backbones import Backbone, load_backbone
-from cosup.models.features import cached_features, features_key
+from cosup.models.features import cached_features, feature_blocks, features_key
 from cosup.models.networks import InputSpec
 from cosup.models.section import BackboneSection
 from cosup.teachers.base import Resources, Rows
@@ -27,6 +26,7 @@ def eval_transform(spec: InputSpec) -> EvalTransform:
 
 def split_features(
     backbone: Backbone,
+    section: BackboneSection,
     data: ImageData,
     split: str,
     resources: Resources,
@@ -43,10 +43,17 @@ def split_features(
     transform = eval_transform(backbone.input)
     key = features_key(backbone.identity, transform.key, part.fingerprint)
 
-    def batches(numbers: NDArray[np.int64]) -> Iterator[Tensor]:
-        return image_batches(part, numbers, transform, resources.batch_size, resources.workers)
+    def blocks(start: int) -> Iterator[Tensor]:
+        if resources.blocks is not None:
+            elsewhere = resources.blocks(section, data, split, start)
+            if elsewhere is not None:
+                return elsewhere
+        rows = np.arange(start, len(part))
+        images = image_batches(part, rows, transform, resources.batch_size, resources.workers)
+        return feature_blocks(backbone, images)
 
-    found = cached_features(backbone, batches, len(part), resources.cache, key, on_rows)
+    shape = (len(part), backbone.num_features)
+    found = cached_features(blocks, shape, resources.cache, key, on_rows, backbone.name)
     return found[torch.from_numpy(rows)] if data.drawn else found
 
 
@@ -60,6 +67,7 @@ class FeatureSource:
     """Where teachers that read the same backbone get their features."""
 
     backbone: Backbone
+    section: BackboneSection
     resources: Resources
 
     @property
@@ -73,7 +81,9 @@ class FeatureSource:
         """Features [n, D] float16 of a split, in the order of its rows."""
         memo = f"features {self.key} {data.split_fingerprint(split)}"
         if memo not in self.resources.memo:
-            found = split_features(self.backbone, data, split, self.resources, on_rows)
+            found = split_features(
+                self.backbone, self.section, data, split, self.resources, on_rows
+            )
             self.resources.memo[memo] = found
         features: Tensor = self.resources.memo[memo]
         return features
@@ -94,6 +104,6 @@ def feature_source(section: BackboneSection, resources: Resources) -> FeatureSou
     memo = f"backbone {section.model_dump_json()}"
     if memo not in resources.memo:
         backbone = load_backbone(section, resources.device, resources.precision)
-        resources.memo[memo] = FeatureSource(backbone, resources)
+        resources.memo[memo] = FeatureSource(backbone, section, resources)
     source: FeatureSource = resources.memo[memo]
     return source

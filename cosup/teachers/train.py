@@ -13,7 +13,7 @@ from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import unknown_name
 from cosup.files import save_tensors, write_json
-from cosup.teachers.base import OnStep, Resources, Teacher, Training
+from cosup.teachers.base import OnStep, Resources, Teacher, Training, training_rows
 from cosup.teachers.callable import PREFIX, CallableTeacher
 from cosup.teachers.external import file_digest
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
@@ -25,10 +25,15 @@ from cosup.teachers.timm_model import NetworkTeacher
 __all__ = [
     "KINDS",
     "check_teachers",
+    "keep_group",
+    "kept_group",
     "kind_of",
     "load_teacher",
     "obtain_level",
+    "planned_steps",
     "save_teacher",
+    "teacher_groups",
+    "train_group",
     "train_level",
     "train_teacher",
 ]
@@ -134,27 +139,60 @@ def obtain_level(
     """
     training = Training(section, data, seed, resources, on_step, directory)
     made: dict[str, Teacher] = {}
-    for kind in KINDS.values():
-        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
-        together = kind.kind in LINEAR and bool(chosen)
-        for group in [chosen] if together else [[spec] for spec in chosen]:
-            made.update((t.name, t) for t in _obtain(kind, group, training, directory))
+    for group in teacher_groups(specs, section):
+        teachers = kept_group(group, training, directory)
+        if teachers is None:
+            teachers = train_group(group, training)
+            keep_group(teachers, training, directory)
+        made.update((teacher.name, teacher) for teacher in teachers)
     return [made[spec.name] for spec in specs]
 
 
-def _obtain(
-    kind: type[Teacher], specs: Sequence[TeacherSpec], training: Training, directory: Path
-) -> list[Teacher]:
+def teacher_groups(
+    specs: Sequence[TeacherSpec], section: TeachersSection
+) -> list[list[TeacherSpec]]:
+    """A level's teachers by what is trained at once: linear ones together, others one by one."""
+    groups = []
+    for kind in KINDS.values():
+        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
+        if chosen:
+            groups += [chosen] if kind.kind in LINEAR else [[spec] for spec in chosen]
+    return groups
+
+
+def planned_steps(spec: TeacherSpec, section: TeachersSection, data: ImageData) -> int:
+    """The optimiser steps that a teacher will be trained for; 0 for those made elsewhere.
+
+    Raises `UserError` if its scope holds no sample.
+    """
+    made_here = kind_of(spec, section) not in (TableTeacher, CallableTeacher)
+    if not made_here or section.model.checkpoint is not None:
+        return 0
+    return section.training.total_steps(len(training_rows(spec, data)))
+
+
+def train_group(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+    """The teachers of a group (`teacher_groups`), trained (or read) anew; raises as
+    `train_level`."""
+    return kind_of(specs[0], training.section).train(specs, training)
+
+
+def kept_group(
+    specs: Sequence[TeacherSpec], training: Training, directory: Path
+) -> list[Teacher] | None:
+    """The teachers of a group if `directory` holds them all."""
     companions = tuple(spec.name for spec in specs)
     found = [load_teacher(spec, training, directory, companions) for spec in specs]
     teachers = [teacher for teacher in found if teacher is not None]
-    if len(teachers) == len(specs):
-        return teachers
-    teachers = kind.train(specs, training)
+    return teachers if len(teachers) == len(specs) else None
+
+
+def keep_group(teachers: Sequence[Teacher], training: Training, directory: Path) -> None:
+    """Keep a group that was trained; what its trainings had left for a resumed run goes."""
+    companions = tuple(teacher.name for teacher in teachers)
     for teacher in teachers:
         save_teacher(teacher, training, directory, companions)
         (directory / f"{teacher.name}.state").unlink(missing_ok=True)
-    return teachers
 
 
 def save_teacher(

@@ -28,7 +28,7 @@ from cosup.data.decode import image_batches
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.models.backbones import Backbone, load_backbone
-from cosup.models.features import cached_features
+from cosup.models.features import cached_features, feature_blocks
 from cosup.models.section import BackboneSection
 from cosup.teachers.features import eval_transform
 
@@ -74,9 +74,14 @@ def decoding(backbone: Backbone, data: ImageData) -> float:
 
 def extract(backbone: Backbone, batches: Batches, count: int) -> float:
     """Seconds of an extraction into an empty cache."""
+
+    def blocks(start: int) -> Iterator[Tensor]:
+        return feature_blocks(backbone, batches(np.arange(start, count)))
+
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        cached_features(backbone, batches, count, Path(folder), "bench")
+        shape = (count, backbone.num_features)
+        cached_features(blocks, shape, Path(folder), "bench")
         return time.perf_counter() - start
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from torch import Tensor
 from cosup.errors import RunError
 from cosup.models import features as cache_module
 from cosup.models.backbones import Backbone, load_backbone
-from cosup.models.features import cached_features, features_key, has_features
+from cosup.models.features import (
+    cached_features,
+    feature_blocks,
+    features_key,
+    has_features,
+)
 from cosup.models.section import BackboneSection
 
 ROWS = 23
@@ -51,10 +56,26 @@ class Reader:
             yield IMAGES[part]
 
 
+def cached(
+    backbone: Any,
+    batches: Callable[[np.ndarray], Iterator[Tensor]],
+    rows: int,
+    cache: Path,
+    key: str,
+    on_rows: Callable[[int], None] | None = None,
+) -> Tensor:
+    """The features of images that are read as `batches(rows)`."""
+
+    def blocks(start: int) -> Iterator[Tensor]:
+        return feature_blocks(backbone, batches(np.arange(start, rows)))
+
+    return cached_features(blocks, (rows, backbone.num_features), cache, key, on_rows)
+
+
 def test_rows_are_the_backbones_features(backbone: Backbone, tmp_path: Path) -> None:
     seen: list[int] = []
     assert not has_features(tmp_path, "key")
-    found = cached_features(backbone, Reader(), ROWS, tmp_path, "key", seen.append)
+    found = cached(backbone, Reader(), ROWS, tmp_path, "key", seen.append)
     with torch.inference_mode():
         expected = backbone(IMAGES)
     assert found.dtype == torch.float16
@@ -64,28 +85,28 @@ def test_rows_are_the_backbones_features(backbone: Backbone, tmp_path: Path) -> 
 
 
 def test_features_are_computed_once(backbone: Backbone, tmp_path: Path) -> None:
-    first = cached_features(backbone, Reader(), ROWS, tmp_path, "key")
+    first = cached(backbone, Reader(), ROWS, tmp_path, "key")
     reader = Reader()
-    again = cached_features(backbone, reader, ROWS, tmp_path, "key")
+    again = cached(backbone, reader, ROWS, tmp_path, "key")
     assert reader.asked == []
     assert torch.equal(first, again)
 
 
 def test_writing_to_what_was_read_leaves_the_file_alone(backbone: Backbone, tmp_path: Path) -> None:
-    cached_features(backbone, Reader(), ROWS, tmp_path, "key").zero_()
-    assert cached_features(backbone, Reader(), ROWS, tmp_path, "key").abs().sum() > 0
+    cached(backbone, Reader(), ROWS, tmp_path, "key").zero_()
+    assert cached(backbone, Reader(), ROWS, tmp_path, "key").abs().sum() > 0
 
 
 def test_an_extraction_that_was_cut_goes_on_where_it_was(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = cached_features(backbone, Reader(), ROWS, tmp_path, "whole")
+    whole = cached(backbone, Reader(), ROWS, tmp_path, "whole")
     monkeypatch.setattr(cache_module, "SAVE_EVERY", 8)
     with pytest.raises(KeyboardInterrupt):
-        cached_features(backbone, Reader(fail_after=18), ROWS, tmp_path, "cut")
+        cached(backbone, Reader(fail_after=18), ROWS, tmp_path, "cut")
     assert not has_features(tmp_path, "cut")
     reader = Reader()
-    found = cached_features(backbone, reader, ROWS, tmp_path, "cut")
+    found = cached(backbone, reader, ROWS, tmp_path, "cut")
     assert reader.asked == list(range(8, ROWS))
     assert torch.equal(found, whole)
 
@@ -93,6 +114,7 @@ def test_an_extraction_that_was_cut_goes_on_where_it_was(
 # Stands in for a backbone, so that the process to be killed starts quickly: no timm.
 SUMS = """
 import sys, time
+import numpy as np
 from pathlib import Path
 import torch
 from cosup.models import features
@@ -110,7 +132,15 @@ def slow(rows):
 slow.delay, slow.asked = True, []
 features.SAVE_EVERY = 4
 """
-RUN = SUMS + 'features.cached_features(Sums(), slow, 23, Path(sys.argv[1]), "key")'
+RUN = (
+    SUMS
+    + """
+def blocks(start):
+    return features.feature_blocks(Sums(), slow(np.arange(start, 23)))
+
+features.cached_features(blocks, (23, 3), Path(sys.argv[1]), "key")
+"""
+)
 
 
 def test_a_real_kill_loses_no_saved_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +158,7 @@ def test_a_real_kill_loses_no_saved_row(tmp_path: Path, monkeypatch: pytest.Monk
     names: dict[str, Any] = {}
     exec(SUMS, names)
     names["slow"].delay = False
-    found = cached_features(names["Sums"](), names["slow"], ROWS, tmp_path, "key")
+    found = cached(names["Sums"](), names["slow"], ROWS, tmp_path, "key")
     assert 0 < saved < ROWS
     assert names["slow"].asked == list(range(saved, ROWS))
     torch.testing.assert_close(found.float(), IMAGES.float().mean((2, 3)), rtol=1e-3, atol=0.1)
@@ -137,10 +167,10 @@ def test_a_real_kill_loses_no_saved_row(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_damaged_file_or_other_rows_are_extracted_again(
     backbone: Backbone, tmp_path: Path
 ) -> None:
-    whole = cached_features(backbone, Reader(), ROWS, tmp_path, "key").clone()
+    whole = cached(backbone, Reader(), ROWS, tmp_path, "key").clone()
     os.truncate(tmp_path / "features" / "key" / "features.f16", 100)
-    assert torch.equal(cached_features(backbone, Reader(), ROWS, tmp_path, "key"), whole)
-    shorter = cached_features(backbone, Reader(), ROWS - 3, tmp_path, "key")
+    assert torch.equal(cached(backbone, Reader(), ROWS, tmp_path, "key"), whole)
+    shorter = cached(backbone, Reader(), ROWS - 3, tmp_path, "key")
     torch.testing.assert_close(shorter, whole[:-3], rtol=1e-2, atol=1e-2)
 
 
@@ -153,7 +183,7 @@ def test_two_runs_dont_write_the_same(backbone: Backbone, tmp_path: Path) -> Non
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield IMAGES
 
-    cached_features(backbone, reader, ROWS, tmp_path, "key")
+    cached(backbone, reader, ROWS, tmp_path, "key")
     with (tmp_path / "features" / "key" / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -172,10 +202,10 @@ def test_a_full_disk_is_said_and_the_work_kept(
 
     monkeypatch.setattr(cache_module, "_sync", full)
     with pytest.raises(RunError, match="disk full"):
-        cached_features(backbone, Reader(), ROWS, tmp_path, "key")
+        cached(backbone, Reader(), ROWS, tmp_path, "key")
     monkeypatch.setattr(cache_module, "_sync", real)
     reader = Reader()
-    cached_features(backbone, reader, ROWS, tmp_path, "key")
+    cached(backbone, reader, ROWS, tmp_path, "key")
     assert reader.asked == list(range(8, ROWS))
 
 
@@ -183,14 +213,14 @@ def test_the_wrong_number_of_images_and_broken_weights_are_errors(
     backbone: Backbone, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match="23 images were read, expected 30"):
-        cached_features(backbone, lambda rows: iter([IMAGES]), 30, tmp_path, "more")
+        cached(backbone, lambda rows: iter([IMAGES]), 30, tmp_path, "more")
     broken = load_backbone(
         BackboneSection(name="test_resnet", weights=None, image_size=32), torch.device("cpu")
     )
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
     with pytest.raises(RunError, match="'test_resnet' gave values that are not finite"):
-        cached_features(broken, Reader(), ROWS, tmp_path, "broken")
+        cached(broken, Reader(), ROWS, tmp_path, "broken")
 
 
 def test_the_key_depends_on_each_of_its_parts() -> None:
@@ -200,5 +230,5 @@ def test_the_key_depends_on_each_of_its_parts() -> None:
 
 
 def test_no_rows_are_no_features(backbone: Backbone, tmp_path: Path) -> None:
-    found = cached_features(backbone, Reader(), 0, tmp_path, "none")
+    found = cached(backbone, Reader(), 0, tmp_path, "none")
     assert found.shape == (0, backbone.num_features)

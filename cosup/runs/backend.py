@@ -1,0 +1,67 @@
+"""Where a run computes: in this process, or wherever another backend does the same work.
+
+A backend only does work ahead: what it trains, annotates and extracts lands where the code of a
+local run looks for it, and that code goes on from there. So both give the same numbers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from cosup.config.schema import Config
+from cosup.config.teachers import TeachersSection
+from cosup.data.table import ImageData
+from cosup.teachers.annotate import OnShard, annotate
+from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.store import AnnotationStore
+
+__all__ = ["Backend", "Local", "TeacherGroup"]
+
+TeacherGroup = tuple[Sequence[TeacherSpec], TeachersSection]
+"""Teachers that are trained at once, and with what."""
+
+
+class Backend(Protocol):
+    """Who computes."""
+
+    def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
+        """A run of this config begins; what its teachers and its student compute with."""
+        ...
+
+    def train(self, groups: Sequence[TeacherGroup], training: Training, directory: Path) -> None:
+        """Train teachers, so that `directory` keeps those that it did not; may leave them all."""
+        ...
+
+    def annotate(
+        self,
+        teachers: Sequence[Teacher],
+        data: ImageData,
+        store: AnnotationStore,
+        resources: Resources,
+        on_shard: OnShard,
+    ) -> None:
+        """Fill the store with what it misses of these teachers."""
+        ...
+
+
+class Local:
+    """All in this process."""
+
+    def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
+        """As they are."""
+        return resources
+
+    def train(self, groups: Sequence[TeacherGroup], training: Training, directory: Path) -> None:
+        """Nothing ahead: each level trains its own when it is asked for."""
+
+    def annotate(
+        self,
+        teachers: Sequence[Teacher],
+        data: ImageData,
+        store: AnnotationStore,
+        resources: Resources,
+        on_shard: OnShard,
+    ) -> None:
+        """One pass over the images for all that read the same."""
+        annotate(teachers, data, store, resources, on_shard=on_shard)
