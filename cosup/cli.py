@@ -7,6 +7,7 @@ verb that needs them, so that `--help` and `--version` are quick.
 
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,8 @@ def run(
     config: ConfigFile,
     overrides: Overrides = None,
     output: Annotated[
-        Path | None, typer.Option(help="The run's directory, instead of run.output/run.name.")
+        str | None,
+        typer.Option(help="The run's directory or URI, instead of run.output/run.name."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run where it stands.")
@@ -92,13 +94,71 @@ def run(
         if print_config:
             typer.echo(dump_config(loaded), nl=False)
             return
-        from cosup.runs import describe_run, run_config
+        from cosup.cluster import run_config
+        from cosup.runs import describe_run
         from cosup.runs.logs import log_to_console
+        from cosup.runs.staging import run_place
 
-        directory = output or Path(loaded.run.output) / loaded.run.name
+        place = run_place(loaded, output)
+        # A job that is stopped, or a machine that goes down, is left as by Ctrl-C: tidily.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with log_to_console():
-            summary = run_config(loaded, directory, resume, overwrite)
-        show(describe_run(summary, directory))
+            summary = run_config(loaded, place, resume, overwrite)
+        show(describe_run(summary, place))
+
+
+@app.command()
+def submit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="The cluster's dashboard, such as http://127.0.0.1:8265.",
+        ),
+    ] = ...,  # type: ignore[assignment]
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Show the job's log until it ends.")
+    ] = True,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder that is shipped and in which the job starts (but for what its "
+            ".gitignore names)."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run where it stands.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is there.")
+    ] = False,
+) -> None:
+    """Run an experiment as a job on a Ray cluster."""
+    with explained():
+        from cosup.cluster.submit import Flags, job_config, submit_job
+
+        loaded = job_config(config, overrides or (), working_dir)
+        shipped = ["--working-dir", str(working_dir)] if working_dir else []
+        again = ["cosup", "submit", str(config), *(overrides or ()), "--address", address, *shipped]
+        flags = Flags(resume, overwrite)
+        job = submit_job(
+            loaded, address, flags, working_dir, again=shlex.join([*again, "--resume"])
+        )
+        say(f"job {job.id} is submitted")
+        say(f"follow it with: {job.follow_command}")
+        say(f"stop it with: {job.stop_command}")
+        if not wait:
+            typer.echo(job.id)
+            return
+        try:
+            status, ending = job.follow(lambda text: typer.echo(text, nl=False))
+        except KeyboardInterrupt:
+            status, ending = 130, f"job {job.id} goes on; stop it with: {job.stop_command}"
+        say(ending)
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -165,8 +225,10 @@ def explained(again: str = "") -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _again(config: Path, overrides: list[str] | None, output: Path | None) -> str:
-    where = ["--output", str(output)] if output else []
+def _again(config: Path, overrides: list[str] | None, output: str | None) -> str:
+    if again := os.environ.get("COSUP_AGAIN"):  # a job's, which was submitted elsewhere
+        return again
+    where = ["--output", output] if output else []
     return shlex.join(["cosup", "run", str(config), *(overrides or ()), *where, "--resume"])
 
 

@@ -1,6 +1,57 @@
-"""Threads of small networks wait asleep: spinning ones slow each other down tenfold on a machine
-that does other things too."""
+"""How the suite runs: side by side on the cores there are, a file's tests together, the dear files
+first; and threads that leave each other alone."""
 
 import os
+from collections import Counter
+from functools import cache
+from pathlib import Path
 
+import pytest
+
+# Threads of small networks wait asleep: spinning ones slow each other down tenfold on a machine
+# that does other things too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:  # set before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MOST_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One per core that this process may use; xdist itself counts real cores, of the machine."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(found or 1, MOST_WORKERS)
+
+
+@cache
+def needs_ray(path: Path) -> bool:
+    return "mark.ray" in path.read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """By file, as what a module's fixtures make is dear; and the files that need Ray are like one
+    file, so that their clusters don't fight.
+
+    (`--dist loadgroup` does not see groups under pytest 9.2: pytest-xdist's issue 1386.)
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if needs_ray(config.rootpath / file) else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a worker, the order in which xdist hands files out: Ray, slow tests, many tests."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    count = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (not needs_ray(item.path), item.path not in slow, -count[item.path])
+    )

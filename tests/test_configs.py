@@ -77,11 +77,11 @@ CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer"]
 CIFAR10 += ["dog", "frog", "horse", "ship", "truck"]
 
 
-def digit_files() -> Iterator[tuple[int, Image.Image]]:
-    """Real digits, twelve of each class in turn."""
+def digit_files(each: int = 12) -> Iterator[tuple[int, Image.Image]]:
+    """Real digits, a dozen of each class in turn."""
     pixels, labels = load_digits(return_X_y=True)
     for label in range(10):
-        for row in np.flatnonzero(labels == label)[:12]:
+        for row in np.flatnonzero(labels == label)[:each]:
             grey = (pixels[row].reshape(8, 8) * 15.9).astype(np.uint8)
             yield label, Image.fromarray(grey).resize((32, 32))
 
@@ -155,7 +155,7 @@ def test_domainnet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.Monke
     root = tmp_path / "data/domainnet"
     for angle, domain in enumerate(DOMAINS):
         lists: dict[str, list[str]] = {"train": [], "test": []}
-        for number, (label, image) in enumerate(digit_files()):
+        for number, (label, image) in enumerate(digit_files(4)):
             path = f"{domain}/digit_{label}/{number}.png"
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             image.rotate(15 * angle).save(root / path)

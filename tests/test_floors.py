@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
         "allowed",
         "explain",
         "files",
+        "remote",
     },
     {"losses", "metrics", "assignment", "consistency"},
     {"data", "models"},

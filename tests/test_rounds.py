@@ -43,7 +43,7 @@ def test_every_assigner_runs_every_round_on_real_digits(assigner):
 @pytest.mark.parametrize("name", sorted(FILTERS))
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_filter_and_loss_runs_on_real_digits(name, loss):
-    task, labels = digits_task()
+    task, labels = digits_task(600)
     section = RoundsSection.model_validate(
         {
             "assignment": "oracle",
@@ -52,7 +52,8 @@ def test_every_filter_and_loss_runs_on_real_digits(name, loss):
             "true_label_weight": 0.1 if name == "given_label" else 0.0,
         }
     )
-    rounds = run_rounds(task, section, new_student(), seed=0)
+    training = {"steps": 75, "batch_size": 64, "lr": 0.06}
+    rounds = run_rounds(task, section, new_student(training=training), seed=0)
     if name == "unanimity":
         # Disjoint class specialists never agree: it keeps nothing, and says so.
         with pytest.raises(RunError, match="unanimity"):
@@ -90,7 +91,8 @@ def test_rejected_samples_are_not_learnt():
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize("repeat", [1, 2])
 def test_rounds_go_on_from_what_finished_ones_left(fresh, repeat):
-    task, _ = digits_task()
+    task, _ = digits_task(300)
+    student = new_student(training={"steps": 40, "batch_size": 64, "lr": 0.06})
     section = RoundsSection.model_validate(
         {
             "assignment": "agreement",
@@ -102,10 +104,10 @@ def test_rounds_go_on_from_what_finished_ones_left(fresh, repeat):
             "repeat": repeat,
         }
     )
-    whole = list(run_rounds(task, section, new_student(), seed=3))
+    whole = list(run_rounds(task, section, student, seed=3))
     for cut in range(1, len(whole)):
         done = {o.number: Before(train_probs=o.train_probs, student=o.student) for o in whole[:cut]}
-        rest = list(run_rounds(task, section, new_student(), seed=3, done=done))
+        rest = list(run_rounds(task, section, student, seed=3, done=done))
         assert [o.number for o in rest] == [o.number for o in whole[cut:]]
         for again, first in zip(rest, whole[cut:], strict=True):
             assert torch.equal(again.kept.keep, first.kept.keep)

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from cosup.remote import is_uri
 from cosup.section import Section
 
 __all__ = ["ActorsSection", "ExecutionSection", "WorkersSection"]
@@ -53,10 +54,11 @@ class ExecutionSection(Section):
     shard_size: int = Field(default=4096, gt=0)
     """Samples per annotation shard: what is lost when a run is killed while annotating."""
     cache: str | None = None
-    """Folder of features shared by runs; null is `.cache` within `run.output`."""
+    """Folder of features shared by runs, on this machine (no URI); null is `.cache` within
+    `run.output`, or within the staging folder of a URI."""
     address: str | None = None
-    """ray: the cluster's address. null: RAY_ADDRESS, else a cluster that runs on this machine, else
-    one that is started for the run and ends with it."""
+    """ray: the cluster's address, as host:port, or `auto` for one that runs on this machine. null:
+    RAY_ADDRESS (which jobs have), else one that is started for the run and ends with it."""
     teachers: ActorsSection = ActorsSection()
     """ray: actors that train teachers and annotate."""
     features: ActorsSection = ActorsSection()
@@ -69,3 +71,10 @@ class ExecutionSection(Section):
     """ray: seconds after which a shard counts as failed."""
     wait: float = Field(default=600, ge=0)
     """ray: seconds to wait for resources that the cluster has lost."""
+
+    @field_validator("cache")
+    @classmethod
+    def _cache(cls, cache: str | None) -> str | None:
+        if cache is not None and is_uri(cache):
+            raise ValueError("is memory-mapped, so it must be a folder of this machine, not a URI")
+        return cache

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosup.errors import RunError
+from cosup.errors import RunError, inside
 from cosup.losses.base import Loss, Metrics
 from cosup.losses.objective import Objective
 from cosup.models.heads import HeadBank, build_heads
 from cosup.models.optimize import build_optimizer, set_rate
+from cosup.models.ranks import ALONE, Ranks, check_slices
 from cosup.models.samples import CHUNK, Samples, Shuffle, chunks, column_scaling, hard_labels
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
@@ -50,6 +51,7 @@ def fit_heads(
     steps: int | None = None,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    ranks: Ranks = ALONE,
 ) -> HeadBank:
     """Fit one head per entry of `members` and return them as a bank on the CPU.
 
@@ -60,9 +62,11 @@ def fit_heads(
     them. `init`: start from these heads (one for each, or one for all) and keep
     their standardisation. `steps` overrides the training's budget, which else counts epochs over
     the largest member set. `on_step(step from 1, mean loss per head, metrics)` is called every
-    step on a CPU and every 25th elsewhere.
+    step on a CPU and every 25th elsewhere. ranks: of several processes that fit the same heads
+    together, each with its slice of every batch.
 
-    The same inputs and seed give the same heads. Raises `RunError` if the loss is not finite.
+    The same inputs and seed give the same heads. Raises `RunError` if the loss is not finite,
+    `UserError` for batches that the ranks can't share.
     """
     largest = _check(features, targets, members, num_classes)
     total = steps if steps is not None else training.total_steps(largest)
@@ -71,16 +75,20 @@ def fit_heads(
     source = Samples(features, targets, weights, hard, torch.device(device))
     shuffles = [Shuffle(m, torch_generator(seed, "batches", h)) for h, m in enumerate(members)]
     batch_size = min(training.batch_size, largest)
+    with inside("training"):
+        check_slices(batch_size, ranks.size)
     optimizer = build_optimizer(bank, training)
-    watch = _Watch(training, total, len(members), source.device, on_step)
+    module = ranks.wrap(bank)
+    watch = _Watch(training, total, len(members), source.device, on_step, ranks)
     with _few_threads(batch_size * bank.weight.numel()):
         for step in range(total):
             set_rate(optimizer, training, step, total)
             rows = torch.stack([shuffle.draw(batch_size) for shuffle in shuffles])
+            rows = rows[:, ranks.own(batch_size)]
             inputs, wanted, weight = source.batch(rows)
             true = None if labels is None else labels[rows].to(source.device)
-            losses, metrics = objective(bank(inputs), wanted, step / max(1, total - 1), true)
-            minimised = _mean(losses, weight).sum()
+            losses, metrics = objective(module(inputs), wanted, step / max(1, total - 1), true)
+            minimised = _mean(losses, weight, ranks).sum()
             watch.look(step, minimised, metrics)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(minimised)
@@ -92,7 +100,7 @@ def fit_heads(
 class _Watch:
     """Looks at the loss: stops when it is not finite, warns when it ends above where it began.
 
-    Every step on a CPU, every `LOOK_EVERY`th elsewhere.
+    Every step on a CPU; the first, the last and every `LOOK_EVERY`th elsewhere.
     """
 
     def __init__(
@@ -102,18 +110,21 @@ class _Watch:
         heads: int,
         device: torch.device,
         on_step: OnStep | None,
+        ranks: Ranks,
     ) -> None:
         self.training = training
         self.total = total
         self.heads = heads
         self.every = 1 if device.type == "cpu" else LOOK_EVERY
         self.on_step = on_step
+        self.ranks = ranks
         self.first = self.last = math.nan
 
     def look(self, step: int, objective: Tensor, metrics: Metrics) -> None:
         """After the forward pass of a step (from 0): objective is the heads' summed loss."""
-        if step % self.every and step != self.total - 1:
+        if (step + 1) % self.every and step not in (0, self.total - 1):
             return
+        objective, metrics = self.ranks.means(objective, metrics)
         self.last = float(objective.detach()) / self.heads
         self.first = self.last if step == 0 else self.first
         if not math.isfinite(self.last):
@@ -220,11 +231,14 @@ def _few_threads(multiplications: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _mean(losses: Tensor, weight: Tensor | None) -> Tensor:
-    """The (weighted) mean loss [H] of each head's batch [H, B]."""
+def _mean(losses: Tensor, weight: Tensor | None, ranks: Ranks) -> Tensor:
+    """The (weighted) mean loss [H] of each head's batch [H, B]; of a slice its share, so that the
+    mean over the ranks is the batch's."""
+    if ranks.size > 1 and weight is None:
+        weight = torch.ones_like(losses)
     if weight is None:
         return losses.mean(-1)
-    return (losses * weight).sum(-1) / weight.sum(-1).clamp_min(1e-12)
+    return (losses * weight).sum(-1) / ranks.mean(weight.sum(-1)).clamp_min(1e-12)
 
 
 def _finished(bank: HeadBank, total: int, training: TrainingSection) -> HeadBank:

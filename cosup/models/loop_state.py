@@ -19,7 +19,7 @@ __all__ = ["LoopState", "identity_of"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 def identity_of(
@@ -46,7 +46,11 @@ def identity_of(
 
 
 class LoopState:
-    """Weights, optimiser, scheduler, averaged weights, step and random states, saved atomically."""
+    """Weights, optimiser, scheduler, averaged weights, step and random states, saved atomically.
+
+    Of distributed processes the first alone reads and writes the file; it hands on what it holds,
+    so all go on from the same step.
+    """
 
     def __init__(
         self,
@@ -60,30 +64,40 @@ class LoopState:
         parts = {"module": module, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
         self.parts = {name: part for name, part in parts.items() if part is not None}
         self.path = context.state
+        self.saved = context.saved
         self.device = context.device
-        self.writes = context.rank == 0
+        self.ranks = context.ranks
         self.identity = identity
 
     def save(self, step: int, *, due: bool) -> None:
         """Save after `step` steps, where it is due. Raises `RunError` if the disk is full."""
-        if self.path is None or not due or not self.writes:
+        if self.path is None or not due:
+            return
+        states = self.ranks.gathered(random_states(self.device))
+        if self.ranks.rank:
             return
         content = {
             "identity": self.identity,
             "step": step,
-            "random": random_states(self.device),
+            "random": states[0],
+            "others": states[1:],
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
         write_atomic(self.path, lambda temporary: torch.save(content, temporary))
+        if self.saved is not None:
+            self.saved(self.path)
 
     def restore(self) -> int:
         """The number of steps already done: 0 where there is no state, or another one's."""
-        content = self._read()
+        if self.path is None:
+            return 0
+        content = self.ranks.first(None if self.ranks.rank else self._read())
         if content is None:
             return 0
         for name, part in self.parts.items():
             part.load_state_dict(content[name])
-        restore_random_states(content["random"], self.device)
+        states = [content["random"], *content["others"]]
+        restore_random_states(states[self.ranks.rank], self.device)
         step = int(content["step"])
         log.info("going on from %s after %d steps", self.path, step)
         return step
@@ -96,7 +110,7 @@ class LoopState:
             # Random states must stay on the CPU; load_state_dict moves what belongs elsewhere.
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             identity = content["identity"]
-            missing = {"step", "random", *self.parts} - set(content)
+            missing = {"step", "random", "others", *self.parts} - set(content)
         except Exception as error:  # a damaged file raises nearly anything
             text = (str(error).splitlines() or [""])[0]
             log.warning("%s can't be read, training starts anew: %s", self.path, text)

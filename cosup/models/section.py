@@ -164,12 +164,12 @@ class TrainingSection(Section):
         if self.standardize:
             raise ValueError("standardize: true: is for heads; a network normalises its own pixels")
 
-    def batch_for(self, samples: int) -> int:
+    def batch_for(self, samples: int, workers: int = 1) -> int:
         """The samples per step where there are so many: no more than these, and where images are
-        mixed in pairs an even number in each part."""
+        mixed in pairs an even number in each part of each worker's slice."""
         size = min(self.batch_size, samples)
         if self.mixing.active and size < self.batch_size:
-            size -= size % (2 * self.accumulate)
+            size -= size % (2 * self.accumulate * workers)
         return size or samples
 
     def total_steps(self, samples: int) -> int:

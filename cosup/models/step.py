@@ -103,10 +103,7 @@ class Step:
         """The batch's weight; of distributed ones the mean over ranks, as gradients are."""
         rows = torch.ones(len(batch.targets)) if batch.weights is None else batch.weights
         total = rows.sum().to(self.context.device, torch.float32)
-        if self.context.world_size > 1:
-            torch.distributed.all_reduce(total)
-            total /= self.context.world_size
-        return total.clamp_min(1e-12)
+        return self.context.ranks.mean(total).clamp_min(1e-12)
 
 
 def _labels(labels: Tensor | None, shares: Tensor | None, logits: Tensor) -> Tensor | None:

@@ -23,7 +23,7 @@ from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.section import TrainingSection
 from cosup.models.step import Step, check_settings, compiled
 from cosup.models.trainee import Batch, Batches, Live, TrainContext, Trainee
-from cosup.seeds import forked_seeds, reseed, seed_for
+from cosup.seeds import forked_seeds, seed_for
 
 __all__ = ["Batch", "Batches", "Live", "TrainContext", "Trainee", "train_network"]
 
@@ -48,7 +48,7 @@ def train_network(
     Raises `UserError` for settings that don't go together, `RunError` for a loss that isn't finite.
     """
     device = context.device
-    seed = seed_for(context.seed, "train", context.rank)
+    seed, ranks = seed_for(context.seed, "train", context.rank), context.ranks
     with inside(context.settings), forked_seeds(seed, device):
         check_settings(objective, training)
         module.to(device).to(memory_format=torch.channels_last).train()
@@ -59,10 +59,8 @@ def train_network(
         identity = identity_of(module, objective, training, steps, context) if kept else ""
         state = LoopState(module, optimizer, scheduler, ema, context, identity)
         start = state.restore()
-        if start and context.rank:
-            reseed(seed_for(seed, start), device)  # the state holds the first rank's alone
         with compiled(module, training.compile), contextlib.ExitStack() as stack:
-            run = Step(context.wrap(module), pixels.to(device), objective, training, context, live)
+            run = Step(ranks.wrap(module), pixels.to(device), objective, training, context, live)
             watch = _Watch(training, steps, context)
             stream = batches(start)
             stack.callback(_close, stream)
@@ -70,10 +68,11 @@ def train_network(
                 scheduler.step_update(step)
                 optimizer.zero_grad(set_to_none=True)
                 loss, metrics = run(batch, step / max(1, steps - 1))
-                watch.check(step, loss)
+                loss, metrics = watch.check(step, loss, metrics)
                 if training.clip is not None:
                     nn.utils.clip_grad_norm_(module.parameters(), training.clip)
                 optimizer.step()
+                ranks.average_statistics(module)
                 if ema is not None:
                     ema.update(module)
                 state.save(step + 1, due=(step + 1) % training.save_every == 0)
@@ -93,8 +92,8 @@ def _close(stream: Iterator[Batch]) -> None:
 class _Watch:
     """Stops where the loss is not finite, and tells whoever listens about the others.
 
-    Every step on a CPU; every `LOOK_EVERY`th, those saved and the last elsewhere, where a look
-    waits for the device.
+    Every step on a CPU; the first, every `LOOK_EVERY`th, those saved and the last elsewhere, where a
+    look waits for the device.
     """
 
     def __init__(self, training: TrainingSection, total: int, context: TrainContext) -> None:
@@ -103,12 +102,17 @@ class _Watch:
         self.every = 1 if context.device.type == "cpu" else LOOK_EVERY
         self.on_step = context.report
         self.settings = context.settings
+        self.ranks = context.ranks
 
-    def check(self, step: int, loss: Tensor) -> None:
-        """Before the weights of a step (from 0) change."""
-        saved = (step + 1) % self.training.save_every == 0
-        if (saved or self._looks(step)) and not math.isfinite(float(loss)):
+    def check(self, step: int, loss: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
+        """Before the weights of a step (from 0) change; where it looks, the means over all ranks,
+        so that all of them stop at the same step."""
+        if not self._looks(step) and (step + 1) % self.training.save_every:
+            return loss, metrics
+        loss, metrics = self.ranks.means(loss, metrics)
+        if not math.isfinite(float(loss)):
             raise RunError(self._diverged(step + 1))
+        return loss, metrics
 
     def report(self, step: int, loss: Tensor, metrics: Metrics) -> None:
         """After a step (from 0)."""
@@ -121,7 +125,7 @@ class _Watch:
             raise RunError(self._diverged(self.total))
 
     def _looks(self, step: int) -> bool:
-        return step % self.every == 0 or step == self.total - 1
+        return (step + 1) % self.every == 0 or step in (0, self.total - 1)
 
     def _diverged(self, step: int) -> str:
         section = self.settings  # the meta stage has no clip

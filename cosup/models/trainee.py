@@ -11,6 +11,7 @@ from cosup.losses.features import Connector, Seen
 from cosup.models.classifier import Classifier
 from cosup.models.device import Precision
 from cosup.models.fit import OnStep
+from cosup.models.ranks import Ranks
 
 CPU = torch.device("cpu")
 
@@ -46,12 +47,14 @@ class TrainContext:
     """Where a training runs, and who hears of it.
 
     seed: of dropout, mixing and erasing. rank, world_size: of distributed processes, each of which
-    is given its own part of every batch. report: called with the step from 1, the mean loss and
-    metrics; every step on a CPU, every 25th elsewhere. state: the file that keeps the loop's state
-    every `training.save_every` steps (written by rank 0; whoever keeps the trained network removes
-    it). identity: a hash of what is trained; the state of another one is ignored. wrap: what
-    distributes the module. live_annotations: the live teachers' probabilities of the augmented
-    images take the targets' place. settings: what the training section is called in errors.
+    is given its own slice of every batch; batch norm sees that slice alone, and its running
+    statistics are averaged. report: called with the step from 1, the mean loss and metrics; every
+    step on a CPU, every 25th elsewhere. state: the file that keeps the loop's state every
+    `training.save_every` steps (read and written by rank 0; whoever keeps the trained network
+    removes it). saved: told when it was written. identity: a hash of what is trained; the state of
+    another one is ignored. wrap: what distributes the module. live_annotations: the live teachers'
+    probabilities of the augmented images take the targets' place. settings: what the training
+    section is called in errors.
     """
 
     seed: int = 0
@@ -61,10 +64,16 @@ class TrainContext:
     world_size: int = 1
     report: OnStep | None = None
     state: Path | None = None
+    saved: Callable[[Path], None] | None = None
     identity: str = ""
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
     live_annotations: bool = False
     settings: str = "training"
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process's place."""
+        return Ranks(self.rank, self.world_size, self.wrap)
 
 
 class Trainee(nn.Module):

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from cosup.config.schema import Config
 from cosup.errors import UserError
+from cosup.remote import Place
 
 if TYPE_CHECKING:
     from cosup.runs.backend import Backend
@@ -41,7 +42,7 @@ def run_config(
     return run(config, directory, resume=resume, overwrite=overwrite, backend=backend)
 
 
-def describe_run(summary: dict[str, Any], directory: Path) -> RenderableType:
+def describe_run(summary: dict[str, Any], directory: Path | Place) -> RenderableType:
     """What a finished run prints."""
     from cosup.runs.ablation_table import ablation_table
     from cosup.runs.table import summary_table

@@ -8,11 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cosup.remote import Place
 from cosup.runs.paired import more_than_noise
 from cosup.runs.table import percent
 
 
-def ablation_table(summary: Mapping[str, Any], directory: Path) -> RenderableType:
+def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
     """Accuracies by loss; each loss against the first, with its intervals in a sentence."""
     seeds: Sequence[int] = summary["seed"]
     losses: Mapping[str, Mapping[str, Any]] = summary["losses"]
@@ -100,7 +101,7 @@ def _interval(bounds: Sequence[float]) -> str:
 
 
 def _next(
-    losses: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], directory: Path
+    losses: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], directory: Path | Place
 ) -> Iterator[str]:
     first = next(iter(losses))
     several = isinstance(losses[first]["seed"], list)

@@ -15,6 +15,7 @@ from cosup.losses.features import FeatureLoss
 from cosup.probabilities import ProbTable
 from cosup.runs.inputs import Measured, StudentReads
 from cosup.runs.summary import TestSplit
+from cosup.student.jobs import Launcher
 from cosup.teachers.base import Resources, Teacher
 from cosup.teachers.hierarchy import TeacherSpec, scopes
 from cosup.teachers.live import live_teachers
@@ -39,7 +40,8 @@ class TeacherRecord:
 class Prepared:
     """All that rounds, controls and the summary read. groups: [N] of student_train's samples;
     scratch: the folder that keeps the states of trainings which are not finished;
-    given: [N] labels of student_train as trainers see them, where they have noise."""
+    given: [N] labels of student_train as trainers see them, where they have noise; launcher: who
+    trains students."""
 
     data: ImageData
     task: Task
@@ -56,6 +58,7 @@ class Prepared:
     resources: Resources
     scratch: Path
     given: Tensor | None
+    launcher: Launcher
 
 
 def assemble(
@@ -66,6 +69,7 @@ def assemble(
     reads: StudentReads,
     resources: Resources,
     scratch: Path,
+    launcher: Launcher,
 ) -> Prepared:
     """Put together what the rounds read, and measure each teacher alone."""
     rows, test, validation = data.rows("student_train"), reads.test, reads.validation
@@ -124,6 +128,7 @@ def assemble(
         resources,
         scratch,
         None if config.data.noise is None else data.given(rows),
+        launcher,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
+from cosup.student.jobs import Launcher, LocalLauncher
 from cosup.teachers.annotate import OnShard, annotate
 from cosup.teachers.base import Resources, Teacher, Training
 from cosup.teachers.hierarchy import TeacherSpec
@@ -24,6 +25,11 @@ TeacherGroup = tuple[Sequence[TeacherSpec], TeachersSection]
 
 class Backend(Protocol):
     """Who computes."""
+
+    @property
+    def launcher(self) -> Launcher:
+        """Who trains students, of the run that has begun."""
+        ...
 
     def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
         """A run of this config begins; what its teachers and its student compute with."""
@@ -47,6 +53,8 @@ class Backend(Protocol):
 
 class Local:
     """All in this process."""
+
+    launcher: Launcher = LocalLauncher()
 
     def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
         """As they are."""

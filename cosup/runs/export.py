@@ -26,7 +26,7 @@ CARD = """\
 | best teacher alone ({{ floor.teacher }}) | {{ percent(floor.accuracy) }} % |
 | the same student on true labels | {{ percent(ceiling.accuracy) }} % |
 
-Load it: `cosup.load_student("{{ folder }}")\
+Load it, with the path of this folder: `cosup.load_student(path)\
 {% if meta %}.embed([image])`; new classes by the nearest centroid; base classes below.
 {% else %}.predict([image])`; the columns are the classes below.
 {% endif %}
@@ -56,7 +56,6 @@ def export_student(
         floor=summary["floor"],
         ceiling=summary["ceiling"],
         classes=classes,
-        folder=folder,
         percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
     )
     if network:

@@ -1,7 +1,6 @@
 """`cosup plan`: what a run would train, annotate and cache; it writes nothing."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Group, RenderableType
@@ -16,11 +15,14 @@ from cosup.models.backbones import load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.features import features_key, has_features
 from cosup.probabilities import DENSE_LIMIT, TOP_K
+from cosup.remote import Place, listing
 from cosup.runs.ablation import loss_names
 from cosup.runs.assemble import BUDGET_GENERALIST
 from cosup.runs.check import check_task
 from cosup.runs.inputs import feature_splits
+from cosup.runs.mirror import usable
 from cosup.runs.prepare import make_resources
+from cosup.runs.staging import run_place
 from cosup.teachers.base import Resources, training_rows
 from cosup.teachers.features import cached_part, eval_transform
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
@@ -43,10 +45,8 @@ def plan(config: Config) -> RenderableType:
     seeds = config.run.seeds or [config.run.seed]
     losses = config.rounds.losses or []
     each = f", {_counted('loss', loss_names(losses))}" if losses else ""
-    directory = Path(config.run.output) / config.run.name
-    state = "exists: needs --resume or --overwrite" if directory.exists() else "new"
     lines = [
-        f"run         {directory} ({state}), {_counted('seed', seeds)}{each}",
+        f"run         {_place(config)}, {_counted('seed', seeds)}{each}",
         f"device      {resources.device}, {resources.precision}, "
         f"{resources.workers} decoding thread{'' if resources.workers == 1 else 's'}",
         _samples(data),
@@ -56,6 +56,18 @@ def plan(config: Config) -> RenderableType:
         f"controls    {', '.join(config.controls) or 'none'}",
     ]
     return Group(Text("\n".join(lines)), _teachers(config, data, hierarchy))
+
+
+def _place(config: Config) -> str:
+    """Where the run would be written, and whether there is one."""
+    where = run_place(config)
+    if isinstance(where, Place):
+        with usable():
+            exists = bool(listing(where.uri))
+    else:
+        exists = where.exists()
+    state = "exists: needs --resume or --overwrite" if exists else "new"
+    return f"{where} ({state})"
 
 
 def _samples(data: ImageData) -> str:

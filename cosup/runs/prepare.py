@@ -18,6 +18,7 @@ from cosup.runs.directory import RunDirectory
 from cosup.runs.inputs import student_reads
 from cosup.runs.logs import Pace, progress
 from cosup.runs.records import Recorder
+from cosup.runs.staging import staging_root
 from cosup.teachers.annotate import open_store
 from cosup.teachers.base import Resources, Teacher, Training
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
@@ -51,7 +52,7 @@ def prepare(config: Config, run: RunDirectory, recorder: Recorder, backend: Back
             [teacher for level in levels for teacher in level], data, store, resources, backend
         )
     scratch = run.path / "checkpoints" / "training"
-    return assemble(config, data, levels, store, reads, resources, scratch)
+    return assemble(config, data, levels, store, reads, resources, scratch, backend.launcher)
 
 
 def make_resources(config: Config) -> Resources:
@@ -67,7 +68,7 @@ def make_resources(config: Config) -> Resources:
         resolve_precision(execution.precision, device),
         workers,
         execution.batch_size,
-        Path(execution.cache or Path(config.run.output) / ".cache"),
+        Path(execution.cache or staging_root(config.run.output) / ".cache"),
     )
 
 

@@ -61,6 +61,7 @@ def student_factory(
             device=resources.device,
             folds=folds,
             on_step=on_step,
+            launcher=prepared.launcher,
         )
 
     def network(minimised: Objective, student_seed: int) -> Student:
@@ -74,6 +75,7 @@ def student_factory(
             meta=_meta(config, minimised),
             live_annotations=config.rounds.live_annotations,
             on_step=on_step,
+            launcher=prepared.launcher,
         )
 
     return head if section.mode == "head" else network

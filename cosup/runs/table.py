@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cosup.remote import Place
+
 CONTROL_LABELS = {
     "best_teacher": "student taught by the best teacher alone",
     "mean_ensemble": "student taught by the mean of the teachers",
@@ -21,7 +23,7 @@ CONTROL_LABELS = {
 BOUNDS = ("oracle_assignment", "ceiling")
 
 
-def summary_table(summary: Mapping[str, Any], directory: Path) -> RenderableType:
+def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
     """Teachers, controls, the student, its bounds; what PGR means; and where to look next."""
     seeds = summary["seed"] if isinstance(summary["seed"], list) else []
     over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
@@ -120,7 +122,7 @@ def _explain(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _next(summary: Mapping[str, Any], directory: Path) -> str:
+def _next(summary: Mapping[str, Any], directory: Path | Place) -> str:
     last = summary["rounds"][-1]["round"]
     one = ""  # several seeds: a directory for each, all alike
     if isinstance(summary["seed"], list):

@@ -1,22 +1,26 @@
 """Fitting a whole network to annotations: what a student is given, as batches to train on."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.data.loader import TrainingBatches
-from cosup.data.rows import ImageRows
+from cosup.data.table import ImageData
+from cosup.errors import inside
 from cosup.losses.features import FeatureLoss
 from cosup.losses.objective import Objective
 from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier
 from cosup.models.device import Precision
 from cosup.models.fit import OnStep
+from cosup.models.ranks import ALONE, Ranks, check_slices
 from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, Trainee, train_network
 from cosup.probabilities import ProbTable
@@ -43,10 +47,11 @@ class Compute:
 class Lesson:
     """N samples and what they are annotated with.
 
-    targets: N rows; weights [N] (0: left out). guidance: what else teaches.
+    images: their rows [N] of the sample table. targets: N rows; weights [N] (0: left out).
+    guidance: what else teaches.
     """
 
-    inputs: ImageRows
+    images: NDArray[np.int64]
     targets: ProbTable
     weights: Tensor
     guidance: Guidance
@@ -65,6 +70,7 @@ class Lesson:
 
 def fit_network(
     classifier: Classifier,
+    data: ImageData,
     lesson: Lesson,
     rows: Tensor,
     objective: Objective,
@@ -76,12 +82,17 @@ def fit_network(
     live_annotations: bool = False,
     state: str = "",
     on_step: OnStep | None = None,
+    ranks: Ranks = ALONE,
+    saved: Callable[[Path], None] | None = None,
 ) -> None:
-    """Train the classifier in place on the lesson's samples `rows` [n].
+    """Train the classifier in place on the lesson's samples `rows` [n] of the data.
 
-    state: the name of the file in `compute.scratch` that keeps an unfinished training. Raises
-    `UserError` for feature maps that can't be paired, `RunError` for a loss that is not finite.
+    state: the name of the file in `compute.scratch` that keeps an unfinished training; saved: told
+    when it was written. ranks: of several processes that train the same classifier together. Raises
+    `UserError` for feature maps that can't be paired and for batches that the ranks can't share,
+    `RunError` for a loss that is not finite.
     """
+    check_shares(training, len(rows), ranks.size)
     live = lesson.guidance.live
     connector = None
     if isinstance(objective.loss, FeatureLoss):
@@ -89,15 +100,16 @@ def fit_network(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "connector"))
             connector = objective.loss.connect(classifier.shapes(), live.shapes)
-    data = lesson.inputs.data
     loader = TrainingBatches(
         data,
-        lesson.inputs.rows[rows.numpy()],
+        lesson.images[rows.numpy()],
         training_transform(training.augment, classifier.input),
-        training.batch_for(len(rows)),
+        training.batch_for(len(rows), ranks.size),
         steps,
         seed_for(seed, "batches"),
         compute.workers if data.images.files else 0,
+        ranks.rank,
+        ranks.size,
     )
 
     def batches(start: int) -> Iterator[Batch]:
@@ -109,9 +121,13 @@ def fit_network(
         seed=seed,
         device=compute.device,
         precision=compute.precision,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        wrap=ranks.wrap,
         report=on_step,
         state=None if compute.scratch is None or not state else compute.scratch / state,
-        identity=_identity(lesson, rows),
+        saved=saved,
+        identity=_identity(data, lesson, rows),
         live_annotations=live_annotations,
         settings="student.training",
     )
@@ -120,9 +136,16 @@ def fit_network(
     train_network(module, batches, objective, training, steps, context, classifier.pixels, asked)
 
 
-def _identity(lesson: Lesson, rows: Tensor) -> str:
+def check_shares(training: TrainingSection, samples: int, workers: int) -> None:
+    """Raise `UserError` where so many workers can't share the batches of so many samples."""
+    with inside("student.training"):
+        batch = training.batch_for(samples, workers)
+        check_slices(batch, workers, training.accumulate, training.mixing.active)
+
+
+def _identity(data: ImageData, lesson: Lesson, rows: Tensor) -> str:
     """A hash of what is learnt: a state that was kept for other targets is not gone on with."""
-    digest = hashlib.sha256(lesson.inputs.data.fingerprint.encode())
+    digest = hashlib.sha256(data.fingerprint.encode())
     tensors = {**lesson.targets.tensors(), "weights": lesson.weights, "rows": rows}
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().data)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cosup.config.schema import StudentSection
 from cosup.losses.objective import Objective
-from cosup.models.fit import OnStep, fit_heads, predict
+from cosup.models.fit import OnStep, predict
 from cosup.models.heads import HeadBank, head_bank
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
@@ -19,6 +19,7 @@ from cosup.student.base import (
     TestInputs,
     by_fold,
 )
+from cosup.student.jobs import HeadJob, Launcher, LocalLauncher
 
 
 class HeadStudent(Student):
@@ -26,6 +27,7 @@ class HeadStudent(Student):
 
     With `cross_fit` folds, one head per fold is trained beside the student, on the samples outside
     the fold, and predicts those inside it: no sample is judged by a student that saw its target.
+    launcher: who fits; None is this process.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class HeadStudent(Student):
         device: torch.device,
         folds: Tensor | None = None,
         on_step: OnStep | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         assert (folds is not None) == (section.cross_fit > 0)
         self.section = section
@@ -47,6 +50,7 @@ class HeadStudent(Student):
         self.device = device
         self.folds = folds
         self.on_step = on_step
+        self.launcher = launcher or LocalLauncher()
         self.start: HeadBank | None = None
         self.bank_: HeadBank | None = None
 
@@ -112,23 +116,22 @@ class HeadStudent(Student):
         on_step: OnStep | None,
     ) -> HeadBank:
         training = self.section.training
-        return fit_heads(
+        job = HeadJob(
             _features(inputs),
             targets,
-            members=members,
-            head=self.section.head,
-            training=training,
-            loss=self.objective,
-            num_classes=self.num_classes,
-            seed=seed_for(self.seed, use),
-            weights=weights,
-            labels=labels,
-            init=self.start,
+            members,
+            self.section.head,
+            training,
+            self.objective,
+            self.num_classes,
+            seed_for(self.seed, use),
+            weights,
+            labels,
+            self.start,
             # Counted on all samples: rejecting some must not shorten the training (CSL).
-            steps=training.total_steps(len(targets)),
-            device=self.device,
-            on_step=on_step,
+            training.total_steps(len(targets)),
         )
+        return self.launcher.heads(job, self.device, on_step)
 
 
 class HeadParts(PartPredictor):

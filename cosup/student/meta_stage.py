@@ -8,9 +8,10 @@ embedding about the episode instead; here any teacher that annotates will do.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from cosup.config.student import MetaSection
 from cosup.data.episodes import Episodes, draw_episodes
 from cosup.data.loader import TrainingBatches
+from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
 from cosup.losses.objective import Objective
 from cosup.models.augment import training_transform
@@ -25,7 +27,6 @@ from cosup.models.classifier import Classifier
 from cosup.models.meta import MetaLearner
 from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, TrainContext, train_network
-from cosup.seeds import seed_for
 from cosup.student.fit_network import Compute, Lesson
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,23 @@ class MetaStage:
     objective: Objective
 
     def train(
-        self, classifier: Classifier, lesson: Lesson, rows: Tensor, seed: int, compute: Compute
+        self,
+        classifier: Classifier,
+        data: ImageData,
+        lesson: Lesson,
+        rows: Tensor,
+        seed: int,
+        compute: Compute,
+        *,
+        state: str = "",
+        saved: Callable[[Path], None] | None = None,
     ) -> None:
         """Train the classifier's network in place on episodes of the lesson's samples `rows` [n].
 
-        Raises `RunError` where too few of them are annotated with enough classes.
+        state, saved: as of `fit_network`. Raises `RunError` where too few of them are annotated
+        with enough classes.
         """
         section = self.section
-        seed = seed_for(seed, "meta")
         labels = _plentiful(_labels(lesson, rows), section.shots + section.queries)
         try:
             episodes = draw_episodes(
@@ -61,10 +71,9 @@ class MetaStage:
         except UserError as error:
             raise RunError(f"student.meta: the annotations that were kept: {error}") from None
         places = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], 1)
-        data = lesson.inputs.data
         loader = TrainingBatches(
             data,
-            lesson.inputs.rows[rows.numpy()],
+            lesson.images[rows.numpy()],
             training_transform(self.augment, classifier.input),
             places.shape[1],
             section.steps,
@@ -78,7 +87,6 @@ class MetaStage:
                 for step, (images, _) in enumerate(stream, start):
                     yield _batch(images, lesson, rows, episodes, step)
 
-        state = None if compute.scratch is None else compute.scratch / f"{seed}-meta.state"
         learner = MetaLearner(
             classifier, section.ways, section.shots, section.queries, section.scale
         )
@@ -92,7 +100,8 @@ class MetaStage:
                 seed=seed,
                 device=compute.device,
                 precision=compute.precision,
-                state=state,
+                state=None if compute.scratch is None or not state else compute.scratch / state,
+                saved=saved,
                 settings="student.meta",
             ),
             classifier.pixels,

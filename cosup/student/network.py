@@ -9,6 +9,7 @@ from cosup.config.student import StudentSection
 from cosup.data.decode import image_batches
 from cosup.data.episodes import EpisodeRows
 from cosup.data.rows import ImageRows
+from cosup.data.table import ImageData
 from cosup.losses import CrossEntropy
 from cosup.losses.features import FeatureLoss
 from cosup.losses.objective import Objective
@@ -28,7 +29,8 @@ from cosup.student.base import (
     by_fold,
 )
 from cosup.student.exported import eval_transform
-from cosup.student.fit_network import Compute, Lesson, fit_network
+from cosup.student.fit_network import Compute, Lesson
+from cosup.student.jobs import Launcher, LocalLauncher, NetworkJob
 from cosup.student.meta_stage import MetaStage
 
 META = "meta."
@@ -41,7 +43,7 @@ class NetworkStudent(Student):
     Predictions are of images without augmentation. With `cross_fit` folds, one network per fold is
     trained beside the student on the samples outside the fold. With a meta stage, the network that
     has learnt to classify keeps predicting classes (assignment needs them), and its copy that went
-    through the stage answers episodes.
+    through the stage answers episodes. launcher: who trains; None is this process.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class NetworkStudent(Student):
         meta: MetaStage | None = None,
         live_annotations: bool = False,
         on_step: OnStep | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         assert (folds is not None) == (section.cross_fit > 0)
         self.section = section
@@ -67,6 +70,7 @@ class NetworkStudent(Student):
         self.meta = meta
         self.live_annotations = live_annotations
         self.on_step = on_step
+        self.launcher = launcher or LocalLauncher()
         self.start: Mapping[str, Tensor] | None = None
         self.network_: Classifier | None = None
         self.meta_: Classifier | None = None
@@ -80,17 +84,16 @@ class NetworkStudent(Student):
         guidance: Guidance | None = None,
     ) -> None:
         """Train the network, one per fold, and the copy of the meta stage, one after another."""
-        lesson = _lesson(inputs, targets, weights, guidance)
+        data, lesson = _lesson(inputs, targets, weights, guidance)
         rows = torch.nonzero(weights > 0)[:, 0]
-        self.network_ = self._fit(lesson, rows, "update", self.on_step)
+        self.network_ = self._fit(data, lesson, rows, "update", self.on_step)
         self.folds_ = []
         for fold in range(self.section.cross_fit):
             assert self.folds is not None
             outside = rows[self.folds[rows] != fold]
-            self.folds_.append(self._fit(lesson, outside, f"fold-{fold}", None))
+            self.folds_.append(self._fit(data, lesson, outside, f"fold-{fold}", None))
         if self.meta is not None:
-            self.meta_ = self._copy(self.network_)
-            self.meta.train(self.meta_, lesson, rows, self.seed, self.compute)
+            self.meta_ = self._through_meta(self.network_, data, lesson, rows, self.meta)
 
     def predict(self, inputs: TestInputs) -> ProbTable:
         """Class probabilities of samples it did not train on; of episodes' queries, of the ways."""
@@ -113,8 +116,8 @@ class NetworkStudent(Student):
         self, inputs: Inputs, targets: ProbTable, members: Sequence[Tensor]
     ) -> "NetworkParts":
         """One network per set of rows, one after another."""
-        lesson = _lesson(inputs, targets, torch.ones(len(targets)), None)
-        parts = [self._fit(lesson, rows, f"part-{p}", None) for p, rows in enumerate(members)]
+        data, lesson = _lesson(inputs, targets, torch.ones(len(targets)), None)
+        parts = [self._fit(data, lesson, rows, f"part-{p}", None) for p, rows in enumerate(members)]
         return NetworkParts(parts, self.compute)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -149,18 +152,34 @@ class NetworkStudent(Student):
             drop_path=training.drop_path,
         )
 
-    def _copy(self, network: Classifier) -> Classifier:
-        copy = self._build()
+    def _through_meta(
+        self, network: Classifier, data: ImageData, lesson: Lesson, rows: Tensor, stage: MetaStage
+    ) -> Classifier:
+        """A copy of the network that has gone through the meta stage."""
+        copy, training = self._build(), stage.section.training()
         copy.model.load_state_dict(network.model.state_dict())
-        return copy
+        job = NetworkJob(
+            copy,
+            lesson,
+            rows,
+            stage.objective,
+            training,
+            stage.section.steps,
+            seed_for(self.seed, "meta"),
+            state=f"{self.seed}-meta.state",
+            meta=stage,
+        )
+        return self.launcher.network(job, data, self.compute, None)
 
-    def _fit(self, lesson: Lesson, rows: Tensor, use: str, on_step: OnStep | None) -> Classifier:
+    def _fit(
+        self, data: ImageData, lesson: Lesson, rows: Tensor, use: str, on_step: OnStep | None
+    ) -> Classifier:
         classifier, training = self._build(), self.section.training
         if self.start is not None:
             classifier.model.load_state_dict(dict(self.start))
         asked = lesson.guidance.live is not None  # controls learn from what is stored
         plain = use.startswith("part")  # parts learn from annotations alone, as filters need them
-        fit_network(
+        job = NetworkJob(
             classifier,
             lesson,
             rows,
@@ -168,13 +187,11 @@ class NetworkStudent(Student):
             training,
             # Counted on all samples: rejecting some must not shorten the training (CSL).
             training.total_steps(len(lesson.targets)),
-            self.compute,
             seed_for(self.seed, use),
-            live_annotations=self.live_annotations and not plain and asked,
             state=f"{self.seed}-{use}.state",
-            on_step=on_step,
+            live_annotations=self.live_annotations and not plain and asked,
         )
-        return classifier.cpu()
+        return self.launcher.network(job, data, self.compute, on_step)
 
 
 class NetworkParts(PartPredictor):
@@ -222,9 +239,9 @@ def _plain_batches(network: Classifier, inputs: ImageRows, compute: Compute) -> 
 
 def _lesson(
     inputs: Inputs, targets: ProbTable, weights: Tensor, guidance: Guidance | None
-) -> Lesson:
+) -> tuple[ImageData, Lesson]:
     assert isinstance(inputs, ImageRows), "a network reads images"
-    return Lesson(inputs, targets, weights, guidance or Guidance())
+    return inputs.data, Lesson(inputs.rows, targets, weights, guidance or Guidance())
 
 
 def _plain(objective: Objective) -> Objective:

@@ -3,16 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
 from cosup.data.table import ImageData
 from cosup.probabilities import ProbTable
-from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.base import Resources, Rows, Teacher
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 
-__all__ = ["OnShard", "annotate", "open_store"]
+__all__ = ["OnShard", "annotate", "annotate_rows", "groups_of", "open_store"]
 
 OnShard = Callable[[str, str, int, int], None]
 """Called after each shard: split, teacher, shards done, shards to do (of this call)."""
@@ -49,14 +46,14 @@ def annotate(
     total = sum(len(shards) for missing in todo.values() for shards in missing.values())
     done = 0
     for split, missing in todo.items():
-        for group in _groups(teachers):
+        for group in groups_of(teachers):
             for name in _annotate_group(group, data, store, resources, split, missing):
                 done += 1
                 if on_shard is not None:
                     on_shard(split, name, done, total)
 
 
-def _groups(teachers: Sequence[Teacher]) -> list[list[Teacher]]:
+def groups_of(teachers: Sequence[Teacher]) -> list[list[Teacher]]:
     """Teachers by what they read."""
     groups: dict[str, list[Teacher]] = {}
     for teacher in teachers:
@@ -78,33 +75,25 @@ def _annotate_group(
     if not shards:
         return
     rows = data.rows(split)
-    wanted = np.concatenate([rows[store.rows(split, shard)] for shard in shards])
-    lengths = [len(rows[store.rows(split, shard)]) for shard in shards]
-    batches = group[0].inputs(data, wanted, resources)
-    for shard, pieces in zip(shards, _by_shard(batches, lengths), strict=True):
+    for shard in shards:
         writers = [teacher for teacher in group if shard in missing[teacher.name]]
-        tables: list[list[ProbTable]] = [[] for _ in writers]
-        for piece in pieces:
-            for position, teacher in enumerate(writers):
-                probs = teacher.annotate(piece)
-                tables[position].append(ProbTable.compress(probs, teacher.support))
-        for teacher, parts in zip(writers, tables, strict=True):
-            store.write(split, teacher, shard, ProbTable.concat(parts))
+        tables = annotate_rows(writers, data, rows[store.rows(split, shard)], resources)
+        for teacher, table in zip(writers, tables, strict=True):
+            store.write(split, teacher, shard, table)
             yield teacher.name
 
 
-def _by_shard(batches: Iterator[Tensor], lengths: Sequence[int]) -> Iterator[Iterator[Tensor]]:
-    """For each shard the pieces of batches that make it up; each must be used up in turn."""
-    rest: list[Tensor] = []
+def annotate_rows(
+    teachers: Sequence[Teacher], data: ImageData, rows: Rows, resources: Resources
+) -> list[ProbTable]:
+    """What each of these teachers, who read the same, says about these rows of one split.
 
-    def pieces(length: int) -> Iterator[Tensor]:
-        while length > 0:
-            batch = rest.pop() if rest else next(batches)
-            if len(batch) > length:
-                rest.append(batch[length:])
-                batch = batch[:length]
-            length -= len(batch)
-            yield batch
-
-    for length in lengths:
-        yield pieces(length)
+    Batches are cut from the first row on. As the last digits depend on the batch that an image is
+    in, a shard is always annotated by itself: it is then the same to the last bit, whoever does it
+    and whichever others are missing.
+    """
+    tables: list[list[ProbTable]] = [[] for _ in teachers]
+    for batch in teachers[0].inputs(data, rows, resources):
+        for teacher, parts in zip(teachers, tables, strict=True):
+            parts.append(ProbTable.compress(teacher.annotate(batch), teacher.support))
+    return [ProbTable.concat(parts) for parts in tables]

@@ -28,6 +28,8 @@ class LiveTeachers(nn.Module):
     Raises `UserError` for shapes that differ, naming both.
     """
 
+    supports: Tensor
+
     def __init__(
         self,
         teachers: Sequence[NetworkTeacher],
@@ -36,14 +38,19 @@ class LiveTeachers(nn.Module):
         features: bool = True,
     ) -> None:
         super().__init__()
-        self.device = device
         self.precision = precision
         self.features = features
         self.networks = [teacher.classifier for teacher in teachers]
         self.frozen = nn.ModuleList(self.networks)
-        self.supports = [teacher.support.to(device) for teacher in teachers]
+        supports = torch.stack([teacher.support for teacher in teachers])
+        self.register_buffer("supports", supports, persistent=False)
         self.to(device).eval().requires_grad_(False)
         self.shapes = _common(teachers) if features else Shapes()
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.supports.device
 
     def train(self, mode: bool = True) -> "LiveTeachers":
         """Stays in eval mode, whatever it is a part of."""

@@ -77,7 +77,9 @@ scalars = (
 
 
 @settings(deadline=None)
-@given(st.recursive(scalars, lambda x: st.lists(x) | st.dictionaries(st.text("abc"), x)))
+@given(
+    st.recursive(scalars, lambda x: st.lists(x) | st.dictionaries(st.text("abc"), x), max_leaves=25)
+)
 def test_yaml_written_is_read_back_exactly(tree: object) -> None:
     back = parse_yaml(to_yaml(tree), "here")
     assert back == tree

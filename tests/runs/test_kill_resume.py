@@ -9,10 +9,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cosup.cli import call
+
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "quickstart.yaml"
 SMALL = [
-    "data.limit=400",
+    "data.limit=300",
+    "data.rotations=[0, 90]",
+    "teachers.hierarchy.levels=[1, 2]",
     "student.backbone.image_size=32",
     "student.training.steps=40",
     "teachers.training.steps=40",
@@ -27,14 +31,6 @@ def numbers(directory: Path) -> dict[str, Any]:
     return {k: v for k, v in summary.items() if k not in ("seconds", "peak_rss_mb")}
 
 
-def call(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, script, *arguments], capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """An uncut run, one killed after every stage, and the stages after which it was killed.
@@ -43,27 +39,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """
     root = tmp_path_factory.mktemp("runs")
     whole, cut = root / "whole", root / "cut"
-    script = "import sys; from cosup.cli import main; main(sys.argv[1:])"
     cache = f"execution.cache={root}/cache"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            script,
-            "run",
-            str(CONFIG),
-            "--output",
-            str(whole),
-            *SMALL,
-            cache + "1",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    assert call(["run", str(CONFIG), "--output", str(whole), *SMALL, cache + "1"]) == 0
+    arguments = [str(HERE / "killer.py"), str(CONFIG), str(cut), *SMALL, cache + "2"]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
-    killed = call(str(HERE / "killer.py"), str(CONFIG), str(cut), *SMALL, cache + "2")
-    return whole, cut, killed
+    return whole, cut, done.stdout
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_each_loss_of_the_papers_runs_with_several_teachers(here: Path) -> None:
     """The ablation of losses, feature losses and live annotations included, is one command."""
     losses = "[distillation, dkd, {name: fitnet}, {name: rkd}, {name: reviewkd, ramp: 0}]"
     plain = ["student.training.mixing={}", "controls=[ceiling]", "rounds.consistency=[]"]
-    live = ["rounds.live_annotations=true", "rounds.true_label_weight=0.5"]
+    live = ["rounds.live_annotations=true", "rounds.true_label_weight=0.5", "data.limit=120"]
     arguments = [f"rounds.losses={losses}", "rounds.assignment=agreement", *plain, *live]
     assert call(["run", "net.yaml", *arguments]) == 0
     found = summary(here / "outputs/net")

@@ -1,0 +1,40 @@
+"""Runs on a Ray cluster, and jobs for one. Ray is imported when it is used, and here alone."""
+
+from __future__ import annotations  # what some actors import of this package shall be little
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cosup.config.schema import Config
+    from cosup.remote import Place
+
+__all__ = ["run_config"]
+
+
+def run_config(
+    config: Config, place: str | Path | Place, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run a config with the backend that it names, in a directory or at a URI; the content of
+    `summary.json`.
+
+    Raises `UserError` for what the user can mend (a cluster without the resources that are asked
+    for, before anything is started) and `RunError` for a failure on the way.
+    """
+    from cosup.remote import Place
+    from cosup.runs import run_config as run
+    from cosup.runs.mirror import mirrored
+
+    where = place.uri if isinstance(place, Place) else str(place)
+    if config.execution.backend == "local":
+        with mirrored(where, resume=resume, overwrite=overwrite) as directory:
+            return run(config, directory, resume, overwrite)
+    from cosup.cluster.backend import RayBackend
+    from cosup.cluster.session import connected
+
+    with (
+        connected(config.execution) as nodes,
+        RayBackend(config.execution, nodes) as backend,
+        mirrored(where, resume=resume, overwrite=overwrite) as directory,
+    ):
+        return run(config, directory, resume, overwrite, backend)

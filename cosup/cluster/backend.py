@@ -1,0 +1,155 @@
+"""The Ray backend of a run: what is computed ahead, and by which actors."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from cosup.cluster.features import feature_blocks
+from cosup.cluster.pool import Pool
+from cosup.cluster.session import Node, Places, check_room, places, reserved
+from cosup.cluster.teachers import annotate, train_groups
+from cosup.cluster.trainer import RayLauncher
+from cosup.cluster.worker import Setup
+from cosup.config.execution import ExecutionSection, GPUs
+from cosup.config.schema import Config
+from cosup.data.table import ImageData
+from cosup.models.section import BackboneSection
+from cosup.runs.backend import TeacherGroup
+from cosup.student.jobs import Launcher
+from cosup.teachers.annotate import OnShard
+from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.features import feature_source
+from cosup.teachers.store import AnnotationStore
+
+__all__ = ["RayBackend"]
+
+log = logging.getLogger(__name__)
+
+TEACHER_GPU = 0.25
+"""GPUs of a teacher's actor where the config leaves it open."""
+BLOCK_ROWS = 2048
+"""Images of a block of features, about: a multiple of the batch."""
+
+
+class RayBackend:
+    """Teachers, features and students on the cluster that this process is connected to.
+
+    One kind of actors is up at a time: what the cluster has goes to who works. Leaving it ends
+    them. Raises `UserError` if the cluster lacks what the section asks for.
+    """
+
+    def __init__(self, execution: ExecutionSection, nodes: Sequence[Node]) -> None:
+        self.execution = execution
+        teachers, features, student = execution.teachers, execution.features, execution.student
+
+        def gpus(asked: GPUs, fraction: float) -> float:
+            return reserved(asked, execution.device, nodes, fraction)
+
+        self.places = {
+            "teachers": places(teachers, nodes, gpus(teachers.num_gpus, TEACHER_GPU)),
+            "features": places(features, nodes, gpus(features.num_gpus, 1.0)),
+            "student": Places(student.workers, student.num_cpus, gpus(student.num_gpus, 1.0)),
+        }
+        for name, wanted in self.places.items():
+            check_room(f"execution.{name}", wanted, nodes)
+        self._pool: tuple[str, Pool] | None = None
+        self._launcher: RayLauncher | None = None
+
+    def __enter__(self) -> "RayBackend":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
+        """A run of this config begins; features are extracted by actors from here on."""
+        self._close()
+        self.data, self.resources = data, resources
+        self.setup = Setup(
+            config=config,
+            known=data.known(),
+            cwd=os.getcwd(),
+            threads=torch.get_num_threads(),
+            device="cpu",
+            precision=resources.precision,
+        )
+        self._launcher = RayLauncher(
+            self.setup, self.places["student"], tries=self.execution.tries, wait=self.execution.wait
+        )
+        return replace(resources, blocks=self._blocks)
+
+    @property
+    def launcher(self) -> Launcher:
+        """Ray Train; its workers start with the first training."""
+        assert self._launcher is not None, "launcher before begin"
+        return self._launcher
+
+    def train(self, groups: Sequence[TeacherGroup], training: Training, directory: Path) -> None:
+        """Train those that `directory` doesn't keep, side by side."""
+        train_groups(lambda: self._use("teachers"), groups, training, directory)
+
+    def annotate(
+        self,
+        teachers: Sequence[Teacher],
+        data: ImageData,
+        store: AnnotationStore,
+        resources: Resources,
+        on_shard: OnShard,
+    ) -> None:
+        """Fill the store; actors annotate, this process writes."""
+        annotate(lambda: self._use("teachers"), teachers, data, store, resources, on_shard)
+        self._close()
+
+    def _blocks(
+        self, section: BackboneSection, data: ImageData, split: str, start: int
+    ) -> Iterator[Tensor] | None:
+        """Features by actors; those of classes that were set aside are few, and stay here."""
+        if data is not self.data:
+            return None
+        batch = self.execution.batch_size
+        rows = max(1, BLOCK_ROWS // batch) * batch
+
+        def identity(asked: BackboneSection) -> str:
+            return feature_source(asked, self.resources).backbone.identity
+
+        blocks = feature_blocks(self._use("features"), data, batch, rows, identity)
+        return blocks(section, data, split, start)
+
+    def _use(self, name: str) -> Pool:
+        """The pool of this kind, started if it isn't up."""
+        if self._pool is not None and self._pool[0] == name:
+            return self._pool[1]
+        self._close()
+        wanted, execution = self.places[name], self.execution
+        pool = Pool(
+            replace(self.setup, device=wanted.device),
+            wanted.count,
+            wanted.num_cpus,
+            wanted.num_gpus,
+            tries=execution.tries,
+            timeout=execution.shard_timeout,
+            wait=execution.wait,
+            name=name,
+        )
+        self._pool = (name, pool.__enter__())
+        return self._pool[1]
+
+    def _close(self) -> None:
+        """End what is up."""
+        if self._launcher is not None:
+            self._launcher.close()
+        if self._pool is not None:
+            _, pool = self._pool
+            self._pool = None
+            pool.__exit__(None, None, None)

@@ -1,0 +1,150 @@
+"""Teachers on a cluster: trained side by side, and annotating shard by shard.
+
+What the actors make comes back to the driver, which alone writes it, where the local run would.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import ray
+
+from cosup.cluster.pool import Pool
+from cosup.cluster.tasks import Unit
+from cosup.cluster.worker import Losses, Sent, Trained, pack, unpack
+from cosup.config.teachers import TeachersSection
+from cosup.data.table import ImageData
+from cosup.errors import RunError
+from cosup.probabilities import ProbTable
+from cosup.teachers import annotate as local
+from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.store import AnnotationStore
+from cosup.teachers.table import ANNOTATED
+from cosup.teachers.train import keep_group, kept_group, kind_of
+
+__all__ = ["annotate", "train_groups"]
+
+READ_IMAGES = ("linear_pixels", "network", "call")
+"""Kinds that annotate on actors; others read features or tables, which the driver has."""
+CREW = 8
+"""Teachers that annotate together, so that an image is decoded once for all of them."""
+
+
+def train_groups(
+    pool: Callable[[], Pool],
+    groups: Sequence[tuple[Sequence[TeacherSpec], TeachersSection]],
+    training: Training,
+    directory: Path,
+) -> None:
+    """Train side by side the groups that `directory` doesn't keep; afterwards it does.
+
+    pool: gives the pool, asked for only if there is something to do. Groups that aren't trained on
+    images are left to the driver: linear teachers on features, checkpoints, callables, tables.
+    """
+    units = []
+    for specs, section in groups:
+        own = replace(training, section=section)
+        if not _trains_images(specs, section) or kept_group(specs, own, directory) is not None:
+            continue
+        what = f"training of {', '.join(spec.name for spec in specs)}"
+        sent = (tuple(specs), section, str(directory.absolute()))
+        units.append(Unit(what, "train", sent, about=own))
+    if not units:
+        return
+    for unit, (trained, losses) in pool().run(units, long=True):
+        _keep(trained, losses, unit.about, directory)
+
+
+def _trains_images(specs: Sequence[TeacherSpec], section: TeachersSection) -> bool:
+    kind = kind_of(specs[0], section).kind
+    return kind in ("linear_pixels", "network") and section.model.checkpoint is None
+
+
+def _keep(trained: Sequence[Trained], losses: Losses, training: Training, directory: Path) -> None:
+    """What came back of a group, as if it had been trained here."""
+    teachers = []
+    for one in trained:
+        kind = kind_of(one.spec, training.section)
+        teacher = kind.restore(one.spec, training, unpack(one.state), one.steps)
+        if teacher.identity != one.identity:
+            raise RunError(
+                f"teacher '{one.spec.name}' is another here than where it was trained: the "
+                "versions of libraries must be the same on every node"
+            )
+        teachers.append(teacher)
+    for name, step, loss in losses:
+        training.report(name, step, loss)
+    keep_group(teachers, training, directory)
+
+
+def annotate(
+    pool: Callable[[], Pool],
+    teachers: Sequence[Teacher],
+    data: ImageData,
+    store: AnnotationStore,
+    resources: Resources,
+    on_shard: local.OnShard | None = None,
+) -> None:
+    """Fill the store with what it misses of these teachers, as `cosup.teachers.annotate` does.
+
+    pool: gives the pool, asked for only if an actor has something to do.
+    """
+    missing = {t.name: {split: store.missing(split, t) for split in ANNOTATED} for t in teachers}
+    total = sum(len(shards) for splits in missing.values() for shards in splits.values())
+    done = 0
+
+    def tell(split: str, name: str, *_: int) -> None:
+        nonlocal done
+        done += 1
+        if on_shard is not None:
+            on_shard(split, name, done, total)
+
+    elsewhere = [teacher for teacher in teachers if teacher.kind in READ_IMAGES]
+    here = [teacher for teacher in teachers if teacher.kind not in READ_IMAGES]
+    local.annotate(here, data, store, resources, on_shard=tell)
+    if not any(missing[teacher.name][split] for teacher in elsewhere for split in ANNOTATED):
+        return
+    for unit, said in pool().run(_units(elsewhere, missing, data, store)):
+        split, shard, writers = unit.about
+        for teacher, arrays in zip(writers, said, strict=True):
+            table = ProbTable.from_tensors(store.num_classes, unpack(arrays))
+            store.write(split, teacher, shard, table)
+            tell(split, teacher.name)
+
+
+def _units(
+    teachers: Sequence[Teacher],
+    missing: Mapping[str, Mapping[str, Sequence[int]]],
+    data: ImageData,
+    store: AnnotationStore,
+) -> Iterator[Unit]:
+    """One unit per crew and shard that some of the crew have yet to annotate."""
+    for number, crew in enumerate(_crews(teachers)):
+        if not any(missing[teacher.name][split] for teacher in crew for split in ANNOTATED):
+            continue
+        sent = tuple(Sent(t.spec, t.steps, t.identity, ray.put(pack(t.state()))) for t in crew)
+        for split in ANNOTATED:
+            for shard in sorted({s for teacher in crew for s in missing[teacher.name][split]}):
+                wanted = [i for i, t in enumerate(crew) if shard in missing[t.name][split]]
+                rows = store.rows(split, shard)
+                yield Unit(
+                    f"annotations of {split}, samples {rows.start} to {rows.stop - 1}",
+                    "annotate",
+                    (sent, wanted, split, rows.start, rows.stop),
+                    samples=partial(_ids, data, split, rows),
+                    crew=number,
+                    about=(split, shard, [crew[place] for place in wanted]),
+                )
+
+
+def _crews(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
+    """Teachers that read the same, at most `CREW` at a time."""
+    for group in local.groups_of(teachers):
+        for start in range(0, len(group), CREW):
+            yield group[start : start + CREW]
+
+
+def _ids(data: ImageData, split: str, rows: slice) -> list[str]:
+    return data.sample_ids(data.rows(split)[rows])

@@ -1,0 +1,123 @@
+"""Processes that train one model together: each computes on its slice of every batch."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cosup.errors import UserError
+from cosup.losses.base import Metrics
+
+__all__ = ["ALONE", "Ranks", "check_slices", "joined"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among `size` that train together. wrap: makes a module average its
+    gradients over them. Alone it does nothing at all."""
+
+    rank: int = 0
+    size: int = 1
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+
+    def own(self, count: int) -> slice:
+        """This rank's slice of a batch of so many; together they are the batch."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over the ranks, as gradients have it; every rank has to ask."""
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def means(self, loss: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
+        """As `mean`, of a loss and metrics at once."""
+        if self.size == 1:
+            return loss, metrics
+        values = [loss.detach(), *(value.detach() for value in metrics.values())]
+        means = self._mean_of(values)
+        return means[0], dict(zip(metrics, means[1:], strict=True))
+
+    def average_statistics(self, module: nn.Module) -> None:
+        """Give every rank the mean of their norms' running statistics."""
+        if self.size == 1:
+            return
+        named = ((name.split(".")[-1], buffer) for name, buffer in module.named_buffers())
+        buffers = [buffer for name, buffer in named if name.startswith("running_")]
+        if not buffers:
+            return
+        for buffer, mean in zip(buffers, self._mean_of(buffers), strict=True):
+            buffer.copy_(mean)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Everybody's value, in the ranks' order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def first(self, value: Any) -> Any:
+        """The first rank's value."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def _mean_of(self, tensors: list[Tensor]) -> list[Tensor]:
+        """In one message."""
+        flat = self.mean(torch.cat([tensor.flatten().float() for tensor in tensors]))
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [p.view_as(t).to(t.dtype) for p, t in zip(parts, tensors, strict=True)]
+
+
+ALONE = Ranks()
+
+
+def joined(device: torch.device) -> Ranks:
+    """This process's place in torch's process group."""
+    size = dist.get_world_size()
+    return ALONE if size == 1 else Ranks(dist.get_rank(), size, partial(_distributed, device))
+
+
+def _distributed(device: torch.device, module: nn.Module) -> nn.Module:
+    # Statistics are averaged after each step instead. Some networks have weights that a loss does
+    # not reach (another head, an embedding's norm); without the search their second step fails.
+    with warnings.catch_warnings():
+        # Its new name is not yet in every torch that will do.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            device_ids=None if device.type == "cpu" else [device],
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+        )
+
+
+def check_slices(batch_size: int, size: int, parts: int = 1, pairs: bool = False) -> None:
+    """Raise `UserError`, beginning with `batch_size`, for a batch that `size` ranks can't share.
+
+    parts: that each rank works its slice through in; pairs: whether images are mixed in pairs.
+    """
+    if size == 1:
+        return
+    if batch_size // size < parts:
+        each = f"1 sample in each of {parts} parts" if parts > 1 else "1 sample"
+        raise UserError(
+            f"batch_size: {batch_size}: too small for {size} workers, each takes at least {each} "
+            f"(execution.student.workers: at most {max(1, batch_size // parts)} here)"
+        )
+    if pairs and batch_size % (2 * parts * size):
+        raise UserError(
+            f"batch_size: {batch_size}: images are mixed in pairs, so with {size} workers "
+            f"(execution.student.workers) it must be a multiple of {2 * parts * size}"
+        )

@@ -1,0 +1,217 @@
+"""The staging folder of a run at a URI: what is in it, what is there, and how each gets across."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from cosup.config.schema import Config
+from cosup.errors import RunError, UserError
+from cosup.files import TEMPORARY, write_json
+from cosup.remote import Place, get, is_uri, join, listing, put, remove, shown
+from cosup.runs.directory import LOCK, MARKER
+
+__all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_root"]
+
+log = logging.getLogger(__name__)
+
+SESSION = ".cosup-mirror"
+"""At the URI: a file that names the staging folder that wrote there last. In a staging root: the
+folder with the records and locks of its runs."""
+SLACK = 50_000_000
+"""Nanoseconds by which the clock of files may be behind."""
+THREADS = 8
+
+Stamp = tuple[int, int, int]
+"""Inode, size and time of change: another file, or other content, has another one."""
+
+
+def staging_root(output: str) -> Path:
+    """The local folder for what is written under `run.output`: itself, unless it is a URI; then a
+    folder of `COSUP_CACHE` (`~/.cache/cosup` by default)."""
+    if not is_uri(output):
+        return Path(output)
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    cache = Path(os.environ.get("COSUP_CACHE") or Path(base) / "cosup")
+    key = hashlib.sha256(output.partition("?")[0].rstrip("/").encode()).hexdigest()[:16]
+    return cache.absolute() / "runs" / key
+
+
+def run_place(config: Config, output: str | None = None) -> Path | Place:
+    """Where a config's run is written: `output`, or the folder of its name in `run.output`."""
+    if output is not None:
+        return Place(output) if is_uri(output) else Path(output)
+    base = config.run.output
+    return (Place(base) if is_uri(base) else Path(base)) / config.run.name
+
+
+class Staging:
+    """A run's folder on this machine, and its place at a URI.
+
+    record: the file that keeps, from run to run, which staging folder this is and what of it is at
+    the URI as it is here. Without it the folder is worth nothing.
+    """
+
+    def __init__(self, uri: str, path: Path, record: Path) -> None:
+        self.uri = uri
+        self.name = shown(uri)
+        self.path = path
+        self.record = record
+        self.identity = uuid.uuid4().hex
+        self.pushed: dict[str, Stamp] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(record.read_text())
+            pushed = {name: (int(a), int(b), int(c)) for name, (a, b, c) in kept["pushed"].items()}
+            self.identity, self.pushed = str(kept["identity"]), pushed
+
+    def look(self) -> tuple[dict[str, int], str | None]:
+        """What is at the URI (bytes by name), and the identity of who wrote there last."""
+        there = listing(self.uri)
+        writer = self._writer() if there.pop(SESSION, None) is not None else None
+        return there, writer
+
+    def files(self) -> dict[str, Stamp]:
+        """What is in the folder, without locks and files being written."""
+        return {name: stamp for name, (stamp, _) in self._scan().items()}
+
+    def empty(self) -> None:
+        """Empty the folder, and be another one from now on."""
+        self.record.unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.identity, self.pushed = uuid.uuid4().hex, {}
+
+    def clear(self, there: Iterable[str]) -> None:
+        """Remove what is at the URI: first what says it is finished, last that it is a run."""
+        for name in sorted(there, key=_rank, reverse=True):
+            remove(join(self.uri, name))
+        remove(self.uri)
+
+    def fetch(self, there: Mapping[str, int]) -> None:
+        """Get what is at the URI and not here."""
+        lacking = [name for name in there if not (self.path / name).exists()]
+        for name in lacking:
+            if ".." in PurePosixPath(name).parts:
+                raise UserError(f"run.output: {self.name}: holds a file named {name}")
+        if lacking:
+            size = sum(there[name] for name in lacking) / 1e6
+            log.info("fetching %d files, %.1f MB, from %s", len(lacking), size, self.name)
+        with ThreadPoolExecutor(THREADS) as threads:
+            list(threads.map(self._get, lacking))
+        files = self.files()
+        self.pushed = {name: stamp for name, stamp in self.pushed.items() if name in there}
+        self.pushed |= {name: files[name] for name in lacking if name in files}
+
+    def sign(self) -> None:
+        """Become the URI's last writer; the record is kept before that is told."""
+        self._keep()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / SESSION
+            write_json(file, {"staging": self.identity, "host": os.uname().nodename})
+            put(file, join(self.uri, SESSION))
+
+    def push(self, *, last: bool = False, finished: bool = False) -> None:
+        """Copy to the URI what has changed, and remove there what was removed here.
+
+        While the run goes on, what is younger than the look at the folder waits for the next time:
+        the file that it builds on may have been missed. So what arrives is, also if this is cut,
+        the run as it was at some moment.
+
+        last: the run has ended, nothing waits. finished: and remove what else is at the URI.
+        """
+        before = time.time_ns() - SLACK
+        found = self._scan()
+        changed = {
+            name: at
+            for name, (stamp, at) in found.items()
+            if self.pushed.get(name) != stamp and (last or at < before)
+        }
+        gone = set(self.pushed) - set(found)
+        if not (changed or gone or finished):
+            return
+        self._check_ours()
+        try:
+            for name in sorted(changed, key=lambda name: (_rank(name), changed[name])):
+                with suppress(FileNotFoundError):  # removed since
+                    put(self.path / name, join(self.uri, name))
+                    self.pushed[name] = found[name][0]
+            if finished:
+                gone |= set(listing(self.uri)) - set(found) - {SESSION}
+            self._remove(gone)
+        finally:
+            self._keep()
+
+    def drop(self) -> None:
+        """Remove the folder and its record, and the place at the URI if nothing is there."""
+        if not set(listing(self.uri)) - {SESSION}:
+            remove(self.uri)
+        self.empty()
+
+    def _get(self, name: str) -> None:
+        get(join(self.uri, name), self.path / name)
+
+    def _remove(self, names: set[str]) -> None:
+        """Files, and the folders that they leave empty."""
+        for name in sorted(names, key=_rank, reverse=True):
+            remove(join(self.uri, name))
+            self.pushed.pop(name, None)
+        for folder in {str(PurePosixPath(name).parent) for name in names} - {"."}:
+            if not listing(join(self.uri, folder)):
+                remove(join(self.uri, folder))
+
+    def _writer(self) -> str | None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / SESSION
+            if not get(join(self.uri, SESSION), file):
+                return None
+            with suppress(ValueError, KeyError, TypeError):
+                return str(json.loads(file.read_text())["staging"])
+        return ""
+
+    def _check_ours(self) -> None:
+        if self._writer() != self.identity:
+            raise RunError(
+                f"{self.name}: another run has taken it over (or removed it), so this one copies "
+                "nothing there any more"
+            )
+
+    def _keep(self) -> None:
+        write_json(self.record, {"identity": self.identity, "pushed": self.pushed})
+
+    def _scan(self) -> dict[str, tuple[Stamp, int]]:
+        """Every file's stamp, and when it got its name and content."""
+        found: dict[str, tuple[Stamp, int]] = {}
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                file = Path(folder, name)
+                if name == LOCK or name.endswith(TEMPORARY):
+                    continue
+                with suppress(FileNotFoundError):
+                    is_ = file.stat()
+                    stamp = (is_.st_ino, is_.st_size, is_.st_mtime_ns)
+                    at = max(is_.st_ctime_ns, is_.st_mtime_ns)
+                    found[file.relative_to(self.path).as_posix()] = (stamp, at)
+        return found
+
+
+def has_content(path: Path) -> bool:
+    """Does a staging folder hold a run, or what is left of one?"""
+    return any(file.is_file() and file.name != LOCK for file in path.rglob("*"))
+
+
+def _rank(name: str) -> int:
+    """Before all else what says that it is a run, and what tells how to read other files; last what
+    says that it is finished, above all for the run as a whole."""
+    parts = PurePosixPath(name)
+    if parts.name == MARKER:
+        return 0 if name == MARKER else 1
+    if parts.name == "manifest.json":
+        return 2
+    return 3 if parts.name != "summary.json" else 5 if name == "summary.json" else 4

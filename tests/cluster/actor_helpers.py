@@ -1,0 +1,95 @@
+"""A small real task, its teachers, and actors for them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from cluster_helpers import CPUS
+from safetensors import safe_open
+
+from cosup.cluster.pool import Pool
+from cosup.cluster.worker import Setup
+from cosup.config.schema import Config
+from cosup.config.teachers import TeachersSection
+from cosup.data.table import ImageData
+from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.hierarchy import TeacherSpec, plan_hierarchy
+from cosup.teachers.train import keep_group, teacher_groups, train_group
+
+SHARD = 50
+"""Samples: the batch of 16 doesn't divide it."""
+TWICE = {"by": "domain", "levels": [1, 2]}
+TINY = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
+NETWORKS = {
+    "hierarchy": TWICE,
+    "model": TINY,
+    "training": {"steps": 80, "batch_size": 16, "lr": 0.01, "save_every": 5},
+}
+LINEAR = {
+    "hierarchy": {"by": "class", "levels": [1, 2]},
+    "model": {"name": "linear_pixels"},
+    "training": {"steps": 100, "lr": 0.03},
+}
+
+
+def config(teachers: dict[str, Any]) -> Config:
+    content = {
+        "data": {
+            "source": "digits",
+            "rotations": [0, 90],
+            "limit": 420,
+            "splits": {"teacher_train": 0.4, "student_train": 0.4, "test": 0.2},
+        },
+        "teachers": teachers,
+        "student": {"mode": "head", "backbone": TINY},
+        "execution": {"device": "cpu", "batch_size": 16, "shard_size": SHARD},
+    }
+    return Config.model_validate(content)
+
+
+def actors(data: ImageData, config: Config, cwd: str = "", **changes: Any) -> Pool:
+    setup = Setup(config, data.known(), cwd, torch.get_num_threads(), "cpu", "float32")
+    settings: dict[str, Any] = {
+        "count": 2,
+        "num_cpus": CPUS,  # so that each node has one
+        "num_gpus": 0,
+        "tries": 3,
+        "timeout": 60,
+        "wait": 60,
+        "name": "teachers",
+    }
+    return Pool(setup, **{**settings, **changes})
+
+
+Groups = list[tuple[list[TeacherSpec], TeachersSection]]
+
+
+def plan(data: ImageData, teachers: dict[str, Any]) -> Groups:
+    section = config(teachers).teachers
+    levels = plan_hierarchy(section, data.classes, data.domains, 0)
+    return [(group, section) for level in levels for group in teacher_groups(level, section)]
+
+
+def train_here(
+    groups: Groups, data: ImageData, resources: Resources, folder: Path
+) -> list[Teacher]:
+    made = []
+    for specs, section in groups:
+        training = Training(section, data, 0, resources)
+        made += train_group(specs, training)
+        keep_group(made[-len(specs) :], training, folder)
+    return made
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """What every file holds. safetensors writes its metadata in any order."""
+    found: dict[str, Any] = {}
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".safetensors":
+            with safe_open(path, "numpy") as file:
+                bits = {key: file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118
+                found[name] = (file.metadata(), bits)
+        else:
+            found[name] = path.read_bytes()
+    return found

@@ -1,0 +1,115 @@
+"""Teachers and features by actors: the same bits as in one process, though actors are killed."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from actor_helpers import LINEAR, NETWORKS, SHARD, TINY, actors, config, files, plan, train_here
+from cluster_helpers import TwoNodes, actor_pids, assert_nothing_left, wait_until
+
+from cosup.cluster.features import feature_blocks
+from cosup.cluster.pool import Pool, Unit
+from cosup.cluster.teachers import annotate, train_groups
+from cosup.data.table import ImageData
+from cosup.errors import RunError
+from cosup.models.section import BackboneSection
+from cosup.teachers.annotate import annotate as annotate_here
+from cosup.teachers.annotate import open_store
+from cosup.teachers.base import Resources, Training
+from cosup.teachers.features import feature_source
+from cosup.teachers.table import ANNOTATED
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_threads")]
+
+
+@pytest.fixture(scope="module")
+def shared(cluster: TwoNodes, data: ImageData) -> Iterator[Pool]:
+    """Two actors, one per node, for the tests that need no others."""
+    if cluster.second is None:
+        cluster.add()
+    with actors(data, config(NETWORKS)) as pool:
+        yield pool
+    assert_nothing_left()
+
+
+def test_features_are_the_same_bits_from_any_row_on(
+    shared: Pool, data: ImageData, resources: Resources
+) -> None:
+    section = BackboneSection.model_validate(TINY)
+    source = feature_source(section, resources)
+    blocks = feature_blocks(shared, data, 16, 40, lambda _: source.backbone.identity)
+    whole = source.of_split(data, "test")
+    everything = torch.cat(list(blocks(section, data, "test", 0) or ()))
+    assert torch.equal(everything[torch.from_numpy(data.rows("test"))], whole)
+    rest = torch.cat(list(blocks(section, data, "test", 64) or ()))
+    assert torch.equal(rest, everything[64:])
+    assert blocks(section, data.subset(np.arange(9)), "test", 0) is None
+    other = feature_blocks(shared, data, 16, 400, lambda _: "another's")
+    with pytest.raises(RunError, match="backbone 'cifar_resnet8' is another on node"):
+        list(other(section, data, "test", 0) or ())
+
+
+def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
+    shared: Pool, data: ImageData, resources: Resources, tmp_path: Path
+) -> None:
+    groups = plan(data, NETWORKS) + plan(data, LINEAR)[1:]
+    local, remote = tmp_path / "local", tmp_path / "remote"
+    remote.mkdir()
+    train_here(groups, data, resources, local)
+    told: list[tuple[str, int, float]] = []
+    section = groups[0][1]
+    training = Training(section, data, 0, resources, lambda *said: told.append(said), remote)
+    at_work: set[str] = set()
+    while len(at_work) < 2:
+        at_work |= {node for _, node in shared.run([Unit("a node", "hello", ())] * 8)}
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_until(lambda: len(list(remote.glob("*.state"))) == 2, "two are trained at once")
+        killed.append(next(iter(actor_pids("Worker"))))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    train_groups(lambda: shared, groups, training, remote)
+    killer.join()
+    assert killed
+    assert files(remote) == files(local)
+    steps = {step for name, step, _ in told if name == groups[1][0][0].name}
+    assert 50 in steps
+    train_groups(_nobody, groups, training, remote)  # nothing is left to do
+
+
+def test_annotations_are_the_same_bits_with_an_actor_killed_in_the_middle(
+    shared: Pool, data: ImageData, resources: Resources, tmp_path: Path
+) -> None:
+    quick = {**NETWORKS, "training": {"steps": 3, "batch_size": 16, "lr": 0.01}}
+    teachers = train_here(plan(data, quick), data, resources, tmp_path / "teachers")
+    local, remote = open_store(tmp_path / "a", data, SHARD), open_store(tmp_path / "b", data, SHARD)
+    annotate_here(teachers, data, local, resources)
+    told: list[tuple[int, int]] = []
+
+    def on_shard(split: str, name: str, done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 1:
+            os.kill(next(iter(actor_pids("Worker"))), signal.SIGKILL)
+
+    annotate(lambda: shared, teachers, data, remote, resources, on_shard)
+    total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)
+    assert told == [(n + 1, total) for n in range(total)]  # each shard once
+    assert files(remote.directory) == files(local.directory)
+    before = files(remote.directory)
+    (remote.directory / "test" / teachers[1].name / "00001.safetensors").unlink()
+    annotate(lambda: shared, teachers, data, remote, resources, on_shard)
+    assert told[total:] == [(1, 1)]
+    assert files(remote.directory) == before
+    annotate(_nobody, teachers, data, remote, resources, on_shard)
+
+
+def _nobody() -> Pool:
+    raise AssertionError("there is nothing to do")

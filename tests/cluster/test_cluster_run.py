@@ -1,0 +1,156 @@
+"""A whole run on a cluster: the local run's numbers and lines, also if its driver is killed."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from cluster_helpers import TwoNodes, assert_nothing_left
+from safetensors.torch import load_file
+
+from cosup.cluster import run_config
+from cosup.config.schema import Config
+from cosup.errors import UserError
+
+pytestmark = pytest.mark.ray
+
+BASE: dict[str, Any] = {
+    "data": {
+        "source": "digits",
+        "rotations": [0, 90],
+        "limit": 240,
+        "splits": {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2},
+    },
+    "teachers": {
+        "hierarchy": {"by": "domain", "levels": [1, 2]},
+        "model": {"name": "linear_pixels", "size": 4},
+        "training": {"steps": 20, "batch_size": 32},
+    },
+    "student": {
+        "backbone": {"name": "test_resnet", "weights": None, "image_size": 32},
+        "training": {"steps": 20, "batch_size": 32, "standardize": True},
+    },
+    "rounds": {
+        "assignment": {"name": "gate", "prior": "provenance"},
+        "consistency": [{"name": "local_global"}],
+        "loss": {"name": "adaptive_confidence"},
+    },
+    "controls": ["best_teacher", "equal_budget_generalist", "ceiling"],
+    "execution": {"shard_size": 25, "batch_size": 10, "device": "cpu"},
+}
+NETWORK: dict[str, Any] = {
+    "teachers": {
+        "hierarchy": {"by": "domain", "levels": [2]},
+        "model": {"name": "cifar_resnet8"},
+        "training": {"steps": 3, "batch_size": 16},
+    },
+    "student": {
+        "mode": "finetune",
+        "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 32},
+        "training": {"steps": 40, "batch_size": 16, "save_every": 5},
+    },
+    "rounds": {"assignment": {"name": "agreement"}},
+    "controls": [],
+}
+NOT_COMPARED = ("seconds", "peak_rss_mb", "run")
+
+
+def config(
+    folder: Path, backend: str, more: dict[str, Any] | None = None, **execution: Any
+) -> Config:
+    settings = {**BASE["execution"], "backend": backend, "cache": str(folder / f"cache-{backend}")}
+    content = {**BASE, **(more or {}), "execution": {**settings, **execution}}
+    return Config.model_validate(content)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What a run said, but for what comes now and then while something takes long."""
+    told = [record for record in caplog.records if record.name != "cosup.runs.logs"]
+    return [record.getMessage() for record in told if record.levelno == logging.INFO]
+
+
+def compared(summary: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in summary.items() if name not in NOT_COMPARED}
+
+
+def same_files(ours: Path, theirs: Path) -> None:
+    """All annotations, decisions and students; tables without the names of files."""
+    tensors = sorted(path.relative_to(theirs) for path in theirs.rglob("*.safetensors"))
+    assert sorted(path.relative_to(ours) for path in ours.rglob("*.safetensors")) == tensors
+    assert any(path.parts[0] == "annotations" for path in tensors)
+    for path in tensors:
+        found, expected = load_file(ours / path), load_file(theirs / path)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert found[name].equal(expected[name]), f"{path}: {name}"
+    for table in (theirs / "decisions").iterdir():
+        found = pd.read_parquet(ours / "decisions" / table.name)
+        pd.testing.assert_frame_equal(found, pd.read_parquet(table))
+
+
+def test_a_run_with_actors_is_the_local_run(
+    nodes: TwoNodes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Specialists and generalists, features, gate, local students of the filter, controls."""
+    caplog.set_level(logging.INFO, "cosup")
+    local = run_config(config(tmp_path, "local"), tmp_path / "local")
+    expected = lines(caplog)
+    caplog.clear()
+    ours = run_config(config(tmp_path, "ray"), tmp_path / "ray")
+    assert lines(caplog) == expected
+    assert any(line.startswith("teacher domain_rot90: annotated") for line in expected)
+    assert_nothing_left()
+    assert compared(ours) == compared(local)
+    same_files(tmp_path / "ray", tmp_path / "local")
+
+
+def test_a_killed_driver_goes_on(nodes: TwoNodes, tmp_path: Path) -> None:
+    """By SIGKILL, while the student, a network, is trained; `--resume` ends as if nothing was."""
+    local = run_config(config(tmp_path, "local", NETWORK), tmp_path / "local")
+    content = config(tmp_path, "ray", NETWORK, address=nodes.address)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(content.model_dump(mode="json")))
+    command = [sys.executable, "-m", "cosup", "run", str(file), "--output", str(tmp_path / "ray")]
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    states = tmp_path / "ray" / "checkpoints" / "training"
+    end = time.monotonic() + 120
+    while not any(states.glob("*.state")) and driver.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    _, said = driver.communicate()
+    assert any(states.glob("*.state")), said
+    assert_nothing_left(within=60)
+    done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
+    before = [path.stat().st_mtime_ns for path in done]
+    ours = run_config(content, tmp_path / "ray", resume=True)
+    assert [path.stat().st_mtime_ns for path in done] == before  # nothing was annotated again
+    assert compared(ours) == compared(local)
+    same_files(tmp_path / "ray", tmp_path / "local")
+
+
+def test_what_there_is_no_room_for_is_said_first(nodes: TwoNodes, tmp_path: Path) -> None:
+    for section, asked in {
+        "student": {"workers": 5},
+        "teachers": {"num_gpus": 0.5},
+        "features": {"num_cpus": 3},
+    }.items():
+        with pytest.raises(UserError, match=rf"execution\.{section}: .* the cluster has room for"):
+            run_config(config(tmp_path, "ray", **{section: asked}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_no_cluster_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(
+        UserError, match=r"execution\.address: '127\.0\.0\.1:1': nothing answers there"
+    ):
+        run_config(config(tmp_path, "ray", address="127.0.0.1:1"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

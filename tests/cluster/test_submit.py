@@ -1,0 +1,466 @@
+"""`cosup submit`: what it refuses, and jobs on a real head that demands a token."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+pytest.importorskip("aiohttp")
+
+import requests
+from cluster_helpers import free_port, wait_until
+
+import cosup
+from cosup.cli import call
+from cosup.cluster import connect as connecting
+from cosup.cluster import submit as submitting
+from cosup.cluster.connect import connect
+from cosup.cluster.submit import Job, job_config
+from cosup.config.files import parse_yaml
+from cosup.errors import RunError, UserError
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-of-the-tests-0123456789"
+CONFIG = """\
+run: {name: tiny, output: outputs}
+data: {source: digits, rotations: [0], limit: 200}
+teachers:
+  hierarchy: {by: class, levels: [1]}
+  model: {name: linear_pixels, size: 4}
+  training: {steps: 20}
+student:
+  backbone: {name: test_resnet, weights: null, image_size: 32}
+  training: {steps: 20}
+controls: []
+"""
+
+
+@pytest.fixture(autouse=True)
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token and no cluster of this machine's."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in os.environ:
+        if name.startswith("RAY_") or name.lower() in ("http_proxy", "all_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a head's dashboard; requests without the token are refused."""
+    home = tmp_path_factory.mktemp("head")
+    ports = {
+        f"--{name}": free_port()
+        for name in (
+            "port",
+            "dashboard-port",
+            "node-manager-port",
+            "object-manager-port",
+            "ray-client-server-port",
+            "dashboard-agent-listen-port",
+            "dashboard-agent-grpc-port",
+            "runtime-env-agent-port",
+            "metrics-export-port",
+        )
+    }
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST_"))}
+    env = {
+        **kept,
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else its jobs wait for all other tests
+        "OMP_NUM_THREADS": "1",
+    }
+    sessions = f"/tmp/cosup-{os.getpid()}"  # sockets' paths may have 107 characters at most
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
+    command += ["--object-store-memory=100000000", f"--temp-dir={sessions}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0"]  # the kernel's choice
+    command += [f"{name}={port}" for name, port in ports.items()]
+    address = f"http://127.0.0.1:{ports['--dashboard-port']}"
+    with (home / "head.log").open("w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        wait_until(
+            lambda: _serves(address), lambda: (home / "head.log").read_text()[-2000:], within=90
+        )
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            for pid in _processes_with(home):
+                os.kill(pid, signal.SIGKILL)
+            subprocess.run(["rm", "-rf", sessions], check=False)
+
+
+def _serves(address: str) -> bool:
+    """Is the head up to the point where it takes jobs: with an agent on its node?"""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    try:
+        return requests.get(f"{address}/api/jobs/", headers=headers, timeout=5).ok
+    except requests.exceptions.RequestException:
+        return False
+
+
+def _processes_with(home: Path) -> list[int]:
+    """Processes that were started with this home, which nobody else has."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"HOME={home}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+
+
+def submit(config: Path, address: str, *more: str) -> int:
+    """As quick as it goes: without actors."""
+    return call(["submit", str(config), "execution.backend=local", "--address", address, *more])
+
+
+# Jobs
+
+
+@pytest.mark.usefixtures("token")
+def test_a_job_runs_and_its_log_is_streamed(
+    config: Path, head: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(config, head, f"run.output={tmp_path}/runs") == 0
+    out, err = capfd.readouterr()
+    assert "teacher all: trained for 20 steps" in out
+    assert f"{tmp_path}/runs/tiny/summary.json" in out
+    assert out.count("Running entrypoint for job") == 1  # nothing of the log is said twice
+    (name,) = re.findall(r"^job (tiny-[0-9a-f]{8}) is submitted$", err, re.MULTILINE)
+    commands = [line for line in err.splitlines() if " it with: " in line]
+    assert commands == [
+        f"follow it with: RAY_AUTH_MODE=token ray job logs {name} --follow --address {head}",
+        f"stop it with: RAY_AUTH_MODE=token ray job stop {name} --address {head}",
+    ]
+    assert err.splitlines()[-1] == f"job {name} succeeded"
+    assert len(err.splitlines()) == 4  # and no chatter
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    assert summary["status"] == "finished"
+
+
+@pytest.mark.usefixtures("token")
+def test_a_failing_job_gives_its_exit_status(
+    config: Path, head: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is shipped is there: the folder is found, and found wanting."""
+    folder = tmp_path / "shipped/pictures"
+    folder.mkdir(parents=True)
+    (folder / "note.txt").write_text("no pictures")
+    more = ["data={source: image_folder, root: pictures}", f"run.output={tmp_path}/runs"]
+    assert submit(config, head, *more, "--no-wait", "--working-dir", str(folder.parent)) == 0
+    out, err = capfd.readouterr()
+    (name,) = out.splitlines()  # and nothing of the log
+    assert f"job {name} is submitted" in err
+    log: list[str] = []
+    assert Job(connect(head), name).follow(log.append) == (2, f"job {name} failed (exit status 2)")
+    said = [line for line in "".join(log).splitlines() if line.startswith("error: ")]
+    assert said == [
+        "error: data.root: folder 'pictures' holds no folder of a class (root/class/image)"
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_leaves_the_job_and_stop_ends_it_cleanly(
+    config: Path, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the token where Ray itself looks for it."""
+    (tmp_path / "home/.ray").mkdir()
+    (tmp_path / "home/.ray/auth_token").write_text(TOKEN)
+    command = [sys.executable, "-m", "cosup", "submit", str(config), "execution.backend=local"]
+    command += [f"run.output={tmp_path}/runs", "student.training.steps=1000000"]
+    process = subprocess.Popen(
+        [*command, "--address", head],
+        env={**os.environ, "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("teacher all: annotated"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    last = err.splitlines()[-1]
+    name = last.split()[1]
+    assert last == f"job {name} goes on; stop it with: ray job stop {name} --address {head}"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    client = connect(head)
+    assert client.get_job_status(name) == "RUNNING"
+    client.stop_job(name)
+    log: list[str] = []
+    assert Job(client, name).follow(log.append) == (130, f"job {name} was stopped")
+    kept = f"interrupted; what is finished is kept in {tmp_path}/runs/tiny; go on with: "
+    (said,) = (line for line in "".join(log).splitlines() if line.startswith("interrupted"))
+    assert said.startswith(f"{kept}cosup submit {config} execution.backend=local ")
+    assert said.endswith(f" --address {head} --resume")
+
+
+@pytest.mark.usefixtures("token")
+def test_the_plain_job_entry_runs(head: str) -> None:
+    client = connect(head)
+    path = ROOT / "ray_jobs/job.yaml"
+    env = {**parse_yaml(path.read_text(), str(path)), "working_dir": str(ROOT)}
+    command = "python -m cosup --version"  # quick: it imports little
+    name = client.submit_job(entrypoint=command, runtime_env=env)
+    log: list[str] = []
+    assert Job(client, name).follow(log.append) == (0, f"job {name} succeeded")
+    assert f"cosup {cosup.__version__}\n" in "".join(log)
+
+
+def test_the_token_is_demanded(
+    config: Path,
+    head: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told() -> str:
+        assert submit(config, head, f"run.output={tmp_path}/runs") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert f"error: --address: '{head}': the cluster wants a token, and none was given" in told()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    assert f"error: --address: '{head}': the cluster refuses the token" in told()
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    path = tmp_path / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    assert told() == f"error: RAY_AUTH_TOKEN_PATH: can't read '{path}': No such file or directory"
+    path.write_text(f"{TOKEN}\n")
+    # They would go before the address that was given.
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    assert connect(f"{head}/").get_address() == head
+    assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:1"
+
+
+# What is refused before anything is sent
+
+
+def test_the_config_is_checked_first(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run.sed=1", "rounds.repeat=0", "--address", "nonsense"]
+    assert call(["submit", str(config), *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("run.sed" in line or "rounds.repeat" in line for line in lines)
+
+
+def test_paths_that_mean_nothing_on_the_cluster(config: Path) -> None:
+    images = "data={source: image_folder, root: data/images}"
+    with pytest.raises(UserError) as caught:
+        job_config(config, [images], None)
+    output, root = str(caught.value).splitlines()
+    assert output.startswith("run.output: 'outputs': is relative, and a job's working directory is")
+    assert root.startswith("data.root: 'data/images': is relative")
+    assert job_config(config, [images, "run.output=s3://b/r"], Path()).run.output == "s3://b/r"
+    with pytest.raises(UserError, match=r"^run.output: '~/runs': is relative"):
+        job_config(config, ["run.output=~/runs"], None)
+
+
+def test_a_job_runs_on_ray_unless_told_otherwise(config: Path) -> None:
+    config.write_text(CONFIG + "execution: {backend: local, address: 10.0.0.1:6379, workers: 2}\n")
+
+    def execution(*overrides: str) -> Any:
+        return job_config(config, ["run.output=/shared/runs", *overrides], None).execution
+
+    assert (execution().backend, execution().address, execution().workers) == ("ray", None, 2)
+    assert execution("execution.backend=local").backend == "local"
+    assert execution("execution={backend: local}").backend == "local"
+    assert execution("execution={workers: 3}").backend == "ray"
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--resume", "--overwrite"], "error: --resume and --overwrite exclude each other"),
+        (["--working-dir", "/no/where"], "error: --working-dir: no folder '/no/where'"),
+    ],
+)
+def test_flags(
+    flags: list[str], text: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(config, "http://127.0.0.1:1", "run.output=/shared/runs", *flags) == 2
+    assert capsys.readouterr().err.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("ftp://host:1", "ftp:// isn't served; give the dashboard's, as http://HOST:8265"),
+        ("host:8265", "has no http:// or https://; .*; did you mean 'http://host:8265'?"),
+        ("auto", "has no http:// or https://"),
+        ("", "has no http:// or https://|names no host"),
+        ("http://", "names no host"),
+        ("ray://host:10001", "is an address of Ray Client, which runs no jobs"),
+        ("http://no-such-host.invalid:8265", "no such host"),
+        ("http://127.0.0.1:99999", "port|parse"),
+    ],
+)
+def test_addresses_that_are_none(address: str, text: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(UserError, match=rf"^--address: '{re.escape(address)}': .*(?:{text})"):
+        connect(address)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "scheme", "text"),
+    [
+        (None, "http", "nothing listens there"),
+        (b"", "http", "speaks no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "http", "speaks no HTTP"),
+        (b"HTTP/1.0 400 Bad Request\r\n\r\n", "https", "no TLS there; should it be http://"),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "http", r"answers there \(HTTP 200\), but it isn't"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", "http", r"answers there \(HTTP 404\), but it isn't"),
+        (b"wait", "http", "doesn't answer"),
+    ],
+)
+def test_what_is_no_dashboard(
+    answer: bytes | None, scheme: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if answer == b"wait":
+        monkeypatch.setattr(connecting, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if answer is None:
+            server.close()
+        else:
+            threading.Thread(target=_answer, args=(server, answer), daemon=True).start()
+        with pytest.raises(UserError, match=text):
+            connect(f"{scheme}://127.0.0.1:{port}")
+
+
+def _answer(server: socket.socket, text: bytes) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1000)
+        if text == b"wait":
+            time.sleep(2)
+        connection.sendall(text)
+
+
+def test_without_rays_job_client(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "find_spec", lambda name: None if name == "aiohttp" else name)
+    with pytest.raises(UserError, match=r"install it with: pip install 'cosup\[cluster\]'$"):
+        connect("http://127.0.0.1:8265")
+
+
+# Following
+
+
+class Served:
+    """A client whose log and state come from a script; an exception in it is raised."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = list(parts)
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        for part in self.parts.pop(0):
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    def get_job_info(self, name: str) -> Any:
+        part = self.parts.pop(0)
+        if isinstance(part, Exception):
+            raise part
+        ended = part["status"] in ("SUCCEEDED", "STOPPED", "FAILED")
+
+        class Status(str):
+            def is_terminal(self) -> bool:
+                return ended
+
+        known = {"driver_exit_code": None, "message": None, **part}
+        return SimpleNamespace(**{**known, "status": Status(part["status"])})
+
+    def get_address(self) -> str:
+        return "http://host:8265"
+
+
+def follow(*parts: Any) -> tuple[str, Callable[[], tuple[int, str]]]:
+    log: list[str] = []
+    result = Job(Served(*parts), "j").follow(log.append)  # type: ignore[arg-type]
+    return "".join(log), lambda: result
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(seconds: float) -> None:
+        return None
+
+    monkeypatch.setattr(submitting.asyncio, "sleep", at_once)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_lost_connection_is_taken_up_where_it_was_cut() -> None:
+    log, result = follow(
+        ["one\n", "tw", OSError("reset")],
+        ["one\ntwo\n"],
+        RuntimeError("Request failed with status code 502"),
+        ["one\n", "two\nthr", "ee\n"],
+        {"status": "RUNNING"},
+        ["one\ntwo\nthree\nfour\n"],
+        {"status": "SUCCEEDED"},
+    )
+    assert log == "one\ntwo\nthree\nfour\n"
+    assert result() == (0, "job j succeeded")
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_server_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitting, "LOST_SECONDS", -1)
+    with pytest.raises(RunError, match=r"out of reach \(OSError: reset\); .* ray job logs j --fol"):
+        follow([OSError("reset")])
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "text"),
+    [
+        ({"status": "STOPPED"}, 130, "was stopped"),
+        ({"status": "FAILED", "driver_exit_code": 1}, 1, "failed (exit status 1)"),
+        ({"status": "FAILED", "driver_exit_code": -9}, 1, "failed (exit status -9)"),
+        ({"status": "FAILED", "message": "no env:\n why"}, 1, "failed: no env: why"),
+    ],
+)
+def test_how_a_job_ends(end: dict[str, Any], status: int, text: str) -> None:
+    _, result = follow([], end)
+    assert result() == (status, f"job j {text}")

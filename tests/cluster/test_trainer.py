@@ -1,0 +1,169 @@
+"""Students under Ray Train: the local run's weights, whatever is killed on the way."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cluster_helpers import CPUS, TwoNodes, actor_pids, assert_nothing_left
+from student_jobs import (
+    CPU,
+    DATA,
+    DIGITS,
+    EVERYTHING,
+    accuracy,
+    head_job,
+    live_job,
+    meta_job,
+    network_job,
+    same,
+    state,
+)
+
+from cosup.cluster import trainer
+from cosup.cluster.session import Places
+from cosup.cluster.trainer import RayLauncher
+from cosup.cluster.worker import Setup
+from cosup.config.schema import Config
+from cosup.errors import RunError
+from cosup.models.classifier import Classifier
+from cosup.models.fit import predict
+from cosup.student.fit_network import Compute
+from cosup.student.jobs import NetworkJob
+
+pytestmark = pytest.mark.ray
+
+WORKER = "RayTrainWorker"
+
+
+@pytest.fixture(scope="module")
+def setup(two_threads: None) -> Setup:
+    content = {
+        "data": DIGITS,
+        "teachers": {"model": {"name": "linear_pixels"}, "training": {"steps": 1}},
+        "student": {"backbone": {"name": "cifar_resnet8", "weights": None}},
+    }
+    config = Config.model_validate(content)
+    return Setup(config, DATA.known(), os.getcwd(), torch.get_num_threads(), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def one(cluster: TwoNodes, setup: Setup) -> Iterator[RayLauncher]:
+    """One worker, which the tests of this module share until one of them ends it."""
+    with RayLauncher(setup, Places(1, 1, 0), tries=3, wait=60) as launcher:
+        yield launcher
+
+
+def trained(
+    launcher: RayLauncher, job: NetworkJob, scratch: Path, on_step: Any = None
+) -> Classifier:
+    return launcher.network(job, DATA, Compute(CPU, scratch=scratch), on_step)
+
+
+def here(job: NetworkJob) -> Classifier:
+    return job.run(DATA, Compute(CPU))
+
+
+def long() -> NetworkJob:
+    return network_job(steps=300, save_every=30)
+
+
+def at(step: int, do: Callable[[], object], seen: list[int]) -> Callable[..., None]:
+    """Listens to the steps, and does something after one."""
+
+    def on_step(now: int, loss: float, metrics: Any) -> None:
+        if now >= step and max(seen, default=0) < step:
+            seen.append(now)
+            do()
+        else:
+            seen.append(now)
+
+    return on_step
+
+
+def test_one_worker_is_the_local_run(one: RayLauncher, tmp_path: Path) -> None:
+    """To the last bit: heads, networks with all that is random, live teachers, the meta stage."""
+    losses: dict[int, float] = {}
+    local: dict[int, float] = {}
+    heads = one.heads(head_job(), CPU, lambda step, loss, _: losses.update({step: loss}))
+    expected = head_job().run(CPU, on_step=lambda step, loss, _: local.update({step: loss}))
+    assert same(state(heads), state(expected))
+    assert 1 in losses
+    assert losses.items() <= local.items()
+    assert not any(parameter.requires_grad for parameter in heads.parameters())
+    network = trained(one, network_job(**EVERYTHING), tmp_path)
+    assert same(state(network), state(here(network_job(**EVERYTHING))))
+    assert not network.training
+    assert (tmp_path / "net.state").exists()
+    for job in (meta_job, live_job):
+        assert same(state(trained(one, job(), tmp_path)), state(here(job())))
+
+
+def test_an_interrupted_driver_and_a_killed_worker(one: RayLauncher, tmp_path: Path) -> None:
+    """The driver leaves nothing running; the next goes on where it was cut, and so does the worker
+    that takes a killed one's place."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def kill() -> None:
+        (pid,) = actor_pids(WORKER)
+        os.kill(pid, signal.SIGKILL)
+
+    first: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        trained(one, long(), tmp_path, at(100, interrupt, first))
+    assert_nothing_left()
+    assert (tmp_path / "net.state").exists()
+    assert first[0] == 1
+    second: list[int] = []
+    network = trained(one, long(), tmp_path, at(200, kill, second))
+    assert min(second) > 60
+    assert second == sorted(set(second))
+    assert same(state(network), state(here(long())))
+
+
+def test_what_the_training_raises_arrives_and_ends_it(one: RayLauncher) -> None:
+    with pytest.raises(RunError) as caught:
+        one.heads(head_job(lr=1e38, schedule="constant"), CPU, None)
+    with pytest.raises(RunError) as expected:
+        head_job(lr=1e38, schedule="constant").run(CPU)
+    assert str(caught.value) == str(expected.value)
+    assert_nothing_left()
+
+
+def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Path) -> None:
+    """One worker on each node: as good as one, and a node that is lost makes no difference."""
+    job = {"steps": None, "epochs": 6, "save_every": 20}
+    with RayLauncher(setup, Places(2, CPUS, 0), tries=3, wait=60) as two:
+        whole = trained(two, network_job(**job), tmp_path / "whole")
+        heads = two.heads(head_job(), CPU, None)
+        assert len(set(actor_pids(WORKER).values())) == 2
+
+        def lose() -> None:
+            nodes.kill()
+            nodes.add()
+
+        lost = trained(two, network_job(**job), tmp_path / "lost", at(50, lose, []))
+    assert same(state(lost), state(whole))
+    alone = here(network_job(**job))
+    assert accuracy(alone) > 0.9
+    assert abs(accuracy(whole) - accuracy(alone)) < 0.005
+    features = head_job().features
+    tables = [predict(bank, features)[0] for bank in (heads, head_job().run(CPU))]
+    assert float((tables[0].top()[0] == tables[1].top()[0]).float().mean()) > 0.995
+
+
+def test_no_place_for_the_workers(
+    nodes: TwoNodes, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "STARTING", 0.0)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    with (
+        RayLauncher(setup, Places(3, 1.5, 0), tries=3, wait=3) as launcher,
+        pytest.raises(RunError, match=r"3 workers of 1.5 CPUs .* in 3 s .*2 nodes of 2 CPUs"),
+    ):
+        launcher.heads(head_job(), CPU, None)

@@ -1,0 +1,146 @@
+"""Trainings by two processes together: what they come to is what one process comes to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import two_ranks
+from student_jobs import CPU, DATA, accuracy, head_job, meta_job, network_job, same, state
+
+from cosup.errors import UserError
+from cosup.models.fit import predict
+from cosup.models.heads import head_bank
+from cosup.models.ranks import ALONE, Ranks, check_slices
+from cosup.student.fit_network import Compute
+
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
+    """What both ranks have."""
+    folder, here = tmp_path_factory.mktemp("ranks"), Path(two_ranks.__file__)
+    path = os.pathsep.join([str(here.parents[2]), str(here.parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(here), str(rank), str(folder)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What one process has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return two_ranks.results(ALONE, tmp_path_factory.mktemp("alone"))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("what", ["head", "head unweighted", "plain", "plain in parts"])
+def test_the_gradient_is_the_whole_batchs(
+    what: str, ranks: tuple[Found, Found], alone: Found
+) -> None:
+    """Slices of unequal size and weight: up to rounding, every step is the one of a process."""
+    for name, tensor in alone[what].items():
+        torch.testing.assert_close(ranks[0][what][name], tensor, rtol=2e-3, atol=1e-5, msg=name)
+
+
+def test_losses_and_metrics_are_the_whole_batchs(ranks: tuple[Found, Found], alone: Found) -> None:
+    for what, close in (("head told", 1e-3), ("network told", 0.5)):
+        assert [step for step, *_ in ranks[0][what]] == [step for step, *_ in alone[what]]
+        for (_, loss, metrics), (_, expected, others) in zip(
+            ranks[0][what], alone[what], strict=True
+        ):
+            assert loss == pytest.approx(expected, rel=close)
+            assert metrics.keys() == others.keys()
+    first, expected = ranks[0]["head told"][0], alone["head told"][0]
+    assert first[2] == pytest.approx(expected[2], rel=0.1)  # known labels aren't even in slices
+
+
+ALIKE = ["head", "plain", "network", "everything", "live", "resumed", "taught"]
+
+
+@pytest.mark.parametrize("what", ALIKE)
+def test_both_have_the_same_weights_and_statistics(what: str, ranks: tuple[Found, Found]) -> None:
+    assert same(ranks[0][what], ranks[1][what])
+
+
+def test_a_cut_training_goes_on_to_the_same_weights(
+    ranks: tuple[Found, Found], alone: Found
+) -> None:
+    """With each rank's own random numbers, though the first alone sees the file."""
+    assert same(alone["resumed"], alone["everything"])
+    assert same(ranks[0]["resumed"], ranks[0]["everything"])
+    assert same(ranks[1]["resumed"], ranks[1]["everything"])
+
+
+def test_the_meta_stage_is_the_first_ranks(ranks: tuple[Found, Found], alone: Found) -> None:
+    assert same(ranks[0]["meta"], alone["meta"])
+
+
+def test_all_stop_where_one_diverges(ranks: tuple[Found, Found]) -> None:
+    assert ranks[0]["diverged"] == ranks[1]["diverged"]
+    assert "not finite at step 1 of" in ranks[0]["diverged"]
+
+
+def test_accuracy_within_half_a_point(ranks: tuple[Found, Found], alone: Found) -> None:
+    """Networks see the digits for four epochs; batch norm sees half a batch at a time."""
+    job = network_job(epochs=4, steps=None)
+    job.run(DATA, Compute(CPU))
+    right = []
+    for trained in (state(job.classifier), ranks[0]["taught"]):
+        job.classifier.model.load_state_dict(trained)
+        right.append(accuracy(job.classifier))
+    assert right[0] > 0.9
+    assert abs(right[1] - right[0]) < 0.005, right
+    features = head_job().features
+    answers = [predict(head_bank(f["head"]), features)[0].top()[0] for f in (alone, ranks[0])]
+    assert float((answers[0] == answers[1]).float().mean()) > 0.995
+
+
+MISTAKES = [
+    ((3, 4), r"batch_size: 3: too small for 4 workers.*student.workers: at most 3"),
+    ((4, 2, 4), r"batch_size: 4: too small for 2 workers.*in each of 4 parts.*at most 1"),
+    ((12, 2, 2, True), r"in pairs, so with 2 workers .* a multiple of 8"),
+]
+
+
+@pytest.mark.parametrize(("batch", "message"), MISTAKES)
+def test_batches_that_workers_cant_share(batch: tuple[Any, ...], message: str) -> None:
+    check_slices(batch[0], 1, *batch[2:])
+    with pytest.raises(UserError, match=message):
+        check_slices(*batch)
+
+
+def test_jobs_are_checked_before_they_are_sent() -> None:
+    for job in (head_job(batch_size=2), network_job(batch_size=2)):
+        job.check(2)
+        with pytest.raises(UserError, match=r"student.training.batch_size: 2: too small for 3"):
+            job.check(3)
+    few = network_job(samples=30, mixing={"mixup": 0.4})
+    few.check(4)  # 24 of the 30 samples are a step
+    meta_job().check(50)
+
+
+def test_slices_are_the_batch() -> None:
+    for count in (1, 2, 7, 32):
+        for size in (1, 2, 3, 5):
+            parts = [list(range(count))[Ranks(rank, size).own(count)] for rank in range(size)]
+            assert [place for part in parts for place in part] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1

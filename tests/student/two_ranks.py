@@ -1,0 +1,163 @@
+"""What one of two processes does that train together: `python two_ranks.py RANK FOLDER`.
+
+It carries out the trainings of `test_ranks.py` and writes what they come to, rank by rank.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from student_jobs import (
+    CPU,
+    DATA,
+    EVERYTHING,
+    head_job,
+    lesson,
+    live_job,
+    meta_job,
+    network_job,
+    state,
+    training,
+)
+from torch import Tensor, nn
+
+from cosup.errors import RunError
+from cosup.losses import CrossEntropy, Objective
+from cosup.losses.base import Metrics
+from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.fit import OnStep
+from cosup.models.ranks import ALONE, Ranks, joined
+from cosup.models.train import Batch, TrainContext, Trainee, train_network
+from cosup.student.fit_network import Compute
+from cosup.student.jobs import HeadJob
+
+
+class Plain(nn.Module):
+    """A small network without batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(3 * 256, 32), nn.GELU(), nn.Linear(32, 10)
+        )
+        self.idle = nn.Linear(3, 3)  # nothing reads it
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.layers(pixels)
+        return out
+
+
+def plain(ranks: Ranks, accumulate: int = 1) -> dict[str, Tensor]:
+    """Trained on batches of 21, whose slices differ in size and weight."""
+    base = build_classifier("cifar_resnet8", 10, None, 16)
+    torch.manual_seed(0)
+    classifier = Classifier("plain", Plain(), base.input, 10)
+    found = lesson()
+
+    def batches(start: int) -> Iterator[Batch]:
+        images = torch.randint(0, 256, (21, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+        for step in range(start, 6):
+            rows = torch.arange(step * 21, (step + 1) * 21)[ranks.own(21)]
+            own = images[ranks.own(21)].to(torch.uint8)
+            yield Batch(own, found.targets.dense(rows), found.weights[rows])
+
+    train_network(
+        Trainee(classifier),
+        batches,
+        Objective(CrossEntropy()),
+        training(steps=6, batch_size=20, optimizer="sgd", accumulate=accumulate, clip=0.5),
+        6,
+        TrainContext(1, rank=ranks.rank, world_size=ranks.size, wrap=ranks.wrap),
+        classifier.pixels,
+    )
+    return dict(classifier.model.state_dict())
+
+
+class Killed(Exception):
+    pass
+
+
+def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
+    """A training that is cut after its fifth step on every rank, and goes on; only the first rank
+    sees the state."""
+    compute = Compute(CPU, scratch=folder / f"rank-{ranks.rank}")
+
+    def die(step: int, *_: object) -> None:
+        if step == 5:
+            raise Killed
+
+    saved: list[Path] = []
+    try:
+        network_job(**EVERYTHING).run(DATA, compute, ranks, die, saved.append)
+    except Killed:
+        assert len(saved) == (ranks.rank == 0)
+    steps: list[int] = []
+    again = network_job(**EVERYTHING)
+    again.run(DATA, compute, ranks, lambda step, *_: steps.append(step))
+    assert steps == [4, 5, 6, 7, 8], steps
+    return state(again.classifier)
+
+
+def diverged(ranks: Ranks) -> str:
+    """What is said of a loss that only the second rank's samples make infinite."""
+    job = head_job(weighted=False, batch_size=300, standardize=False)
+    job.features[5::2] = torch.inf
+    members = torch.arange(6)
+    job = HeadJob(**{**vars(job), "members": [members]})
+    try:
+        job.run(CPU, ranks)
+    except RunError as error:
+        return str(error)
+    return "nothing"
+
+
+Told = list[tuple[int, float, dict[str, float]]]
+
+
+def told(seen: Told) -> OnStep:
+    """Writes down the steps that a training tells of."""
+
+    def on_step(step: int, loss: float, metrics: Metrics) -> None:
+        seen.append((step, loss, {name: float(value) for name, value in metrics.items()}))
+
+    return on_step
+
+
+def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """All that is compared."""
+    compute = Compute(CPU)
+    heads, networks = Told(), Told()
+    found: dict[str, Any] = {
+        "head": state(head_job().run(CPU, ranks, told(heads))),
+        "head told": heads,
+        "head unweighted": state(head_job(weighted=False).run(CPU, ranks)),
+        "plain": plain(ranks),
+        "plain in parts": plain(ranks, accumulate=2),
+        "network": state(network_job().run(DATA, compute, ranks, told(networks))),
+        "network told": networks,
+        "everything": state(network_job(**EVERYTHING).run(DATA, compute, ranks)),
+        "live": state(live_job().run(DATA, compute, ranks)),
+        "resumed": resumed(ranks, folder),
+        "meta": state(meta_job().run(DATA, compute, ranks)),
+        "diverged": diverged(ranks),
+    }
+    if ranks.size > 1:
+        long = network_job(epochs=4, steps=None)
+        found["taught"] = state(long.run(DATA, compute, ranks))
+    return found
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.save(results(joined(CPU), folder), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    assert ALONE.size == 1
+    main(int(sys.argv[1]), Path(sys.argv[2]))
