@@ -1,7 +1,9 @@
 """Processes that train one model together: each computes on its slice of every batch."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cosup.errors import UserError
 from cosup.losses.base import Metrics
+from cosup.models.synced_norm import SyncedNorms
 
 __all__ = ["ALONE", "Ranks", "check_slices", "joined"]
 
@@ -46,16 +49,9 @@ class Ranks:
         means = self._mean_of(values)
         return means[0], dict(zip(metrics, means[1:], strict=True))
 
-    def average_statistics(self, module: nn.Module) -> None:
-        """Give every rank the mean of their norms' running statistics."""
-        if self.size == 1:
-            return
-        named = ((name.split(".")[-1], buffer) for name, buffer in module.named_buffers())
-        buffers = [buffer for name, buffer in named if name.startswith("running_")]
-        if not buffers:
-            return
-        for buffer, mean in zip(buffers, self._mean_of(buffers), strict=True):
-            buffer.copy_(mean)
+    def norms(self) -> AbstractContextManager[object]:
+        """While it is open, batch norms look at the whole batch, not at this rank's slice."""
+        return contextlib.nullcontext() if self.size == 1 else SyncedNorms()
 
     def gathered(self, value: Any) -> list[Any]:
         """Everybody's value, in the ranks' order."""
@@ -90,8 +86,8 @@ def joined(device: torch.device) -> Ranks:
 
 
 def _distributed(device: torch.device, module: nn.Module) -> nn.Module:
-    # Statistics are averaged after each step instead. Some networks have weights that a loss does
-    # not reach (another head, an embedding's norm); without the search their second step fails.
+    # Statistics are the whole batch's on every rank already. Some networks have weights that a
+    # loss does not reach (another head, an embedding's norm), which fails without the search.
     with warnings.catch_warnings():
         # Its new name is not yet in every torch that will do.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)

@@ -8,7 +8,7 @@ import torch
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cosup.errors import UserError
 from cosup.losses import LOSSES
@@ -54,7 +54,8 @@ class Step:
         parts = _parts(batch, self.training.accumulate)
         loss, sums = torch.zeros((), device=self.context.device), dict[str, Tensor]()
         for number, part in enumerate(parts):
-            _check_part(part, self.module, self.training)
+            if self.context.world_size == 1:  # else norms look at the others' images too
+                _check_part(part, self.module, self.training)
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else _unsynced(self.module):
                 losses, metrics = self._losses(part, progress)
@@ -82,7 +83,7 @@ class Step:
         if context.live_annotations:
             assert seen is not None, "live annotations need live teachers"
             targets = seen.logits.float().exp()
-        with autocast(device, context.precision):
+        with autocast(device, context.precision), context.ranks.norms():
             logits, extra = self.module(x, seen, progress)
         labels = _labels(part.labels, shares, logits)
         losses, metrics = self.objective(logits.float(), targets, progress, labels)
@@ -173,7 +174,7 @@ def _check_part(part: Batch, module: nn.Module, training: TrainingSection) -> No
     if len(part.images) > 1:
         return
     norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
-    if any(norm.training and not isinstance(norm, SyncBatchNorm) for norm in norms):
+    if any(norm.training for norm in norms):
         names = [m.name for m in module.modules() if isinstance(m, Classifier)]
         parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""
         sample = training.batch_size // training.accumulate > 1

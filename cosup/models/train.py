@@ -72,7 +72,6 @@ def train_network(
                 if training.clip is not None:
                     nn.utils.clip_grad_norm_(module.parameters(), training.clip)
                 optimizer.step()
-                ranks.average_statistics(module)
                 if ema is not None:
                     ema.update(module)
                 state.save(step + 1, due=(step + 1) % training.save_every == 0)
@@ -92,8 +91,8 @@ def _close(stream: Iterator[Batch]) -> None:
 class _Watch:
     """Stops where the loss is not finite, and tells whoever listens about the others.
 
-    Every step on a CPU; the first, every `LOOK_EVERY`th, those saved and the last elsewhere, where a
-    look waits for the device.
+    Every step on a CPU; the first, every `LOOK_EVERY`th, those saved and the last elsewhere, where
+    a look waits for the device.
     """
 
     def __init__(self, training: TrainingSection, total: int, context: TrainContext) -> None:

@@ -39,6 +39,7 @@ def cluster() -> Iterator[TwoNodes]:
         patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # or they wait for all that runs beside them
         patch.delenv("RAY_ADDRESS", raising=False)
         head = {"gcs_server_port": free_port(), "include_dashboard": False, **free_ports()}
         nodes = TwoNodes(Cluster(shutdown_at_exit=True), None)

@@ -72,8 +72,8 @@ def config(
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What a run said, but for what comes now and then while something takes long."""
-    told = [record for record in caplog.records if record.name != "cosup.runs.logs"]
-    return [record.getMessage() for record in told if record.levelno == logging.INFO]
+    told = [r for r in caplog.records if r.name.startswith("cosup.") and r.levelno == logging.INFO]
+    return [record.getMessage() for record in told if record.name != "cosup.runs.logs"]
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:

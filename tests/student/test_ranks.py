@@ -52,17 +52,21 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Found:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("what", ["head", "head unweighted", "plain", "plain in parts"])
+STEP_BY_STEP = ["head", "head unweighted", "plain", "plain in parts", "with batch norm"]
+
+
+@pytest.mark.parametrize("what", STEP_BY_STEP)
 def test_the_gradient_is_the_whole_batchs(
     what: str, ranks: tuple[Found, Found], alone: Found
 ) -> None:
-    """Slices of unequal size and weight: up to rounding, every step is the one of a process."""
+    """Slices of unequal size and weight: up to rounding, every step is the one of a process; the
+    network's batch norms look at the slices of both."""
     for name, tensor in alone[what].items():
         torch.testing.assert_close(ranks[0][what][name], tensor, rtol=2e-3, atol=1e-5, msg=name)
 
 
 def test_losses_and_metrics_are_the_whole_batchs(ranks: tuple[Found, Found], alone: Found) -> None:
-    for what, close in (("head told", 1e-3), ("network told", 0.5)):
+    for what, close in (("head told", 1e-3), ("network told", 1e-2)):
         assert [step for step, *_ in ranks[0][what]] == [step for step, *_ in alone[what]]
         for (_, loss, metrics), (_, expected, others) in zip(
             ranks[0][what], alone[what], strict=True
@@ -100,7 +104,7 @@ def test_all_stop_where_one_diverges(ranks: tuple[Found, Found]) -> None:
 
 
 def test_accuracy_within_half_a_point(ranks: tuple[Found, Found], alone: Found) -> None:
-    """Networks see the digits for four epochs; batch norm sees half a batch at a time."""
+    """Networks see the digits for four epochs."""
     job = network_job(epochs=4, steps=None)
     job.run(DATA, Compute(CPU))
     right = []

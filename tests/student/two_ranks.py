@@ -50,11 +50,11 @@ class Plain(nn.Module):
         return out
 
 
-def plain(ranks: Ranks, accumulate: int = 1) -> dict[str, Tensor]:
+def plain(ranks: Ranks, accumulate: int = 1, norms: bool = False) -> dict[str, Tensor]:
     """Trained on batches of 21, whose slices differ in size and weight."""
     base = build_classifier("cifar_resnet8", 10, None, 16)
     torch.manual_seed(0)
-    classifier = Classifier("plain", Plain(), base.input, 10)
+    classifier = base if norms else Classifier("plain", Plain(), base.input, 10)
     found = lesson()
 
     def batches(start: int) -> Iterator[Batch]:
@@ -136,6 +136,7 @@ def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
         "head unweighted": state(head_job(weighted=False).run(CPU, ranks)),
         "plain": plain(ranks),
         "plain in parts": plain(ranks, accumulate=2),
+        "with batch norm": plain(ranks, norms=True),
         "network": state(network_job().run(DATA, compute, ranks, told(networks))),
         "network told": networks,
         "everything": state(network_job(**EVERYTHING).run(DATA, compute, ranks)),

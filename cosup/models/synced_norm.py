@@ -1,0 +1,76 @@
+"""Batch norm over the whole batch where several processes have a slice of it each.
+
+torch's SyncBatchNorm does this on GPUs alone, and is another module. Here the networks stay as they
+are: while a training is open, `torch.batch_norm` itself is answered differently.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn import functional as collective
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["SyncedNorms"]
+
+_sum: Any = collective.all_reduce
+"""Over the ranks, with a gradient."""
+
+
+class SyncedNorms(TorchFunctionMode):
+    """While it is open, batch norms in training normalise by the mean and variance over the slices
+    of all ranks, each of which has to run the same ones in the same order."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.batch_norm:
+            return _as_functional(*args, **kwargs)
+        if func is torch.batch_norm:
+            x, weight, bias, mean, variance, training, momentum, eps, _ = args
+            return _as_functional(x, mean, variance, weight, bias, training, momentum, eps)
+        return func(*args, **kwargs)
+
+
+def _as_functional(
+    input: Tensor,  # noqa: A002 - torch's name
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` of x [b, C, ...]; in training over all ranks' samples."""
+    if not training:
+        return functional.batch_norm(
+            input, running_mean, running_var, weight, bias, False, momentum, eps
+        )
+    x = input.float()
+    others = [d for d in range(x.dim()) if d != 1]
+    count = torch.tensor(float(x.numel() // x.shape[1]), device=x.device)
+    dist.all_reduce(count)
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    mean: Tensor = _sum(x.sum(others)) / count
+    centred = x - mean.view(shape)
+    variance: Tensor = _sum(centred.square().sum(others)) / count
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            unbiased = variance * count / (count - 1).clamp_min(1)
+            running_mean.lerp_(mean.to(running_mean), momentum)
+            running_var.lerp_(unbiased.to(running_var), momentum)
+    out = centred * torch.rsqrt(variance + eps).view(shape)
+    if weight is not None:
+        out = out * weight.view(shape)
+    if bias is not None:
+        out = out + bias.view(shape)
+    return out.to(input.dtype)
