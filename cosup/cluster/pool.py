@@ -43,6 +43,9 @@ WINDOW = 4
 LOOK_EVERY = 0.5
 STARTING = 60.0
 """Seconds that an actor which has a place may need to say so, beyond `wait`: it imports torch."""
+AGAIN = 10.0
+"""Seconds until another start is tried where others work but the last starts failed: a node that
+died, and is not known to have, takes actors that can't start."""
 GOING = 10.0
 """Seconds that actors which were killed have to be gone."""
 
@@ -104,6 +107,7 @@ class Pool:
         self._killed: list[Any] = []
         self._started = 0
         self._false_starts: list[Exception] = []  # in a row
+        self._false_start_at = 0.0
         self._placeless = time.monotonic()  # since when no actor has a place
 
     def __enter__(self) -> Self:
@@ -154,7 +158,8 @@ class Pool:
 
     def _staff(self, wanted: int) -> None:
         """Start actors in place of those that are missing; `RunError` if there is no use in it."""
-        if len(self._false_starts) < self._tries:
+        again = bool(self._members) and time.monotonic() - self._false_start_at > AGAIN
+        if len(self._false_starts) < self._tries or again:
             while len(self._members) < wanted:
                 self._members.append(self._start())
         elif not self._members:
@@ -277,6 +282,7 @@ class Pool:
     def _false_start(self, member: Member, error: Exception) -> None:
         log.warning("%s: an actor didn't start (%s)", self._name, error)
         self._false_starts.append(error)
+        self._false_start_at = time.monotonic()
         self._kill(member)
 
     def _kill(self, member: Member) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn import functional as collective
 from torch.nn import functional
@@ -57,10 +56,10 @@ def _as_functional(
         )
     x = input.float()
     others = [d for d in range(x.dim()) if d != 1]
-    count = torch.tensor(float(x.numel() // x.shape[1]), device=x.device)
-    dist.all_reduce(count)
     shape = [1, -1, *[1] * (x.dim() - 2)]
-    mean: Tensor = _sum(x.sum(others)) / count
+    own = x.new_tensor([x.numel() // x.shape[1]])
+    sums, count = _sum(torch.cat([x.sum(others), own])).split([x.shape[1], 1])
+    mean = sums / count
     centred = x - mean.view(shape)
     variance: Tensor = _sum(centred.square().sum(others)) / count
     if running_mean is not None and running_var is not None:

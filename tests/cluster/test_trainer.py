@@ -68,7 +68,7 @@ def here(job: NetworkJob) -> Classifier:
 
 
 def long() -> NetworkJob:
-    return network_job(steps=300, save_every=30)
+    return network_job(steps=120, save_every=15)
 
 
 def at(step: int, do: Callable[[], object], seen: list[int]) -> Callable[..., None]:
@@ -115,13 +115,13 @@ def test_an_interrupted_driver_and_a_killed_worker(one: RayLauncher, tmp_path: P
 
     first: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        trained(one, long(), tmp_path, at(100, interrupt, first))
+        trained(one, long(), tmp_path, at(50, interrupt, first))
     assert_nothing_left()
     assert (tmp_path / "net.state").exists()
     assert first[0] == 1
     second: list[int] = []
-    network = trained(one, long(), tmp_path, at(200, kill, second))
-    assert min(second) > 60
+    network = trained(one, long(), tmp_path, at(100, kill, second))
+    assert min(second) > 15
     assert second == sorted(set(second))
     assert same(state(network), state(here(long())))
 
@@ -137,7 +137,7 @@ def test_what_the_training_raises_arrives_and_ends_it(one: RayLauncher) -> None:
 
 def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Path) -> None:
     """One worker on each node: as good as one, and a node that is lost makes no difference."""
-    job = {"steps": None, "epochs": 6, "save_every": 20}
+    job = {"steps": None, "epochs": 4, "save_every": 15}
     with RayLauncher(setup, Places(2, CPUS, 0), tries=3, wait=60) as two:
         whole = trained(two, network_job(**job), tmp_path / "whole")
         heads = two.heads(head_job(), CPU, None)
@@ -147,7 +147,7 @@ def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Pa
             nodes.kill()
             nodes.add()
 
-        lost = trained(two, network_job(**job), tmp_path / "lost", at(50, lose, []))
+        lost = trained(two, network_job(**job), tmp_path / "lost", at(45, lose, []))
     assert same(state(lost), state(whole))
     alone = here(network_job(**job))
     assert accuracy(alone) > 0.9
