@@ -36,6 +36,9 @@ EVERYTHING = {
     "augment": {"crop": "padded", "padding": 1, "flip": 0.5, "erase": 0.5},
 }
 
+TAUGHT = {"steps": None, "epochs": 4, "optimizer": "sgd", "lr": 0.05, "ema": 0.9}
+"""Long enough to learn digits, and calm: with AdamW rounding alone moves the accuracy by more than
+half a point of these 539 test images."""
 
 DIGITS = {
     "source": "digits",

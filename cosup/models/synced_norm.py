@@ -15,9 +15,6 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["SyncedNorms"]
 
-_sum: Any = collective.all_reduce
-"""Over the ranks, with a gradient."""
-
 
 class SyncedNorms(TorchFunctionMode):
     """While it is open, batch norms in training normalise by the mean and variance over the slices
@@ -39,6 +36,12 @@ class SyncedNorms(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _sum(tensor: Tensor) -> Tensor:
+    """Over the ranks, with a gradient."""
+    total: Tensor = collective.all_reduce(tensor)  # type: ignore[no-untyped-call]
+    return total
+
+
 def _as_functional(
     input: Tensor,  # noqa: A002 - torch's name
     running_mean: Tensor | None,
@@ -54,20 +57,21 @@ def _as_functional(
         return functional.batch_norm(
             input, running_mean, running_var, weight, bias, False, momentum, eps
         )
-    x = input.float()
+    x: Tensor = input.float()
     others = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1, *[1] * (x.dim() - 2)]
     own = x.new_tensor([x.numel() // x.shape[1]])
-    sums, count = _sum(torch.cat([x.sum(others), own])).split([x.shape[1], 1])
-    mean = sums / count
+    sums = _sum(torch.cat([x.sum(others), own]))
+    count = sums[-1]
+    mean = sums[:-1] / count
     centred = x - mean.view(shape)
-    variance: Tensor = _sum(centred.square().sum(others)) / count
+    variance = _sum(centred.square().sum(others)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             unbiased = variance * count / (count - 1).clamp_min(1)
             running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_(unbiased.to(running_var), momentum)
-    out = centred * torch.rsqrt(variance + eps).view(shape)
+    out: Tensor = centred * torch.rsqrt(variance + eps).view(shape)
     if weight is not None:
         out = out * weight.view(shape)
     if bias is not None:

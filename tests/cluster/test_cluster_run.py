@@ -43,7 +43,13 @@ BASE: dict[str, Any] = {
         "loss": {"name": "adaptive_confidence"},
     },
     "controls": ["best_teacher", "equal_budget_generalist", "ceiling"],
-    "execution": {"shard_size": 25, "batch_size": 10, "device": "cpu"},
+    "execution": {
+        "shard_size": 25,
+        "batch_size": 10,
+        "device": "cpu",
+        "teachers": {"actors": 2},
+        "features": {"actors": 1},
+    },
 }
 NETWORK: dict[str, Any] = {
     "teachers": {
@@ -114,7 +120,7 @@ def test_a_run_with_actors_is_the_local_run(
 def test_a_killed_driver_goes_on(nodes: TwoNodes, tmp_path: Path) -> None:
     """By SIGKILL, while the student, a network, is trained; `--resume` ends as if nothing was."""
     local = run_config(config(tmp_path, "local", NETWORK), tmp_path / "local")
-    content = config(tmp_path, "ray", NETWORK, address=nodes.address)
+    content = config(tmp_path, "ray", NETWORK, address=nodes.address, teachers={"actors": 1})
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(content.model_dump(mode="json")))
     command = [sys.executable, "-m", "cosup", "run", str(file), "--output", str(tmp_path / "ray")]

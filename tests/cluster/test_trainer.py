@@ -14,6 +14,7 @@ from student_jobs import (
     DATA,
     DIGITS,
     EVERYTHING,
+    TAUGHT,
     accuracy,
     head_job,
     live_job,
@@ -137,7 +138,7 @@ def test_what_the_training_raises_arrives_and_ends_it(one: RayLauncher) -> None:
 
 def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Path) -> None:
     """One worker on each node: as good as one, and a node that is lost makes no difference."""
-    job = {"steps": None, "epochs": 4, "save_every": 15}
+    job = {**TAUGHT, "save_every": 15}
     with RayLauncher(setup, Places(2, CPUS, 0), tries=3, wait=60) as two:
         whole = trained(two, network_job(**job), tmp_path / "whole")
         heads = two.heads(head_job(), CPU, None)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import two_ranks
-from student_jobs import CPU, DATA, accuracy, head_job, meta_job, network_job, same, state
+from student_jobs import CPU, DATA, TAUGHT, accuracy, head_job, meta_job, network_job, same, state
 
 from cosup.errors import UserError
 from cosup.models.fit import predict
@@ -105,7 +105,7 @@ def test_all_stop_where_one_diverges(ranks: tuple[Found, Found]) -> None:
 
 def test_accuracy_within_half_a_point(ranks: tuple[Found, Found], alone: Found) -> None:
     """Networks see the digits for four epochs."""
-    job = network_job(epochs=4, steps=None)
+    job = network_job(**TAUGHT)
     job.run(DATA, Compute(CPU))
     right = []
     for trained in (state(job.classifier), ranks[0]["taught"]):

@@ -14,6 +14,7 @@ from student_jobs import (
     CPU,
     DATA,
     EVERYTHING,
+    TAUGHT,
     head_job,
     lesson,
     live_job,
@@ -146,7 +147,7 @@ def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
         "diverged": diverged(ranks),
     }
     if ranks.size > 1:
-        long = network_job(epochs=4, steps=None)
+        long = network_job(**TAUGHT)
         found["taught"] = state(long.run(DATA, compute, ranks))
     return found
 
