@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 
 from cosup.config.student import MetaSection
@@ -154,11 +155,11 @@ def correct(classifier: Classifier) -> Tensor:
 
 
 def as_good(ours: Classifier, theirs: Classifier) -> bool:
-    """Whether neither network is right on significantly more test digits (sign test, 5 %).
+    """Whether neither network is right on significantly more test digits (exact sign test, 5 %).
 
     Rounding alone, carried through a training, moves one run's accuracy by half a point and more:
     a bound on the difference itself would measure that.
     """
     first, second = correct(ours), correct(theirs)
     more, fewer = int((first & ~second).sum()), int((second & ~first).sum())
-    return abs(more - fewer) <= 1.96 * (more + fewer) ** 0.5
+    return more == fewer or float(binomtest(more, more + fewer).pvalue) > 0.05
