@@ -30,6 +30,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings laid over it: rounds.repeat=2"),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run where it stands.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,12 +78,8 @@ def run(
         str | None,
         typer.Option(help="The run's directory or URI, instead of run.output/run.name."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run where it stands.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that is there.")
-    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved config, and run nothing.")
     ] = False,
@@ -129,12 +127,8 @@ def submit(
             ".gitignore names)."
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run where it stands.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that is there.")
-    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Run an experiment as a job on a Ray cluster."""
     with explained():

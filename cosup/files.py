@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written under a temporary name, synced and renamed."""
 
 import errno
+import glob
 import json
 import math
 import os
@@ -72,6 +73,13 @@ def save_tensors(
     """Write tensors as safetensors, atomically."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, lambda temporary: save_file(whole, temporary, metadata))
+
+
+def discard(path: Path) -> None:
+    """Remove a file, if it is there, and what killed processes left of writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        left.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

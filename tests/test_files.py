@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cosup.errors import RunError
-from cosup.files import disk_errors, save_tensors, sweep, write_atomic, write_json
+from cosup.files import discard, disk_errors, save_tensors, sweep, write_atomic, write_json
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -26,6 +26,15 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_atomic(path, half)
     assert [p.name for p in path.parent.iterdir()] == ["f"]
     assert path.read_bytes() == b"one"
+
+
+def test_discarding_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a[0].state", b"one")
+    for name in (".a[0].state.12.cosup-tmp", ".a[0].state.13.cosup-tmp", ".a0.state.1.cosup-tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    discard(tmp_path / "a[0].state")
+    assert tree_names(tmp_path) == [".a0.state.1.cosup-tmp"]
+    discard(tmp_path / "a[0].state")
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

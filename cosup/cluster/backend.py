@@ -1,15 +1,13 @@
 """The Ray backend of a run: what is computed ahead, and by which actors."""
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import torch
-from torch import Tensor
 
+from cosup.cluster.closing import Closing
 from cosup.cluster.features import feature_blocks
 from cosup.cluster.pool import Pool
 from cosup.cluster.session import Node, Places, check_room, places, reserved
@@ -29,15 +27,13 @@ from cosup.teachers.store import AnnotationStore
 
 __all__ = ["RayBackend"]
 
-log = logging.getLogger(__name__)
-
 TEACHER_GPU = 0.25
 """GPUs of a teacher's actor where the config leaves it open."""
 BLOCK_ROWS = 2048
 """Images of a block of features, about: a multiple of the batch."""
 
 
-class RayBackend:
+class RayBackend(Closing):
     """Teachers, features and students on the cluster that this process is connected to.
 
     One kind of actors is up at a time: what the cluster has goes to who works. Leaving it ends
@@ -61,21 +57,9 @@ class RayBackend:
         self._pool: tuple[str, Pool] | None = None
         self._launcher: RayLauncher | None = None
 
-    def __enter__(self) -> "RayBackend":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
-
     def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
         """A run of this config begins; features are extracted by actors from here on."""
-        self._close()
-        self.data, self.resources = data, resources
+        self.close()
         self.setup = Setup(
             config=config,
             known=data.known(),
@@ -87,7 +71,14 @@ class RayBackend:
         self._launcher = RayLauncher(
             self.setup, self.places["student"], tries=self.execution.tries, wait=self.execution.wait
         )
-        return replace(resources, blocks=self._blocks)
+
+        def identity(section: BackboneSection) -> str:
+            return feature_source(section, resources).backbone.identity
+
+        blocks = feature_blocks(
+            lambda: self._use("features"), data, resources.batch_size, BLOCK_ROWS, identity
+        )
+        return replace(resources, blocks=blocks)
 
     @property
     def launcher(self) -> Launcher:
@@ -109,28 +100,13 @@ class RayBackend:
     ) -> None:
         """Fill the store; actors annotate, this process writes."""
         annotate(lambda: self._use("teachers"), teachers, data, store, resources, on_shard)
-        self._close()
-
-    def _blocks(
-        self, section: BackboneSection, data: ImageData, split: str, start: int
-    ) -> Iterator[Tensor] | None:
-        """Features by actors; those of classes that were set aside are few, and stay here."""
-        if data is not self.data:
-            return None
-        batch = self.execution.batch_size
-        rows = max(1, BLOCK_ROWS // batch) * batch
-
-        def identity(asked: BackboneSection) -> str:
-            return feature_source(asked, self.resources).backbone.identity
-
-        blocks = feature_blocks(self._use("features"), data, batch, rows, identity)
-        return blocks(section, data, split, start)
+        self.close()
 
     def _use(self, name: str) -> Pool:
         """The pool of this kind, started if it isn't up."""
         if self._pool is not None and self._pool[0] == name:
             return self._pool[1]
-        self._close()
+        self.close()
         wanted, execution = self.places[name], self.execution
         pool = Pool(
             replace(self.setup, device=wanted.device),
@@ -142,14 +118,14 @@ class RayBackend:
             wait=execution.wait,
             name=name,
         )
-        self._pool = (name, pool.__enter__())
-        return self._pool[1]
+        self._pool = (name, pool)
+        return pool
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """End what is up."""
         if self._launcher is not None:
             self._launcher.close()
         if self._pool is not None:
             _, pool = self._pool
             self._pool = None
-            pool.__exit__(None, None, None)
+            pool.close()

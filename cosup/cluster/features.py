@@ -17,24 +17,24 @@ __all__ = ["feature_blocks"]
 
 
 def feature_blocks(
-    pool: Pool,
+    pool: Callable[[], Pool],
     data: ImageData,
     batch_size: int,
     shard_rows: int,
     identity: Callable[[BackboneSection], str] | None = None,
 ) -> Blocks:
-    """Has the pool extract features of `data`, which its actors read too, about `shard_rows` at a
+    """Has a pool extract features of `data`, which its actors read too, about `shard_rows` at a
     time; those of other samples (novel classes) are left to this process.
 
-    identity: of the driver's own backbone, which every actor's must have; None asks for none.
+    pool: gives the pool, asked for when there is something to do. identity: of the driver's own
+    backbone, which every actor's must have; None asks for none.
     """
-    known = data.known()
     rows = max(1, shard_rows // batch_size) * batch_size  # so that every batch is the local run's
 
     def blocks(
         section: BackboneSection, asked: ImageData, split: str, start: int
     ) -> Iterator[Tensor] | None:
-        if asked is not data and asked.known() != known:
+        if asked is not data:
             return None
         places = np.arange(len(data)) if data.drawn else data.rows(split)
         return _extract(start, places, section, split)
@@ -52,7 +52,7 @@ def feature_blocks(
             for first in range(start, len(places), rows)
             for last in [min(first + rows, len(places))]
         )
-        for _, block in pool.run(units, ordered=True):
+        for _, block in pool().run(units, ordered=True):
             yield torch.from_numpy(np.array(block))
 
     return blocks

@@ -17,8 +17,7 @@ import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.exceptions import (
@@ -29,6 +28,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from cosup.cluster.closing import Closing
 from cosup.cluster.session import described, find_nodes
 from cosup.cluster.tasks import Task, Tasks, Unit
 from cosup.cluster.worker import Setup, Worker
@@ -73,7 +73,7 @@ class Member:
     crew: Hashable = None
 
 
-class Pool:
+class Pool(Closing):
     """Up to `count` actors, started when there is something to do, gone when the pool is left.
 
     num_cpus, num_gpus: what each reserves. tries: of a unit, and of starting an actor. timeout:
@@ -109,17 +109,6 @@ class Pool:
         self._false_starts: list[Exception] = []  # in a row
         self._false_start_at = 0.0
         self._placeless = time.monotonic()  # since when no actor has a place
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def run(
         self, units: Iterable[Unit], ordered: bool = False, long: bool = False
@@ -169,7 +158,7 @@ class Pool:
         elif time.monotonic() - self._placeless > (limit := self._wait + STARTING):
             raise RunError(
                 f"{self._name}: no actor found a place within {limit:g} s; each asks for "
-                f"{self._asked}; the cluster has {described(find_nodes()) or 'no node'}, of which "
+                f"{self._asked}; the cluster has {described(find_nodes())}, of which "
                 f"{_free()} are free"
             )
 

@@ -60,7 +60,6 @@ def connected(execution: ExecutionSection) -> Iterator[list[Node]]:
     A cluster that this process is connected to already is used, and stays so. One that is started
     here ends with this. Raises `UserError` where no cluster answers at the address.
     """
-    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
@@ -123,10 +122,11 @@ def find_nodes() -> list[Node]:
 def described(nodes: Sequence[Node]) -> str:
     """The nodes in words."""
     kinds = {node: nodes.count(node) for node in nodes}
-    return "; ".join(
+    words = "; ".join(
         f"{count} node{'' if count == 1 else 's'} of {node.cpus:g} CPUs and {node.gpus:g} GPUs"
         for node, count in kinds.items()
     )
+    return words or "no node"
 
 
 def places(section: ActorsSection, nodes: Sequence[Node], gpus: float) -> Places:
@@ -153,5 +153,5 @@ def check_room(setting: str, wanted: Places, nodes: Sequence[Node]) -> None:
     raise UserError(
         f"{setting}: {wanted.count} process{'' if wanted.count == 1 else 'es'} of "
         f"{wanted.num_cpus:g} CPUs and {wanted.num_gpus:g} GPUs each are asked for; the cluster "
-        f"has room for {room} ({described(nodes) or 'no node'})"
+        f"has room for {room} ({described(nodes)})"
     )

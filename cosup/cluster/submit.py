@@ -22,6 +22,7 @@ from cosup.config import dump_config, load_config
 from cosup.config.schema import Config
 from cosup.errors import RunError, UserError
 from cosup.remote import is_uri
+from cosup.runs.directory import check_flags
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -125,8 +126,7 @@ def submit_job(
     again: the command that goes on with it when it is cut. `UserError` where the address, the
     token or the working directory is at fault, `RunError` where the cluster refuses the job.
     """
-    if flags.resume and flags.overwrite:
-        raise UserError("--resume and --overwrite exclude each other; give one of them")
+    check_flags(flags.resume, flags.overwrite)
     if working_dir is not None and not working_dir.is_dir():
         raise UserError(f"--working-dir: no folder '{working_dir}'")
     client = connect(address)

@@ -18,7 +18,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -31,6 +30,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
+from cosup.cluster.closing import Closing
 from cosup.cluster.controller import Announcer, Fixed
 from cosup.cluster.desk import Desk
 from cosup.cluster.session import Places, described, find_nodes
@@ -65,7 +65,7 @@ STARTING = 60.0
 LEAVING = 30.0
 
 
-class RayLauncher:
+class RayLauncher(Closing):
     """A student's trainings on a cluster that this process is connected to.
 
     places: the workers and what each reserves. tries: of a training as long as it gets no further.
@@ -82,17 +82,6 @@ class RayLauncher:
         self._folder = Path()
         self._error: BaseException | None = None
         self._features: tuple[torch.Tensor, Any] | None = None
-
-    def __enter__(self) -> "RayLauncher":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def heads(self, job: HeadJob, device: torch.device, on_step: OnStep | None) -> HeadBank:
         """The fitted heads. Raises as the fit does, and `RunError` for what befalls the cluster."""
@@ -220,7 +209,7 @@ class RayLauncher:
         return (
             f"the student's training: no place was found for {wanted.count} workers of "
             f"{wanted.num_cpus:g} CPUs and {wanted.num_gpus:g} GPUs in {self.wait:g} s "
-            f"(execution.wait); the cluster has {described(find_nodes()) or 'no node'}"
+            f"(execution.wait); the cluster has {described(find_nodes())}"
         )
 
 

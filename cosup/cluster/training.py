@@ -6,7 +6,6 @@ itself. The first rank sends what comes of it: steps, the state of what isn't fi
 
 import io
 import os
-import sys
 import threading
 import time
 import warnings
@@ -26,17 +25,17 @@ from torch import Tensor, nn
 
 from cosup.cluster.desk import CHUNK
 from cosup.cluster.worker import Setup
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
+from cosup.models.fit import recorded
 from cosup.models.ranks import Ranks, joined
 from cosup.student.fit_network import Compute
 from cosup.student.jobs import HeadJob, NetworkJob
 
 __all__ = ["Sent", "work"]
 
-EVERY = 50
-"""Steps between those that are told; others only so that somebody sees it go on."""
 SECONDS = 5.0
+"""Steps that aren't recorded are told only so that somebody sees it go on."""
 BEAT = 2.0
 
 
@@ -56,10 +55,7 @@ def work(desk: Any, setup: Setup) -> None:
     """Work until there are no more trainings. Raises what another try may mend."""
     from ray.train.torch import get_device
 
-    if os.path.isdir(setup.cwd):
-        os.chdir(setup.cwd)
-        sys.path.append(setup.cwd)
-    torch.set_num_threads(setup.threads)
+    setup.enter()
     device = get_device() if setup.device == "cuda" else torch.device("cpu")
     worker = Worker(desk, setup, device, joined(device))
     number = 0
@@ -85,9 +81,7 @@ class Worker:
 
     @cached_property
     def data(self) -> ImageData:
-        """All samples, read by the config."""
-        config = self.setup.config
-        return load_data(config.data, config.run.seed, 1, None, self.setup.known)
+        return self.setup.load()
 
     def carry_out(self, number: int, sent: Sent) -> None:
         """A training, from where it was left."""
@@ -109,9 +103,6 @@ class Worker:
         live = job.lesson.guidance.live
         if isinstance(live, nn.Module):
             live.to(self.device)
-        execution = self.setup.config.execution
-        runtime: Any = ray.get_runtime_context()
-        reserved = runtime.get_assigned_resources().get("CPU", 1)
         with TemporaryDirectory(prefix="cosup-state-") as folder:
             scratch = Path(folder) if sent.state else None
             if scratch is not None and self.ranks.rank == 0:
@@ -124,8 +115,8 @@ class Worker:
             compute = Compute(
                 self.device,
                 self.setup.precision,
-                max(1, int(reserved)),
-                execution.batch_size,
+                self.setup.decoders(),
+                self.setup.config.execution.batch_size,
                 scratch,
             )
             return job.run(self.data, compute, self.ranks, tell, send).model.state_dict()
@@ -161,7 +152,7 @@ class _Reporter:
 
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
         now = time.monotonic()
-        if step != 1 and step % EVERY and now - self.last < SECONDS:
+        if not recorded(step) and now - self.last < SECONDS:
             return
         self.last = now
         means = {name: float(value.float().mean()) for name, value in metrics.items()}

@@ -26,6 +26,7 @@ from cosup.data.table import ImageData, Known, load_data
 from cosup.errors import RunError
 from cosup.models.device import Precision
 from cosup.models.features import feature_blocks
+from cosup.models.fit import recorded
 from cosup.models.section import BackboneSection
 from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Resources, Teacher, Training
@@ -40,7 +41,6 @@ Arrays = dict[str, NDArray[Any]]
 Losses = list[tuple[str, int, float]]
 """Names, step and loss of the steps that are recorded."""
 
-EVERY = 50
 HELD = 2
 """Crews whose teachers a worker holds."""
 
@@ -60,6 +60,22 @@ class Setup:
     threads: int
     device: str
     precision: Precision
+
+    def enter(self) -> None:
+        """Be as the driver is: its folder, its threads."""
+        if os.path.isdir(self.cwd):
+            os.chdir(self.cwd)
+            sys.path.append(self.cwd)
+        torch.set_num_threads(self.threads)
+
+    def load(self) -> ImageData:
+        """All samples, read by the config."""
+        return load_data(self.config.data, self.config.run.seed, 1, None, self.known)
+
+    def decoders(self) -> int:
+        """Threads that decode images: one per CPU that is reserved for this process."""
+        context: Any = ray.get_runtime_context()
+        return max(1, int(context.get_assigned_resources().get("CPU", 1)))
 
 
 @dataclass(frozen=True)
@@ -95,10 +111,7 @@ class Worker:
 
     def ready(self) -> None:
         """Load the data. Raises `UserError` or `RunError` where this node can't do the work."""
-        if os.path.isdir(self.setup.cwd):
-            os.chdir(self.setup.cwd)
-            sys.path.append(self.setup.cwd)
-        torch.set_num_threads(self.setup.threads)
+        self.setup.enter()
         assert len(self.data)
 
     def train(
@@ -109,7 +122,7 @@ class Worker:
         losses: Losses = []
 
         def record(name: str, step: int, loss: float) -> None:
-            if step == 1 or step % EVERY == 0:
+            if recorded(step):
                 losses.append((name, step, loss))
 
         folder = Path(directory) if os.path.isdir(directory) else None
@@ -142,20 +155,16 @@ class Worker:
 
     @cached_property
     def data(self) -> ImageData:
-        """All samples, read by the config."""
-        config = self.setup.config
-        return load_data(config.data, self._seed, 1, None, self.setup.known)
+        return self.setup.load()
 
     @cached_property
     def resources(self) -> Resources:
-        """The driver's, but for the threads that decode: one per CPU that is reserved here."""
+        """The driver's, but for device and decoders."""
         execution = self.setup.config.execution
-        context: Any = ray.get_runtime_context()
-        reserved = context.get_assigned_resources().get("CPU", 1)
         return Resources(
             torch.device(self.setup.device),
             self.setup.precision,
-            max(1, int(reserved)),
+            self.setup.decoders(),
             execution.batch_size,
             Path(execution.cache or os.devnull),
         )

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cosup.config.execution import ActorsSection, ExecutionSection, WorkersSection
+from cosup.config.execution import ExecutionSection
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
@@ -13,7 +13,6 @@ from cosup.data.section import DataSection
 from cosup.section import Section
 
 __all__ = [
-    "ActorsSection",
     "Assigners",
     "Config",
     "ControlName",
@@ -24,7 +23,6 @@ __all__ = [
     "RoundsSection",
     "RunSection",
     "StudentSection",
-    "WorkersSection",
 ]
 
 ControlName = Literal[

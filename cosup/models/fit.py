@@ -32,6 +32,12 @@ OnStep = Callable[[int, float, Metrics], None]
 
 SMALL_STEP = 64 * 10**6  # multiplications per step below which one thread is quicker than several
 LOOK_EVERY = 25  # steps between looks at the loss on an accelerator, which has to wait for each
+RECORD_EVERY = 50
+
+
+def recorded(step: int) -> bool:
+    """Whether this step (from 1) of a training is one that records keep."""
+    return step == 1 or step % RECORD_EVERY == 0
 
 
 def fit_heads(

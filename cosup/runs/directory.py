@@ -26,6 +26,12 @@ LOCK = ".lock"
 LOG = "log.txt"
 
 
+def check_flags(resume: bool, overwrite: bool) -> None:
+    """Raise `UserError` where a run is both to go on and to be replaced."""
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other; give one of them")
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """An open run directory: this process alone writes it.
@@ -50,8 +56,7 @@ class RunDirectory:
         logged with its traceback to `log.txt`, and a note on the exception names that file.
         """
         path = Path(path)
-        if resume and overwrite:
-            raise UserError("--resume and --overwrite exclude each other; give one of them")
+        check_flags(resume, overwrite)
         if _has_content(path) and not (resume or overwrite):
             _check_unlocked(path)
         _check_free(path, config, resume, overwrite)

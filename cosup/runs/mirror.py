@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cosup.errors import RunError, UserError
 from cosup.remote import is_uri, shown, split
-from cosup.runs.directory import MARKER
+from cosup.runs.directory import MARKER, check_flags
 from cosup.runs.staging import SESSION, Staging, has_content, staging_root
 
 __all__ = ["mirrored", "staging_root", "usable"]
@@ -48,8 +48,7 @@ def mirrored(place: str, *, resume: bool = False, overwrite: bool = False) -> It
     if not is_uri(place):
         yield Path(place)
         return
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other; give one of them")
+    check_flags(resume, overwrite)
     parent, name = split(place)
     root = staging_root(parent)
     with _locked(root / SESSION / f"{name}.lock", place):

@@ -11,6 +11,7 @@ import torch
 from cosup.config.schema import Config
 from cosup.data.table import ImageData, load_data
 from cosup.models.device import resolve_device, resolve_precision
+from cosup.models.fit import recorded
 from cosup.runs.assemble import BUDGET_GENERALIST, Prepared, assemble
 from cosup.runs.backend import Backend, TeacherGroup
 from cosup.runs.check import check_task
@@ -86,7 +87,7 @@ def train_hierarchy(
 
     def record(name: str, step: int, loss: float) -> None:
         paces.setdefault(name, Pace(f"teacher {name}"))(step, loss)
-        if step == 1 or step % 50 == 0:
+        if recorded(step):
             recorder.scalar(f"teachers/{name}", loss, step)
 
     parts = list(_parts(config, hierarchy, data))

@@ -17,7 +17,7 @@ from cosup.controls import CONTROLS, ControlContext
 from cosup.errors import about
 from cosup.files import save_tensors, write_atomic
 from cosup.losses.objective import Objective
-from cosup.models.fit import OnStep
+from cosup.models.fit import OnStep, recorded
 from cosup.probabilities import ProbTable
 from cosup.rounds import Before, NewStudent, Outcome, run_rounds
 from cosup.runs.assemble import Prepared
@@ -32,7 +32,6 @@ from cosup.student.network import NetworkStudent
 
 log = logging.getLogger(__name__)
 
-EVERY = 50
 """Steps between recorded training losses."""
 
 
@@ -249,7 +248,7 @@ class _StepLog:
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
         if self.pace is not None:
             self.pace(step, loss)
-        if self.recorder is None or (step % EVERY and step != 1):
+        if self.recorder is None or not recorded(step):
             return
         self.recorder.scalar(f"{self.tag}/loss", loss, step)
         self.recorder.scalars(

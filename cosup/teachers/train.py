@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import unknown_name
-from cosup.files import save_tensors, write_json
+from cosup.files import discard, save_tensors, write_json
 from cosup.teachers.base import OnStep, Resources, Teacher, Training, training_rows
 from cosup.teachers.callable import PREFIX, CallableTeacher
 from cosup.teachers.external import file_digest
@@ -192,7 +192,7 @@ def keep_group(teachers: Sequence[Teacher], training: Training, directory: Path)
     companions = tuple(teacher.name for teacher in teachers)
     for teacher in teachers:
         save_teacher(teacher, training, directory, companions)
-        (directory / f"{teacher.name}.state").unlink(missing_ok=True)
+        discard(directory / f"{teacher.name}.state")
 
 
 def save_teacher(

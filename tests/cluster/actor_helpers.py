@@ -81,6 +81,13 @@ def train_here(
     return made
 
 
+def assert_same_files(folder: Path, expected: Path) -> None:
+    """The same files, and in each the same."""
+    ours, theirs = files(folder), files(expected)
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
 def files(folder: Path) -> dict[str, Any]:
     """What every file holds. safetensors writes its metadata in any order."""
     found: dict[str, Any] = {}

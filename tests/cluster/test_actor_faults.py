@@ -4,7 +4,7 @@ from hashlib import md5
 from pathlib import Path
 
 import pytest
-from actor_helpers import LINEAR, SHARD, actors, config, files, plan, train_here
+from actor_helpers import LINEAR, SHARD, actors, assert_same_files, config, plan, train_here
 from cluster_helpers import TwoNodes, actor_pids, wait_until
 
 from cosup.cluster.teachers import annotate
@@ -48,7 +48,7 @@ def test_a_node_that_dies_costs_no_shard(
 
     with actors(data, config(LINEAR), tries=1) as pool:
         annotate(lambda: pool, teachers, data, remote, resources, on_shard)
-    assert files(remote.directory) == files(local.directory)
+    assert_same_files(remote.directory, local.directory)
 
 
 def test_a_shard_that_always_fails_is_named_and_the_others_are_there(

@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from actor_helpers import LINEAR, NETWORKS, SHARD, TINY, actors, config, files, plan, train_here
+from actor_helpers import (
+    LINEAR,
+    NETWORKS,
+    SHARD,
+    TINY,
+    actors,
+    assert_same_files,
+    config,
+    files,
+    plan,
+    train_here,
+)
 from cluster_helpers import TwoNodes, actor_pids, assert_nothing_left, wait_until
 
 from cosup.cluster.features import feature_blocks
@@ -42,14 +53,14 @@ def test_features_are_the_same_bits_from_any_row_on(
 ) -> None:
     section = BackboneSection.model_validate(TINY)
     source = feature_source(section, resources)
-    blocks = feature_blocks(shared, data, 16, 40, lambda _: source.backbone.identity)
+    blocks = feature_blocks(lambda: shared, data, 16, 40, lambda _: source.backbone.identity)
     whole = source.of_split(data, "test")
     everything = torch.cat(list(blocks(section, data, "test", 0) or ()))
     assert torch.equal(everything[torch.from_numpy(data.rows("test"))], whole)
     rest = torch.cat(list(blocks(section, data, "test", 64) or ()))
     assert torch.equal(rest, everything[64:])
     assert blocks(section, data.subset(np.arange(9)), "test", 0) is None
-    other = feature_blocks(shared, data, 16, 400, lambda _: "another's")
+    other = feature_blocks(lambda: shared, data, 16, 400, lambda _: "another's")
     with pytest.raises(RunError, match="backbone 'cifar_resnet8' is another on node"):
         list(other(section, data, "test", 0) or ())
 
@@ -79,7 +90,7 @@ def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
     train_groups(lambda: shared, groups, training, remote)
     killer.join()
     assert killed
-    assert files(remote) == files(local)
+    assert_same_files(remote, local)
     steps = {step for name, step, _ in told if name == groups[1][0][0].name}
     assert 50 in steps
     train_groups(_nobody, groups, training, remote)  # nothing is left to do
@@ -102,7 +113,7 @@ def test_annotations_are_the_same_bits_with_an_actor_killed_in_the_middle(
     annotate(lambda: shared, teachers, data, remote, resources, on_shard)
     total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)
     assert told == [(n + 1, total) for n in range(total)]  # each shard once
-    assert files(remote.directory) == files(local.directory)
+    assert_same_files(remote.directory, local.directory)
     before = files(remote.directory)
     (remote.directory / "test" / teachers[1].name / "00001.safetensors").unlink()
     annotate(lambda: shared, teachers, data, remote, resources, on_shard)
