@@ -37,7 +37,7 @@ EVERYTHING = {
     "augment": {"crop": "padded", "padding": 1, "flip": 0.5, "erase": 0.5},
 }
 
-TAUGHT = {"steps": None, "epochs": 4, "optimizer": "sgd", "lr": 0.05, "ema": 0.9}
+TAUGHT = {"steps": None, "epochs": 4, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "ema": 0.9}
 """Long enough to learn digits."""
 
 DIGITS = {

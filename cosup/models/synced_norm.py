@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn import functional as collective
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -37,9 +37,24 @@ class SyncedNorms(TorchFunctionMode):
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    """Over the ranks, with a gradient."""
-    total: Tensor = collective.all_reduce(tensor)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(tensor)
     return total
+
+
+class _Sum(torch.autograd.Function):
+    """Over the ranks; the gradient is summed over them too, as every rank's loss reads the sum."""
+
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 def _as_functional(

@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cluster_helpers import CPUS, TwoNodes, actor_pids, assert_nothing_left
+from cluster_helpers import CPUS, TwoNodes, actor_pids, assert_nothing_left, wait_until
 from student_jobs import (
     CPU,
     DATA,
     DIGITS,
     EVERYTHING,
-    TAUGHT,
-    accuracy,
-    as_good,
     head_job,
     live_job,
     meta_job,
@@ -70,7 +67,7 @@ def here(job: NetworkJob) -> Classifier:
 
 
 def long() -> NetworkJob:
-    return network_job(steps=120, save_every=15)
+    return network_job(steps=60, save_every=10)
 
 
 def at(step: int, do: Callable[[], object], seen: list[int]) -> Callable[..., None]:
@@ -109,6 +106,7 @@ def test_an_interrupted_driver_and_a_killed_worker(one: RayLauncher, tmp_path: P
     that takes a killed one's place."""
 
     def interrupt() -> None:
+        wait_until((tmp_path / "net.state").exists, "a state is saved")
         raise KeyboardInterrupt
 
     def kill() -> None:
@@ -117,13 +115,12 @@ def test_an_interrupted_driver_and_a_killed_worker(one: RayLauncher, tmp_path: P
 
     first: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        trained(one, long(), tmp_path, at(50, interrupt, first))
+        trained(one, long(), tmp_path, at(1, interrupt, first))
     assert_nothing_left()
-    assert (tmp_path / "net.state").exists()
-    assert first[0] == 1
+    assert first == [1]
     second: list[int] = []
-    network = trained(one, long(), tmp_path, at(100, kill, second))
-    assert min(second) > 15
+    network = trained(one, long(), tmp_path, at(50, kill, second))
+    assert min(second) > 10
     assert second == sorted(set(second))
     assert same(state(network), state(here(long())))
 
@@ -138,22 +135,25 @@ def test_what_the_training_raises_arrives_and_ends_it(one: RayLauncher) -> None:
 
 
 def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Path) -> None:
-    """One worker on each node: as good as one, and a node that is lost makes no difference."""
-    job = {**TAUGHT, "save_every": 15}
+    """One worker on each node: a node that is lost makes no difference, and heads say what one
+    worker's say of nearly every image. (Networks: `test_ranks.py`, without Ray.)"""
+
+    def job() -> NetworkJob:
+        return network_job(steps=24, save_every=4)
+
+    def lose() -> None:
+        wait_until((tmp_path / "lost" / "net.state").exists, "a state is saved")
+        nodes.kill()
+        nodes.add()
+
     with RayLauncher(setup, Places(2, CPUS, 0), tries=3, wait=60) as two:
-        whole = trained(two, network_job(**job), tmp_path / "whole")
+        whole = trained(two, job(), tmp_path / "whole")
         heads = two.heads(head_job(), CPU, None)
-        assert len(set(actor_pids(WORKER).values())) == 2
-
-        def lose() -> None:
-            nodes.kill()
-            nodes.add()
-
-        lost = trained(two, network_job(**job), tmp_path / "lost", at(45, lose, []))
+        workers = actor_pids(WORKER)
+        assert len(set(workers.values())) == 2
+        lost = trained(two, job(), tmp_path / "lost", at(1, lose, []))
+        assert not workers.keys() & actor_pids(WORKER)  # all were replaced, in mid-training
     assert same(state(lost), state(whole))
-    alone = here(network_job(**job))
-    assert accuracy(alone) > 0.9
-    assert as_good(whole, alone)
     features = head_job().features
     tables = [predict(bank, features)[0] for bank in (heads, head_job().run(CPU))]
     assert float((tables[0].top()[0] == tables[1].top()[0]).float().mean()) > 0.995
