@@ -90,8 +90,9 @@ def _runs(pid: int) -> bool:
         return False
 
 
-# Workers' ports are the kernel's choice, far above these.
-_candidates = itertools.count(6400 + os.getpid() % 3000)
+# Workers' ports are the kernel's choice, far above these; processes that test side by side look
+# in different places.
+_candidates = itertools.count(6400 + os.getpid() % 36 * 100)
 
 
 def free_port() -> int:

@@ -1,16 +1,15 @@
-"""Nodes that die while teachers annotate, and shards that always fail."""
+"""Shards that always fail."""
 
 from hashlib import md5
 from pathlib import Path
 
 import pytest
-from actor_helpers import LINEAR, SHARD, actors, assert_same_files, config, plan, train_here
-from cluster_helpers import TwoNodes, actor_pids, wait_until
+from actor_helpers import SHARD, actors, config, plan, train_here
+from cluster_helpers import TwoNodes
 
 from cosup.cluster.teachers import annotate
 from cosup.data.table import ImageData
 from cosup.errors import RunError
-from cosup.teachers.annotate import annotate as annotate_here
 from cosup.teachers.annotate import open_store
 from cosup.teachers.base import Resources, Teacher
 from cosup.teachers.store import AnnotationStore
@@ -32,23 +31,6 @@ def teach(images):
         raise ValueError("not this one")
     return torch.full((len(images), 10), 0.1)
 """
-
-
-def test_a_node_that_dies_costs_no_shard(
-    nodes: TwoNodes, data: ImageData, resources: Resources, tmp_path: Path
-) -> None:
-    teachers = train_here(plan(data, LINEAR), data, resources, tmp_path / "teachers")
-    local, remote = open_store(tmp_path / "a", data, 5), open_store(tmp_path / "b", data, 5)
-    annotate_here(teachers, data, local, resources)
-
-    def on_shard(split: str, name: str, done: int, total: int) -> None:
-        if done == 1:
-            wait_until(lambda: len(actor_pids("Worker")) == 2, "both actors are there")
-            nodes.kill()
-
-    with actors(data, config(LINEAR), tries=1) as pool:
-        annotate(lambda: pool, teachers, data, remote, resources, on_shard)
-    assert_same_files(remote.directory, local.directory)
 
 
 def test_a_shard_that_always_fails_is_named_and_the_others_are_there(

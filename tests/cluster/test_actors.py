@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from actor_helpers import (
     actors,
     assert_same_files,
     config,
-    files,
     plan,
     train_here,
 )
@@ -33,6 +32,7 @@ from cosup.teachers.annotate import annotate as annotate_here
 from cosup.teachers.annotate import open_store
 from cosup.teachers.base import Resources, Training
 from cosup.teachers.features import feature_source
+from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_threads")]
@@ -75,9 +75,7 @@ def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
     told: list[tuple[str, int, float]] = []
     section = groups[0][1]
     training = Training(section, data, 0, resources, lambda *said: told.append(said), remote)
-    at_work: set[str] = set()
-    while len(at_work) < 2:
-        at_work |= {node for _, node in shared.run([Unit("a node", "hello", ())] * 8)}
+    wait_for_both(shared)
     killed: list[int] = []
 
     def kill() -> None:
@@ -96,30 +94,46 @@ def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
     train_groups(_nobody, groups, training, remote)  # nothing is left to do
 
 
-def test_annotations_are_the_same_bits_with_an_actor_killed_in_the_middle(
-    shared: Pool, data: ImageData, resources: Resources, tmp_path: Path
+def test_annotations_are_the_same_bits_though_actors_and_nodes_are_killed(
+    cluster: TwoNodes, shared: Pool, data: ImageData, resources: Resources, tmp_path: Path
 ) -> None:
+    """Both in the middle of the work; the pool of this module is one actor then."""
     quick = {**NETWORKS, "training": {"steps": 3, "batch_size": 16, "lr": 0.01}}
     teachers = train_here(plan(data, quick), data, resources, tmp_path / "teachers")
-    local, remote = open_store(tmp_path / "a", data, SHARD), open_store(tmp_path / "b", data, SHARD)
+    local = open_store(tmp_path / "local", data, SHARD)
     annotate_here(teachers, data, local, resources)
-    told: list[tuple[int, int]] = []
-
-    def on_shard(split: str, name: str, done: int, total: int) -> None:
-        told.append((done, total))
-        if done == 1:
-            os.kill(next(iter(actor_pids("Worker"))), signal.SIGKILL)
-
-    annotate(lambda: shared, teachers, data, remote, resources, on_shard)
     total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)
-    assert told == [(n + 1, total) for n in range(total)]  # each shard once
-    assert_same_files(remote.directory, local.directory)
-    before = files(remote.directory)
+
+    def annotate_and(kill: Callable[[], object], folder: str) -> AnnotationStore:
+        told: list[tuple[int, int]] = []
+
+        def on_shard(split: str, name: str, done: int, total: int) -> None:
+            told.append((done, total))
+            if done == 1:
+                kill()
+
+        remote = open_store(tmp_path / folder, data, SHARD)
+        wait_for_both(shared)
+        annotate(lambda: shared, teachers, data, remote, resources, on_shard)
+        assert told == [(n + 1, total) for n in range(total)]  # each shard once
+        assert_same_files(remote.directory, local.directory)
+        return remote
+
+    remote = annotate_and(lambda: os.kill(next(iter(actor_pids("Worker"))), signal.SIGKILL), "a")
+    annotate_and(cluster.kill, "b")
     (remote.directory / "test" / teachers[1].name / "00001.safetensors").unlink()
-    annotate(lambda: shared, teachers, data, remote, resources, on_shard)
-    assert told[total:] == [(1, 1)]
-    assert files(remote.directory) == before
-    annotate(_nobody, teachers, data, remote, resources, on_shard)
+    told: list[int] = []
+    annotate(lambda: shared, teachers, data, remote, resources, lambda *said: told.append(said[3]))
+    assert told == [1]
+    assert_same_files(remote.directory, local.directory)
+    annotate(_nobody, teachers, data, remote, resources)
+
+
+def wait_for_both(pool: Pool) -> None:
+    """Until two actors are at work, one on each node."""
+    at_work: set[str] = set()
+    while len(at_work) < 2:
+        at_work |= {node for _, node in pool.run([Unit("a node", "hello", ())] * 8)}
 
 
 def _nobody() -> Pool:

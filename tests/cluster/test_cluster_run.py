@@ -47,7 +47,7 @@ BASE: dict[str, Any] = {
         "shard_size": 25,
         "batch_size": 10,
         "device": "cpu",
-        "teachers": {"actors": 2},
+        "teachers": {"actors": 1},
         "features": {"actors": 1},
     },
 }

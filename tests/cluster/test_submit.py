@@ -54,9 +54,13 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token and no cluster of this machine's."""
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    forget_clusters(monkeypatch)
+
+
+def forget_clusters(patch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("RAY_") or name.lower() in ("http_proxy", "all_proxy"):
-            monkeypatch.delenv(name)
+            patch.delenv(name)
 
 
 @pytest.fixture
@@ -153,7 +157,19 @@ def submit(config: Path, address: str, *more: str) -> int:
 # Jobs
 
 
-@pytest.mark.usefixtures("token")
+@pytest.fixture(scope="module")
+def beside(head: str) -> str:
+    """A job of `ray_jobs/job.yaml`'s environment, which runs while another one is waited for."""
+    path = ROOT / "ray_jobs/job.yaml"
+    env = {**parse_yaml(path.read_text(), str(path)), "working_dir": str(ROOT)}
+    with pytest.MonkeyPatch.context() as patch:
+        forget_clusters(patch)
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        command = "python -m cosup --version"  # quick: it imports little
+        return str(connect(head).submit_job(entrypoint=command, runtime_env=env))
+
+
+@pytest.mark.usefixtures("token", "beside")
 def test_a_job_runs_and_its_log_is_streamed(
     config: Path, head: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,14 +251,9 @@ def test_ctrl_c_leaves_the_job_and_stop_ends_it_cleanly(
 
 
 @pytest.mark.usefixtures("token")
-def test_the_plain_job_entry_runs(head: str) -> None:
-    client = connect(head)
-    path = ROOT / "ray_jobs/job.yaml"
-    env = {**parse_yaml(path.read_text(), str(path)), "working_dir": str(ROOT)}
-    command = "python -m cosup --version"  # quick: it imports little
-    name = client.submit_job(entrypoint=command, runtime_env=env)
+def test_the_plain_job_entry_runs(head: str, beside: str) -> None:
     log: list[str] = []
-    assert Job(client, name).follow(log.append) == (0, f"job {name} succeeded")
+    assert Job(connect(head), beside).follow(log.append) == (0, f"job {beside} succeeded")
     assert f"cosup {cosup.__version__}\n" in "".join(log)
 
 

@@ -101,37 +101,29 @@ def test_one_worker_is_the_local_run(one: RayLauncher, tmp_path: Path) -> None:
         assert same(state(trained(one, job(), tmp_path)), state(here(job())))
 
 
-def test_an_interrupted_driver_and_a_killed_worker(one: RayLauncher, tmp_path: Path) -> None:
-    """The driver leaves nothing running; the next goes on where it was cut, and so does the worker
-    that takes a killed one's place."""
+def test_a_worker_that_takes_a_killed_ones_place_goes_on(one: RayLauncher, tmp_path: Path) -> None:
+    def kill() -> None:
+        (pid,) = actor_pids(WORKER)
+        os.kill(pid, signal.SIGKILL)
+
+    seen: list[int] = []
+    network = trained(one, long(), tmp_path, at(50, kill, seen))
+    assert seen[0] == 1
+    assert seen == sorted(set(seen))  # no step is told twice
+    assert same(state(network), state(here(long())))
+
+
+def test_an_interrupted_driver_leaves_a_state_and_nobody(one: RayLauncher, tmp_path: Path) -> None:
+    """What goes on from such a state: `test_cluster_run.py`."""
 
     def interrupt() -> None:
         wait_until((tmp_path / "net.state").exists, "a state is saved")
         raise KeyboardInterrupt
 
-    def kill() -> None:
-        (pid,) = actor_pids(WORKER)
-        os.kill(pid, signal.SIGKILL)
-
-    first: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        trained(one, long(), tmp_path, at(1, interrupt, first))
+        trained(one, long(), tmp_path, at(1, interrupt, []))
     assert_nothing_left()
-    assert first == [1]
-    second: list[int] = []
-    network = trained(one, long(), tmp_path, at(50, kill, second))
-    assert min(second) > 10
-    assert second == sorted(set(second))
-    assert same(state(network), state(here(long())))
-
-
-def test_what_the_training_raises_arrives_and_ends_it(one: RayLauncher) -> None:
-    with pytest.raises(RunError) as caught:
-        one.heads(head_job(lr=1e38, schedule="constant"), CPU, None)
-    with pytest.raises(RunError) as expected:
-        head_job(lr=1e38, schedule="constant").run(CPU)
-    assert str(caught.value) == str(expected.value)
-    assert_nothing_left()
+    assert (tmp_path / "net.state").exists()
 
 
 def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Path) -> None:
@@ -153,10 +145,22 @@ def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Pa
         assert len(set(workers.values())) == 2
         lost = trained(two, job(), tmp_path / "lost", at(1, lose, []))
         assert not workers.keys() & actor_pids(WORKER)  # all were replaced, in mid-training
+        assert_the_error_arrives(two)
+    assert_nothing_left()
     assert same(state(lost), state(whole))
     features = head_job().features
     tables = [predict(bank, features)[0] for bank in (heads, head_job().run(CPU))]
     assert float((tables[0].top()[0] == tables[1].top()[0]).float().mean()) > 0.995
+
+
+def assert_the_error_arrives(launcher: RayLauncher) -> None:
+    """As the training raises it, and though the other worker waits for the one that did."""
+    diverging = {"lr": 1e38, "schedule": "constant"}
+    with pytest.raises(RunError) as caught:
+        launcher.heads(head_job(**diverging), CPU, None)
+    with pytest.raises(RunError) as expected:
+        head_job(**diverging).run(CPU)
+    assert str(caught.value) == str(expected.value)
 
 
 def test_no_place_for_the_workers(

@@ -1,0 +1,118 @@
+"""Students of two workers against students of one, at the same effective batch.
+
+    apt-get install dataset-fashion-mnist
+    python tests/benchmarks/bench_workers.py [--seeds 3] [--train 3000] [--test 10000] [--epochs 3]
+        [--model cifar_resnet8] [--workers 2]
+
+Real images (Fashion-MNIST), true labels, SGD. One worker is the local run; several are Ray Train's,
+on a cluster that is started for it. Wanted: mean accuracies within 0.5 points.
+"""
+
+import argparse
+import os
+import statistics
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from cosup.cluster.session import Places, connected
+from cosup.cluster.trainer import RayLauncher
+from cosup.cluster.worker import Setup
+from cosup.config.execution import ExecutionSection
+from cosup.config.schema import Config
+from cosup.data.decode import image_batches
+from cosup.data.table import ImageData, load_data
+from cosup.losses import CrossEntropy, Objective
+from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.predict import predict_network
+from cosup.models.section import TrainingSection
+from cosup.probabilities import ProbTable
+from cosup.student.base import Guidance
+from cosup.student.fit_network import Compute, Lesson
+from cosup.student.jobs import NetworkJob
+from cosup.teachers.features import eval_transform
+
+CPU = torch.device("cpu")
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """The images, in the splits that are asked for."""
+    total = options.train + options.test + 10
+    parts = {
+        "teacher_train": 10 / total,
+        "student_train": options.train / total,
+        "test": options.test / total,
+    }
+    return Config.model_validate(
+        {
+            "data": {
+                "source": "idx",
+                "root": "/usr/share/datasets/fashion-mnist",
+                "splits": parts,
+                "limit": total,
+            },
+            "teachers": {"model": {"name": "linear_pixels"}, "training": {"steps": 1}},
+            "student": {"backbone": {"name": options.model, "weights": None}},
+        }
+    )
+
+
+def job(options: argparse.Namespace, data: ImageData, seed: int) -> NetworkJob:
+    """A training of a network on true labels."""
+    rows = data.rows("student_train")
+    labels = data.truth(rows).labels
+    count = len(data.classes)
+    lesson = Lesson(rows, ProbTable.one_hot(labels, count), torch.ones(len(rows)), Guidance(labels))
+    training = TrainingSection.model_validate(
+        {"steps": None, "epochs": options.epochs, "batch_size": 64, "optimizer": "sgd", "lr": 0.05}
+    )
+    classifier = build_classifier(options.model, count, None, 32, seed)
+    every = torch.arange(len(rows))
+    steps = training.total_steps(len(rows))
+    objective = Objective(CrossEntropy())
+    return NetworkJob(classifier, lesson, every, objective, training, steps, seed, "net.state")
+
+
+def accuracy(classifier: Classifier, data: ImageData) -> float:
+    """On the test split, in percent."""
+    rows = data.rows("test")
+    batches = image_batches(data, rows, eval_transform(classifier.input), 256, 1)
+    table = predict_network(classifier, batches)
+    return 100 * float((table.top()[0] == data.truth(rows).labels).double().mean())
+
+
+def main() -> None:
+    """Print every seed's two accuracies, and their means."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train", type=int, default=3000)
+    parser.add_argument("--test", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--model", default="cifar_resnet8")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    config = config_of(options)
+    data = load_data(config.data, 0, 1, None)
+    setup = Setup(config, data.known(), os.getcwd(), torch.get_num_threads(), "cpu", "float32")
+    pairs = []
+    with (
+        connected(ExecutionSection()),
+        RayLauncher(setup, Places(options.workers, 1, 0), tries=1, wait=60) as launcher,
+    ):
+        for seed in range(options.seeds):
+            alone = job(options, data, seed).run(data, Compute(CPU))
+            given = job(options, data, seed)
+            together = launcher.network(given, data, Compute(CPU), None)
+            pairs.append((accuracy(alone, data), accuracy(together, data)))
+            print(f"seed {seed}: one worker {pairs[-1][0]:.2f} %, several {pairs[-1][1]:.2f} %")
+    one, several = (statistics.mean(column) for column in zip(*pairs, strict=True))
+    print(
+        f"{options.model}, {options.epochs} epochs of {options.train} images, {options.test} test "
+        f"images, {options.seeds} seeds: one worker {one:.2f} %, {options.workers} workers "
+        f"{several:.2f} %, difference {several - one:+.2f} points (wanted: at most 0.5)"
+    )
+
+
+if __name__ == "__main__":
+    main()
