@@ -1,22 +1,23 @@
 """cosup: train a strong vision model from the annotations of several weak, specialised ones.
 
 The pieces serve in anybody's own training loop: `cosup.assignment`, `cosup.consistency`,
-`cosup.losses` and `cosup.metrics` work on tensors, and `cosup.decide` puts them together.
-Everything is imported when it is first used, so that `import cosup` is quick.
+`cosup.losses` and `cosup.metrics` work on tensors, and `cosup.decide` puts them together;
+`cosup.analysis` gives the tables of a run. Everything is imported when it is first used, so that
+`import cosup` is quick.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cosup import assignment, consistency, losses, metrics
+    from cosup import analysis, assignment, consistency, losses, metrics
     from cosup.evidence import Evidence, Scopes
     from cosup.rounds import decide
     from cosup.student.exported import load_student
 
     __version__: str
 
-_MODULES = ("assignment", "consistency", "losses", "metrics")
+_MODULES = ("analysis", "assignment", "consistency", "losses", "metrics")
 _NAMES = {
     "Evidence": "cosup.evidence",
     "Scopes": "cosup.evidence",
@@ -28,6 +29,7 @@ __all__ = [
     "Evidence",
     "Scopes",
     "__version__",
+    "analysis",
     "assignment",
     "consistency",
     "decide",

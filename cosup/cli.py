@@ -31,6 +31,7 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings laid over it: rounds.repeat=2"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run where it stands.")]
+COMPARISON = Path("comparison.html")
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
 
 
@@ -175,6 +176,47 @@ def plan(config: ConfigFile, overrides: Overrides = None) -> None:
         from cosup.runs import plan_config
 
         show(plan_config(loaded))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Directories of runs, finished or not."),
+    ],
+    text: Annotated[
+        bool, typer.Option("--text", help="Print the core tables, and write nothing.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page, instead of RUN/report/index.html."),
+    ] = None,
+) -> None:
+    """Show who taught what and whether it was right: a page per run."""
+    with explained():
+        from cosup.report.command import report_runs
+
+        for made in report_runs(runs, text, output):
+            typer.echo(made) if isinstance(made, str) else show(made)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...", help="Directories of finished runs, or one that holds several."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = COMPARISON,
+) -> None:
+    """Show runs side by side: what differs in their configs and in their answers."""
+    with explained():
+        from cosup.report.compare import compare_runs
+
+        text, page = compare_runs(runs, output)
+        show(text)
+        typer.echo(f"everything else: {page}")
 
 
 @app.command("ls")

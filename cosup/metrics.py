@@ -101,6 +101,83 @@ def paired_comparison(
     return Comparison(_mean(difference), low, high)
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Means of K columns over the same samples, their 95 % intervals, and how each compares.
+
+    mean, low, high: [K]. gain, gain_low, gain_high: [K], the first column less each one.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    gain: Floats
+    gain_low: Floats
+    gain_high: Floats
+
+
+def shares(
+    columns: Array, groups: Array | None = None, samples: int = 2000, seed: int = 0
+) -> Shares:
+    """Means of columns [M, K] of 0 and 1, with intervals, all from the same draws of groups.
+
+    Those draws are `paired_comparison`'s of the same seed, and so are the intervals.
+    """
+    values = np.asarray(columns, dtype=np.float64)
+    means = resampled_means(values, groups, samples, seed)
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    gain_low, gain_high = np.percentile(means[:, :1] - means, [tail, 100 - tail], axis=0)
+    mean = values.mean(0)
+    return Shares(mean, low, high, mean[0] - mean, gain_low, gain_high)
+
+
+def resampled_means(
+    columns: Array, groups: Array | None = None, samples: int = 2000, seed: int = 0
+) -> Floats:
+    """[samples, K] means of columns [M, K] in each draw of groups [M] (None: of single rows).
+
+    The draws are those of `paired_comparison` with the same seed.
+    """
+    values = np.asarray(columns, dtype=np.float64)
+    ones = np.ones((len(values), 1))
+    sums = _group_sums(np.concatenate([values, ones], axis=1), groups)
+    size, step = len(sums), max(1, DRAWS_AT_ONCE // len(sums))
+    rng = numpy_generator(seed, "paired_comparison")
+    parts = []
+    for start in range(0, samples, step):
+        drawn = rng.integers(size, size=(min(step, samples - start), size))
+        times = np.stack([np.bincount(row, minlength=size) for row in drawn])
+        parts.append(times.astype(np.float64) @ sums)
+    draws = np.concatenate(parts)
+    means: Floats = draws[:, :-1] / draws[:, -1:]
+    return means
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number: Holm's step-down method (1979), in the order given."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for done, place in enumerate(order):
+        largest = max(largest, (len(p_values) - done) * p_values[place])
+        corrected[place] = min(1.0, largest)
+    return corrected
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Exact two-sided p-value of McNemar's test (1947): of samples that one of two alone gets
+    right, would a fair coin share them out as unevenly? 1 where there is none.
+    """
+    count, fewer = first_only + second_only, min(first_only, second_only)
+    if 2 * fewer == count:
+        return 1.0
+    # log C(n, i) for i = 0 .. fewer, summed relative to the largest, which is the last.
+    i = np.arange(1, fewer + 1, dtype=np.float64)
+    log = np.concatenate([[0.0], np.cumsum(np.log(count - i + 1) - np.log(i))])
+    tail = log[-1] + np.log(np.exp(log - log[-1]).sum()) - count * np.log(2.0)
+    return float(min(1.0, 2 * np.exp(tail)))
+
+
 def agreement(first: Array, second: Array) -> float:
     """Share of samples to which both give the same class [N]."""
     return _mean(np.asarray(first) == np.asarray(second))

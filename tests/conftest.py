@@ -2,7 +2,9 @@
 first; and threads that leave each other alone."""
 
 import os
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -25,14 +27,18 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return min(found or 1, MOST_WORKERS)
 
 
+RAY_BESIDE = {"test_submit.py", "test_trainer.py"}
+"""Of the files that need Ray, those that take as long as the others together."""
+
+
 @cache
 def needs_ray(path: Path) -> bool:
     return "mark.ray" in path.read_text()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """By file, as what a module's fixtures make is dear; and the files that need Ray are like one
-    file, so that their clusters don't fight.
+    """By file, as what a module's fixtures make is dear; and the files that need Ray are like two
+    files, each with a cluster of its own.
 
     (`--dist loadgroup` does not see groups under pytest 9.2: pytest-xdist's issue 1386.)
     """
@@ -41,7 +47,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "ray" if needs_ray(config.rootpath / file) else file
+            if not needs_ray(config.rootpath / file):
+                return file
+            return "ray beside" if Path(file).name in RAY_BESIDE else "ray"
 
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
@@ -55,3 +63,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(
         key=lambda item: (not needs_ray(item.path), item.path not in slow, -count[item.path])
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pages(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where pages aren't looked at, runs end without theirs: each takes a second."""
+    pipeline = sys.modules.get("cosup.runs.pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        if pipeline is not None and request.path.parent.name != "report":
+            patch.setattr(pipeline, "write_report", lambda run: run.path)
+        yield

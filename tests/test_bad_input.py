@@ -2,6 +2,7 @@
 allowed; exit 2 (1 for what no check can foresee, with how to resume); nothing half-written."""
 
 import errno
+import importlib
 import logging
 import os
 import shutil
@@ -699,7 +700,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(
     assert not (here / "runs" / "bad" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("part", [".cosup-run", "teachers/", "annotations/", "round-2", ".png"])
+@pytest.mark.parametrize(
+    "part", [".cosup-run", "teachers/", "annotations/", "round-2", "samples", "report/"]
+)
 def test_a_full_disk_is_one_line_and_resume_goes_on(
     part: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -714,8 +717,9 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(
 
     full = [False]
     original = files.write_atomic
+    importlib.import_module("cosup.runs.pipeline")  # all that writes, before it is replaced
     with monkeypatch.context() as patch:
-        for module in ("files", "runs.directory", "runs.stages", "report.overview"):
+        for module in ("files", "runs.directory", "runs.keep", "runs.stages"):
             patch.setattr(f"cosup.{module}.write_atomic", write)
         assert call(["run", "c.yaml"]) == 1
     (line,) = errors(capsys)

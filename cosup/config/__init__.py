@@ -7,6 +7,7 @@ from cosup.config.load import (
     config_tree,
     dump_config,
     load_config,
+    settings,
 )
 from cosup.config.schema import Config
 
@@ -18,4 +19,5 @@ __all__ = [
     "config_tree",
     "dump_config",
     "load_config",
+    "settings",
 ]

@@ -40,12 +40,19 @@ def without_echoes(found: Sequence[Mistake]) -> list[Mistake]:
     ]
 
 
-def flatten(tree: Any, key: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Dotted key -> value, for every leaf of nested mappings and lists."""
+def flatten(tree: Any, key: tuple[str, ...] = (), whole: bool = False) -> dict[str, Any]:
+    """Dotted key -> value, for every leaf of nested mappings and lists; whole: a list of plain
+    values is a leaf too."""
     if isinstance(tree, dict) and tree:
         items: Iterable[tuple[Any, Any]] = tree.items()
-    elif isinstance(tree, list) and tree:
+    elif isinstance(tree, list) and tree and not (whole and _plain(tree)):
         items = enumerate(tree)
     else:
         return {".".join(key): tree}
-    return {k: v for name, item in items for k, v in flatten(item, (*key, str(name))).items()}
+    return {
+        k: v for name, item in items for k, v in flatten(item, (*key, str(name)), whole).items()
+    }
+
+
+def _plain(values: list[Any]) -> bool:
+    return not any(isinstance(value, dict | list) for value in values)

@@ -81,10 +81,16 @@ def _text(flat: dict[str, Any], key: str) -> str:
     return json.dumps(flat[key]) if key in flat else "(not there)"
 
 
-def _identity(tree: dict[str, Any]) -> dict[str, Any]:
+def settings(tree: dict[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of each setting in a config's tree that decides a run's numbers; a list
+    of plain values is one value."""
+    return _identity(tree, whole=True)
+
+
+def _identity(tree: dict[str, Any], whole: bool = False) -> dict[str, Any]:
     return {
         key: value
-        for key, value in flatten(tree).items()
+        for key, value in flatten(tree, whole=whole).items()
         if key not in IDENTITY_EXCLUDES and key.split(".")[0] not in IDENTITY_EXCLUDES
     }
 

@@ -41,7 +41,8 @@ class Prepared:
     """All that rounds, controls and the summary read. groups: [N] of student_train's samples;
     scratch: the folder that keeps the states of trainings which are not finished;
     given: [N] labels of student_train as trainers see them, where they have noise; launcher: who
-    trains students."""
+    trains students; test_ids: the names of the samples that measure; said: what each teacher says
+    about those."""
 
     data: ImageData
     task: Task
@@ -59,6 +60,8 @@ class Prepared:
     scratch: Path
     given: Tensor | None
     launcher: Launcher
+    test_ids: list[str]
+    said: dict[str, ProbTable]
 
 
 def assemble(
@@ -129,6 +132,8 @@ def assemble(
         scratch,
         None if config.data.noise is None else data.given(rows),
         launcher,
+        test.sample_ids,
+        said,
     )
 
 

@@ -15,13 +15,11 @@ from typing import Any
 from cosup.config import Config, config_differences, config_hash, config_tree, dump_config
 from cosup.config.files import parse_yaml
 from cosup.errors import RunError, UserError
-from cosup.files import TEMPORARY, disk_errors, sweep, write_atomic, write_json
+from cosup.files import MARKER, TEMPORARY, disk_errors, sweep, write_atomic, write_json
 from cosup.runs.logs import log_to_file
 
 logger = logging.getLogger(__name__)
 
-MARKER = ".cosup-run.json"
-"""The file that tells a run's directory from anybody else's folder."""
 LOCK = ".lock"
 LOG = "log.txt"
 

@@ -34,11 +34,13 @@ class Measured:
 
     inputs: what the student reads of it. split: the truth about it. episodes: where it is measured
     by episodes over classes that nobody has learnt; else `part` is a split that teachers annotate.
+    sample_ids: the images' names, in order.
     """
 
     part: str
     inputs: TestInputs
     split: TestSplit
+    sample_ids: list[str]
     episodes: EpisodeRows | None = None
 
     def of_teacher(
@@ -84,10 +86,10 @@ def student_reads(config: Config, data: ImageData, resources: Resources) -> Stud
         others = data.novel_validation
         validation = None if others is None else _episodes("novel_validation", others, config)
     else:
-        test = Measured("test", read("test"), split_of(data, "test"))
+        test = _split("test", read("test"), data)
         validation = None
         if len(data.rows("validation")):
-            validation = Measured("validation", read("validation"), split_of(data, "validation"))
+            validation = _split("validation", read("validation"), data)
     return StudentReads(
         read("student_train"),
         test,
@@ -121,7 +123,21 @@ def _episodes(part: str, novel: ImageData, config: Config) -> Measured:
         ("all",),
         kinds=drawn.class_of,
     )
-    return Measured(part, drawn, split, drawn)
+    queries = drawn.episodes.query.flatten().numpy()
+    return Measured(part, drawn, split, novel.sample_ids(queries), drawn)
+
+
+def _split(part: str, inputs: Inputs, data: ImageData) -> Measured:
+    return Measured(part, inputs, split_of(data, part), data.sample_ids(data.rows(part)))
+
+
+def measured_on(config: Config) -> str:
+    """What accuracies are measured on, in words."""
+    section = config.data.few_shot
+    if section is None:
+        return "on the test split"
+    kind = f"{section.ways}-way {section.shots}-shot"
+    return f"over {section.episodes} {kind} episodes of novel classes"
 
 
 def feature_splits(config: Config) -> list[str]:

@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cosup.errors import RunError, UserError
+from cosup.files import MARKER
 from cosup.remote import is_uri, shown, split
-from cosup.runs.directory import MARKER, check_flags
+from cosup.runs.directory import check_flags
 from cosup.runs.staging import SESSION, Staging, has_content, staging_root
 
 __all__ = ["mirrored", "staging_root", "usable"]

@@ -5,14 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from cosup.analysis import load_run
 from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
 from cosup.files import write_json
 from cosup.probabilities import ProbTable
-from cosup.report.overview import draw_overview
+from cosup.report.page import write_report
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
 from cosup.runs.choose_loss import STAGE as CHOICE
@@ -20,6 +19,8 @@ from cosup.runs.choose_loss import chosen_loss
 from cosup.runs.directory import RunDirectory
 from cosup.runs.environment import describe_environment
 from cosup.runs.export import export_student
+from cosup.runs.inputs import measured_on
+from cosup.runs.keep import keep_samples, keep_thumbnails
 from cosup.runs.paired import keep_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.records import Recorder, open_recorder
@@ -71,6 +72,7 @@ def run_one(
         )
         summary = _run(config, run, recorder, backend or Local())
         write_json(run.path / "summary.json", summary)
+        _report(run.path)
         run.finish("summary", summary)
         return summary
 
@@ -78,6 +80,7 @@ def run_one(
 def _run(config: Config, run: RunDirectory, recorder: Recorder, backend: Backend) -> dict[str, Any]:
     seed = config.run.seed
     prepared = prepare(config, run, recorder, backend)
+    keep_samples(config, run, prepared)
     chosen, choice = chosen_loss(config, prepared, run, seed)
     rounds = finish_rounds(chosen, prepared, run, recorder, seed)
     keep_correct(run, prepared.test, test_probs(run, len(rounds), prepared.test.answers))
@@ -88,10 +91,18 @@ def _run(config: Config, run: RunDirectory, recorder: Recorder, backend: Backend
     for name in ("accuracy", "pgr"):
         if summary["student"][name] is not None:
             recorder.scalar(f"student/{name}", summary["student"][name], len(rounds))
-    decisions = pd.read_parquet(run.path / "decisions" / f"round-{len(rounds)}.parquet")
-    draw_overview(summary, decisions, run.folder("report") / "overview.png")
     export_student(config, prepared.data.classes, run, summary)
+    keep_thumbnails(run, prepared.data)
     return summary
+
+
+def _report(path: Path) -> None:
+    """Write a finished run's page; a failure is told, and costs the run nothing."""
+    try:
+        write_report(load_run(path))
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning("no report: %s (try again with: cosup report %s)", reason, path)
 
 
 def _summary(
@@ -114,7 +125,7 @@ def _summary(
         "status": "finished",
         "seed": config.run.seed,
         "config_hash": config_hash(config),
-        "measured": _measured(config),
+        "measured": measured_on(config),
         "floor": {
             "teacher": prepared.floor.name,
             "accuracy": prepared.floor.accuracy,
@@ -134,12 +145,3 @@ def _summary(
         "seconds": sum_seconds(parts),
         "peak_rss_mb": peak_rss_mb(),
     }
-
-
-def _measured(config: Config) -> str:
-    """What accuracies are measured on, in words."""
-    section = config.data.few_shot
-    if section is None:
-        return "on the test split"
-    kind = f"{section.ways}-way {section.shots}-shot"
-    return f"over {section.episodes} {kind} episodes of novel classes"

@@ -32,8 +32,6 @@ from cosup.student.network import NetworkStudent
 
 log = logging.getLogger(__name__)
 
-"""Steps between recorded training losses."""
-
 
 def student_factory(
     config: Config, prepared: Prepared, seed: int, on_step: OnStep | None = None
@@ -114,7 +112,7 @@ def finish_rounds(
         with about(f"round {number}, student"):
             outcome = next(outcomes)
         assert outcome.number == number
-        numbers = _record(outcome, prepared, run, config.rounds.assignment.name)
+        numbers = _record(outcome, prepared, run, recorder, config.rounds.assignment.name)
         _log(numbers, recorder)
         run.finish(f"round-{number}", {**numbers, "seconds": time.monotonic() - started})
         shutil.rmtree(prepared.scratch, ignore_errors=True)
@@ -159,7 +157,7 @@ def test_probs(run: RunDirectory, number: int, answers: int) -> ProbTable:
 
 
 def _record(
-    outcome: Outcome, prepared: Prepared, run: RunDirectory, assigner: str
+    outcome: Outcome, prepared: Prepared, run: RunDirectory, recorder: Recorder, assigner: str
 ) -> dict[str, Any]:
     """Write a round's decisions and checkpoint; its numbers."""
     level = prepared.task.levels[outcome.level]
@@ -175,6 +173,7 @@ def _record(
     )
     path = run.folder("decisions") / f"round-{number}.parquet"
     write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))
+    recorder.assignment(table, number)
     folder = run.folder("checkpoints", f"round-{number}")
     save_tensors(folder / "student.safetensors", outcome.student)
     save_tensors(folder / "train.safetensors", outcome.train_probs.tensors())

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 
 from cosup.config.schema import Config
 from cosup.errors import RunError, UserError
-from cosup.files import TEMPORARY, write_json
+from cosup.files import MARKER, TEMPORARY, write_json
 from cosup.remote import Place, get, is_uri, join, listing, put, remove, shown
-from cosup.runs.directory import LOCK, MARKER
+from cosup.runs.directory import LOCK
 
 __all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_root"]
 

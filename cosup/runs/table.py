@@ -130,7 +130,7 @@ def _next(summary: Mapping[str, Any], directory: Path | Place) -> str:
     rows = (
         ("every number", "summary.json"),
         ("who taught which sample", f"{one}decisions/round-{last}.parquet"),
-        ("a picture", f"{one}report/overview.png"),
+        ("the report", f"{one}report/index.html"),
         ("the trained student", f"{one}student/"),
     )
     lines = [f"  {what:<24} {directory / where}" for what, where in rows]

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console, RenderableType
 from safetensors.torch import load_file
 
+from cosup.analysis import load_run, runs_inside, tables
 from cosup.cli import call
 from cosup.config import Config, check_config
 from cosup.config.schema import Losses
@@ -119,6 +120,18 @@ def test_what_no_loss_changes_is_made_once(finished: tuple[Path, dict[str, Any]]
         assert (first / path).samefile(second / path), path
     for own in (Path("checkpoints/control-random_assignment.safetensors"), FILE):
         assert not (first / own).samefile(second / own)
+
+
+def test_each_run_in_it_can_be_analysed(finished: tuple[Path, dict[str, Any]]) -> None:
+    directory, _ = finished
+    inside = runs_inside(directory)
+    assert len(inside) == len(NAMES) * len(SEEDS)
+    for path in inside:
+        run = load_run(path)
+        assert run.missing == []
+        overview = tables(run)["overview"].set_index("who")["accuracy"]
+        assert overview["student"] == run.summary["student"]["accuracy"]
+        assert (path / "report" / "index.html").is_file()
 
 
 FREE = ("best_teacher", "ceiling")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from cosup.analysis import load_run, tables
 from cosup.cli import call
 
 HERE = Path(__file__).parent
@@ -62,6 +64,19 @@ def test_the_summaries_are_equal(folders: tuple[Path, Path, str]) -> None:
 
 
 @pytest.mark.slow
+def test_what_the_report_reads_is_the_same(folders: tuple[Path, Path, str]) -> None:
+    whole, cut, _ = folders
+    expected, found = tables(load_run(whole)), tables(load_run(cut))
+    for name in ("samples.parquet", "report/thumbnails.parquet"):
+        pd.testing.assert_frame_equal(pd.read_parquet(cut / name), pd.read_parquet(whole / name))
+    assert set(found) == set(expected)
+    for name in set(found) - {"cost"}:
+        pd.testing.assert_frame_equal(found[name], expected[name])
+    assert (cut / "report" / "index.html").is_file()
+    assert set(load_run(cut).thumbnails) == set(found["examples"]["sample_id"])
+
+
+@pytest.mark.slow
 def test_the_decisions_are_equal_and_nothing_is_recorded_twice(
     folders: tuple[Path, Path, str],
 ) -> None:
@@ -72,3 +87,18 @@ def test_the_decisions_are_equal_and_nothing_is_recorded_twice(
     scalars = pd.read_json(cut / "metrics.jsonl", lines=True)
     assert not scalars.duplicated(["tag", "step"]).any()
     assert set(scalars["tag"]) == set(pd.read_json(whole / "metrics.jsonl", lines=True)["tag"])
+
+
+def shown(directory: Path) -> list[tuple[str, int]]:
+    """(tag, step) of everything in a run's event file."""
+    (path,) = directory.glob("events.out.tfevents.*")
+    events = EventFileLoader(str(path)).Load()
+    return sorted((value.tag, event.step) for event in events for value in event.summary.value)
+
+
+@pytest.mark.slow
+def test_tensorboard_is_shown_the_same_and_nothing_twice(folders: tuple[Path, Path, str]) -> None:
+    whole, cut, _ = folders
+    assert shown(cut) == shown(whole)
+    assert len(set(shown(cut))) == len(shown(cut))
+    assert [("assignment", number) in shown(cut) for number in (1, 2)] == [True, True]

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cosup.analysis import load_run, tables
 from cosup.cli import call
 
 HERE = Path(__file__).parent
@@ -137,6 +138,13 @@ def test_few_shot_measures_on_classes_that_nobody_has_learnt(here: Path) -> None
     assert set(table["true_label"].astype(str)) <= {"0", "1", "2", "3"}
     card = (here / "outputs/net/student/README.md").read_text()
     assert ".embed([image])" in card
+    run = load_run(here / "outputs/net")  # what the report reads: queries, and teachers on them
+    assert len(run.test) == 40 * 3 * 3
+    assert set(run.test["true_label"]) == {"7", "8", "9"}
+    overview = tables(run)["overview"].set_index("who")["accuracy"]
+    assert overview["student"] == found["student"]["accuracy"]
+    assert overview["all"] == found["floor"]["accuracy"]
+    assert set(run.thumbnails) >= set(tables(run)["examples"]["sample_id"])
 
 
 @pytest.mark.slow

@@ -1,0 +1,257 @@
+"""Runs side by side, on the same test samples: what differs in their configs and their answers."""
+
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cosup.analysis.arrays import Codes, categories, codes
+from cosup.analysis.comparable import aligned, labels, runs_to_compare
+from cosup.analysis.records import Run
+from cosup.config import settings
+from cosup.metrics import LEVEL, holm, mcnemar, pgr, resampled_means
+from cosup.seeds import seed_for
+
+__all__ = ["compare", "labels", "runs_to_compare"]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+NOT_THERE = "(not there)"
+TAIL = (100 - LEVEL) / 2
+
+
+class _Compared:
+    """The runs, and what their students answered, in the order of the first one's samples.
+
+    label: [M, K] int64 places in `answers` (-1: abstains), correct: [M, K] bool, of M test samples
+    and K runs. scores: [M, 3 K], where student, floor and ceiling of each run are right (nan
+    without a ceiling). draws: [D, 3 K] their means in D bootstrap draws of groups.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        orders = aligned(runs)
+        self.runs = runs
+        self.names = labels(runs)
+        self.test = runs[0].test
+        self.answers = list(dict.fromkeys(name for run in runs for name in run.answers))
+        self.label = np.stack(
+            [_labels(run, order, self.answers) for run, order in zip(runs, orders, strict=True)],
+            axis=1,
+        )
+        truth = codes(self.test["answer"], self.answers)
+        self.correct: Bools = self.label == truth[:, None]
+        self.scores = np.concatenate(
+            [_scores(run, order) for run, order in zip(runs, orders, strict=True)], axis=1
+        )
+        seed = seed_for(int(runs[0].config["run"]["seed"]), "bootstrap")
+        groups = self.test["group"].to_numpy()
+        self.draws = resampled_means(self.scores, groups, seed=seed)
+
+    def accuracy(self, place: int) -> Floats:
+        """[D] a run's accuracy in each draw."""
+        found: Floats = self.draws[:, 3 * place]
+        return found
+
+    def pgr(self, place: int) -> float | None:
+        """A run's PGR; None without a ceiling above its floor."""
+        student, floor, ceiling = self.scores[:, 3 * place : 3 * place + 3].mean(0).tolist()
+        return pgr(floor, student, ceiling)
+
+    def pgr_draws(self, place: int) -> Floats:
+        """[D] a run's PGR in each draw; nan where the draw shows no gap."""
+        student, floor, ceiling = self.draws[:, 3 * place : 3 * place + 3].T
+        gap = ceiling - floor
+        found: Floats = np.divide(
+            student - floor, gap, out=np.full_like(gap, np.nan), where=gap > 0
+        )
+        return found
+
+
+def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """What two runs or more differ in. Shares and accuracies are fractions in 0 .. 1.
+
+    Runs are called by what tells their directories apart. Intervals are 95 % ones of the bootstrap
+    over groups of test samples, paired: every run on the same draws.
+
+    runs       run, student (accuracy), low, high, floor, ceiling, pgr, pgr_low, pgr_high (PGR as in
+               the run's summary), seconds, peak_rss_mb, directory
+    config     key, and a column per run with the setting as JSON: settings that decide numbers, and
+               what is known of the environment (`environment.`), where they differ
+    pairs      first, second (of each pair the later run is the first, so that a list which begins
+               with the baseline reads as gains over it), difference (of accuracy, first - second),
+               low, high, pgr_difference, pgr_low, pgr_high (null without PGR), agreement (share of
+               samples with the same answer), both_right, first_only, second_only, both_wrong
+               (samples), p_value (exact McNemar test on single samples), p_corrected (by Holm, for
+               the number of pairs)
+    flipped    sample_id, true_label, domain, right (how many runs are), and `RUN label` and
+               `RUN correct` of each: samples that some run gets right and another doesn't
+    classes,   class or domain, samples, and a column per run with its accuracy
+    domains
+    curves     run, tag, step, value: what the runs recorded while they went
+
+    Raises `UserError` for runs that can't be compared, as `cosup.analysis.comparable.aligned`.
+    """
+    found = _Compared(runs)
+    return {
+        "runs": _runs(found),
+        "config": _config(found),
+        "pairs": _pairs(found),
+        "flipped": _flipped(found),
+        "classes": _by(found, "true_label", "class"),
+        "domains": _by(found, "domain", "domain"),
+        "curves": _curves(found),
+    }
+
+
+def _labels(run: Run, order: Codes, answers: list[str]) -> Codes:
+    """[M] what a run's student answers, as places in `answers`."""
+    place = np.array([*(answers.index(name) for name in run.answers), -1], dtype=np.int64)
+    found: Codes = place[run.answered("student", "student").label[order]]
+    return found
+
+
+def _scores(run: Run, order: Codes) -> Floats:
+    """[M, 3] is the student right, the floor, the ceiling?"""
+    floor = run.correct("teacher", run.prepared["floor"]["teacher"])
+    ceiling: NDArray[Any] = np.full(len(floor), np.nan)
+    if "ceiling" in run.controls:
+        ceiling = run.correct("control", "ceiling")
+    found = np.stack([run.correct("student", "student"), floor, ceiling], axis=1)
+    return found.astype(np.float64)[order]
+
+
+def _runs(found: _Compared) -> pd.DataFrame:
+    rows = []
+    for place, run in enumerate(found.runs):
+        low, high = _interval(found.accuracy(place))
+        measured = run.summary["student"]
+        pgr_low, pgr_high = measured["pgr_ci95"] or (None, None)
+        student, floor, ceiling = found.scores[:, 3 * place : 3 * place + 3].mean(0).tolist()
+        rows.append(
+            {
+                "run": found.names[place],
+                "student": student,
+                "low": low,
+                "high": high,
+                "floor": floor,
+                "ceiling": ceiling,
+                "pgr": measured["pgr"],
+                "pgr_low": pgr_low,
+                "pgr_high": pgr_high,
+                "seconds": run.summary["seconds"]["total"],
+                "peak_rss_mb": run.summary["peak_rss_mb"],
+                "directory": str(run.path),
+            }
+        )
+    return pd.DataFrame(rows).astype(dict.fromkeys(("pgr", "pgr_low", "pgr_high"), "float64"))
+
+
+def _config(found: _Compared) -> pd.DataFrame:
+    columns = [{**settings(run.config), **_environment(run)} for run in found.runs]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    rows = []
+    for key in keys:
+        values = [
+            json.dumps(column[key], ensure_ascii=False) if key in column else NOT_THERE
+            for column in columns
+        ]
+        if len(set(values)) > 1:
+            rows.append([key, *values])
+    return pd.DataFrame(rows, columns=["key", *found.names])
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """What it was computed with, and on."""
+    environment = run.environment
+    known = {
+        **{f"packages.{name}": value for name, value in environment.get("packages", {}).items()},
+        "python": environment.get("python"),
+        "commit": (environment.get("commit") or {}).get("id"),
+        "device": (environment.get("device") or {}).get("name"),
+        "threads": (environment.get("cpu") or {}).get("threads"),
+    }
+    return {f"environment.{key}": value for key, value in known.items() if value is not None}
+
+
+def _pairs(found: _Compared) -> pd.DataFrame:
+    rows = []
+    for second, first in combinations(range(len(found.runs)), 2):
+        one, two = found.correct[:, first], found.correct[:, second]
+        low, high = _interval(found.accuracy(first) - found.accuracy(second))
+        gained, other_gained = found.pgr(first), found.pgr(second)
+        pgr_low, pgr_high = _interval(found.pgr_draws(first) - found.pgr_draws(second))
+        alone, other_alone = int((one & ~two).sum()), int((two & ~one).sum())
+        rows.append(
+            {
+                "first": found.names[first],
+                "second": found.names[second],
+                "difference": (alone - other_alone) / len(one),
+                "low": low,
+                "high": high,
+                "pgr_difference": np.nan
+                if gained is None or other_gained is None
+                else gained - other_gained,
+                "pgr_low": pgr_low,
+                "pgr_high": pgr_high,
+                "agreement": float((found.label[:, first] == found.label[:, second]).mean()),
+                "both_right": int((one & two).sum()),
+                "first_only": alone,
+                "second_only": other_alone,
+                "both_wrong": int((~one & ~two).sum()),
+                "p_value": mcnemar(alone, other_alone),
+            }
+        )
+    table = pd.DataFrame(rows)
+    table["p_corrected"] = holm(table["p_value"].tolist())
+    return table
+
+
+def _interval(draws: Floats) -> tuple[float, float]:
+    """The 95 % interval of a number from its draws; nan where so many (2.5 %) lack it that one end
+    may lie at infinity."""
+    known = draws[np.isfinite(draws)]
+    if 1 - len(known) / len(draws) >= TAIL / 100:
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [TAIL, 100 - TAIL])
+    return float(low), float(high)
+
+
+def _flipped(found: _Compared) -> pd.DataFrame:
+    count = found.correct.sum(1)
+    chosen = np.flatnonzero((count > 0) & (count < len(found.runs)))
+    table = found.test.iloc[chosen][["sample_id", "true_label", "domain"]].reset_index(drop=True)
+    table["right"] = count[chosen]
+    for place, name in enumerate(found.names):
+        label = found.label[chosen, place]
+        table[f"{name} label"] = categories(label, found.answers)
+        table[f"{name} correct"] = found.correct[chosen, place]
+    return table
+
+
+def _by(found: _Compared, column: str, called: str) -> pd.DataFrame:
+    """Accuracy of each run by the names in a column of the test samples, those that occur."""
+    names = found.test[column].cat.categories
+    place = found.test[column].cat.codes.to_numpy().astype(np.int64)
+    known = place >= 0
+    total = np.bincount(place[known], minlength=len(names))
+    there = total > 0
+    columns: dict[str, Any] = {called: pd.Categorical(names[there], categories=names)}
+    columns["samples"] = total[there]
+    for run, name in enumerate(found.names):
+        right = found.correct[known, run].astype(np.float64)
+        hits = np.bincount(place[known], weights=right, minlength=len(names))
+        columns[name] = hits[there] / total[there]
+    return pd.DataFrame(columns)
+
+
+def _curves(found: _Compared) -> pd.DataFrame:
+    parts = [
+        run.scalars[["tag", "step", "value"]].assign(run=name)
+        for run, name in zip(found.runs, found.names, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)[["run", "tag", "step", "value"]]

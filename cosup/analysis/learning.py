@@ -1,0 +1,185 @@
+"""What the student learnt: against its teachers, by class and by domain, and how sure it is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from cosup.analysis.arrays import Codes, codes
+from cosup.analysis.base import (
+    NO_ROUND,
+    Absent,
+    Bools,
+    Values,
+    categories,
+    counted,
+    decided,
+    mean,
+    need_samples,
+    ratio,
+)
+from cosup.analysis.records import Run
+
+BINS = 15
+PLACES = ("all", "inside", "outside")
+
+
+def student_teachers_table(run: Run) -> pd.DataFrame:
+    """The student beside each teacher, on what measures; rows without a sample are left out.
+
+    teacher, where ("all", "inside" or "outside" of its scope), samples, agreement (share with the
+    same answer), and shares that sum to 1: both_right, student_only (the student surpasses it),
+    teacher_only, same_error (the student has its error), other_error.
+    """
+    _need_student(run)
+    student = run.answered("student", "student").label
+    known = None if run.few_shot else run.holds(run.test)
+    rows = []
+    for place, teacher in enumerate(run.teachers):
+        said = run.answered("teacher", teacher.name).label
+        chosen: list[Bools] = [np.ones(len(said), bool)]
+        if known is not None:
+            chosen += [known[:, place], ~known[:, place]]
+        for where, part in zip(PLACES, chosen, strict=False):
+            if part.any():
+                shares = _shares(student[part], said[part], run.truth[part])
+                rows.append({"teacher": teacher.name, "where": where, **shares})
+    table = pd.DataFrame(rows)
+    table["teacher"] = pd.Categorical(table["teacher"], categories=run.teacher_names)
+    table["where"] = pd.Categorical(table["where"], categories=list(PLACES))
+    return table
+
+
+def _shares(student: Codes, teacher: Codes, truth: Codes) -> dict[str, float]:
+    own, theirs, same = student == truth, teacher == truth, student == teacher
+    return {
+        "samples": len(truth),
+        "agreement": mean(same & (student >= 0)),
+        "both_right": mean(own & theirs),
+        "student_only": mean(own & ~theirs),
+        "teacher_only": mean(theirs & ~own),
+        "same_error": mean(~own & ~theirs & same),
+        "other_error": mean(~own & ~theirs & ~same),
+    }
+
+
+def classes_table(run: Run) -> pd.DataFrame:
+    """A row per class of what measures: see `_by_name`."""
+    _need_student(run)
+    names = list(run.prepared["measured_classes"])
+    return _by_name(run, "true_label", names, run.classes)
+
+
+def domains_table(run: Run) -> pd.DataFrame:
+    """A row per domain of what measures: see `_by_name`."""
+    _need_student(run)
+    names = list(run.prepared["measured_domains"])
+    if len(names) == 1:
+        raise Absent("the data has one domain alone")
+    return _by_name(run, "domain", names, run.domains)
+
+
+def _by_name(run: Run, column: str, names: list[str], trained: list[str]) -> pd.DataFrame:
+    """name, samples (that measure), then accuracies: student, floor (the best single teacher),
+    first_round, ceiling; gained (student - floor), to_ceiling (ceiling - student); of the last
+    round's samples in student_train assigned_accuracy (of their annotations) and kept (share).
+    Null where there is nothing to count; in few-shot runs the last two are of other classes.
+    """
+    place = codes(run.test[column], names)
+    samples = np.bincount(place[place >= 0], minlength=len(names))
+
+    def by(kind: str, who: str) -> Values:
+        hits = run.correct(kind, who) & (place >= 0)
+        return ratio(np.bincount(place[hits], minlength=len(names)), samples)
+
+    nothing = np.full(len(names), np.nan)
+    ceiling = by("control", "ceiling") if "ceiling" in run.controls else nothing
+    student, floor = by("student", "student"), by("teacher", run.prepared["floor"]["teacher"])
+    assigned, kept = _last_round(run, column, names, trained)
+    table = pd.DataFrame(
+        {
+            "name": categories(np.arange(len(names)), names),
+            "samples": samples,
+            "student": student,
+            "floor": floor,
+            "first_round": by("round", f"round {run.rounds[0]}"),
+            "ceiling": ceiling,
+            "gained": student - floor,
+            "to_ceiling": ceiling - student,
+            "assigned_accuracy": assigned,
+            "kept": kept,
+        }
+    )
+    there = (table["samples"] > 0) | table["kept"].notna()
+    return table[there].reset_index(drop=True)
+
+
+def _last_round(
+    run: Run, column: str, names: Sequence[str], trained: Sequence[str]
+) -> tuple[Values, Values]:
+    """Accuracy of the assigned annotations, and the share kept, by name: [len(names)] each."""
+    nothing = np.full(len(names), np.nan)
+    if list(names) != list(trained):
+        return nothing, nothing
+    now = decided(run, run.rounds[-1])
+    place = now.truth if column == "true_label" else now.domain
+
+    def count(chosen: Bools) -> Codes:
+        return np.bincount(place[chosen & (place >= 0)], minlength=len(names))
+
+    everyone = count(np.ones(len(place), bool))
+    return ratio(count(now.right), count(now.known)), ratio(count(now.kept), everyone)
+
+
+def confusion_table(run: Run) -> pd.DataFrame:
+    """true, predicted, samples: how often the student takes one class for another (or itself),
+    on what measures; pairs that occur alone. A way of an episode stands for its class there.
+    """
+    _need_student(run)
+    names = list(run.prepared["measured_classes"])
+    truth, label = codes(run.test["true_label"], names), run.answered("student", "student").label
+    if run.few_shot:
+        group = run.test["group"].to_numpy()
+        ways = np.full((int(group.max()) + 1, len(run.answers)), -1)
+        ways[group, run.truth] = truth
+        label = np.where(label >= 0, ways[group, label], -1)
+    return counted({"true": (truth, names), "predicted": (label, names)})
+
+
+def calibration_table(run: Run) -> pd.DataFrame:
+    """Confidence and accuracy by bin of confidence, for the student, each round and each control.
+
+    who ("student", "round 1", "control ceiling"), low, high (the bin is (low, high]), samples,
+    confidence, accuracy (means); bins without samples are left out. The weighted gaps of a `who`
+    sum to its expected calibration error (`cosup.metrics`).
+    """
+    _need_student(run)
+    parts = []
+    for kind, who in run.predictors():
+        if kind == "teacher":
+            continue
+        found = run.answered(kind, who)
+        confidence = found.confidence.astype(np.float64)
+        place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        samples = np.bincount(place, minlength=BINS)
+        right = run.correct(kind, who)
+        table = pd.DataFrame(
+            {
+                "who": f"control {who}" if kind == "control" else who,
+                "low": np.arange(BINS) / BINS,
+                "high": np.arange(1, BINS + 1) / BINS,
+                "samples": samples,
+                "confidence": ratio(np.bincount(place, confidence, BINS), samples),
+                "accuracy": ratio(np.bincount(place, right, BINS), samples),
+            }
+        )
+        parts.append(table[samples > 0])
+    table = pd.concat(parts, ignore_index=True)
+    table["who"] = pd.Categorical(table["who"], categories=list(table["who"].unique()))
+    return table
+
+
+def _need_student(run: Run) -> None:
+    need_samples(run)
+    if not run.rounds:
+        raise Absent(NO_ROUND)

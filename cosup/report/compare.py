@@ -1,0 +1,208 @@
+"""Runs side by side: one HTML file that needs nothing else, and the tables behind it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+from rich.console import RenderableType
+
+from cosup.analysis import Run, write_tables
+from cosup.analysis.comparison import compare, labels, runs_to_compare
+from cosup.errors import UserError
+from cosup.files import write_atomic
+from cosup.report import words
+from cosup.report.compare_draw import draw_answers, draw_curves, draw_names, draw_pairs, draw_runs
+from cosup.report.compare_text import comparison_text
+from cosup.report.compare_words import (
+    SAMPLES_ALONE,
+    classes_sentence,
+    config_sentence,
+    flipped_sentence,
+    pair_sentence,
+    pgr_sentence,
+    rows_of,
+)
+from cosup.report.page import Figure
+from cosup.report.render import render
+from cosup.report.table_view import TableView, table_view
+
+__all__ = ["compare_runs", "write_comparison"]
+
+Tables = Mapping[str, pd.DataFrame]
+
+MADE_BY = b"cosup comparison</title>"
+"""How a page of ours is told from anybody else's file."""
+MOST_SENTENCES = 10
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section as the template lays it out; table: one that is always open."""
+
+    id: str
+    title: str
+    text: list[str]
+    figures: list[Figure] = field(default_factory=list)
+    table: TableView | None = None
+
+
+def compare_runs(places: Sequence[str], output: Path) -> tuple[RenderableType, Path]:
+    """What to print of the runs in these directories, and the page that was written.
+
+    Raises `UserError`, and writes nothing, for what can't be compared, or a page's name that is
+    taken by another file.
+    """
+    _check_output(output)
+    runs = runs_to_compare(places)
+    tables = compare(runs)
+    return comparison_text(runs, tables), write_comparison(runs, output, tables)
+
+
+def write_comparison(runs: Sequence[Run], output: Path, tables: Tables | None = None) -> Path:
+    """Write the page of runs side by side, and its tables into the folder `NAME-tables` beside
+    it; the page's path. tables: those of `cosup.analysis.comparison.compare`, if they are made.
+
+    Raises `UserError` as `compare`, and where another file has the page's name.
+    """
+    _check_output(output)
+    made = compare(runs) if tables is None else tables
+    folder = output.with_name(f"{output.stem}-tables")
+    page = comparison_html(runs, made, folder.name)
+    write_tables(made, folder)
+    write_atomic(output, page.encode("utf-8", errors="replace"))
+    return output
+
+
+def comparison_html(runs: Sequence[Run], tables: Tables, folder: str) -> str:
+    """The page. folder: where its tables are, from where it is."""
+    names = labels(runs)
+    samples = len(runs[0].test)
+    title = " and ".join(names) if len(names) < 3 else words.listed(names, 6)
+    measured = runs[0].summary["measured"]
+    count = words.plural(len(runs), "run")
+    subtitle = f"{count}, accuracy {measured}: {samples:,} samples, the same for all."
+    page = _Page(tables, names, samples, folder)
+    sections = [
+        page.verdict(),
+        page.config(),
+        page.answers(),
+        page.kinds(),
+        page.curves(),
+    ]
+    return render("compare.html.j2", title=title, subtitle=subtitle, sections=sections)
+
+
+@dataclass(frozen=True)
+class _Page:
+    tables: Tables
+    names: list[str]
+    samples: int
+    folder: str
+
+    def verdict(self) -> Section:
+        pairs = rows_of(self.tables["pairs"])
+        lines = [pair_sentence(pair, len(pairs)) for pair in pairs[:MOST_SENTENCES]]
+        if len(pairs) == 1:
+            lines += [said] if (said := pgr_sentence(pairs[0])) else []
+        if len(pairs) > MOST_SENTENCES:
+            lines.append(f"{len(pairs) - MOST_SENTENCES} other pairs are in the figure's table.")
+        accuracy = Figure(
+            "figure-runs",
+            "What each run reached",
+            views=[draw_runs(self.tables["runs"])],
+            note="Lines are 95 % intervals of the student's accuracy over test samples.",
+            table=self._table("runs", "What each run reached"),
+        )
+        forest = Figure(
+            "figure-pairs",
+            "The differences, in pairs",
+            views=[draw_pairs(self.tables["pairs"])],
+            note="Accuracy of the first less that of the second, with paired 95 % intervals over "
+            "the same test samples, those of a group (rotations of a scan, an episode) drawn "
+            "together; p of the exact McNemar test, which takes samples one by one, corrected for "
+            "the number of pairs (Holm). Dashed: no difference. Coloured: both show it.",
+            table=self._table("pairs", "The runs in pairs"),
+        )
+        return Section("verdict", "Verdict", [*lines, SAMPLES_ALONE], [accuracy, forest])
+
+    def config(self) -> Section:
+        table = self.tables["config"]
+        view = None
+        if len(table):
+            view = self._table("config", "Settings and environment that differ", len(table))
+        text = [config_sentence(table)]
+        return Section("config", "What differs in their configs", text, table=view)
+
+    def answers(self) -> Section:
+        flipped = self.tables["flipped"]
+        shares = Figure(
+            "figure-answers",
+            "Right and wrong, in pairs",
+            views=[draw_answers(self.tables["pairs"])],
+        )
+        said = flipped_sentence(flipped, self.samples, len(self.names))
+        view = self._table("flipped", "Samples that some run gets right and another doesn't")
+        return Section("answers", "Which samples flipped", [said], [shares], view)
+
+    def kinds(self) -> Section:
+        figures = []
+        for table, noun in (("classes", "class"), ("domains", "domain")):
+            frame = self.tables[table]
+            if noun == "domain" and len(frame) < 2:
+                continue
+            figures.append(
+                Figure(
+                    f"figure-{table}",
+                    f"Accuracy by {noun}",
+                    classes_sentence(frame, self.names, noun),
+                    [draw_names(frame, self.names, noun)],
+                    table=self._table(table, f"Accuracy by {noun}"),
+                )
+            )
+        return Section("names", "Classes and domains", [], figures)
+
+    def curves(self) -> Section:
+        view = draw_curves(self.tables["curves"], self.names)
+        figure = Figure(
+            "figure-curves",
+            "The runs' curves, laid over each other",
+            views=[view] if view.panels else [],
+            table=self._table("curves", "What the runs recorded"),
+            absent="" if view.panels else "the runs recorded no number at more than one step.",
+        )
+        return Section("curves", "Curves", [], [figure])
+
+    def _table(self, name: str, caption: str, most: int = 200) -> TableView:
+        """A table of the page. What runs are called is a heading as it is."""
+        frame = _shown(name, self.tables[name])
+        view = table_view(frame, caption, f"{self.folder}/{name}", most)
+        own = {f"{run}{more}" for run in self.names for more in ("", " label", " correct")}
+        columns = [
+            replace(column, label=key + column.label[len(key) :]) if key in own else column
+            for key, column in zip(frame.columns, view.columns, strict=True)
+        ]
+        return replace(view, columns=columns)
+
+
+def _shown(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with the columns that a reader of the page needs, so called that units show."""
+    if name == "runs":
+        memory = table["peak_rss_mb"].round().astype("Int64")
+        table = table.drop(columns=["directory", "peak_rss_mb"])
+        return table.assign(peak_memory_MiB=memory)
+    if name == "pairs":
+        ends = ("low", "high")
+        called = {end: f"difference_{end}" for end in ends}
+        called |= {f"pgr_{end}": f"pgr_difference_{end}" for end in ends}
+        return table.rename(columns=called).dropna(axis="columns", how="all")
+    return table
+
+
+def _check_output(output: Path) -> None:
+    if output.is_dir():
+        raise UserError(
+            f"--output {output}: is a directory; give a file, as {output / 'comparison.html'}"
+        )
+    if output.exists() and MADE_BY not in output.read_bytes()[:20_000]:
+        raise UserError(f"--output {output}: exists and is no comparison; choose another name")

@@ -1,0 +1,209 @@
+"""The figures of a comparison: intervals, answers, classes, and curves laid over each other."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from cosup.report import words
+from cosup.report.axes import Scale
+from cosup.report.compare_words import differs, rows_of
+from cosup.report.pick import ends
+from cosup.report.views import (
+    Axis,
+    BarRow,
+    Bars,
+    Cell,
+    Curve,
+    DotRow,
+    Dots,
+    Lines,
+    Mark,
+    Matrix,
+    Panel,
+    Reference,
+    Segment,
+)
+
+MOST_PAIRS = 36
+MOST_NAMES = 40
+MOST_CURVES = 8
+MOST_PANELS = 12
+FIRST_TAGS = ("rounds/student_accuracy", "rounds/annotation_accuracy", "rounds/")
+
+
+def draw_runs(table: pd.DataFrame) -> Dots:
+    """Each run's accuracy with its interval, between its floor and its ceiling."""
+    numbers = [table[name] for name in ("student", "low", "high", "floor", "ceiling")]
+    scale = Scale.of_shares(pd.concat(numbers))
+    rows = []
+    for row in rows_of(table):
+        marks = [
+            Mark(scale.at(row[name]), kind, f"{row['run']}, {name}: {words.percent(row[name])} %")
+            for name, kind in (
+                ("floor", "floor-tick"),
+                ("ceiling", "ceiling-tick"),
+                ("student", "student"),
+            )
+            if not words.missing(row[name])
+        ]
+        pgr = words.NONE
+        if not words.missing(row["pgr"]):
+            span = words.interval(row["pgr_low"], row["pgr_high"])
+            pgr = f"{words.percent(row['pgr'])} {span}"
+        rows.append(
+            DotRow(
+                row["run"],
+                marks,
+                words.percent(row["student"]),
+                pgr,
+                span=(scale.at(row["low"]), scale.at(row["high"])),
+                kind="student",
+            )
+        )
+    legend = [("student", "the student, 95 % interval"), ("floor-tick", "its floor and ceiling")]
+    return Dots(rows, scale.axis("accuracy, %"), "accuracy, %", "PGR, %", legend=legend)
+
+
+def draw_pairs(table: pd.DataFrame) -> Dots:
+    """The difference of each pair with its paired interval; the line is no difference."""
+    shown, cut = _first(table, MOST_PAIRS)
+    bounds = pd.concat([shown[name] for name in ("low", "high", "difference")])
+    scale = Scale.of_numbers([0.0, *(100 * bounds)])
+    rows = []
+    for pair in rows_of(shown):
+        name = f"{pair['first']} against {pair['second']}"
+        span = words.interval(pair["low"], pair["high"], words.points)
+        kind = ""
+        if differs(pair):
+            kind = "gain" if pair["difference"] > 0 else "loss"
+        at = scale.at(100 * pair["difference"])
+        rows.append(
+            DotRow(
+                name,
+                [Mark(at, "control", f"{name}: {words.points(pair['difference'])} points {span}")],
+                words.points(pair["difference"]),
+                span,
+                note=f"p {words.p_value(pair['p_corrected'])}".replace(" ", "\u00a0"),
+                span=(scale.at(100 * pair["low"]), scale.at(100 * pair["high"])),
+                kind=kind,
+            )
+        )
+    zero = [Reference(scale.at(0.0), "floor")]
+    return Dots(rows, scale.axis("points"), "points", "95 % interval", zero, cut=cut)
+
+
+def draw_answers(table: pd.DataFrame) -> Bars:
+    """Of each pair, the samples that both, one, or none of the two gets right."""
+    shown, cut = _first(table, MOST_PAIRS)
+    parts = (
+        ("both_right", "both", "both right"),
+        ("first_only", "gain", "the first alone"),
+        ("second_only", "loss", "the second alone"),
+        ("both_wrong", "other", "both wrong"),
+    )
+    rows = []
+    for pair in rows_of(shown):
+        total = sum(pair[name] for name, _, _ in parts)
+        rows.append(
+            BarRow(
+                f"{pair['first']} against {pair['second']}",
+                [
+                    Segment(pair[name] / total, kind, f"{said}: {pair[name]:,} samples")
+                    for name, kind, said in parts
+                ],
+                words.percent(pair["agreement"]),
+                f"{pair['first_only']:,} and {pair['second_only']:,}",
+            )
+        )
+    legend = [(kind, said) for _, kind, said in parts]
+    return Bars(rows, "same answer, %", "one alone", legend, cut)
+
+
+def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
+    """Accuracy of each run by class or domain; of many, where the runs are furthest apart or
+    nearest."""
+    spread = table[list(runs)].max(axis=1) - table[list(runs)].min(axis=1)
+    plural = "classes" if noun == "class" else "domains"
+    shown, cut = ends(
+        table.assign(spread_between_runs=spread), "spread_between_runs", MOST_NAMES, noun
+    )
+    rows = [str(name) for name in shown[noun]]
+    cells = [
+        [
+            Cell(
+                value,
+                words.percent(value),
+                f"{noun} {name}, {run}: {words.percent(value)} % of {size:,} samples",
+            )
+            for run, value in zip(runs, values, strict=True)
+        ]
+        for name, size, values in zip(
+            rows, shown["samples"], shown[list(runs)].to_numpy().tolist(), strict=True
+        )
+    ]
+    caption = f"Accuracy by {noun}, %" if len(rows) else f"No {plural}"
+    return Matrix(rows, list(runs), cells, noun, "run", cut=cut, caption=caption)
+
+
+def draw_curves(table: pd.DataFrame, runs: Sequence[str]) -> Lines:
+    """A panel for each number that was recorded at several steps, a curve for each run."""
+    known = table.dropna(subset=["value"])
+    steps = known.groupby("tag", sort=False)["step"].nunique()
+    tags = sorted((str(tag) for tag in steps.index[steps > 1]), key=_rank)
+    shown = list(runs)[:MOST_CURVES]
+    panels = [_panel(tag, known[known["tag"] == tag], shown) for tag in tags[:MOST_PANELS]]
+    cut = []
+    if len(tags) > MOST_PANELS:
+        cut.append(f"{words.plural(len(tags) - MOST_PANELS, 'other curve')} in the table.")
+    if len(runs) > MOST_CURVES:
+        cut.append(f"The first {MOST_CURVES} of {len(runs)} runs.")
+    legend = [(f"c{place}", name) for place, name in enumerate(shown)]
+    return Lines(panels, legend, cut=" ".join(cut))
+
+
+def _panel(tag: str, table: pd.DataFrame, runs: Sequence[str]) -> Panel:
+    x = Scale.of_numbers(table["step"].astype(float).tolist(), zero=not tag.startswith("rounds/"))
+    shares = tag.startswith("rounds/")
+    values = table["value"].tolist()
+    y = Scale.of_shares(values) if shares else Scale.of_numbers(values)
+    curves, ends_at = [], []
+    for place, name in enumerate(runs):
+        one = table[table["run"] == name].sort_values("step")
+        if not len(one):
+            continue
+        points = [
+            (x.at(step), y.at(value)) for step, value in zip(one["step"], one["value"], strict=True)
+        ]
+        curves.append(Curve(name, f"c{place}", points))
+        last = one["value"].iloc[-1]
+        ends_at.append(words.percent(last) if shares else words.number(last))
+    unit = ", %" if shares else ""
+    note = f"ends at {', '.join(ends_at)}"
+    across = x.axis("step")
+    if shares:
+        rounds = sorted(table["step"].unique().tolist())
+        across = Axis([(x.at(r), str(r)) for r in rounds[:: 1 + len(rounds) // 10]], "round")
+    return Panel(_title(tag) + unit, across, y.axis(), curves, note=note)
+
+
+def _title(tag: str) -> str:
+    """`round_2/loss` as "round 2: loss"; a teacher's name stays as it is."""
+    part, _, name = tag.partition("/")
+    if part == "teachers":
+        return f"training loss of teacher {words.shorten(name, 40)}"
+    name = name.replace("_", " ")
+    return name if part == "rounds" else f"{part.replace('_', ' ')}: {name}"
+
+
+def _rank(tag: str) -> tuple[int, str]:
+    """The rounds' own measures come first, the teachers' trainings last."""
+    if tag.startswith("teachers/"):
+        return len(FIRST_TAGS) + 1, tag
+    places = (place for place, start in enumerate(FIRST_TAGS) if tag.startswith(start))
+    return next(places, len(FIRST_TAGS)), tag
+
+
+def _first(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
+    if len(table) <= most:
+        return table, ""
+    return table.head(most), f"The first {most} of {len(table)} pairs; the table has all."

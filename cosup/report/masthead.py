@@ -1,0 +1,111 @@
+"""The head of the page: the run's name, what it is, its main numbers, and what it lacks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cosup.analysis import Run
+from cosup.report import words
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of the head line."""
+
+    name: str
+    value: str
+    unit: str = ""
+    note: str = ""
+    main: bool = False
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands above the sections."""
+
+    name: str
+    subtitle: str
+    numbers: list[Number]
+    warnings: list[str]
+
+
+def head_of(run: Run, tables: Mapping[str, pd.DataFrame]) -> Head:
+    """The head of a run's page."""
+    return Head(run.name, subtitle(run), _numbers(run, tables), warnings(run))
+
+
+def subtitle(run: Run) -> str:
+    """What was measured on what, in a line."""
+    config, parts = run.config, []
+    data = config.get("data", {}).get("source")
+    name = data.get("name") if isinstance(data, Mapping) else data
+    if name:
+        parts.append(f"Data {name}")
+    for items, noun in ((run.classes, "class"), (run.domains, "domain")):
+        if len(items) > 1:
+            parts.append(words.plural(len(items), noun))
+    teachers = len(run.teacher_names)
+    if teachers:
+        parts.append(words.plural(teachers, "teacher"))
+    if "measured" in run.summary:
+        parts.append(f"accuracy {run.summary['measured']}")
+    seed = config.get("run", {}).get("seed")
+    parts.append(f"seed {seed}")
+    return ", ".join(parts) + "."
+
+
+def warnings(run: Run) -> list[str]:
+    """What a reader must know first: an unfinished run, and what it has not got."""
+    if run.finished and not run.missing:
+        return []
+    what = "This run is not finished" if not run.finished else "This run's records are incomplete"
+    return [
+        f"{what}: there is no {words.listed(run.missing, 12)}. The page shows what there is."
+        if run.missing
+        else f"{what}. The page shows what there is."
+    ]
+
+
+def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
+    if "overview" not in tables:
+        return []
+    table = tables["overview"]
+    numbers = [
+        _accuracy(table, "student", "student", "student", main=True),
+        _floor(run, table),
+        _accuracy(table, "control", "ceiling", "ceiling"),
+        _accuracy(table, "control", "mean_ensemble", "mean ensemble"),
+        _accuracy(table, "control", "equal_budget_generalist", "equal-budget generalist"),
+    ]
+    pgr = _pgr(run, table)
+    return [number for number in (*numbers[:1], pgr, *numbers[1:]) if number is not None]
+
+
+def _accuracy(
+    table: pd.DataFrame, kind: str, who: str, name: str, main: bool = False
+) -> Number | None:
+    row = table[(table["kind"].astype(str) == kind) & (table["who"].astype(str) == who)]
+    if not len(row):
+        return None
+    one: Any = row.iloc[0]
+    note = words.interval(one["low"], one["high"])
+    return Number(name, words.percent(one["accuracy"]), "%", note, main)
+
+
+def _floor(run: Run, table: pd.DataFrame) -> Number | None:
+    floor = run.summary.get("floor") or run.prepared.get("floor")
+    if not isinstance(floor, Mapping) or floor.get("accuracy") is None:
+        return None
+    return _accuracy(table, "teacher", str(floor.get("teacher")), "floor: the best teacher")
+
+
+def _pgr(run: Run, table: pd.DataFrame) -> Number | None:
+    """Performance gap recovered, as the run's summary has it."""
+    student = run.summary.get("student", {})
+    if student.get("pgr") is None:
+        return None
+    span = student.get("pgr_ci95") or (None, None)
+    note = words.interval(*span)
+    return Number("PGR, gap recovered", words.percent(student["pgr"]), "%", note, True)

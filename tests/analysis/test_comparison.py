@@ -1,0 +1,277 @@
+"""Comparisons of runs, against scipy, plain loops and a plain bootstrap; and what is refused."""
+
+import shutil
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from comparable_runs import CLASSES, DOMAINS, Made, drawn, make_run
+from numpy.typing import NDArray
+from scipy import stats
+
+from cosup.analysis import Run, load_run
+from cosup.analysis.comparison import compare, labels, runs_to_compare
+from cosup.errors import RunError, UserError
+from cosup.metrics import holm, paired_comparison, resampled_means
+from cosup.seeds import seed_for
+
+SEED = seed_for(0, "bootstrap")
+
+
+def loaded(folder: Path, **made: Made) -> list[Run]:
+    return [load_run(make_run(folder / name, one)) for name, one in made.items()]
+
+
+def right(made: Made) -> NDArray[np.bool_]:
+    return made.student == made.truth
+
+
+def test_pairs_are_those_of_scipy_and_of_a_plain_loop(tmp_path: Path) -> None:
+    first, second = drawn(1, 0.7), drawn(2, 0.8)
+    tables = compare(loaded(tmp_path, first=first, second=second))
+    (pair,) = tables["pairs"].to_dict("records")
+    counts = {"both_right": 0, "first_only": 0, "second_only": 0, "both_wrong": 0}
+    same = 0
+    for truth, one, two in zip(second.truth, second.student, first.student, strict=True):
+        same += one == two
+        if one == truth:
+            counts["both_right" if two == truth else "first_only"] += 1
+        else:
+            counts["second_only" if two == truth else "both_wrong"] += 1
+    assert (pair["first"], pair["second"]) == ("second", "first")
+    assert {name: pair[name] for name in counts} == counts
+    assert pair["agreement"] == same / len(first.truth)
+    assert pair["difference"] == pytest.approx(right(second).mean() - right(first).mean())
+    alone = counts["first_only"], counts["second_only"]
+    oracle = stats.binomtest(alone[0], sum(alone), 0.5).pvalue
+    assert pair["p_value"] == pytest.approx(oracle, rel=1e-9)
+    assert pair["p_corrected"] == pair["p_value"]
+
+
+def test_intervals_are_those_of_a_plain_bootstrap_over_groups(tmp_path: Path) -> None:
+    first, second = drawn(1, 0.6), drawn(2, 0.8)
+    pair = compare(loaded(tmp_path, first=first, second=second))["pairs"].iloc[0]
+    rng = np.random.default_rng(5)
+    members = [np.flatnonzero(first.group == group) for group in np.unique(first.group)]
+    differences, gaps = [], []
+    assert first.ceiling is not None
+    for _ in range(3000):
+        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        floor, ceiling = (
+            (part[rows] == first.truth[rows]).mean() for part in (first.floor, first.ceiling)
+        )
+        lead = right(second)[rows].mean() - right(first)[rows].mean()
+        differences.append(lead)
+        gaps.append(lead / (ceiling - floor))
+    low, high = np.percentile(differences, [2.5, 97.5])
+    assert [pair["low"], pair["high"]] == pytest.approx([low, high], abs=0.008)
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    assert [pair["pgr_low"], pair["pgr_high"]] == pytest.approx([low, high], abs=0.015)
+    assert pair["pgr_difference"] == pytest.approx(np.mean(gaps), abs=0.01)
+
+
+def test_draws_are_those_of_every_other_interval_of_a_run(tmp_path: Path) -> None:
+    made = [drawn(1, 0.6), drawn(2, 0.8)]
+    tables = compare(loaded(tmp_path, first=made[0], second=made[1]))
+    one, two = right(made[1]), right(made[0])
+    known = paired_comparison(one, two, made[0].group, seed=SEED)
+    pair = tables["pairs"].iloc[0]
+    assert [pair["low"], pair["high"]] == pytest.approx([known.low, known.high])
+    nothing = np.zeros(len(one), bool)
+    for row, (_, run) in zip(made, tables["runs"].iterrows(), strict=True):
+        alone = paired_comparison(right(row), nothing, row.group, seed=SEED)
+        assert [run["low"], run["high"]] == pytest.approx([alone.low, alone.high])
+        assert row.ceiling is not None
+        floor, ceiling = row.floor == row.truth, row.ceiling == row.truth
+        share = [part.mean() for part in (right(row), floor, ceiling)]
+        assert run[["student", "floor", "ceiling"]].tolist() == pytest.approx(share)
+        pgr = (share[0] - share[1]) / (share[2] - share[1])
+        summed_up = run[["pgr", "pgr_low", "pgr_high"]].tolist()
+        assert summed_up == pytest.approx([pgr, pgr - 0.1, pgr + 0.1])
+        assert (run["seconds"], run["peak_rss_mb"]) == (12.5, 512.0)
+
+
+def test_resampled_means_are_exact_for_one_group() -> None:
+    columns = np.array([[1, 0], [0, 0], [1, 1], [0, 1]])
+    found = resampled_means(columns, np.zeros(4, int), samples=7)
+    np.testing.assert_allclose(found, np.full((7, 2), 0.5))
+
+
+def test_flipped_samples_are_those_of_a_loop(tmp_path: Path) -> None:
+    made = {"a": drawn(1, 0.6), "b": drawn(2, 0.7), "c": drawn(3, 0.8)}
+    made["b"].student[3] = -1  # abstains
+    table = compare(loaded(tmp_path, **made))["flipped"]
+    expected = []
+    for place, name in enumerate(made["a"].ids):
+        truth = made["a"].truth[place]
+        hits = [bool(one.student[place] == truth) for one in made.values()]
+        if 0 < sum(hits) < 3:
+            answers = [one.student[place] for one in made.values()]
+            said = [None if answer < 0 else CLASSES[answer] for answer in answers]
+            where = DOMAINS[place * 2 // len(made["a"].ids)]
+            cells = [cell for pair in zip(said, hits, strict=True) for cell in pair]
+            expected.append([name, CLASSES[truth], where, sum(hits), *cells])
+    columns = [f"{name} {what}" for name in made for what in ("label", "correct")]
+    assert list(table.columns) == ["sample_id", "true_label", "domain", "right", *columns]
+    found = table.astype(object).where(table.notna(), None).to_numpy().tolist()
+    assert found == expected
+
+
+def test_classes_and_domains_are_those_of_a_loop(tmp_path: Path) -> None:
+    made = {"a": drawn(1, 0.6), "b": drawn(2, 0.7)}
+    tables = compare(loaded(tmp_path, **made))
+    for row in tables["classes"].to_dict("records"):
+        chosen = made["a"].truth == CLASSES.index(row["class"])
+        assert row["samples"] == chosen.sum()
+        for name, one in made.items():
+            assert row[name] == pytest.approx(right(one)[chosen].mean())
+    half = len(made["a"].ids) // 2
+    assert tables["domains"]["a"].tolist() == pytest.approx(
+        [right(made["a"])[:half].mean(), right(made["a"])[half:].mean()]
+    )
+
+
+def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
+    made = {
+        "a": drawn(1, 0.6, config={"rounds.loss": {"name": "x", "temperature": 0.5}}),
+        "b": drawn(1, 0.6, config={"teachers.levels": [1, 2], "execution.device": "cuda"}),
+        "c": drawn(1, 0.6, environment={"packages": {"torch": "9"}, "working_directory": "/x"}),
+    }
+    table = compare(loaded(tmp_path, **made))["config"]
+    assert list(table.columns) == ["key", "a", "b", "c"]
+    no = "(not there)"
+    assert table.to_numpy().tolist() == [
+        ["rounds.loss.name", '"x"', '"cross_entropy"', '"cross_entropy"'],
+        ["rounds.loss.temperature", "0.5", no, no],
+        ["teachers.levels", no, "[1, 2]", no],
+        ["environment.packages.torch", no, no, '"9"'],
+    ]
+
+
+def test_another_order_of_samples_or_of_classes_changes_nothing(tmp_path: Path) -> None:
+    first, second = drawn(1, 0.6), drawn(2, 0.8)
+    plain = compare(loaded(tmp_path / "plain", first=first, second=second))
+    order = np.random.default_rng(0).permutation(len(first.ids))
+    mixed = replace(second.taken(order).renamed(["zebra", *reversed(CLASSES)]), domains=DOMAINS)
+    other = compare(loaded(tmp_path / "other", first=first, second=mixed))
+    for name in ("pairs", "classes", "domains", "flipped"):
+        one, two = (tables[name].astype(object) for tables in (plain, other))
+        pd.testing.assert_frame_equal(one, two)
+
+
+def test_without_a_ceiling_there_is_no_pgr(tmp_path: Path) -> None:
+    made = {"a": drawn(1, 0.6), "b": replace(drawn(2, 0.8), ceiling=None)}
+    tables = compare(loaded(tmp_path, **made))
+    assert tables["runs"]["pgr"].notna().tolist() == [True, False]
+    empty = ["pgr_difference", "pgr_low", "pgr_high"]
+    assert tables["pairs"][empty].isna().all(axis=None)
+    assert np.isfinite(tables["pairs"]["low"]).all()
+
+
+def test_every_pair_of_more_runs_is_corrected_for_their_number(tmp_path: Path) -> None:
+    made = {name: drawn(seed, 0.55 + seed / 10) for seed, name in enumerate("abcd")}
+    table = compare(loaded(tmp_path, **made))["pairs"]
+    found = [(pair["second"], pair["first"]) for pair in table.to_dict("records")]
+    assert found == list(combinations("abcd", 2))
+    assert (table["p_corrected"] >= table["p_value"]).all()
+    assert table["p_corrected"].min() == pytest.approx(6 * table["p_value"].min())
+
+
+@pytest.mark.parametrize(
+    ("values", "corrected"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.6, 0.6], [1.0, 1.0]),
+        ([0.2], [0.2]),
+        ([], []),
+    ],
+)
+def test_holm_worked_by_hand(values: list[float], corrected: list[float]) -> None:
+    assert holm(values) == pytest.approx(corrected)
+
+
+def test_curves_are_what_was_recorded(tmp_path: Path) -> None:
+    scalars = [("round_1/loss", 1, 0.5), ("round_1/loss", 50, None)]
+    made = {"a": drawn(1, 0.6, scalars=scalars), "b": drawn(1, 0.6)}
+    table = compare(loaded(tmp_path, **made))["curves"]
+    assert table[["run", "tag", "step"]].to_numpy().tolist() == [
+        ["a", "round_1/loss", 1],
+        ["a", "round_1/loss", 50],
+    ]
+    assert table["value"].isna().tolist() == [False, True]
+
+
+def test_runs_are_called_by_what_tells_their_directories_apart(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, drawn(1, 0.5)) for name in ("x/seed-0", "y/seed-0", "z")]
+    runs = [load_run(folder) for folder in folders]
+    assert labels(runs[1:]) == ["seed-0", "z"]
+    assert labels(runs[:2]) == ["x/seed-0", "y/seed-0"]
+
+
+def test_one_directory_that_holds_several_runs_stands_for_them(tmp_path: Path) -> None:
+    loaded(tmp_path, one=drawn(1, 0.5), two=drawn(2, 0.5))
+    assert [run.path.name for run in runs_to_compare([tmp_path])] == ["one", "two"]
+    with pytest.raises(UserError, match=r"holds several runs; give one of them: one, two \(runs"):
+        runs_to_compare([tmp_path, tmp_path / "one"])
+    with pytest.raises(UserError, match="s3://a/b: directories are compared"):
+        runs_to_compare(["s3://a/b", tmp_path])
+
+
+def refused(runs: list[Run]) -> str:
+    with pytest.raises(UserError) as caught:
+        compare(runs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_fewer_than_two_and_the_same_twice_are_refused(tmp_path: Path) -> None:
+    (run,) = loaded(tmp_path, a=drawn(1, 0.5))
+    assert "0 runs to compare" in refused([])
+    assert "1 run to compare; give the directories of at least two" in refused([run])
+    (tmp_path / "link").symlink_to(run.path)
+    assert "is given twice" in refused([run, load_run(tmp_path / "link")])
+
+
+def test_unfinished_runs_are_refused_with_what_they_lack(tmp_path: Path) -> None:
+    (good,) = loaded(tmp_path, a=drawn(1, 0.5))
+    cut = load_run(make_run(tmp_path / "cut", drawn(1, 0.5), finished=False))
+    said = refused([good, cut])
+    assert str(cut.path) in said
+    assert "isn't finished: there is no control ceiling, summary" in said
+    shutil.copytree(good.path, tmp_path / "old")
+    (tmp_path / "old" / "stages" / "prepared.json").unlink()
+    assert "there is no samples.parquet" in refused([good, load_run(tmp_path / "old")])
+
+
+def test_runs_on_other_samples_are_refused_with_how_many(tmp_path: Path) -> None:
+    first = drawn(1, 0.5)
+    fewer = replace(first.taken(np.arange(200)), config={"data.limit": 200})
+    other = replace(first, ids=[f"other {name}" for name in first.ids], config={"run.seed": 1})
+    unlike = replace(first, truth=np.where(np.arange(240) < 7, (first.truth + 1) % 3, first.truth))
+    runs = loaded(tmp_path, first=first, fewer=fewer, other=other, unlike=unlike)
+    said = refused(runs[:2])
+    assert "runs first and fewer: their test samples differ: 40 of 240 are not in fewer" in said
+    assert "(data.limit null and 200)" in said
+    said = refused([runs[0], runs[2]])
+    assert "240 of 240 are not in other, which has 240 others (run.seed 0 and 1)" in said
+    assert "the true label of 7 of the 240 is another" in refused([runs[0], runs[3]])
+
+
+def test_episodes_must_be_the_same_in_the_same_order(tmp_path: Path) -> None:
+    first = drawn(1, 0.5)
+    queries = replace(first, ids=[f"{place % 50}" for place in range(240)])
+    order = np.roll(np.arange(240), 1)
+    runs = loaded(tmp_path, a=queries, b=queries.taken(order), c=queries)
+    assert "not as often or in that order" in refused(runs[:2])
+    assert compare([runs[0], runs[2]])["pairs"]["difference"].tolist() == [0.0]
+    assert compare([runs[0], runs[2]])["pairs"]["p_value"].tolist() == [1.0]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    runs = loaded(tmp_path, a=drawn(1, 0.5), b=drawn(2, 0.5))
+    (tmp_path / "b" / "samples.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(RunError, match=r"b/samples\.parquet"):
+        compare(runs)

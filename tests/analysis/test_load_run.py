@@ -1,0 +1,201 @@
+"""Opening a run: what is no run, several runs, unfinished ones, damaged files."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_run import Shape, make_run
+
+import cosup
+from cosup.analysis import findings, load_run, runs_inside, tables, verdict
+from cosup.errors import RunError, UserError
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def test_the_package_has_it() -> None:
+    assert cosup.analysis.load_run is load_run
+
+
+@pytest.mark.parametrize("place", ["nothing", "folder", "file"])
+def test_what_is_no_run_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"samples\.parquet") as caught:
+        load_run(tmp_path / place)
+    text = str(caught.value)
+    assert place in text
+    assert "\n" not in text
+    assert ("no such directory" in text) == (place == "nothing")
+
+
+def test_a_directory_of_several_runs_names_them(tmp_path: Path) -> None:
+    for name in ("seed-0", "seed-1"):
+        make_run(tmp_path / "whole" / name, Shape(train=20, test=10))
+    (tmp_path / "whole" / ".cosup-run.json").write_text("{}")
+    with pytest.raises(UserError, match="seed-0, seed-1"):
+        load_run(tmp_path / "whole")
+    inside = runs_inside(tmp_path / "whole")
+    assert [run.name for run in inside] == ["seed-0", "seed-1"]
+    assert all(load_run(run).finished for run in inside)
+
+
+def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    (tmp_path / ".cosup-run.json").write_text("{}")
+    with pytest.raises(UserError, match="not finished anything"):
+        load_run(tmp_path)
+
+
+def test_a_finished_run_lacks_nothing(made: Path) -> None:
+    run = load_run(made)
+    assert run.finished
+    assert run.missing == []
+    assert run.classes == ["cat", "dog", "<b>owl</b>", "猫"]
+    assert run.domains == ["photo", "sketch"]
+    assert (run.name, len(run.decisions), len(run.samples)) == ("made", 240, 200)
+    assert run.decisions["assigned_teacher"].cat.categories.tolist() == run.teacher_names
+
+
+def test_predictions_are_a_row_per_sample_and_predictor(made: Path) -> None:
+    run = load_run(made)
+    table = run.predictions
+    assert len(table) == 80 * len(run.predictors())
+    by = table.groupby(["kind", "who"], observed=True)["correct"].mean()
+    assert by["student", "student"] == run.summary["student"]["accuracy"]
+    assert by["control", "ceiling"] == run.summary["controls"]["ceiling"]["accuracy"]
+    one = table[(table["kind"] == "teacher") & (table["who"] == "level1_0")]
+    assert one["sample_id"].tolist() == run.test["sample_id"].tolist()
+    right = one["label"].astype(object).to_numpy() == run.test["answer"].astype(object).to_numpy()
+    assert one["correct"].tolist() == right.tolist()
+
+
+def test_an_unfinished_run_has_what_there_is(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run", Shape(rounds=1)))
+    assert not run.finished
+    assert run.summary == {}
+    assert run.missing[0] == "round 2 of 2"
+    assert run.missing[-1] == "summary"
+    assert "control ceiling" in run.missing
+    found = tables(run)
+    assert set(run.absent) == {"flow"}
+    assert run.absent["flow"] == "there is one round alone"
+    assert found["classes"]["ceiling"].isna().all()
+    assert found["overview"]["pgr"].isna().all()
+    said = verdict(run, found)
+    assert said[0].startswith("The run is not finished: there is no round 2 of 2, control best")
+    assert "after round 1" in said[1]
+    assert set(findings(run, found)) <= set(found)
+
+
+def test_before_any_round(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run", Shape(rounds=0)))
+    found = tables(run)
+    assert set(found) == {"teachers", "annotation_accuracy", "cost"}
+    assert run.absent["overview"] == "no round is finished"
+    assert set(findings(run, found)) == set(found)
+    assert len(verdict(run, found)) == 1
+
+
+def test_before_the_teachers_are_done(copy: Path) -> None:
+    for name in ("samples.parquet", "summary.json", "stages/prepared.json"):
+        (copy / name).unlink()
+    for stage in (copy / "stages").glob("*-*.json"):
+        stage.unlink()
+    run = load_run(copy)
+    assert run.missing == ["teachers, annotations, rounds and controls"]
+    assert run.classes == []
+    found = tables(run)
+    assert "overview" in run.absent
+    assert verdict(run, found)
+    assert set(findings(run, found)) <= set(found)
+
+
+def test_a_run_of_an_earlier_version(copy: Path) -> None:
+    (copy / "samples.parquet").unlink()
+    (copy / "stages" / "prepared.json").unlink()
+    run = load_run(copy)
+    assert run.missing == ["samples.parquet (the run was made by an earlier version of cosup)"]
+    assert "earlier version" in (tables(run) and run.absent["overview"])
+
+
+def everything(path: Path) -> None:
+    run = load_run(path)
+    verdict(run, tables(run))
+    assert len(run.scalars)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "samples.parquet",
+        "decisions/round-2.parquet",
+        "checkpoints/round-2/test.safetensors",
+        "checkpoints/control-ceiling.safetensors",
+        "annotations/test/level1_0/00000.safetensors",
+        "annotations/student_train/level0_0/00000.safetensors",
+        "stages/round-1.json",
+        "summary.json",
+        "teachers/level1_1.json",
+        "metrics.jsonl",
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut", "garbage", "gone"])
+def test_a_damaged_file_is_named(copy: Path, name: str, damage: str) -> None:
+    file = copy / name
+    content = file.read_bytes()
+    if damage == "gone":
+        if name in ("stages/round-1.json", "summary.json", "metrics.jsonl"):
+            pytest.skip("without it the run is unfinished, or has no scalars")
+        file.unlink()
+    else:
+        file.write_bytes(
+            content[: len(content) // 2] if damage == "cut" else b"\xff\x00 nonsense\n"
+        )
+    if name == "metrics.jsonl" and damage == "cut":
+        assert len(load_run(copy).scalars)  # a line that is being written is left out
+        return
+    with pytest.raises(RunError) as caught:
+        everything(copy)
+    assert Path(name).name in str(caught.value) or Path(name).parent.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_round_of_other_samples_is_named(copy: Path) -> None:
+    path = copy / "decisions" / "round-1.parquet"
+    pd.read_parquet(path).iloc[:50].to_parquet(path, index=False)
+    with pytest.raises(RunError, match=r"round-1\.parquet.*50 samples, not 120"):
+        tables(load_run(copy))
+
+
+def test_a_table_without_a_column_is_named(copy: Path) -> None:
+    path = copy / "decisions" / "round-1.parquet"
+    pd.read_parquet(path).drop(columns="kept").to_parquet(path, index=False)
+    with pytest.raises(RunError, match=r"round-1\.parquet.*no column kept"):
+        tables(load_run(copy))
+
+
+def test_opening_reads_nothing_yet(copy: Path) -> None:
+    """Records that are gone are missed when they are asked for, not before."""
+    shutil.rmtree(copy / "annotations")
+    shutil.rmtree(copy / "decisions")
+    start = time.perf_counter()
+    run = load_run(copy)
+    assert (run.finished, run.missing, len(run.teachers)) == (True, [], 3)
+    assert time.perf_counter() - start < 1
+    with pytest.raises(RunError, match="decisions"):
+        run.round(1)
+
+
+def test_scalars_that_were_not_finite_are_nan(copy: Path) -> None:
+    line = {"tag": "round_1/loss", "value": None, "step": 150, "time": 1.0}
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    scalars = load_run(copy).scalars
+    assert pd.isna(scalars["value"].iloc[-1])
+    assert scalars.dtypes.astype(str).tolist() == ["str", "int64", "float64", "float64"]

@@ -1,0 +1,88 @@
+"""How long a large run's report takes, and how large its page is.
+
+    python tests/benchmarks/bench_report.py [--samples 100000] [--test 20000] [--classes 100]
+
+15 teachers in four levels, four rounds, seven controls, random annotations (`tests/made_run.py`).
+The run is read anew, its tables are made, and its page and tables are written; the page may take
+20 seconds and 5 MB.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from made_run import Shape, make_run
+
+from cosup.analysis import TABLES, load_run, tables
+from cosup.analysis.base import Absent
+from cosup.report.page import write_report
+
+CONTROLS = (
+    "best_teacher",
+    "mean_ensemble",
+    "equal_budget_generalist",
+    "self_training",
+    "random_assignment",
+    "oracle_assignment",
+    "ceiling",
+)
+
+
+def main() -> None:
+    """Make a run, report it, and print what that took."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--samples", type=int, default=100_000, help="of student_train")
+    parser.add_argument("--test", type=int, default=20_000)
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--each", action="store_true", help="print the time of each table")
+    options = parser.parse_args()
+    shape = Shape(
+        classes=[f"class {number}" for number in range(options.classes)],
+        levels=options.levels,
+        train=options.samples,
+        test=options.test,
+        controls=CONTROLS,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_run(Path(folder) / "run", shape)
+        if options.each:
+            _each(path)
+        start = time.perf_counter()
+        run = load_run(path)
+        opened = time.perf_counter() - start
+        found = tables(run)
+        made = time.perf_counter() - start
+        page = write_report(load_run(path))
+        total = time.perf_counter() - start - made
+        rows = sum(len(table) for table in found.values())
+        print(
+            f"{options.samples:,} samples x {sum(options.levels)} teachers x {options.classes} "
+            f"classes, {options.test:,} test samples: opened in {1000 * opened:.1f} ms; "
+            f"{len(found)} tables of {rows:,} rows in {made:.1f} s"
+        )
+        print(
+            f"read, tables, page: {total:.1f} s (allowed: 20); the page has "
+            f"{page.stat().st_size / 1e6:.2f} MB (allowed: 5); peak memory "
+            f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+        )
+
+
+def _each(path: Path) -> None:
+    run = load_run(path)
+    for name, make in TABLES.items():
+        start = time.perf_counter()
+        try:
+            rows = len(make(run))
+        except Absent:
+            rows = 0
+        print(f"{name:<20} {time.perf_counter() - start:6.2f} s  {rows:,} rows")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Directories of runs with just the records that a comparison reads, and answers as one likes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from cosup.files import MARKER, save_tensors, write_json
+from cosup.probabilities import ProbTable
+
+CLASSES = ("cat", "dog", "eel")
+DOMAINS = ("photo", "sketch")
+
+
+@dataclass(frozen=True)
+class Made:
+    """The truth about M test samples, and what a run's student, floor and ceiling say of them
+    ([M] places in `classes`; -1 abstains). ceiling: None for a run without that control."""
+
+    truth: NDArray[np.int64]
+    student: NDArray[np.int64]
+    floor: NDArray[np.int64]
+    ceiling: NDArray[np.int64] | None
+    group: NDArray[np.int64]
+    ids: Sequence[str]
+    classes: Sequence[str] = CLASSES
+    domains: Sequence[str] = DOMAINS
+    config: dict[str, Any] = field(default_factory=dict)
+    scalars: Sequence[tuple[str, int, float | None]] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def taken(self, order: NDArray[np.int64]) -> "Made":
+        """The same samples in another order, or some of them."""
+        names = ("truth", "student", "floor", "group")
+        parts = {name: getattr(self, name)[order] for name in names}
+        ceiling = None if self.ceiling is None else self.ceiling[order]
+        return replace(self, **parts, ceiling=ceiling, ids=[self.ids[place] for place in order])
+
+    def renamed(self, classes: Sequence[str]) -> "Made":
+        """The same answers by name, among classes in another order, or more of them."""
+        place = np.array([*(list(classes).index(name) for name in self.classes), -1])
+        names = ("truth", "student", "floor")
+        parts = {name: place[getattr(self, name)] for name in names}
+        ceiling = None if self.ceiling is None else place[self.ceiling]
+        return replace(self, **parts, ceiling=ceiling, classes=classes)
+
+
+def drawn(
+    seed: int,
+    skill: float,
+    samples: int = 240,
+    classes: Sequence[str] = CLASSES,
+    groups: int = 80,
+    **more: Any,
+) -> Made:
+    """Students of the same samples whatever the seed; right on about `skill` of them."""
+    fixed, rng = np.random.default_rng(99), np.random.default_rng(seed)
+    truth = fixed.integers(len(classes), size=samples)
+
+    def answers(share: float, draws: np.random.Generator) -> NDArray[np.int64]:
+        wrong = (truth + 1 + draws.integers(len(classes) - 1, size=samples)) % len(classes)
+        return np.where(draws.random(samples) < share, truth, wrong)
+
+    floor, ceiling = answers(0.4, fixed), answers(0.95, fixed)
+    return Made(
+        truth,
+        answers(skill, rng),
+        floor,
+        ceiling,
+        np.arange(samples) % groups,
+        [f"{place:05d}.png" for place in range(samples)],
+        classes,
+        **more,
+    )
+
+
+def make_run(folder: Path, made: Made, finished: bool = True) -> Path:
+    """Write the records; the folder."""
+    controls = [] if made.ceiling is None else ["ceiling"]
+    config = {
+        "run": {"name": folder.name, "seed": 0, "seeds": None, "output": "outputs"},
+        "data": {"source": "digits", "limit": None},
+        "teachers": {"hierarchy": {"levels": [1]}},
+        "rounds": {"repeat": 1, "loss": {"name": "cross_entropy"}},
+        "controls": controls,
+        "execution": {"device": "cpu"},
+    }
+    for key, value in made.config.items():
+        section, name = key.split(".")
+        config[section][name] = value  # type: ignore[index]
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text("{}")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_json(folder / "environment.json", made.environment)
+    _samples(folder, made)
+    _stages(folder, made, [*controls] if finished else [])
+    _answers(folder, made)
+    lines = [
+        json.dumps({"tag": tag, "value": value, "step": step, "time": 1.0})
+        for tag, step, value in made.scalars
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    if finished:
+        _summary(folder, made)
+    return folder
+
+
+def _samples(folder: Path, made: Made) -> None:
+    classes = pd.CategoricalDtype(list(made.classes))
+    label = pd.Categorical.from_codes(made.truth, dtype=classes)
+    domain = np.arange(len(made.truth)) * len(made.domains) // len(made.truth)
+    table = pd.DataFrame(
+        {
+            "split": "test",
+            "sample_id": list(made.ids),
+            "true_label": label,
+            "domain": pd.Categorical.from_codes(domain, list(made.domains)),
+            "group": made.group,
+            "answer": label,
+        }
+    )
+    table.to_parquet(folder / "samples.parquet", index=False)
+
+
+def _stages(folder: Path, made: Made, controls: Sequence[str]) -> None:
+    prepared = {
+        "classes": list(made.classes),
+        "domains": list(made.domains),
+        "answers": list(made.classes),
+        "measured": "on the test split",
+        "teachers": [{"name": "all", "level": 0, "steps": 5, "accuracy": 0.5, "chosen_by": 0.5}],
+        "floor": {"teacher": "all", "accuracy": 0.5},
+    }
+    write_json(folder / "stages" / "prepared.json", prepared)
+    for stage in ("data", "teachers", "annotate", "round-1", *(f"control-{n}" for n in controls)):
+        write_json(folder / "stages" / f"{stage}.json", {"seconds": 1.0})
+    scope = {"classes": None, "domains": None}
+    teacher = {"name": "all", "kind": "linear_pixels", "level": 0, **scope, "steps": 5}
+    write_json(folder / "teachers" / "all.json", teacher)
+
+
+def _answers(folder: Path, made: Made) -> None:
+    files = {"checkpoints/round-1/test": made.student, "annotations/test/all/00000": made.floor}
+    if made.ceiling is not None:
+        files["checkpoints/control-ceiling"] = made.ceiling
+    for name, answers in files.items():
+        probs = torch.zeros(len(answers), len(made.classes))
+        known = torch.from_numpy(answers >= 0)
+        probs[known, torch.from_numpy(answers)[known]] = 0.75
+        save_tensors(folder / f"{name}.safetensors", ProbTable.compress(probs).tensors())
+
+
+def _summary(folder: Path, made: Made) -> None:
+    pgr = None
+    if made.ceiling is not None:
+        parts = (made.floor, made.student, made.ceiling)
+        floor, student, ceiling = (float((part == made.truth).mean()) for part in parts)
+        pgr = (student - floor) / (ceiling - floor)
+    write_json(
+        folder / "summary.json",
+        {
+            "run": folder.name,
+            "status": "finished",
+            "measured": "on the test split",
+            "student": {"pgr": pgr, "pgr_ci95": None if pgr is None else [pgr - 0.1, pgr + 0.1]},
+            "seconds": {"total": 12.5},
+            "peak_rss_mb": 512.0,
+        },
+    )

@@ -1,0 +1,283 @@
+"""The page and the terminal's text of runs side by side, and the verb `compare`."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from browser import Browser, open_browser, why_not
+from comparable_runs import Made, drawn, make_run
+from rich.console import Console
+from scipy import stats
+
+from cosup.analysis import load_run
+from cosup.analysis.comparison import compare
+from cosup.cli import call
+from cosup.errors import UserError
+from cosup.report.compare import compare_runs, write_comparison
+from cosup.report.compare_text import comparison_text
+
+BETTER, WORSE = "b_<i>&", "a_run"
+STRANGE = ("<script>alert(1)</script>", "猫 & كلب", "{{ 7 * 7 }}")
+SCALARS = [
+    *((f"round_1/{name}", step, 1 / step) for name in ("loss", "weight") for step in (1, 50, 100)),
+    *(("rounds/student_accuracy", number, 0.5 + number / 10) for number in (1, 2)),
+    ("teachers/all", 1, None),
+]
+
+
+def two() -> dict[str, Made]:
+    more = {"classes": STRANGE, "scalars": SCALARS}
+    worse = drawn(1, 0.55, **more, config={"rounds.loss": {"name": "kl", "temperature": 0.5}})
+    return {WORSE: worse, BETTER: drawn(2, 0.8, **more)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, and the page of their comparison."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, made in two().items():
+        make_run(root / name, made)
+    write_comparison([load_run(root / name) for name in two()], root / "page.html")
+    return root
+
+
+class Words(HTMLParser):
+    """What a page says, its headings, and the tags and attributes it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.headings: list[int] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        self._inside = tag
+        if re.fullmatch(r"h\d", tag):
+            self.headings.append(int(tag[1]))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("style", "script"):
+            self.text.append(data)
+
+
+def read(page: Path) -> Words:
+    words = Words()
+    words.feed(page.read_text())
+    return words
+
+
+def said(page: Path) -> str:
+    return " ".join(" ".join(read(page).text).split())
+
+
+def test_the_verdict_has_the_numbers_of_the_runs(folder: Path) -> None:
+    made = two()
+    worse, better = (made[name].student == made[name].truth for name in (WORSE, BETTER))
+    gained = 100 * (better.mean() - worse.mean())
+    alone = int((better & ~worse).sum()), int((worse & ~better).sum())
+    assert stats.binomtest(alone[0], sum(alone)).pvalue < 0.001
+    text = said(folder / "page.html")
+    assert f"{BETTER} is better than {WORSE} by {gained:.1f} points, more than noise" in text
+    right = f"{BETTER} alone is right on {alone[0]} samples, {WORSE} alone on {alone[1]} of 240"
+    assert f"{right}; exact McNemar test: p < 0.001" in text
+    low, high = compare([load_run(folder / name) for name in made])["pairs"].loc[0, ["low", "high"]]
+    assert f"95 % interval [+{100 * low:.1f}, +{100 * high:.1f}]" in text
+    assert "2 settings differ: rounds.loss.name, rounds.loss.temperature" in text
+    assert f"right on {sum(alone)} of 240 test samples" in text
+
+
+def test_the_page_needs_nothing_else_and_is_well_built(folder: Path) -> None:
+    words = read(folder / "page.html")
+    assert words.headings.count(1) == 1
+    steps = [
+        after - before for before, after in zip(words.headings, words.headings[1:], strict=False)
+    ]
+    assert max(steps) <= 1
+    outside = [
+        value
+        for name, value in words.attributes
+        if name in ("src", "href") and not (value or "").startswith(("#", "data:", "page-tables/"))
+    ]
+    assert outside == []
+    linked = {value for name, value in words.attributes if (value or "").startswith("page-tables/")}
+    assert linked
+    assert [name for name in linked if not (folder / str(name)).is_file()] == []
+
+
+def test_names_in_any_script_are_shown_as_they_are(folder: Path) -> None:
+    words = read(folder / "page.html")
+    text = "".join(words.text)
+    for name in (BETTER, *STRANGE):
+        assert name in text
+    page = (folder / "page.html").read_text()
+    assert "<script>alert" not in page
+    assert BETTER not in page
+
+
+def test_tables_are_written_whole(folder: Path) -> None:
+    tables = compare([load_run(folder / name) for name in two()])
+    for name, table in tables.items():
+        written = pd.read_parquet(folder / "page-tables" / f"{name}.parquet")
+        assert written.astype(object).equals(table.astype(object)), name
+        csv = pd.read_csv(folder / "page-tables" / f"{name}.csv")
+        assert list(csv.columns) == list(table.columns)
+        assert len(csv) == len(table)
+
+
+def test_the_terminal_says_the_same(folder: Path) -> None:
+    runs = [load_run(folder / name) for name in two()]
+    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(comparison_text(runs, compare(runs)))
+    text = console.export_text()
+    page = said(folder / "page.html")
+    for start in (f"{BETTER} is better", "One of the two", "2 settings differ"):
+        (line,) = [line.strip() for line in text.splitlines() if line.startswith(start)]
+        assert line in page
+    assert "rounds.loss.temperature" in text
+
+
+def test_runs_that_answer_alike_differ_in_nothing(tmp_path: Path) -> None:
+    made = drawn(1, 0.6)
+    runs = [load_run(make_run(tmp_path / name, made)) for name in "ab"]
+    text = said(write_comparison(runs, tmp_path / "page.html"))
+    assert "b and a give the same answer to each of the 240 test samples." in text
+    assert "No setting that decides numbers differs; the environment is the same." in text
+    assert "the runs recorded no number at more than one step" in text
+
+
+def test_a_small_difference_is_called_noise(tmp_path: Path) -> None:
+    made = drawn(1, 0.6)
+    other = replace(made, student=np.where(np.arange(240) < 2, made.truth, made.student))
+    runs = [load_run(make_run(tmp_path / name, one)) for name, one in (("a", made), ("b", other))]
+    text = said(write_comparison(runs, tmp_path / "page.html"))
+    assert "no difference that these test samples can show" in text
+    assert "more than noise (" not in text
+
+
+def test_many_runs_and_classes_stay_readable(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(1500)]
+    runs = [
+        load_run(make_run(tmp_path / f"r{seed}", drawn(seed, 0.6, samples=3000, classes=names)))
+        for seed in range(10)
+    ]
+    page = write_comparison(runs, tmp_path / "page.html")
+    assert page.stat().st_size < 1_000_000
+    text = said(page)
+    assert "The first 36 of 45 pairs; the table has all." in text
+    assert "35 other pairs are in the figure's table." in text
+    assert re.search(
+        r"Shown are the 20 classes with the highest spread between runs and the 20", text
+    )
+    assert "corrected for 45 pairs" in text
+
+
+def command(*arguments: object) -> int:
+    return call(["compare", *map(str, arguments)])
+
+
+def test_the_verb_writes_the_page_and_prints(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(*(folder / name for name in two())) == 0
+    out = capsys.readouterr().out
+    assert f"{BETTER} is better than {WORSE}" in " ".join(out.split())
+    assert out.endswith("everything else: comparison.html\n")
+    assert (tmp_path / "comparison.html").read_text() != ""
+    assert command(folder, "--output", "comparison.html") == 0  # its own page may be replaced
+    assert (tmp_path / "comparison-tables" / "flipped.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["RUN"], "1 run to compare; give the directories of at least two finished runs"),
+        (["RUN", "RUN"], "is given twice"),
+        (["RUN", "nowhere"], "nowhere: there is no such directory"),
+        (["RUN", "empty"], "empty: not a run's directory"),
+        (["RUN", "fewer"], "their test samples differ: 40 of 240 are not in fewer"),
+        (["RUN", "cut"], "cut: isn't finished: there is no control ceiling, summary"),
+        (["RUN", "OTHER", "--output", "empty"], "--output empty: is a directory"),
+        (["RUN", "OTHER", "--output", "notes.txt"], "exists and is no comparison"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(
+    arguments: list[str],
+    line: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    make_run(tmp_path / "fewer", two()[WORSE].taken(np.arange(200)))
+    make_run(tmp_path / "cut", two()[WORSE], finished=False)
+    before = sorted(tmp_path.rglob("*"))
+    places = {"RUN": str(folder / WORSE), "OTHER": str(folder / BETTER)}
+    assert command(*(places.get(word, word) for word in arguments)) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert line in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_file_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = make_run(tmp_path / "bad", two()[WORSE])
+    (bad / "samples.parquet").write_bytes(b"PAR1")
+    assert command(folder / WORSE, bad, "--output", tmp_path / "page.html") == 1
+    assert "bad/samples.parquet" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_is_not_written_over_another_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<title>mine</title>")
+    with pytest.raises(UserError, match="is no comparison"):
+        compare_runs([str(folder)], tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == "<title>mine</title>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as found:
+        yield found
+
+
+SORTED = """
+const table = [...document.querySelectorAll("table.data")].find(
+  (t) => t.caption.textContent.startsWith("Accuracy by class"));
+table.querySelectorAll("thead button")[3].click();
+return [...table.querySelectorAll("tbody td:last-child")].map((c) => parseFloat(c.textContent));
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_in_a_browser_it_complains_of_nothing_and_fits(folder: Path, browser: Browser) -> None:
+    for width, dark in ((400, False), (1600, True)):
+        browser.look(width, dark=dark)
+        browser.open(folder / "page.html")
+        assert browser.size()[0] <= width
+    values = browser.run(SORTED)
+    assert len(values) == len(STRANGE)
+    assert values in (sorted(values), sorted(values, reverse=True))
+    assert browser.complaints() == []
+    assert [url for url in browser.requests() if not url.startswith("chrome:")] == []

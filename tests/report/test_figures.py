@@ -1,0 +1,132 @@
+"""Figures out of tables with gaps: where there is no truth, no ceiling, one round, one teacher."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import made_tables
+
+from cosup.report.axes import Scale
+from cosup.report.contents import CHAPTERS, Plan
+from cosup.report.draw_flow import draw_flow
+from cosup.report.render import _environment
+from cosup.report.table_view import table_view
+from cosup.report.views import Bars, Dots, Flow, Matrix
+
+PLANS = [plan for chapter in CHAPTERS for plan in chapter.plans if plan.draw is not None]
+MAY_LACK = {
+    "overview": ["pgr", "gain", "gain_low", "gain_high", "p_value", "low", "high"],
+    "teachers": ["accuracy", "accuracy_inside", "accuracy_outside"],
+    "rounds": ["assignment_accuracy", "annotation_accuracy", "kept_precision", "kept_recall"],
+    "load": ["annotation_accuracy", "kept_accuracy"],
+    "assignment": ["annotation_accuracy"],
+    "annotation_accuracy": ["accuracy", "assigned_accuracy"],
+    "filters": ["precision", "recall"],
+    "classes": ["floor", "ceiling", "first_round", "gained", "to_ceiling"],
+    "domains": ["floor", "ceiling", "first_round", "gained", "to_ceiling"],
+    "weights": ["value"],
+    "cost": ["images_per_second"],
+}
+
+
+def named(table: str) -> Plan:
+    return next(plan for plan in PLANS if plan.table == table)
+
+
+def drawn(plan: Plan, made: dict[str, pd.DataFrame]) -> str:
+    """Every view of a figure as HTML."""
+    assert plan.draw is not None
+    source = '{% import "views.html.j2" as views %}{{ views.view(item, "title") }}'
+    template = _environment().from_string(source)
+    return "".join(template.render(item=view) for view in plan.draw(made))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.table)
+@pytest.mark.parametrize("rounds", [1, 2, 9])
+def test_any_number_of_rounds(plan: Plan, rounds: int) -> None:
+    made = made_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
+    if len(made[plan.table]):
+        assert "nan" not in drawn(plan, made)
+
+
+@pytest.mark.parametrize("table", MAY_LACK)
+def test_numbers_that_there_are_not(table: str) -> None:
+    made = made_tables(["all", "a", "b"], ["x", "y"], ["d", "e"])
+    made[table][MAY_LACK[table]] = np.nan
+    text = drawn(named(table), made)
+    assert "nan" not in text
+    texts = [text for row in table_view(made[table], "").rows for text in row]
+    assert "nan" not in texts
+
+
+def test_a_bar_is_as_long_as_its_parts() -> None:
+    made = made_tables([f"t{n}" for n in range(5)], ["x", "y"], ["d"])
+    for name in ("load", "filters", "student_teachers"):
+        plan = named(name)
+        assert plan.draw is not None
+        (view,) = plan.draw(made)
+        assert isinstance(view, Bars)
+        for row in view.rows:
+            total = sum(part.share for part in row.segments)
+            assert -1e-9 < total < 1 + 1e-9
+            if name == "student_teachers":
+                assert total == pytest.approx(1)
+
+
+def test_ribbons_fill_their_boxes() -> None:
+    made = made_tables(["all", *(f"t{n}" for n in range(14))], ["x"], ["d"], rounds=4)
+    (view,) = draw_flow(made)
+    assert isinstance(view, Flow)
+    for x in {node.x for node in view.nodes}:
+        column = sorted((n for n in view.nodes if n.x == x), key=lambda n: n.y)
+        assert all(a.y + a.height < b.y + 1e-9 for a, b in pairwise(column))
+        assert column[-1].y + column[-1].height == pytest.approx(1)
+    assert "others" in {node.name for node in view.nodes}
+    total = sum(int(link.say.split(" ")[0].replace(",", "")) for link in view.links)
+    assert total == made["flow"]["samples"].sum()
+
+
+def test_a_column_of_the_assignment_sums_to_all() -> None:
+    made = made_tables(["all", "a", "b", "c"], ["x", "y"], ["d", "e"])
+    made["assignment"]["share"] = made["assignment"]["share"].round(12)
+    plan = named("assignment")
+    assert plan.draw is not None
+    for view in plan.draw(made):
+        assert isinstance(view, Matrix)
+        sums = np.array([[cell.value or 0 for cell in row] for row in view.cells]).sum(0)
+        np.testing.assert_allclose(sums, 1, atol=0.05)  # shares below 1 % are left out there
+
+
+def test_the_tree_stands_below_the_generalist() -> None:
+    made = made_tables(["all", "a", "b", "aa"], ["x"], ["d"])
+    made["teachers"]["parent"] = [None, "all", "all", "a"]
+    plan = named("teachers")
+    assert plan.draw is not None
+    (view,) = plan.draw(made)
+    assert isinstance(view, Dots)
+    assert [(row.name, row.depth) for row in view.rows] == [
+        ("all", 0),
+        ("a", 1),
+        ("aa", 2),
+        ("b", 1),
+    ]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.401, 0.402), (0.9, 0.999), (0, 0), (1, 1)])
+def test_an_axis_holds_its_values(low: float, high: float) -> None:
+    scale = Scale.of_shares([low, None, float("nan"), high])
+    assert scale.low <= low <= high <= scale.high
+    ticks = scale.axis().ticks
+    assert 2 <= len(ticks) <= 8
+    assert len({text for _, text in ticks}) == len(ticks)
+    assert all(0 <= at <= 1 for at, _ in ticks)
+
+
+def test_text_from_a_run_is_escaped() -> None:
+    made = made_tables(["<i>all", "a&b", 'c"d'], ["<x>", "y"], ["d", "e"])
+    text = "".join(drawn(plan, made) for plan in PLANS)
+    assert "<i>all" not in text
+    assert "<x>" not in text
+    assert "&lt;i&gt;all" in text
+    assert 'c"d' not in text

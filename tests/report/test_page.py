@@ -1,0 +1,243 @@
+"""A run's page: its numbers against the records, by other code; its names; its structure; what it
+says of what isn't there."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import made_tables
+from page_reader import Node, read_page, rows_of
+from report_run import CLASSES, DOMAINS
+from safetensors.numpy import load_file
+
+from cosup.analysis import load_run
+from cosup.report import page
+from cosup.report.page import page_html, write_report
+
+pytestmark = pytest.mark.slow
+LAST = 2
+"""The run's last round."""
+
+
+@pytest.fixture(scope="module")
+def tree(made_run: Path) -> Node:
+    return read_page(made_run / "report" / "index.html")
+
+
+@pytest.fixture(scope="module")
+def decided(made_run: Path) -> pd.DataFrame:
+    table = pd.read_parquet(made_run / "decisions" / f"round-{LAST}.parquet")
+    table["right"] = table["annotation"].astype(str) == table["true_label"].astype(str)
+    return table
+
+
+@pytest.fixture(scope="module")
+def test_split(made_run: Path) -> pd.DataFrame:
+    samples = pd.read_parquet(made_run / "samples.parquet")
+    return samples[samples["split"] == "test"].reset_index(drop=True)
+
+
+def behind(tree: Node, name: str) -> list[dict[str, str]]:
+    """The table behind a figure."""
+    figure = tree.one("figure", id=f"figure-{name}")
+    return rows_of(figure.one("table", class_="data"))
+
+
+def shown(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def said(folder: Path, names: list[str]) -> Any:
+    """Labels from the files of a dense probability table."""
+    values = [load_file(path)["values"] for path in sorted(folder.parent.glob(folder.name))]
+    return np.array(names)[np.concatenate(values).astype(np.float64).argmax(1)]
+
+
+def predicted(made_run: Path, what: str) -> Any:
+    classes = json.loads((made_run / "stages" / "prepared.json").read_text())["classes"]
+    return said(made_run / what, classes)
+
+
+def test_accuracies(made_run: Path, tree: Node, test_split: pd.DataFrame) -> None:
+    truth = test_split["true_label"].astype(str).to_numpy()
+    files = {
+        "student": f"checkpoints/round-{LAST}/test.safetensors",
+        "ceiling": "checkpoints/control-ceiling.safetensors",
+        "mean_ensemble": "checkpoints/control-mean_ensemble.safetensors",
+        "domain_plain": "annotations/test/domain_plain/*.safetensors",
+    }
+    found = {row["who"]: row for row in behind(tree, "overview")}
+    for who, file in files.items():
+        assert found[who]["accuracy, %"] == shown((predicted(made_run, file) == truth).mean())
+    lead = (predicted(made_run, files["student"]) == truth).mean()
+    lead -= (predicted(made_run, files["ceiling"]) == truth).mean()
+    assert found["ceiling"]["gain, points"] == f"{100 * lead:+.1f}".replace("-", "\N{MINUS SIGN}")
+    headline = tree.one("dl", class_="headline").text
+    assert found["student"]["accuracy, %"] in headline
+
+
+def test_load_and_filters(tree: Node, decided: pd.DataFrame) -> None:
+    loads = [row for row in behind(tree, "load") if row["round"] == str(LAST)]
+    assert len(loads) == 2
+    for row in loads:
+        part = decided[decided["assigned_teacher"] == row["teacher"]]
+        assert row["samples"] == str(len(part))
+        assert row["share, %"] == shown(len(part) / len(decided))
+        assert row["annotation accuracy, %"] == shown(part["right"].mean())
+        assert row["kept, %"] == shown(part["kept"].mean())
+    filters = {r["filter"]: r for r in behind(tree, "filters") if r["round"] == str(LAST)}
+    rejected = decided[~decided["kept"]]
+    assert filters["all"]["rejected"] == str(len(rejected))
+    assert filters["all"]["precision, %"] == shown((~rejected["right"]).mean())
+    wrong = decided[~decided["right"]]
+    assert filters["all"]["recall, %"] == shown((~wrong["kept"]).mean())
+    for name, count in decided["rejected_by"].value_counts().items():
+        if count:
+            assert filters[str(name)]["rejected"] == str(count)
+
+
+def test_the_assignment_matrix(tree: Node, decided: pd.DataFrame) -> None:
+    matrix = tree.one("figure", id="figure-assignment").one("table", class_="heat")
+    share = pd.crosstab(decided["assigned_teacher"], decided["domain"], normalize="columns")
+    columns = [cell.text for cell in matrix.all("th", scope="col")[1:]]
+    assert columns == list(DOMAINS)
+    for row in matrix.one("tbody").all("tr"):
+        teacher = row.one("th").text
+        for name, cell in zip(columns, row.all("td"), strict=True):
+            expected = float(share.loc[teacher, name])
+            assert cell.text == (f"{100 * expected:.0f}" if expected else "")
+            assert name in cell.attributes["data-say"]
+
+
+def test_classes_confusions_and_agreement(
+    made_run: Path, tree: Node, test_split: pd.DataFrame
+) -> None:
+    truth = test_split["true_label"].astype(str).to_numpy()
+    student = predicted(made_run, f"checkpoints/round-{LAST}/test.safetensors")
+    by_class = {row["name"]: row for row in behind(tree, "classes")}
+    assert set(by_class) == set(CLASSES)
+    for name, row in by_class.items():
+        assert row["student, %"] == shown((student == truth)[truth == name].mean())
+    pairs = {(r["true"], r["predicted"]): int(r["samples"]) for r in behind(tree, "confusion")}
+    counted = pd.crosstab(truth, student).stack()
+    assert pairs == {key: int(value) for key, value in counted.items() if value}
+    teacher = predicted(made_run, "annotations/test/domain_plain/*.safetensors")
+    inside = (test_split["domain"] == "plain").to_numpy()
+    (row,) = (
+        row
+        for row in behind(tree, "student-teachers")
+        if (row["teacher"], row["where"]) == ("domain_plain", "inside")
+    )
+    assert row["agreement, %"] == shown((student == teacher)[inside].mean())
+    only = (student == truth) & (teacher != truth)
+    assert row["student only, %"] == shown(only[inside].mean())
+
+
+def test_the_files_behind_hold_the_same(made_run: Path, tree: Node) -> None:
+    for figure in tree.all("figure"):
+        for link in figure.all("a"):
+            assert (made_run / "report" / link.attributes["href"]).is_file()
+    kept = pd.read_parquet(made_run / "report" / "tables" / "load.parquet")
+    assert [shown(share) for share in kept["share"]] == [
+        r["share, %"] for r in behind(tree, "load")
+    ]
+
+
+def test_names_are_shown_as_they_are(made_run: Path, tree: Node) -> None:
+    text = (made_run / "report" / "index.html").read_text(encoding="utf-8")
+    for name in (*CLASSES, *DOMAINS):
+        assert name in tree.one("main").text
+    assert "<b>bold" not in text
+    assert "<img src=x" not in text
+    assert [node.text for node in tree.all("b")] == []
+    assert all(img.attributes["src"].startswith("data:") for img in tree.all("img"))
+    assert len(tree.all("img")) > 10, "the samples' pictures"
+
+
+def test_it_is_a_well_formed_page_of_its_own(tree: Node) -> None:
+    nodes = tree.walk()
+    ids = [node.attributes["id"] for node in nodes if "id" in node.attributes]
+    assert len(ids) == len(set(ids))
+    for node in nodes:
+        for name in ("src", "href", "action", "srcset"):
+            where = node.attributes.get(name, "data:")
+            assert where.startswith(("data:", "#", "tables/")), where
+            if where.startswith("#"):
+                assert where[1:] in ids
+        if "aria-labelledby" in node.attributes:
+            assert node.attributes["aria-labelledby"] in ids
+    levels = [int(node.tag[1]) for node in nodes if node.tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(new <= old + 1 for old, new in pairwise(levels))
+
+
+def test_it_can_be_read_without_seeing_it(tree: Node) -> None:
+    for figure in tree.all("figure"):
+        assert "aria-labelledby" in figure.attributes
+    for plot in tree.all("div", class_="plot"):
+        assert plot.attributes["aria-label"]
+    for table in tree.all("table"):
+        assert table.one("caption").text.strip()
+        assert all(cell.attributes.get("scope") in ("row", "col") for cell in table.all("th"))
+    for picture in tree.all("svg"):
+        hidden = picture.attributes.get("aria-hidden") == "true"
+        assert hidden or picture.attributes.get("aria-label")
+    assert all(img.attributes["alt"] for img in tree.all("img"))
+    assert tree.one("a", class_="skip").attributes["href"] == "#main"
+    assert tree.one("html").attributes["lang"] == "en"
+
+
+def test_each_figure_says_what_to_read_from_it(tree: Node) -> None:
+    for figure in tree.all("figure"):
+        assert figure.all("p", class_="finding"), figure.attributes["id"]
+        assert any(letter.isdigit() for letter in figure.one("p", class_="finding").text)
+
+
+def test_an_unfinished_run(made_run: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(made_run, cut)
+    for name in ("summary.json", "stages/summary.json", "stages/control-ceiling.json"):
+        (cut / name).unlink()
+    shutil.rmtree(cut / "report")
+    found = read_page(write_report(load_run(cut)))
+    notice = found.one("div", class_="notice").text
+    assert "not finished" in notice
+    assert "control ceiling" in notice
+    assert "Without pictures" in found.one("figure", id="figure-examples").text
+    assert "--resume" in found.one("section", id="reproduce").text
+    assert behind(found, "overview")[0]["who"] == "student"
+
+
+def test_a_table_that_there_is_not_is_said(made_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run(made_run)
+    monkeypatch.setattr(page, "findings", lambda run, made: {})
+    monkeypatch.setattr(page, "verdict", lambda run, made: ["A verdict."])
+    run.absent["filters"] = "it needs <true> labels"
+    found = read_page(page_html(run, {}))
+    assert "Not shown: it needs <true> labels." in found.one("figure", id="figure-filters").text
+    assert found.all("table", class_="data") == []
+
+
+def test_many_teachers_and_classes(made_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run(made_run)
+    teachers = ["all", *(f"<teacher> {n}" for n in range(300))]
+    classes = [f"{CLASSES[n % 4]} {n}" for n in range(2000)]
+    made = made_tables(teachers, classes, [f"domain {n}" for n in range(50)], rounds=7)
+    monkeypatch.setattr(page, "findings", lambda run, made: dict.fromkeys(made, "Found 1."))
+    monkeypatch.setattr(page, "verdict", lambda run, made: ["A verdict."])
+    text = page_html(run, made)
+    assert len(text.encode()) < 5_000_000
+    found = read_page(text)
+    for name in ("overview", "teachers", "annotation-accuracy", "assignment", "load", "flow"):
+        figure = found.one("figure", id=f"figure-{name}")
+        assert figure.all("p", class_="cut"), name
+        assert len(figure.all("li", class_="row")) <= 130, name
+    for matrix in found.all("table", class_="matrix"):
+        assert len(matrix.all("td")) <= 24 * 24
+    assert "the first 200 of 2,000 rows" in found.one("figure", id="figure-classes").text

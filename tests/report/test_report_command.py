@@ -1,0 +1,101 @@
+"""`cosup report`: pages, text, and what it says to a mistake."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from report_run import CLASSES, DOMAINS
+
+from cosup.cli import call
+
+pytestmark = pytest.mark.slow
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_the_run_itself_wrote_a_page(made_run: Path) -> None:
+    assert (made_run / "report" / "index.html").is_file()
+    assert (made_run / "report" / "tables" / "overview.csv").is_file()
+
+
+def test_a_page_elsewhere(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "deep" / "page.html"
+    assert call(["report", str(made_run), "--output", str(page)]) == 0
+    assert str(page) in lines(capsys)[0]
+    again = (made_run / "report" / "index.html").read_bytes()
+    assert page.read_bytes() == again, "the same run gives the same page"
+    assert (page.parent / "tables" / "load.parquet").is_file()
+    assert call(["report", str(made_run), "--output", str(page)]) == 0
+
+
+def test_text(made_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(made_run.rglob("*"))
+    assert call(["report", str(made_run), "--text"]) == 0
+    out, _ = lines(capsys)
+    assert "The student gets" in out
+    for title in ("What each supervision reached", "Round by round", "Rejected by each filter"):
+        assert title in out
+    for name in (*CLASSES[:2], *DOMAINS):
+        assert name in out, "markup is no markup here either"
+    assert sorted(made_run.rglob("*")) == before
+
+
+def test_a_folder_of_runs_stands_for_all(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        shutil.copytree(made_run, tmp_path / f"seed-{seed}")
+        shutil.rmtree(tmp_path / f"seed-{seed}" / "report")
+    assert call(["report", str(tmp_path)]) == 0
+    out, _ = lines(capsys)
+    for seed in (0, 1):
+        page = tmp_path / f"seed-{seed}" / "report" / "index.html"
+        assert page.is_file()
+        assert str(page) in out
+    assert call(["report", str(tmp_path), "--output", str(tmp_path / "x.html")]) == 2
+    assert "one run, and 2 are given" in lines(capsys)[1]
+
+
+def test_mistakes_are_a_line_each(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "notes.html"
+    other.write_text("<p>mine</p>")
+    for arguments, words in (
+        ([str(tmp_path / "none")], "no such directory"),
+        ([str(tmp_path)], "not a run's directory"),
+        (["s3://bucket/run"], "copy the run to this machine"),
+        ([str(made_run), "--output", str(other)], "is no report"),
+        ([str(made_run), "--output", str(tmp_path)], "is a directory"),
+        ([str(made_run), "--text", "--output", "x"], "exclude each other"),
+    ):
+        assert call(["report", *arguments]) == 2
+        out, err = lines(capsys)
+        assert out == ""
+        assert words in err
+        assert len(err.splitlines()) == 1
+    assert other.read_text() == "<p>mine</p>"
+
+
+@pytest.mark.parametrize(
+    "name", ["samples.parquet", "decisions/round-2.parquet", "checkpoints/round-2/test.safetensors"]
+)
+def test_a_damaged_file_is_named(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    shutil.rmtree(run / "report")
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: len(content) // 2])
+    for flags in ([], ["--text"]):
+        assert call(["report", str(run), *flags]) == 1
+        _, err = lines(capsys)
+        assert str(run / name) in err
+        assert len(err.splitlines()) == 1
+    assert not (run / "report").exists(), "nothing half-written"
