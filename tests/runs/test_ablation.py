@@ -131,7 +131,7 @@ def test_each_run_in_it_can_be_analysed(finished: tuple[Path, dict[str, Any]]) -
         assert run.missing == []
         overview = tables(run)["overview"].set_index("who")["accuracy"]
         assert overview["student"] == run.summary["student"]["accuracy"]
-        assert (path / "report" / "index.html").is_file()
+        assert set(tables(run)["examples"]["sample_id"]) <= set(run.thumbnails)
 
 
 FREE = ("best_teacher", "ceiling")
