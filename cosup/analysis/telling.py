@@ -32,7 +32,11 @@ def _overview(run: Run, tables: Tables) -> str:
         return f"The student gets {percent(student['accuracy'])} right; the run has no controls."
     rows = rows_of(others)
     above = [row for row in rows if more_than_noise(row) and row["gain"] > 0]
-    below = [str(row["who"]) for row in rows if more_than_noise(row) and row["gain"] < 0]
+    below = [
+        str(row["who"]).replace("_", " ")
+        for row in rows
+        if more_than_noise(row) and row["gain"] < 0
+    ]
     text = (
         f"With {percent(student['accuracy'])} the student is above {len(above)} of "
         f"{many(len(rows), 'control')} by more than noise"
