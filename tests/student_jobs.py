@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from torch import Tensor
 
 from cosup.config.student import MetaSection
@@ -16,7 +15,6 @@ from cosup.losses import CrossEntropy, Objective
 from cosup.losses.fitnet import FitNet
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.heads import HeadBank
-from cosup.models.predict import predict_network
 from cosup.models.section import AugmentSection, HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.student.base import Guidance
@@ -36,9 +34,6 @@ EVERYTHING = {
     "mixing": {"mixup": 0.4, "cutmix": 1.0},
     "augment": {"crop": "padded", "padding": 1, "flip": 0.5, "erase": 0.5},
 }
-
-TAUGHT = {"steps": None, "epochs": 4, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "ema": 0.9}
-"""Long enough to learn digits."""
 
 DIGITS = {
     "source": "digits",
@@ -139,27 +134,3 @@ def state(found: Classifier | HeadBank) -> dict[str, Tensor]:
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Whether these are the same tensors, to the last bit."""
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-def accuracy(classifier: Classifier) -> float:
-    """Of a network, on the digits of the split test."""
-    return float(correct(classifier).float().mean())
-
-
-def correct(classifier: Classifier) -> Tensor:
-    """Which digits of the split test a network is right on."""
-    rows = DATA.rows("test")
-    images = torch.stack([torch.from_numpy(pixels(int(row))) for row in rows])
-    table = predict_network(classifier, torch.split(images, 64))
-    return table.top()[0] == DATA.truth(rows).labels
-
-
-def as_good(ours: Classifier, theirs: Classifier) -> bool:
-    """Whether neither network is right on significantly more test digits (exact sign test, 5 %).
-
-    Rounding alone, carried through a training, moves one run's accuracy by half a point and more:
-    a bound on the difference itself would measure that.
-    """
-    first, second = correct(ours), correct(theirs)
-    more, fewer = int((first & ~second).sum()), int((second & ~first).sum())
-    return more == fewer or float(binomtest(more, more + fewer).pvalue) > 0.05

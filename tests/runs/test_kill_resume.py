@@ -23,7 +23,7 @@ SMALL = [
     "student.training.steps=40",
     "teachers.training.steps=40",
     "execution.shard_size=64",
-    "controls=[best_teacher, oracle_assignment, ceiling]",
+    "controls=[best_teacher, ceiling]",
 ]
 
 
@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 
 @pytest.mark.slow
 def test_it_was_killed_after_every_stage(folders: tuple[Path, Path, str]) -> None:
-    controls = ("best_teacher", "oracle_assignment", "ceiling")
+    controls = ("best_teacher", "ceiling")
     expected = {"data", "features", "teachers", "annotate", "round-1", "round-2"}
     expected |= {f"control-{name}" for name in controls}
     assert expected <= set(folders[2].split())

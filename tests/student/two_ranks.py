@@ -14,7 +14,6 @@ from student_jobs import (
     CPU,
     DATA,
     EVERYTHING,
-    TAUGHT,
     head_job,
     lesson,
     live_job,
@@ -146,9 +145,6 @@ def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
         "meta": state(meta_job().run(DATA, compute, ranks)),
         "diverged": diverged(ranks),
     }
-    if ranks.size > 1:
-        long = network_job(**TAUGHT)
-        found["taught"] = state(long.run(DATA, compute, ranks))
     return found
 
 
