@@ -1,8 +1,8 @@
 """Students of two workers against students of one, at the same effective batch.
 
     apt-get install dataset-fashion-mnist
-    python tests/benchmarks/bench_workers.py [--seeds 3] [--train 3000] [--test 10000] [--epochs 3]
-        [--model cifar_resnet8] [--workers 2]
+    python tests/benchmarks/bench_workers.py [--seeds 3] [--train 3000] [--test 4000] [--epochs 3]
+        [--model cifar_resnet8] [--workers 2] [--threads 1]
 
 Real images (Fashion-MNIST), true labels, SGD. One worker is the local run; several are Ray Train's,
 on a cluster that is started for it. Wanted: mean accuracies within 0.5 points.
@@ -87,11 +87,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=3000)
-    parser.add_argument("--test", type=int, default=10_000)
+    parser.add_argument("--test", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--model", default="cifar_resnet8")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     config = config_of(options)
     data = load_data(config.data, 0, 1, None)
     setup = Setup(config, data.known(), os.getcwd(), torch.get_num_threads(), "cpu", "float32")
