@@ -111,6 +111,11 @@ def _limits(run: Run, rows: Mapping[tuple[str, str], Row], tables: Tables) -> It
             f"Annotations: {percent(last['annotation_accuracy'])} of the assigned ones were right"
             f"{_kept(last)}."
         )
+    elif last is not None:
+        yield (
+            "No true label of student_train is known: which samples were routed, annotated and "
+            "rejected rightly can't be said."
+        )
     yield from _filtered(tables)
     if ceiling is not None:
         yield _between(ceiling, oracle)

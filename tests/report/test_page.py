@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_run import Shape, make_run
 from made_tables import made_tables
 from page_reader import Node, read_page, rows_of
 from report_run import CLASSES, DOMAINS
@@ -211,6 +212,17 @@ def test_an_unfinished_run(made_run: Path, tmp_path: Path) -> None:
     assert "control ceiling" in notice
     assert "Without pictures" in found.one("figure", id="figure-examples").text
     assert "--resume" in found.one("section", id="reproduce").text
+    assert behind(found, "overview")[0]["who"] == "student"
+
+
+def test_without_true_labels_of_student_train(tmp_path: Path) -> None:
+    """What needs them says so; the rest is shown."""
+    found = read_page(write_report(load_run(make_run(tmp_path / "run", Shape(labels=False)))))
+    assert "No true label of student_train is known" in found.one("section", id="verdict").text
+    missing = found.one("figure", id="figure-annotation-accuracy").text
+    assert "Not shown: no true label of student_train is known." in missing
+    assert "precision" not in behind(found, "filters")[0]  # nor any column without a number
+    assert "rejected" in behind(found, "filters")[0]
     assert behind(found, "overview")[0]["who"] == "student"
 
 
