@@ -142,14 +142,8 @@ def resampled_means(
     values = np.asarray(columns, dtype=np.float64)
     ones = np.ones((len(values), 1))
     sums = _group_sums(np.concatenate([values, ones], axis=1), groups)
-    size, step = len(sums), max(1, DRAWS_AT_ONCE // len(sums))
     rng = numpy_generator(seed, "paired_comparison")
-    parts = []
-    for start in range(0, samples, step):
-        drawn = rng.integers(size, size=(min(step, samples - start), size))
-        times = np.stack([np.bincount(row, minlength=size) for row in drawn])
-        parts.append(times.astype(np.float64) @ sums)
-    draws = np.concatenate(parts)
+    draws = np.concatenate(list(_bootstrap(sums, samples, rng)))
     means: Floats = draws[:, :-1] / draws[:, -1:]
     return means
 
@@ -281,7 +275,8 @@ def _bootstrap(sums: Floats, samples: int, rng: np.random.Generator) -> Iterator
     step = max(1, DRAWS_AT_ONCE // size)
     for start in range(0, samples, step):
         drawn = rng.integers(size, size=(min(step, samples - start), size))
-        yield np.stack([column[drawn].sum(1) for column in sums.T], axis=1)
+        times = np.stack([np.bincount(row, minlength=size) for row in drawn])
+        yield times.astype(np.float64) @ sums
 
 
 def _percentiles(values: Floats) -> tuple[float, float]:

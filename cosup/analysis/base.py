@@ -127,8 +127,8 @@ def ratio(part: Values, whole: Values) -> NDArray[np.float64]:
     return found
 
 
-def rows_of(table: pd.DataFrame) -> list[Row]:
-    """The rows as mappings from columns to values."""
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows, each as a dict by column."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 

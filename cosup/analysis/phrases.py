@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-__all__ = ["known", "listed", "many", "percent", "points", "span"]
+__all__ = ["MINUS", "known", "listed", "percent", "plural", "points", "span"]
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -36,10 +36,10 @@ def _hundredths(share: float) -> str:
     return "0.0" if text == "-0.0" else text.replace("-", MINUS)
 
 
-def many(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """`1 sample`, `1,436 samples`, `3 classes`."""
-    plural = noun if count == 1 else f"{noun}{'es' if noun.endswith('s') else 's'}"
-    return f"{count:,} {plural}"
+    noun = noun if count == 1 else f"{noun}{'es' if noun.endswith('s') else 's'}"
+    return f"{count:,} {noun}"
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

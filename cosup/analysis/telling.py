@@ -8,7 +8,7 @@ import pandas as pd
 from cosup.analysis.base import least, most, row_of, rows_of
 from cosup.analysis.filtering import WHOLE
 from cosup.analysis.judging import more_than_noise
-from cosup.analysis.phrases import known, listed, many, percent, points
+from cosup.analysis.phrases import known, listed, percent, plural, points
 from cosup.analysis.records import Run
 
 __all__ = ["findings"]
@@ -39,7 +39,7 @@ def _overview(run: Run, tables: Tables) -> str:
     ]
     text = (
         f"With {percent(student['accuracy'])} the student is above {len(above)} of "
-        f"{many(len(rows), 'control')} by more than noise"
+        f"{plural(len(rows), 'control')} by more than noise"
     )
     return f"{text}, and below {listed(below)}." if below else f"{text}, and below none."
 
@@ -89,7 +89,7 @@ def _load(run: Run, tables: Tables) -> str:
         f"In the last round {full['teacher']} gets the most samples ({percent(full['share'])}), "
         f"{scant['teacher']} the fewest ({percent(scant['share'])})"
     )
-    return f"{text}; {many(idle, 'teacher')} of {len(part)} got none." if idle else f"{text}."
+    return f"{text}; {plural(idle, 'teacher')} of {len(part)} got none." if idle else f"{text}."
 
 
 def _assignment(run: Run, tables: Tables) -> str:
@@ -103,9 +103,9 @@ def _assignment(run: Run, tables: Tables) -> str:
     spread = least(first, "share")
     whole = int((first["share"] > 0.99).sum())
     return (
-        f"In the last round {whole} of {many(len(first), by)} go to one teacher nearly whole (over "
-        f"99 %); the most divided is {spread['name']}, of which {percent(spread['share'])} go to "
-        f"{spread['teacher']}."
+        f"In the last round {whole} of {plural(len(first), by)} go to one teacher nearly whole "
+        f"(over 99 %); the most divided is {spread['name']}, of which "
+        f"{percent(spread['share'])} go to {spread['teacher']}."
     )
 
 
@@ -115,7 +115,7 @@ def _flow(run: Run, tables: Tables) -> str:
     main = most(part, "samples")
     text = (
         f"The largest stream into round {main['next_round']} is {main['teacher']} to "
-        f"{main['next_teacher']}: {many(int(main['samples']), 'sample')}"
+        f"{main['next_teacher']}: {plural(int(main['samples']), 'sample')}"
     )
     before, after = part["teacher"].astype(str), part["next_teacher"].astype(str)
     if not set(before) & set(after):
@@ -255,7 +255,7 @@ def _examples(run: Run, tables: Tables) -> str:
     lost = int((right & ~known_ones["kept"]).sum())
     passed = int((~right & known_ones["kept"]).sum())
     return (
-        f"In the last round {many(lost, 'annotation')} {_was(lost)} rejected though right, and "
+        f"In the last round {plural(lost, 'annotation')} {_was(lost)} rejected though right, and "
         f"{passed:,} kept though wrong; the surest of them, and the samples teachers most disagree "
         "on, are shown."
     )

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import RenderableType
 
 from cosup.analysis import Run, write_tables
+from cosup.analysis.base import rows_of
 from cosup.analysis.comparison import compare, labels, runs_to_compare
 from cosup.errors import UserError
 from cosup.files import write_atomic
@@ -21,7 +22,6 @@ from cosup.report.compare_words import (
     flipped_sentence,
     pair_sentence,
     pgr_sentence,
-    rows_of,
 )
 from cosup.report.page import Figure
 from cosup.report.render import render

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cosup.analysis import Run
+from cosup.analysis.base import rows_of
 from cosup.analysis.comparison import labels
 from cosup.report import words
 from cosup.report.compare_words import (
@@ -16,7 +17,6 @@ from cosup.report.compare_words import (
     flipped_sentence,
     pair_sentence,
     pgr_sentence,
-    rows_of,
 )
 
 MOST_SETTINGS = 20

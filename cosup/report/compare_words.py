@@ -15,11 +15,6 @@ SAMPLES_ALONE = (
 NO_DIFFERENCE = "no difference that these test samples can show"
 
 
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, each by column."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
 def differs(pair: Mapping[str, Any]) -> bool:
     """Is the difference more than noise of the test samples: by its interval, and by McNemar's test
     corrected for the number of pairs?"""

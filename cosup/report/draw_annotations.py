@@ -4,8 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.analysis.base import rows_of
 from cosup.report import words
-from cosup.report.pick import in_order, records
+from cosup.report.pick import in_order
 from cosup.report.views import BarRow, Bars, Cell, Matrix, Segment, View
 
 MOST_TEACHERS, MOST_CLASSES, MOST_ROUNDS = 24, 24, 6
@@ -17,7 +18,7 @@ def draw_annotation_accuracy(tables: dict[str, pd.DataFrame]) -> list[View]:
     teachers, cut_teachers = _ends(table, "teacher", MOST_TEACHERS)
     classes, cut_classes = _ends(table, "class", MOST_CLASSES)
     part = table[table["teacher"].isin(teachers) & table["class"].isin(classes)]
-    found = {(str(row["teacher"]), str(row["class"])): row for row in records(part)}
+    found = {(str(row["teacher"]), str(row["class"])): row for row in rows_of(part)}
     cells = [[_cell(found.get((t, c)), t, c) for c in classes] for t in teachers]
     cut = " ".join(filter(None, (cut_teachers, cut_classes)))
     return [Matrix(teachers, classes, cells, "teacher", "class", cut=cut)]
@@ -62,7 +63,7 @@ def draw_filters(tables: dict[str, pd.DataFrame]) -> list[View]:
     for number in rounds[-MOST_ROUNDS:]:
         part = table[table["round"] == number].sort_values("filter", key=lambda f: f != "all")
         part = part[(part["rejected"] > 0) | (part["filter"] != "abstained")]
-        for index, row in enumerate(records(part)):
+        for index, row in enumerate(rows_of(part)):
             rows.append(_filter_row(row, widest, f"Round {number}" if index == 0 else ""))
     cut = f"Nothing was rejected in round {words.listed(idle)}." if idle else ""
     parted = bool(table["precision"].notna().any())

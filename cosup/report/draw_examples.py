@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.analysis.base import rows_of
 from cosup.report import words
-from cosup.report.pick import records
 from cosup.report.views import Example, Gallery, View
 
 MOST_SHOWN = 12
@@ -42,7 +42,7 @@ def draw_examples(tables: dict[str, pd.DataFrame], thumbnails: Mapping[str, byte
         part = table[table["kind"].astype(str) == kind].sort_values("rank")
         if not len(part):
             continue
-        shown = [_example(row, thumbnails) for row in records(part.head(MOST_SHOWN))]
+        shown = [_example(row, thumbnails) for row in rows_of(part.head(MOST_SHOWN))]
         left = len(part) - len(shown)
         cut = f"{left} more in the table." if left else ""
         views.append(Gallery(title, explanation, shown, cut))

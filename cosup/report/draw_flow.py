@@ -4,8 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.analysis.base import rows_of
 from cosup.report import words
-from cosup.report.pick import in_order, largest, records
+from cosup.report.pick import in_order, largest
 from cosup.report.views import Flow, FlowNode, Link, View
 
 MOST_NODES = 10
@@ -22,7 +23,7 @@ def draw_flow(tables: dict[str, pd.DataFrame]) -> list[View]:
     for name in ("teacher", "next_teacher"):
         table[name] = pd.Categorical(table[name], in_order(tables["flow"][name]))
     steps = table[["round", "next_round"]].drop_duplicates()
-    pairs = sorted((int(row["round"]), int(row["next_round"])) for row in records(steps))
+    pairs = sorted((int(row["round"]), int(row["next_round"])) for row in rows_of(steps))
     cut = ""
     if len(pairs) > MOST_ROUNDS - 1:
         pairs = pairs[-(MOST_ROUNDS - 1) :]

@@ -4,9 +4,10 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.analysis.base import rows_of
 from cosup.report import words
 from cosup.report.axes import Scale
-from cosup.report.pick import ends, records
+from cosup.report.pick import ends
 from cosup.report.views import DotRow, Dots, Mark, Reference, View
 
 MOST_TEACHERS = 12
@@ -22,7 +23,7 @@ def draw_overview(tables: dict[str, pd.DataFrame]) -> list[View]:
     shown = shown.sort_values("accuracy", ascending=False, kind="stable")
     scale = Scale.of_shares([*shown["accuracy"], *shown["low"], *shown["high"]])
     rows = []
-    for row in records(shown):
+    for row in rows_of(shown):
         kind, who = str(row["kind"]), str(row["who"])
         lead = ""
         if kind != "student":
@@ -36,9 +37,7 @@ def draw_overview(tables: dict[str, pd.DataFrame]) -> list[View]:
                 words.percent(row["accuracy"]),
                 lead,
                 note="teacher" if kind == "teacher" else "",
-                span=None
-                if words.missing(row["low"])
-                else (scale.at(row["low"]), scale.at(row["high"])),
+                span=scale.span(row["low"], row["high"]),
                 kind=kind,
             )
         )
@@ -78,7 +77,7 @@ def draw_teachers(tables: dict[str, pd.DataFrame]) -> list[View]:
     shown, cut = ends(table, "accuracy_inside", MOST_NODES, "teacher")
     shown = _as_tree(shown)
     scale = Scale.of_shares([*shown["accuracy_inside"], *shown["accuracy_outside"]], zero=True)
-    rows = [_teacher_row(row, scale) for row in records(shown)]
+    rows = [_teacher_row(row, scale) for row in rows_of(shown)]
     legend = [("inside", "inside its scope"), ("outside", "outside its scope")]
     return [
         Dots(rows, scale.axis("accuracy, %"), "inside, %", "outside, %", legend=legend, cut=cut)

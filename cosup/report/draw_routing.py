@@ -4,8 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.analysis.base import rows_of
 from cosup.report import words
-from cosup.report.pick import ends, in_order, largest, records
+from cosup.report.pick import ends, in_order, largest
 from cosup.report.views import BarRow, Bars, Cell, Matrix, Segment, View
 
 MOST_ROWS, MOST_COLUMNS = 24, 24
@@ -40,8 +41,8 @@ def draw_rounds(tables: dict[str, pd.DataFrame]) -> list[View]:
         if name not in table or table[name].isna().all():
             continue
         rows.append(label)
-        cells.append([_measure(label, row, name, kind) for row in records(table)])
-    columns = [f"round {row['round']}" for row in records(table)]
+        cells.append([_measure(label, row, name, kind) for row in rows_of(table)])
+    columns = [f"round {row['round']}" for row in rows_of(table)]
     return [Matrix(rows, columns, cells, "measure", "round", style="measures", cut=cut)]
 
 
@@ -79,7 +80,7 @@ def _assignment(part: pd.DataFrame, number: int, by: str) -> Matrix:
     shown_teachers = largest(teachers, _sums(part, "teacher"), MOST_ROWS)
     shown_names = largest(names, _sums(part, "name"), MOST_COLUMNS)
     part = part[part["teacher"].isin(shown_teachers) & part["name"].isin(shown_names)]
-    found = {(str(row["teacher"]), str(row["name"])): row for row in records(part)}
+    found = {(str(row["teacher"]), str(row["name"])): row for row in rows_of(part)}
     cells = [
         [_share_cell(found.get((teacher, name)), teacher, name) for name in shown_names]
         for teacher in shown_teachers
@@ -130,7 +131,7 @@ def draw_load(tables: dict[str, pd.DataFrame]) -> list[View]:
     for number in rounds[-fit:]:
         shown, cut = ends(table[table["round"] == number], "samples", MOST_LOADS, "teacher")
         cuts = cuts if cut in cuts else f"{cut} {cuts}"
-        for index, row in enumerate(records(shown)):
+        for index, row in enumerate(rows_of(shown)):
             rows.append(_load_row(row, widest, f"Round {number}" if index == 0 else ""))
     legend = [("kept", "kept"), ("rejected", "rejected by a filter")]
     return [Bars(rows, "samples", "annotated right, %", legend, cuts.strip())]

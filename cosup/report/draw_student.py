@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.analysis.base import rows_of
 from cosup.report import words
 from cosup.report.axes import Scale
-from cosup.report.pick import ends, in_order, records
+from cosup.report.pick import ends, in_order
 from cosup.report.views import BarRow, Bars, Cell, DotRow, Dots, Mark, Matrix, Segment, View
 
 MOST_TEACHERS = 16
@@ -37,7 +38,7 @@ def draw_student_teachers(tables: dict[str, pd.DataFrame]) -> list[View]:
         part = table[(table["where"] == where) & (table["samples"] > 0)]
         part, cut = ends(part, "agreement", MOST_TEACHERS, "teacher")
         cuts = cut or cuts
-        for index, row in enumerate(records(part)):
+        for index, row in enumerate(rows_of(part)):
             rows.append(_against(row, _WHERE[where] if index == 0 else ""))
     legend = [(kind, text) for _, kind, text in _PARTS]
     return [Bars(rows, "agree, %", "samples", legend, cuts)]
@@ -56,12 +57,11 @@ def by_name(name: str, noun: str) -> Callable[[dict[str, pd.DataFrame]], list[Vi
     """Draws `classes` or `domains`: from the floor to the student, with the ceiling beyond."""
 
     def draw(tables: dict[str, pd.DataFrame]) -> list[View]:
-        shown, cut = ends(tables[name], "gained", MOST_CLASSES, noun)
-        if tables[name]["gained"].isna().all():
-            shown, cut = ends(tables[name], "student", MOST_CLASSES, noun)
+        by = "student" if tables[name]["gained"].isna().all() else "gained"
+        shown, cut = ends(tables[name], by, MOST_CLASSES, noun)
         numbers = ("floor", "student", "ceiling")
         scale = Scale.of_shares([v for column in numbers for v in shown[column]])
-        rows = [_name_row(row, scale) for row in records(shown)]
+        rows = [_name_row(row, scale) for row in rows_of(shown)]
         legend = [("student", "student"), ("floor-tick", "floor: the best teacher alone")]
         if shown["ceiling"].notna().any():
             legend.append(("ceiling", "ceiling: trained on true labels"))
@@ -103,7 +103,7 @@ def draw_confusion(tables: dict[str, pd.DataFrame]) -> list[View]:
     totals = table["samples"].groupby(table["true"].astype(str)).sum()
     if len(classes) > 20:
         return [_most_confused(table, totals)]
-    found = {(str(r["true"]), str(r["predicted"])): int(r["samples"]) for r in records(table)}
+    found = {(str(r["true"]), str(r["predicted"])): int(r["samples"]) for r in rows_of(table)}
     rows = [name for name in classes if name in totals.index]
     cells = [[_confused(found, totals, t, p) for p in classes] for t in rows]
     return [Matrix(rows, classes, cells, "true class", "predicted class")]
@@ -124,7 +124,7 @@ def _most_confused(table: pd.DataFrame, totals: Any) -> Bars:
     worst = errors.nlargest(MOST_CONFUSED, "samples")
     widest = float(worst["samples"].max()) if len(worst) else 1.0
     rows = []
-    for row in records(worst):
+    for row in rows_of(worst):
         share = row["samples"] / float(totals[str(row["true"])])
         say = f"{words.count(row['samples'])} samples"
         rows.append(

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
+from cosup.analysis.base import rows_of
 from cosup.report import words
 from cosup.report.axes import Scale
-from cosup.report.pick import records
 from cosup.report.views import Axis, BarRow, Bars, Curve, Lines, Panel, Segment, View
 
 MOST_PANELS = 4
@@ -36,9 +36,9 @@ def _reliability(name: str, part: pd.DataFrame) -> Panel:
     mean = float((part["confidence"] * part["samples"]).sum()) / total
     right = float((part["accuracy"] * part["samples"]).sum()) / total
     known = part[part["samples"] >= FEWEST]
-    points = [(float(r["confidence"]), float(r["accuracy"])) for r in records(known)]
+    points = [(float(r["confidence"]), float(r["accuracy"])) for r in rows_of(known)]
     bars = [
-        (float(r["low"]), float(r["high"] - r["low"]), r["samples"] / total) for r in records(part)
+        (float(r["low"]), float(r["high"] - r["low"]), r["samples"] / total) for r in rows_of(part)
     ]
     note = (
         f"says {words.percent(mean)} %, right {words.percent(right)} %; "
@@ -70,7 +70,7 @@ def _training(name: str, part: pd.DataFrame, rounds: list[int]) -> Panel:
     curves = []
     for index, number in enumerate(rounds):
         one = part[part["round"] == number].sort_values("step")
-        points = [(x.at(row["step"]), y.at(row["value"])) for row in records(one)]
+        points = [(x.at(row["step"]), y.at(row["value"])) for row in rows_of(one)]
         curves.append(Curve(f"round {number}", f"c{index}", points))
     last = part.sort_values(["round", "step"]).iloc[-1]
     note = f"round {last['round']} ends at {words.number(last['value'])}"
@@ -80,10 +80,10 @@ def _training(name: str, part: pd.DataFrame, rounds: list[int]) -> Panel:
 def draw_cost(tables: dict[str, pd.DataFrame]) -> list[View]:
     """The seconds of each stage, and its images per second where it saw images."""
     table = tables["cost"]
-    table = table[table["seconds"].notna() & (table["stage"].astype(str) != "peak memory")]
+    table = table[table["seconds"].notna()]
     widest = float(table["seconds"].max()) or 1.0
     rows = []
-    for row in records(table):
+    for row in rows_of(table):
         stage = str(row["stage"]).replace("_", " ")
         rate = row["images_per_second"]
         rows.append(

@@ -8,11 +8,6 @@ import pandas as pd
 from cosup.report.words import plural
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows, each as a dict by column."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
 def ends(frame: pd.DataFrame, by: str, most: int, noun: str) -> tuple[pd.DataFrame, str]:
     """At most so many rows, in their own order: half of them the highest in `by`, half the lowest;
     and a sentence that says so (empty where all are shown)."""

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cosup.analysis.routing import HARD
+
 MOST = 40
 """Teachers, and domains or classes, that a picture can hold."""
 ROWS = "assigned_teacher"
@@ -90,7 +92,7 @@ def draw_routes(axes: Axes, decisions: pd.DataFrame, title: str, width: int = 80
     more = f" (the {MOST} with the most samples)" if cut else ""
     axes.set_xlabel(WORDS[by] + more, fontsize=8)
     # A soft assignment is shown by the teacher with the most weight, and says so.
-    soft = bool((decisions["assignment_weight"] < 0.999).any())
+    soft = bool((decisions["assignment_weight"] < HARD).any())
     sent = "whose most weighted teacher is this" if soft else "sent to each teacher"
     text = f"share of each {WORDS[by]} {sent}, {title}"
     axes.set_title(textwrap.fill(text, width), fontsize=9, loc="left")

@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.analysis.phrases import MINUS as MINUS
+from cosup.analysis.phrases import plural as plural
+
 NONE = "\N{EN DASH}"
 """What stands for a number that there isn't."""
-MINUS = "\N{MINUS SIGN}"
 
 CONTROL_WORDS = {
     "best_teacher": "taught by the best teacher alone",
@@ -69,13 +71,6 @@ def number(value: Any) -> str:
         return f"{value:.2g}".replace("-", MINUS)
     digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{digits}f}".replace("-", MINUS)
-
-
-def plural(amount: int, noun: str) -> str:
-    """`1 teacher`, `2 teachers`, `2 classes`."""
-    if amount == 1:
-        return f"1 {noun}"
-    return f"{amount:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def shorten(text: str, most: int = 60) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from cosup.analysis import findings, load_run, tables, verdict
 from cosup.analysis.judging import more_than_noise
-from cosup.analysis.phrases import listed, many, percent, points, span
+from cosup.analysis.phrases import listed, percent, plural, points, span
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -133,7 +133,7 @@ def test_numbers_in_words() -> None:
     assert points(-0.0001, signed=True) == points(0.0001, signed=True) == "0.0 points"
     assert points(0.02, signed=True) == "+2.0 points"
     assert span(-0.016, -0.00001) == f"{MINUS}1.6 to 0.0"
-    assert (many(1, "class"), many(3, "class"), many(1436, "sample")) == (
+    assert (plural(1, "class"), plural(3, "class"), plural(1436, "sample")) == (
         "1 class",
         "3 classes",
         "1,436 samples",
