@@ -29,27 +29,44 @@ class Transform(Protocol):
     def __call__(self, image: Image.Image) -> Tensor: ...
 
 
+class Reader(Protocol):
+    """A network's input: how an image is scaled and cut for it (`EvalTransform`)."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def crop_pct(self) -> float: ...
+    @property
+    def interpolation(self) -> str: ...
+    @property
+    def squash(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class EvalTransform:
     """Scale the shorter side to `size / crop_pct` and cut out the centre: uint8 [3, size, size].
 
-    As timm's evaluation transform, before its normalisation.
+    As timm's evaluation transform, before its normalisation. squash: scale both sides to that.
     """
 
     size: int
     crop_pct: float = 0.875
     interpolation: str = "bicubic"
+    squash: bool = False
 
     @property
     def key(self) -> str:
         """What it does, as text."""
-        return f"eval-{self.size}-{self.crop_pct:g}-{self.interpolation}"
+        squash = "-squash" if self.squash else ""
+        return f"eval-{self.size}-{self.crop_pct:g}-{self.interpolation}{squash}"
 
     def __call__(self, image: Image.Image) -> Tensor:
         """uint8 [3, size, size]."""
         shorter = math.floor(self.size / self.crop_pct)
         width, height = image.size
-        if width <= height:
+        if self.squash:
+            scaled = (shorter, shorter)
+        elif width <= height:
             scaled = (shorter, int(shorter * height / width))
         else:
             scaled = (int(shorter * width / height), shorter)
@@ -58,6 +75,11 @@ class EvalTransform:
         left, top = (round((side - self.size) / 2) for side in scaled)
         image = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.ascontiguousarray(np.array(image).transpose(2, 0, 1)))
+
+
+def eval_transform(spec: Reader) -> EvalTransform:
+    """How an image is prepared for a network that reads so."""
+    return EvalTransform(spec.size, spec.crop_pct, spec.interpolation, spec.squash)
 
 
 @dataclass(frozen=True)

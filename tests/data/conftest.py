@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from idx_files import write_idx
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -34,3 +35,16 @@ def class_folder(digit: Digit) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path, digit: Digit) -> Path:
+    """Scans of three digits in turn: 18 in the train part, 6 in the test part."""
+    root = tmp_path / "idx"
+    root.mkdir()
+    for part, start, end in [("train", 0, 6), ("t10k", 6, 8)]:
+        scans = [(c, n) for n in range(start, end) for c in (0, 1, 2)]
+        images = np.stack([np.asarray(digit(c, n)) for c, n in scans])
+        write_idx(root / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(root / f"{part}-labels-idx1-ubyte.gz", np.array([c for c, _ in scans], np.uint8))
+    return root

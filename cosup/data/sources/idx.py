@@ -4,12 +4,14 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosup.data.images import ArrayImages
 from cosup.data.sources.base import Collection, Source, collect
+from cosup.data.sources.rotations import check_angles, rotated
 from cosup.errors import UserError
 
 _PARTS = {"train": ("train",), "test": ("t10k", "test")}
@@ -22,51 +24,72 @@ class Idx(Source):
     """`train-images-idx3-ubyte[.gz]` and its labels, and the same for `t10k`.
 
     Debian's dataset-fashion-mnist puts Fashion-MNIST's in /usr/share/datasets/fashion-mnist.
-    A sample is called by its part and its number: `train/00042`.
+    A sample is called by its part and its number, `train/00042`, and a rotated one by its angle
+    too: `train/00042@30`.
     """
 
     root: str
     """The folder that holds the files."""
     classes: list[str] | None = None
     """Class names in the order of the labels; null calls them by their numbers."""
+    part: Literal["both", "train", "test"] = "both"
+    """Read one part of the set alone: the splits then divide that part by their shares, and there
+    is no official test. `both` reads what is there."""
     official_test: bool = True
     """Test on all of the set's own test part and on no others. The other splits then divide the
-    train part in proportion to their shares. False pools both parts and splits anew."""
+    train part in proportion to their shares. False pools both parts and splits anew. Of no
+    effect where one part is read alone."""
+    rotations: tuple[float, ...] | None = None
+    """Show every image in each of these rotations (degrees, counter-clockwise; at its own size).
+    Each is a domain; those of one image are one group, which no split divides. Null: as it is."""
+
+    def __post_init__(self) -> None:
+        if self.rotations is not None:
+            check_angles(self.rotations)
 
     def load(self) -> Collection:
-        """The train part, then the test part."""
-        parts = [part for part in _PARTS if _find(Path(self.root), part, "images", 3)]
-        if not parts:
-            _missing(Path(self.root))
-        pixels, labels = zip(*(_read_part(Path(self.root), part) for part in parts), strict=True)
-        if len({array.shape[1:] for array in pixels}) > 1:
-            raise UserError(f"data.root: '{self.root}': train and test images differ in size")
+        """The train part, then the test part; with rotations all of that once per rotation."""
+        root = Path(self.root)
+        parts = _wanted(root, self.part)
+        pixels, labels = _read(root, parts)
         every = np.concatenate(labels).astype(np.int64)
-        names = self.classes or [str(number) for number in range(int(every.max()) + 1)]
-        if len(set(names)) < len(names):
-            raise UserError(f"data.classes: {names}: a name stands twice")
-        if every.max() >= len(names):
-            raise UserError(
-                f"data.classes: {len(names)} names, but '{self.root}' holds label {every.max()}"
-            )
         official = self.official_test and len(parts) == 2
         count = {part: len(array) for part, array in zip(parts, labels, strict=True)}
-        return collect(
+        found = collect(
             [f"{part}/{number:05d}" for part in parts for number in range(count[part])],
             every,
-            names,
-            ArrayImages(self.root, np.concatenate(pixels)),
+            self._names(int(every.max()) + 1),
+            ArrayImages(self.root, pixels),
             split=[
                 "test" if official and p == "test" else "" for p in parts for _ in range(count[p])
             ],
             official_test=official,
         )
+        return found if self.rotations is None else rotated(found, self.rotations)
+
+    def _names(self, count: int) -> list[str]:
+        """The names of all classes; labels need `count` of them at least."""
+        names = self.classes or [str(number) for number in range(count)]
+        if len(set(names)) < len(names):
+            raise UserError(f"data.classes: {names}: a name stands twice")
+        if count > len(names):
+            raise UserError(
+                f"data.classes: {len(names)} names, but '{self.root}' holds label {count - 1}"
+            )
+        return names
 
 
-def _missing(root: Path) -> None:
+def _wanted(root: Path, part: str) -> list[str]:
+    """The parts to read; `UserError` where they are missing."""
     if not root.is_dir():
         raise UserError(f"data.root: no folder '{root}'")
-    raise UserError(f"data.root: folder '{root}' holds no train-images-idx3-ubyte[.gz]")
+    there = [name for name in _PARTS if _find(root, name, "images", 3)]
+    if part == "both" and not there:
+        raise UserError(f"data.root: folder '{root}' holds no train-images-idx3-ubyte[.gz]")
+    if part != "both" and part not in there:
+        file = _FORMS[0].format(_PARTS[part][0], "images", 3)
+        raise UserError(f"data.part: '{part}', but folder '{root}' holds no {file}[.gz]")
+    return there if part == "both" else [part]
 
 
 def _find(root: Path, part: str, kind: str, dimensions: int) -> Path | None:
@@ -77,6 +100,14 @@ def _find(root: Path, part: str, kind: str, dimensions: int) -> Path | None:
                 if path.is_file():
                     return path
     return None
+
+
+def _read(root: Path, parts: list[str]) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    """The images of all parts, one after another, and each part's labels."""
+    pixels, labels = zip(*(_read_part(root, part) for part in parts), strict=True)
+    if len({array.shape[1:] for array in pixels}) > 1:
+        raise UserError(f"data.root: '{root}': train and test images differ in size")
+    return np.concatenate(pixels), list(labels)
 
 
 def _read_part(root: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
