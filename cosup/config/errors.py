@@ -1,24 +1,35 @@
 """Every mistake of a config as one line: the full key, what was given, and what is allowed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cosup.errors import UserError
 from cosup.explain import Mistake
 
+Key = tuple[str, ...]
+"""A setting's place: the keys and indices on the way to it."""
+
 _UNKNOWN = "unknown key "
 
 
-def config_error(found: Iterable[Mistake], where: str) -> UserError:
-    """One error whose text has a line per mistake, each of them complete in itself."""
+def config_error(found: Iterable[Mistake], where: Callable[[Key], object]) -> UserError:
+    """One error whose text has a line per mistake, each of them complete in itself.
+
+    where: says which file a key, as it is written there, stands in.
+    """
     lines = [
-        f"{where}: {'.'.join(key)}: {message}" if key else f"{where}: {message}"
+        ": ".join(filter(None, (str(where(key)), ".".join(key), message)))
         for key, message in without_echoes([(beside_source(key), text) for key, text in found])
     ]
     return UserError("\n".join(lines))
 
 
-def beside_source(key: Sequence[str]) -> tuple[str, ...]:
+def contents(tree: Any) -> str:
+    """What a file that is no mapping holds, in words."""
+    return "empty" if tree is None else f"holds {type(tree).__name__}"
+
+
+def beside_source(key: Sequence[str]) -> Key:
     """The key as it is written: a source's settings stand beside it, not within it."""
     if tuple(key[:2]) != ("data", "source"):
         return tuple(key)

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from operator import eq
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from cosup.config.errors import config_error, flatten
-from cosup.config.files import parse_yaml, read_text, to_yaml
+from cosup.config.bases import BASE, file_of, read_layers, together
+from cosup.config.errors import Key, config_error, contents, flatten
+from cosup.config.files import to_yaml
 from cosup.config.overrides import apply_override
 from cosup.config.schema import Config
 from cosup.errors import UserError
@@ -21,33 +23,58 @@ IDENTITY_EXCLUDES = ("run.name", "run.output", "execution")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config in a YAML file, with `section.key=value` overrides laid over it.
+    """The config in a YAML file, laid over its `base` (`cosup.config.bases`) if it names one, with
+    `section.key=value` overrides laid over both.
 
-    Raises `UserError` with one line per mistake: all of them, each with its full key, the value
-    given and what is allowed. Paths within a config are relative to the working directory.
+    Raises `UserError` with one line per mistake: all of them, each with the file it stands in, its
+    full key, the value given and what is allowed. Paths within a config are relative to the working
+    directory, but for that of `base`, which is relative to the file that names it.
     """
-    path = Path(path)
-    tree = parse_yaml(read_text(path), str(path))
-    return check_config(tree, str(path), overrides)
+    layers = read_layers(Path(path))
+    return _checked(together(layers), overrides, lambda key: file_of(key, layers))
 
 
 def check_config(tree: Any, where: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config of a nested mapping; errors as `load_config`'s, with `where` for the file."""
+    return _checked(tree, overrides, lambda key: where)
+
+
+def _checked(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]) -> Config:
+    """where: says which file a key stands in; of the empty key, the one that was asked for."""
     if not isinstance(tree, dict):
         sections = ", ".join(Config.model_fields)
-        what = "empty" if tree is None else f"holds {type(tree).__name__}"
-        raise UserError(f"{where}: {what}; a config is a mapping of sections ({sections})")
+        raise UserError(
+            f"{where(())}: {contents(tree)}; a config is a mapping of sections ({sections})"
+        )
     found: list[Mistake] = []
+    overridden: list[Key] = []
     for override in overrides:
         try:
+            overridden.append(_key_of(override))
             tree = apply_override(tree, override)
         except UserError as error:
             found.append(((), str(error)))
     config, more = find_mistakes(Config, _adapter(), tree)
     if found or more:
-        raise config_error([*found, *more], where)
+        raise config_error(
+            [*found, *more], lambda key: where(() if _touched(key, overridden) else key)
+        )
     checked: Config = config
     return checked
+
+
+def _key_of(override: str) -> Key:
+    key = tuple(override.partition("=")[0].strip().split("."))
+    if key[0] == BASE:
+        raise UserError(
+            f"override '{override}': only a file can name its base; write '{BASE}: ...' in it"
+        )
+    return key
+
+
+def _touched(key: Key, overridden: Sequence[Key]) -> bool:
+    """Whether an override set a key, or something within or around it."""
+    return any(all(map(eq, key, other)) for other in overridden)
 
 
 def dump_config(config: Config) -> str:

@@ -1,0 +1,18 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a config into the working directory, over `base.yaml` unless it says otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+    def written(text: str, name: str = "c.yaml", base: str = "base.yaml") -> Path:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((f"base: {base}\n" if base else "") + text)
+        return path
+
+    return written
