@@ -23,6 +23,7 @@ from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.decode import image_batches
 from cosup.data.table import ImageData, Known, load_data
+from cosup.data.transforms import eval_transform
 from cosup.errors import RunError
 from cosup.models.device import Precision
 from cosup.models.features import feature_blocks
@@ -30,7 +31,7 @@ from cosup.models.fit import recorded
 from cosup.models.section import BackboneSection
 from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Resources, Teacher, Training
-from cosup.teachers.features import eval_transform, feature_source
+from cosup.teachers.features import feature_source
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.train import kind_of, train_group
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from cosup.errors import UserError
-from cosup.models.networks import InputSpec
+from cosup.models.pixels import InputSpec
 from cosup.models.section import AugmentSection
 
 _TIMM: Any = timm.data  # its hints leave out what it exports
@@ -59,7 +59,8 @@ def training_transform(section: AugmentSection, spec: InputSpec) -> TrainingTran
     if section.crop != "resized":
         # As the transform of prediction scales and cuts.
         shorter = int(spec.size / spec.crop_pct)
-        scaling = transforms.Resize(shorter, _TIMM.str_to_interp_mode(spec.interpolation))
+        to = (shorter, shorter) if spec.squash else shorter
+        scaling = transforms.Resize(to, _TIMM.str_to_interp_mode(spec.interpolation))
         parts = [scaling, transforms.CenterCrop(spec.size)]
         if section.crop == "padded":
             parts.append(transforms.RandomCrop(spec.size, padding=section.padding))

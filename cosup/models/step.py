@@ -17,7 +17,7 @@ from cosup.losses.features import Seen
 from cosup.losses.objective import Objective
 from cosup.models.classifier import Classifier
 from cosup.models.mixing import Mixing
-from cosup.models.networks import Pixels
+from cosup.models.pixels import Pixels
 from cosup.models.precision import autocast
 from cosup.models.section import TrainingSection
 from cosup.models.trainee import Batch, Live, TrainContext

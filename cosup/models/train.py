@@ -18,8 +18,8 @@ from cosup.losses.base import Metrics
 from cosup.losses.objective import Objective
 from cosup.models.fit import LOOK_EVERY
 from cosup.models.loop_state import LoopState, identity_of
-from cosup.models.networks import Pixels
 from cosup.models.optimize import build_network_optimizer, build_scheduler
+from cosup.models.pixels import Pixels
 from cosup.models.section import TrainingSection
 from cosup.models.step import Step, check_settings, compiled
 from cosup.models.trainee import Batch, Batches, Live, TrainContext, Trainee

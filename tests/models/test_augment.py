@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from cosup.data.transforms import EvalTransform
 from cosup.errors import UserError
 from cosup.models.augment import draws, training_transform
-from cosup.models.networks import InputSpec
+from cosup.models.pixels import InputSpec
 from cosup.models.section import AugmentSection
 from cosup.seeds import forked_seeds
 

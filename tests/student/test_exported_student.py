@@ -9,10 +9,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import cosup
+from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.models.backbones import hash_tensors, load_backbone
 from cosup.models.section import BackboneSection
-from cosup.student.exported import eval_transform, save_student
+from cosup.student.exported import save_student
 
 SECTION = BackboneSection(
     name="tf_efficientnet_lite0",

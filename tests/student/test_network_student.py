@@ -15,11 +15,12 @@ from cosup.data.episodes import EpisodeRows, draw_episodes
 from cosup.data.rows import ImageRows
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
+from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.section import AugmentSection
 from cosup.probabilities import ProbTable
 from cosup.student.base import Guidance
-from cosup.student.exported import eval_transform, save_network
+from cosup.student.exported import save_network
 from cosup.student.fit_network import Compute
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent, split_state
