@@ -77,6 +77,13 @@ def need_samples(run: Run) -> None:
         raise Absent(NO_SAMPLES if run.finished else "teachers and annotations are not finished")
 
 
+def need_student(run: Run) -> None:
+    """`Absent` for a run without a finished round: it has no student yet."""
+    need_samples(run)
+    if not run.rounds:
+        raise Absent(NO_ROUND)
+
+
 def need_labels(known: Bools) -> None:
     """`Absent` where no label is known."""
     if not known.any():

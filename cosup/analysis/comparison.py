@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cosup.analysis.arrays import Codes, categories, codes
+from cosup.analysis.by_domain import MEAN
 from cosup.analysis.comparable import aligned, labels, runs_to_compare
 from cosup.analysis.records import Run
 from cosup.config import settings
@@ -90,8 +91,9 @@ def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
                the number of pairs)
     flipped    sample_id, true_label, domain, right (how many runs are), and `RUN label` and
                `RUN correct` of each: samples that some run gets right and another doesn't
-    classes,   class or domain, samples, and a column per run with its accuracy
-    domains
+    classes    class, samples, and a column per run with its accuracy
+    domains    domain and the same; where there are several, the last row is the unweighted mean of
+               the accuracies above it ("mean over domains"), with the samples of all
     curves     run, tag, step, value: what the runs recorded while they went
 
     Raises `UserError` for runs that can't be compared, as `cosup.analysis.comparable.aligned`.
@@ -103,7 +105,7 @@ def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
         "pairs": _pairs(found),
         "flipped": _flipped(found),
         "classes": _by(found, "true_label", "class"),
-        "domains": _by(found, "domain", "domain"),
+        "domains": _with_mean(_by(found, "domain", "domain")),
         "curves": _curves(found),
     }
 
@@ -247,6 +249,17 @@ def _by(found: _Compared, column: str, called: str) -> pd.DataFrame:
         hits = np.bincount(place[known], weights=right, minlength=len(names))
         columns[name] = hits[there] / total[there]
     return pd.DataFrame(columns)
+
+
+def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies by domain, then their mean, each domain counting alike."""
+    if len(table) < 2:
+        return table
+    names = [*table["domain"].astype(str), MEAN]
+    mean = table.drop(columns=["domain", "samples"]).mean()
+    last = pd.DataFrame([{"domain": MEAN, "samples": table["samples"].sum(), **mean}])
+    whole = pd.concat([table.astype({"domain": object}), last], ignore_index=True)
+    return whole.assign(domain=pd.Categorical(names, categories=list(dict.fromkeys(names))))
 
 
 def _curves(found: _Compared) -> pd.DataFrame:

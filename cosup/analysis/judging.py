@@ -14,6 +14,7 @@ __all__ = ["verdict"]
 Tables = Mapping[str, pd.DataFrame]
 
 TAUGHT = {
+    "zero_shot": "the same student before any training, CLIP's zero-shot",
     "equal_budget_generalist": "a student taught by one generalist with all specialists' budget",
     "mean_ensemble": "a student taught by the mean of the teachers",
     "best_teacher": "a student taught by the best teacher alone",

@@ -7,7 +7,6 @@ import pandas as pd
 
 from cosup.analysis.arrays import Codes, codes
 from cosup.analysis.base import (
-    NO_ROUND,
     Absent,
     Bools,
     Values,
@@ -15,7 +14,7 @@ from cosup.analysis.base import (
     counted,
     decided,
     mean,
-    need_samples,
+    need_student,
     ratio,
 )
 from cosup.analysis.records import Run
@@ -31,7 +30,7 @@ def student_teachers_table(run: Run) -> pd.DataFrame:
     same answer), and shares that sum to 1: both_right, student_only (the student surpasses it),
     teacher_only, same_error (the student has its error), other_error.
     """
-    _need_student(run)
+    need_student(run)
     student = run.answered("student", "student").label
     known = None if run.few_shot else run.holds(run.test)
     rows = []
@@ -65,14 +64,14 @@ def _shares(student: Codes, teacher: Codes, truth: Codes) -> dict[str, float]:
 
 def classes_table(run: Run) -> pd.DataFrame:
     """A row per class of what measures: see `_by_name`."""
-    _need_student(run)
+    need_student(run)
     names = list(run.prepared["measured_classes"])
     return _by_name(run, "true_label", names, run.classes)
 
 
 def domains_table(run: Run) -> pd.DataFrame:
     """A row per domain of what measures: see `_by_name`."""
-    _need_student(run)
+    need_student(run)
     names = list(run.prepared["measured_domains"])
     if len(names) == 1:
         raise Absent("the data has one domain alone")
@@ -135,7 +134,7 @@ def confusion_table(run: Run) -> pd.DataFrame:
     """true, predicted, samples: how often the student takes one class for another (or itself),
     on what measures; pairs that occur alone. A way of an episode stands for its class there.
     """
-    _need_student(run)
+    need_student(run)
     names = list(run.prepared["measured_classes"])
     truth, label = codes(run.test["true_label"], names), run.answered("student", "student").label
     if run.few_shot:
@@ -153,7 +152,7 @@ def calibration_table(run: Run) -> pd.DataFrame:
     confidence, accuracy (means); bins without samples are left out. The weighted gaps of a `who`
     sum to its expected calibration error (`cosup.metrics`).
     """
-    _need_student(run)
+    need_student(run)
     parts = []
     for kind, who in run.predictors():
         if kind == "teacher":
@@ -177,9 +176,3 @@ def calibration_table(run: Run) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table["who"] = pd.Categorical(table["who"], categories=list(table["who"].unique()))
     return table
-
-
-def _need_student(run: Run) -> None:
-    need_samples(run)
-    if not run.rounds:
-        raise Absent(NO_ROUND)

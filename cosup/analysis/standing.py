@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cosup.analysis.arrays import Teacher
-from cosup.analysis.base import NO_ROUND, Absent, categories, mean, need_samples
+from cosup.analysis.base import categories, mean, need_samples, need_student
 from cosup.analysis.records import Run
 from cosup.metrics import mcnemar, pgr, shares
 from cosup.seeds import seed_for
@@ -23,9 +23,7 @@ def overview_table(run: Run) -> pd.DataFrame:
     p_value (exact McNemar test of the two on single samples). Intervals are bootstraps over groups
     (`cosup.metrics`), with the draws of `summary.json`.
     """
-    need_samples(run)
-    if not run.rounds:
-        raise Absent(NO_ROUND)
+    need_student(run)
     everybody = [(kind, who) for kind, who in run.predictors() if kind != "round"]
     right = np.stack([run.correct(kind, who) for kind, who in everybody], axis=1)
     seed = seed_for(int(run.config["run"]["seed"]), "bootstrap")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from cosup.analysis.base import Absent
+from cosup.analysis.by_domain import supervision_domains_table
 from cosup.analysis.costs import cost_table, weights_table
 from cosup.analysis.examples import examples_table
 from cosup.analysis.filtering import annotation_accuracy_table, filters_table
@@ -35,6 +36,7 @@ TABLES: dict[str, Callable[[Run], pd.DataFrame]] = {
     "student_teachers": student_teachers_table,
     "classes": classes_table,
     "domains": domains_table,
+    "supervision_domains": supervision_domains_table,
     "confusion": confusion_table,
     "calibration": calibration_table,
     "weights": weights_table,

@@ -10,6 +10,7 @@ from cosup.analysis.filtering import WHOLE
 from cosup.analysis.judging import more_than_noise
 from cosup.analysis.phrases import known, listed, percent, plural, points
 from cosup.analysis.records import Run
+from cosup.analysis.telling_domains import by_name, supervision_domains
 
 __all__ = ["findings"]
 
@@ -174,33 +175,6 @@ def _student_teachers(run: Run, tables: Tables) -> str:
     )
 
 
-def _by_name(name: str) -> Callable[[Run, Tables], str]:
-    def tell(run: Run, tables: Tables) -> str:
-        table = tables[name]
-        table = table[table["gained"].notna()]
-        if not len(table):
-            return ""
-        best = most(table, "gained")
-        text = (
-            f"The student gains most over the floor in {best['name']} "
-            f"({points(best['gained'], signed=True)}, to {percent(best['student'])})"
-        )
-        worse = table[table["gained"] < 0]
-        if len(worse):
-            low = least(worse, "gained")
-            text += (
-                f" and loses in {len(worse)} of {len(table)}, most in {low['name']} "
-                f"({points(low['gained'], signed=True)})"
-            )
-        left = table[table["to_ceiling"] > 0]
-        if len(left):
-            far = most(left, "to_ceiling")
-            text += f"; {far['name']} is farthest below the ceiling ({points(far['to_ceiling'])})"
-        return f"{text}."
-
-    return tell
-
-
 def _confusion(run: Run, tables: Tables) -> str:
     table = tables["confusion"]
     wrong = table[table["true"].astype(str) != table["predicted"].astype(str)]
@@ -297,8 +271,9 @@ TELLING: dict[str, Callable[[Run, Tables], str]] = {
     "annotation_accuracy": _annotation_accuracy,
     "filters": _filters,
     "student_teachers": _student_teachers,
-    "classes": _by_name("classes"),
-    "domains": _by_name("domains"),
+    "classes": by_name("classes"),
+    "domains": by_name("domains"),
+    "supervision_domains": supervision_domains,
     "confusion": _confusion,
     "calibration": _calibration,
     "weights": _weights,

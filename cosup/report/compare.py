@@ -20,6 +20,7 @@ from cosup.report.compare_words import (
     classes_sentence,
     config_sentence,
     flipped_sentence,
+    means_sentence,
     pair_sentence,
     pgr_sentence,
 )
@@ -155,12 +156,18 @@ class _Page:
                 Figure(
                     f"figure-{table}",
                     f"Accuracy by {noun}",
-                    classes_sentence(frame, self.names, noun),
+                    self._apart(frame, noun),
                     [draw_names(frame, self.names, noun)],
                     table=self._table(table, f"Accuracy by {noun}"),
                 )
             )
         return Section("names", "Classes and domains", [], figures)
+
+    def _apart(self, frame: pd.DataFrame, noun: str) -> str:
+        if noun == "class":
+            return classes_sentence(frame, self.names, noun)
+        apart = classes_sentence(frame.iloc[:-1], self.names, noun)
+        return f"{apart} {means_sentence(frame, self.names)}"
 
     def curves(self) -> Section:
         view = draw_curves(self.tables["curves"], self.names)

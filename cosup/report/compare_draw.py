@@ -122,12 +122,15 @@ def draw_answers(table: pd.DataFrame) -> Bars:
 
 def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
     """Accuracy of each run by class or domain; of many, where the runs are furthest apart or
-    nearest."""
-    spread = table[list(runs)].max(axis=1) - table[list(runs)].min(axis=1)
+    nearest. The mean over the domains stands last."""
+    several = noun == "domain" and len(table) > 1
+    names, mean = (table.iloc[:-1], table.iloc[-1:]) if several else (table, table.iloc[:0])
+    spread = names[list(runs)].max(axis=1) - names[list(runs)].min(axis=1)
     plural = "classes" if noun == "class" else "domains"
     shown, cut = ends(
-        table.assign(spread_between_runs=spread), "spread_between_runs", MOST_NAMES, noun
+        names.assign(spread_between_runs=spread), "spread_between_runs", MOST_NAMES, noun
     )
+    shown = pd.concat([shown, mean])
     rows = [str(name) for name in shown[noun]]
     cells = [
         [
@@ -143,7 +146,18 @@ def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
         )
     ]
     caption = f"Accuracy by {noun}, %" if len(rows) else f"No {plural}"
-    return Matrix(rows, list(runs), cells, noun, "run", cut=cut, caption=caption)
+    kinds = [*[""] * (len(rows) - len(mean)), *["mean"] * len(mean)]
+    return Matrix(
+        rows,
+        list(runs),
+        cells,
+        noun,
+        "run",
+        cut=cut,
+        caption=caption,
+        row_kinds=kinds,
+        phrases=several,
+    )
 
 
 def draw_curves(table: pd.DataFrame, runs: Sequence[str]) -> Lines:

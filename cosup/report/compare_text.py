@@ -18,6 +18,7 @@ from cosup.report.compare_words import (
     pair_sentence,
     pgr_sentence,
 )
+from cosup.report.domains_text import runs_text
 
 MOST_SETTINGS = 20
 MOST_PAIRS = 20
@@ -35,6 +36,7 @@ def comparison_text(runs: Sequence[Run], tables: Mapping[str, pd.DataFrame]) -> 
     lines.append(flipped_sentence(tables["flipped"], samples, len(runs)))
     return Group(
         _runs(tables["runs"], runs[0].summary["measured"], samples),
+        *_domains(tables["domains"], labels(runs)),
         *_settings(tables["config"], labels(runs)),
         *(Text(line) for line in lines),
         Text(SAMPLES_ALONE, style="dim"),
@@ -60,6 +62,13 @@ def _runs(table: pd.DataFrame, measured: str, samples: int) -> Table:
             f"{row['seconds']:,.1f}",
         )
     return shown
+
+
+def _domains(table: pd.DataFrame, names: Sequence[str]) -> list[RenderableType]:
+    """Nothing of one domain alone."""
+    if len(table) < 2:
+        return []
+    return [runs_text(table, names, "Their accuracy by domain, in %")]
 
 
 def _settings(table: pd.DataFrame, names: Sequence[str]) -> list[RenderableType]:

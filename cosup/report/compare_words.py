@@ -8,6 +8,7 @@ import pandas as pd
 from cosup.report import words
 
 ALPHA = 0.05
+MOST_MEANS = 4
 SAMPLES_ALONE = (
     "This weighs the luck of the test samples alone: with other seeds each run would give other "
     "numbers (run.seeds, and rounds.losses, repeat runs over seeds)."
@@ -95,6 +96,19 @@ def classes_sentence(table: pd.DataFrame, names: list[str], noun: str) -> str:
         f"Furthest apart on {row[noun]}: {words.percent(row[best])} % by {best}, "
         f"{words.percent(row[worst])} % by {worst} ({row['samples']:,} test samples)."
     )
+
+
+def means_sentence(table: pd.DataFrame, names: list[str]) -> str:
+    """What each run reaches in the mean over domains; of many, the best and the worst."""
+    means, domains = table[names].iloc[-1], words.plural(len(table) - 1, "domain")
+    if len(names) > MOST_MEANS:
+        best, worst = str(means.idxmax()), str(means.idxmin())
+        return (
+            f"Mean over the {domains}: from {words.percent(means[worst])} % by {worst} to "
+            f"{words.percent(means[best])} % by {best}."
+        )
+    said = [f"{words.percent(means[name])} % by {name}" for name in names]
+    return f"Mean over the {domains}: {words.listed(said)}."
 
 
 def _p(value: float) -> str:

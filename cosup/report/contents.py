@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from cosup.report.draw_annotations import draw_annotation_accuracy, draw_filters
+from cosup.report.draw_domains import draw_supervision_domains
 from cosup.report.draw_flow import draw_flow
 from cosup.report.draw_results import draw_overview, draw_teachers
 from cosup.report.draw_routing import draw_assignment, draw_load, draw_rounds
@@ -102,6 +103,13 @@ CHAPTERS = (
         "What the student gained",
         [
             Plan("domains", "By domain", by_name("domains", "domain")),
+            Plan(
+                "supervision_domains",
+                "Every supervision, by domain, %",
+                draw_supervision_domains,
+                "Accuracy on each domain's test samples. The mean over domains counts each domain "
+                "alike, however many samples it has.",
+            ),
             Plan("classes", "By class", by_name("classes", "class")),
             Plan("student_teachers", "Student against each teacher", draw_student_teachers),
             Plan(

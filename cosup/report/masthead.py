@@ -75,6 +75,7 @@ def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
     numbers = [
         _accuracy(table, "student", "student", "student", main=True),
         _floor(run, table),
+        _accuracy(table, "control", "zero_shot", "zero-shot"),
         _accuracy(table, "control", "ceiling", "ceiling"),
         _accuracy(table, "control", "mean_ensemble", "mean ensemble"),
         _accuracy(table, "control", "equal_budget_generalist", "equal-budget generalist"),

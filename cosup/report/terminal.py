@@ -10,6 +10,7 @@ from rich.text import Text
 from cosup.analysis import Run, findings, tables, verdict
 from cosup.report import words
 from cosup.report.contents import CAPTIONS
+from cosup.report.domains_text import supervisions_text
 from cosup.report.masthead import subtitle, warnings
 from cosup.report.pick import ends
 from cosup.report.table_view import table_view
@@ -33,6 +34,7 @@ _COLUMNS: dict[str, Sequence[str]] = {
     "load": ("round", "teacher", "samples", "share", "annotation_accuracy", "kept_accuracy"),
     "filters": ("round", "filter", "rejected", "share", "precision", "recall", "noise_caught"),
     "domains": ("name", "samples", "floor", "student", "ceiling", "gained"),
+    "supervision_domains": ("who", "kind", "domain", "accuracy"),
     "classes": ("name", "samples", "floor", "student", "ceiling", "gained"),
     "student_teachers": (
         "teacher",
@@ -71,6 +73,8 @@ def report_text(run: Run) -> RenderableType:
 def _table(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> Table:
     """At most twenty rows of a table, and of its columns the ones that matter most."""
     total, title = len(frame), CAPTIONS[name]
+    if name == "supervision_domains":
+        return supervisions_text(frame, Text(title, style="bold"))
     if name in _ENDS and total > MOST_ROWS:
         frame, _ = ends(frame, _ENDS[name], MOST_ROWS, "row")
         title += f" (the {MOST_ROWS // 2} highest and lowest of {total:,})"

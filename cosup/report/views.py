@@ -135,7 +135,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A table; its cells are shaded by their value (`heat`), or a bar in them is (`measures`)."""
+    """A table; its cells are shaded by their value (`heat`), or a bar in them is (`measures`).
+
+    row_kinds, column_kinds: the `kind` of each, where they have any: a `student` row is bold, a
+    `mean` stands apart. phrases: the rows' names are so long that they wrap.
+    """
 
     rows: Sequence[str]
     columns: Sequence[str]
@@ -145,6 +149,9 @@ class Matrix:
     style: str = "heat"
     cut: str = ""
     caption: str = ""
+    row_kinds: Sequence[str] = ()
+    column_kinds: Sequence[str] = ()
+    phrases: bool = False
     template: str = field(default="matrix", init=False)
 
 

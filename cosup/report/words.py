@@ -14,6 +14,7 @@ NONE = "\N{EN DASH}"
 """What stands for a number that there isn't."""
 
 CONTROL_WORDS = {
+    "zero_shot": "before any training (CLIP's zero-shot)",
     "best_teacher": "taught by the best teacher alone",
     "mean_ensemble": "taught by the mean of the teachers",
     "equal_budget_generalist": "taught by one generalist with all the specialists' budget",

@@ -10,13 +10,14 @@ from cosup.runs.directory import RunDirectory
 FOLDERS = ("teachers", "annotations")
 STAGES = ("teachers", "annotate", "features")
 CONTROLS = (
+    "zero_shot",
     "best_teacher",
     "mean_ensemble",
     "equal_budget_generalist",
     "given_labels",
     "ceiling",
 )
-"""Controls whose student learns by plain cross-entropy, whatever the run's loss."""
+"""Controls whose student learns by plain cross-entropy, whatever the run's loss, or not at all."""
 
 
 def take_over(source: Path, run: RunDirectory) -> None:

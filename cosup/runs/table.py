@@ -11,6 +11,7 @@ from rich.text import Text
 from cosup.remote import Place
 
 CONTROL_LABELS = {
+    "zero_shot": "student before any training (CLIP's zero-shot)",
     "best_teacher": "student taught by the best teacher alone",
     "mean_ensemble": "student taught by the mean of the teachers",
     "equal_budget_generalist": "student taught by one generalist with all specialists' budget",
@@ -20,6 +21,7 @@ CONTROL_LABELS = {
     "given_labels": "student trained on the labels as given, without teachers",
     "ceiling": "student trained on the true labels (ceiling)",
 }
+FIRST = "zero_shot"
 BOUNDS = ("oracle_assignment", "ceiling")
 
 
@@ -37,7 +39,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
         table.add_row(f"teacher {teacher['name']} alone{note}", percent(teacher["accuracy"]), "")
     table.add_section()
     controls = summary["controls"]
-    for name in controls:
+    for name in sorted(controls, key=lambda name: name != FIRST):
         if name not in BOUNDS:
             _add_control(table, summary, name)
     table.add_section()

@@ -129,9 +129,31 @@ def test_classes_and_domains_are_those_of_a_loop(tmp_path: Path) -> None:
         for name, one in made.items():
             assert row[name] == pytest.approx(right(one)[chosen].mean())
     half = len(made["a"].ids) // 2
-    assert tables["domains"]["a"].tolist() == pytest.approx(
-        [right(made["a"])[:half].mean(), right(made["a"])[half:].mean()]
-    )
+    means = [right(made["a"])[:half].mean(), right(made["a"])[half:].mean()]
+    assert tables["domains"]["a"].tolist() == pytest.approx([*means, sum(means) / 2])
+    assert tables["domains"]["domain"].tolist() == [*DOMAINS, "mean over domains"]
+
+
+def test_the_mean_over_domains_counts_each_alike(tmp_path: Path) -> None:
+    """Three domains of 240, 120 and 40 samples, by a plain groupby of who is right where."""
+    sizes = {"photo": 240, "sketch": 120, "clip": 40}
+    where = np.repeat(list(sizes), list(sizes.values()))
+    made = {"a": drawn(1, 0.6, samples=400), "b": drawn(2, 0.7, samples=400)}
+    for name, one in made.items():
+        samples = make_run(tmp_path / name, one) / "samples.parquet"
+        pd.read_parquet(samples).assign(domain=pd.Categorical(where)).to_parquet(samples)
+    table = compare([load_run(tmp_path / name) for name in made])["domains"].set_index("domain")
+    assert table["samples"].tolist() == [40, 240, 120, 400]
+    for name, one in made.items():
+        by_domain = pd.Series(right(one)).groupby(where).mean()
+        np.testing.assert_allclose(table[name][:-1], by_domain[table.index[:-1]])
+        assert table[name].iloc[-1] == pytest.approx(by_domain.mean())
+        assert abs(table[name].iloc[-1] - right(one).mean()) > 1e-4
+
+
+def test_one_domain_alone_has_no_mean(tmp_path: Path) -> None:
+    made = {"a": drawn(1, 0.6, domains=("all",)), "b": drawn(2, 0.7, domains=("all",))}
+    assert compare(loaded(tmp_path, **made))["domains"]["domain"].tolist() == ["all"]
 
 
 def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:

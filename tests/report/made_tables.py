@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cosup.analysis.by_domain import MEAN
+
 
 def made_tables(
     teachers: Sequence[str], classes: Sequence[str], domains: Sequence[str], rounds: int = 2
@@ -26,6 +28,7 @@ def made_tables(
         "student_teachers": _student_teachers(teachers, draw),
         "classes": _names(classes, draw),
         "domains": _names(domains, draw),
+        "supervision_domains": _supervision_domains(teachers, domains, draw),
         "confusion": _confusion(classes, draw),
         "calibration": _calibration(draw),
         "weights": _weights(rounds, draw),
@@ -213,6 +216,31 @@ def _names(names: Sequence[str], draw: Any) -> pd.DataFrame:
     table["gained"] = table["student"] - table["floor"]
     table["to_ceiling"] = table["ceiling"] - table["student"]
     return table.assign(assigned_accuracy=0.8, kept=0.9)
+
+
+def _supervision_domains(
+    teachers: Sequence[str], domains: Sequence[str], draw: Any
+) -> pd.DataFrame:
+    """Of one domain alone there is none."""
+    if len(domains) < 2:
+        return pd.DataFrame()
+    controls = ["zero_shot", "best_teacher", "ceiling"]
+    who = ["student", *controls, *teachers]
+    kind = ["student", *["control"] * len(controls), *["teacher"] * len(teachers)]
+    samples = draw.integers(1, 100, len(domains))
+    accuracy = draw.uniform(0, 1, (len(who), len(domains)))
+    accuracy = np.column_stack([accuracy, accuracy.mean(1)])
+    width = len(domains) + 1
+    names = [*domains, MEAN]
+    return pd.DataFrame(
+        {
+            "who": named(np.repeat(who, width), who),
+            "kind": named(np.repeat(kind, width), ["student", "control", "teacher"]),
+            "domain": named(np.tile(names, len(who)), names),
+            "samples": np.tile([*samples, samples.sum()], len(who)),
+            "accuracy": accuracy.ravel(),
+        }
+    )
 
 
 def _confusion(classes: Sequence[str], draw: Any) -> pd.DataFrame:

@@ -25,6 +25,7 @@ MAY_LACK = {
     "filters": ["precision", "recall"],
     "classes": ["floor", "ceiling", "first_round", "gained", "to_ceiling"],
     "domains": ["floor", "ceiling", "first_round", "gained", "to_ceiling"],
+    "supervision_domains": ["accuracy"],
     "weights": ["value"],
     "cost": ["images_per_second"],
 }

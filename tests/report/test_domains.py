@@ -1,0 +1,250 @@
+"""Accuracy by domain as papers print it, on the page and on the terminal, of a run and of runs
+beside each other; what is left out where there is much; and that every control has its words."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from comparable_runs import DOMAINS, drawn
+from comparable_runs import make_run as make_comparable
+from made_run import Shape, make_run
+from made_tables import made_tables
+from page_reader import read_page
+from rich.console import Console, RenderableType
+
+from cosup.analysis import load_run, tables
+from cosup.analysis.by_domain import MEAN
+from cosup.analysis.comparison import compare
+from cosup.config.schema import ControlName
+from cosup.report.compare import write_comparison
+from cosup.report.compare_text import comparison_text
+from cosup.report.domains_text import runs_text, supervisions_text
+from cosup.report.draw_domains import draw_supervision_domains
+from cosup.report.page import page_html
+from cosup.report.terminal import report_text
+from cosup.report.views import Matrix
+from cosup.report.words import CONTROL_WORDS
+from cosup.runs.table import CONTROL_LABELS, summary_table
+
+
+def printed(what: RenderableType, width: int = 400) -> str:
+    with open("/dev/null", "w") as nowhere:
+        console = Console(width=width, record=True, file=nowhere)
+        console.print(what)
+        return console.export_text()
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the row of a printed table that begins so."""
+    (row,) = (line for line in text.splitlines() if re.match(rf"[│┃] {re.escape(first)} ", line))
+    return [cell.strip() for cell in re.split("[│┃]", row)[1:-1]]
+
+
+def shown(values: Any) -> list[str]:
+    return [f"{100 * value:.1f}" for value in values]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("domains") / "run", Shape(noise=0.2))
+
+
+def by_domain(path: Path, who: tuple[str, str]) -> list[float]:
+    """A supervision's accuracies, then their mean, of the recorded predictions."""
+    found = load_run(path)
+    table = found.predictions[lambda rows: (rows["kind"] == who[0]) & (rows["who"] == who[1])]
+    domain = found.test["domain"].to_numpy()[table["position"]]
+    values = table["correct"].groupby(domain).mean()
+    return [*values, values.mean()]
+
+
+def test_the_figure_has_every_supervision(run: Path) -> None:
+    (view,) = draw_supervision_domains(tables(load_run(run)))
+    assert isinstance(view, Matrix)
+    assert view.columns == [*DOMAINS, MEAN]
+    named = {
+        "the co-supervised student": ("student", "student"),
+        "taught by the best teacher alone": ("control", "best_teacher"),
+        "trained on the true labels (ceiling)": ("control", "ceiling"),
+        "teacher level1_1": ("teacher", "level1_1"),
+    }
+    assert set(named) <= set(view.rows)
+    assert len(view.rows) == 1 + 4 + 3
+    for name, who in named.items():
+        row = view.cells[view.rows.index(name)]
+        assert [cell.value for cell in row] == pytest.approx(by_domain(run, who))
+        assert [cell.text for cell in row] == shown(by_domain(run, who))
+        assert all(name in cell.say for cell in row)
+    assert view.row_kinds[0] == "student"
+    assert view.cut == ""
+
+
+def test_the_page_has_the_figure_its_sentence_and_the_table(run: Path) -> None:
+    loaded = load_run(run)
+    page = read_page(page_html(loaded, tables(loaded)))
+    figure = page.one("figure", id="figure-supervision-domains")
+    finding = figure.one("p", class_="finding").text.replace("\xa0", " ")
+    assert finding.startswith("Mean over the 2 domains: the student ")
+    matrix = figure.one("table", class_="heat")
+    assert [cell.text for cell in matrix.all("th", scope="col")[1:]] == [*DOMAINS, MEAN]
+    student = matrix.one("tr", class_="student")
+    values = by_domain(run, ("student", "student"))
+    assert [cell.text for cell in student.all("td")] == shown(values)
+    assert [cell.has("class_", "mean") for cell in student.all("td")] == [False, False, True]
+    assert len(figure.one("table", class_="data").one("tbody").all("tr")) == (1 + 4 + 3) * 3
+
+
+def test_the_terminal_has_the_same_table(run: Path) -> None:
+    text = printed(report_text(load_run(run)))
+    start = text.index("Every supervision, by domain, %")
+    part = text[start : text.index("By class", start)]
+    for who, name in (
+        (("student", "student"), "student"),
+        (("control", "mean_ensemble"), "control mean_ensemble"),
+        (("teacher", "level0_0"), "teacher level0_0"),
+    ):
+        assert cells(part, name)[1:] == shown(by_domain(run, who))
+    assert "Mean over the 2 domains: the student" in part
+
+
+def test_of_one_domain_nothing_is_printed(tmp_path: Path) -> None:
+    """Nor of episodes."""
+    text = printed(report_text(load_run(make_run(tmp_path / "run", Shape(ways=3, test=60)))))
+    assert MEAN not in text
+    assert "supervision domains: what measures is of one domain alone" in text
+
+
+def test_many_supervisions_and_domains_are_cut() -> None:
+    domains = [f"domain {number}" for number in range(50)]
+    made = made_tables(["all", *(f"t{n}" for n in range(300))], ["x"], domains)
+    table = made["supervision_domains"]
+    (view,) = draw_supervision_domains(made)
+    assert isinstance(view, Matrix)
+    assert len(view.rows) == len(view.columns) == 24
+    assert "of 301 teachers" in view.cut
+    assert "Shown are 23 of 50 domains, those with the most samples; the mean is over all." in (
+        view.cut
+    )
+    student = table[table["kind"] == "student"].astype({"domain": str}).set_index("domain")
+    largest = student["samples"].drop(MEAN).nlargest(23)
+    assert student["samples"][view.columns[:-1]].min() == largest.min()
+    assert view.cells[0][-1].value == pytest.approx(student["accuracy"][:-1].mean())
+    means = table[(table["domain"] == MEAN) & (table["kind"] == "teacher")]
+    ends = means["accuracy"].sort_values()
+    teachers = [name.removeprefix("teacher ") for name in view.rows[4:]]
+    assert set(teachers) == set(means["who"][[*ends.index[:10], *ends.index[-10:]]])
+    text = printed(supervisions_text(table, "Title"))
+    assert "Shown are 10 of 50 domains" in text
+    assert cells(text, "student")[-1] == f"{100 * student['accuracy'][MEAN]:.1f}"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_numbers_are_whole_on_a_narrow_terminal(width: int) -> None:
+    names = ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
+    made = made_tables(["all", *(f"domain_{name}" for name in names)], ["x"], names)
+    table = made["supervision_domains"]
+    text = printed(supervisions_text(table, "Title"), width)
+    found = set(re.findall(r"\d+\.\d", text))
+    assert set(shown(table["accuracy"])) <= found
+
+
+def compared(folder: Path, count: int = 2, **more: Any) -> tuple[list[Any], list[str]]:
+    names = [f"run_{number}" for number in range(count)]
+    runs = [
+        load_run(make_comparable(folder / name, drawn(seed, 0.5 + 0.05 * seed, **more)))
+        for seed, name in enumerate(names)
+    ]
+    return runs, names
+
+
+def test_runs_side_by_side_on_the_terminal_and_the_page(tmp_path: Path) -> None:
+    runs, names = compared(tmp_path)
+    made = compare(runs)
+    text = printed(comparison_text(runs, made))
+    part = text[text.index("Their accuracy by domain") :]
+    expected = {}
+    for one, name in zip(runs, names, strict=True):
+        right = one.predictions[one.predictions["kind"] == "student"]["correct"].to_numpy()
+        values = pd.Series(right).groupby(one.test["domain"].astype(str).to_numpy()).mean()
+        expected[name] = [*values[list(DOMAINS)], values.mean()]
+        assert cells(part, name)[1:] == shown(expected[name])
+    page = read_page(write_comparison(runs, tmp_path / "page.html"))
+    figure = page.one("figure", id="figure-domains")
+    finding = figure.one("p", class_="finding").text.replace("\xa0", " ")
+    means = [f"{100 * expected[name][-1]:.1f} % by {name}" for name in names]
+    assert finding.endswith(f"Mean over the 2 domains: {means[0]}, {means[1]}.")
+    assert finding.startswith(("Furthest apart on photo", "Furthest apart on sketch"))
+    last = figure.one("table", class_="matrix").all("tr")[-1]
+    assert last.has("class_", "mean")
+    assert [cell.text for cell in last.all("td")] == shown(expected[n][-1] for n in names)
+
+
+def test_many_runs_name_the_best_and_the_worst_mean(tmp_path: Path) -> None:
+    runs, names = compared(tmp_path, 6)
+    table = compare(runs)["domains"]
+    means = dict(zip(names, table[names].iloc[-1], strict=True))
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    page = read_page(write_comparison(runs, tmp_path / "page.html"))
+    finding = page.one("figure", id="figure-domains").one("p", class_="finding").text
+    assert finding.replace("\xa0", " ").endswith(
+        f"Mean over the 2 domains: from {100 * means[worst]:.1f} % by {worst} to "
+        f"{100 * means[best]:.1f} % by {best}."
+    )
+
+
+def test_many_domains_keep_their_mean(tmp_path: Path) -> None:
+    domains = [f"place {number}" for number in range(60)]
+    runs, names = compared(tmp_path, domains=domains)
+    table = compare(runs)["domains"]
+    page = read_page(write_comparison(runs, tmp_path / "page.html"))
+    figure = page.one("figure", id="figure-domains")
+    matrix = figure.one("table", class_="matrix")
+    assert len(matrix.one("tbody").all("tr")) == 41
+    assert matrix.all("tr")[-1].one("th").text == MEAN
+    assert "of 60 domains" in figure.one("p", class_="cut").text
+    text = printed(runs_text(table, names, "Title"))
+    assert cells(text, names[0])[-1] == f"{100 * table[names[0]][:-1].mean():.1f}"
+
+
+def test_runs_of_one_domain_have_no_such_table(tmp_path: Path) -> None:
+    runs, _ = compared(tmp_path, domains=("all",))
+    assert "by domain" not in printed(comparison_text(runs, compare(runs)))
+    page = read_page(write_comparison(runs, tmp_path / "page.html"))
+    assert page.all("figure", id="figure-domains") == []
+
+
+def test_every_control_has_its_words() -> None:
+    for names in (CONTROL_WORDS, CONTROL_LABELS):
+        assert {*get_args(ControlName), "zero_shot"} == set(names)
+
+
+def test_the_summary_begins_with_the_untrained_student() -> None:
+    names = ("best_teacher", "zero_shot", "mean_ensemble")
+    controls = {name: {"accuracy": 0.5, "pgr": None} for name in names}
+    last = {"round": 1, "assignment_accuracy": None}
+    summary = {
+        "run": "x",
+        "seed": 0,
+        "measured": "on the test split",
+        "teachers": [{"name": "all", "accuracy": 0.4}],
+        "floor": {"teacher": "all"},
+        "controls": controls,
+        "student": {"accuracy": 0.6, "pgr": None, "pgr_ci95": None},
+        "rounds": [last],
+        "data": {"broken": []},
+    }
+    text = printed(summary_table(summary, Path("run")))
+    order = [
+        text.index(words)
+        for words in (
+            "teacher all alone (floor)",
+            "student before any training (CLIP's zero-shot)",
+            "student taught by the best teacher alone",
+            "student taught by the mean of the teachers",
+            "the co-supervised student",
+        )
+    ]
+    assert np.all(np.diff(order) > 0)
