@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cosup import analysis, assignment, consistency, losses, metrics
+    from cosup.arrays import decide
     from cosup.evidence import Evidence, Scopes
-    from cosup.rounds import decide
     from cosup.student.exported import load_student
 
     __version__: str
@@ -21,7 +21,7 @@ _MODULES = ("analysis", "assignment", "consistency", "losses", "metrics")
 _NAMES = {
     "Evidence": "cosup.evidence",
     "Scopes": "cosup.evidence",
-    "decide": "cosup.rounds",
+    "decide": "cosup.arrays",
     "load_student": "cosup.student.exported",
 }
 

@@ -40,6 +40,12 @@ class ControlContext:
     generalist: Level | None
 
 
+def zero_shot(context: ControlContext) -> ProbTable:
+    """The student before any training: CLIP's zero-shot, where prototypes start from text."""
+    student = context.new_student(PLAIN, seed_for(context.seed, "control", "zero_shot"))
+    return student.predict(context.task.test_inputs)
+
+
 def best_teacher(context: ControlContext) -> ProbTable:
     """A student taught everything by the best single teacher, plainly (Burns et al. 2023)."""
     return _taught_by(context, context.best_teacher, "single", "best_teacher")
@@ -94,6 +100,7 @@ def given_labels(context: ControlContext) -> ProbTable:
 
 
 CONTROLS: dict[str, Callable[[ControlContext], ProbTable]] = {
+    "zero_shot": zero_shot,
     "best_teacher": best_teacher,
     "mean_ensemble": mean_ensemble,
     "equal_budget_generalist": equal_budget_generalist,

@@ -14,7 +14,7 @@ from torch import Tensor
 from cosup.assignment import Assigner
 from cosup.config.schema import Assigners, Filters, Losses, RoundsSection
 from cosup.consistency import Chain, ChainResult, Filter, Measures, check_kept
-from cosup.evidence import Evidence, Scopes, mix
+from cosup.evidence import mix
 from cosup.levels import Level, Stream, Task
 from cosup.losses.objective import Objective
 from cosup.probabilities import ProbTable
@@ -138,7 +138,7 @@ def run_rounds(
     done: dict[int, Before] | None = None,
 ) -> Iterator[Outcome]:
     """Every round in turn. `done` holds what finished rounds left, by number: they are skipped."""
-    before = Before()
+    before = _before_first(task, section, new_student, seed, done)
     last_level = 0
     coarse: ProbTable | None = None
     for number, index in schedule(len(task.levels), section.repeat):
@@ -151,6 +151,19 @@ def run_rounds(
         outcome = run_round(task, section, new_student, before, number, task.levels[index], seed)
         yield outcome
         before = Before(outcome.train_probs, coarse, outcome.student)
+
+
+def _before_first(
+    task: Task,
+    section: RoundsSection,
+    new_student: NewStudent,
+    seed: int,
+    done: dict[int, Before] | None,
+) -> Before:
+    """What guides the first round: nothing but the crowd, or the student as it starts."""
+    if section.first_guide == "crowd" or (done and 1 in done):
+        return Before()
+    return Before(new_student(objective(section), seed).predict(task.inputs))
 
 
 def assign(assigner: Assigner, stream: Stream, seed: int, hard: bool = False) -> Assigned:
@@ -257,39 +270,3 @@ def _decide(chain: Chain, stream: Stream, weights: Tensor) -> ChainResult:
 
 def _chain(filters: Sequence[tuple[str, Filter]]) -> Chain:
     return Chain([name for name, _ in filters], [item for _, item in filters])
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """Which teacher supervises each of N samples, with what annotation, and whether it is kept.
-
-    weights: [N, T]. targets: [N, C]. keep: [N] bool. reason: the rejecting filter's name, or ''.
-    """
-
-    weights: Tensor
-    targets: Tensor
-    keep: Tensor
-    reason: list[str]
-
-
-def decide(
-    student_probs: Tensor,
-    annotations: Tensor,
-    scopes: Scopes,
-    *,
-    features: Tensor | None = None,
-    assigner: Assigner,
-    filters: Sequence[Filter] = (),
-    seed: int = 0,
-) -> Decisions:
-    """Assign and filter arrays: student_probs [N, C], annotations [N, T, C], features [N, D].
-
-    For anybody's own training loop. Filters that need students of parts of the samples
-    (`local_global` against `global`) are run by `run_round`, which trains them.
-    """
-    evidence = Evidence(student_probs, annotations, features)
-    assigner.fit([evidence], scopes, seed=seed)
-    weights = assigner.assign(student_probs, annotations, features, scopes)
-    result = _chain([(type(item).__name__, item) for item in filters]).keep(evidence, weights)
-    kept = Kept(result.keep, result.rejected_by, result.reasons)
-    return Decisions(weights, mix(annotations, weights), result.keep, kept.reason())

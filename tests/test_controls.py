@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from digits_task import digits_task, new_student
+import torch
+from digits_task import described, digits_task, new_student
+from sklearn.metrics.pairwise import cosine_similarity
 
 from cosup.config.schema import RoundsSection
 from cosup.controls import CONTROLS, ControlContext
@@ -17,6 +19,7 @@ def accuracies():
     return {
         name: float((run(context).top()[0] == labels).float().mean())
         for name, run in CONTROLS.items()
+        if name != "zero_shot"  # this student has nothing to say before it is trained
     }
 
 
@@ -35,6 +38,21 @@ def test_the_ceiling_is_above_every_weak_supervision(found):
 
 def test_the_oracle_is_above_random_assignment(found):
     assert found["oracle_assignment"] > found["random_assignment"]
+
+
+def test_zero_shot_is_the_student_before_any_training() -> None:
+    task, labels = digits_task()
+    head = {"kind": "prototype", "scale": 20.0}
+    make = new_student(prototypes=described(), head=head)
+    context = ControlContext(task, RoundsSection.model_validate({}), make, 0, task.levels[0], None)
+    predicted = CONTROLS["zero_shot"](context)
+    # Independently: the nearest prototype by cosine.
+    expected = cosine_similarity(task.test_inputs.numpy(), described().numpy())
+    assert torch.equal(predicted.top()[0], torch.from_numpy(expected.argmax(1)))
+    torch.testing.assert_close(
+        predicted.dense(), torch.from_numpy(20 * expected).softmax(1).float(), atol=1e-3, rtol=0
+    )
+    assert 0.6 < float((predicted.top()[0] == labels).float().mean()) < 0.95
 
 
 def test_controls_repeat_exactly(found):

@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"teachers", "student"},
     {"levels"},
     {"rounds"},
-    {"controls"},
+    {"arrays", "controls"},
     {"analysis"},
     {"report"},
     {"runs"},

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from digits_task import CLASSES, digits_task, new_student, student_section
+from digits_task import CLASSES, described, digits_task, new_student, student_section
 
+from cosup.arrays import decide
 from cosup.assignment import ASSIGNERS
 from cosup.config.schema import RoundsSection
 from cosup.consistency import FILTERS
 from cosup.errors import RunError
 from cosup.evidence import mix
 from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
-from cosup.losses import LOSSES, Objective
-from cosup.rounds import Before, decide, run_rounds, schedule
+from cosup.losses import LOSSES, CrossEntropy, Objective
+from cosup.rounds import Before, run_rounds, schedule
 from cosup.student import HeadStudent
 
 
@@ -200,3 +201,21 @@ def test_a_short_run_keeps_its_numbers():
     assert [int(o.kept.keep.sum()) for o in (first, second)] == pytest.approx([900, 814], abs=3)
     right = [int((o.test_probs.top()[0] == labels).sum()) for o in (first, second)]
     assert right == pytest.approx([429, 442], abs=2)
+
+
+def test_a_student_that_starts_from_text_guides_its_first_round() -> None:
+    task, _ = digits_task()
+    make = new_student(prototypes=described(), head={"kind": "prototype"})
+    untrained = make(Objective(CrossEntropy()), 0).predict(task.inputs)
+    section = {"assignment": {"name": "agreement"}, "first_guide": "student"}
+    outcomes = list(run_rounds(task, RoundsSection.model_validate(section), make, 0))
+    assert torch.equal(outcomes[0].guide.dense(), untrained.dense())
+    assert not torch.equal(outcomes[1].guide.dense(), untrained.dense())
+    section["first_guide"] = "crowd"
+    plain = next(run_rounds(task, RoundsSection.model_validate(section), make, 0))
+    assert plain.guide is None
+    # A resumed run has no use for the untrained student.
+    first = {1: Before(outcomes[0].train_probs, None, outcomes[0].student)}
+    section["first_guide"] = "student"
+    rest = list(run_rounds(task, RoundsSection.model_validate(section), make, 0, first))
+    assert torch.equal(rest[0].test_probs.dense(), outcomes[1].test_probs.dense())

@@ -41,6 +41,9 @@ class RoundsSection(Section):
     plain one (`mode: finetune`, and teachers that are networks)."""
     targets: Literal["soft", "hard"] = "soft"
     """Learn the annotation's probabilities, or its most probable class."""
+    first_guide: Literal["crowd", "student"] = "crowd"
+    """What assigners and filters look at before there is a student: the mean of the level's
+    annotations (`crowd`), or what the `student` says untrained (`student.head.init: text`)."""
     repeat: int = Field(default=1, ge=1)
     """Rounds per level."""
     fresh_head: bool = True

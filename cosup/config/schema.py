@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 ControlName = Literal[
+    "zero_shot",
     "best_teacher",
     "mean_ensemble",
     "equal_budget_generalist",
@@ -64,5 +65,5 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _together(self) -> "Config":
-        check_together(self.data, self.teachers, self.student, self.rounds)
+        check_together(self.data, self.teachers, self.student, self.rounds, self.controls)
         return self

@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from cosup.config.rounds import LossChoice
+from cosup.explain import Mistake
+from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection, HeadSection, TrainingSection
 from cosup.registry import mistakes
 from cosup.section import Section
@@ -73,16 +75,33 @@ class StudentSection(Section):
     @model_validator(mode="after")
     def _fits_mode(self) -> "StudentSection":
         try:
-            check = self.training.check_head if self.mode == "head" else self.training.check_network
-            check()
+            if self.mode == "head":
+                self.training.check_head(untrained=self.head.init == "text")
+            else:
+                self.training.check_network()
         except ValueError as error:
             key, _, text = str(error).partition(": ")
             raise mistakes([(("training", key), text)]) from None
         if self.mode == "head":
             if self.meta is not None:
                 raise ValueError("meta: needs mode 'finetune', a head leaves the network as it is")
+            self._check_text()
             return self
         if self.head.kind != "linear":
             text = f"'{self.head.kind}': mode 'finetune' takes linear alone"
             raise mistakes([(("head", "kind"), text)])
         return self
+
+    def _check_text(self) -> None:
+        """Text features lie in CLIP's own space, and say nothing in another."""
+        if self.head.init != "text":
+            return
+        found: list[Mistake] = []
+        if not self.backbone.name.startswith(OPEN_CLIP):
+            text = f"'text': needs a backbone with a text encoder, {OPEN_CLIP}MODEL@WEIGHTS, not "
+            found.append((("head", "init"), f"{text}'{self.backbone.name}'"))
+        if self.training.standardize:
+            text = "true: would move the features away from their texts (allowed: false)"
+            found.append((("training", "standardize"), text))
+        if found:
+            raise mistakes(found)

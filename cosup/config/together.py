@@ -1,6 +1,6 @@
 """What sections, each right in itself, can get wrong together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cosup.config.rounds import Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
@@ -14,12 +14,17 @@ NOT_NETWORKS = ("linear_", "call:")
 
 
 def check_together(
-    data: DataSection, teachers: TeachersSection, student: StudentSection, rounds: RoundsSection
+    data: DataSection,
+    teachers: TeachersSection,
+    student: StudentSection,
+    rounds: RoundsSection,
+    controls: Sequence[str],
 ) -> None:
     """Raise pydantic's error with every mistake: settings that don't go together."""
     found = [
         *_losses(teachers, student, rounds),
         *_mixing(student, rounds),
+        *_untrained(student, rounds, controls),
         *_labels(rounds),
         *_few_shot(data, teachers, student),
         *_teachers_training(teachers),
@@ -67,6 +72,26 @@ def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[tuple[st
                 "images of two; turn one of them off",
             )
     yield from _even(student.training, "student.training")
+
+
+def _untrained(
+    student: StudentSection, rounds: RoundsSection, controls: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """What asks the student before its training needs one that has something to say."""
+    text = student.head.init == "text"
+    need = "needs student.head.init 'text' (others say nothing before they are trained)"
+    if rounds.first_guide == "student" and not text:
+        yield "rounds.first_guide", f"student: {need}"
+    if "zero_shot" in controls and not text:
+        yield "controls", f"zero_shot: {need}"
+    if student.training.steps == 0:
+        learning = [name for name in controls if name != "zero_shot"]
+        if learning:
+            yield (
+                "controls",
+                f"{', '.join(learning)}: with student.training.steps 0 no control learns either "
+                "(allowed: zero_shot)",
+            )
 
 
 def _even(training: TrainingSection, where: str) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cosup.models.device import Precision
-from cosup.models.networks import InputSpec, Network, Pixels, build_network
+from cosup.models.networks import Network, build_network
+from cosup.models.pixels import InputSpec, Pixels
 from cosup.models.section import BackboneSection
 from cosup.seeds import seed_for
 
@@ -16,8 +17,9 @@ from cosup.seeds import seed_for
 class Backbone(nn.Module):
     """uint8 images [B, 3, H, W] -> features [B, num_features] float32.
 
-    identity: changes with the architecture, any weight, the input or the precision. `forward`
-    normalises on the backbone's device and returns features there.
+    identity: changes with the architecture, any weight, the input or the precision. logit_scale:
+    what CLIP multiplies cosines by, None for other networks. `forward` normalises on the backbone's
+    device and returns features there.
     """
 
     def __init__(self, network: Network, device: torch.device, precision: Precision) -> None:
@@ -25,6 +27,7 @@ class Backbone(nn.Module):
         self.name = network.name
         self.input: InputSpec = network.input
         self.num_features = network.num_features
+        self.logit_scale = network.logit_scale
         self.precision = precision
         self.identity = _identity(network, precision)
         self.pixels = Pixels(network.input)

@@ -9,7 +9,8 @@ from timm.layers.classifier import ClassifierHead
 from torch import Tensor, nn
 
 from cosup.losses.features import Seen, Shapes
-from cosup.models.networks import InputSpec, Pixels, build_network, with_classifier
+from cosup.models.networks import build_network, with_classifier
+from cosup.models.pixels import InputSpec, Pixels
 from cosup.models.seeing import embedding, evaluating, is_plain, see, shapes_of
 from cosup.models.weights import load_into, read_weights
 from cosup.seeds import seed_for

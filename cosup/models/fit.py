@@ -13,15 +13,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cosup.errors import RunError, inside
 from cosup.losses.base import Loss, Metrics
 from cosup.losses.objective import Objective
+from cosup.models.class_means import use_class_means
 from cosup.models.heads import HeadBank, build_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.ranks import ALONE, Ranks, check_slices
-from cosup.models.samples import CHUNK, Samples, Shuffle, chunks, column_scaling, hard_labels
+from cosup.models.samples import CHUNK, Samples, Shuffle, column_scaling
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
@@ -196,32 +196,23 @@ def _start(
     if init is not None:
         if len(init) not in (1, count):
             raise ValueError(f"init holds {len(init)} heads; 1 or {count} are allowed")
-        return init.select(range(count) if len(init) == count else [0] * count)
+        bank = init.select(range(count) if len(init) == count else [0] * count)
+        return _scale_learns(bank, head)
     bank = build_heads(head, count, features.shape[1], num_classes, seed)
     if training.standardize:
         pairs = [column_scaling(features, rows) for rows in members]
         bank.shift = torch.stack([shift for shift, _ in pairs])
         bank.gain = torch.stack([gain for _, gain in pairs])
-    if head.kind == "prototype":
-        _use_class_means(bank, features, hard_labels(targets), members)
+    if head.kind == "prototype" and head.init == "class_means":
+        use_class_means(bank, features, targets, members, head.confident)
+    return _scale_learns(bank, head)
+
+
+def _scale_learns(bank: HeadBank, head: HeadSection) -> HeadBank:
+    """The bank, its scale trained along or not."""
+    if bank.log_scale is not None:
+        bank.log_scale.requires_grad_(head.learn_scale)
     return bank
-
-
-@torch.no_grad()
-def _use_class_means(
-    bank: HeadBank, features: Tensor, labels: Tensor, members: Sequence[Tensor]
-) -> None:
-    """Start prototypes at the mean unit feature of their annotated class; a class that no sample
-    is annotated with keeps its random direction."""
-    for h, rows in enumerate(members):
-        sums = torch.zeros(bank.num_classes, bank.num_features)
-        for chunk in chunks(rows[labels[rows] >= 0]):
-            part = features[chunk].to(torch.float32)
-            if bank.shift is not None and bank.gain is not None:
-                part = (part - bank.shift[h]) * bank.gain[h]
-            sums.index_add_(0, labels[chunk], functional.normalize(part, dim=1))
-        found = sums.norm(dim=1) > 0
-        bank.weight[h, found] = functional.normalize(sums[found], dim=1)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 A `HeadBank` holds H heads of one kind over the same features, stacked in one tensor each, so that
 all local students of a level are fitted by one batched loop. Kinds: `linear` (a linear probe, as in
-Burns et al. 2023 and CSL, arXiv 2402.15505) and `prototype` (a learnt scale times the cosine to
-learnt class prototypes, as in CPL, arXiv 2511.18396).
+Burns et al. 2023 and CSL, arXiv 2402.15505) and `prototype` (a scale times the cosine to learnt
+class prototypes, as in CPL, arXiv 2511.18396; METHODS.md section 3).
 """
 
 import math
@@ -18,6 +18,9 @@ from cosup.models.section import HeadSection
 from cosup.seeds import torch_generator
 
 HeadKind = Literal["linear", "prototype"]
+
+DEFAULT_SCALE = 16.0
+"""The prototypes' scale on backbones that bring none of their own (CLIP's do)."""
 
 
 class HeadBank(nn.Module):
@@ -92,13 +95,26 @@ def head_bank(state: Mapping[str, Tensor]) -> HeadBank:
 def build_heads(
     section: HeadSection, heads: int, num_features: int, num_classes: int, seed: int
 ) -> HeadBank:
-    """`heads` fresh heads: linear ones at zero, prototypes in random directions."""
+    """`heads` fresh heads: linear ones at zero, prototypes in random directions.
+
+    (`fit_heads` moves prototypes on to the class means; those from text are made of text features.)
+    """
     shape = (heads, num_classes, num_features)
     if section.kind == "linear":
         return HeadBank(torch.zeros(shape), bias=torch.zeros(heads, num_classes))
     generator = torch_generator(seed, "prototypes")
     weight = functional.normalize(torch.randn(shape, generator=generator), dim=-1)
-    return HeadBank(weight, log_scale=torch.full((heads,), math.log(section.scale)))
+    return HeadBank(weight, log_scale=_log_scale(section, heads))
+
+
+def text_heads(section: HeadSection, prototypes: Tensor) -> HeadBank:
+    """One untrained head with these prototypes [C, D]: CLIP's zero-shot, if they are its text
+    features and the scale its own."""
+    return HeadBank(prototypes[None].clone(), log_scale=_log_scale(section, 1))
+
+
+def _log_scale(section: HeadSection, heads: int) -> Tensor:
+    return torch.full((heads,), math.log(section.scale or DEFAULT_SCALE))
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

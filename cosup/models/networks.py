@@ -1,22 +1,21 @@
-"""Networks by name, without their classifier: timm's, the hub's, torchvision's, and CIFAR's."""
+"""Networks by name, without their classifier: timm's, the hub's, torchvision's, CLIP's image
+encoders, and CIFAR's."""
 
 import difflib
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import timm
 import torch
-from huggingface_hub import constants, is_offline_mode
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from cosup.errors import UserError, unknown_name
 from cosup.models.cifar import CIFAR_NETWORKS
+from cosup.models.clip import clip_image_tower
+from cosup.models.downloads import downloads
+from cosup.models.pixels import InputSpec
+from cosup.models.prompts import OPEN_CLIP
 from cosup.models.weights import load_into, read_weights
 
 HUB = ("hf-hub:", "hf_hub:")
@@ -26,45 +25,11 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of
 
 
 @dataclass(frozen=True)
-class InputSpec:
-    """What a network reads: square RGB images of `size` pixels, and how timm prepares them.
-
-    mean, std: per channel, of values in [0, 1]. crop_pct: the share of the resized image's shorter
-    side that the centre crop keeps. interpolation: of the resizing (`bicubic`, `bilinear`, ...).
-    """
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    interpolation: str
-
-
-class Pixels(nn.Module):
-    """uint8 images [B, 3, H, W] -> normalised float32 on the buffers' device."""
-
-    def __init__(self, spec: InputSpec) -> None:
-        super().__init__()
-        mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
-        std = torch.tensor(spec.std).view(1, -1, 1, 1)
-        # Not saved: a checkpoint holds the network's own tensors, under its own names.
-        self.gain: Tensor
-        self.shift: Tensor
-        self.register_buffer("gain", 1 / (255 * std), persistent=False)
-        self.register_buffer("shift", -mean / std, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images, in the memory order (channels last) that convolutions like best."""
-        moved = images.to(self.gain.device, non_blocking=True)
-        floats = moved.to(torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(self.shift, floats, self.gain)
-
-
-@dataclass(frozen=True)
 class Network:
     """A network whose output is its pooled features [B, num_features].
 
     slot: the submodule that takes a classifier; empty for timm's, which have a method for it.
+    logit_scale: what CLIP multiplies cosines by; None for other networks.
     """
 
     name: str
@@ -72,6 +37,7 @@ class Network:
     input: InputSpec
     num_features: int
     slot: str = ""
+    logit_scale: float | None = None
 
 
 def build_network(
@@ -84,8 +50,14 @@ def build_network(
     arXiv 1603.09382). Raises `UserError` for unknown names, weights that aren't there or don't
     fit, image sizes that the network can't read, and drop_path for networks without it.
     """
-    own, slot = weights == "pretrained", ""
-    if name.startswith(TORCHVISION):
+    own, slot, scale = weights == "pretrained", "", None
+    model: nn.Module
+    if name.startswith(OPEN_CLIP):
+        if drop_path:
+            raise _no_drop_path(name, drop_path)
+        model, spec, scale = clip_image_tower(name, weights, image_size)
+        own, slot = True, "head"
+    elif name.startswith(TORCHVISION):
         model, spec, slot = _torchvision(name, own, image_size, drop_path)
     elif name.startswith(CIFAR):
         model, spec = _cifar(name, own, image_size, drop_path)
@@ -94,7 +66,7 @@ def build_network(
     if weights is not None and not own:
         load_into(model, read_weights(weights), weights, drop_classifier=True)
     model.eval()
-    return Network(name, model, spec, _probe(name, model, spec), slot)
+    return Network(name, model, spec, _probe(name, model, spec), slot, scale)
 
 
 def with_classifier(network: Network, classes: int) -> nn.Module:
@@ -135,7 +107,7 @@ def _timm(
         raise UserError(f"backbone '{name}': timm has no pretrained weights for it ({allowed})")
     if tag and not pretrained and not name.startswith(HUB):
         name = base  # a tag names weights, and none of timm's are wanted
-    with _downloads(name):
+    with downloads(name):
         model = _create_timm(name, pretrained, image_size, drop_path)
     found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return model, InputSpec(
@@ -144,6 +116,7 @@ def _timm(
         std=tuple(found["std"]),
         crop_pct=found["crop_pct"],
         interpolation=found["interpolation"],
+        squash=found.get("crop_mode") == "squash",
     )
 
 
@@ -198,7 +171,7 @@ def _torchvision(
         settings["image_size"] = image_size
     if drop_path:
         settings["stochastic_depth_prob"] = drop_path
-    with _downloads(name):
+    with downloads(name):
         try:
             model = models.get_model(short, **settings)
         except TypeError as error:
@@ -232,44 +205,8 @@ def unknown_timm(name: str) -> UserError:
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return UserError(
         f"unknown backbone '{name}'{hint} (allowed: a timm name, cifar_NAME, hf-hub:owner/model, "
-        "torchvision:NAME)"
+        "torchvision:NAME, open_clip:MODEL@WEIGHTS)"
     )
-
-
-@contextmanager
-def _downloads(name: str) -> Iterator[None]:
-    """Hold downloads to safe unpickling, and explain one that fails."""
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    offline = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = offline or not _hub_resolves()
-    try:
-        yield
-    except (UserError, TypeError):
-        raise
-    except Exception as error:  # the hub's client raises many kinds
-        text = (str(error).strip().splitlines() or [""])[0][:200]
-        raise UserError(
-            f"the pretrained weights of '{name}' can't be had ({type(error).__name__}: {text}); "
-            "offline, give a file as backbone.weights (.safetensors, or a state dict)"
-        ) from None
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
-
-
-def _hub_resolves() -> bool:
-    """Whether the hub has an address: without one its client tries for most of a minute."""
-    if is_offline_mode() or any(name.lower().endswith("_proxy") for name in os.environ):
-        return True  # it knows, or a proxy resolves the name
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        return False
-    return True
 
 
 @torch.inference_mode()

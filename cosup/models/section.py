@@ -3,8 +3,10 @@
 import json
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from cosup.models.prompts import check_templates
+from cosup.registry import mistakes
 from cosup.section import Section
 
 
@@ -12,7 +14,8 @@ class BackboneSection(Section):
     """A network that turns images into features."""
 
     name: str
-    """A timm name, `hf-hub:owner/model`, `torchvision:NAME`, or one of cosup's own `cifar_NAME`."""
+    """A timm name, `hf-hub:owner/model`, `torchvision:NAME`, one of cosup's own `cifar_NAME`, or
+    `open_clip:MODEL@WEIGHTS`: MODEL of open_clip's or a folder, WEIGHTS a tag or a file."""
     weights: str | None = "pretrained"
     """`pretrained` (timm's or torchvision's own), `package:MODULE` (weights shipped by an
     installed package), a path of safetensors or of a state dict, or null (random)."""
@@ -24,9 +27,36 @@ class HeadSection(Section):
     """What turns features into class logits."""
 
     kind: Literal["linear", "prototype"] = "linear"
-    """`linear`, or `prototype`: a learnt scale times the cosine to learnt class prototypes."""
-    scale: float = Field(default=16.0, gt=0)
-    """`prototype`: the scale at the start."""
+    """`linear`, or `prototype`: a scale times the cosine to learnt class prototypes."""
+    init: Literal["text", "class_means", "random"] = "class_means"
+    """`prototype`: how prototypes start. `text`: CLIP's text features of the classes' names
+    (backbones `open_clip:...`). `class_means`: the mean feature of each class's most confident
+    annotations. `random`: random directions."""
+    templates: str | list[str] = "a photo of a {}."
+    """`init: text`: what a class's name is written into, for each {}: one template, several (their
+    features are averaged), or the list of a data set by name (`imagenet`, `imagenet_simple`,
+    `cifar`, `mnist`, `fashion_mnist`, `domainnet`)."""
+    class_names: str | list[str] | dict[str, str] | None = None
+    """`init: text`: what the classes are called in prompts: a list in their order, a mapping from
+    class to name, a text file with a line per class, or `imagenet`; null: as the data call them."""
+    confident: float = Field(default=0.5, gt=0, le=1)
+    """`init: class_means`: the share of each class's annotations, the surest ones, that count."""
+    scale: float | None = Field(default=None, gt=0)
+    """`prototype`: the scale at the start; null: CLIP's own, and 16 for other backbones."""
+    learn_scale: bool = False
+    """`prototype`: train the scale too, not the prototypes alone."""
+
+    @field_validator("templates")
+    @classmethod
+    def _holes(cls, value: str | list[str]) -> str | list[str]:
+        check_templates(value)
+        return value
+
+    @model_validator(mode="after")
+    def _text_is_for_prototypes(self) -> "HeadSection":
+        if self.init == "text" and self.kind != "prototype":
+            raise mistakes([(("init",), f"'text': needs kind 'prototype', not '{self.kind}'")])
+        return self
 
 
 class AugmentSection(Section):
@@ -81,8 +111,8 @@ class TrainingSection(Section):
     From `momentum` on: for whole networks alone (`NETWORK_ONLY`); heads have no use for it.
     """
 
-    steps: int | None = Field(default=None, gt=0)
-    """Optimiser steps."""
+    steps: int | None = Field(default=None, ge=0)
+    """Optimiser steps; 0, for prototypes from text alone, leaves the student untrained."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the samples before filtering; rejected samples don't shorten the training."""
     batch_size: int = Field(default=128, gt=0)
@@ -142,8 +172,13 @@ class TrainingSection(Section):
             )
         return self
 
-    def check_head(self) -> None:
-        """Raise `ValueError` for settings that a head, or another linear model, has no use for."""
+    def check_head(self, untrained: bool = False) -> None:
+        """Raise `ValueError` for settings that a head, or another linear model, has no use for.
+
+        untrained: it predicts without any training too.
+        """
+        if not untrained:
+            self._check_steps()
         given = [
             name
             for name in NETWORK_ONLY
@@ -161,8 +196,13 @@ class TrainingSection(Section):
 
     def check_network(self) -> None:
         """Raise `ValueError` for settings that a whole network has no use for."""
+        self._check_steps()
         if self.standardize:
             raise ValueError("standardize: true: is for heads; a network normalises its own pixels")
+
+    def _check_steps(self) -> None:
+        if self.steps == 0:
+            raise ValueError("steps: 0: leaves it untrained (allowed for student.head.init 'text')")
 
     def batch_for(self, samples: int, workers: int = 1) -> int:
         """The samples per step where there are so many: no more than these, and where images are

@@ -33,13 +33,7 @@ def read_weights(spec: str) -> State:
 
     Raises `UserError` for what is missing, unreadable, or not what its name says.
     """
-    path = _package_file(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else Path(spec)
-    path = path.expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"weights '{spec}': no such file (allowed: pretrained, {PACKAGE}MODULE, a .safetensors "
-            f"file, or a state dict in {', '.join(PICKLES)})"
-        )
+    path = weights_file(spec)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -59,6 +53,18 @@ def read_weights(spec: str) -> State:
         f"weights '{path}': unknown ending '{path.suffix}' (allowed: .safetensors, "
         f"{', '.join(PICKLES)})"
     )
+
+
+def weights_file(spec: str) -> Path:
+    """The file that `package:MODULE` or a path stands for; `UserError` where there is none."""
+    path = _package_file(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else Path(spec)
+    path = path.expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"weights '{spec}': no such file (allowed: pretrained, {PACKAGE}MODULE, a .safetensors "
+            f"file, or a state dict in {', '.join(PICKLES)})"
+        )
+    return path
 
 
 def load_into(

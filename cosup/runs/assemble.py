@@ -12,6 +12,7 @@ from cosup.data.table import ImageData
 from cosup.evidence import Truth
 from cosup.levels import Level, Task
 from cosup.losses.features import FeatureLoss
+from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.runs.inputs import Measured, StudentReads
 from cosup.runs.summary import TestSplit
@@ -42,7 +43,7 @@ class Prepared:
     scratch: the folder that keeps the states of trainings which are not finished;
     given: [N] labels of student_train as trainers see them, where they have noise; launcher: who
     trains students; test_ids: the names of the samples that measure; said: what each teacher says
-    about those."""
+    about those; head, prototypes: as of `StudentReads`."""
 
     data: ImageData
     task: Task
@@ -62,6 +63,8 @@ class Prepared:
     launcher: Launcher
     test_ids: list[str]
     said: dict[str, ProbTable]
+    head: HeadSection
+    prototypes: Tensor | None
 
 
 def assemble(
@@ -134,6 +137,8 @@ def assemble(
         launcher,
         test.sample_ids,
         said,
+        reads.head,
+        reads.prototypes,
     )
 
 

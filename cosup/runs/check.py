@@ -10,6 +10,7 @@ from cosup.errors import UserError, about, inside
 from cosup.losses.features import FeatureLoss
 from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.clip_text import check_prompts
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.runs.assemble import BUDGET_GENERALIST
@@ -23,6 +24,7 @@ def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     check_candidates(config, data)
     check_labels(config, data)
     check_network(config, data)
+    check_text(config, data)
     assigner = Assigners.build(config.rounds.assignment)
     for number, level in enumerate(hierarchy):
         with about(f"rounds.assignment, level {number}"):
@@ -44,6 +46,14 @@ def check_labels(config: Config, data: ImageData) -> None:
             f"rounds.true_label_weight: {config.rounds.true_label_weight:g}: needs labels of "
             "student_train, and it has none (allowed: 0)"
         )
+
+
+def check_text(config: Config, data: ImageData) -> None:
+    """Whether prompts can be made of the classes' names, and be read whole."""
+    section = config.student
+    if section.mode == "head" and section.head.init == "text":
+        with inside("student.head"):
+            check_prompts(section.backbone, section.head, data.classes)
 
 
 def check_network(config: Config, data: ImageData) -> None:

@@ -11,8 +11,10 @@ from cosup.config.schema import Assigners, Config
 from cosup.data.episodes import EpisodeRows, episode_rows
 from cosup.data.rows import ImageRows
 from cosup.data.table import ImageData
-from cosup.errors import about
+from cosup.errors import about, inside
 from cosup.models.centroids import episode_probs
+from cosup.models.clip_text import check_prompts, text_features
+from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.runs.candidates import candidates
 from cosup.runs.logs import progress
@@ -60,6 +62,8 @@ class Measured:
 class StudentReads:
     """What a run's student reads. features: of student_train and of teacher_train, where the
     assigner looks at them (a fine-tuned student's: those of its network before the first round).
+    head: the student's, its scale as its backbone gives it. prototypes: [C, D] text features that
+    it starts from, where it does.
     """
 
     train: Inputs
@@ -67,6 +71,8 @@ class StudentReads:
     validation: Measured | None
     features: Tensor | None
     provenance: Tensor | None
+    head: HeadSection
+    prototypes: Tensor | None
 
 
 def student_reads(config: Config, data: ImageData, resources: Resources) -> StudentReads:
@@ -96,6 +102,8 @@ def student_reads(config: Config, data: ImageData, resources: Resources) -> Stud
         validation,
         features.get("student_train"),
         features.get(PROVENANCE),
+        _head(config, resources),
+        _prototypes(config, data, resources),
     )
 
 
@@ -166,6 +174,25 @@ def _features(config: Config, data: ImageData, resources: Resources) -> dict[str
             found[split] = source.of_split(data, split, _steps(show))
         log.info("features of %s: %s, %d samples", name, split, len(found[split]))
     return found
+
+
+def _head(config: Config, resources: Resources) -> HeadSection:
+    """The student's head; prototypes on CLIP take its logit scale unless they are given one."""
+    section = config.student
+    if section.mode != "head" or section.head.kind != "prototype" or section.head.scale:
+        return section.head
+    scale = feature_source(section.backbone, resources).backbone.logit_scale
+    return section.head.model_copy(update={"scale": scale})
+
+
+def _prototypes(config: Config, data: ImageData, resources: Resources) -> Tensor | None:
+    """[C, D] text features of the classes, where the head starts from them."""
+    section = config.student
+    if section.mode != "head" or section.head.init != "text":
+        return None
+    with inside("student.head"):
+        prompts = check_prompts(section.backbone, section.head, data.classes)
+    return text_features(section.backbone, prompts, resources.cache, resources.device)
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:

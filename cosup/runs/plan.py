@@ -10,6 +10,7 @@ from rich.text import Text
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
+from cosup.data.transforms import eval_transform
 from cosup.errors import about
 from cosup.models.backbones import load_backbone
 from cosup.models.classifier import build_classifier
@@ -24,7 +25,7 @@ from cosup.runs.mirror import usable
 from cosup.runs.prepare import make_resources
 from cosup.runs.staging import run_place
 from cosup.teachers.base import Resources, training_rows
-from cosup.teachers.features import cached_part, eval_transform
+from cosup.teachers.features import cached_part
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.table import ANNOTATED
 

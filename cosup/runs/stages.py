@@ -51,12 +51,13 @@ def student_factory(
 
     def head(minimised: Objective, student_seed: int) -> Student:
         return HeadStudent(
-            section,
+            section.model_copy(update={"head": prepared.head}),
             prepared.task.num_classes,
             minimised,
             seed=student_seed,
             device=resources.device,
             folds=folds,
+            prototypes=prepared.prototypes,
             on_step=on_step,
             launcher=prepared.launcher,
         )

@@ -59,7 +59,10 @@ class Student(ABC):
 
     @abstractmethod
     def predict(self, inputs: TestInputs) -> ProbTable:
-        """Class probabilities of samples it did not train on; of episodes' queries, of the ways."""
+        """Class probabilities of samples it did not train on; of episodes' queries, of the ways.
+
+        Only a head that starts from text can predict before it is updated.
+        """
 
     @abstractmethod
     def predict_own(self, inputs: Inputs) -> ProbTable:

@@ -8,7 +8,7 @@ from torch import Tensor
 from cosup.config.schema import StudentSection
 from cosup.losses.objective import Objective
 from cosup.models.fit import OnStep, predict
-from cosup.models.heads import HeadBank, head_bank
+from cosup.models.heads import HeadBank, head_bank, text_heads
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 from cosup.student.base import (
@@ -27,7 +27,8 @@ class HeadStudent(Student):
 
     With `cross_fit` folds, one head per fold is trained beside the student, on the samples outside
     the fold, and predicts those inside it: no sample is judged by a student that saw its target.
-    launcher: who fits; None is this process.
+    prototypes: [C, D] text features that every fit starts from and that predict before the first;
+    None starts as the head's section says. launcher: who fits; None is this process.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class HeadStudent(Student):
         seed: int,
         device: torch.device,
         folds: Tensor | None = None,
+        prototypes: Tensor | None = None,
         on_step: OnStep | None = None,
         launcher: Launcher | None = None,
     ) -> None:
@@ -51,8 +53,8 @@ class HeadStudent(Student):
         self.folds = folds
         self.on_step = on_step
         self.launcher = launcher or LocalLauncher()
-        self.start: HeadBank | None = None
-        self.bank_: HeadBank | None = None
+        self.start = None if prototypes is None else text_heads(section.head, prototypes)
+        self.bank_ = self.start
 
     def update(
         self,

@@ -1,0 +1,186 @@
+"""Prompts: the names of the classes, written into templates such as `a photo of a {}.`.
+
+Templates are one text, a list, or the name of a list made for a data set; several of them are an
+ensemble (Radford et al., arXiv 2103.00020, section 3.1.4).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosup.errors import UserError
+
+__all__ = [
+    "HOLE",
+    "OPEN_CLIP",
+    "TEMPLATES",
+    "Prompts",
+    "build_prompts",
+    "check_templates",
+    "template_lists",
+]
+
+OPEN_CLIP = "open_clip:"
+"""How the names of backbones begin that have a text encoder."""
+HOLE = "{}"
+"""Where a template takes the class's name."""
+
+_CIFAR = (
+    "a photo of {article} {}.",
+    "a blurry photo of {article} {}.",
+    "a black and white photo of {article} {}.",
+    "a low contrast photo of {article} {}.",
+    "a high contrast photo of {article} {}.",
+    "a bad photo of {article} {}.",
+    "a good photo of {article} {}.",
+    "a photo of {article} small {}.",
+    "a photo of {article} big {}.",
+)
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    # CLIP's own, data/prompts.md of its repository.
+    "cifar": tuple(t.replace("{article}", article) for article in ("a", "the") for t in _CIFAR),
+    "mnist": ('a photo of the number: "{}".',),
+    # Ours: one per domain, named as the set names them.
+    "domainnet": (
+        "a clipart of a {}.",
+        "an infograph of a {}.",
+        "a painting of a {}.",
+        "a quickdraw of a {}.",
+        "a photo of a {}.",
+        "a sketch of a {}.",
+    ),
+    "fashion_mnist": (
+        "a photo of a {}.",
+        "a black and white photo of a {}.",
+        "a low resolution photo of a {}.",
+        "a photo of a {}, a type of clothing.",
+    ),
+}
+"""Template lists by data set."""
+
+_OPEN_CLIPS = {
+    "imagenet": "OPENAI_IMAGENET_TEMPLATES",
+    "imagenet_simple": "SIMPLE_IMAGENET_TEMPLATES",
+}
+_IMAGENET = "imagenet"
+_WORDNET = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """names: one per class, in the classes' order. templates: each with a hole for one."""
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    def texts(self) -> list[str]:
+        """Every prompt: all templates of the first class, then those of the second, ..."""
+        return [t.replace(HOLE, name) for name in self.names for t in self.templates]
+
+
+def template_lists() -> list[str]:
+    """The names that `templates` may be."""
+    return sorted([*TEMPLATES, *_OPEN_CLIPS])
+
+
+def check_templates(templates: str | Sequence[str]) -> None:
+    """Raise `ValueError` for templates that can't be used, as far as is seen without open_clip."""
+    if isinstance(templates, str):
+        if HOLE not in templates and templates not in template_lists():
+            raise ValueError(
+                f"'{templates}': has no {HOLE} for the class's name, and is no list of templates "
+                f"(known: {', '.join(template_lists())})"
+            )
+        return
+    if not templates:
+        raise ValueError(f"[]: give at least one template, such as 'a photo of a {HOLE}.'")
+    for template in templates:
+        if HOLE not in template:
+            raise ValueError(f"'{template}': has no {HOLE} for the class's name")
+
+
+def build_prompts(
+    templates: str | Sequence[str],
+    names: str | Sequence[str] | Mapping[str, str] | None,
+    classes: Sequence[str],
+    library: Any,
+) -> Prompts:
+    """The prompts of these classes.
+
+    names: one per class; or by class, the others keeping theirs; or a text file with a line per
+    class; or `imagenet`; None takes the classes' own, with spaces for underscores. library:
+    open_clip. Raises `UserError` for classes without a name and for two of one name.
+    """
+    check_templates(templates)
+    chosen = _names(names, classes, library)
+    for name, label in zip(chosen, classes, strict=True):
+        if not name:
+            raise UserError(f"class_names: class '{label}' has an empty name")
+        if names is None and (not any(map(str.isalpha, name)) or _WORDNET.fullmatch(name)):
+            raise UserError(
+                f"class_names: null: class '{label}' has no name that a prompt could hold (give "
+                "names here: a list, a mapping from class to name, or a text file with a line per "
+                "class)"
+            )
+    first: dict[str, str] = {}
+    for name, label in zip(chosen, classes, strict=True):
+        same = " ".join(name.casefold().split())
+        if same in first:
+            raise UserError(
+                f"class_names: classes '{first[same]}' and '{label}' are both called '{name}': "
+                "their prompts would be the same"
+            )
+        first[same] = label
+    return Prompts(tuple(chosen), tuple(_expand(templates, library)))
+
+
+def _expand(templates: str | Sequence[str], library: Any) -> Sequence[str]:
+    if not isinstance(templates, str):
+        return templates
+    if HOLE in templates:
+        return [templates]
+    if templates in TEMPLATES:
+        return TEMPLATES[templates]
+    return [template(HOLE) for template in getattr(library, _OPEN_CLIPS[templates])]
+
+
+def _names(
+    names: str | Sequence[str] | Mapping[str, str] | None, classes: Sequence[str], library: Any
+) -> list[str]:
+    own = [" ".join(label.replace("_", " ").split()) for label in classes]
+    if names is None:
+        return own
+    if isinstance(names, Mapping):
+        unknown = [label for label in names if label not in classes]
+        if unknown:
+            raise UserError(
+                f"class_names: '{unknown[0]}' is not a class (classes: {_some(classes)})"
+            )
+        return [names.get(label, name).strip() for label, name in zip(classes, own, strict=True)]
+    where = ""
+    if isinstance(names, str):
+        where = f" in {names}"
+        names = library.IMAGENET_CLASSNAMES if names == _IMAGENET else _lines(names)
+    if len(names) != len(classes):
+        raise UserError(
+            f"class_names: {len(names)} names{where} for {len(classes)} classes ({_some(classes)})"
+        )
+    return [name.strip() for name in names]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(
+            f"class_names: '{path}' can't be read ({reason}; allowed: a list, a mapping from class "
+            f"to name, a text file with a line per class, or {_IMAGENET})"
+        ) from None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
