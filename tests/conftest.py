@@ -2,12 +2,15 @@
 first; and threads that leave each other alone."""
 
 import os
+import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import forks as forking
 import pytest
 
 # Threads of small networks wait asleep: spinning ones slow each other down tenfold on a machine
@@ -73,3 +76,26 @@ def no_pages(request: pytest.FixtureRequest) -> Iterator[None]:
         if pipeline is not None and request.path.parent.name != "report":
             patch.setattr(pipeline, "write_report", lambda run: run.path)
         yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server of forks, one for all workers; it imports nothing before it is called."""
+    if hasattr(config, "workerinput") or not hasattr(os, "fork"):
+        return
+    path = os.path.join(tempfile.mkdtemp(prefix="cosup-forks-"), "socket")
+    os.environ[forking.SERVER] = path
+    server = subprocess.Popen(
+        [sys.executable, forking.__file__, "--serve", path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C goes to the callers, which pass it on
+    )
+    config.add_cleanup(server.communicate)  # its input ends, and so does it
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+
+
+@pytest.fixture(scope="session")
+def forks() -> list[str]:
+    """What to write in a command for `sys.executable`: it is up at once (`forks.py`)."""
+    return [sys.executable, forking.__file__]

@@ -77,7 +77,7 @@ def student_section(**changes: object) -> StudentSection:
 
 
 def described() -> Tensor:
-    """Prototypes [10, 64] as a text encoder might give them: the mean of five labelled images each."""
+    """Prototypes [10, 64] as a text encoder might give them: the mean of five images of each."""
     pixels, labels = digits()
     rows = [np.flatnonzero(labels[:300] == label)[:5] for label in range(CLASSES)]
     return torch.from_numpy(np.stack([pixels[found].mean(0) for found in rows]))

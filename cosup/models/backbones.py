@@ -63,8 +63,12 @@ def load_backbone(
 
 
 def _identity(network: Network, precision: Precision) -> str:
-    """A hash of everything that a feature depends on, but the image."""
-    digest = hashlib.sha256(json.dumps([network.name, asdict(network.input), precision]).encode())
+    """A hash of everything that a feature depends on, but the image.
+
+    The modules as text tell apart what differs in no tensor (an activation, say).
+    """
+    parts = [network.name, asdict(network.input), precision, str(network.model)]
+    digest = hashlib.sha256(json.dumps(parts).encode())
     digest.update(hash_tensors(network.model.state_dict()).encode())
     return digest.hexdigest()
 

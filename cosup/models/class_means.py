@@ -45,7 +45,8 @@ def most_confident(labels: Tensor, confidence: Tensor, classes: int, share: floa
     order = order[labels[order].argsort(stable=True)]
     order = order[labels[order] >= 0]
     sizes = torch.bincount(labels[order], minlength=classes)
-    last = sizes.cumsum(0) - sizes + (sizes * share).ceil().long().clamp_min(1) - 1
+    counts = (sizes.double() * share - 1e-6).ceil().long().clamp_min(1)  # 0.07 of 100 is 7, not 8
+    last = sizes.cumsum(0) - sizes + counts - 1
     limit = torch.full((classes,), torch.inf, dtype=confidence.dtype)
     limit[sizes > 0] = confidence[order[last[sizes > 0]]]
     return (labels >= 0) & (confidence >= limit[labels.clamp_min(0)])

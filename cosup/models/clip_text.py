@@ -8,7 +8,8 @@ the encoder runs once per list of prompts; prediction never needs it.
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cosup.errors import UserError
+from cosup.errors import UserError, about
 from cosup.files import save_tensors
 from cosup.models.backbones import hash_tensors
-from cosup.models.clip import TOWER, ClipSource, clip_source, open_clip, quiet
+from cosup.models.clip import TOWER
+from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
 from cosup.models.downloads import downloads
 from cosup.models.prompts import Prompts, build_prompts
 from cosup.models.section import BackboneSection, HeadSection
@@ -33,6 +35,9 @@ __all__ = ["check_prompts", "text_features"]
 log = logging.getLogger(__name__)
 
 BATCH = 256  # prompts encoded at a time
+DEFAULT_LENGTH = 77  # tokens, where an architecture doesn't say
+UNREADABLE = (SafetensorError, pickle.UnpicklingError, EOFError)
+Encode = Callable[[Sequence[str], int], Tensor]
 
 
 def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequence[str]) -> Prompts:
@@ -41,8 +46,12 @@ def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequenc
     Raises `UserError` for names and templates that aren't right, and for a prompt that is longer
     than the text encoder reads (a tokenizer would cut it in silence).
     """
-    prompts = build_prompts(head.templates, head.class_names, classes, open_clip(backbone.name))
-    _tokens(clip_source(backbone.name, backbone.weights), prompts)
+    with about("init: 'text'"):
+        library = open_clip(backbone.name)
+        source = clip_source(backbone.name, backbone.weights)
+        encode = _tokenizer(source)
+    prompts = build_prompts(head.templates, head.class_names, classes, library)
+    _tokens(source, prompts, encode)
     return prompts
 
 
@@ -58,9 +67,9 @@ def text_features(
     encoder, `RunError` for a full disk.
     """
     source = clip_source(backbone.name, backbone.weights)
-    tokens = _tokens(source, prompts)
+    tokens = _tokens(source, prompts, _tokenizer(source))
     encoder = _load(source)
-    key = _key(encoder, tokens, len(prompts.templates))
+    key = _key(encoder, source, tokens, len(prompts.templates))
     file = cache / "text" / f"{key}.safetensors"
     try:
         return load_file(file)["features"]
@@ -89,22 +98,41 @@ def _encode(encoder: Any, tokens: Tensor, templates: int, device: torch.device |
     return normalize(each.mean(1), dim=-1).clone()
 
 
-def _tokens(source: ClipSource, prompts: Prompts) -> Tensor:
-    """[C * templates, L] int64; `UserError` for a prompt that doesn't fit in L."""
-    library, texts = open_clip(source.name), prompts.texts()
-    length: int = source.settings["text_cfg"].get("context_length") or 77
+def _tokenizer(source: ClipSource) -> Encode:
+    """Texts and a length L -> tokens [N, L]; some tokenizers are downloaded."""
+    library = open_clip(source.name)
     with quiet(), downloads(f"{source.name} (its tokenizer)"):
-        tokenizer: Any = library.get_tokenizer(source.model)
-        tokens: Tensor = tokenizer(texts, context_length=length)
-        longer: Tensor = tokenizer([*texts, ""], context_length=4 * length)
-    padding = longer[-1, -1]
-    cut = (longer[:-1] != padding).sum(1) > (tokens != padding).sum(1)
-    if bool(cut.any()):
-        text = texts[int(cut.nonzero()[0])]
-        count = int((longer[:-1] != padding).sum(1)[cut][0])
+        found: Any = library.get_tokenizer(source.model)
+
+    def encode(texts: Sequence[str], length: int) -> Tensor:
+        with quiet():
+            tokens: Tensor = found(list(texts), context_length=length)
+        return tokens
+
+    return encode
+
+
+def _tokens(source: ClipSource, prompts: Prompts, encode: Encode) -> Tensor:
+    """[C * templates, L] int64; `UserError` for a prompt that doesn't fit in L.
+
+    A prompt that was cut leaves no room for two tokens of padding (one may be the end token).
+    """
+    length: int = source.settings["text_cfg"].get("context_length") or DEFAULT_LENGTH
+    texts = prompts.texts()
+    tokens = encode(texts, length)
+    padding = encode([""], 4 * length).mode().values
+    full = torch.nonzero((tokens[:, -2:] != padding).any(1))[:, 0].tolist()
+    if not full:
+        return tokens
+    room = length + 4 * max(len(texts[row].encode()) for row in full)
+    needed = (encode([texts[row] for row in full], room) != padding).sum(1)
+    cut = torch.nonzero(needed > (tokens[full] != padding).sum(1))[:, 0].tolist()
+    if cut:
+        text, least = texts[full[cut[0]]], int(needed[cut[0]])
+        fits = (n for n in range(least, room) if (encode([text], n) != padding).sum() == least)
         raise UserError(
-            f"templates: the prompt '{text}' is {count} tokens long with its start and end, and "
-            f"the text encoder of {source.name} reads {length}"
+            f"templates: the prompt '{text}' is {next(fits, room)} tokens long with its start and "
+            f"end, and the text encoder of {source.name} reads {length}"
         )
     return tokens
 
@@ -114,31 +142,48 @@ def _load(source: ClipSource) -> Any:
     library = open_clip(source.name)
     with torch.random.fork_rng(devices=[]), quiet(), downloads(source.name):
         torch.manual_seed(seed_for(0, "text", source.name))
-        model = library.create_model(
-            source.model,
-            load_weights=False,
-            pretrained_text=False,
-            force_quick_gelu=bool(source.settings.get("quick_gelu", False)),
-        )
+        try:
+            model = library.create_model(
+                source.model,
+                load_weights=False,
+                pretrained_text=False,
+                force_quick_gelu=bool(source.settings.get("quick_gelu", False)),
+            )
+        except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
+            raise UserError(
+                f"backbone '{source.name}': open_clip can't build its text encoder "
+                f"({' '.join(str(error).split())[:200] or type(error).__name__})"
+            ) from None
     if source.weights is None:
         log.warning("%s: random weights: its text features mean nothing", source.name)
     else:
-        path = weights_file(source.weights)
-        try:
-            with quiet():
-                library.load_checkpoint(model, str(path))
-        except (RuntimeError, KeyError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"weights '{path}': hold no text encoder that fits {source.name} ({text})"
-            ) from None
+        _load_weights(model, source.weights, source.name)
     del model.visual
     return model
 
 
-def _key(encoder: torch.nn.Module, tokens: Tensor, templates: int) -> str:
+def _load_weights(model: torch.nn.Module, weights: str, name: str) -> None:
+    """All but the image encoder's, which is read elsewhere."""
+    path = weights_file(weights)
+    try:
+        with quiet():
+            keys: Any = open_clip(name).load_checkpoint(model, str(path), strict=False)
+    except (RuntimeError, ValueError, KeyError, AssertionError, *UNREADABLE) as error:
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+    else:
+        parts = {"missing": keys.missing_keys, "not in the model": keys.unexpected_keys}
+        found = {part: [k for k in ks if not k.startswith(TOWER)] for part, ks in parts.items()}
+        text = "; ".join(f"{', '.join(ks[:3])}: {part}" for part, ks in found.items() if ks)
+    if text:
+        raise UserError(f"weights '{path}': hold no text encoder that fits {name} ({text})")
+
+
+def _key(encoder: torch.nn.Module, source: ClipSource, tokens: Tensor, templates: int) -> str:
     """A hash of all that the features depend on."""
     state = {k: v for k, v in encoder.state_dict().items() if not k.startswith(TOWER)}
-    digest = hashlib.sha256(json.dumps([hash_tensors(state), templates, *tokens.shape]).encode())
+    # Heads, activation and pooling have no tensors.
+    settings = {k: v for k, v in source.settings.items() if k != "vision_cfg"}
+    parts = [hash_tensors(state), settings, templates, *tokens.shape]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     digest.update(tokens.numpy().tobytes())
     return digest.hexdigest()[:32]

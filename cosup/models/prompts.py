@@ -111,30 +111,38 @@ def build_prompts(
     """The prompts of these classes.
 
     names: one per class; or by class, the others keeping theirs; or a text file with a line per
-    class; or `imagenet`; None takes the classes' own, with spaces for underscores. library:
-    open_clip. Raises `UserError` for classes without a name and for two of one name.
+    class; or `imagenet`, whose list calls four classes by two names; None takes the classes' own,
+    with spaces for underscores. library: open_clip. Raises `UserError` for classes without a name
+    and for two of one name.
     """
     check_templates(templates)
     chosen = _names(names, classes, library)
+    given = {*names} if isinstance(names, Mapping) else set() if names is None else {*classes}
     for name, label in zip(chosen, classes, strict=True):
         if not name:
             raise UserError(f"class_names: class '{label}' has an empty name")
-        if names is None and (not any(map(str.isalpha, name)) or _WORDNET.fullmatch(name)):
+        if label not in given and (not any(map(str.isalpha, name)) or _WORDNET.fullmatch(name)):
             raise UserError(
-                f"class_names: null: class '{label}' has no name that a prompt could hold (give "
-                "names here: a list, a mapping from class to name, or a text file with a line per "
-                "class)"
+                f"class_names: {'null: ' if names is None else ''}class '{label}' has no name that "
+                "a prompt could hold (give names here: a list, a mapping from class to name, or a "
+                "text file with a line per class)"
             )
+    if names != _IMAGENET:
+        _check_apart(chosen, classes)
+    return Prompts(tuple(chosen), tuple(_expand(templates, library)))
+
+
+def _check_apart(names: Sequence[str], classes: Sequence[str]) -> None:
+    """No two classes may have one name, but for case, spaces and underscores."""
     first: dict[str, str] = {}
-    for name, label in zip(chosen, classes, strict=True):
-        same = " ".join(name.casefold().split())
+    for name, label in zip(names, classes, strict=True):
+        same = " ".join(name.replace("_", " ").casefold().split())
         if same in first:
             raise UserError(
                 f"class_names: classes '{first[same]}' and '{label}' are both called '{name}': "
                 "their prompts would be the same"
             )
         first[same] = label
-    return Prompts(tuple(chosen), tuple(_expand(templates, library)))
 
 
 def _expand(templates: str | Sequence[str], library: Any) -> Sequence[str]:
@@ -150,7 +158,7 @@ def _expand(templates: str | Sequence[str], library: Any) -> Sequence[str]:
 def _names(
     names: str | Sequence[str] | Mapping[str, str] | None, classes: Sequence[str], library: Any
 ) -> list[str]:
-    own = [" ".join(label.replace("_", " ").split()) for label in classes]
+    own = [_plain(label.replace("_", " ")) for label in classes]
     if names is None:
         return own
     if isinstance(names, Mapping):
@@ -159,7 +167,7 @@ def _names(
             raise UserError(
                 f"class_names: '{unknown[0]}' is not a class (classes: {_some(classes)})"
             )
-        return [names.get(label, name).strip() for label, name in zip(classes, own, strict=True)]
+        return [_plain(names.get(label, name)) for label, name in zip(classes, own, strict=True)]
     where = ""
     if isinstance(names, str):
         where = f" in {names}"
@@ -168,12 +176,17 @@ def _names(
         raise UserError(
             f"class_names: {len(names)} names{where} for {len(classes)} classes ({_some(classes)})"
         )
-    return [name.strip() for name in names]
+    return [_plain(name) for name in names]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split())
 
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")  # -sig: Windows writes it
+        return text.rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(

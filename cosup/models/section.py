@@ -46,6 +46,14 @@ class HeadSection(Section):
     learn_scale: bool = False
     """`prototype`: train the scale too, not the prototypes alone."""
 
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _names_are_texts(cls, value: object) -> object:
+        """Classes and names that YAML reads as numbers are meant as texts."""
+        if isinstance(value, dict):
+            return {_text(key): _text(name) for key, name in value.items()}
+        return [_text(name) for name in value] if isinstance(value, list) else value
+
     @field_validator("templates")
     @classmethod
     def _holes(cls, value: str | list[str]) -> str | list[str]:
@@ -57,6 +65,10 @@ class HeadSection(Section):
         if self.init == "text" and self.kind != "prototype":
             raise mistakes([(("init",), f"'text': needs kind 'prototype', not '{self.kind}'")])
         return self
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) else value
 
 
 class AugmentSection(Section):

@@ -6,7 +6,6 @@ is checked either way.
 """
 
 import importlib
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,25 +33,24 @@ def read_weights(spec: str) -> State:
     Raises `UserError` for what is missing, unreadable, or not what its name says.
     """
     path = weights_file(spec)
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise UserError(
+            f"weights '{path}': unknown ending '{path.suffix}' (allowed: .safetensors, "
+            f"{', '.join(PICKLES)})"
+        )
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        if path.suffix in PICKLES:
-            return _unwrap(torch.load(path, map_location="cpu", weights_only=True), path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise UserError(f"weights '{path}': not a safetensors file ({_line(error)})") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except OSError as error:
+        raise UserError(f"weights '{path}': can't be read ({_line(error)})") from None
+    except Exception as error:  # what isn't a pickle fails in any way
         raise UserError(
             f"weights '{path}': not a state dict that torch loads safely ({_line(error)})"
         ) from None
-    except OSError as error:
-        raise UserError(f"weights '{path}': can't be read ({_line(error)})") from None
-    raise UserError(
-        f"weights '{path}': unknown ending '{path.suffix}' (allowed: .safetensors, "
-        f"{', '.join(PICKLES)})"
-    )
+    return _unwrap(loaded, path)
 
 
 def weights_file(spec: str) -> Path:

@@ -7,7 +7,10 @@ from safetensors.torch import load_file
 
 from cosup.config.schema import Config
 from cosup.models.backbones import hash_tensors, load_backbone
+from cosup.models.classifier import build_classifier
+from cosup.models.clip_export import describe_encoder, save_encoder
 from cosup.models.device import resolve_device, resolve_precision
+from cosup.models.prompts import OPEN_CLIP
 from cosup.runs.directory import RunDirectory
 from cosup.student.exported import save_network, save_student
 from cosup.student.network import split_state
@@ -18,7 +21,9 @@ CARD = """\
 {% if network %}The whole network `{{ backbone }}`\
 {% else %}A {{ head }} head on frozen features of `{{ backbone }}`{% endif %}, taught by \
 {{ teachers | length }} weak teacher{{ "" if teachers | length == 1 else "s" }} \
-({{ teachers | join(", ") }}). It saw {{ "labels too" if labels else "no true label" }}.
+({{ teachers | join(", ") }}). It saw {{ "labels too" if labels else "no true label" }}.\
+{% if clip and not network %} CLIP's image encoder lies beside it; its text encoder is not needed.\
+{% endif %}
 
 | | accuracy {{ measured }} |
 | --- | --- |
@@ -42,6 +47,7 @@ def export_student(
     state = load_file(run.path / "checkpoints" / f"round-{last}" / "student.safetensors")
     section, folder = config.student.backbone, run.folder("student")
     network, meta = config.student.mode == "finetune", config.student.meta is not None
+    clip = section.name.startswith(OPEN_CLIP)
     card = Environment(autoescape=False, keep_trailing_newline=True).from_string(CARD)
     text = card.render(
         run=summary["run"],
@@ -49,6 +55,7 @@ def export_student(
         meta=meta,
         labels=config.rounds.true_label_weight > 0,
         head=config.student.head.kind,
+        clip=clip,
         backbone=section.name,
         measured=summary["measured"],
         teachers=summary["rounds"][-1]["teachers"],
@@ -61,8 +68,15 @@ def export_student(
     if network:
         plain, through_meta = split_state(state)
         save_network(folder, through_meta or plain, section, classes, text, meta)
+        if clip:
+            spec = build_classifier(section.name, 1, None, section.image_size).input
+            describe_encoder(folder, section, spec)
         return
     device = resolve_device(config.execution.device)
     backbone = load_backbone(section, device, resolve_precision(config.execution.precision, device))
     weights = hash_tensors(backbone.model.state_dict())
     save_student(folder, state, section, weights, classes, text)
+    if clip:
+        assert backbone.logit_scale is not None
+        tower = backbone.model.state_dict()
+        save_encoder(folder, section, backbone.input, tower, backbone.logit_scale)

@@ -80,8 +80,8 @@ def student_reads(config: Config, data: ImageData, resources: Resources) -> Stud
 
     Raises `UserError` for episodes that can't be drawn.
     """
+    prototypes = _prototypes(config, data, resources)
     features = _features(config, data, resources)
-
     head = config.student.mode == "head"
 
     def read(split: str) -> Inputs:
@@ -103,7 +103,7 @@ def student_reads(config: Config, data: ImageData, resources: Resources) -> Stud
         features.get("student_train"),
         features.get(PROVENANCE),
         _head(config, resources),
-        _prototypes(config, data, resources),
+        prototypes,
     )
 
 
@@ -192,7 +192,9 @@ def _prototypes(config: Config, data: ImageData, resources: Resources) -> Tensor
         return None
     with inside("student.head"):
         prompts = check_prompts(section.backbone, section.head, data.classes)
-    return text_features(section.backbone, prompts, resources.cache, resources.device)
+    with about("student.backbone"):
+        feature_source(section.backbone, resources)  # what is wrong with all of it is said first
+        return text_features(section.backbone, prompts, resources.cache, resources.device)
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:

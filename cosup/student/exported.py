@@ -22,6 +22,7 @@ from cosup.errors import UserError
 from cosup.files import save_tensors, write_atomic, write_json
 from cosup.models.backbones import Backbone, hash_tensors, load_backbone
 from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.clip_export import encoder_in
 from cosup.models.device import resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.section import BackboneSection
@@ -127,7 +128,8 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
         raise UserError(f"{folder}: not an exported student ({error})") from None
     where = resolve_device(device)
     if whole:
-        network = build_classifier(section.name, len(classes), None, section.image_size)
+        built = encoder_in(folder, section)
+        network = build_classifier(built.name, len(classes), None, built.image_size)
         try:
             network.model.load_state_dict(tensors)
         except RuntimeError as error:
@@ -137,7 +139,7 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
         return ExportedStudent(
             network, eval_transform(network.input), classes, bool(settings["meta"])
         )
-    backbone = load_backbone(section, where, resolve_precision("auto", where))
+    backbone = load_backbone(encoder_in(folder, section), where, resolve_precision("auto", where))
     if settings["weights"] != hash_tensors(backbone.model.state_dict()):
         raise UserError(
             f"{folder}: the backbone {section.name} has other weights than those it was trained on"

@@ -35,7 +35,7 @@ class TwoNodes:
 
     def add(self) -> None:
         """Another second node, with its CPUs ready to be used."""
-        self.second = self.cluster.add_node(num_cpus=CPUS, **free_ports())
+        self.second = self.cluster.add_node(num_cpus=CPUS, **node_settings())
         wait_until(lambda: ray.cluster_resources().get("CPU") == 2 * CPUS, "the node is there")
 
     def kill(self) -> None:
@@ -105,5 +105,8 @@ def free_port() -> int:
     raise AssertionError
 
 
-def free_ports() -> dict[str, int]:
-    return {name: free_port() for name in (*SERVICES, *AGENTS)}
+def node_settings() -> dict[str, Any]:
+    """Of every node: ports of its own, workers that are up at once, nobody who reads logs."""
+    ports = {name: free_port() for name in (*SERVICES, *AGENTS)}
+    setup = Path(__file__).with_name("forked_worker.py")
+    return {**ports, "setup_worker_path": str(setup), "include_log_monitor": False}

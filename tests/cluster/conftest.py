@@ -20,7 +20,7 @@ from cluster_helpers import (
     TwoNodes,
     assert_nothing_left,
     free_port,
-    free_ports,
+    node_settings,
 )
 from ray.cluster_utils import Cluster
 
@@ -29,7 +29,7 @@ from cosup.teachers.base import Resources
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[TwoNodes]:
+def cluster(forks: list[str]) -> Iterator[TwoNodes]:
     """Two nodes of two CPUs each; this process is connected to the first."""
     # Sockets' paths may have 107 characters at most, so not below pytest's own folder.
     folder = Path(tempfile.mkdtemp(prefix="cosup-ray-"))
@@ -41,7 +41,7 @@ def cluster() -> Iterator[TwoNodes]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # or they wait for all that runs beside them
         patch.delenv("RAY_ADDRESS", raising=False)
-        head = {"gcs_server_port": free_port(), "include_dashboard": False, **free_ports()}
+        head = {"gcs_server_port": free_port(), "include_dashboard": False, **node_settings()}
         nodes = TwoNodes(Cluster(shutdown_at_exit=True), None)
         try:
             nodes.cluster.add_node(num_cpus=CPUS, _system_config=HEALTH, **head)

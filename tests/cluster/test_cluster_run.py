@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -91,14 +90,16 @@ def same_files(ours: Path, theirs: Path) -> None:
         pd.testing.assert_frame_equal(found, pd.read_parquet(table))
 
 
-def test_a_run_whose_driver_is_killed_is_the_local_run(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_a_run_whose_driver_is_killed_is_the_local_run(
+    nodes: TwoNodes, forks: list[str], tmp_path: Path
+) -> None:
     """Specialists, a generalist, a gate's features, students, controls. The driver is killed by
     SIGKILL while the first student is trained; `--resume` ends as if nothing had been."""
     local = run_config(config(tmp_path, "local"), tmp_path / "local")
     content = config(tmp_path, "ray", address=nodes.address)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(content.model_dump(mode="json")))
-    command = [sys.executable, "-m", "cosup", "run", str(file), "--output", str(tmp_path / "ray")]
+    command = [*forks, "-m", "cosup", "run", str(file), "--output", str(tmp_path / "ray")]
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     states = tmp_path / "ray" / "checkpoints" / "training"
     end = time.monotonic() + 180

@@ -114,6 +114,57 @@ def test_distillation_is_its_formula_and_torchs(tau: float) -> None:
     torch.testing.assert_close(losses[3:], tau**2 * reference.sum(1))
 
 
+@pytest.mark.parametrize(("tau", "teacher_tau"), [(1.0, 4.0), (4.0, 1.0), (2.0, 0.5), (3.0, None)])
+@pytest.mark.parametrize("form", ["kl", "cross_entropy"])
+def test_distillation_may_soften_the_teacher_otherwise(
+    tau: float, teacher_tau: float | None, form: str
+) -> None:
+    """Against torch's own functions; for hard and scoped annotations by hand."""
+    logits, targets = samples()
+    loss = Distillation(tau, teacher_tau, form)  # type: ignore[arg-type]
+    losses, _ = loss(logits, targets, 0.0)
+    softened = tau if teacher_tau is None else teacher_tau
+    teacher = F.softmax(targets[3:].log() / softened, 1)
+    student = F.log_softmax(logits[3:] / tau, 1)
+    if form == "kl":
+        reference = F.kl_div(student, teacher, reduction="none").sum(1)
+    else:
+        reference = F.cross_entropy(logits[3:] / tau, teacher, reduction="none")
+    torch.testing.assert_close(losses[3:], tau**2 * reference)
+    measure = divergence if form == "kl" else cross_entropy
+    worked = [
+        tau**2 * measure(soften(t, softened), softmax(z, tau))
+        for z, t in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(losses, torch.tensor(worked, dtype=torch.float64))
+
+
+def test_both_forms_of_distillation_have_one_gradient_and_differ_by_the_teachers_entropy() -> None:
+    logits, targets = samples()
+    found = []
+    for form in ("kl", "cross_entropy"):
+        given = logits.clone().requires_grad_()
+        losses, _ = Distillation(2.0, 3.0, form)(given, targets, 0.0)  # type: ignore[arg-type]
+        losses.sum().backward()
+        found.append((losses.detach(), given.grad))
+    torch.testing.assert_close(found[0][1], found[1][1])
+    softened = [soften(t, 3.0) for t in targets.tolist()]
+    entropy = [-sum(p * math.log(p) for p in row if p > 0) for row in softened]
+    torch.testing.assert_close(
+        found[1][0] - found[0][0], 4 * torch.tensor(entropy, dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("form", ["kl", "cross_entropy"])
+def test_distillation_of_an_abstention_is_nothing(form: str) -> None:
+    logits = torch.randn(2, 3, 5, dtype=torch.float64).requires_grad_()
+    losses, _ = Distillation(2.0, 3.0, form)(logits, torch.zeros(2, 3, 5), 0.0)  # type: ignore[arg-type]
+    losses.sum().backward()
+    assert losses.tolist() == [[0.0] * 3] * 2
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
 def test_cross_entropy_is_torchs() -> None:
     logits, targets = samples()
     reference = F.cross_entropy(logits, targets, reduction="none")

@@ -14,7 +14,7 @@ from cosup.errors import RunError
 from cosup.losses.base import Loss, Metrics
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models.fit import fit_heads, predict
-from cosup.models.heads import HeadBank
+from cosup.models.heads import HeadBank, text_heads
 from cosup.models.optimize import build_optimizer, rate_share
 from cosup.models.samples import Shuffle, column_scaling, hard_labels, one_hot
 from cosup.models.section import HeadSection, TrainingSection
@@ -116,6 +116,51 @@ def test_prototypes_start_at_class_means() -> None:
     mean = functional.normalize(unit[DIGITS[TRAIN] == 3].mean(0), dim=0)
     torch.testing.assert_close(bank.weight[0, 3], mean, atol=1e-4, rtol=1e-3)
     assert accuracy(predict(bank, FEATURES)[0]) > 0.8
+
+
+@pytest.mark.parametrize("learn_scale", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_the_scale_of_prototypes_is_learnt_where_it_is_asked_for(
+    learn_scale: bool, given: bool
+) -> None:
+    """The prototypes move either way; of given heads, too, whatever was done with them before."""
+    head = HeadSection(kind="prototype", learn_scale=learn_scale)
+    init = None
+    if given:
+        init = fit([TRAIN], head=HeadSection(kind="prototype", learn_scale=True), steps=0)
+        init.log_scale.requires_grad_(not learn_scale)
+    training = TrainingSection(steps=30, lr=0.02)
+    start = fit([TRAIN, TRAIN[:300]], head=head, training=training, init=init, steps=0)
+    bank = fit([TRAIN, TRAIN[:300]], head=head, training=training, init=init)
+    assert start.log_scale.exp().tolist() == pytest.approx([16.0, 16.0])
+    moved = (bank.log_scale - start.log_scale).abs()
+    assert (moved > 0.01).all() if learn_scale else (moved == 0).all()
+    assert ((bank.weight - start.weight).abs().amax((1, 2)) > 0.1).all()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_steps_leave_given_prototypes_as_they_are(count: int) -> None:
+    prototypes = torch.randn(10, 64)
+    init = text_heads(HeadSection(kind="prototype", init="text", scale=50.0), prototypes)
+    head = HeadSection(kind="prototype", init="text")
+    bank = fit(count * [TRAIN], head=head, init=init, training=TrainingSection(steps=0))
+    assert torch.equal(bank.weight, prototypes.expand(count, -1, -1))
+    assert bank.log_scale.exp().tolist() == pytest.approx(count * [50.0])
+    assert not any(p.requires_grad for p in bank.parameters())
+
+
+def test_prototypes_learn_from_any_start() -> None:
+    """A random start ends near where the class means' does, and starts far below it."""
+    training = TrainingSection(steps=60, lr=0.05)
+    reached = {}
+    for start in ("random", "class_means"):
+        head = HeadSection.model_validate({"kind": "prototype", "init": start})
+        for steps in (0, 60):
+            bank = fit([TRAIN], head=head, training=training, steps=steps)
+            reached[start, steps] = accuracy(predict(bank, FEATURES)[0])
+    assert reached["random", 0] < 0.3
+    assert reached["class_means", 0] > 0.8
+    assert min(reached["random", 60], reached["class_means", 60]) > 0.85
 
 
 def test_init_goes_on_from_given_heads_and_leaves_them_alone() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cosup.models.heads import HeadBank, build_heads, head_bank
+from cosup.models.heads import HeadBank, build_heads, head_bank, text_heads
 from cosup.models.section import HeadSection
 
 
@@ -88,3 +88,24 @@ def test_fresh_heads() -> None:
     assert prototype.log_scale.tolist() == pytest.approx([math.log(20.0)] * 2)
     assert torch.equal(prototype.weight, build_heads(section, 2, 5, 4, seed=0).weight)
     assert not torch.equal(prototype.weight, build_heads(section, 2, 5, 4, seed=1).weight)
+
+
+def test_prototypes_scale_is_sixteen_unless_said_otherwise() -> None:
+    """Both of heads in random directions and of those from text."""
+    plain, scaled = HeadSection(kind="prototype"), HeadSection(kind="prototype", scale=20.0)
+    prototypes = torch.randn(4, 5)
+    for section, scale in ((plain, 16.0), (scaled, 20.0)):
+        for bank in (build_heads(section, 3, 5, 4, seed=0), text_heads(section, prototypes)):
+            torch.testing.assert_close(bank.log_scale.exp(), torch.full((len(bank),), scale))
+
+
+def test_text_heads_are_clips_zero_shot_classifier() -> None:
+    """scale * cosine, whatever the features' length; of copies."""
+    prototypes = functional.normalize(torch.randn(4, 5), dim=1)
+    bank = text_heads(HeadSection(kind="prototype", init="text", scale=100.0), prototypes)
+    x = 3 * torch.randn(6, 5)
+    expected = 100 * functional.normalize(x, dim=1) @ prototypes.T
+    torch.testing.assert_close(bank(x)[0], expected, rtol=1e-4, atol=1e-4)
+    assert (bank.kind, len(bank), bank.num_classes, bank.num_features) == ("prototype", 1, 4, 5)
+    prototypes.zero_()
+    torch.testing.assert_close(bank(x)[0], expected, rtol=1e-4, atol=1e-4)

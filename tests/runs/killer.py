@@ -3,8 +3,8 @@ the state of one more training is saved.
 
     python killer.py CONFIG DIRECTORY KEY=VALUE ...
 
-Prints the stages, and the names of the states, after which it killed. One process imports torch,
-and what a run else imports on its way; the runs are its forks.
+Prints the stages, and the names of the states, after which it killed. The runs are this process's
+forks.
 """
 
 import os
@@ -12,9 +12,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-
-import pyarrow.dataset  # noqa: F401
-import sklearn.datasets  # noqa: F401
 
 import cosup.runs.pipeline
 from cosup.config import load_config

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def numbers(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+def folders(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple[Path, Path, str]:
     """An uncut run, one killed after every stage, and the stages after which it was killed.
 
     Each has a cache of its own, or the second would find the first one's features.
@@ -44,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     cache = f"execution.cache={root}/cache"
     assert call(["run", str(CONFIG), "--output", str(whole), *SMALL, cache + "1"]) == 0
     arguments = [str(HERE / "killer.py"), str(CONFIG), str(cut), *SMALL, cache + "2"]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([*forks, *arguments], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return whole, cut, done.stdout
 

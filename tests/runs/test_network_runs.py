@@ -3,7 +3,6 @@ where they are killed in the middle of a training."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +148,14 @@ def test_few_shot_measures_on_classes_that_nobody_has_learnt(here: Path) -> None
 
 @pytest.mark.slow
 def test_a_run_killed_in_its_trainings_ends_with_the_numbers_of_one_that_was_not(
-    here: Path,
+    here: Path, forks: list[str]
 ) -> None:
     short = ["rounds.consistency=[{name: teacher_student}]", "controls=[ceiling]"]
     short += ["teachers.hierarchy={by: domain, levels: [2]}", "rounds.assignment=agreement"]
     cache = "execution.cache=cache"
     assert call(["run", "net.yaml", "--output", "whole", *short, cache]) == 0
     done = subprocess.run(
-        [sys.executable, str(HERE / "killer.py"), "net.yaml", "cut", *short, cache],
+        [*forks, str(HERE / "killer.py"), "net.yaml", "cut", *short, cache],
         capture_output=True,
         text=True,
         timeout=400,

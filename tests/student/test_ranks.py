@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,14 @@ Found = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
+def ranks(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple[Found, Found]:
     """What both ranks have."""
     folder, here = tmp_path_factory.mktemp("ranks"), Path(two_ranks.__file__)
     path = os.pathsep.join([str(here.parents[2]), str(here.parents[1])])
     environment = {**os.environ, "PYTHONPATH": path}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(here), str(rank), str(folder)],
+            [*forks, str(here), str(rank), str(folder)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

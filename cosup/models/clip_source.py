@@ -1,0 +1,182 @@
+"""What a backbone `open_clip:MODEL[@PRETRAINED or file]` stands for, as open_clip knows it.
+
+MODEL is one of open_clip's architectures (`ViT-B-32`), `hf-hub:owner/model`, or a folder that holds
+`open_clip_config.json` and its weights. PRETRAINED is one of the tags that open_clip knows for it.
+"""
+
+import difflib
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosup.errors import UserError, unknown_name
+from cosup.models.downloads import downloads
+from cosup.models.prompts import OPEN_CLIP
+
+__all__ = ["ClipSource", "clip_source", "open_clip", "quiet"]
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """What a backbone's name and weights stand for.
+
+    model: as open_clip's `create_model` takes it. settings: open_clip's of the architecture;
+    preprocess: of the images. weights: the checkpoint, or None for random ones.
+    """
+
+    name: str
+    model: str
+    settings: dict[str, Any]
+    preprocess: dict[str, Any]
+    weights: str | None
+
+
+def clip_source(name: str, weights: str | None) -> ClipSource:
+    """What a backbone `open_clip:...` and its `weights` stand for; raises as `clip_image_tower`.
+
+    Without weights (null) the name's still say how its images are prepared, and which activation it
+    has: a network that was trained from them is built so, and loaded with its own.
+    """
+    library = open_clip(name)
+    models: list[str] = library.list_models()
+    model, tag = _parts(name.removeprefix(OPEN_CLIP), models)
+    if tag and weights not in ("pretrained", None):
+        raise UserError(
+            f"backbone '{name}': names its weights, and weights is '{weights}' (allowed beside a "
+            "name with @: pretrained, or null for a random start)"
+        )
+    chosen = tag if tag and weights else weights
+    if model.startswith(("hf-hub:", "local-dir:")):
+        found, preprocess, own = _described(name, model, library, chosen == "pretrained")
+        return ClipSource(name, model, found, preprocess, own or chosen)
+    if model not in models:
+        raise _unknown(model, models)
+    settings: dict[str, Any] = library.get_model_config(model)
+    known = library.list_pretrained_tags_by_model(model)
+    if chosen == "pretrained":
+        raise UserError(
+            f"backbone '{name}': doesn't say which weights (allowed: {OPEN_CLIP}{model}@TAG with "
+            f"one of {', '.join(known) or 'no tag known'}; @FILE; or weights: null)"
+        )
+    if chosen in known and not tag:
+        raise UserError(
+            f"backbone '{name}': weights '{chosen}' is a tag, which belongs to the name (allowed: "
+            f"{OPEN_CLIP}{model}@{chosen})"
+        )
+    if tag not in known:
+        if chosen and tag and not Path(tag).expanduser().is_file():
+            raise unknown_name(f"weights of open_clip's {model}", tag, [*known, "a file"])
+        return ClipSource(name, model, settings, {}, chosen)
+    published = library.get_pretrained_cfg(model, tag)
+    _match_activation(name, settings, published)
+    if chosen is None:
+        return ClipSource(name, model, settings, published, None)
+    with quiet(), downloads(name):
+        path = library.download_pretrained(published)
+    return ClipSource(name, model, settings, published, str(path))
+
+
+def open_clip(name: str) -> Any:
+    """The library; `UserError` that says how to install it where it isn't there."""
+    try:
+        with quiet():
+            library = importlib.import_module("open_clip")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] != "open_clip":
+            raise
+        raise UserError(
+            f"backbone '{name}': needs open_clip, which is not installed "
+            "(pip install 'cosup[clip]')"
+        ) from None
+    return library
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep open_clip from the root logger (it would set one up, and say what we say ourselves)."""
+    handler, level = logging.NullHandler(), logging.root.manager.disable
+    logging.root.addHandler(handler)
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            yield
+    finally:
+        logging.disable(level)
+        logging.root.removeHandler(handler)
+
+
+def _parts(text: str, known: list[str]) -> tuple[str, str]:
+    """MODEL, and the weights after its `@`; a folder, whose own name may have one, is marked."""
+    model, _, tag = text.rpartition("@")
+    for place, rest in ((text, ""), (model, tag)):
+        if place and place not in known and Path(place).expanduser().is_dir():
+            return f"local-dir:{Path(place).expanduser()}", rest
+    model, _, tag = text.partition("@")
+    return model, tag
+
+
+def _unknown(model: str, known: list[str]) -> UserError:
+    """open_clip has more than a hundred: the nearest."""
+    near = difflib.get_close_matches(model, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return UserError(
+        f"unknown open_clip model '{model}'{hint} (allowed: one of the {len(known)} of "
+        "open_clip.list_models(), hf-hub:owner/model, or a folder)"
+    )
+
+
+def _described(
+    name: str, model: str, library: Any, with_weights: bool
+) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """Settings and preprocessing that lie beside the weights, and the weights' file."""
+    place = model.partition(":")[2]
+    factory = library.factory
+    if model.startswith("hf-hub:"):
+        with quiet(), downloads(name):
+            tree = factory._get_hf_config(place)
+            path = library.download_pretrained_from_hf(place) if with_weights else None
+    else:
+        tree = _read_description(name, Path(place))
+        with quiet():
+            path = factory._find_checkpoint_in_dir(Path(place)) if with_weights else None
+    settings, preprocess = tree.get("model_cfg"), tree.get("preprocess_cfg") or {}
+    parts = settings if isinstance(settings, dict) else {}
+    dicts = [parts.get("vision_cfg"), parts.get("text_cfg"), preprocess]
+    if "embed_dim" not in parts or not all(isinstance(part, dict) for part in dicts):
+        raise UserError(
+            f"backbone '{name}': its open_clip_config.json has no model_cfg with embed_dim, "
+            "vision_cfg and text_cfg (and preprocess_cfg, if there is one, with keys)"
+        )
+    if with_weights and path is None:
+        raise UserError(f"backbone '{name}': folder '{place}' holds no weights")
+    return parts, preprocess, None if path is None else str(path)
+
+
+def _read_description(name: str, folder: Path) -> dict[str, Any]:
+    path = folder / "open_clip_config.json"
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"backbone '{name}': no file '{path}'") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"backbone '{name}': '{path}' can't be read ({error})") from None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _match_activation(name: str, settings: dict[str, Any], published: dict[str, Any]) -> None:
+    """Weights that were trained with QuickGELU need it; open_clip itself only warns."""
+    trained, built = published.get("quick_gelu", False), settings.get("quick_gelu", False)
+    if trained:
+        settings["quick_gelu"] = True
+    elif built and "-quickgelu" in name:  # others' settings know it better than their tags
+        raise UserError(
+            f"backbone '{name}': these weights were trained without QuickGELU (allowed: the "
+            "model's name without -quickgelu)"
+        )

@@ -1,0 +1,28 @@
+"""In the place of Ray's `setup_worker.py`: its workers are forks, up at once (`forks.py`).
+
+Ray leaves out a file of that very name where there is nothing to set up.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from forks import call
+
+CONTEXT, LANGUAGE = "--serialized-runtime-env-context=", "--language="
+
+if __name__ == "__main__":
+    context, own = dict[str, object](), []
+    for argument in sys.argv[1:]:
+        if argument.startswith(CONTEXT):
+            context = json.loads(argument.removeprefix(CONTEXT))
+        elif not argument.startswith(LANGUAGE):
+            own.append(argument)
+    os.environ.update(context.pop("env_vars", {}))
+    asked = {name: value for name, value in context.items() if value}
+    assert asked.pop("py_executable", sys.executable) == sys.executable
+    assert not asked, f"not for workers that are forks: {asked}"
+    sys.exit(call(own))
