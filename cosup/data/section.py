@@ -47,7 +47,7 @@ class DataSection(Section):
     """Draw splits so that each holds the same share of every class and domain."""
     group_by: str | None = None
     """Keep samples together that share this: `group`, or a column of the source's table.
-    Null keeps together what the source itself groups (digits: the rotations of one scan)."""
+    Null keeps together what the source itself groups (the rotations of one image)."""
     check: Literal["full", "none"] = "full"
     """Decode every image once, up front, and set broken ones aside; `none` trusts the files."""
     max_broken: float = Field(default=0.01, ge=0, le=1)
