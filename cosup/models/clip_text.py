@@ -30,7 +30,7 @@ from cosup.models.section import BackboneSection, HeadSection
 from cosup.models.weights import weights_file
 from cosup.seeds import seed_for
 
-__all__ = ["check_prompts", "text_features"]
+__all__ = ["check_prompts", "prompts_of", "text_features"]
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +40,21 @@ UNREADABLE = (SafetensorError, pickle.UnpicklingError, EOFError)
 Encode = Callable[[Sequence[str], int], Tensor]
 
 
-def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequence[str]) -> Prompts:
-    """The prompts of a head that starts from text, once it is sure that they can be encoded whole.
+def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequence[str]) -> None:
+    """Raise `UserError` for a head that can't start from text.
 
-    Raises `UserError` for names and templates that aren't right, and for a prompt that is longer
-    than the text encoder reads (a tokenizer would cut it in silence).
+    For names and templates that aren't right, and for a prompt that is longer than the text encoder
+    reads (a tokenizer would cut it in silence).
     """
     with about("init: 'text'"):
-        library = open_clip(backbone.name)
         source = clip_source(backbone.name, backbone.weights)
         encode = _tokenizer(source)
-    prompts = build_prompts(head.templates, head.class_names, classes, library)
-    _tokens(source, prompts, encode)
-    return prompts
+    _tokens(source, prompts_of(backbone, head, classes), encode)
+
+
+def prompts_of(backbone: BackboneSection, head: HeadSection, classes: Sequence[str]) -> Prompts:
+    """The prompts of a head that starts from text; raises as `build_prompts`."""
+    return build_prompts(head.templates, head.class_names, classes, open_clip(backbone.name))
 
 
 def text_features(

@@ -13,7 +13,7 @@ from cosup.data.rows import ImageRows
 from cosup.data.table import ImageData
 from cosup.errors import about, inside
 from cosup.models.centroids import episode_probs
-from cosup.models.clip_text import check_prompts, text_features
+from cosup.models.clip_text import prompts_of, text_features
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.runs.candidates import candidates
@@ -191,7 +191,7 @@ def _prototypes(config: Config, data: ImageData, resources: Resources) -> Tensor
     if section.mode != "head" or section.head.init != "text":
         return None
     with inside("student.head"):
-        prompts = check_prompts(section.backbone, section.head, data.classes)
+        prompts = prompts_of(section.backbone, section.head, data.classes)
     with about("student.backbone"):
         feature_source(section.backbone, resources)  # what is wrong with all of it is said first
         return text_features(section.backbone, prompts, resources.cache, resources.device)

@@ -14,7 +14,7 @@ from cosup.data.transforms import eval_transform
 from cosup.errors import about
 from cosup.models.backbones import load_backbone
 from cosup.models.classifier import build_classifier
-from cosup.models.clip_text import check_prompts
+from cosup.models.clip_text import prompts_of
 from cosup.models.features import features_key, has_features
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
@@ -100,7 +100,7 @@ def _student(config: Config, data: ImageData, resources: Resources) -> Iterator[
     if splits:
         yield _features(config, data, resources, splits)
     if section.mode == "head" and section.head.init == "text":
-        prompts = check_prompts(section.backbone, section.head, data.classes)
+        prompts = prompts_of(section.backbone, section.head, data.classes)
         yield (
             f"prompts     {len(prompts.names)} classes, {len(prompts.templates)} "
             f"template{'' if len(prompts.templates) == 1 else 's'}, such as '{prompts.texts()[0]}'"

@@ -25,7 +25,7 @@ from torch import Tensor
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_json
 from cosup.models import clip_text
-from cosup.models.clip_text import check_prompts, text_features
+from cosup.models.clip_text import check_prompts, prompts_of, text_features
 from cosup.models.prompts import Prompts
 from cosup.models.section import BackboneSection, HeadSection
 
@@ -220,7 +220,8 @@ def test_settings_without_tensors_are_of_the_key_too(
 
 def checked(folder: Path, **head: Any) -> Prompts:
     section = HeadSection.model_validate({"kind": "prototype", "init": "text", **head})
-    return check_prompts(backbone(folder), section, CLASSES)
+    check_prompts(backbone(folder), section, CLASSES)
+    return prompts_of(backbone(folder), section, CLASSES)
 
 
 def test_a_prompt_of_exactly_the_context_is_read_and_one_longer_is_refused(folder: Path) -> None:
@@ -319,7 +320,8 @@ def test_a_tokenizer_in_the_folder_is_used(tmp_path: Path) -> None:
     }
     model = write_clip(tmp_path, architecture(text=text, custom_text=True))
     section = HeadSection(kind="prototype", init="text", templates="a photo of a {}")
-    prompts = check_prompts(backbone(tmp_path), section, ("cat", "dog"))
+    check_prompts(backbone(tmp_path), section, ("cat", "dog"))
+    prompts = prompts_of(backbone(tmp_path), section, ("cat", "dog"))
     with torch.inference_mode():
         tokens = torch.tensor([[3, 4, 5, 3, 6, 1], [3, 4, 5, 3, 7, 1]])
         expected = model.encode_text(tokens, normalize=True)  # type: ignore[operator]
