@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--steps", default=600, type=int)
     parser.add_argument("--root", default=FASHION_MNIST, help="the folder of the idx files")
     chosen = parser.parse_args()
+    print("training a small CLIP: a minute or two", flush=True)
     images, labels = fashion_mnist("train", chosen.root)
     folder = save(train(turned(images), labels, chosen.steps), chosen.folder)
     print(f"open_clip:{folder}")
