@@ -49,3 +49,18 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return UserError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})")
+
+
+def unknown_of_many(
+    kind: str, name: str, known: Iterable[str], allowed: str, like: str | None = None
+) -> UserError:
+    """As `unknown_name`, where the known ones are too many to list: the nearest three (to `like`,
+    where that isn't the name itself), and what is allowed in words."""
+    near = difflib.get_close_matches(name if like is None else like, list(known), n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return UserError(f"unknown {kind} '{name}'{hint} (allowed: {allowed})")
+
+
+def in_short(error: BaseException) -> str:
+    """What an error of another library says, as one line; its type where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

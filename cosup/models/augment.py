@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from cosup.errors import UserError
+from cosup.errors import UserError, in_short
 from cosup.models.pixels import InputSpec
 from cosup.models.section import AugmentSection
 
@@ -92,9 +92,8 @@ def _timm_parts(
     except (AssertionError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         if section.auto_augment is None:
             raise
-        text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"augment.auto_augment: timm can't read '{section.auto_augment}' ({text}); allowed: "
-            "its policies, such as 'rand-m9-mstd0.5-inc1', 'augmix-m5-w4-d2', 'original'"
+            f"augment.auto_augment: timm can't read '{section.auto_augment}' ({in_short(error)}); "
+            "allowed: its policies, such as 'rand-m9-mstd0.5-inc1', 'augmix-m5-w4-d2', 'original'"
         ) from None
     return primary, secondary, final

@@ -3,21 +3,18 @@
 The text encoder is neither built nor loaded here: see `cosup.models.clip_text`.
 """
 
-import logging
 import math
 from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
 
-from cosup.errors import UserError
+from cosup.errors import UserError, in_short
 from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
 from cosup.models.pixels import InputSpec
 from cosup.models.weights import load_into, read_weights
 
 __all__ = ["TOWER", "ImageTower", "clip_image_tower"]
-
-log = logging.getLogger(__name__)
 
 TOWER = "visual."
 """How the names of the image encoder's tensors begin in a checkpoint of both encoders."""
@@ -84,7 +81,7 @@ def _build(source: ClipSource, vision: dict[str, Any], library: Any) -> nn.Modul
             )
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise UserError(
-            f"backbone '{source.name}': open_clip can't build its image encoder ({_line(error)})"
+            f"backbone '{source.name}': open_clip can't build its image encoder ({in_short(error)})"
         ) from None
     return visual
 
@@ -98,12 +95,8 @@ def _resize(visual: Any, image_size: int, name: str) -> None:
             visual.set_input_size(image_size)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise UserError(
-            f"image_size: {image_size} doesn't suit '{name}' ({_line(error)})"
+            f"image_size: {image_size} doesn't suit '{name}' ({in_short(error)})"
         ) from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _load(

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from cosup.files import save_tensors, write_json
-from cosup.models.clip import TOWER
-from cosup.models.clip_source import clip_source
+from cosup.models.clip_source import DESCRIPTION, clip_source
 from cosup.models.pixels import InputSpec
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 
 __all__ = ["describe_encoder", "encoder_in", "save_encoder"]
 
-DESCRIPTION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+WEIGHTS = "open_clip_model.safetensors"
 
 
 def describe_encoder(folder: Path, section: BackboneSection, spec: InputSpec) -> None:
@@ -42,9 +41,8 @@ def save_encoder(
 ) -> None:
     """Write the image encoder, tower (`visual.*`), as a folder that `open_clip:FOLDER` loads."""
     describe_encoder(folder, section, spec)
-    own = {name: tensor for name, tensor in tower.items() if name.startswith(TOWER)}
     scale = torch.tensor(math.log(logit_scale))
-    save_tensors(folder / WEIGHTS, {**own, "logit_scale": scale})
+    save_tensors(folder / WEIGHTS, {**tower, "logit_scale": scale})
 
 
 def encoder_in(folder: Path, section: BackboneSection) -> BackboneSection:

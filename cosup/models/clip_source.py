@@ -4,7 +4,6 @@ MODEL is one of open_clip's architectures (`ViT-B-32`), `hf-hub:owner/model`, or
 `open_clip_config.json` and its weights. PRETRAINED is one of the tags that open_clip knows for it.
 """
 
-import difflib
 import importlib
 import json
 import logging
@@ -15,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosup.errors import UserError, unknown_name
+from cosup.errors import UserError, unknown_name, unknown_of_many
 from cosup.models.downloads import downloads
 from cosup.models.prompts import OPEN_CLIP
 
-__all__ = ["ClipSource", "clip_source", "open_clip", "quiet"]
+__all__ = ["DESCRIPTION", "ClipSource", "clip_source", "open_clip", "quiet"]
+
+DESCRIPTION = "open_clip_config.json"
+"""The file beside a folder's weights that says what they are of."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def clip_source(name: str, weights: str | None) -> ClipSource:
         found, preprocess, own = _described(name, model, library, chosen == "pretrained")
         return ClipSource(name, model, found, preprocess, own or chosen)
     if model not in models:
-        raise _unknown(model, models)
+        places = "open_clip.list_models(), hf-hub:owner/model, or a folder"
+        allowed = f"one of the {len(models)} of {places}"
+        raise unknown_of_many("open_clip model", model, models, allowed)
     settings: dict[str, Any] = library.get_model_config(model)
     known = library.list_pretrained_tags_by_model(model)
     if chosen == "pretrained":
@@ -122,16 +126,6 @@ def _parts(text: str, known: list[str]) -> tuple[str, str]:
     return model, tag
 
 
-def _unknown(model: str, known: list[str]) -> UserError:
-    """open_clip has more than a hundred: the nearest."""
-    near = difflib.get_close_matches(model, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return UserError(
-        f"unknown open_clip model '{model}'{hint} (allowed: one of the {len(known)} of "
-        "open_clip.list_models(), hf-hub:owner/model, or a folder)"
-    )
-
-
 def _described(
     name: str, model: str, library: Any, with_weights: bool
 ) -> tuple[dict[str, Any], dict[str, Any], str | None]:
@@ -160,7 +154,7 @@ def _described(
 
 
 def _read_description(name: str, folder: Path) -> dict[str, Any]:
-    path = folder / "open_clip_config.json"
+    path = folder / DESCRIPTION
     try:
         tree = json.loads(path.read_text())
     except FileNotFoundError:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cosup.errors import UserError, about
+from cosup.errors import UserError, about, in_short
 from cosup.files import save_tensors
 from cosup.models.backbones import hash_tensors
 from cosup.models.clip import TOWER
@@ -154,7 +154,7 @@ def _load(source: ClipSource) -> Any:
         except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
             raise UserError(
                 f"backbone '{source.name}': open_clip can't build its text encoder "
-                f"({' '.join(str(error).split())[:200] or type(error).__name__})"
+                f"({in_short(error)})"
             ) from None
     if source.weights is None:
         log.warning("%s: random weights: its text features mean nothing", source.name)
@@ -171,7 +171,7 @@ def _load_weights(model: torch.nn.Module, weights: str, name: str) -> None:
         with quiet():
             keys: Any = open_clip(name).load_checkpoint(model, str(path), strict=False)
     except (RuntimeError, ValueError, KeyError, AssertionError, *UNREADABLE) as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = in_short(error)
     else:
         parts = {"missing": keys.missing_keys, "not in the model": keys.unexpected_keys}
         found = {part: [k for k in ks if not k.startswith(TOWER)] for part, ks in parts.items()}

@@ -1,7 +1,6 @@
 """Networks by name, without their classifier: timm's, the hub's, torchvision's, CLIP's image
 encoders, and CIFAR's."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from cosup.errors import UserError, unknown_name
+from cosup.errors import UserError, unknown_name, unknown_of_many
 from cosup.models.cifar import CIFAR_NETWORKS
 from cosup.models.clip import clip_image_tower
 from cosup.models.downloads import downloads
@@ -201,12 +200,10 @@ def _torchvision(
 def unknown_timm(name: str) -> UserError:
     """The error for a name that timm doesn't know: the nearest ones, not all thousand."""
     known = [*timm.list_models(), *CIFAR_NETWORKS]
-    near = difflib.get_close_matches(name.partition(".")[0], known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return UserError(
-        f"unknown backbone '{name}'{hint} (allowed: a timm name, cifar_NAME, hf-hub:owner/model, "
-        "torchvision:NAME, open_clip:MODEL@WEIGHTS)"
+    allowed = (
+        "a timm name, cifar_NAME, hf-hub:owner/model, torchvision:NAME, open_clip:MODEL@WEIGHTS"
     )
+    return unknown_of_many("backbone", name, known, allowed, like=name.partition(".")[0])
 
 
 @torch.inference_mode()

@@ -1,6 +1,5 @@
 """Optimisers and learning rates, as the `training` sections ask for them."""
 
-import difflib
 import math
 from typing import Any
 
@@ -9,7 +8,7 @@ import timm.scheduler
 import torch
 from timm.scheduler.scheduler import Scheduler
 
-from cosup.errors import UserError
+from cosup.errors import UserError, about, in_short, unknown_of_many
 from cosup.models.classifier import Classifier
 from cosup.models.section import TrainingSection
 
@@ -73,7 +72,9 @@ def build_network_optimizer(
     """
     known = _OPTIM.list_optimizers()
     if training.optimizer not in known:
-        raise _unknown(training.optimizer, known)
+        usual = "timm's, such as adamw, sgd, lamb, lion"
+        with about("optimizer"):
+            raise unknown_of_many("optimizer", training.optimizer, known, usual)
     info = _OPTIM.get_optimizer_info(training.optimizer)
     groups = _groups(module, training)
     devices = {p.device.type for group in groups for p in group["params"]}
@@ -89,24 +90,15 @@ def build_network_optimizer(
             **extra,
         )
     except (AssertionError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"optimizer: '{training.optimizer}' can't be made here ({text})") from None
+        raise UserError(
+            f"optimizer: '{training.optimizer}' can't be made here ({in_short(error)})"
+        ) from None
     if getattr(optimizer, "is_second_order", False):
         raise UserError(
             f"optimizer: '{training.optimizer}' needs second derivatives, which aren't "
             "computed (allowed: any of timm's first-order optimisers, such as sgd, adamw, lamb)"
         )
     return optimizer
-
-
-def _unknown(name: str, known: list[str]) -> UserError:
-    """timm has more than a hundred: the nearest, and the usual ones."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return UserError(
-        f"optimizer: unknown optimizer '{name}'{hint} (allowed: timm's, such as adamw, sgd, lamb, "
-        "lion)"
-    )
 
 
 def _groups(module: torch.nn.Module, training: TrainingSection) -> list[dict[str, Any]]:
