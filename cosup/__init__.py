@@ -10,8 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cosup import analysis, assignment, consistency, losses, metrics
-    from cosup.arrays import decide
+    from cosup.decisions import decide
     from cosup.evidence import Evidence, Scopes
     from cosup.student.exported import load_student
 
@@ -21,7 +20,7 @@ _MODULES = ("analysis", "assignment", "consistency", "losses", "metrics")
 _NAMES = {
     "Evidence": "cosup.evidence",
     "Scopes": "cosup.evidence",
-    "decide": "cosup.arrays",
+    "decide": "cosup.decisions",
     "load_student": "cosup.student.exported",
 }
 

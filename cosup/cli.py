@@ -194,7 +194,7 @@ def report(
 ) -> None:
     """Show who taught what and whether it was right: a page per run."""
     with explained():
-        from cosup.report.command import report_runs
+        from cosup.report.page import report_runs
 
         for made in report_runs(runs, text, output):
             typer.echo(made) if isinstance(made, str) else show(made)

@@ -15,7 +15,7 @@ from cosup.errors import UserError
 from cosup.evidence import Truth
 from cosup.levels import Level, Stream, Task
 from cosup.losses import CrossEntropy
-from cosup.losses.objective import Objective
+from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
 from cosup.rounds import NewStudent, Outcome, assign, run_rounds
 from cosup.seeds import seed_for

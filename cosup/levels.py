@@ -10,7 +10,7 @@ from torch import Tensor
 from cosup.evidence import Evidence, Scopes, Truth
 from cosup.losses.features import Live
 from cosup.probabilities import ProbTable
-from cosup.student.base import Inputs, TestInputs
+from cosup.protocols import Inputs, TestInputs
 
 MAX_ELEMENTS = 2**23
 """Annotation values [n, T, C] held at a time: 32 MiB in float32, a few times that in use."""

@@ -1,4 +1,6 @@
-"""Registries: a literal dict `NAME -> class` beside the classes, third parties' entry points, and
+"""The base of every config section.
+
+Registries: a literal dict `NAME -> class` beside the classes, third parties' entry points, and
 the config value `{name: gate, hard: true}` that names an entry and its settings.
 
 A registered class is a dataclass whose fields are its settings; an attribute docstring describes
@@ -14,9 +16,21 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, model_serializer
 from pydantic_core import PydanticCustomError
 
-from cosup.allowed import shown
 from cosup.errors import UserError, unknown_name
-from cosup.explain import Mistake, find_mistakes
+from cosup.validation import Mistake, find_mistakes, shown
+
+
+class Section(BaseModel):
+    """A frozen group of settings: unknown keys are mistakes, attribute docstrings describe keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+    @classmethod
+    def known_keys(cls, value: object) -> list[str]:
+        """The keys that may stand in this section, given what does stand in it."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
 
 
 class Choice(BaseModel):

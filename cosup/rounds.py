@@ -16,10 +16,10 @@ from cosup.config.schema import Assigners, Filters, Losses, RoundsSection
 from cosup.consistency import Chain, ChainResult, Filter, Measures, check_kept
 from cosup.evidence import mix
 from cosup.levels import Level, Stream, Task
-from cosup.losses.objective import Objective
+from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
+from cosup.protocols import Guidance, Inputs, Student
 from cosup.seeds import seed_for
-from cosup.student.base import Guidance, Inputs, Student
 
 NewStudent = Callable[[Objective, int], Student]
 """Makes a student that minimises this, its randomness seeded by this."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import forks as forking
+import helpers.forks as forking
 import pytest
 
 # Threads of small networks wait asleep: spinning ones slow each other down tenfold on a machine

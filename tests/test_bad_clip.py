@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_clip import SHORT, TEXT, VISION, architecture, one_vocabulary, write_clip
 from PIL import Image
 from sklearn.datasets import load_digits
-from tiny_clip import SHORT, TEXT, VISION, architecture, one_vocabulary, write_clip
 
 from cosup.cli import call
 from cosup.files import save_tensors, write_json

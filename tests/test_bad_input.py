@@ -23,7 +23,7 @@ from cosup.config import load_config
 from cosup.errors import RunError
 from cosup.runs.directory import RunDirectory
 from cosup.runs.logs import log_to_file
-from cosup.runs.records import open_recorder
+from cosup.runs.recorder import open_recorder
 
 CONFIG = """\
 run: {name: bad, output: runs}

@@ -14,8 +14,8 @@ import numpy as np
 import open_clip
 import pandas as pd
 import pytest
-import small_clip
 import torch
+from helpers import small_clip
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.tiny_clip import write_clip
 from PIL import Image
 from sklearn.datasets import load_digits
-from tiny_clip import write_clip
 
 from cosup import load_student
 from cosup.cli import call

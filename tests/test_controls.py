@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from digits_task import described, digits_task, new_student
+from helpers.digits_task import described, digits_task, new_student
 from sklearn.metrics.pairwise import cosine_similarity
 
 from cosup.config.schema import RoundsSection

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("ray")
 
 from cosup.config import load_config
-from cosup.config.files import parse_yaml
+from cosup.config.yaml import parse_yaml
 from cosup.remote import is_uri
 
 pytestmark = pytest.mark.ray

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_run import make_run
+from helpers.made_run import make_run
 
 from cosup.config import check_config
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from digits_task import CLASSES, described, digits_task, new_student, student_section
+from helpers.digits_task import CLASSES, described, digits_task, new_student, student_section
 
-from cosup.arrays import decide
 from cosup.assignment import ASSIGNERS
 from cosup.config.schema import RoundsSection
 from cosup.consistency import FILTERS
+from cosup.decisions import decide
 from cosup.errors import RunError
 from cosup.evidence import mix
 from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cosup.analysis.arrays import Codes, categories, codes
-from cosup.analysis.by_domain import MEAN
 from cosup.analysis.comparable import aligned, labels, runs_to_compare
 from cosup.analysis.records import Run
+from cosup.analysis.student import MEAN
 from cosup.config import settings
 from cosup.metrics import LEVEL, holm, mcnemar, pgr, resampled_means
 from cosup.seeds import seed_for

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cosup.analysis.arrays import Answers, Codes, Teacher, categories, codes, repeated
 from cosup.analysis.reading import read_json, read_lines, read_parquet, read_probs
-from cosup.config.files import parse_yaml, read_text
+from cosup.config.yaml import parse_yaml, read_text
 from cosup.errors import RunError
 from cosup.evidence import Scopes, Truth
 from cosup.probabilities import ProbTable

@@ -6,20 +6,20 @@ from pathlib import Path
 import pandas as pd
 
 from cosup.analysis.base import Absent
-from cosup.analysis.by_domain import supervision_domains_table
 from cosup.analysis.costs import cost_table, weights_table
 from cosup.analysis.examples import examples_table
 from cosup.analysis.filtering import annotation_accuracy_table, filters_table
-from cosup.analysis.learning import (
+from cosup.analysis.records import Run
+from cosup.analysis.results import overview_table, teachers_table
+from cosup.analysis.routing import assignment_table, flow_table, load_table, rounds_table
+from cosup.analysis.student import (
     calibration_table,
     classes_table,
     confusion_table,
     domains_table,
     student_teachers_table,
+    supervision_domains_table,
 )
-from cosup.analysis.records import Run
-from cosup.analysis.routing import assignment_table, flow_table, load_table, rounds_table
-from cosup.analysis.standing import overview_table, teachers_table
 from cosup.files import write_atomic
 
 __all__ = ["TABLES", "tables", "write_tables"]

@@ -2,14 +2,11 @@
 
 from cosup.assignment.agreement import Agreement
 from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.baselines import Mean, Oracle, Random, Single
 from cosup.assignment.block import Block
 from cosup.assignment.confidence import Confidence
 from cosup.assignment.dawid_skene import DawidSkene
 from cosup.assignment.gate import Gate
-from cosup.assignment.mean import Mean
-from cosup.assignment.oracle import Oracle
-from cosup.assignment.random import Random
-from cosup.assignment.single import Single
 
 ASSIGNERS: dict[str, type[Assigner]] = {
     "single": Single,

@@ -11,8 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, available, to_weights
-from cosup.assignment.checks import above, one_of
+from cosup.assignment.base import Assigner, above, available, one_of, to_weights
 from cosup.evidence import Scopes, Truth
 
 SMOOTHING = 1e-4

@@ -1,11 +1,16 @@
-"""The contract of assigners, and what they share."""
+"""The contract of assigners, and what they share.
+
+Checks of assigners' settings, for those who build them in Python as for those who write YAML.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from cosup.errors import UserError
 from cosup.evidence import Batches, Scopes, Truth
 
 
@@ -85,3 +90,24 @@ def to_weights(scores: Tensor, answers: Tensor, hard: bool) -> Tensor:
     best = scores == scores.max(1, keepdim=True).values
     first = best & (best.cumsum(1) == 1)
     return first.to(scores.dtype)
+
+
+def at_least(low: float, **settings: float) -> None:
+    """`UserError` naming the first setting that is below `low` (or not a number)."""
+    for name, value in settings.items():
+        if not value >= low:
+            raise UserError(f"{name}: {value}: must be at least {low:g}")
+
+
+def above(low: float, **settings: float) -> None:
+    """`UserError` naming the first setting that is not above `low`."""
+    for name, value in settings.items():
+        if not value > low:
+            raise UserError(f"{name}: {value}: must be above {low:g}")
+
+
+def one_of(allowed: Sequence[str], **settings: str) -> None:
+    """`UserError` naming the first setting whose value isn't allowed."""
+    for name, value in settings.items():
+        if value not in allowed:
+            raise UserError(f"{name}: '{value}': must be one of {', '.join(allowed)}")

@@ -11,8 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, available, to_weights
-from cosup.assignment.checks import at_least, one_of
+from cosup.assignment.base import Assigner, at_least, available, one_of, to_weights
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes, Truth
 

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import torch
 
-from cosup.cluster.closing import Closing
-from cosup.cluster.features import feature_blocks
+from cosup.cluster.actor import Setup
 from cosup.cluster.pool import Pool
-from cosup.cluster.session import Node, Places, check_room, places, reserved
-from cosup.cluster.teachers import annotate, train_groups
+from cosup.cluster.session import Closing, Node, Places, check_room, places, reserved
+from cosup.cluster.teachers import annotate, feature_blocks, train_groups
 from cosup.cluster.trainer import RayLauncher
-from cosup.cluster.worker import Setup
-from cosup.config.execution import ExecutionSection, GPUs
-from cosup.config.schema import Config
+from cosup.config.schema import Config, ExecutionSection, GPUs
 from cosup.data.table import ImageData
 from cosup.models.section import BackboneSection
 from cosup.runs.backend import TeacherGroup

@@ -28,10 +28,9 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from cosup.cluster.closing import Closing
-from cosup.cluster.session import described, find_nodes
+from cosup.cluster.actor import Setup, Worker
+from cosup.cluster.session import Closing, described, find_nodes
 from cosup.cluster.tasks import Task, Tasks, Unit
-from cosup.cluster.worker import Setup, Worker
 from cosup.errors import RunError, UserError
 
 __all__ = ["Pool", "Setup", "Unit"]

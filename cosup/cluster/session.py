@@ -1,19 +1,33 @@
-"""A run's connection to a Ray cluster, and whether the cluster has what the run asks for."""
+"""A run's connection to a Ray cluster, and whether the cluster has what the run asks for.
+
+Things on a cluster that are ended when they are left, however they are left.
+"""
 
 import logging
 import os
 import signal
 import socket
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from cosup.config.execution import ActorsSection, ExecutionSection, GPUs
+from cosup.config.schema import ActorsSection, ExecutionSection, GPUs
 from cosup.errors import UserError
 
-__all__ = ["Node", "Places", "check_room", "connected", "find_nodes", "places"]
+__all__ = [
+    "Closing",
+    "Node",
+    "Places",
+    "check_room",
+    "connected",
+    "find_nodes",
+    "places",
+]
+
 
 log = logging.getLogger(__name__)
 
@@ -155,3 +169,19 @@ def check_room(setting: str, wanted: Places, nodes: Sequence[Node]) -> None:
         f"{wanted.num_cpus:g} CPUs and {wanted.num_gpus:g} GPUs each are asked for; the cluster "
         f"has room for {room} ({described(nodes)})"
     )
+
+
+class Closing(AbstractContextManager[Any]):
+    """Entering gives the thing itself; leaving closes it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it; again does nothing."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

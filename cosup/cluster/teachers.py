@@ -1,6 +1,8 @@
 """Teachers on a cluster: trained side by side, and annotating shard by shard.
 
 What the actors make comes back to the driver, which alone writes it, where the local run would.
+
+Features on a cluster: actors extract ranges of rows, the driver writes them in their order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,23 +10,32 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import ray
+import torch
+from torch import Tensor
 
+from cosup.cluster.actor import Losses, Sent, Trained, pack, unpack
 from cosup.cluster.pool import Pool
 from cosup.cluster.tasks import Unit
-from cosup.cluster.worker import Losses, Sent, Trained, pack, unpack
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import RunError
+from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
 from cosup.teachers import annotate as local
-from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.base import Blocks, Resources, Teacher, Training
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 from cosup.teachers.train import keep_group, kept_group, kind_of
 
-__all__ = ["annotate", "train_groups"]
+__all__ = [
+    "annotate",
+    "feature_blocks",
+    "train_groups",
+]
+
 
 READ_IMAGES = ("linear_pixels", "network", "call")
 """Kinds that annotate on actors; others read features or tables, which the driver has."""
@@ -148,3 +159,45 @@ def _crews(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
 
 def _ids(data: ImageData, split: str, rows: slice) -> list[str]:
     return data.sample_ids(data.rows(split)[rows])
+
+
+def feature_blocks(
+    pool: Callable[[], Pool],
+    data: ImageData,
+    batch_size: int,
+    shard_rows: int,
+    identity: Callable[[BackboneSection], str] | None = None,
+) -> Blocks:
+    """Has a pool extract features of `data`, which its actors read too, about `shard_rows` at a
+    time; those of other samples (novel classes) are left to this process.
+
+    pool: gives the pool, asked for when there is something to do. identity: of the driver's own
+    backbone, which every actor's must have; None asks for none.
+    """
+    rows = max(1, shard_rows // batch_size) * batch_size  # so that every batch is the local run's
+
+    def blocks(
+        section: BackboneSection, asked: ImageData, split: str, start: int
+    ) -> Iterator[Tensor] | None:
+        if asked is not data:
+            return None
+        places = np.arange(len(data)) if data.drawn else data.rows(split)
+        return _extract(start, places, section, split)
+
+    def _extract(
+        start: int, places: np.ndarray, section: BackboneSection, split: str
+    ) -> Iterator[Tensor]:
+        units = (
+            Unit(
+                f"features of {'all samples' if data.drawn else split}, rows {first} to {last - 1}",
+                "extract",
+                (section, None if identity is None else identity(section), split, first, last),
+                samples=partial(data.sample_ids, places[first:last]),
+            )
+            for first in range(start, len(places), rows)
+            for last in [min(first + rows, len(places))]
+        )
+        for _, block in pool().run(units, ordered=True):
+            yield torch.from_numpy(np.array(block))
+
+    return blocks

@@ -30,12 +30,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from cosup.cluster.closing import Closing
+from cosup.cluster.actor import Setup
 from cosup.cluster.controller import Announcer, Fixed
-from cosup.cluster.desk import Desk
-from cosup.cluster.session import Places, described, find_nodes
-from cosup.cluster.training import Sent, work
-from cosup.cluster.worker import Setup
+from cosup.cluster.session import Closing, Places, described, find_nodes
+from cosup.cluster.train_worker import Sent, work
+from cosup.cluster.training_queue import Desk
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
 from cosup.models.classifier import Classifier

@@ -21,10 +21,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosup.allowed import shown
 from cosup.config.errors import contents
-from cosup.config.files import parse_yaml, read_text
+from cosup.config.yaml import parse_yaml, read_text
 from cosup.errors import UserError, about
+from cosup.validation import shown
 
 BASE = "base"
 """The key that names the base."""

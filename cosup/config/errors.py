@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cosup.errors import UserError
-from cosup.explain import Mistake
+from cosup.validation import Mistake
 
 Key = tuple[str, ...]
 """A setting's place: the keys and indices on the way to it."""

@@ -12,11 +12,10 @@ from pydantic import TypeAdapter
 
 from cosup.config.bases import BASE, file_of, read_layers, together
 from cosup.config.errors import Key, config_error, contents, flatten
-from cosup.config.files import to_yaml
-from cosup.config.overrides import apply_override
 from cosup.config.schema import Config
+from cosup.config.yaml import apply_override, to_yaml
 from cosup.errors import UserError
-from cosup.explain import Mistake, find_mistakes
+from cosup.validation import Mistake, find_mistakes
 
 IDENTITY_EXCLUDES = ("run.name", "run.output", "execution")
 """What changes where a run is written or how it is computed, but not what is computed."""

@@ -7,8 +7,7 @@ from pydantic import BeforeValidator, Field
 from cosup.assignment import ASSIGNERS, Assigner
 from cosup.consistency import FILTERS, Filter
 from cosup.losses import LOSSES, Loss
-from cosup.registry import Choice, Registry
-from cosup.section import Section
+from cosup.registry import Choice, Registry, Section
 
 Assigners = Registry[Assigner]("assigner", ASSIGNERS, "cosup.assigners")
 Filters = Registry[Filter]("filter", FILTERS, "cosup.filters")

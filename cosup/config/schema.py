@@ -1,18 +1,22 @@
-"""The whole config, section by section, in the order of the data's way."""
+"""The `execution` section: where and how a run computes. It changes no number beyond rounding.
 
-from typing import Literal
+The whole config, section by section, in the order of the data's way.
+"""
 
-from pydantic import Field, model_validator
+from typing import Annotated, Literal
 
-from cosup.config.execution import ExecutionSection
+from pydantic import Field, field_validator, model_validator
+
+from cosup.config.cross_checks import check_together
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
-from cosup.config.together import check_together
 from cosup.data.section import DataSection
-from cosup.section import Section
+from cosup.registry import Section
+from cosup.remote import is_uri
 
 __all__ = [
+    "ActorsSection",
     "Assigners",
     "Config",
     "ControlName",
@@ -23,7 +27,80 @@ __all__ = [
     "RoundsSection",
     "RunSection",
     "StudentSection",
+    "WorkersSection",
 ]
+
+
+GPUs = Annotated[float, Field(ge=0)] | Literal["auto"]
+
+
+class ActorsSection(Section):
+    """Ray actors that do one kind of work, and what each of them reserves."""
+
+    num_cpus: float = Field(default=1, gt=0)
+    """CPUs per actor."""
+    num_gpus: GPUs = "auto"
+    """GPUs per actor, also a fraction of one (bookkeeping, no limit of memory); auto is a quarter
+    for teachers and one for features where the cluster has GPUs, else 0."""
+    actors: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """How many; auto is as many as the cluster has room for, at most 16."""
+
+
+class WorkersSection(Section):
+    """The workers that train the student together under Ray Train."""
+
+    workers: int = Field(default=1, gt=0)
+    """How many; each takes its share of every batch, so the batch stays the same."""
+    num_cpus: float = Field(default=1, gt=0)
+    """CPUs per worker."""
+    num_gpus: GPUs = "auto"
+    """GPUs per worker; auto is one where the cluster has GPUs, else 0."""
+
+
+class ExecutionSection(Section):
+    """Where and how it runs; it changes no number beyond rounding."""
+
+    backend: Literal["local", "ray"] = "local"
+    """`local`: in this process. `ray`: teachers, features and student on a Ray cluster."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of backbones' forward passes; auto is bfloat16 on GPUs that have it, else float32."""
+    workers: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Threads that decode images; auto is one per core, at most 16."""
+    threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Threads of torch per process; auto is torch's own choice, which Ray's actors take over from
+    the process that started the run. The last digits of sums depend on it."""
+    batch_size: int = Field(default=64, gt=0)
+    """Images per forward pass."""
+    shard_size: int = Field(default=4096, gt=0)
+    """Samples per annotation shard: what is lost when a run is killed while annotating."""
+    cache: str | None = None
+    """Folder of features shared by runs, on this machine (no URI); null is `.cache` within
+    `run.output`, or within the staging folder of a URI."""
+    address: str | None = None
+    """ray: the cluster's address, as host:port, or `auto` for one that runs on this machine. null:
+    RAY_ADDRESS (which jobs have), else one that is started for the run and ends with it."""
+    teachers: ActorsSection = ActorsSection()
+    """ray: actors that train teachers and annotate."""
+    features: ActorsSection = ActorsSection()
+    """ray: actors that extract features."""
+    student: WorkersSection = WorkersSection()
+    """ray: workers that train the student."""
+    tries: int = Field(default=3, gt=0)
+    """ray: tries of a shard, or of a training, before the run gives up on it."""
+    shard_timeout: float = Field(default=1800, gt=0)
+    """ray: seconds after which a shard counts as failed."""
+    wait: float = Field(default=600, ge=0)
+    """ray: seconds to wait for resources that the cluster has lost."""
+
+    @field_validator("cache")
+    @classmethod
+    def _cache(cls, cache: str | None) -> str | None:
+        if cache is not None and is_uri(cache):
+            raise ValueError("is memory-mapped, so it must be a folder of this machine, not a URI")
+        return cache
+
 
 ControlName = Literal[
     "zero_shot",

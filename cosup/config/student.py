@@ -5,11 +5,10 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from cosup.config.rounds import LossChoice
-from cosup.explain import Mistake
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection, HeadSection, TrainingSection
-from cosup.registry import mistakes
-from cosup.section import Section
+from cosup.registry import Section, mistakes
+from cosup.validation import Mistake
 
 
 class MetaSection(Section):

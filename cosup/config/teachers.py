@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cosup.models.section import BackboneSection, TrainingSection
-from cosup.section import Section
+from cosup.registry import Section
 
 
 class ScopeSection(Section):

@@ -1,12 +1,9 @@
 """Consistency filters: which assigned annotations are kept."""
 
-from cosup.consistency.base import Filter, Measures, join_measures
-from cosup.consistency.chain import Chain, ChainResult, check_kept
-from cosup.consistency.confidence import Confidence
-from cosup.consistency.given_label import GivenLabel
+from cosup.consistency.base import Chain, ChainResult, Filter, Measures, check_kept, join_measures
 from cosup.consistency.local_global import LocalGlobal
+from cosup.consistency.samplewise import Confidence, GivenLabel, Unanimity
 from cosup.consistency.teacher_student import TeacherStudent
-from cosup.consistency.unanimity import Unanimity
 
 __all__ = [
     "FILTERS",

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from cosup.data.sources import Collection
 from cosup.errors import UserError, unknown_name
-from cosup.section import Section
+from cosup.registry import Section
 from cosup.seeds import numpy_generator
 
 __all__ = ["ClassParts", "FewShotSection", "class_parts", "of_classes"]

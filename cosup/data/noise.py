@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from cosup.errors import UserError, unknown_name
-from cosup.section import Section
+from cosup.registry import Section
 from cosup.seeds import numpy_generator
 
 __all__ = ["CIFAR10_MAP", "CIFAR100_GROUPS", "NoiseSection", "noisy_labels", "transitions"]

@@ -9,8 +9,7 @@ from cosup.data.few_shot import FewShotSection
 from cosup.data.noise import NoiseSection
 from cosup.data.sources import SOURCES
 from cosup.data.sources import SPLITS as SPLITS
-from cosup.registry import Choice, setting_names
-from cosup.section import Section
+from cosup.registry import Choice, Section, setting_names
 
 
 class SplitShares(Section):

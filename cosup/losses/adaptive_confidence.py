@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from cosup.errors import UserError
-from cosup.losses.base import Loss, Metrics
-from cosup.losses.settings import check_positive, check_shares
-from cosup.losses.terms import (
+from cosup.losses.base import (
+    Loss,
+    Metrics,
     answered,
     kl_divergence,
     label_cross_entropy,
@@ -29,6 +29,7 @@ from cosup.losses.terms import (
     soft_cross_entropy,
     tempered,
 )
+from cosup.losses.settings import check_positive, check_shares
 
 AdaptiveWeight = Literal[
     "adaptive", "complement", "half", "half_where_agree", "constant", "best_constant"

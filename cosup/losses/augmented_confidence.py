@@ -15,9 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.losses.base import Loss, Metrics
+from cosup.losses.base import (
+    Loss,
+    Metrics,
+    answered,
+    label_cross_entropy,
+    log_probs,
+    soft_cross_entropy,
+)
 from cosup.losses.settings import check_shares, ramped
-from cosup.losses.terms import answered, label_cross_entropy, log_probs, soft_cross_entropy
 
 
 @dataclass

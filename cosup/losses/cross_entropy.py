@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cosup.losses.base import Loss, Metrics
-from cosup.losses.terms import log_probs, soft_cross_entropy
+from cosup.losses.base import Loss, Metrics, log_probs, soft_cross_entropy
 
 
 @dataclass

@@ -9,9 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from cosup.errors import UserError
-from cosup.losses.base import Loss, Metrics
+from cosup.losses.base import Loss, Metrics, kl_divergence, log_probs, soft_cross_entropy, tempered
 from cosup.losses.settings import check_positive
-from cosup.losses.terms import kl_divergence, log_probs, soft_cross_entropy, tempered
 
 
 @dataclass

@@ -22,9 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from cosup.losses.base import Loss, Metrics
+from cosup.losses.base import (
+    Loss,
+    Metrics,
+    answered,
+    kl_divergence,
+    label_cross_entropy,
+    log_probs,
+    tempered,
+)
 from cosup.losses.settings import check_positive, check_shares, check_weights, ramped
-from cosup.losses.terms import answered, kl_divergence, label_cross_entropy, log_probs, tempered
 
 
 @dataclass

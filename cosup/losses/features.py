@@ -13,9 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cosup.losses.base import Loss, Metrics
+from cosup.losses.base import Loss, Metrics, log_probs, soft_cross_entropy
 from cosup.losses.settings import check_weights
-from cosup.losses.terms import log_probs, soft_cross_entropy
 
 MapShape = tuple[int, int, int]
 

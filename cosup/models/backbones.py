@@ -7,7 +7,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from cosup.models.device import Precision
+from cosup.models.compute import Precision
 from cosup.models.networks import Network, build_network
 from cosup.models.pixels import InputSpec, Pixels
 from cosup.models.section import BackboneSection

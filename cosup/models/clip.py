@@ -1,20 +1,36 @@
 """CLIP's image encoders, of backbones `open_clip:...` (see `cosup.models.clip_source`).
 
 The text encoder is neither built nor loaded here: see `cosup.models.clip_text`.
+
+A CLIP image encoder as a folder by itself, in open_clip's form, without its text encoder.
 """
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cosup.errors import UserError, in_short
-from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
+from cosup.files import save_tensors, write_json
+from cosup.models.clip_source import DESCRIPTION, ClipSource, clip_source, open_clip, quiet
 from cosup.models.pixels import InputSpec
+from cosup.models.prompts import OPEN_CLIP
+from cosup.models.section import BackboneSection
 from cosup.models.weights import load_into, read_weights
 
-__all__ = ["TOWER", "ImageTower", "clip_image_tower"]
+__all__ = [
+    "TOWER",
+    "ImageTower",
+    "clip_image_tower",
+    "describe_encoder",
+    "encoder_in",
+    "save_encoder",
+]
+
 
 TOWER = "visual."
 """How the names of the image encoder's tensors begin in a checkpoint of both encoders."""
@@ -165,3 +181,42 @@ def _input(
 def _channels(value: Any) -> tuple[float, ...]:
     """Of red, green and blue; one number stands for all three."""
     return tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+
+
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def describe_encoder(folder: Path, section: BackboneSection, spec: InputSpec) -> None:
+    """Write what the backbone `open_clip:...` is built like and reads; no weights."""
+    source = clip_source(section.name, section.weights)
+    vision = {**source.settings["vision_cfg"], "image_size": spec.size}
+    preprocess = {
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "interpolation": spec.interpolation,
+        "resize_mode": "squash" if spec.squash else "shortest",
+    }
+    settings = {**source.settings, "vision_cfg": vision}
+    write_json(folder / DESCRIPTION, {"model_cfg": settings, "preprocess_cfg": preprocess})
+
+
+def save_encoder(
+    folder: Path,
+    section: BackboneSection,
+    spec: InputSpec,
+    tower: Mapping[str, Tensor],
+    logit_scale: float,
+) -> None:
+    """Write the image encoder, tower (`visual.*`), as a folder that `open_clip:FOLDER` loads."""
+    describe_encoder(folder, section, spec)
+    scale = torch.tensor(math.log(logit_scale))
+    save_tensors(folder / WEIGHTS, {**tower, "logit_scale": scale})
+
+
+def encoder_in(folder: Path, section: BackboneSection) -> BackboneSection:
+    """The backbone as it lies in the folder, if one was written there; else the section itself."""
+    if not section.name.startswith(OPEN_CLIP) or not (folder / DESCRIPTION).is_file():
+        return section
+    weights = "pretrained" if (folder / WEIGHTS).is_file() else None
+    name = f"{OPEN_CLIP}local-dir:{folder}"
+    return BackboneSection(name=name, weights=weights, image_size=section.image_size)

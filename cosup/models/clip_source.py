@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cosup.errors import UserError, unknown_name, unknown_of_many
-from cosup.models.downloads import downloads
 from cosup.models.prompts import OPEN_CLIP
+from cosup.models.weights import downloads
 
 __all__ = ["DESCRIPTION", "ClipSource", "clip_source", "open_clip", "quiet"]
 

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from cosup.errors import RunError, inside
-from cosup.losses.base import Loss, Metrics
-from cosup.losses.objective import Objective
-from cosup.models.class_means import use_class_means
-from cosup.models.heads import HeadBank, build_heads
+from cosup.losses.base import Loss, Metrics, Objective
+from cosup.models.heads import HeadBank, build_heads, use_class_means
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.ranks import ALONE, Ranks, check_slices
 from cosup.models.samples import CHUNK, Samples, Shuffle, column_scaling

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from cosup.files import write_atomic
-from cosup.losses.objective import Objective
+from cosup.losses.base import Objective
 from cosup.models.backbones import hash_tensors
 from cosup.models.section import TrainingSection
-from cosup.models.trainee import TrainContext
+from cosup.models.step import TrainContext
 from cosup.seeds import random_states, restore_random_states
 
 __all__ = ["LoopState", "identity_of"]

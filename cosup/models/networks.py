@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from cosup.errors import UserError, unknown_name, unknown_of_many
 from cosup.models.cifar import CIFAR_NETWORKS
 from cosup.models.clip import clip_image_tower
-from cosup.models.downloads import downloads
 from cosup.models.pixels import InputSpec
 from cosup.models.prompts import OPEN_CLIP
-from cosup.models.weights import load_into, read_weights
+from cosup.models.weights import downloads, load_into, read_weights
 
 HUB = ("hf-hub:", "hf_hub:")
 TORCHVISION = "torchvision:"

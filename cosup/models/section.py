@@ -6,8 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from cosup.models.prompts import check_templates
-from cosup.registry import mistakes
-from cosup.section import Section
+from cosup.registry import Section, mistakes
 
 
 class BackboneSection(Section):

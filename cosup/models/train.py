@@ -14,15 +14,22 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from cosup.errors import RunError, inside
-from cosup.losses.base import Metrics
-from cosup.losses.objective import Objective
+from cosup.losses.base import Metrics, Objective
 from cosup.models.fit import LOOK_EVERY
 from cosup.models.loop_state import LoopState, identity_of
 from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.pixels import Pixels
 from cosup.models.section import TrainingSection
-from cosup.models.step import Step, check_settings, compiled
-from cosup.models.trainee import Batch, Batches, Live, TrainContext, Trainee
+from cosup.models.step import (
+    Batch,
+    Batches,
+    Live,
+    Step,
+    TrainContext,
+    Trainee,
+    check_settings,
+    compiled,
+)
 from cosup.seeds import forked_seeds, seed_for
 
 __all__ = ["Batch", "Batches", "Live", "TrainContext", "Trainee", "train_network"]

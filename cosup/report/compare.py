@@ -14,10 +14,10 @@ from cosup.errors import UserError
 from cosup.files import write_atomic
 from cosup.report import words
 from cosup.report.compare_draw import draw_answers, draw_curves, draw_names, draw_pairs, draw_runs
-from cosup.report.compare_text import comparison_text
-from cosup.report.compare_words import (
+from cosup.report.compare_text import (
     SAMPLES_ALONE,
     classes_sentence,
+    comparison_text,
     config_sentence,
     flipped_sentence,
     means_sentence,

@@ -7,7 +7,7 @@ import pandas as pd
 from cosup.analysis.base import rows_of
 from cosup.report import words
 from cosup.report.axes import Scale
-from cosup.report.compare_words import differs
+from cosup.report.compare_text import differs
 from cosup.report.pick import ends
 from cosup.report.views import (
     Axis,

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cosup.analysis.base import rows_of
-from cosup.analysis.by_domain import MEAN
+from cosup.analysis.student import MEAN
 from cosup.report import words
 from cosup.report.draw_domains import by_supervision, domains_shown, supervisions
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from cosup.analysis.base import rows_of
-from cosup.analysis.by_domain import MEAN
+from cosup.analysis.student import MEAN
 from cosup.report import words
 from cosup.report.pick import ends, in_order, largest
 from cosup.report.views import Cell, Matrix, View

@@ -44,8 +44,8 @@ def run_config(
 
 def describe_run(summary: dict[str, Any], directory: Path | Place) -> RenderableType:
     """What a finished run prints."""
-    from cosup.runs.ablation_table import ablation_table
-    from cosup.runs.table import summary_table
+    from cosup.runs.ablation import ablation_table
+    from cosup.runs.summary import summary_table
 
     if "losses" in summary:
         return ablation_table(summary, directory)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.config import Config, config_differences, config_hash, config_tree, dump_config
-from cosup.config.files import parse_yaml
+from cosup.config.yaml import parse_yaml
 from cosup.errors import RunError, UserError
 from cosup.files import MARKER, TEMPORARY, disk_errors, sweep, write_atomic, write_json
 from cosup.runs.logs import log_to_file

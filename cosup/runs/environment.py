@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cosup.config import Config
-from cosup.models.device import resolve_device
+from cosup.models.compute import resolve_device
 
 PACKAGES = (
     "cosup",

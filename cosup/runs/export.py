@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from cosup.config.schema import Config
 from cosup.models.backbones import hash_tensors, load_backbone
 from cosup.models.classifier import build_classifier
-from cosup.models.clip_export import describe_encoder, save_encoder
-from cosup.models.device import resolve_device, resolve_precision
+from cosup.models.clip import describe_encoder, save_encoder
+from cosup.models.compute import resolve_device, resolve_precision
 from cosup.models.prompts import OPEN_CLIP
 from cosup.runs.directory import RunDirectory
 from cosup.student.exported import save_network, save_student

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from cosup.config.schema import Assigners, Config
 from cosup.data.episodes import EpisodeRows, episode_rows
-from cosup.data.rows import ImageRows
+from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
 from cosup.errors import about, inside
 from cosup.models.centroids import episode_probs
 from cosup.models.clip_text import prompts_of, text_features
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
+from cosup.protocols import Inputs, TestInputs
 from cosup.runs.candidates import candidates
 from cosup.runs.logs import progress
 from cosup.runs.summary import TestSplit
 from cosup.seeds import seed_for
-from cosup.student.base import Inputs, TestInputs
 from cosup.teachers.base import Resources, Teacher
 from cosup.teachers.features import cached_part, feature_source
 from cosup.teachers.store import AnnotationStore

@@ -10,12 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosup.allowed import allowed, fields
 from cosup.config.schema import Assigners, Filters, Losses
 from cosup.data.sources import SOURCES
 from cosup.errors import unknown_name
 from cosup.registry import Registry, setting_docs
 from cosup.runs.directory import is_run
+from cosup.validation import allowed, fields
 
 CONFIGS = Path("configs")
 RUNS = Path("outputs")

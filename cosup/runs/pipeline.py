@@ -20,11 +20,11 @@ from cosup.runs.directory import RunDirectory
 from cosup.runs.environment import describe_environment
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
-from cosup.runs.keep import keep_samples, keep_thumbnails
 from cosup.runs.paired import keep_correct
 from cosup.runs.prepare import prepare
-from cosup.runs.records import Recorder, open_recorder
+from cosup.runs.recorder import Recorder, open_recorder
 from cosup.runs.reuse import take_over
+from cosup.runs.sample_records import keep_samples, keep_thumbnails
 from cosup.runs.stages import finish_controls, finish_rounds, test_probs
 from cosup.runs.summary import (
     Numbers,

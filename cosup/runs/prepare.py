@@ -10,7 +10,7 @@ import torch
 
 from cosup.config.schema import Config
 from cosup.data.table import ImageData, load_data
-from cosup.models.device import resolve_device, resolve_precision
+from cosup.models.compute import resolve_device, resolve_precision
 from cosup.models.fit import recorded
 from cosup.runs.assemble import BUDGET_GENERALIST, Prepared, assemble
 from cosup.runs.backend import Backend, TeacherGroup
@@ -18,7 +18,7 @@ from cosup.runs.check import check_task
 from cosup.runs.directory import RunDirectory
 from cosup.runs.inputs import student_reads
 from cosup.runs.logs import Pace, progress
-from cosup.runs.records import Recorder
+from cosup.runs.recorder import Recorder
 from cosup.runs.staging import staging_root
 from cosup.teachers.annotate import open_store
 from cosup.teachers.base import Resources, Teacher, Training

@@ -10,8 +10,8 @@ from cosup.errors import UserError
 from cosup.files import write_json
 from cosup.runs.backend import Backend
 from cosup.runs.directory import RunDirectory
+from cosup.runs.paired import spread
 from cosup.runs.pipeline import run_one
-from cosup.runs.spread import spread
 
 log = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from cosup.config.schema import Config, Losses
 from cosup.controls import CONTROLS, ControlContext
 from cosup.errors import about
 from cosup.files import save_tensors, write_atomic
-from cosup.losses.objective import Objective
+from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, recorded
 from cosup.probabilities import ProbTable
 from cosup.rounds import Before, NewStudent, Outcome, run_rounds
 from cosup.runs.assemble import Prepared
 from cosup.runs.directory import RunDirectory
 from cosup.runs.logs import Pace
-from cosup.runs.records import Recorder
+from cosup.runs.recorder import Recorder
 from cosup.seeds import torch_generator
 from cosup.student import HeadStudent, Student
 from cosup.student.fit_network import Compute

@@ -22,8 +22,8 @@ from cosup.errors import UserError
 from cosup.files import save_tensors, write_atomic, write_json
 from cosup.models.backbones import Backbone, hash_tensors, load_backbone
 from cosup.models.classifier import Classifier, build_classifier
-from cosup.models.clip_export import encoder_in
-from cosup.models.device import resolve_device, resolve_precision
+from cosup.models.clip import encoder_in
+from cosup.models.compute import resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.section import BackboneSection
 

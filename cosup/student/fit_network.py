@@ -14,18 +14,18 @@ from torch import Tensor
 from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
 from cosup.errors import inside
+from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
-from cosup.losses.objective import Objective
 from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier
-from cosup.models.device import Precision
+from cosup.models.compute import Precision
 from cosup.models.fit import OnStep
 from cosup.models.ranks import ALONE, Ranks, check_slices
 from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, Trainee, train_network
 from cosup.probabilities import ProbTable
+from cosup.protocols import Guidance
 from cosup.seeds import seed_for
-from cosup.student.base import Guidance
 
 
 @dataclass(frozen=True)

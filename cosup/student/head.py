@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from cosup.config.schema import StudentSection
-from cosup.losses.objective import Objective
+from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, predict
 from cosup.models.heads import HeadBank, head_bank, text_heads
 from cosup.probabilities import ProbTable
-from cosup.seeds import seed_for
-from cosup.student.base import (
+from cosup.protocols import (
     Guidance,
     Inputs,
     PartPredictor,
@@ -19,6 +18,7 @@ from cosup.student.base import (
     TestInputs,
     by_fold,
 )
+from cosup.seeds import seed_for
 from cosup.student.jobs import HeadJob, Launcher, LocalLauncher
 
 

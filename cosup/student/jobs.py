@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cosup.data.table import ImageData
+from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
-from cosup.losses.objective import Objective
 from cosup.models.classifier import Classifier
 from cosup.models.fit import OnStep, fit_heads
 from cosup.models.heads import HeadBank

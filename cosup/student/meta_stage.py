@@ -21,10 +21,10 @@ from cosup.data.episodes import Episodes, draw_episodes
 from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
-from cosup.losses.objective import Objective
+from cosup.losses.base import Objective
 from cosup.models.augment import training_transform
+from cosup.models.centroids import MetaLearner
 from cosup.models.classifier import Classifier
-from cosup.models.meta import MetaLearner
 from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, TrainContext, train_network
 from cosup.student.fit_network import Compute, Lesson

@@ -6,22 +6,19 @@ import torch
 from torch import Tensor
 
 from cosup.config.student import StudentSection
-from cosup.data.decode import image_batches
 from cosup.data.episodes import EpisodeRows
-from cosup.data.rows import ImageRows
+from cosup.data.loader import ImageRows, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy
+from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
-from cosup.losses.objective import Objective
 from cosup.models.centroids import episode_probs
-from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.classifier import Classifier, build_classifier, predict_network
+from cosup.models.compute import autocast
 from cosup.models.fit import OnStep
-from cosup.models.precision import autocast
-from cosup.models.predict import predict_network
 from cosup.probabilities import ProbTable
-from cosup.seeds import seed_for
-from cosup.student.base import (
+from cosup.protocols import (
     Guidance,
     Inputs,
     PartPredictor,
@@ -29,6 +26,7 @@ from cosup.student.base import (
     TestInputs,
     by_fold,
 )
+from cosup.seeds import seed_for
 from cosup.student.fit_network import Compute, Lesson
 from cosup.student.jobs import Launcher, LocalLauncher, NetworkJob
 from cosup.student.meta_stage import MetaStage
@@ -100,6 +98,7 @@ class NetworkStudent(Student):
         network = self._network()
         if isinstance(inputs, EpisodeRows):
             return predict_episodes(self.meta_ or network, inputs, self.compute)
+        assert isinstance(inputs, ImageRows)
         return predict_images(network, inputs, self.compute)
 
     def predict_own(self, inputs: Inputs) -> ProbTable:

@@ -1,4 +1,7 @@
-"""The contract of teachers, and what they share."""
+"""The contract of teachers, and what they share.
+
+Cross-entropy over a teacher's own classes: it is not taught that the others don't exist.
+"""
 
 import hashlib
 import json
@@ -17,6 +20,7 @@ from torch import Tensor
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import UserError
+from cosup.losses.base import Loss, Metrics
 from cosup.models.backbones import hash_tensors
 from cosup.models.section import BackboneSection
 from cosup.teachers.hierarchy import TeacherSpec
@@ -26,12 +30,14 @@ __all__ = [
     "OnStep",
     "Resources",
     "Rows",
+    "ScopedCrossEntropy",
     "Teacher",
     "Training",
     "masked_softmax",
     "restrict",
     "training_rows",
 ]
+
 
 Rows = NDArray[np.int64]
 
@@ -202,3 +208,20 @@ def restrict(probs: Tensor, support: Tensor) -> Tensor:
     inside = probs * support
     total = inside.sum(1, keepdim=True)
     return inside / torch.where(total > 0, total, torch.ones_like(total))
+
+
+@dataclass
+class ScopedCrossEntropy(Loss):
+    """Cross-entropy of each head to its targets, the softmax taken over its classes alone.
+
+    support: [H, C] bool, or [C] for one network. Targets must lie within it.
+    """
+
+    support: Tensor
+
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
+        """Losses [H, B] (or [B]) of logits and targets [H, B, C] (or [B, C])."""
+        inside = self.support.to(logits.device).unsqueeze(-2)
+        log_probs = logits.masked_fill(~inside, -torch.inf).log_softmax(-1)
+        # -inf times a target of 0 would not be 0.
+        return -(targets * log_probs.masked_fill(~inside, 0.0)).sum(-1), {}

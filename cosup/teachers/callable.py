@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosup.data.decode import image_batches
+from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
 from cosup.errors import RunError, UserError

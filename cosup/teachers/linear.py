@@ -1,24 +1,48 @@
-"""What linear teachers share: those of a level that have the same budget are fitted together."""
+"""What linear teachers share: those of a level that have the same budget are fitted together.
+
+A linear model on a weak backbone's frozen features (CSL's teachers: AlexNet with a linear head).
+
+The features come from the cache, so a backbone runs once per image, however many teachers read it.
+
+The weakest teacher: a linear model on the image's grey pixels, scaled down.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
+from cosup.data.transforms import PixelTransform
 from cosup.errors import about
 from cosup.models.fit import fit_heads
-from cosup.models.heads import HeadBank
+from cosup.models.heads import HeadBank, head_bank
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
-from cosup.teachers.base import Rows, Training, training_rows
+from cosup.teachers.base import (
+    Resources,
+    Rows,
+    ScopedCrossEntropy,
+    Teacher,
+    Training,
+    masked_softmax,
+    training_rows,
+)
+from cosup.teachers.features import FeatureSource, feature_source
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.teachers.scoped_loss import ScopedCrossEntropy
 
-__all__ = ["Fitted", "fit_level", "labels_as_targets"]
+__all__ = [
+    "Fitted",
+    "LinearFeatures",
+    "LinearPixels",
+    "fit_level",
+    "labels_as_targets",
+]
+
 
 Fitted = tuple[HeadBank, int]
 """A bank of one head, and the steps it was trained for."""
@@ -90,3 +114,130 @@ def _fit(
         device=training.resources.device,
         on_step=lambda step, loss, _: training.report(names, step, loss),
     )
+
+
+BATCH = 4096
+
+
+class LinearFeatures(Teacher):
+    """Reads its backbone's features [B, D]."""
+
+    kind = "linear_features"
+
+    def __init__(
+        self, spec: TeacherSpec, head: HeadBank, source: FeatureSource, steps: int
+    ) -> None:
+        super().__init__(spec, head.num_classes, steps)
+        self.head = head
+        self.source = source
+
+    @classmethod
+    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+        """Fit all of these teachers on the cached features of teacher_train."""
+        source = _source(training)
+        rows = training.data.rows("teacher_train")
+        features = source.of_split(training.data, "teacher_train")
+        fitted = fit_level(specs, rows, features, training)
+        return [
+            cls(spec, head, source, steps)
+            for spec, (head, steps) in zip(specs, fitted, strict=True)
+        ]
+
+    @classmethod
+    def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
+        """Every scope has samples, and the backbone can be had."""
+        super().check(specs, training)
+        _source(training)
+
+    @classmethod
+    def restore(
+        cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
+    ) -> Teacher:
+        """The teacher with this head."""
+        return cls(spec, head_bank(state), _source(training), steps)
+
+    @property
+    def reads(self) -> str:
+        """Its backbone and transform."""
+        return f"features-{self.source.key}"
+
+    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+        """Features [B, D] of rows of one split."""
+        return self.source.batches(data, rows, BATCH)
+
+    @torch.inference_mode()
+    def annotate(self, inputs: Tensor) -> Tensor:
+        """Probabilities [B, C] of features [B, D]."""
+        return masked_softmax(self.head(inputs)[0], self.support)
+
+    @torch.inference_mode()
+    def embed(self, inputs: Tensor) -> Tensor:
+        """The backbone's features [B, D] themselves, as the cache has them."""
+        return inputs.float().cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """The head's weights."""
+        return self.head.state_dict()
+
+
+def _source(training: Training) -> FeatureSource:
+    backbone = training.section.model.backbone
+    assert backbone is not None
+    with about("teachers.model.backbone"):
+        return feature_source(backbone, training.resources)
+
+
+class LinearPixels(Teacher):
+    """Reads uint8 images [B, 1, size, size]; pixels enter as 0 .. 1."""
+
+    kind = "linear_pixels"
+
+    def __init__(
+        self, spec: TeacherSpec, head: HeadBank, transform: PixelTransform, steps: int
+    ) -> None:
+        super().__init__(spec, head.num_classes, steps)
+        self.head = head
+        self.transform = transform
+
+    @classmethod
+    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+        """Decode teacher_train once, and fit all of these teachers on it."""
+        transform = PixelTransform(training.section.model.size)
+        data, resources = training.data, training.resources
+        rows = data.rows("teacher_train")
+        batches = image_batches(data, rows, transform, 256, resources.workers)
+        features = torch.cat([_flat(batch).half() for batch in batches])
+        fitted = fit_level(specs, rows, features, training)
+        return [
+            cls(spec, head, transform, steps)
+            for spec, (head, steps) in zip(specs, fitted, strict=True)
+        ]
+
+    @classmethod
+    def restore(
+        cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
+    ) -> Teacher:
+        """The teacher with this head."""
+        return cls(spec, head_bank(state), PixelTransform(training.section.model.size), steps)
+
+    @property
+    def reads(self) -> str:
+        """Its transform."""
+        return self.transform.key
+
+    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+        """Small grey images uint8 [B, 1, size, size]."""
+        return image_batches(data, rows, self.transform, 256, resources.workers)
+
+    @torch.inference_mode()
+    def annotate(self, inputs: Tensor) -> Tensor:
+        """Probabilities [B, C] of images uint8 [B, 1, size, size]."""
+        return masked_softmax(self.head(_flat(inputs))[0], self.support)
+
+    def state(self) -> dict[str, Tensor]:
+        """The head's weights."""
+        return self.head.state_dict()
+
+
+def _flat(images: Tensor) -> Tensor:
+    return images.flatten(1).float() / 255

@@ -9,10 +9,9 @@ from torch.nn import functional
 
 from cosup.errors import UserError
 from cosup.losses.features import Seen, Shapes, shown
-from cosup.models.device import Precision
-from cosup.models.precision import autocast
+from cosup.models.compute import Precision, autocast
 from cosup.teachers.base import Teacher
-from cosup.teachers.timm_model import NetworkTeacher
+from cosup.teachers.network import NetworkTeacher
 
 __all__ = ["LiveTeachers", "live_teachers"]
 

@@ -17,10 +17,9 @@ from cosup.teachers.base import OnStep, Resources, Teacher, Training, training_r
 from cosup.teachers.callable import PREFIX, CallableTeacher
 from cosup.teachers.external import file_digest
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
-from cosup.teachers.linear_features import LinearFeatures
-from cosup.teachers.linear_pixels import LinearPixels
+from cosup.teachers.linear import LinearFeatures, LinearPixels
+from cosup.teachers.network import NetworkTeacher
 from cosup.teachers.table import TableTeacher
-from cosup.teachers.timm_model import NetworkTeacher
 
 __all__ = [
     "KINDS",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_run import Shape, make_run
+from helpers.made_run import Shape, make_run
 
 
 @pytest.fixture(scope="session")

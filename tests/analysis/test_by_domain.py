@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import plain
 import pytest
-from made_run import CONTROLS, Shape, make_run
+from helpers.made_run import CONTROLS, Shape, make_run
 
 from cosup.analysis import Run, findings, load_run, tables, verdict
 from cosup.analysis.base import Absent
-from cosup.analysis.by_domain import MEAN, supervision_domains_table
-from cosup.analysis.telling_domains import supervision_domains
+from cosup.analysis.findings import supervision_domains
+from cosup.analysis.student import MEAN, supervision_domains_table
 
 DOMAINS = ("photo", "sketch", "clip<art>")
 WHO = ["kind", "who"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from comparable_runs import CLASSES, DOMAINS, Made, drawn, make_run
+from helpers.comparable_runs import CLASSES, DOMAINS, Made, drawn, make_run
 from numpy.typing import NDArray
 from scipy import stats
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plain
 import pytest
 import torch
-from made_run import Shape, make_run
+from helpers.made_run import Shape, make_run
 from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
 

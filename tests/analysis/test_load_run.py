@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_run import Shape, make_run
+from helpers.made_run import Shape, make_run
 
 import cosup
 from cosup.analysis import findings, load_run, runs_inside, tables, verdict

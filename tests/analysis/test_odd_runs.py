@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import plain
 import pytest
-from made_run import Shape, make_run
+from helpers.made_run import Shape, make_run
 
 from cosup.analysis import TABLES, findings, load_run, tables, verdict, write_tables
 from cosup.analysis.arrays import Teacher
 from cosup.analysis.base import counted
-from cosup.analysis.standing import scope_words
+from cosup.analysis.results import scope_words
 
 
 def test_without_labels_the_rest_is_shown(tmp_path: Path) -> None:

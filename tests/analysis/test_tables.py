@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plain
 import pytest
-from made_run import CONTROLS, FILTERS
+from helpers.made_run import CONTROLS, FILTERS
 from scipy.stats import binomtest, entropy
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from cosup.analysis import findings, load_run, tables, verdict
-from cosup.analysis.judging import more_than_noise
 from cosup.analysis.phrases import listed, percent, plural, points, span
+from cosup.analysis.verdict import more_than_noise
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -9,7 +9,7 @@ from assignment_cases import Case, assign, random_case, rotated_digits
 from sklearn.linear_model import LogisticRegression
 
 from cosup.assignment import Agreement, Gate
-from cosup.assignment.logistic import LinearGate, Rows, fit_gate, standardisation
+from cosup.assignment.gate import LinearGate, Rows, fit_gate, standardisation
 from cosup.errors import UserError
 
 

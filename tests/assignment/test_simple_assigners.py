@@ -8,7 +8,7 @@ from assignment_cases import random_case
 
 from cosup.assignment import Agreement, Block, Confidence, Mean, Oracle, Random, Single
 from cosup.assignment.agreement import kl_divergences
-from cosup.assignment.random import _scramble
+from cosup.assignment.baselines import _scramble
 from cosup.errors import UserError
 from cosup.evidence import Scopes, Truth, mix
 

@@ -26,12 +26,11 @@ import ray
 import torch
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
+from cosup.cluster.actor import Setup
 from cosup.cluster.pool import Pool
 from cosup.cluster.session import connected
 from cosup.cluster.teachers import annotate as annotate_by_actors
-from cosup.cluster.worker import Setup
-from cosup.config.execution import ExecutionSection
-from cosup.config.schema import Config
+from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import load_data
 from cosup.runs.prepare import make_resources
 from cosup.teachers.annotate import annotate, open_store

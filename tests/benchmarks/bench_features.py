@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
-from cosup.data.decode import image_batches
+from cosup.data.loader import image_batches
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform

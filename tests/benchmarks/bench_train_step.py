@@ -29,8 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosup.data.sources.idx import read_idx
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.compute import autocast
 from cosup.models.optimize import build_network_optimizer
-from cosup.models.precision import autocast
 from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, Trainee, train_network
 

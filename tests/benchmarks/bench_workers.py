@@ -16,20 +16,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from cosup.cluster.actor import Setup
 from cosup.cluster.session import Places, connected
 from cosup.cluster.trainer import RayLauncher
-from cosup.cluster.worker import Setup
-from cosup.config.execution import ExecutionSection
-from cosup.config.schema import Config
-from cosup.data.decode import image_batches
+from cosup.config.schema import Config, ExecutionSection
+from cosup.data.loader import image_batches
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
-from cosup.models.classifier import Classifier, build_classifier
-from cosup.models.predict import predict_network
+from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.section import TrainingSection
 from cosup.probabilities import ProbTable
-from cosup.student.base import Guidance
+from cosup.protocols import Guidance
 from cosup.student.fit_network import Compute, Lesson
 from cosup.student.jobs import NetworkJob
 

@@ -7,8 +7,8 @@ import torch
 from cluster_helpers import CPUS
 from safetensors import safe_open
 
+from cosup.cluster.actor import Setup
 from cosup.cluster.pool import Pool
-from cosup.cluster.worker import Setup
 from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from forks import call
+from helpers.forks import call
 
 CONTEXT, LANGUAGE = "--serialized-runtime-env-context=", "--language="
 

@@ -22,9 +22,8 @@ from actor_helpers import (
 )
 from cluster_helpers import TwoNodes, actor_pids, assert_nothing_left, wait_until
 
-from cosup.cluster.features import feature_blocks
 from cosup.cluster.pool import Pool, Unit
-from cosup.cluster.teachers import annotate, train_groups
+from cosup.cluster.teachers import annotate, feature_blocks, train_groups
 from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.models.section import BackboneSection

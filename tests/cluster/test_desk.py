@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cosup.cluster import desk as desk_module
-from cosup.cluster.desk import Desk
+from cosup.cluster import training_queue as desk_module
+from cosup.cluster.training_queue import Desk
 
 
 def run(what: Coroutine[Any, Any, Any]) -> Any:

@@ -28,7 +28,7 @@ from cosup.cluster import connect as connecting
 from cosup.cluster import submit as submitting
 from cosup.cluster.connect import connect
 from cosup.cluster.submit import Job, job_config
-from cosup.config.files import parse_yaml
+from cosup.config.yaml import parse_yaml
 from cosup.errors import RunError, UserError
 
 pytestmark = pytest.mark.ray

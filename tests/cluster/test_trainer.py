@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cluster_helpers import CPUS, TwoNodes, actor_pids, assert_nothing_left, wait_until
-from student_jobs import (
+from helpers.student_jobs import (
     CPU,
     DATA,
     DIGITS,
@@ -23,9 +23,9 @@ from student_jobs import (
 )
 
 from cosup.cluster import trainer
+from cosup.cluster.actor import Setup
 from cosup.cluster.session import Places
 from cosup.cluster.trainer import RayLauncher
-from cosup.cluster.worker import Setup
 from cosup.config.schema import Config
 from cosup.errors import RunError
 from cosup.models.classifier import Classifier

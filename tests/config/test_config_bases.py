@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cosup.cli import call
 from cosup.config import Config, check_config, config_hash, dump_config, load_config
 from cosup.config.bases import Layer, together
-from cosup.config.files import parse_yaml
+from cosup.config.yaml import parse_yaml
 from cosup.errors import UserError
 
 BASE = """\

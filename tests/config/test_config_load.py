@@ -14,7 +14,7 @@ from cosup.config import (
     dump_config,
     load_config,
 )
-from cosup.config.files import parse_yaml, to_yaml
+from cosup.config.yaml import parse_yaml, to_yaml
 from cosup.errors import UserError
 
 TEXT = """\

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from digits_task import digits_task
+from helpers.digits_task import digits_task
 
 from cosup.config import check_config
 from cosup.consistency import GivenLabel

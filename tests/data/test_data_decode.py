@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosup.data.decode import image_batches
+from cosup.data.loader import image_batches
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import EvalTransform, PixelTransform

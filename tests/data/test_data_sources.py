@@ -359,7 +359,7 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise PermissionError(13, "Permission denied", str(path))
 
     # Tests may run as root, whom no mode keeps out.
-    monkeypatch.setattr("cosup.data.sources.files.os.scandir", refuse)
+    monkeypatch.setattr("cosup.data.sources.folders.os.scandir", refuse)
     with pytest.raises(UserError, match=r"data\.root: can't read '.*': Permission denied"):
         load("image_folder", root=str(tmp_path))
 

@@ -8,9 +8,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor
 
 from cosup.models import centroids
-from cosup.models.centroids import cosine_logits, nearest_centroid
+from cosup.models.centroids import MetaLearner, cosine_logits, nearest_centroid
 from cosup.models.classifier import build_classifier
-from cosup.models.meta import MetaLearner
 
 NETWORK = "test_resnet.r160_in1k"
 

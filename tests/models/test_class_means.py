@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models import samples
-from cosup.models.class_means import most_confident, use_class_means
 from cosup.models.fit import fit_heads
-from cosup.models.heads import HeadBank, build_heads
+from cosup.models.heads import HeadBank, build_heads, most_confident, use_class_means
 from cosup.models.samples import column_scaling
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.probabilities import ProbTable

@@ -12,10 +12,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from helpers.tiny_clip import PREPROCESS, SHORT, VISION, architecture, random_clip, write_clip
 from huggingface_hub import constants
 from PIL import Image
 from sklearn.datasets import load_digits
-from tiny_clip import PREPROCESS, SHORT, VISION, architecture, random_clip, write_clip
 from torch import Tensor, nn
 
 from cosup.data.transforms import eval_transform

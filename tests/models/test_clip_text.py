@@ -11,7 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from tiny_clip import (
+from helpers.tiny_clip import (
     PREPROCESS,
     TEXT,
     VISION,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cosup.errors import UserError
-from cosup.models.device import resolve_device, resolve_precision
+from cosup.models.compute import resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 

@@ -15,19 +15,17 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-import cosup.models.precision as precision_module
+import cosup.models.compute as precision_module
 from cosup.data.loader import TrainingBatches
 from cosup.data.section import DataSection
 from cosup.data.table import load_data
 from cosup.errors import RunError, UserError
 from cosup.losses import CrossEntropy, DecoupledDistillation, Objective
 from cosup.losses.features import Connector, Seen
-from cosup.models.augment import training_transform
-from cosup.models.classifier import Classifier, build_classifier
-from cosup.models.mixing import Mixing
+from cosup.models.augment import Mixing, training_transform
+from cosup.models.classifier import Classifier, build_classifier, predict_network
+from cosup.models.compute import autocast, cpu_has_bfloat16
 from cosup.models.optimize import build_network_optimizer
-from cosup.models.precision import autocast, cpu_has_bfloat16
-from cosup.models.predict import predict_network
 from cosup.models.section import MixupSection, TrainingSection
 from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
 

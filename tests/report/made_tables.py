@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosup.analysis.by_domain import MEAN
+from cosup.analysis.student import MEAN
 
 
 def made_tables(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import Browser, open_browser, why_not
-from comparable_runs import Made, drawn, make_run
+from helpers.comparable_runs import Made, drawn, make_run
 from rich.console import Console
 from scipy import stats
 

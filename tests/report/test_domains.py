@@ -8,16 +8,16 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
-from comparable_runs import DOMAINS, drawn
-from comparable_runs import make_run as make_comparable
-from made_run import Shape, make_run
+from helpers.comparable_runs import DOMAINS, drawn
+from helpers.comparable_runs import make_run as make_comparable
+from helpers.made_run import Shape, make_run
 from made_tables import made_tables
 from page_reader import read_page
 from rich.console import Console, RenderableType
 
 from cosup.analysis import load_run, tables
-from cosup.analysis.by_domain import MEAN
 from cosup.analysis.comparison import compare
+from cosup.analysis.student import MEAN
 from cosup.config.schema import ControlName
 from cosup.report.compare import write_comparison
 from cosup.report.compare_text import comparison_text
@@ -27,7 +27,7 @@ from cosup.report.page import page_html
 from cosup.report.terminal import report_text
 from cosup.report.views import Matrix
 from cosup.report.words import CONTROL_WORDS
-from cosup.runs.table import CONTROL_LABELS, summary_table
+from cosup.runs.summary import CONTROL_LABELS, summary_table
 
 
 def printed(what: RenderableType, width: int = 400) -> str:

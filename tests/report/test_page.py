@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_run import Shape, make_run
+from helpers.made_run import Shape, make_run
 from made_tables import made_tables
 from page_reader import Node, read_page, rows_of
 from report_run import CLASSES, DOMAINS

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cosup.runs import logs
 from cosup.runs.logs import log_to_console, log_to_file, progress
-from cosup.runs.records import METRICS, Recorder, open_recorder
+from cosup.runs.recorder import METRICS, Recorder, open_recorder
 
 logger = logging.getLogger("cosup.test")
 

@@ -16,8 +16,9 @@ from cosup.runs.paired import (
     keep_correct,
     load_correct,
     more_than_noise,
+    spread,
+    t_975,
 )
-from cosup.runs.spread import spread, t_975
 from cosup.runs.summary import TestSplit as Split
 
 

@@ -18,7 +18,7 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, metadata
 
 from cosup.report.routes import MOST, routes, routes_picture
-from cosup.runs.records import open_recorder
+from cosup.runs.recorder import open_recorder
 
 CONFIG = """\
 run: {name: one, seed: 0, output: outputs}

@@ -1,7 +1,7 @@
 """The student on features: weights, folds, parts, and its state."""
 
 import torch
-from digits_task import CLASSES, digits_task, new_student
+from helpers.digits_task import CLASSES, digits_task, new_student
 
 from cosup.losses import CrossEntropy, Objective
 from cosup.probabilities import ProbTable

@@ -12,14 +12,14 @@ from torch import Tensor
 import cosup
 from cosup.config.student import MetaSection, StudentSection
 from cosup.data.episodes import EpisodeRows, draw_episodes
-from cosup.data.rows import ImageRows
+from cosup.data.loader import ImageRows
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.section import AugmentSection
 from cosup.probabilities import ProbTable
-from cosup.student.base import Guidance
+from cosup.protocols import Guidance
 from cosup.student.exported import save_network
 from cosup.student.fit_network import Compute
 from cosup.student.meta_stage import MetaStage

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import two_ranks
-from student_jobs import (
+from helpers.student_jobs import (
     head_job,
     meta_job,
     network_job,

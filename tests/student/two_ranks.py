@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from student_jobs import (
+from helpers.student_jobs import (
     CPU,
     DATA,
     EVERYTHING,

@@ -8,7 +8,7 @@ from teacher_helpers import finest, teachers_section
 from torch import Tensor
 from torch.nn import functional
 
-from cosup.data.decode import image_batches
+from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.models.classifier import build_classifier
@@ -16,10 +16,9 @@ from cosup.models.heads import HeadBank
 from cosup.teachers.base import Resources, Teacher, Training
 from cosup.teachers.features import FeatureSource
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.teachers.linear_features import LinearFeatures
-from cosup.teachers.linear_pixels import LinearPixels
+from cosup.teachers.linear import LinearFeatures, LinearPixels
 from cosup.teachers.live import LiveTeachers, live_teachers
-from cosup.teachers.timm_model import NetworkTeacher
+from cosup.teachers.network import NetworkTeacher
 
 CPU = torch.device("cpu")
 

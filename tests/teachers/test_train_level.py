@@ -13,17 +13,16 @@ import torch
 from teacher_helpers import TINY, finest, teachers_section
 
 import cosup.data.loader as loader
-import cosup.teachers.timm_model as timm_model
+import cosup.teachers.network as timm_model
 from cosup.config.teachers import TeachersSection
-from cosup.data.decode import image_batches
+from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
 from cosup.files import save_tensors
 from cosup.teachers import features as teacher_features
-from cosup.teachers.base import Resources, Teacher, training_rows
+from cosup.teachers.base import Resources, ScopedCrossEntropy, Teacher, training_rows
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.teachers.linear_pixels import LinearPixels
-from cosup.teachers.scoped_loss import ScopedCrossEntropy
+from cosup.teachers.linear import LinearPixels
 from cosup.teachers.train import KINDS, check_teachers, obtain_level, train_level, train_teacher
 
 BLOCKS = {"by": "class", "levels": [2]}

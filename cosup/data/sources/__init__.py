@@ -2,9 +2,8 @@
 
 from cosup.data.sources.base import SPLITS, Collection, Source
 from cosup.data.sources.digits import Digits
-from cosup.data.sources.domain_folder import DomainFolder
+from cosup.data.sources.folders import DomainFolder, ImageFolder
 from cosup.data.sources.idx import Idx
-from cosup.data.sources.image_folder import ImageFolder
 from cosup.data.sources.inaturalist import INaturalist
 from cosup.data.sources.mini_imagenet import MiniImageNet
 from cosup.data.sources.table import Table

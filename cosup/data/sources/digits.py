@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cosup.data.images import ArrayImages
-from cosup.data.sources.base import Collection, Source, collect
-from cosup.data.sources.rotations import check_angles, rotated
+from cosup.data.sources.base import Collection, Source, check_angles, collect, rotated
 
 SIDE = 32
 

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosup.data.images import ArrayImages
-from cosup.data.sources.base import Collection, Source, collect
-from cosup.data.sources.rotations import check_angles, rotated
+from cosup.data.sources.base import Collection, Source, check_angles, collect, rotated
 from cosup.errors import UserError
 
 _PARTS = {"train": ("train",), "test": ("t10k", "test")}

@@ -1,0 +1,310 @@
+"""`metrics.jsonl`: the scalars of a run over steps, a line each.
+
+Event files for `tensorboard --logdir`: scalars, pictures, and hyperparameters.
+
+Written here, and not by torch's SummaryWriter: its thread shows a full disk as a traceback. The
+summaries of the HParams plugin are those that torch.utils.tensorboard.summary.hparams builds, but
+for the `Experiment`: TensorBoard reads that of one run alone, and without it finds by itself which
+settings of the runs in a folder differ.
+
+What a run records while it goes: scalars over steps, in `metrics.jsonl` and for TensorBoard,
+and for TensorBoard alone a picture of each round's assignment, the settings and what they led to.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+from tensorboard.plugins.hparams.metadata import (
+    PLUGIN_DATA_VERSION,
+    PLUGIN_NAME,
+    SESSION_END_INFO_TAG,
+    SESSION_START_INFO_TAG,
+)
+from tensorboard.plugins.hparams.plugin_data_pb2 import (
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionStartInfo,
+)
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from cosup.config import settings
+from cosup.config.yaml import parse_yaml
+from cosup.errors import RunError
+from cosup.files import disk_errors, write_atomic
+from cosup.report.routes import COLUMNS, Picture, routes_picture
+
+__all__ = [
+    "METRICS",
+    "Recorder",
+    "open_recorder",
+]
+
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One number: what it is, at which step, and when it was recorded (Unix seconds)."""
+
+    tag: str
+    value: float
+    step: int
+    time: float
+
+
+class Writer(Protocol):
+    """Takes scalars; `close` makes them durable."""
+
+    def write(self, scalar: Scalar) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """A JSON object per line, flushed line by line; a value that isn't finite is null."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with disk_errors(path):
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, scalar: Scalar) -> None:
+        line = asdict(scalar)
+        if not math.isfinite(scalar.value):
+            line["value"] = None
+        with disk_errors(self.path):
+            self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        with disk_errors(self.path):
+            self._file.close()
+
+
+def earlier_scalars(path: Path) -> list[Scalar]:
+    """The scalars of an earlier process; a line that was cut by a kill is removed."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()
+    scalars = []
+    for line in lines:
+        item = json.loads(line)
+        value = math.nan if item["value"] is None else item["value"]
+        scalars.append(Scalar(item["tag"], value, item["step"], item["time"]))
+    if torn:
+        write_atomic(path, b"".join(line + b"\n" for line in lines))
+    return scalars
+
+
+Setting = bool | int | float | str
+
+EVENTS = "events.out.tfevents.*"
+FLUSH_EVERY = 10.0
+"""Seconds after which TensorBoard, if it is watching, sees what is new."""
+RGBA = 4
+
+
+class TensorBoard:
+    """The event file of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}"
+        self._flushed = time.monotonic()
+        with disk_errors(self.path):
+            self._file = RecordWriter(self.path.open("wb"))
+            self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write(self, scalar: Scalar) -> None:
+        """A number on a curve."""
+        value = Summary.Value(tag=scalar.tag, simple_value=scalar.value)
+        self._show(value, scalar.step, scalar.time)
+
+    def image(self, tag: str, picture: Picture, step: int, seconds: float) -> None:
+        """A picture at a step, made at `seconds` (Unix)."""
+        image = Summary.Image(
+            height=picture.height,
+            width=picture.width,
+            colorspace=RGBA,
+            encoded_image_string=picture.png,
+        )
+        self._show(Summary.Value(tag=tag, image=image), step, seconds)
+
+    def begin(self, settings: Mapping[str, Setting], seconds: float) -> None:
+        """The run's hyperparameters; it began at `seconds` (Unix)."""
+        info = SessionStartInfo(start_time_secs=seconds)
+        for key, value in settings.items():
+            if isinstance(value, bool):
+                info.hparams[key].bool_value = value
+            elif isinstance(value, str):
+                info.hparams[key].string_value = value
+            elif math.isfinite(value):
+                info.hparams[key].number_value = value
+        self._plugin(SESSION_START_INFO_TAG, {"session_start_info": info}, seconds)
+
+    def end(self, succeeded: bool, seconds: float) -> None:
+        """The run ended at `seconds` (Unix)."""
+        status = STATUS_SUCCESS if succeeded else STATUS_FAILURE
+        info = SessionEndInfo(status=status, end_time_secs=seconds)
+        self._plugin(SESSION_END_INFO_TAG, {"session_end_info": info}, seconds)
+
+    def close(self) -> None:
+        with disk_errors(self.path):
+            self._file.close()
+
+    def _plugin(self, tag: str, content: Mapping[str, object], seconds: float) -> None:
+        data = HParamsPluginData(version=PLUGIN_DATA_VERSION, **content)
+        plugin = SummaryMetadata.PluginData(
+            plugin_name=PLUGIN_NAME, content=data.SerializeToString()
+        )
+        value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))
+        self._show(value, 0, seconds)
+
+    def _show(self, value: Summary.Value, step: int, seconds: float) -> None:
+        event = Event(wall_time=seconds, step=step, summary=Summary(value=[value]))
+        with disk_errors(self.path):
+            self._add(event)
+            if time.monotonic() - self._flushed > FLUSH_EVERY:
+                self._flushed = time.monotonic()
+                self._file.flush()
+
+    def _add(self, event: Event) -> None:
+        self._file.write(event.SerializeToString())
+
+
+ASSIGNMENT = "assignment"
+"""The pictures' tag."""
+FINAL = {
+    "student": ("student", "accuracy"),
+    "pgr": ("student", "pgr"),
+    "floor": ("floor", "accuracy"),
+    "ceiling": ("ceiling", "accuracy"),
+}
+"""`Final/NAME` for TensorBoard, and where in the summary. Its table of runs begins with the five
+metrics that come first in the alphabet, capitals before the rest."""
+
+
+class Recorder:
+    """Sends scalars to its writers, each (tag, step) once, and pictures to TensorBoard.
+
+    A resumed run repeats the stage it was cut in, and so the scalars of it; those that are
+    already written are not written again.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Writer] = (),
+        seen: Sequence[Scalar] = (),
+        board: TensorBoard | None = None,
+    ) -> None:
+        self._writers = writers
+        self._seen = {(scalar.tag, scalar.step) for scalar in seen}
+        self._board = board
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Record one number."""
+        if (tag, step) in self._seen:
+            return
+        self._seen.add((tag, step))
+        scalar = Scalar(tag, float(value), int(step), time.time())
+        for writer in self._writers:
+            writer.write(scalar)
+
+    def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
+        """Record several, as `prefix/name`."""
+        for name, value in values.items():
+            self.scalar(f"{prefix}/{name}", value, step)
+
+    def assignment(self, decisions: pd.DataFrame, number: int) -> None:
+        """Show which teacher a round sent which samples to."""
+        if self._board is not None:
+            _show_assignment(self._board, decisions, number, time.time())
+
+    def close(self) -> None:
+        """Close the writers."""
+        with ExitStack() as stack:  # each of them, also where another fails
+            for writer in self._writers:
+                stack.callback(writer.close)
+
+
+@contextmanager
+def open_recorder(folder: Path) -> Iterator[Recorder]:
+    """A recorder for `metrics.jsonl` and event files in a folder, going on where they stand.
+
+    Event files are written again from what the run has on disk (`config.yaml`, `metrics.jsonl`,
+    the decisions of its finished rounds, `summary.json`), which loses nothing when a process is
+    killed, so that both hold the same and nothing is there twice.
+    """
+    earlier = earlier_scalars(folder / METRICS)
+    for events in folder.glob(EVENTS):
+        events.unlink()
+    board = TensorBoard(folder)
+    board.begin(_settings(folder / "config.yaml"), earlier[0].time if earlier else time.time())
+    for scalar in earlier:
+        board.write(scalar)
+    _show_finished_rounds(board, folder)
+    recorder = Recorder([JsonLines(folder / METRICS), board], earlier, board)
+    was_finished = (folder / "summary.json").exists()
+    try:
+        yield recorder
+        if (folder / "summary.json").exists():
+            ended = earlier[-1].time if was_finished and earlier else time.time()
+            _show_result(board, json.loads((folder / "summary.json").read_text()), ended)
+    except BaseException:
+        with suppress(RunError):  # a full disk again: the first failure is the one to tell
+            board.end(False, time.time())
+        with suppress(RunError):
+            recorder.close()
+        raise
+    recorder.close()
+
+
+def _settings(path: Path) -> dict[str, Setting]:
+    """The settings that decide numbers, but those without a value; `a, b, c` of a list."""
+    tree = parse_yaml(path.read_text(), str(path)) if path.exists() else {}
+    return {
+        key: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for key, value in settings(tree).items()
+        if value not in (None, {})
+    }
+
+
+def _show_finished_rounds(board: TensorBoard, folder: Path) -> None:
+    number = 1
+    while (folder / "stages" / f"round-{number}.json").exists():
+        path = folder / "decisions" / f"round-{number}.parquet"
+        try:
+            table = pd.read_parquet(path, columns=COLUMNS)
+        except (OSError, ValueError) as error:
+            log.warning("no picture of round %d for TensorBoard: %s (%s)", number, path, error)
+        else:
+            _show_assignment(board, table, number, path.stat().st_mtime)
+        number += 1
+
+
+def _show_assignment(
+    board: TensorBoard, decisions: pd.DataFrame, number: int, seconds: float
+) -> None:
+    board.image(ASSIGNMENT, routes_picture(decisions, f"round {number}"), number, seconds)
+
+
+def _show_result(board: TensorBoard, summary: Mapping[str, Any], ended: float) -> None:
+    for name, (part, number) in FINAL.items():
+        value = summary[part][number]
+        if value is not None:
+            board.write(Scalar(f"Final/{name}", value, len(summary["rounds"]), ended))
+    board.end(True, ended)

@@ -1,0 +1,182 @@
+"""A whole network, trained here from scratch or from weights, or a checkpoint used as it is."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+
+import torch
+from torch import Tensor
+
+from cosup.data.loader import TrainingBatches, image_batches
+from cosup.data.table import ImageData
+from cosup.data.transforms import eval_transform
+from cosup.errors import about, inside
+from cosup.losses.base import Objective
+from cosup.models.augment import training_transform
+from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
+from cosup.models.optimize import build_network_optimizer
+from cosup.models.step import check_settings
+from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
+from cosup.seeds import seed_for
+from cosup.teachers.base import (
+    Resources,
+    Rows,
+    ScopedCrossEntropy,
+    Teacher,
+    Training,
+    masked_softmax,
+    training_rows,
+)
+from cosup.teachers.hierarchy import TeacherSpec
+
+__all__ = ["NetworkTeacher"]
+
+
+class NetworkTeacher(Teacher):
+    """Reads uint8 images [B, 3, size, size]."""
+
+    kind = "network"
+
+    def __init__(
+        self, spec: TeacherSpec, classifier: Classifier, device: torch.device, steps: int
+    ) -> None:
+        super().__init__(spec, classifier.num_classes, steps)
+        self.classifier = classifier
+        self.device = device
+        self.transform = eval_transform(classifier.input)
+
+    @classmethod
+    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+        """Train these teachers one after another, or load their checkpoints."""
+        return [cls._train_one(spec, training) for spec in specs]
+
+    @classmethod
+    def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
+        """Every scope has samples, and the network or its checkpoints can be had."""
+        if training.section.model.checkpoint is not None:
+            cls.train(specs, training)
+            return
+        super().check(specs, training)
+        setting = training.section.training
+        classifier = _build(specs[0], training, training.section.model.weights)
+        with inside("teachers.training"):
+            check_settings(Objective(ScopedCrossEntropy(torch.ones(1))), setting)
+            build_network_optimizer(classifier, setting)
+            training_transform(setting.augment, classifier.input)
+
+    @classmethod
+    def _train_one(cls, spec: TeacherSpec, training: Training) -> Teacher:
+        model, device = training.section.model, training.resources.device
+        classifier = _build(spec, training, model.weights)
+        if model.checkpoint is not None:
+            with about("teachers.model.checkpoint"):
+                load_checkpoint(classifier, model.checkpoint.replace("{name}", spec.name))
+            return cls(spec, classifier, device, steps=0)
+        teacher = cls(spec, classifier, device, steps=0)
+        teacher.steps = _fit(teacher, training)
+        return teacher
+
+    @classmethod
+    def restore(
+        cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
+    ) -> Teacher:
+        """The teacher with this network."""
+        classifier = _build(spec, training, None)
+        classifier.model.load_state_dict(dict(state))
+        return cls(spec, classifier, training.resources.device, steps)
+
+    @property
+    def reads(self) -> str:
+        """Its transform."""
+        return self.transform.key
+
+    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+        """Images uint8 [B, 3, size, size]."""
+        return image_batches(data, rows, self.transform, resources.batch_size, resources.workers)
+
+    @torch.inference_mode()
+    def annotate(self, inputs: Tensor) -> Tensor:
+        """Probabilities [B, C] of images uint8 [B, 3, size, size]."""
+        logits = self.classifier.to(self.device).eval()(inputs)
+        return masked_softmax(logits, self.support)
+
+    @torch.inference_mode()
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Embeddings [B, D] of images uint8 [B, 3, size, size]: what the last layer reads."""
+        return self.classifier.to(self.device).eval().embed(inputs).float().cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """The network's weights, under the library's own names."""
+        return {name: t.detach().cpu() for name, t in self.classifier.model.state_dict().items()}
+
+
+def _build(spec: TeacherSpec, training: Training, weights: str | None) -> Classifier:
+    model = training.section.model
+    seed = seed_for(training.seed, "teachers", spec.name)
+    classes = len(training.data.classes)
+    with about("teachers.model"):
+        drop_path = training.section.training.drop_path
+        return build_classifier(model.name, classes, weights, model.image_size, seed, drop_path)
+
+
+def _fit(teacher: NetworkTeacher, training: Training) -> int:
+    """Train on the scope's samples; the number of steps. Raises `RunError` if it diverges."""
+    setting, resources = training.section.training, training.resources
+    rows = training_rows(teacher.spec, training.data)
+    seed = seed_for(training.seed, "teachers", teacher.name)
+    steps = setting.total_steps(len(rows))
+    images = TrainingBatches(
+        training.data,
+        rows,
+        training_transform(setting.augment, teacher.classifier.input),
+        setting.batch_for(len(rows)),
+        steps,
+        seed,
+        resources.workers,
+    )
+    directory = training.directory
+    context = TrainContext(
+        seed=seed,
+        device=resources.device,
+        precision=resources.precision,
+        report=lambda step, loss, _: training.report(teacher.name, step, loss),
+        state=None if directory is None else directory / f"{teacher.name}.state",
+        identity=_identity(teacher, training),
+        settings="teachers.training",
+    )
+    with about(f"teacher '{teacher.name}'"):
+        train_network(
+            Trainee(teacher.classifier),
+            _batches(images, training.data.given(rows), teacher.num_classes),
+            Objective(ScopedCrossEntropy(teacher.support)),
+            setting,
+            steps,
+            context,
+            teacher.classifier.pixels,
+        )
+    return steps
+
+
+def _batches(images: TrainingBatches, labels: Tensor, classes: int) -> Batches:
+    """The images with their labels [N] as targets."""
+
+    def batches(start: int) -> Iterator[Batch]:
+        with closing(images(start)) as stream:
+            for pixels, positions in stream:
+                targets = torch.nn.functional.one_hot(labels[positions], classes).float()
+                yield Batch(pixels, targets)
+
+    return batches
+
+
+def _identity(teacher: NetworkTeacher, training: Training) -> str:
+    """A hash of what a state of its training fits: what it learns from."""
+    parts = (
+        teacher.name,
+        teacher.spec.classes,
+        teacher.spec.domains,
+        training.section.model.model_dump(mode="json"),
+        training.data.split_fingerprint("teacher_train"),
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,136 @@
+"""Small trainings of students on real digits, as jobs."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosup.config.student import MetaSection
+from cosup.data.section import DataSection
+from cosup.data.table import ImageData, load_data
+from cosup.losses import CrossEntropy, Objective
+from cosup.losses.fitnet import FitNet
+from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.heads import HeadBank
+from cosup.models.section import AugmentSection, HeadSection, TrainingSection
+from cosup.probabilities import ProbTable
+from cosup.protocols import Guidance
+from cosup.student.fit_network import Lesson
+from cosup.student.jobs import HeadJob, NetworkJob
+from cosup.student.meta_stage import MetaStage
+from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.live import LiveTeachers
+from cosup.teachers.network import NetworkTeacher
+
+CPU = torch.device("cpu")
+EVERYTHING = {
+    "ema": 0.9,
+    "clip": 1.0,
+    "accumulate": 2,
+    "save_every": 3,
+    "mixing": {"mixup": 0.4, "cutmix": 1.0},
+    "augment": {"crop": "padded", "padding": 1, "flip": 0.5, "erase": 0.5},
+}
+
+DIGITS = {
+    "source": "digits",
+    "rotations": [0],
+    "splits": {"teacher_train": 0.3, "student_train": 0.4, "test": 0.3},
+}
+DATA: ImageData = load_data(DataSection.model_validate(DIGITS), 0, 1, None)
+
+
+def pixels(row: int) -> NDArray[np.uint8]:
+    """A digit [3, 16, 16] as a network reads it."""
+    return np.asarray(DATA.read(row).convert("RGB").resize((16, 16))).transpose(2, 0, 1).copy()
+
+
+def lesson(samples: int | None = None) -> Lesson:
+    """Digits of student_train with their labels, some of little weight."""
+    rows = DATA.rows("student_train")[:samples]
+    labels = DATA.truth(rows).labels
+    weights = (torch.arange(len(rows)) % 3 + 1).float() / 3
+    return Lesson(rows, ProbTable.one_hot(labels, 10), weights, Guidance(labels))
+
+
+def training(**changes: Any) -> TrainingSection:
+    return TrainingSection.model_validate({"steps": 8, "batch_size": 32, "lr": 0.01, **changes})
+
+
+def head_job(weighted: bool = True, **changes: Any) -> HeadJob:
+    """Two heads on the pixels of the digits; their batches can't be halved."""
+    found = lesson()
+    gray = [np.asarray(DATA.read(int(row)).convert("L")).ravel() for row in found.images]
+    features = torch.from_numpy(np.stack(gray)).to(torch.float16)
+    every = torch.arange(len(features))
+    setting = {"steps": 40, "batch_size": 37, "lr": 0.05, "standardize": True, **changes}
+    weights = found.weights if weighted else torch.ones(len(every))
+    return HeadJob(
+        features,
+        found.targets,
+        [every, every[::3]],
+        HeadSection(kind="linear"),
+        training(**setting),
+        Objective(CrossEntropy(), 1.0, 0.5),
+        10,
+        3,
+        weights,
+        found.guidance.labels,
+        None,
+        40,
+    )
+
+
+def network_job(
+    name: str = "cifar_resnet8", samples: int | None = None, **changes: Any
+) -> NetworkJob:
+    found = lesson(samples)
+    setting = training(**changes)
+    classifier = build_classifier(name, 10, None, 16, 1)
+    rows = torch.arange(len(found.images))
+    objective = Objective(CrossEntropy())
+    return NetworkJob(
+        classifier, found, rows, objective, setting, setting.total_steps(len(rows)), 5, "net.state"
+    )
+
+
+def meta_job() -> NetworkJob:
+    section = MetaSection(steps=3, ways=3, shots=2, queries=4, lr=0.05)
+    stage = MetaStage(section, AugmentSection(), Objective(CrossEntropy()))
+    job = network_job()
+    return NetworkJob(
+        job.classifier, job.lesson, job.rows, stage.objective, section.training(), 3, 5, "m.state",
+        meta=stage,
+    )  # fmt: skip
+
+
+def live_job() -> NetworkJob:
+    """Two networks as teachers, whose feature maps and annotations are asked for in every step."""
+    teachers = [
+        NetworkTeacher(
+            TeacherSpec(name, 0, classes),
+            build_classifier("cifar_resnet8", 10, None, 16, seed),
+            CPU,
+            0,
+        )
+        for seed, (name, classes) in enumerate({"low": (0, 1, 2, 3, 4), "all": None}.items())
+    ]
+    live = LiveTeachers(teachers, CPU, "float32")
+    job = network_job()
+    guidance = Guidance(job.lesson.guidance.labels, torch.arange(len(job.rows)) % 2, live)
+    lesson = replace(job.lesson, guidance=guidance)
+    return replace(job, lesson=lesson, objective=Objective(FitNet()), live_annotations=True)
+
+
+def state(found: Classifier | HeadBank) -> dict[str, Tensor]:
+    """Copies of the tensors."""
+    module = found.model if isinstance(found, Classifier) else found
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether these are the same tensors, to the last bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
