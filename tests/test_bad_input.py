@@ -719,7 +719,7 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(
     original = files.write_atomic
     importlib.import_module("cosup.runs.pipeline")  # all that writes, before it is replaced
     with monkeypatch.context() as patch:
-        for module in ("files", "runs.directory", "runs.keep", "runs.stages"):
+        for module in ("files", "runs.directory", "runs.sample_records", "runs.stages"):
             patch.setattr(f"cosup.{module}.write_atomic", write)
         assert call(["run", "c.yaml"]) == 1
     (line,) = errors(capsys)

@@ -175,8 +175,10 @@ def test_decide_takes_arrays_and_gives_decisions():
 
 
 def test_a_short_run_keeps_its_numbers():
-    # Pinned: what two rounds gave when this was written. A change here is a change of results,
-    # and needs a reason. Other processors round otherwise, hence the tolerances.
+    # Pinned: what two rounds gave when this was written. A change here is a change of results and
+    # needs a reason. Processors round differently: by the second round a few samples are assigned
+    # or kept differently (AVX2 keeps 810, AVX-512 814), and one such sample changes every later
+    # batch. So the second round is pinned at its first step, and by its counts to 1 % of 900.
     task, labels = digits_task()
     curve: list[float] = []
 
@@ -196,11 +198,10 @@ def test_a_short_run_keeps_its_numbers():
         }
     )
     first, second = run_rounds(task, section, make, seed=0)
-    pinned = [1.9301, 0.1957, 0.1530, 0.1526, 2.0810, 0.2124, 0.2029, 0.1832]
-    assert curve == pytest.approx(pinned, rel=0.01)
-    assert [int(o.kept.keep.sum()) for o in (first, second)] == pytest.approx([900, 814], abs=3)
+    assert curve[:5] == pytest.approx([1.9301, 0.1957, 0.1530, 0.1526, 2.0810], rel=0.01)
+    assert [int(o.kept.keep.sum()) for o in (first, second)] == [900, pytest.approx(814, abs=9)]
     right = [int((o.test_probs.top()[0] == labels).sum()) for o in (first, second)]
-    assert right == pytest.approx([429, 442], abs=2)
+    assert right == [pytest.approx(429, abs=2), pytest.approx(442, abs=9)]
 
 
 def test_a_student_that_starts_from_text_guides_its_first_round() -> None:

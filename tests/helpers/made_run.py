@@ -28,7 +28,7 @@ from cosup.runs.summary import TestSplit, control_numbers, student_numbers
 from cosup.seeds import seed_for
 from cosup.teachers.store import AnnotationStore
 
-CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 SHARD = 4096
 FILTERS = ("teacher_student", "local_global", "abstained")
 FEW_SHOT = (
