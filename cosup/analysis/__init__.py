@@ -1,15 +1,13 @@
-"""What a run's records say, as pandas tables: `load_run`, then `tables`.
+"""The tables, figures and verdict of a run, from its records.
 
 
 run = load_run("outputs/quickstart")
-run.decisions, run.predictions, run.samples     # what was recorded
-tables(run)["filters"]                          # what it says
+run.decisions, run.predictions, run.samples     # the records as tables
+tables(run)["filters"]                          # a table of the report
 """
 
-from cosup.analysis.findings import findings
-from cosup.analysis.loading import load_run, runs_inside
-from cosup.analysis.records import Run
-from cosup.analysis.table_set import TABLES, tables, write_tables
+from cosup.analysis.figures import TABLES, findings, tables, write_tables
+from cosup.analysis.records import Run, load_run, runs_inside
 from cosup.analysis.verdict import verdict
 
 __all__ = [

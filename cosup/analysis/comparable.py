@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cosup.analysis.arrays import Codes
-from cosup.analysis.loading import load_run, runs_inside
-from cosup.analysis.records import Run
+from cosup.analysis.records import Run, load_run, runs_inside
 from cosup.config import settings
 from cosup.errors import UserError
 from cosup.remote import is_uri

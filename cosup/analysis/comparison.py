@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cosup.analysis.arrays import Codes, categories, codes
 from cosup.analysis.comparable import aligned, labels, runs_to_compare
+from cosup.analysis.domains import MEAN
 from cosup.analysis.records import Run
-from cosup.analysis.student import MEAN
 from cosup.config import settings
 from cosup.metrics import LEVEL, holm, mcnemar, pgr, resampled_means
 from cosup.seeds import seed_for

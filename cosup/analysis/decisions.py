@@ -1,12 +1,16 @@
-"""The decisions table, a row per (round, sample), and what it says of a round."""
+"""The decisions of a round: the table that a run writes, its measures, and the table as arrays."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from cosup.analysis.arrays import Bools, Codes, codes
+from cosup.analysis.figure import require_rounds
+from cosup.analysis.records import Run
 from cosup.evidence import Scopes, Truth
 from cosup.metrics import accuracy, assignment_accuracy, kept_precision, kept_recall
 from cosup.rounds import Outcome
@@ -108,3 +112,47 @@ def _named(index: Tensor, names: tuple[str, ...]) -> "pd.Series[str]":
     """Indices as categories; -1 is missing."""
     codes = index.numpy().astype(np.int32)
     return pd.Series(pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(names))))
+
+
+@dataclass(frozen=True)
+class RoundDecisions:
+    """The decisions of a round on the N samples of student_train.
+
+    teacher: [N] index of the assigned teacher among the run's teachers. label: [N] class of the
+    annotation (-1: all assigned teachers abstain). truth: [N] true class (-1: unknown). domain: [N]
+    index of the domain. kept: [N] is the annotation kept? known: [N] is the true class known?
+    correct: [N] is the annotation correct?
+    """
+
+    number: int
+    teacher: Codes
+    label: Codes
+    truth: Codes
+    domain: Codes
+    kept: Bools
+    known: Bools
+    correct: Bools
+
+
+def round_decisions(run: Run, number: int) -> RoundDecisions:
+    """Return the decisions of a finished round as arrays."""
+    table = run.round(number)
+    label = codes(table["annotation"], run.classes)
+    truth = codes(table["true_label"], run.classes)
+    known = truth >= 0
+    return RoundDecisions(
+        number,
+        codes(table["assigned_teacher"], run.teacher_names),
+        label,
+        truth,
+        codes(table["domain"], run.domains),
+        table["kept"].to_numpy(bool),
+        known,
+        known & (label == truth),
+    )
+
+
+def all_decisions(run: Run) -> list[RoundDecisions]:
+    """Return the decisions of every finished round; raise `Unavailable` if there is none."""
+    require_rounds(run)
+    return [round_decisions(run, number) for number in run.rounds]

@@ -1,4 +1,4 @@
-"""Single samples that are worth a look: the surest of each kind of mistake."""
+"""Single samples to inspect: the most confident of each kind of error."""
 
 import math
 from collections.abc import Iterator
@@ -9,23 +9,40 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cosup.analysis.arrays import Codes, Floats
-from cosup.analysis.base import (
-    Absent,
-    Bools,
-    Decided,
-    categories,
-    decided,
-    need_rounds,
-)
+from cosup.analysis import words
+from cosup.analysis.arrays import Bools, Codes, Floats, Row, categories, rows_of
+from cosup.analysis.decisions import RoundDecisions, round_decisions
+from cosup.analysis.drawing import Example, Gallery, View
+from cosup.analysis.figure import Figure, Unavailable, require_rounds
+from cosup.analysis.phrases import plural
 from cosup.analysis.records import Run
 from cosup.probabilities import ProbTable
 
-__all__ = ["KINDS", "MOST", "examples_table"]
+__all__ = ["EXAMPLES", "MOST", "examples_table"]
 
-KINDS = ("rejected_right", "kept_wrong", "contested", "student_wrong")
+KINDS = {
+    "rejected_right": (
+        "Correct annotations that were rejected",
+        "The annotation was correct and a filter rejected it; most confident first.",
+    ),
+    "kept_wrong": (
+        "Wrong annotations that were kept",
+        "The student was trained on these errors; most confident first.",
+    ),
+    "contested": (
+        "Samples on which the teachers disagree most",
+        "Each teacher is confident, and their annotations differ.",
+    ),
+    "student_wrong": (
+        "The student's most confident errors",
+        "Test samples that the student predicts wrongly with the highest confidence.",
+    ),
+}
+"""The title and the explanation of each kind."""
 MOST = 24
-"""Samples of each kind."""
+"""Samples of each kind in the table."""
+MOST_SHOWN = 12
+"""Samples of each kind in the drawing."""
 CANDIDATES = (256, 4096)
 """Of more samples, at least and at most so many have their teachers compared class by class: those
 whose first answers differ most, weighted by their confidence."""
@@ -46,18 +63,18 @@ def examples_table(run: Run) -> pd.DataFrame:
     by which the entropy of the teachers' mean annotation exceeds the mean of their entropies). Null
     is what there isn't. Without labels of student_train its first two kinds are not there.
     """
-    need_rounds(run)
-    now = decided(run, run.rounds[-1])
+    require_rounds(run)
+    now = round_decisions(run, run.rounds[-1])
     confidence = run.round(now.number)["annotation_confidence"].to_numpy(np.float32)
     parts = [
-        _trained(run, "rejected_right", now.right & ~now.kept, confidence),
-        _trained(run, "kept_wrong", now.known & ~now.right & now.kept, confidence),
+        _trained(run, "rejected_right", now.correct & ~now.kept, confidence),
+        _trained(run, "kept_wrong", now.known & ~now.correct & now.kept, confidence),
         _contested(run, now),
         _measured(run),
     ]
     there = [part for part in parts if len(part)]
     if not there:
-        raise Absent("no annotation and no answer is wrong or contested")
+        raise Unavailable("no annotation and no answer is wrong or contested")
     table = pd.concat(there, ignore_index=True)
     return table.astype({"kind": pd.CategoricalDtype(list(KINDS))})
 
@@ -82,7 +99,7 @@ def _trained(run: Run, kind: str, chosen: Bools, score: Floats) -> pd.DataFrame:
     )
 
 
-def _contested(run: Run, now: Decided) -> pd.DataFrame:
+def _contested(run: Run, now: RoundDecisions) -> pd.DataFrame:
     names = run.stages[f"round-{now.number}"]["teachers"]
     score = np.zeros(len(now.teacher), np.float32)
     if len(names) > 1:
@@ -192,3 +209,70 @@ def _table(kind: str, found: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFr
         "score",
     ]
     return table[order]
+
+
+def examples_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Count the correct annotations that were rejected and the wrong ones that were kept."""
+    last = run.round(run.rounds[-1])
+    labelled = last[last["true_label"].notna()]
+    if not len(labelled):
+        return (
+            "Without true labels of student_train, only samples on which the teachers disagree and "
+            "errors on test samples are shown."
+        )
+    correct = labelled["annotation"].astype(str) == labelled["true_label"].astype(str)
+    lost = int((correct & ~labelled["kept"]).sum())
+    passed = int((~correct & labelled["kept"]).sum())
+    return (
+        f"In the last round {plural(lost, 'correct annotation')} {_were(lost)} rejected and "
+        f"{plural(passed, 'wrong annotation')} {_were(passed)} kept. Shown are the most confident "
+        "of them, and the samples on which the teachers disagree most."
+    )
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def draw_examples(table: pd.DataFrame) -> list[View]:
+    """Draw a gallery for each kind."""
+    views: list[View] = []
+    for kind, (title, explanation) in KINDS.items():
+        part = table[table["kind"].astype(str) == kind].sort_values("rank")
+        if not len(part):
+            continue
+        shown = [_example(row) for row in rows_of(part.head(MOST_SHOWN))]
+        others = len(part) - len(shown)
+        left_out = f"The table lists {others} more." if others else ""
+        views.append(Gallery(title, explanation, shown, left_out))
+    return views
+
+
+def _example(row: Row) -> Example:
+    lines = []
+    teacher = row.get("teacher")
+    if not words.missing(row.get("annotation")):
+        who = "teacher" if words.missing(teacher) else str(teacher)
+        lines.append((who, _answer(row["annotation"], row.get("annotation_confidence"))))
+    if not words.missing(row.get("student_label")):
+        lines.append(("student", _answer(row["student_label"], row.get("student_confidence"))))
+    if not words.missing(row.get("true_label")):
+        lines.append(("truth", str(row["true_label"])))
+    if not words.missing(row.get("rejected_by")):
+        lines.append(("filter", str(row["rejected_by"]).replace("_", " ")))
+    return Example(str(row["sample_id"]), lines)
+
+
+def _answer(label: Any, confidence: Any) -> str:
+    if words.missing(confidence):
+        return str(label)
+    return f"{label}, {words.percent(confidence, 0)}\u00a0%"
+
+
+EXAMPLES = Figure(
+    "examples",
+    "Errors and disagreements, sample by sample",
+    examples_table,
+    examples_sentence,
+    draw_examples,
+)

@@ -1,5 +1,6 @@
 """A run's records as pandas tables, read from its directory when they are first asked for."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cosup.analysis.arrays import Answers, Codes, Teacher, categories, codes, repeated
+from cosup.analysis.arrays import Codes, Floats, categories, codes, repeated
 from cosup.analysis.reading import read_json, read_lines, read_parquet, read_probs
 from cosup.config.yaml import parse_yaml, read_text
-from cosup.errors import RunError
+from cosup.errors import RunError, UserError
 from cosup.evidence import Scopes, Truth
+from cosup.files import MARKER
 from cosup.probabilities import ProbTable
 
-__all__ = ["Run"]
+__all__ = ["Answers", "Run", "Teacher", "load_run", "runs_inside"]
 
 SAMPLES = "samples.parquet"
 SAMPLE_COLUMNS = ("split", "sample_id", "true_label", "domain", "group", "answer")
@@ -33,6 +35,41 @@ DECISION_COLUMNS = (
     "true_label",
     "domain",
 )
+
+SHOWN = 20
+"""Runs that a message names before "and N more"."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher of the hierarchy. classes, domains: its scope, as places in the run's; None: all.
+    steps: optimiser steps of its training here."""
+
+    name: str
+    level: int
+    kind: str
+    classes: tuple[int, ...] | None
+    domains: tuple[int, ...] | None
+    steps: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The most probable answer to each sample: label [M] int64 (-1: abstains) and confidence [M]
+    float32, its share of the row's mass."""
+
+    label: Codes
+    confidence: Floats
+
+    @staticmethod
+    def of(table: ProbTable) -> "Answers":
+        """Those of a table's rows."""
+        label, value = table.top()
+        total = table.values.to(torch.float32).sum(1)
+        if table.rest is not None:
+            total += table.rest.to(torch.float32)
+        confidence = value / torch.where(total > 0, total, torch.ones_like(total))
+        return Answers(torch.where(value > 0, label, -1).numpy(), confidence.numpy())
 
 
 class Run:
@@ -330,3 +367,33 @@ class Run:
                 f"{path} is damaged or incomplete: {len(table)} samples, not {len(self.train)}"
             )
         return table
+
+
+def load_run(path: str | Path) -> Run:
+    """The records of the run in a directory, finished or not.
+
+    Raises `UserError` for what is no run's directory, and for one that holds several runs (over
+    seeds, or losses): it names them.
+    """
+    path = Path(path)
+    if (path / MARKER).is_file() and (path / "stages").is_dir():
+        return Run(path)
+    inside = runs_inside(path)
+    if inside:
+        names = ", ".join(str(run.relative_to(path)) for run in inside[:SHOWN])
+        more = f" and {len(inside) - SHOWN} more" if len(inside) > SHOWN else ""
+        raise UserError(f"{path}: holds several runs; give one of them: {names}{more}")
+    if (path / MARKER).is_file():
+        raise UserError(f"{path}: the run has not finished anything yet")
+    there = "there is no such directory" if not path.exists() else "not a run's directory"
+    raise UserError(
+        f"{path}: {there}; a run's holds config.yaml, samples.parquet, decisions/ and summary.json "
+        "(`cosup run CONFIG` makes it)"
+    )
+
+
+def runs_inside(path: Path) -> list[Path]:
+    """The directories of runs up to two levels below this one: of seeds, of losses, of a folder of
+    runs."""
+    found = [marker.parent for depth in ("*", "*/*") for marker in path.glob(f"{depth}/{MARKER}")]
+    return sorted(run for run in found if (run / "stages").is_dir())

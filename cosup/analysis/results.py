@@ -1,18 +1,30 @@
-"""Who reaches what on the samples that measure: student, controls, teachers."""
-
-from collections.abc import Sequence
+"""The accuracy of student, controls and teachers on the test samples."""
 
 import numpy as np
 import pandas as pd
 
-from cosup.analysis.arrays import Teacher
-from cosup.analysis.base import categories, mean, need_samples, need_student
+from cosup.analysis import words
+from cosup.analysis.arrays import (
+    Row,
+    highest_and_lowest,
+    row_at,
+    rows_of,
+)
+from cosup.analysis.drawing import DotRow, Dots, Mark, Reference, Scale, View
+from cosup.analysis.figure import Excerpt, Figure, require_rounds
+from cosup.analysis.phrases import listed, percent, plural
 from cosup.analysis.records import Run
 from cosup.metrics import mcnemar, pgr, shares
 from cosup.seeds import seed_for
 
-SHOWN = 5
-"""Names that a scope is written with before "and N more"."""
+__all__ = ["OVERVIEW", "is_significant"]
+
+MOST_TEACHERS = 12
+
+
+def is_significant(row: Row) -> bool:
+    """Return whether the 95 % interval of the student's gain over this row excludes 0."""
+    return bool(row["gain_low"] > 0 or row["gain_high"] < 0)
 
 
 def overview_table(run: Run) -> pd.DataFrame:
@@ -23,7 +35,7 @@ def overview_table(run: Run) -> pd.DataFrame:
     p_value (exact McNemar test of the two on single samples). Intervals are bootstraps over groups
     (`cosup.metrics`), with the draws of `summary.json`.
     """
-    need_student(run)
+    require_rounds(run)
     everybody = [(kind, who) for kind, who in run.predictors() if kind != "round"]
     right = np.stack([run.correct(kind, who) for kind, who in everybody], axis=1)
     seed = seed_for(int(run.config["run"]["seed"]), "bootstrap")
@@ -60,80 +72,89 @@ def _pgr(run: Run, accuracy: dict[tuple[str, str], float]) -> list[float | None]
     return [float("nan") if value is None else value for value in found]
 
 
-def teachers_table(run: Run) -> pd.DataFrame:
-    """A row per teacher of the hierarchy, level by level.
+def overview_sentence(run: Run, table: pd.DataFrame) -> str:
+    """State how many controls the student beats, and which beat it."""
+    student = row_at(table, 0)
+    controls = rows_of(table[table["kind"] == "control"])
+    accuracy = percent(student["accuracy"])
+    if not controls:
+        return f"The student reaches an accuracy of {accuracy}. The run has no controls."
+    better = [row for row in controls if is_significant(row) and row["gain"] > 0]
+    worse = [
+        str(row["who"]).replace("_", " ")
+        for row in controls
+        if is_significant(row) and row["gain"] < 0
+    ]
+    below = listed(worse) if worse else "none"
+    return (
+        f"The student reaches {accuracy}, significantly above {len(better)} of "
+        f"{plural(len(controls), 'control')} and significantly below {below}."
+    )
 
-    teacher, level, kind, scope (in words), parent (the teacher of the level above whose scope
-    holds this one's; null without one), steps, accuracy (on what measures), accuracy_inside and
-    accuracy_outside of its scope with samples_inside and samples_outside (null in few-shot runs:
-    nobody has learnt those classes), abstains (share of what measures).
-    """
-    need_samples(run)
-    known = None if run.few_shot else run.holds(run.test)
-    rows = []
-    for place, teacher in enumerate(run.teachers):
-        right = run.correct("teacher", teacher.name)
-        inside = None if known is None else known[:, place]
-        rows.append(
-            {
-                "teacher": teacher.name,
-                "level": teacher.level,
-                "kind": teacher.kind,
-                "scope": scope_words(teacher, run.classes, run.domains),
-                "parent": _parent(teacher, run),
-                "steps": teacher.steps,
-                "accuracy": mean(right),
-                "accuracy_inside": np.nan if inside is None else mean(right, inside),
-                "accuracy_outside": np.nan if inside is None else mean(right, ~inside),
-                "samples_inside": None if inside is None else int(inside.sum()),
-                "samples_outside": None if inside is None else int((~inside).sum()),
-                "abstains": mean(run.answered("teacher", teacher.name).label < 0),
-            }
+
+def draw_overview(table: pd.DataFrame) -> list[View]:
+    """Draw every accuracy with its interval, highest first, and the student's lead."""
+    teachers, left_out = highest_and_lowest(
+        table[table["kind"] == "teacher"], "accuracy", MOST_TEACHERS, "teacher"
+    )
+    shown = pd.concat([table[table["kind"] != "teacher"], teachers])
+    shown = shown.sort_values("accuracy", ascending=False, kind="stable")
+    scale = Scale.of_shares([*shown["accuracy"], *shown["low"], *shown["high"]])
+    legend = [
+        ("student", "the co-supervised student"),
+        ("control", "control: the same student under other supervision"),
+        ("teacher", "single teacher"),
+    ]
+    return [
+        Dots(
+            [_overview_row(row, scale) for row in rows_of(shown)],
+            scale.axis("accuracy, %"),
+            "accuracy, %",
+            "student's lead, points",
+            _bounds(table, scale),
+            legend,
+            left_out,
         )
-    table = pd.DataFrame(rows).astype({"samples_inside": "Int64", "samples_outside": "Int64"})
-    names = run.teacher_names
-    table["teacher"] = categories(np.arange(len(names)), names)
-    place_of = {name: number for number, name in enumerate(names)}
-    parents = [place_of.get(name, -1) for name in table["parent"]]
-    table["parent"] = categories(np.array(parents), names)
-    return table
-
-
-def _parent(teacher: Teacher, run: Run) -> str | None:
-    """The narrowest teacher of the level above whose scope holds all of this one's."""
-    above = [other for other in run.teachers if other.level == teacher.level - 1]
-    holding = [
-        other
-        for other in above
-        if _within(teacher.classes, other.classes) and _within(teacher.domains, other.domains)
     ]
-    sizes = [
-        len(other.classes or run.classes) * len(other.domains or run.domains) for other in holding
-    ]
-    return holding[int(np.argmin(sizes))].name if holding else None
 
 
-def _within(part: Sequence[int] | None, whole: Sequence[int] | None) -> bool:
-    return whole is None or (part is not None and set(part) <= set(whole))
+def _overview_row(row: Row, scale: Scale) -> DotRow:
+    kind, who = str(row["kind"]), str(row["who"])
+    name, accuracy = words.who_words(kind, who), words.percent(row["accuracy"])
+    lead = ""
+    if kind != "student":
+        interval = words.interval(row["gain_low"], row["gain_high"], words.points)
+        lead = f"{words.points(row['gain'])} {interval}"
+    return DotRow(
+        name,
+        [Mark(scale.at(row["accuracy"]), kind, f"{name}: {accuracy} %")],
+        accuracy,
+        lead,
+        note="teacher" if kind == "teacher" else "",
+        span=scale.span(row["low"], row["high"]),
+        kind=kind,
+    )
 
 
-def scope_words(teacher: Teacher, classes: list[str], domains: list[str]) -> str:
-    """A scope in words: "all", "domain rot30", "classes 0-4", "classes cat, dog; domain photo"."""
-    parts = []
-    for indices, names, one, several in (
-        (teacher.classes, classes, "class", "classes"),
-        (teacher.domains, domains, "domain", "domains"),
-    ):
-        if indices is not None:
-            chosen = [names[index] for index in indices]
-            parts.append(f"{one if len(chosen) == 1 else several} {_listed(chosen)}")
-    return "; ".join(parts) or "all"
+def _bounds(table: pd.DataFrame, scale: Scale) -> list[Reference]:
+    """Return lines at the best teacher and at the ceiling."""
+    lines = []
+    teachers = table.loc[table["kind"] == "teacher", "accuracy"]
+    if len(teachers):
+        lines.append(Reference(scale.at(float(teachers.max())), "floor"))
+    ceiling = table.loc[table["who"].astype(str) == "ceiling", "accuracy"]
+    if len(ceiling):
+        lines.append(Reference(scale.at(float(ceiling.iloc[0])), "ceiling"))
+    return lines
 
 
-def _listed(names: list[str]) -> str:
-    if len(names) > 2 and all(name.isascii() and name.isdigit() for name in names):
-        numbers = [int(name) for name in names]
-        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return f"{names[0]}-{names[-1]}"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+OVERVIEW = Figure(
+    "overview",
+    "Accuracy under each kind of supervision",
+    overview_table,
+    overview_sentence,
+    draw_overview,
+    "Lines are 95 % intervals. The student's lead is paired on the same test samples. Dashed lines "
+    "mark the best single teacher and the ceiling.",
+    Excerpt(("who", "kind", "accuracy", "low", "high", "pgr", "gain", "p_value"), ends="accuracy"),
+)

@@ -1,35 +1,48 @@
-"""What the student learnt: against its teachers, by class and by domain, and how sure it is.
+"""The student's agreement with its teachers, its confusions and its calibration."""
 
-Every supervision's accuracy by domain, as papers on data of several domains print it.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from cosup.analysis.arrays import Codes, codes, repeated
-from cosup.analysis.base import (
-    Absent,
+from cosup.analysis import words
+from cosup.analysis.arrays import (
     Bools,
-    Values,
-    categories,
-    counted,
-    decided,
+    Codes,
+    Row,
+    codes,
+    count_groups,
+    highest_and_lowest,
+    highest_row,
     mean,
-    need_student,
+    names_in_order,
     ratio,
+    rows_of,
 )
+from cosup.analysis.drawing import (
+    Axis,
+    BarRow,
+    Bars,
+    Cell,
+    Curve,
+    Lines,
+    Matrix,
+    Panel,
+    Segment,
+    View,
+)
+from cosup.analysis.figure import Excerpt, Figure, require_rounds
+from cosup.analysis.phrases import percent, points
 from cosup.analysis.records import Run
 
-__all__ = [
-    "MEAN",
-    "supervision_domains_table",
-]
-
+__all__ = ["CALIBRATION", "CONFUSION", "STUDENT_TEACHERS"]
 
 BINS = 15
 PLACES = ("all", "inside", "outside")
+MOST_TEACHERS, MOST_CLASSES, MOST_PAIRS, MOST_PANELS = 16, 20, 20, 4
+FEWEST = 5
+"""Samples that a bin must have for its accuracy to be drawn."""
+AXIS = Axis([(0.0, "0"), (0.5, "50"), (1.0, "100")], "confidence, %")
 
 
 def student_teachers_table(run: Run) -> pd.DataFrame:
@@ -39,7 +52,7 @@ def student_teachers_table(run: Run) -> pd.DataFrame:
     same answer), and shares that sum to 1: both_right, student_only (the student surpasses it),
     teacher_only, same_error (the student has its error), other_error.
     """
-    need_student(run)
+    require_rounds(run)
     student = run.answered("student", "student").label
     known = None if run.few_shot else run.holds(run.test)
     rows = []
@@ -71,79 +84,84 @@ def _shares(student: Codes, teacher: Codes, truth: Codes) -> dict[str, float]:
     }
 
 
-def classes_table(run: Run) -> pd.DataFrame:
-    """A row per class of what measures: see `_by_name`."""
-    need_student(run)
-    names = list(run.prepared["measured_classes"])
-    return _by_name(run, "true_label", names, run.classes)
-
-
-def domains_table(run: Run) -> pd.DataFrame:
-    """A row per domain of what measures: see `_by_name`."""
-    need_student(run)
-    names = list(run.prepared["measured_domains"])
-    if len(names) == 1:
-        raise Absent("the data has one domain alone")
-    return _by_name(run, "domain", names, run.domains)
-
-
-def _by_name(run: Run, column: str, names: list[str], trained: list[str]) -> pd.DataFrame:
-    """name, samples (that measure), then accuracies: student, floor (the best single teacher),
-    first_round, ceiling; gained (student - floor), to_ceiling (ceiling - student); of the last
-    round's samples in student_train assigned_accuracy (of their annotations) and kept (share).
-    Null where there is nothing to count; in few-shot runs the last two are of other classes.
-    """
-    place = codes(run.test[column], names)
-    samples = np.bincount(place[place >= 0], minlength=len(names))
-
-    def by(kind: str, who: str) -> Values:
-        hits = run.correct(kind, who) & (place >= 0)
-        return ratio(np.bincount(place[hits], minlength=len(names)), samples)
-
-    nothing = np.full(len(names), np.nan)
-    ceiling = by("control", "ceiling") if "ceiling" in run.controls else nothing
-    student, floor = by("student", "student"), by("teacher", run.prepared["floor"]["teacher"])
-    assigned, kept = _last_round(run, column, names, trained)
-    table = pd.DataFrame(
-        {
-            "name": categories(np.arange(len(names)), names),
-            "samples": samples,
-            "student": student,
-            "floor": floor,
-            "first_round": by("round", f"round {run.rounds[0]}"),
-            "ceiling": ceiling,
-            "gained": student - floor,
-            "to_ceiling": ceiling - student,
-            "assigned_accuracy": assigned,
-            "kept": kept,
-        }
+def student_teachers_sentence(run: Run, table: pd.DataFrame) -> str:
+    """State how often only the student or only the teacher is correct, and how often both err."""
+    inside = table[table["where"] == "inside"]
+    part = inside if len(inside) else table[table["where"] == "all"]
+    where = "inside their scopes" if len(inside) else "on all test samples"
+    weight = part["samples"] / part["samples"].sum()
+    won, lost = (part["student_only"] * weight).sum(), (part["teacher_only"] * weight).sum()
+    copied = (part["same_error"] * weight).sum()
+    return (
+        f"Compared with its teachers {where}, only the student is correct on {percent(won)} of "
+        f"the samples and only the teacher on {percent(lost)}; both make the same error on "
+        f"{percent(copied)}."
     )
-    there = (table["samples"] > 0) | table["kept"].notna()
-    return table[there].reset_index(drop=True)
 
 
-def _last_round(
-    run: Run, column: str, names: Sequence[str], trained: Sequence[str]
-) -> tuple[Values, Values]:
-    """Accuracy of the assigned annotations, and the share kept, by name: [len(names)] each."""
-    nothing = np.full(len(names), np.nan)
-    if list(names) != list(trained):
-        return nothing, nothing
-    now = decided(run, run.rounds[-1])
-    place = now.truth if column == "true_label" else now.domain
+_PARTS = (
+    ("both_right", "both", "both correct"),
+    ("student_only", "gain", "only the student correct"),
+    ("teacher_only", "loss", "only the teacher correct"),
+    ("same_error", "same", "both wrong, same answer"),
+    ("other_error", "other", "both wrong, different answers"),
+)
+_HEADINGS = {
+    "inside": "Inside the teacher's scope",
+    "outside": "Outside the teacher's scope",
+    "all": "All test samples",
+}
 
-    def count(chosen: Bools) -> Codes:
-        return np.bincount(place[chosen & (place >= 0)], minlength=len(names))
 
-    everyone = count(np.ones(len(place), bool))
-    return ratio(count(now.right), count(now.known)), ratio(count(now.kept), everyone)
+def draw_student_teachers(table: pd.DataFrame) -> list[View]:
+    """Draw which of student and teacher is correct on the same samples."""
+    rows: list[BarRow] = []
+    left_out = ""
+    for where in ("inside", "outside") if (table["where"] == "inside").any() else ("all",):
+        part = table[(table["where"] == where) & (table["samples"] > 0)]
+        part, text = highest_and_lowest(part, "agreement", MOST_TEACHERS, "teacher")
+        left_out = text or left_out
+        for index, row in enumerate(rows_of(part)):
+            rows.append(_teacher_row(row, _HEADINGS[where] if index == 0 else ""))
+    legend = [(kind, text) for _, kind, text in _PARTS]
+    return [Bars(rows, "same answer, %", "samples", legend, left_out)]
+
+
+def _teacher_row(row: Row, heading: str) -> BarRow:
+    segments = [
+        Segment(float(row[name]), kind, f"{text}: {words.percent(row[name])} %")
+        for name, kind, text in _PARTS
+    ]
+    agreement, samples = words.percent(row["agreement"]), words.count(row["samples"])
+    return BarRow(str(row["teacher"]), segments, agreement, samples, heading=heading)
+
+
+STUDENT_TEACHERS = Figure(
+    "student_teachers",
+    "Student and teachers on the same samples",
+    student_teachers_table,
+    student_teachers_sentence,
+    draw_student_teachers,
+    excerpt=Excerpt(
+        (
+            "teacher",
+            "where",
+            "samples",
+            "agreement",
+            "both_right",
+            "student_only",
+            "teacher_only",
+            "same_error",
+        )
+    ),
+)
 
 
 def confusion_table(run: Run) -> pd.DataFrame:
     """true, predicted, samples: how often the student takes one class for another (or itself),
     on what measures; pairs that occur alone. A way of an episode stands for its class there.
     """
-    need_student(run)
+    require_rounds(run)
     names = list(run.prepared["measured_classes"])
     truth, label = codes(run.test["true_label"], names), run.answered("student", "student").label
     if run.few_shot:
@@ -151,7 +169,77 @@ def confusion_table(run: Run) -> pd.DataFrame:
         ways = np.full((int(group.max()) + 1, len(run.answers)), -1)
         ways[group, run.truth] = truth
         label = np.where(label >= 0, ways[group, label], -1)
-    return counted({"true": (truth, names), "predicted": (label, names)})
+    return count_groups({"true": (truth, names), "predicted": (label, names)})
+
+
+def confusion_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Name the most frequent error."""
+    wrong = table[table["true"].astype(str) != table["predicted"].astype(str)]
+    if not len(wrong):
+        return "The student makes no error."
+    main = highest_row(wrong, "samples")
+    total = table["samples"][table["true"] == main["true"]].sum()
+    return (
+        f"The most frequent error is {main['true']} predicted as {main['predicted']}: "
+        f"{percent(main['samples'] / total)} of the {int(total):,} samples of {main['true']}."
+    )
+
+
+def draw_confusion(table: pd.DataFrame) -> list[View]:
+    """Draw the confusion matrix, or for many classes the most frequent errors."""
+    classes = names_in_order(pd.Series(pd.concat([table["true"], table["predicted"]]).astype(str)))
+    if isinstance(table["true"].dtype, pd.CategoricalDtype):
+        order = [str(name) for name in table["true"].cat.categories]
+        classes = [name for name in order if name in set(classes)]
+    totals = table["samples"].groupby(table["true"].astype(str)).sum()
+    if len(classes) > MOST_CLASSES:
+        return [_most_confused(table, totals)]
+    found = {(str(r["true"]), str(r["predicted"])): int(r["samples"]) for r in rows_of(table)}
+    rows = [name for name in classes if name in totals.index]
+    cells = [[_confusion_cell(found, int(totals[t]), t, p) for p in classes] for t in rows]
+    return [Matrix(rows, classes, cells, "true class", "predicted class")]
+
+
+def _confusion_cell(
+    found: Mapping[tuple[str, str], int], total: int, true: str, predicted: str
+) -> Cell:
+    samples = found.get((true, predicted), 0)
+    share = samples / float(total)
+    tooltip = (
+        f"{words.count(samples)} of {words.plural(total, 'sample')} of {true} "
+        f"({words.percent(share)} %) predicted as {predicted}"
+    )
+    return Cell(share, words.percent(share, 0) if share >= 0.005 else "", tooltip)
+
+
+def _most_confused(table: pd.DataFrame, totals: "pd.Series[int]") -> Bars:
+    errors = table[table["true"].astype(str) != table["predicted"].astype(str)]
+    worst = errors.nlargest(MOST_PAIRS, "samples")
+    widest = float(worst["samples"].max()) if len(worst) else 1.0
+    rows = []
+    for row in rows_of(worst):
+        share = row["samples"] / float(totals[str(row["true"])])
+        tooltip = f"{words.count(row['samples'])} samples"
+        rows.append(
+            BarRow(
+                f"{row['true']} → {row['predicted']}",
+                [Segment(row["samples"] / widest, "loss", tooltip)],
+                words.count(row["samples"]),
+                words.percent(share),
+            )
+        )
+    text = f"Shown are the {len(rows)} most frequent of {len(errors):,} kinds of error."
+    return Bars(rows, "samples", "of the true class, %", left_out=f"{text} The table lists all.")
+
+
+CONFUSION = Figure(
+    "confusion",
+    "Confusion matrix of the student, %",
+    confusion_table,
+    confusion_sentence,
+    draw_confusion,
+    "The share of each true class that the student predicts as each class.",
+)
 
 
 def calibration_table(run: Run) -> pd.DataFrame:
@@ -161,7 +249,7 @@ def calibration_table(run: Run) -> pd.DataFrame:
     confidence, accuracy (means); bins without samples are left out. The weighted gaps of a `who`
     sum to its expected calibration error (`cosup.metrics`).
     """
-    need_student(run)
+    require_rounds(run)
     parts = []
     for kind, who in run.predictors():
         if kind == "teacher":
@@ -187,42 +275,67 @@ def calibration_table(run: Run) -> pd.DataFrame:
     return table
 
 
-MEAN = "mean over domains"
-"""How the row for all domains, each of them counting alike, is called."""
-
-
-def supervision_domains_table(run: Run) -> pd.DataFrame:
-    """A row per supervision and domain of what measures, then one for its mean over the domains.
-
-    who, kind (student, control, teacher; the order of `overview`), domain, samples, accuracy. The
-    mean ("mean over domains") is the unweighted one of the domains' accuracies, the "Avg" of papers
-    on DomainNet; its samples are those of all domains. Domains without a sample are left out.
-    """
-    need_student(run)
-    names = list(run.prepared["measured_domains"])
-    place = np.where(run.truth >= 0, codes(run.test["domain"], names), -1)
-    samples = np.bincount(place[place >= 0], minlength=len(names))
-    there = np.flatnonzero(samples)
-    if not len(there):
-        raise Absent("no true label of what measures is known")
-    if len(there) == 1:
-        raise Absent("what measures is of one domain alone")
-    everybody = [(kind, who) for kind, who in run.predictors() if kind != "round"]
-    accuracy = np.empty((len(everybody), len(there) + 1))
-    for row, (kind, who) in enumerate(everybody):
-        right = place[run.correct(kind, who) & (place >= 0)]
-        accuracy[row, :-1] = np.bincount(right, minlength=len(names))[there] / samples[there]
-    accuracy[:, -1] = accuracy[:, :-1].mean(1)
-    width = accuracy.shape[1]
-    kinds = pd.CategoricalDtype(["student", "control", "teacher"])
-    known = list(dict.fromkeys([*names, MEAN]))
-    columns = [*there, known.index(MEAN)]
-    return pd.DataFrame(
-        {
-            "who": repeated([who for _, who in everybody], width),
-            "kind": pd.Categorical(np.repeat([kind for kind, _ in everybody], width), dtype=kinds),
-            "domain": categories(np.tile(columns, len(everybody)), known),
-            "samples": np.tile([*samples[there], samples.sum()], len(everybody)),
-            "accuracy": accuracy.ravel(),
-        }
+def calibration_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Compare the student's mean confidence with its accuracy."""
+    part = table[table["who"] == "student"]
+    confidence, accuracy, error = _calibration(part)
+    verb = "overconfident" if confidence > accuracy else "underconfident"
+    return (
+        f"The student is {verb}: its mean confidence is {percent(confidence)} and its accuracy "
+        f"{percent(accuracy)}. The expected calibration error (ECE) is {points(error)}."
     )
+
+
+def _calibration(part: pd.DataFrame) -> tuple[float, float, float]:
+    """Return the mean confidence, the accuracy and the expected calibration error of bins."""
+    weight = part["samples"] / (part["samples"].sum() or 1.0)
+    gaps = (part["confidence"] - part["accuracy"]).abs()
+    return (
+        float((part["confidence"] * weight).sum()),
+        float((part["accuracy"] * weight).sum()),
+        float((gaps * weight).sum()),
+    )
+
+
+def draw_calibration(table: pd.DataFrame) -> list[View]:
+    """Draw the accuracy at each confidence for the student and some others."""
+    everyone = [str(name) for name in table["who"].unique()]
+    order = ["student", *[n for n in everyone if "ceiling" in n or "mean_ensemble" in n]]
+    names = [n for n in dict.fromkeys([*order, *everyone]) if n in everyone][:MOST_PANELS]
+    panels = [
+        _reliability(name, table[(table["who"].astype(str) == name) & (table["samples"] > 0)])
+        for name in names
+    ]
+    others = len(everyone) - len(names)
+    left_out = f"The table lists {words.plural(others, 'other')}." if others else ""
+    legend = [("c0", "accuracy at this confidence"), ("other square", "share of the samples")]
+    return [Lines(panels, legend, square=True, left_out=left_out)]
+
+
+def _reliability(name: str, part: pd.DataFrame) -> Panel:
+    total = float(part["samples"].sum()) or 1.0
+    confidence, accuracy, error = _calibration(part)
+    known = part[part["samples"] >= FEWEST]
+    curve = [(float(r["confidence"]), float(r["accuracy"])) for r in rows_of(known)]
+    bars = [
+        (float(r["low"]), float(r["high"] - r["low"]), r["samples"] / total) for r in rows_of(part)
+    ]
+    note = (
+        f"confidence {words.percent(confidence)} %, accuracy {words.percent(accuracy)} %, "
+        f"ECE {words.percent(error)} %"
+    )
+    title = "the co-supervised student" if name == "student" else name.replace("_", " ")
+    vertical = Axis(AXIS.ticks, "accuracy, %")
+    diagonal = Curve("", "diagonal", [(0.0, 0.0), (1.0, 1.0)])
+    return Panel(title, AXIS, vertical, [diagonal, Curve(name, "student", curve)], bars, note)
+
+
+CALIBRATION = Figure(
+    "calibration",
+    "Calibration",
+    calibration_table,
+    calibration_sentence,
+    draw_calibration,
+    f"On the dashed line the accuracy equals the confidence. Bins with fewer than {FEWEST} samples "
+    "have no point.",
+)

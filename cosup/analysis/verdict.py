@@ -1,181 +1,176 @@
-"""What a run shows, in plain sentences: each claim with its number and its interval."""
+"""The result of a run in sentences, each with its number and its 95 % interval."""
 
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from cosup.analysis.base import Row, row_of, rows_of
-from cosup.analysis.filtering import WHOLE
+from cosup.analysis.arrays import Row, row_at, rows_of
+from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.phrases import known, listed, percent, points, span
 from cosup.analysis.records import Run
+from cosup.analysis.results import is_significant
 
 __all__ = ["verdict"]
 
 Tables = Mapping[str, pd.DataFrame]
+Rows = Mapping[tuple[str, str], Row]
+"""Rows of the overview by (kind, who)."""
 
-TAUGHT = {
-    "zero_shot": "the same student before any training, CLIP's zero-shot",
-    "equal_budget_generalist": "a student taught by one generalist with all specialists' budget",
-    "mean_ensemble": "a student taught by the mean of the teachers",
-    "best_teacher": "a student taught by the best teacher alone",
-    "self_training": "a student that goes on with its own labels",
-    "random_assignment": "the same rounds with teachers drawn at random",
-    "given_labels": "a student trained on the labels as they were given",
+BASELINES = {
+    "zero_shot": "zero-shot CLIP, the same student before training",
+    "equal_budget_generalist": (
+        "a student of one generalist with the training budget of all specialists"
+    ),
+    "mean_ensemble": "a student of the mean of the teachers",
+    "best_teacher": "a student of the best single teacher",
+    "self_training": "self-training",
+    "random_assignment": "random assignment of the samples to teachers",
+    "given_labels": "a student trained on the given labels",
 }
-"""The controls that co-supervision must beat, in the order of what they say about it."""
+"""The controls that the student should outperform."""
 
 
 def verdict(run: Run, tables: Tables) -> list[str]:
-    """Sentences on whether co-supervision helped, and what limits it.
+    """Return sentences on whether co-supervision helped, and on what limits it.
 
-    A difference is more than noise if its 95 % interval (paired bootstrap over the groups of what
-    measures) doesn't hold 0; each interval is its own, not corrected for their number.
+    A difference is significant if its 95 % interval (paired bootstrap over the groups of test
+    samples) excludes 0. The intervals are not corrected for the number of comparisons.
     """
-    said = []
+    sentences = []
     if run.missing:
-        lead = "The run is not finished" if not run.finished else "Something is missing"
-        said.append(f"{lead}: there is no {listed(run.missing, 6)}.")
+        problem = "The records are incomplete" if run.finished else "The run is not finished"
+        sentences.append(f"{problem}. Missing: {listed(run.missing, 6)}.")
     if "overview" not in tables:
-        return said or ["The run has no result yet."]
+        return sentences or ["The run has no result yet."]
     rows = {(row["kind"], row["who"]): row for row in rows_of(tables["overview"])}
-    said += _standing(run, rows)
-    said += _recovered(run, rows)
-    said += _limits(run, rows, tables)
-    return said
+    sentences += _comparisons(run, rows)
+    sentences.append(_pgr_sentence(run, rows))
+    sentences += _limits(rows, tables)
+    return sentences
 
 
-def more_than_noise(row: Row) -> bool:
-    """Does the 95 % interval of the student's gain over this one lie on one side of 0?"""
-    return bool(row["gain_low"] > 0 or row["gain_high"] < 0)
-
-
-def _standing(run: Run, rows: Mapping[tuple[str, str], Row]) -> Iterator[str]:
+def _comparisons(run: Run, rows: Rows) -> Iterator[str]:
+    """Compare the student with the best teacher and each baseline."""
     student = rows["student", "student"]
     last = "" if run.finished else f" after round {run.rounds[-1]}"
     yield (
-        f"The student gets {percent(student['accuracy'])} right {run.prepared['measured']}{last} "
-        f"(95 % interval {span(student['low'], student['high'])} %)."
+        f"The student reaches an accuracy of {percent(student['accuracy'])} "
+        f"{run.prepared['measured']}{last} (95 % CI {span(student['low'], student['high'])} %)."
     )
     floor = run.prepared["floor"]["teacher"]
     if ("teacher", floor) in rows:
-        yield _compared(rows["teacher", floor], f"the floor, teacher {floor}")
-    for name, words in TAUGHT.items():
+        yield _comparison(rows["teacher", floor], "the best single teacher", f"{floor}, ")
+    for name, phrase in BASELINES.items():
         if ("control", name) in rows:
-            yield _compared(rows["control", name], words)
+            yield _comparison(rows["control", name], phrase)
 
 
-def _compared(row: Row, words: str) -> str:
-    reached = f"{words} ({percent(row['accuracy'])})"
-    interval = f"95 % interval {span(row['gain_low'], row['gain_high'])}"
-    gain = row["gain"]
-    if more_than_noise(row):
-        verb = "beats" if gain > 0 else "falls short of"
-        return f"It {verb} {reached} by {points(abs(gain))} ({interval}), which is more than noise."
-    return (
-        f"Beside {reached} it shows {points(gain, signed=True)} ({interval}): no difference that "
-        "the test samples can show."
-    )
+def _comparison(row: Row, phrase: str, detail: str = "") -> str:
+    other = f"{phrase} ({detail}{percent(row['accuracy'])})"
+    interval = f"95 % CI {span(row['gain_low'], row['gain_high'])}"
+    if not is_significant(row):
+        gain = points(row["gain"], signed=True)
+        return f"It does not differ significantly from {other}: {gain} ({interval})."
+    verb = "outperforms" if row["gain"] > 0 else "underperforms"
+    return f"It {verb} {other} by {points(abs(row['gain']))} ({interval})."
 
 
-def _recovered(run: Run, rows: Mapping[tuple[str, str], Row]) -> Iterator[str]:
-    """The PGR, or why there is none."""
+def _pgr_sentence(run: Run, rows: Rows) -> str:
+    """State the performance gap recovered, or why it is not defined."""
     floor = rows.get(("teacher", run.prepared["floor"]["teacher"]))
     ceiling = rows.get(("control", "ceiling"))
     if ceiling is None or floor is None:
-        yield "There is no PGR: without the control ceiling there is no gap to compare with."
-        return
-    bounds = f"floor {percent(floor['accuracy'])}, ceiling {percent(ceiling['accuracy'])}"
+        return "The performance gap recovered (PGR) is not defined without the control ceiling."
+    low, high = percent(floor["accuracy"]), percent(ceiling["accuracy"])
     value = rows["student", "student"]["pgr"]
     if not known(value):
-        yield f"There is no PGR: the ceiling is not above the floor ({bounds})."
-        return
+        return (
+            "The performance gap recovered (PGR) is not defined, because the ceiling "
+            f"({high}) is not above the floor ({low})."
+        )
     interval = run.summary.get("student", {}).get("pgr_ci95")
-    shown = (
-        f"95 % interval {span(*interval)} %; " if interval else "no interval: the gap is small; "
+    shown = f"95 % CI {span(*interval)} %" if interval else "the gap is too small for an interval"
+    return (
+        f"The performance gap recovered (PGR) is {percent(value)} ({shown}), between a floor of "
+        f"{low} and a ceiling of {high}."
     )
-    yield f"It recovers {percent(value)} of the performance gap (PGR; {shown}{bounds})."
 
 
-def _limits(run: Run, rows: Mapping[tuple[str, str], Row], tables: Tables) -> Iterator[str]:
-    """Routing, annotations, filters, and which of them keeps the student from its ceiling."""
-    last = row_of(tables["rounds"], -1) if "rounds" in tables else None
+def _limits(rows: Rows, tables: Tables) -> Iterator[str]:
+    """Describe routing, annotations and filters, and which of them limits the student."""
+    last = row_at(tables["rounds"], -1) if "rounds" in tables else None
     oracle, ceiling = rows.get(("control", "oracle_assignment")), rows.get(("control", "ceiling"))
     if last is not None and known(last["assignment_accuracy"]):
-        what = "of the weight" if last["soft"] else "of the samples"
-        text = (
-            f"Routing: in the last round {percent(last['assignment_accuracy'])} {what} went to a "
-            "teacher whose scope holds the sample"
+        unit = "assignment weight went" if last["soft"] else "samples were assigned"
+        yield (
+            f"Routing: in the last round {percent(last['assignment_accuracy'])} of the {unit} to "
+            f"in-scope teachers.{_oracle_sentence(oracle)}"
         )
-        yield f"{text}{_perfect(oracle)}."
     if last is not None and known(last["annotation_accuracy"]):
         yield (
-            f"Annotations: {percent(last['annotation_accuracy'])} of the assigned ones were right"
-            f"{_kept(last)}."
+            f"Annotations: {percent(last['annotation_accuracy'])} of the assigned annotations are "
+            f"correct{_kept(last)}."
         )
     elif last is not None:
         yield (
-            "No true label of student_train is known: which samples were routed, annotated and "
-            "rejected rightly can't be said."
+            "No true label of student_train is known. Routing, annotations and filters cannot be "
+            "evaluated."
         )
-    yield from _filtered(tables)
+    yield from _filters(tables)
     if ceiling is not None:
-        yield _between(ceiling, oracle)
+        yield _limit_sentence(ceiling, oracle)
 
 
-def _perfect(oracle: Row | None) -> str:
+def _oracle_sentence(oracle: Row | None) -> str:
     if oracle is None:
         return ""
-    interval = f"95 % interval {span(-oracle['gain_high'], -oracle['gain_low'])}"
-    text = (
-        f"; with teachers chosen by the truth the student reaches {percent(oracle['accuracy'])}, "
-        f"{points(-oracle['gain'], signed=True)} ({interval})"
-    )
-    return text if more_than_noise(oracle) else f"{text}, no difference that the test can show"
+    interval = f"95 % CI {span(-oracle['gain_high'], -oracle['gain_low'])}"
+    difference = f"{points(-oracle['gain'], signed=True)}, {interval}"
+    reached = f" With oracle routing the student reaches {percent(oracle['accuracy'])}"
+    if is_significant(oracle):
+        return f"{reached} ({difference})."
+    return f"{reached}, which does not differ significantly ({difference})."
 
 
 def _kept(last: Row) -> str:
-    if not known(last["kept_precision"]) or last["kept"] == 1:
-        return ", and all were kept" if last["kept"] == 1 else ""
-    return f", {percent(last['kept_precision'])} of those that were kept"
+    if last["kept"] == 1:
+        return ", and all were kept"
+    if not known(last["kept_precision"]):
+        return ""
+    return f", and {percent(last['kept_precision'])} of those that were kept"
 
 
-def _filtered(tables: Tables) -> Iterator[str]:
+def _filters(tables: Tables) -> Iterator[str]:
     if "filters" not in tables:
         return
-    whole = row_of(tables["filters"][tables["filters"]["filter"] == WHOLE], -1)
+    whole = row_at(tables["filters"][tables["filters"]["filter"] == ALL_FILTERS], -1)
     if whole["rejected"] and known(whole["precision"], whole["recall"]):
         yield (
-            f"Filters: they rejected {percent(whole['share'])} of the annotations; "
-            f"{percent(whole['precision'])} of those were wrong, and {percent(whole['recall'])} of "
-            "all wrong ones were among them."
+            f"Filters: {percent(whole['share'])} of the annotations were rejected. Of these "
+            f"{percent(whole['precision'])} are wrong, and they include {percent(whole['recall'])} "
+            "of all wrong annotations."
         )
 
 
-def _between(ceiling: Row, oracle: Row | None) -> str:
-    """What stands between the student and the same student taught by true labels."""
+def _limit_sentence(ceiling: Row, oracle: Row | None) -> str:
+    """State what separates the student from the same student trained on true labels."""
     left = -ceiling["gain"]
-    interval = f"95 % interval {span(-ceiling['gain_high'], -ceiling['gain_low'])}"
-    reached = f"true labels would take it to {percent(ceiling['accuracy'])}"
-    if not more_than_noise(ceiling):
-        return (
-            f"What limits it: nothing that the test samples can show; {reached}, "
-            f"{points(left, signed=True)} ({interval})."
-        )
+    interval = f"95 % CI {span(-ceiling['gain_high'], -ceiling['gain_low'])}"
+    reached = f"trained on true labels, the same student reaches {percent(ceiling['accuracy'])}"
+    difference = f"({points(left, signed=True)}, {interval})"
+    if not is_significant(ceiling):
+        return f"Limit: {reached}, which does not differ significantly {difference}."
     if left < 0:
-        return (
-            f"It is above its ceiling: {reached}, {points(-left)} less (of the difference "
-            f"{interval})."
-        )
-    gap = f"{reached}, {points(left)} more ({interval})"
+        return f"The student exceeds its ceiling: {reached} {difference}."
     if oracle is None:
         return (
-            f"What limits it: {gap}; without the control oracle_assignment routing and annotations "
-            "can't be told apart."
+            f"Limit: {reached} {difference}. Without the control oracle_assignment the effects of "
+            "routing and annotations cannot be separated."
         )
-    routing = -oracle["gain"]
-    if more_than_noise(oracle) and routing > left / 2:
-        return (
-            f"What limits it most is routing: {gap}; perfect routing alone gives {points(routing)}."
-        )
-    alone = f"perfect routing alone gives {points(routing, signed=True)}"
-    return f"What limits it most are the annotations it learns from: {gap}; {alone}."
+    routing = points(-oracle["gain"], signed=True)
+    if is_significant(oracle) and -oracle["gain"] > left / 2:
+        return f"Routing is the main limit: {reached} {difference}; oracle routing gains {routing}."
+    return (
+        f"The quality of the annotations is the main limit: {reached} {difference}, while oracle "
+        f"routing changes the accuracy by {routing}."
+    )

@@ -1,18 +1,17 @@
 """Runs side by side: one HTML file that needs nothing else, and the tables behind it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from rich.console import RenderableType
 
-from cosup.analysis import Run, write_tables
-from cosup.analysis.base import rows_of
+from cosup.analysis import Run, words, write_tables
+from cosup.analysis.arrays import rows_of
 from cosup.analysis.comparison import compare, labels, runs_to_compare
 from cosup.errors import UserError
 from cosup.files import write_atomic
-from cosup.report import words
 from cosup.report.compare_draw import draw_answers, draw_curves, draw_names, draw_pairs, draw_runs
 from cosup.report.compare_text import (
     SAMPLES_ALONE,
@@ -24,9 +23,8 @@ from cosup.report.compare_text import (
     pair_sentence,
     pgr_sentence,
 )
-from cosup.report.page import Figure
-from cosup.report.render import render
-from cosup.report.table_view import TableView, table_view
+from cosup.report.page import PageFigure, PageSection
+from cosup.report.render import TableView, render, table_view
 
 __all__ = ["compare_runs", "write_comparison"]
 
@@ -35,17 +33,6 @@ Tables = Mapping[str, pd.DataFrame]
 MADE_BY = b"cosup comparison</title>"
 """How a page of ours is told from anybody else's file."""
 MOST_SENTENCES = 10
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section as the template lays it out; table: one that is always open."""
-
-    id: str
-    title: str
-    text: list[str]
-    figures: list[Figure] = field(default_factory=list)
-    table: TableView | None = None
 
 
 def compare_runs(places: Sequence[str], output: Path) -> tuple[RenderableType, Path]:
@@ -101,21 +88,21 @@ class _Page:
     samples: int
     folder: str
 
-    def verdict(self) -> Section:
+    def verdict(self) -> PageSection:
         pairs = rows_of(self.tables["pairs"])
         lines = [pair_sentence(pair, len(pairs)) for pair in pairs[:MOST_SENTENCES]]
         if len(pairs) == 1:
             lines += [said] if (said := pgr_sentence(pairs[0])) else []
         if len(pairs) > MOST_SENTENCES:
             lines.append(f"{len(pairs) - MOST_SENTENCES} other pairs are in the figure's table.")
-        accuracy = Figure(
+        accuracy = PageFigure(
             "figure-runs",
             "What each run reached",
             views=[draw_runs(self.tables["runs"])],
             note="Lines are 95 % intervals of the student's accuracy over test samples.",
             table=self._table("runs", "What each run reached"),
         )
-        forest = Figure(
+        forest = PageFigure(
             "figure-pairs",
             "The differences, in pairs",
             views=[draw_pairs(self.tables["pairs"])],
@@ -125,35 +112,35 @@ class _Page:
             "the number of pairs (Holm). Dashed: no difference. Coloured: both show it.",
             table=self._table("pairs", "The runs in pairs"),
         )
-        return Section("verdict", "Verdict", [*lines, SAMPLES_ALONE], [accuracy, forest])
+        return PageSection("verdict", "Verdict", [*lines, SAMPLES_ALONE], [accuracy, forest])
 
-    def config(self) -> Section:
+    def config(self) -> PageSection:
         table = self.tables["config"]
         view = None
         if len(table):
             view = self._table("config", "Settings and environment that differ", len(table))
         text = [config_sentence(table)]
-        return Section("config", "What differs in their configs", text, table=view)
+        return PageSection("config", "What differs in their configs", text, table=view)
 
-    def answers(self) -> Section:
+    def answers(self) -> PageSection:
         flipped = self.tables["flipped"]
-        shares = Figure(
+        shares = PageFigure(
             "figure-answers",
             "Right and wrong, in pairs",
             views=[draw_answers(self.tables["pairs"])],
         )
         said = flipped_sentence(flipped, self.samples, len(self.names))
         view = self._table("flipped", "Samples that some run gets right and another doesn't")
-        return Section("answers", "Which samples flipped", [said], [shares], view)
+        return PageSection("answers", "Which samples flipped", [said], [shares], table=view)
 
-    def kinds(self) -> Section:
+    def kinds(self) -> PageSection:
         figures = []
         for table, noun in (("classes", "class"), ("domains", "domain")):
             frame = self.tables[table]
             if noun == "domain" and len(frame) < 2:
                 continue
             figures.append(
-                Figure(
+                PageFigure(
                     f"figure-{table}",
                     f"Accuracy by {noun}",
                     self._apart(frame, noun),
@@ -161,7 +148,7 @@ class _Page:
                     table=self._table(table, f"Accuracy by {noun}"),
                 )
             )
-        return Section("names", "Classes and domains", [], figures)
+        return PageSection("names", "Classes and domains", [], figures)
 
     def _apart(self, frame: pd.DataFrame, noun: str) -> str:
         if noun == "class":
@@ -169,27 +156,21 @@ class _Page:
         apart = classes_sentence(frame.iloc[:-1], self.names, noun)
         return f"{apart} {means_sentence(frame, self.names)}"
 
-    def curves(self) -> Section:
+    def curves(self) -> PageSection:
         view = draw_curves(self.tables["curves"], self.names)
-        figure = Figure(
+        figure = PageFigure(
             "figure-curves",
             "The runs' curves, laid over each other",
             views=[view] if view.panels else [],
             table=self._table("curves", "What the runs recorded"),
             absent="" if view.panels else "the runs recorded no number at more than one step.",
         )
-        return Section("curves", "Curves", [], [figure])
+        return PageSection("curves", "Curves", [], [figure])
 
     def _table(self, name: str, caption: str, most: int = 200) -> TableView:
-        """A table of the page. What runs are called is a heading as it is."""
+        verbatim = {f"{run}{more}" for run in self.names for more in ("", " label", " correct")}
         frame = _shown(name, self.tables[name])
-        view = table_view(frame, caption, f"{self.folder}/{name}", most)
-        own = {f"{run}{more}" for run in self.names for more in ("", " label", " correct")}
-        columns = [
-            replace(column, label=key + column.label[len(key) :]) if key in own else column
-            for key, column in zip(frame.columns, view.columns, strict=True)
-        ]
-        return replace(view, columns=columns)
+        return table_view(frame, caption, f"{self.folder}/{name}", most, verbatim)
 
 
 def _shown(name: str, table: pd.DataFrame) -> pd.DataFrame:

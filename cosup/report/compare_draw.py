@@ -4,12 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cosup.analysis.base import rows_of
-from cosup.report import words
-from cosup.report.axes import Scale
-from cosup.report.compare_text import differs
-from cosup.report.pick import ends
-from cosup.report.views import (
+from cosup.analysis import words
+from cosup.analysis.arrays import highest_and_lowest, rows_of
+from cosup.analysis.drawing import (
     Axis,
     BarRow,
     Bars,
@@ -22,8 +19,10 @@ from cosup.report.views import (
     Matrix,
     Panel,
     Reference,
+    Scale,
     Segment,
 )
+from cosup.report.compare_text import differs
 
 MOST_PAIRS = 36
 MOST_NAMES = 40
@@ -67,7 +66,7 @@ def draw_runs(table: pd.DataFrame) -> Dots:
 
 def draw_pairs(table: pd.DataFrame) -> Dots:
     """The difference of each pair with its paired interval; the line is no difference."""
-    shown, cut = _first(table, MOST_PAIRS)
+    shown, left_out = _first(table, MOST_PAIRS)
     bounds = pd.concat([shown[name] for name in ("low", "high", "difference")])
     scale = Scale.of_numbers([0.0, *(100 * bounds)])
     rows = []
@@ -90,12 +89,12 @@ def draw_pairs(table: pd.DataFrame) -> Dots:
             )
         )
     zero = [Reference(scale.at(0.0), "floor")]
-    return Dots(rows, scale.axis("points"), "points", "95 % interval", zero, cut=cut)
+    return Dots(rows, scale.axis("points"), "points", "95 % interval", zero, left_out=left_out)
 
 
 def draw_answers(table: pd.DataFrame) -> Bars:
     """Of each pair, the samples that both, one, or none of the two gets right."""
-    shown, cut = _first(table, MOST_PAIRS)
+    shown, left_out = _first(table, MOST_PAIRS)
     parts = (
         ("both_right", "both", "both right"),
         ("first_only", "gain", "the first alone"),
@@ -117,7 +116,7 @@ def draw_answers(table: pd.DataFrame) -> Bars:
             )
         )
     legend = [(kind, said) for _, kind, said in parts]
-    return Bars(rows, "same answer, %", "one alone", legend, cut)
+    return Bars(rows, "same answer, %", "one alone", legend, left_out)
 
 
 def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
@@ -127,7 +126,7 @@ def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
     names, mean = (table.iloc[:-1], table.iloc[-1:]) if several else (table, table.iloc[:0])
     spread = names[list(runs)].max(axis=1) - names[list(runs)].min(axis=1)
     plural = "classes" if noun == "class" else "domains"
-    shown, cut = ends(
+    shown, left_out = highest_and_lowest(
         names.assign(spread_between_runs=spread), "spread_between_runs", MOST_NAMES, noun
     )
     shown = pd.concat([shown, mean])
@@ -153,10 +152,10 @@ def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
         cells,
         noun,
         "run",
-        cut=cut,
+        left_out=left_out,
         caption=caption,
         row_kinds=kinds,
-        phrases=several,
+        long_names=several,
     )
 
 
@@ -167,13 +166,13 @@ def draw_curves(table: pd.DataFrame, runs: Sequence[str]) -> Lines:
     tags = sorted((str(tag) for tag in steps.index[steps > 1]), key=_rank)
     shown = list(runs)[:MOST_CURVES]
     panels = [_panel(tag, known[known["tag"] == tag], shown) for tag in tags[:MOST_PANELS]]
-    cut = []
+    left_out = []
     if len(tags) > MOST_PANELS:
-        cut.append(f"{words.plural(len(tags) - MOST_PANELS, 'other curve')} in the table.")
+        left_out.append(f"{words.plural(len(tags) - MOST_PANELS, 'other curve')} in the table.")
     if len(runs) > MOST_CURVES:
-        cut.append(f"The first {MOST_CURVES} of {len(runs)} runs.")
+        left_out.append(f"The first {MOST_CURVES} of {len(runs)} runs.")
     legend = [(f"c{place}", name) for place, name in enumerate(shown)]
-    return Lines(panels, legend, cut=" ".join(cut))
+    return Lines(panels, legend, left_out=" ".join(left_out))
 
 
 def _panel(tag: str, table: pd.DataFrame, runs: Sequence[str]) -> Panel:

@@ -11,11 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosup.analysis import Run
-from cosup.analysis.base import rows_of
+from cosup.analysis import Run, words
+from cosup.analysis.arrays import rows_of
 from cosup.analysis.comparison import labels
-from cosup.report import words
-from cosup.report.domains_text import runs_text
+from cosup.report.terminal import runs_by_domain
 
 MOST_SETTINGS = 20
 MOST_PAIRS = 20
@@ -65,7 +64,7 @@ def _domains(table: pd.DataFrame, names: Sequence[str]) -> list[RenderableType]:
     """Nothing of one domain alone."""
     if len(table) < 2:
         return []
-    return [runs_text(table, names, "Their accuracy by domain, in %")]
+    return [runs_by_domain(table, names, "Their accuracy by domain, in %")]
 
 
 def _settings(table: pd.DataFrame, names: Sequence[str]) -> list[RenderableType]:

@@ -11,8 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from cosup.analysis import Run
-from cosup.report import words
+from cosup.analysis import Run, words
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Head:
     warnings: list[str]
 
 
-def head_of(run: Run, tables: Mapping[str, pd.DataFrame]) -> Head:
+def make_head(run: Run, tables: Mapping[str, pd.DataFrame]) -> Head:
     """The head of a run's page."""
     return Head(run.name, subtitle(run), _numbers(run, tables), warnings(run))
 
@@ -128,7 +127,7 @@ class Block:
     open: bool = False
 
 
-def blocks_of(run: Run) -> list[Block]:
+def make_blocks(run: Run) -> list[Block]:
     """How to reproduce a run, its environment and its config."""
     return [_again(run), _environment(run), _config(run)]
 

@@ -1,65 +1,75 @@
-"""A run's report: one HTML file that needs nothing else, and the tables behind it.
+"""The report of a run: one HTML file without external resources, and its tables."""
 
-What `cosup report` does: which runs are meant, and where their pages go.
-"""
-
+import base64
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from rich.console import RenderableType
 
 from cosup.analysis import Run, findings, load_run, runs_inside, tables, verdict, write_tables
+from cosup.analysis.drawing import Example, Gallery, View
+from cosup.analysis.figure import Figure
+from cosup.analysis.figures import SECTIONS, Section
 from cosup.errors import UserError
 from cosup.files import write_atomic
 from cosup.remote import is_uri
-from cosup.report.contents import CHAPTERS, Chapter, Plan
-from cosup.report.draw_examples import draw_examples
-from cosup.report.masthead import Block, Head, blocks_of, head_of
-from cosup.report.render import render
-from cosup.report.table_view import TableView, table_view
+from cosup.report.masthead import Block, make_blocks, make_head
+from cosup.report.render import TableView, render, table_view
 from cosup.report.terminal import report_text
-from cosup.report.views import View
+
+__all__ = ["PageFigure", "PageSection", "report_runs", "write_report"]
 
 log = logging.getLogger(__name__)
 
 PAGE = Path("report", "index.html")
 TABLES = "tables"
-NO_PICTURES = "Without pictures: the run kept none (report/thumbnails.parquet)."
+NO_PICTURES = "The pictures are not shown: the run has no report/thumbnails.parquet."
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure as the template frames it; absent: why there is none."""
+class PageFigure:
+    """A figure as the template lays it out. absent: why it is not shown, or ""."""
 
     id: str
     title: str
     finding: str = ""
-    views: list[View] = field(default_factory=list)
+    views: Sequence[View] = ()
     note: str = ""
     table: TableView | None = None
     absent: str = ""
 
 
 @dataclass(frozen=True)
-class Section:
-    """A section as the template lays it out."""
+class PageSection:
+    """A section as the template lays it out. table: a table that is always open."""
 
     id: str
     title: str
-    text: list[str]
-    figures: list[Figure]
-    blocks: list[Block]
+    text: Sequence[str] = ()
+    figures: Sequence[PageFigure] = ()
+    blocks: Sequence[Block] = ()
+    table: TableView | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the page of a run is made of."""
+
+    run: Run
+    tables: Mapping[str, pd.DataFrame]
+    findings: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(run: Run, output: Path | None = None) -> Path:
-    """Write a run's page, and its tables into the folder `tables` beside it; the page's path.
+    """Write the page of a run, and its tables into the folder `tables` beside it.
 
-    output: the page's file; None: `report/index.html` in the run's directory. What a run hasn't
-    got is said on the page. Raises `RunError` for a record that can't be read (it names the file)
-    and `OSError` where the page can't be written.
+    output: the file of the page; None: `report/index.html` in the run's directory. Returns the path
+    of the page. Figures that the run lacks are listed on the page with the reason. Raises
+    `RunError`, naming the file, for a record that cannot be read, and `OSError` if the page cannot
+    be written.
     """
     path = output or run.path / PAGE
     made = tables(run)
@@ -71,61 +81,70 @@ def write_report(run: Run, output: Path | None = None) -> Path:
 
 
 def page_html(run: Run, made: Mapping[str, pd.DataFrame]) -> str:
-    """The page of a run and its tables."""
-    found = dict(made)
-    said = findings(run, found)
-    lines = verdict(run, found)
-    sections = [_section(chapter, run, found, said, lines) for chapter in CHAPTERS]
-    head: Head = head_of(run, found)
-    return render("report.html.j2", head=head, sections=sections)
+    """Render the page of a run from its tables."""
+    contents = Contents(run, made, findings(run, made))
+    sections = [_section(section, contents) for section in SECTIONS]
+    return render("report.html.j2", head=make_head(run, made), sections=sections)
 
 
-def _section(
-    chapter: Chapter,
-    run: Run,
-    found: dict[str, pd.DataFrame],
-    said: Mapping[str, str],
-    lines: list[str],
-) -> Section:
-    figures = [_figure(plan, run, found, said) for plan in chapter.plans]
-    text = list(lines) if chapter.id == "verdict" else []
-    if run.missing:
-        text = text[1:]  # what is missing stands above all
-    blocks = blocks_of(run) if chapter.id == "reproduce" else []
-    return Section(chapter.id, chapter.title, text, figures, blocks)
+def _section(section: Section, contents: Contents) -> PageSection:
+    run, text = contents.run, []
+    if section.id == "verdict":
+        text = verdict(run, contents.tables)[bool(run.missing) :]  # the page begins with the first
+    return PageSection(
+        section.id,
+        section.title,
+        text,
+        [_figure(figure, contents) for figure in section.figures],
+        make_blocks(run) if section.id == "reproduce" else [],
+    )
 
 
-def _figure(
-    plan: Plan, run: Run, found: dict[str, pd.DataFrame], said: Mapping[str, str]
-) -> Figure:
-    name = f"figure-{plan.table.replace('_', '-')}"
-    if plan.table not in found or not len(found[plan.table]):
-        reason = run.absent.get(plan.table, "there is nothing of it in this run.")
-        return Figure(name, plan.title, absent=_sentence(reason))
-    if plan.draw is None:
-        views = draw_examples(found, run.thumbnails)
-        note = "" if run.thumbnails else NO_PICTURES
-    else:
-        views, note = plan.draw(found), plan.note
-    table = table_view(found[plan.table], plan.title, f"{TABLES}/{plan.table}")
-    return Figure(name, plan.title, said.get(plan.table, ""), views, note, table)
+def _figure(figure: Figure, contents: Contents) -> PageFigure:
+    name, run = f"figure-{figure.name.replace('_', '-')}", contents.run
+    if figure.name not in contents.tables or not len(contents.tables[figure.name]):
+        reason = run.absent.get(figure.name, "the run has no data for it").rstrip(".")
+        return PageFigure(name, figure.title, absent=f"{reason}.")
+    table = contents.tables[figure.name]
+    views = [_with_pictures(view, run.thumbnails) for view in figure.draw(table)]
+    pictured = any(isinstance(view, Gallery) for view in views)
+    return PageFigure(
+        name,
+        figure.title,
+        contents.findings.get(figure.name, ""),
+        views,
+        NO_PICTURES if pictured and not run.thumbnails else figure.about,
+        table_view(table, figure.title, f"{TABLES}/{figure.name}"),
+    )
 
 
-def _sentence(reason: str) -> str:
-    return reason if reason.endswith(".") else f"{reason}."
+def _with_pictures(view: View, thumbnails: Mapping[str, bytes]) -> View:
+    """Add the pictures of a gallery's samples."""
+    if not isinstance(view, Gallery):
+        return view
+    return replace(view, examples=[_with_picture(example, thumbnails) for example in view.examples])
+
+
+def _with_picture(example: Example, thumbnails: Mapping[str, bytes]) -> Example:
+    png = thumbnails.get(example.sample)
+    if not png:
+        return example
+    return replace(
+        example, picture=f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    )
 
 
 MADE_BY = b'<meta name="generator" content="cosup'
-"""How a page of ours is told from anybody else's file."""
+"""Marks a page that cosup wrote and may overwrite."""
 
 
 def report_runs(
     places: Sequence[str], text: bool, output: Path | None
 ) -> Iterator[str | RenderableType]:
-    """The pages that were written, a line for each, or (text) what to print of each run.
+    """Write the pages of runs and yield a line for each, or with `text` yield what to print.
 
-    A directory that holds several runs (over seeds, or losses) stands for all of them. `UserError`
-    for what is no run, before anything is written.
+    A directory with several runs (over seeds, or losses) stands for all of them. Raises `UserError`
+    for a path that is not a run, before anything is written.
     """
     runs = [run for place in places for run in _runs(place)]
     if output is not None:
@@ -139,7 +158,7 @@ def report_runs(
 
 def _runs(place: str) -> list[Run]:
     if is_uri(place):
-        raise UserError(f"{place}: a report is made of a directory; copy the run to this machine")
+        raise UserError(f"{place}: reports are made from a local directory; copy the run first")
     path = Path(place)
     inside = [] if (path / "samples.parquet").is_file() else runs_inside(path)
     return [load_run(one) for one in inside] or [load_run(path)]
@@ -149,8 +168,8 @@ def _check_output(output: Path, runs: Sequence[Run], text: bool) -> None:
     if text:
         raise UserError("--output and --text exclude each other; give one of them")
     if len(runs) != 1:
-        raise UserError(f"--output takes the report of one run, and {len(runs)} are given")
+        raise UserError(f"--output takes the report of one run, but {len(runs)} runs are given")
     if output.is_dir():
         raise UserError(f"--output {output}: is a directory; give a file, as {output / PAGE.name}")
     if output.exists() and MADE_BY not in output.read_bytes()[:2000]:
-        raise UserError(f"--output {output}: exists and is no report; choose another name")
+        raise UserError(f"--output {output}: exists and is not a report; choose another name")

@@ -1,19 +1,23 @@
-"""The templates, with everything that comes from a run escaped."""
+"""Templates and tables of the pages. All text that comes from a run is escaped."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cosup import __version__
-from cosup.report import words
+from cosup.analysis import words
+
+__all__ = ["TableView", "render", "table_view"]
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of `cosup/report/templates` as text; `css`, `js` and `version` are given to it."""
+    """Render a template of `cosup/report/templates`. It also gets `css`, `js` and `version`."""
     return _environment().get_template(template).render(**values)
 
 
@@ -38,24 +42,106 @@ def _environment() -> Environment:
 
 
 def _asset(name: str) -> Markup:
-    """Our own file, as it is."""
+    """Return a file of the templates folder, not escaped."""
     return Markup(resources.files("cosup.report").joinpath("templates", name).read_text("utf-8"))
 
 
 def _place(share: float) -> str:
-    """A share as CSS percent, short."""
+    """Write a share as a CSS percentage."""
     return f"{100 * share:.2f}".rstrip("0").rstrip(".") + "%"
 
 
 def _whole(text: str) -> str:
-    """A number is not parted from its percent sign at the end of a line."""
+    """Keep a number and its percent sign on one line."""
     return text.replace(" %", "\u00a0%")
 
 
 def _name_width(rows: Iterable[Any]) -> str:
-    """Room for the longest name of a drawing's rows, within bounds; longer ones are wrapped."""
+    """Return the CSS width for the longest row name of a drawing; longer names are wrapped."""
     longest = 0.0
     for row in rows:
         name = words.width(words.shorten(row.name)) + 2.5 * getattr(row, "depth", 0)
         longest = max(longest, name + words.width(row.note) + 1 if row.note else name)
     return f"{min(21.0, max(6.0, 0.47 * longest)):.1f}rem"
+
+
+MOST_ROWS = 200
+"""Rows of a table that the page shows. The file has all."""
+
+_RAW: dict[str, Callable[[Any], str]] = {
+    "p_value": words.p_value,
+    "p_corrected": words.p_value,
+    "entropy": lambda v: words.NONE if words.missing(v) else f"{v:.2f}",
+    "effective_teachers": lambda v: words.NONE if words.missing(v) else f"{v:.2f}",
+    "seconds": lambda v: words.NONE if words.missing(v) else f"{v:,.1f}",
+    "images_per_second": words.number,
+    "score": words.number,
+    "value": words.number,
+}
+_POINTS = {
+    *("gain", "gain_low", "gain_high", "gained", "to_ceiling"),
+    *("difference", "difference_low", "difference_high"),
+    *("pgr_difference", "pgr_difference_low", "pgr_difference_high"),
+}
+_NOT_COUNTED = {"round", "next_round", "level", "step", "rank", "seed"}
+_UNITS = {"entropy": "bits"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column heading. Numeric columns are aligned right and sorted as numbers."""
+
+    label: str
+    numeric: bool
+
+
+@dataclass(frozen=True)
+class TableView:
+    """The first rows of a table as text. link: its file without the suffix, or ""."""
+
+    caption: str
+    columns: list[Column]
+    rows: list[list[str]]
+    total: int
+    link: str = ""
+
+
+def table_view(
+    frame: pd.DataFrame,
+    caption: str,
+    link: str = "",
+    most: int = MOST_ROWS,
+    verbatim: Collection[str] = (),
+) -> TableView:
+    """Write the first `most` rows of a table as text.
+
+    Fractions are written in percent, and the heading says so. verbatim: columns whose heading is
+    their name, such as the name of a run.
+    """
+    head = frame.head(most)
+    written = [_column(str(name), head[name]) for name in head.columns]
+    columns = [
+        Column(name + column.label[len(name) :], column.numeric) if name in verbatim else column
+        for name, (column, _) in zip(head.columns, written, strict=True)
+    ]
+    rows = [list(row) for row in zip(*(texts for _, texts in written), strict=True)]
+    return TableView(caption, columns, rows, len(frame), link)
+
+
+def _column(name: str, values: "pd.Series[Any]") -> tuple[Column, list[str]]:
+    label = name.replace("_", " ")
+    if pd.api.types.is_bool_dtype(values):
+        return Column(label, False), ["yes" if value else "no" for value in values]
+    if not pd.api.types.is_numeric_dtype(values):
+        texts = [words.NONE if words.missing(value) else str(value) for value in values]
+        return Column(label, False), texts
+    if name in _RAW:
+        unit = f", {_UNITS[name]}" if name in _UNITS else ""
+        return Column(label + unit, True), [_RAW[name](value) for value in values]
+    if name in _POINTS:
+        return Column(f"{label}, points", True), [words.points(value) for value in values]
+    if pd.api.types.is_float_dtype(values):
+        return Column(f"{label}, %", True), [words.percent(value) for value in values]
+    write = str if name in _NOT_COUNTED else words.count
+    texts = [words.NONE if words.missing(value) else write(int(value)) for value in values]
+    return Column(label, True), texts

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cosup.analysis.routing import HARD
+from cosup.analysis.rounds import HARD
 
 MOST = 40
 """Teachers, and domains or classes, that a picture can hold."""

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.analysis.arrays import categories
-from cosup.analysis.base import Absent
 from cosup.analysis.examples import examples_table
-from cosup.analysis.loading import load_run
+from cosup.analysis.figure import Unavailable
+from cosup.analysis.records import load_run
 from cosup.config.schema import Config
 from cosup.data.images import BrokenImage
 from cosup.data.section import SPLITS
@@ -92,7 +92,7 @@ def keep_thumbnails(run: RunDirectory, data: ImageData) -> None:
     try:
         wanted = set(examples_table(load_run(run.path))["sample_id"])
         _write_thumbnails(run, data, wanted)
-    except Absent as reason:
+    except Unavailable as reason:
         log.info("no thumbnails: %s", reason)
     except Exception as error:
         log.warning("no thumbnails: %s", " ".join(str(error).split()) or type(error).__name__)

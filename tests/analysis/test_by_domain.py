@@ -1,7 +1,6 @@
 """Accuracy by supervision and domain, and its mean over domains, against a plain groupby of the
-recorded predictions; where there is none; and the sentence made of it."""
+recorded predictions; and where there is none."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,9 @@ import plain
 import pytest
 from helpers.made_run import CONTROLS, Shape, make_run
 
-from cosup.analysis import Run, findings, load_run, tables, verdict
-from cosup.analysis.base import Absent
-from cosup.analysis.findings import supervision_domains
-from cosup.analysis.student import MEAN, supervision_domains_table
+from cosup.analysis import findings, load_run, tables
+from cosup.analysis.domains import MEAN, supervision_domains_table
+from cosup.analysis.figure import Unavailable
 
 DOMAINS = ("photo", "sketch", "clip<art>")
 WHO = ["kind", "who"]
@@ -89,7 +87,7 @@ def test_a_domain_without_a_test_sample_is_left_out(three: Path, tmp_path: Path)
     part = table[table["kind"] == "student"]["accuracy"].tolist()
     assert part[2] == pytest.approx((part[0] + part[1]) / 2)
     shutil.copytree(three, tmp_path / "one")
-    with pytest.raises(Absent, match="one domain alone"):
+    with pytest.raises(Unavailable, match="one domain alone"):
         supervision_domains_table(load_run(moved(tmp_path / "one", lambda _: DOMAINS[1])))
 
 
@@ -105,7 +103,7 @@ def test_one_domain_alone_has_no_table(tmp_path: Path, shape: Shape) -> None:
 def test_an_unfinished_run_has_the_supervisions_that_it_has(tmp_path: Path) -> None:
     table = supervision_domains_table(load_run(make_run(tmp_path / "run", Shape(rounds=1))))
     assert set(table["kind"]) == {"student", "teacher"}
-    with pytest.raises(Absent, match="no round"):
+    with pytest.raises(Unavailable, match="no round"):
         supervision_domains_table(load_run(make_run(tmp_path / "none", Shape(rounds=0))))
 
 
@@ -114,65 +112,3 @@ def test_a_domain_may_be_called_as_the_mean_is(tmp_path: Path) -> None:
     table = supervision_domains_table(run)
     part = table[table["kind"] == "student"]["accuracy"].tolist()
     assert part[2] == pytest.approx((part[0] + part[1]) / 2)
-
-
-def grid(**rows: tuple[str, float, float, float]) -> pd.DataFrame:
-    """who=(kind, accuracy in three domains)."""
-    return pd.DataFrame(
-        [
-            {"who": who, "kind": kind, "domain": name, "samples": 50, "accuracy": value}
-            for who, (kind, *values) in rows.items()
-            for name, value in zip((*DOMAINS, MEAN), (*values, np.mean(values)), strict=True)
-        ]
-    )
-
-
-def sentence(run: Run, table: pd.DataFrame) -> str:
-    return supervision_domains(run, {"supervision_domains": table})
-
-
-def test_the_sentence(three: Path) -> None:
-    run = load_run(three)
-    student, floor = ("student", 0.9, 0.8, 0.4), ("teacher", 0.6, 0.7, 0.5)
-    zero_shot = ("control", 0.85, 0.4, 0.1)
-    assert sentence(run, grid(student=student, level0_0=floor)) == (
-        "Mean over the 3 domains: the student 70.0 % and the floor 60.0 %. Over the floor the "
-        "student gains most in photo (+30.0 points, to 90.0 %), least in clip<art> "
-        "(\N{MINUS SIGN}10.0 points, to 40.0 %)."
-    )
-    assert sentence(run, grid(student=student, zero_shot=zero_shot, level0_0=floor)) == (
-        "Mean over the 3 domains: the student 70.0 %, zero-shot 45.0 % and the floor 60.0 %. Over "
-        "zero-shot the student gains most in sketch (+40.0 points, to 80.0 %), least in photo "
-        "(+5.0 points, to 90.0 %)."
-    )
-    alike = grid(student=("student", 0.5, 0.5, 0.5), level0_0=("teacher", 0.25, 0.25, 0.25))
-    assert sentence(run, alike).endswith("Over the floor it gains +25.0 points in each.")
-    assert sentence(run, grid(student=student)) == "Mean over the 3 domains: the student 70.0 %."
-
-
-def test_the_sentence_has_the_tables_numbers(three: Path) -> None:
-    run = load_run(three)
-    by_domain = predictions(three).groupby([*WHO, "domain"])["right"].mean()
-    floor = json.loads((three / "stages" / "prepared.json").read_text())["floor"]["teacher"]
-    student = by_domain["student", "student"]
-    gained = student - by_domain["teacher", floor]
-    said = findings(run, tables(run))["supervision_domains"]
-    assert f"the student {100 * student.mean():.1f} %" in said
-    best, worst = gained.idxmax(), gained.idxmin()
-    for text, name in (("most", best), ("least", worst)):
-        assert f"{text} in {name} ({100 * gained[name]:+.1f} points" in said.replace(
-            "\N{MINUS SIGN}", "-"
-        )
-
-
-def test_beating_zero_shot_is_said_in_the_verdict(three: Path) -> None:
-    run = load_run(three)
-    overview = tables(run)["overview"].astype({"who": object})
-    row = (overview["who"] == "best_teacher").to_numpy()
-    overview.loc[row, "who"] = "zero_shot"
-    overview.loc[row, ["accuracy", "gain", "gain_low", "gain_high"]] = [0.6, 0.1, 0.04, 0.16]
-    (said,) = [line for line in verdict(run, {"overview": overview}) if "zero-shot" in line]
-    assert said == (
-        "It beats the same student before any training, CLIP's zero-shot (60.0 %) by 10.0 points "
-        "(95 % interval 4.0 to 16.0), which is more than noise."
-    )

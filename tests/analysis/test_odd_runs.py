@@ -9,9 +9,9 @@ import pytest
 from helpers.made_run import Shape, make_run
 
 from cosup.analysis import TABLES, findings, load_run, tables, verdict, write_tables
-from cosup.analysis.arrays import Teacher
-from cosup.analysis.base import counted
-from cosup.analysis.results import scope_words
+from cosup.analysis.arrays import count_groups
+from cosup.analysis.records import Teacher
+from cosup.analysis.teachers import scope_in_words
 
 
 def test_without_labels_the_rest_is_shown(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_without_labels_the_rest_is_shown(tmp_path: Path) -> None:
     assert set(found["examples"]["kind"]) <= {"contested", "student_wrong"}
     assert found["classes"]["assigned_accuracy"].isna().all()
     said = verdict(run, found)
-    assert any("no PGR" in line for line in said)
+    assert found["overview"]["pgr"].isna().all()
     assert not any("nan" in line for line in [*said, *findings(run, found).values()])
 
 
@@ -49,7 +49,7 @@ def test_counting_by_hand() -> None:
     first, second = np.array([0, 1, 0, 1, -1]), np.array([0, 0, 0, 1, 1])
     value, counts = np.array([True, True, False, True, True]), np.array([1, 0, 1, 1, 1], bool)
     keys = {"one": (first, ["a", "b"]), "two": (second, ["x", "y"])}
-    table = counted(keys, {"mean": (value, None), "some": (value, counts)})
+    table = count_groups(keys, {"mean": (value, None), "some": (value, counts)})
     assert table["one"].tolist() == ["a", "b", "b"]
     assert table["two"].tolist() == ["x", "x", "y"]
     assert table["samples"].tolist() == [2, 1, 1]
@@ -136,7 +136,7 @@ def test_scopes_in_words(
     classes: tuple[int, ...] | None, domains: tuple[int, ...] | None, words: str
 ) -> None:
     teacher = Teacher("one", 0, "linear_pixels", classes, domains, 1)
-    assert scope_words(teacher, [str(n) for n in range(8)], ["photo", "sketch"]) == words
+    assert scope_in_words(teacher, [str(n) for n in range(8)], ["photo", "sketch"]) == words
 
 
 def test_parents(large: Path) -> None:

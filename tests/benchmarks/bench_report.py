@@ -23,7 +23,7 @@ from helpers.made_run import Shape, make_run
 from PIL import Image
 
 from cosup.analysis import TABLES, load_run, tables
-from cosup.analysis.base import Absent
+from cosup.analysis.figure import Unavailable
 from cosup.report.page import write_report
 
 CONTROLS = (
@@ -97,7 +97,7 @@ def _each(path: Path) -> None:
         start = time.perf_counter()
         try:
             rows = len(make(run))
-        except Absent:
+        except Unavailable:
             rows = 0
         print(f"{name:<20} {time.perf_counter() - start:6.2f} s  {rows:,} rows")
 

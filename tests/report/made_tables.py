@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosup.analysis.student import MEAN
+from cosup.analysis.domains import MEAN
 
 
 def made_tables(

@@ -14,19 +14,19 @@ from helpers.made_run import Shape, make_run
 from made_tables import made_tables
 from page_reader import read_page
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-from cosup.analysis import load_run, tables
+from cosup.analysis import findings, load_run, tables
 from cosup.analysis.comparison import compare
-from cosup.analysis.student import MEAN
+from cosup.analysis.domains import MEAN, draw_supervision_domains
+from cosup.analysis.drawing import Matrix
+from cosup.analysis.figures import FIGURES
+from cosup.analysis.words import CONTROL_WORDS
 from cosup.config.schema import ControlName
 from cosup.report.compare import write_comparison
 from cosup.report.compare_text import comparison_text
-from cosup.report.domains_text import runs_text, supervisions_text
-from cosup.report.draw_domains import draw_supervision_domains
 from cosup.report.page import page_html
-from cosup.report.terminal import report_text
-from cosup.report.views import Matrix
-from cosup.report.words import CONTROL_WORDS
+from cosup.report.terminal import _supervisions_by_domain, report_text, runs_by_domain
 from cosup.runs.summary import CONTROL_LABELS, summary_table
 
 
@@ -62,7 +62,7 @@ def by_domain(path: Path, who: tuple[str, str]) -> list[float]:
 
 
 def test_the_figure_has_every_supervision(run: Path) -> None:
-    (view,) = draw_supervision_domains(tables(load_run(run)))
+    (view,) = draw_supervision_domains(tables(load_run(run))["supervision_domains"])
     assert isinstance(view, Matrix)
     assert view.columns == [*DOMAINS, MEAN]
     named = {
@@ -77,17 +77,17 @@ def test_the_figure_has_every_supervision(run: Path) -> None:
         row = view.cells[view.rows.index(name)]
         assert [cell.value for cell in row] == pytest.approx(by_domain(run, who))
         assert [cell.text for cell in row] == shown(by_domain(run, who))
-        assert all(name in cell.say for cell in row)
+        assert all(name in cell.tooltip for cell in row)
     assert view.row_kinds[0] == "student"
-    assert view.cut == ""
+    assert view.left_out == ""
 
 
 def test_the_page_has_the_figure_its_sentence_and_the_table(run: Path) -> None:
     loaded = load_run(run)
     page = read_page(page_html(loaded, tables(loaded)))
     figure = page.one("figure", id="figure-supervision-domains")
-    finding = figure.one("p", class_="finding").text.replace("\xa0", " ")
-    assert finding.startswith("Mean over the 2 domains: the student ")
+    finding = figure.one("p", class_="finding").text
+    assert shown(by_domain(run, ("student", "student")))[-1] in finding
     matrix = figure.one("table", class_="heat")
     assert [cell.text for cell in matrix.all("th", scope="col")[1:]] == [*DOMAINS, MEAN]
     student = matrix.one("tr", class_="student")
@@ -99,35 +99,33 @@ def test_the_page_has_the_figure_its_sentence_and_the_table(run: Path) -> None:
 
 def test_the_terminal_has_the_same_table(run: Path) -> None:
     text = printed(report_text(load_run(run)))
-    start = text.index("Every supervision, by domain, %")
-    part = text[start : text.index("By class", start)]
+    start = text.index(FIGURES["supervision_domains"].title)
+    part = text[start : text.index(FIGURES["classes"].title, start)]
     for who, name in (
         (("student", "student"), "student"),
         (("control", "mean_ensemble"), "control mean_ensemble"),
         (("teacher", "level0_0"), "teacher level0_0"),
     ):
         assert cells(part, name)[1:] == shown(by_domain(run, who))
-    assert "Mean over the 2 domains: the student" in part
+    assert findings(load_run(run), tables(load_run(run)))["supervision_domains"][:60] in part
 
 
 def test_of_one_domain_nothing_is_printed(tmp_path: Path) -> None:
     """Nor of episodes."""
     text = printed(report_text(load_run(make_run(tmp_path / "run", Shape(ways=3, test=60)))))
     assert MEAN not in text
-    assert "supervision domains: what measures is of one domain alone" in text
+    assert "supervision domains: " in text
 
 
 def test_many_supervisions_and_domains_are_cut() -> None:
     domains = [f"domain {number}" for number in range(50)]
     made = made_tables(["all", *(f"t{n}" for n in range(300))], ["x"], domains)
     table = made["supervision_domains"]
-    (view,) = draw_supervision_domains(made)
+    (view,) = draw_supervision_domains(table)
     assert isinstance(view, Matrix)
     assert len(view.rows) == len(view.columns) == 24
-    assert "of 301 teachers" in view.cut
-    assert "Shown are 23 of 50 domains, those with the most samples; the mean is over all." in (
-        view.cut
-    )
+    assert "of 301 teachers" in view.left_out
+    assert "23 of 50 domains" in view.left_out
     student = table[table["kind"] == "student"].astype({"domain": str}).set_index("domain")
     largest = student["samples"].drop(MEAN).nlargest(23)
     assert student["samples"][view.columns[:-1]].min() == largest.min()
@@ -136,8 +134,8 @@ def test_many_supervisions_and_domains_are_cut() -> None:
     ends = means["accuracy"].sort_values()
     teachers = [name.removeprefix("teacher ") for name in view.rows[4:]]
     assert set(teachers) == set(means["who"][[*ends.index[:10], *ends.index[-10:]]])
-    text = printed(supervisions_text(table, "Title"))
-    assert "Shown are 10 of 50 domains" in text
+    text = printed(_supervisions_by_domain(table, Text("Title")))
+    assert "10 of 50 domains" in " ".join(text.split())
     assert cells(text, "student")[-1] == f"{100 * student['accuracy'][MEAN]:.1f}"
 
 
@@ -146,7 +144,7 @@ def test_numbers_are_whole_on_a_narrow_terminal(width: int) -> None:
     names = ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
     made = made_tables(["all", *(f"domain_{name}" for name in names)], ["x"], names)
     table = made["supervision_domains"]
-    text = printed(supervisions_text(table, "Title"), width)
+    text = printed(_supervisions_by_domain(table, Text("Title")), width)
     found = set(re.findall(r"\d+\.\d", text))
     assert set(shown(table["accuracy"])) <= found
 
@@ -204,8 +202,8 @@ def test_many_domains_keep_their_mean(tmp_path: Path) -> None:
     matrix = figure.one("table", class_="matrix")
     assert len(matrix.one("tbody").all("tr")) == 41
     assert matrix.all("tr")[-1].one("th").text == MEAN
-    assert "of 60 domains" in figure.one("p", class_="cut").text
-    text = printed(runs_text(table, names, "Title"))
+    assert "of 60 domains" in figure.one("p", class_="left-out").text
+    text = printed(runs_by_domain(table, names, "Title"))
     assert cells(text, names[0])[-1] == f"{100 * table[names[0]][:-1].mean():.1f}"
 
 

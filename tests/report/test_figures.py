@@ -7,14 +7,11 @@ import pandas as pd
 import pytest
 from made_tables import made_tables
 
-from cosup.report.axes import Scale
-from cosup.report.contents import CHAPTERS, Plan
-from cosup.report.draw_flow import draw_flow
-from cosup.report.render import _environment
-from cosup.report.table_view import table_view
-from cosup.report.views import Bars, Dots, Flow, Matrix
+from cosup.analysis.drawing import Bars, Dots, Flow, Matrix, Scale
+from cosup.analysis.figure import Figure
+from cosup.analysis.figures import FIGURES
+from cosup.report.render import _environment, table_view
 
-PLANS = [plan for chapter in CHAPTERS for plan in chapter.plans if plan.draw is not None]
 MAY_LACK = {
     "overview": ["pgr", "gain", "gain_low", "gain_high", "p_value", "low", "high"],
     "teachers": ["accuracy", "accuracy_inside", "accuracy_outside"],
@@ -31,31 +28,26 @@ MAY_LACK = {
 }
 
 
-def named(table: str) -> Plan:
-    return next(plan for plan in PLANS if plan.table == table)
-
-
-def drawn(plan: Plan, made: dict[str, pd.DataFrame]) -> str:
-    """Every view of a figure as HTML."""
-    assert plan.draw is not None
+def drawn(figure: Figure, made: dict[str, pd.DataFrame]) -> str:
+    """Every drawing of a figure as HTML."""
     source = '{% import "views.html.j2" as views %}{{ views.view(item, "title") }}'
     template = _environment().from_string(source)
-    return "".join(template.render(item=view) for view in plan.draw(made))
+    return "".join(template.render(item=view) for view in figure.draw(made[figure.name]))
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.table)
+@pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("rounds", [1, 2, 9])
-def test_any_number_of_rounds(plan: Plan, rounds: int) -> None:
+def test_any_number_of_rounds(name: str, rounds: int) -> None:
     made = made_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
-    if len(made[plan.table]):
-        assert "nan" not in drawn(plan, made)
+    if len(made[name]):
+        assert "nan" not in drawn(FIGURES[name], made)
 
 
 @pytest.mark.parametrize("table", MAY_LACK)
 def test_numbers_that_there_are_not(table: str) -> None:
     made = made_tables(["all", "a", "b"], ["x", "y"], ["d", "e"])
     made[table][MAY_LACK[table]] = np.nan
-    text = drawn(named(table), made)
+    text = drawn(FIGURES[table], made)
     assert "nan" not in text
     texts = [text for row in table_view(made[table], "").rows for text in row]
     assert "nan" not in texts
@@ -64,9 +56,7 @@ def test_numbers_that_there_are_not(table: str) -> None:
 def test_a_bar_is_as_long_as_its_parts() -> None:
     made = made_tables([f"t{n}" for n in range(5)], ["x", "y"], ["d"])
     for name in ("load", "filters", "student_teachers"):
-        plan = named(name)
-        assert plan.draw is not None
-        (view,) = plan.draw(made)
+        (view,) = FIGURES[name].draw(made[name])
         assert isinstance(view, Bars)
         for row in view.rows:
             total = sum(part.share for part in row.segments)
@@ -77,23 +67,21 @@ def test_a_bar_is_as_long_as_its_parts() -> None:
 
 def test_ribbons_fill_their_boxes() -> None:
     made = made_tables(["all", *(f"t{n}" for n in range(14))], ["x"], ["d"], rounds=4)
-    (view,) = draw_flow(made)
+    (view,) = FIGURES["flow"].draw(made["flow"])
     assert isinstance(view, Flow)
     for x in {node.x for node in view.nodes}:
         column = sorted((n for n in view.nodes if n.x == x), key=lambda n: n.y)
         assert all(a.y + a.height < b.y + 1e-9 for a, b in pairwise(column))
         assert column[-1].y + column[-1].height == pytest.approx(1)
     assert "others" in {node.name for node in view.nodes}
-    total = sum(int(link.say.split(" ")[0].replace(",", "")) for link in view.links)
+    total = sum(int(link.tooltip.split(" ")[0].replace(",", "")) for link in view.links)
     assert total == made["flow"]["samples"].sum()
 
 
 def test_a_column_of_the_assignment_sums_to_all() -> None:
     made = made_tables(["all", "a", "b", "c"], ["x", "y"], ["d", "e"])
     made["assignment"]["share"] = made["assignment"]["share"].round(12)
-    plan = named("assignment")
-    assert plan.draw is not None
-    for view in plan.draw(made):
+    for view in FIGURES["assignment"].draw(made["assignment"]):
         assert isinstance(view, Matrix)
         sums = np.array([[cell.value or 0 for cell in row] for row in view.cells]).sum(0)
         np.testing.assert_allclose(sums, 1, atol=0.05)  # shares below 1 % are left out there
@@ -102,9 +90,7 @@ def test_a_column_of_the_assignment_sums_to_all() -> None:
 def test_the_tree_stands_below_the_generalist() -> None:
     made = made_tables(["all", "a", "b", "aa"], ["x"], ["d"])
     made["teachers"]["parent"] = [None, "all", "all", "a"]
-    plan = named("teachers")
-    assert plan.draw is not None
-    (view,) = plan.draw(made)
+    (view,) = FIGURES["teachers"].draw(made["teachers"])
     assert isinstance(view, Dots)
     assert [(row.name, row.depth) for row in view.rows] == [
         ("all", 0),
@@ -126,7 +112,7 @@ def test_an_axis_holds_its_values(low: float, high: float) -> None:
 
 def test_text_from_a_run_is_escaped() -> None:
     made = made_tables(["<i>all", "a&b", 'c"d'], ["<x>", "y"], ["d", "e"])
-    text = "".join(drawn(plan, made) for plan in PLANS)
+    text = "".join(drawn(figure, made) for figure in FIGURES.values())
     assert "<i>all" not in text
     assert "<x>" not in text
     assert "&lt;i&gt;all" in text

@@ -112,7 +112,7 @@ def test_the_assignment_matrix(tree: Node, decided: pd.DataFrame) -> None:
         for name, cell in zip(columns, row.all("td"), strict=True):
             expected = float(share.loc[teacher, name])
             assert cell.text == (f"{100 * expected:.0f}" if expected else "")
-            assert name in cell.attributes["data-say"]
+            assert name in cell.attributes["data-tooltip"]
 
 
 def test_classes_confusions_and_agreement(
@@ -210,7 +210,9 @@ def test_an_unfinished_run(made_run: Path, tmp_path: Path) -> None:
     notice = found.one("div", class_="notice").text
     assert "not finished" in notice
     assert "control ceiling" in notice
-    assert "Without pictures" in found.one("figure", id="figure-examples").text
+    figure = found.one("figure", id="figure-examples")
+    assert "thumbnails.parquet" in figure.one("figcaption").text
+    assert figure.all("img") == []
     assert "--resume" in found.one("section", id="reproduce").text
     assert behind(found, "overview")[0]["who"] == "student"
 
@@ -248,7 +250,7 @@ def test_many_teachers_and_classes(made_run: Path, monkeypatch: pytest.MonkeyPat
     found = read_page(text)
     for name in ("overview", "teachers", "annotation-accuracy", "assignment", "load", "flow"):
         figure = found.one("figure", id=f"figure-{name}")
-        assert figure.all("p", class_="cut"), name
+        assert figure.all("p", class_="left-out"), name
         assert len(figure.all("li", class_="row")) <= 130, name
     for matrix in found.all("table", class_="matrix"):
         assert len(matrix.all("td")) <= 24 * 24

@@ -64,9 +64,9 @@ for (const table of document.querySelectorAll("table.matrix")) {
   hint = ""; // once is enough
   cells.forEach((cell, index) => {
     cell.tabIndex = index === 0 ? 0 : -1; // one stop of the Tab key; the arrow keys do the rest
-    cell.addEventListener("mouseenter", () => (readout.textContent = cell.dataset.say));
+    cell.addEventListener("mouseenter", () => (readout.textContent = cell.dataset.tooltip));
     cell.addEventListener("mouseleave", () => (readout.textContent = resting));
-    cell.addEventListener("focus", () => (readout.textContent = cell.dataset.say));
+    cell.addEventListener("focus", () => (readout.textContent = cell.dataset.tooltip));
     cell.addEventListener("keydown", (event) => {
       const column = index % width;
       const moves = { ArrowLeft: column > 0 ? -1 : 0, ArrowRight: column < width - 1 ? 1 : 0, ArrowUp: -width, ArrowDown: width };
@@ -81,7 +81,7 @@ for (const table of document.querySelectorAll("table.matrix")) {
   });
 }
 
-// Printing shows the short tables behind the figures too.
+// Printing shows the short data tables too.
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("details")) {
     each.dataset.was = each.open;

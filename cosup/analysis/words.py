@@ -10,6 +10,22 @@ import pandas as pd
 from cosup.analysis.phrases import MINUS as MINUS
 from cosup.analysis.phrases import plural as plural
 
+__all__ = [
+    "MINUS",
+    "count",
+    "interval",
+    "listed",
+    "missing",
+    "number",
+    "p_value",
+    "percent",
+    "plural",
+    "points",
+    "shorten",
+    "who_words",
+    "width",
+]
+
 NONE = "\N{EN DASH}"
 """What stands for a number that there isn't."""
 

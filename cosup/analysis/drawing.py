@@ -1,12 +1,17 @@
-"""What the page draws: plain data, computed in Python and laid out by the templates.
+"""Drawings as plain data: what the page lays out, and the axes that place values on it.
 
-A place on an axis, and a share of a bar, is in [0, 1]. `kind` is a CSS class and says what a mark
-stands for (student, control, teacher, floor, ceiling, kept, rejected, ...); `say` is the sentence a
-reader gets by pointing at it. `cut` says what was left out of a figure, in words.
+A drawing is computed in Python and laid out by the templates of `cosup/report`. A position on an
+axis and a share of a bar are in [0, 1]. `kind` is the CSS class of a mark (student, control,
+teacher, floor, ceiling, kept, rejected, ...). `tooltip` is the text shown when a reader points at
+it. `left_out` states in words what a drawing does not show.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from cosup.analysis import words
 
 __all__ = [
     "Axis",
@@ -27,6 +32,7 @@ __all__ = [
     "Matrix",
     "Panel",
     "Reference",
+    "Scale",
     "Segment",
     "View",
 ]
@@ -49,7 +55,7 @@ class Mark:
 
     at: float
     kind: str
-    say: str = ""
+    tooltip: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Dots:
     extra_title: str = ""
     references: Sequence[Reference] = ()
     legend: Legend = ()
-    cut: str = ""
+    left_out: str = ""
     caption: str = ""
     template: str = field(default="dots", init=False)
 
@@ -96,7 +102,7 @@ class Segment:
 
     share: float
     kind: str
-    say: str = ""
+    tooltip: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Bars:
     value_title: str
     extra_title: str = ""
     legend: Legend = ()
-    cut: str = ""
+    left_out: str = ""
     caption: str = ""
     template: str = field(default="bars", init=False)
 
@@ -130,7 +136,7 @@ class Cell:
 
     value: float | None
     text: str
-    say: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -147,11 +153,11 @@ class Matrix:
     row_title: str
     column_title: str
     style: str = "heat"
-    cut: str = ""
+    left_out: str = ""
     caption: str = ""
     row_kinds: Sequence[str] = ()
     column_kinds: Sequence[str] = ()
-    phrases: bool = False
+    long_names: bool = False
     template: str = field(default="matrix", init=False)
 
 
@@ -184,7 +190,7 @@ class Lines:
     panels: Sequence[Panel]
     legend: Legend = ()
     square: bool = False
-    cut: str = ""
+    left_out: str = ""
     caption: str = ""
     template: str = field(default="lines", init=False)
 
@@ -206,7 +212,7 @@ class Link:
     """A ribbon between two boxes as an SVG path in a 1000 x 1000 space."""
 
     path: str
-    say: str
+    tooltip: str
     tone: int
 
 
@@ -218,18 +224,18 @@ class Flow:
     nodes: Sequence[FlowNode]
     links: Sequence[Link]
     height: int
-    cut: str = ""
+    left_out: str = ""
     caption: str = ""
     template: str = field(default="flow", init=False)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample: its picture (data URI, or empty) and what was said of it, line by line."""
+    """A sample and its annotations as (name, text). The page adds the picture as a data URI."""
 
     sample: str
-    picture: str
     lines: Sequence[tuple[str, str]]
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -239,8 +245,70 @@ class Gallery:
     caption: str
     explanation: str
     examples: Sequence[Example]
-    cut: str = ""
+    left_out: str = ""
     template: str = field(default="gallery", init=False)
 
 
 View = Dots | Bars | Matrix | Lines | Flow | Gallery
+
+
+class Scale:
+    """Maps values from [low, high] to [0, 1], with round ticks between.
+
+    write: the text of a tick, given its value and the step from tick to tick.
+    """
+
+    def __init__(
+        self, low: float, high: float, write: Callable[[float, float], str], most: int = 6
+    ):
+        self.low, self.high = low, high
+        self._write, self._most = write, most
+
+    @classmethod
+    def of_shares(cls, values: Iterable[float | None], zero: bool = False) -> "Scale":
+        """Fits fractions, drawn in percent; starts at 0 where asked for or where near it."""
+        known = [float(v) for v in values if v is not None and not words.missing(v)] or [0.0, 1.0]
+        low, high = min(known), max(known)
+        step = _step(max(high - low, 0.05), 5)
+        low = 0.0 if zero or low < 0.25 * high else math.floor(low / step + 1e-9) * step
+        high = min(max(1.0, high), math.ceil(high / step - 1e-9) * step)
+        high = max(high, min(1.0, low + 2 * step))  # also where all are the same
+        low = min(low, max(0.0, high - 2 * step))
+        return cls(low, high, lambda v, step: words.percent(v, 0 if step >= 0.00999 else 1))
+
+    @classmethod
+    def of_numbers(cls, values: Iterable[float], most: int = 5, zero: bool = False) -> "Scale":
+        """Fits any numbers."""
+        known = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
+        low, high = min(known), max(known)
+        low = min(low, 0.0) if zero or 0 < low < 0.3 * high else low
+        step = _step(max(high - low, 1e-9), most - 1)
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        return cls(low, high, lambda v, step: f"{v:,.0f}" if step >= 0.9999 else f"{v:.3g}", most)
+
+    def at(self, value: float) -> float:
+        """The place of a value; what lies outside is put on the edge."""
+        if self.high == self.low:
+            return 0.5
+        return round(min(1.0, max(0.0, (float(value) - self.low) / (self.high - self.low))), 4)
+
+    def span(self, low: Any, high: Any) -> tuple[float, float] | None:
+        """The places of an interval; None where a bound is missing."""
+        if words.missing(low) or words.missing(high):
+            return None
+        return self.at(low), self.at(high)
+
+    def axis(self, title: str = "") -> Axis:
+        """The ticks."""
+        step = _step(max(self.high - self.low, 1e-9), self._most - 1)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        values = [index * step for index in range(first, last + 1)]
+        return Axis([(self.at(value), self._write(value, step)) for value in values], title)
+
+
+def _step(width: float, parts: int) -> float:
+    """1, 2 or 5 times a power of ten, at most `parts` of it in width."""
+    raw = width / max(parts, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)

@@ -1,0 +1,365 @@
+"""Accuracy by class and by domain."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cosup.analysis import words
+from cosup.analysis.arrays import (
+    Bools,
+    Codes,
+    Row,
+    Values,
+    categories,
+    codes,
+    highest_and_lowest,
+    highest_row,
+    largest,
+    lowest_row,
+    names_in_order,
+    ratio,
+    repeated,
+    row_at,
+    rows_of,
+)
+from cosup.analysis.decisions import round_decisions
+from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
+from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
+from cosup.analysis.phrases import listed, percent, plural, points
+from cosup.analysis.records import Run
+
+__all__ = [
+    "CLASSES",
+    "DOMAINS",
+    "MEAN",
+    "SUPERVISION_DOMAINS",
+    "by_supervision",
+    "largest_domains",
+    "supervisions",
+]
+
+MEAN = "mean over domains"
+"""The name of the row with the unweighted mean over the domains."""
+MOST_NAMES, MOST_ROWS, MOST_DOMAINS = 30, 24, 23
+
+
+def classes_table(run: Run) -> pd.DataFrame:
+    """A row per class of what measures: see `_by_name`."""
+    require_rounds(run)
+    names = list(run.prepared["measured_classes"])
+    return _by_name(run, "true_label", names, run.classes)
+
+
+def domains_table(run: Run) -> pd.DataFrame:
+    """A row per domain of what measures: see `_by_name`."""
+    require_rounds(run)
+    names = list(run.prepared["measured_domains"])
+    if len(names) == 1:
+        raise Unavailable("the data has one domain alone")
+    return _by_name(run, "domain", names, run.domains)
+
+
+def _by_name(run: Run, column: str, names: list[str], trained: list[str]) -> pd.DataFrame:
+    """name, samples (that measure), then accuracies: student, floor (the best single teacher),
+    first_round, ceiling; gained (student - floor), to_ceiling (ceiling - student); of the last
+    round's samples in student_train assigned_accuracy (of their annotations) and kept (share).
+    Null where there is nothing to count; in few-shot runs the last two are of other classes.
+    """
+    place = codes(run.test[column], names)
+    samples = np.bincount(place[place >= 0], minlength=len(names))
+
+    def by(kind: str, who: str) -> Values:
+        hits = run.correct(kind, who) & (place >= 0)
+        return ratio(np.bincount(place[hits], minlength=len(names)), samples)
+
+    nothing = np.full(len(names), np.nan)
+    ceiling = by("control", "ceiling") if "ceiling" in run.controls else nothing
+    student, floor = by("student", "student"), by("teacher", run.prepared["floor"]["teacher"])
+    assigned, kept = _last_round(run, column, names, trained)
+    table = pd.DataFrame(
+        {
+            "name": categories(np.arange(len(names)), names),
+            "samples": samples,
+            "student": student,
+            "floor": floor,
+            "first_round": by("round", f"round {run.rounds[0]}"),
+            "ceiling": ceiling,
+            "gained": student - floor,
+            "to_ceiling": ceiling - student,
+            "assigned_accuracy": assigned,
+            "kept": kept,
+        }
+    )
+    there = (table["samples"] > 0) | table["kept"].notna()
+    return table[there].reset_index(drop=True)
+
+
+def _last_round(
+    run: Run, column: str, names: Sequence[str], trained: Sequence[str]
+) -> tuple[Values, Values]:
+    """Accuracy of the assigned annotations, and the share kept, by name: [len(names)] each."""
+    nothing = np.full(len(names), np.nan)
+    if list(names) != list(trained):
+        return nothing, nothing
+    now = round_decisions(run, run.rounds[-1])
+    place = now.truth if column == "true_label" else now.domain
+
+    def count(chosen: Bools) -> Codes:
+        return np.bincount(place[chosen & (place >= 0)], minlength=len(names))
+
+    everyone = count(np.ones(len(place), bool))
+    return ratio(count(now.correct), count(now.known)), ratio(count(now.kept), everyone)
+
+
+def _gain_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Name where the student gains most, where it loses, and where it is below the ceiling."""
+    table = table[table["gained"].notna()]
+    if not len(table):
+        return ""
+    best = highest_row(table, "gained")
+    text = (
+        f"The student improves most over the floor on {best['name']} "
+        f"({points(best['gained'], signed=True)}, to {percent(best['student'])})"
+    )
+    worse = table[table["gained"] < 0]
+    if len(worse):
+        low = lowest_row(worse, "gained")
+        text += (
+            f" and is worse on {len(worse)} of {len(table)}, most on {low['name']} "
+            f"({points(low['gained'], signed=True)})"
+        )
+    left = table[table["to_ceiling"] > 0]
+    if len(left):
+        far = highest_row(left, "to_ceiling")
+        text += f". It is farthest below the ceiling on {far['name']} ({points(far['to_ceiling'])})"
+    return f"{text}."
+
+
+def _draw_gains(noun: str) -> Callable[[pd.DataFrame], list[View]]:
+    """Return a function that draws floor, student and ceiling of each name."""
+
+    def draw(table: pd.DataFrame) -> list[View]:
+        by = "student" if table["gained"].isna().all() else "gained"
+        shown, left_out = highest_and_lowest(table, by, MOST_NAMES, noun)
+        numbers = ("floor", "student", "ceiling")
+        scale = Scale.of_shares([v for column in numbers for v in shown[column]])
+        legend = [("student", "student"), ("floor-tick", "floor: the best single teacher")]
+        if shown["ceiling"].notna().any():
+            legend.append(("ceiling", "ceiling: trained on true labels"))
+        return [
+            Dots(
+                [_gain_row(row, scale) for row in rows_of(shown)],
+                scale.axis("accuracy, %"),
+                "student, %",
+                "gain, points",
+                legend=legend,
+                left_out=left_out,
+            )
+        ]
+
+    return draw
+
+
+def _gain_row(row: Row, scale: Scale) -> DotRow:
+    kinds = (("floor", "floor-tick"), ("ceiling", "ceiling"), ("student", "student"))
+    marks = [
+        Mark(scale.at(row[column]), kind, f"{column}: {words.percent(row[column])} %")
+        for column, kind in kinds
+        if not words.missing(row[column])
+    ]
+    span, kind = None, ""
+    if not words.missing(row["gained"]):
+        span = (scale.at(row["floor"]), scale.at(row["student"]))
+        kind = "gain" if row["gained"] >= 0 else "loss"
+    return DotRow(
+        str(row["name"]),
+        marks,
+        words.percent(row["student"]),
+        words.points(row["gained"]),
+        note=words.count(row["samples"]),
+        span=span,
+        kind=kind,
+    )
+
+
+_GAIN_COLUMNS = ("name", "samples", "floor", "student", "ceiling", "gained")
+
+CLASSES = Figure(
+    "classes",
+    "Accuracy by class",
+    classes_table,
+    _gain_sentence,
+    _draw_gains("class"),
+    excerpt=Excerpt(_GAIN_COLUMNS, ends="student"),
+)
+DOMAINS = Figure(
+    "domains",
+    "Accuracy by domain",
+    domains_table,
+    _gain_sentence,
+    _draw_gains("domain"),
+    excerpt=Excerpt(_GAIN_COLUMNS),
+)
+
+
+def supervision_domains_table(run: Run) -> pd.DataFrame:
+    """A row per supervision and domain of what measures, then one for its mean over the domains.
+
+    who, kind (student, control, teacher; the order of `overview`), domain, samples, accuracy. The
+    mean ("mean over domains") is the unweighted one of the domains' accuracies, the "Avg" of papers
+    on DomainNet; its samples are those of all domains. Domains without a sample are left out.
+    """
+    require_rounds(run)
+    names = list(run.prepared["measured_domains"])
+    place = np.where(run.truth >= 0, codes(run.test["domain"], names), -1)
+    samples = np.bincount(place[place >= 0], minlength=len(names))
+    there = np.flatnonzero(samples)
+    if not len(there):
+        raise Unavailable("no true label of what measures is known")
+    if len(there) == 1:
+        raise Unavailable("what measures is of one domain alone")
+    everybody = [(kind, who) for kind, who in run.predictors() if kind != "round"]
+    accuracy = np.empty((len(everybody), len(there) + 1))
+    for row, (kind, who) in enumerate(everybody):
+        right = place[run.correct(kind, who) & (place >= 0)]
+        accuracy[row, :-1] = np.bincount(right, minlength=len(names))[there] / samples[there]
+    accuracy[:, -1] = accuracy[:, :-1].mean(1)
+    width = accuracy.shape[1]
+    kinds = pd.CategoricalDtype(["student", "control", "teacher"])
+    known = list(dict.fromkeys([*names, MEAN]))
+    columns = [*there, known.index(MEAN)]
+    return pd.DataFrame(
+        {
+            "who": repeated([who for _, who in everybody], width),
+            "kind": pd.Categorical(np.repeat([kind for kind, _ in everybody], width), dtype=kinds),
+            "domain": categories(np.tile(columns, len(everybody)), known),
+            "samples": np.tile([*samples[there], samples.sum()], len(everybody)),
+            "accuracy": accuracy.ravel(),
+        }
+    )
+
+
+def supervision_domains_sentence(run: Run, table: pd.DataFrame) -> str:
+    """State the means over the domains, and where the student gains most and least.
+
+    The gain is over the zero-shot student if it was measured, else over the floor.
+    """
+    shown = [("student", "student", "the student")]
+    for kind, who, text in (
+        ("control", "zero_shot", "zero-shot"),
+        ("teacher", run.prepared["floor"]["teacher"], "the floor"),
+    ):
+        if len(_rows(table, kind, who)):
+            shown.append((kind, who, text))
+    means = [
+        f"{text} {percent(row_at(_rows(table, kind, who), -1)['accuracy'])}"
+        for kind, who, text in shown
+    ]
+    student = _rows(table, "student", "student").iloc[:-1]
+    sentence = f"Mean over the {plural(len(student), 'domain')}: {listed(means)}."
+    if len(shown) == 1:
+        return sentence
+    kind, who, text = shown[1]
+    gained = student["accuracy"].to_numpy() - _rows(table, kind, who)["accuracy"].to_numpy()[:-1]
+    student = student.assign(gained=gained)
+    best, worst = highest_row(student, "gained"), lowest_row(student, "gained")
+    if best["gained"] == worst["gained"]:
+        return f"{sentence} Over {text} it gains {points(best['gained'], signed=True)} in each."
+    return (
+        f"{sentence} Over {text} the student gains most on {best['domain']} "
+        f"({points(best['gained'], signed=True)}, to {percent(best['accuracy'])}) and least on "
+        f"{worst['domain']} ({points(worst['gained'], signed=True)}, to "
+        f"{percent(worst['accuracy'])})."
+    )
+
+
+def _rows(table: pd.DataFrame, kind: str, who: str) -> pd.DataFrame:
+    """Return the rows of one supervision: its domains, then the mean."""
+    return table[(table["kind"] == kind) & (table["who"] == who)]
+
+
+Supervision = tuple[str, str]
+"""(kind, who)"""
+
+
+def draw_supervision_domains(table: pd.DataFrame) -> list[View]:
+    """Draw a row for each supervision and a column for each domain; the mean is last."""
+    everybody, few_rows = supervisions(table, MOST_ROWS)
+    domains, few_domains = largest_domains(table, MOST_DOMAINS)
+    found = by_supervision(table)
+    columns = [*domains, MEAN]
+    return [
+        Matrix(
+            [_name(*who) for who in everybody],
+            columns,
+            [[_cell(found[who][name], who, name) for name in columns] for who in everybody],
+            "supervision",
+            "domain",
+            left_out=" ".join(filter(None, (few_rows, few_domains))),
+            row_kinds=[kind for kind, _ in everybody],
+            column_kinds=[*[""] * len(domains), "mean"],
+            long_names=True,
+        )
+    ]
+
+
+def supervisions(table: pd.DataFrame, most: int) -> tuple[list[Supervision], str]:
+    """Return at most `most` supervisions in the table's order, and what is left out.
+
+    Of many teachers, those with the highest and lowest mean over the domains are shown.
+    """
+    means = table.drop_duplicates(["kind", "who"], keep="last")
+    means = means.rename(columns={"accuracy": "mean_over_domains"})
+    teacher = means["kind"] == "teacher"
+    others = means[~teacher]
+    room = max(2, most - len(others))
+    teachers, left_out = highest_and_lowest(means[teacher], "mean_over_domains", room, "teacher")
+    shown = pd.concat([others, teachers])
+    return [(str(row["kind"]), str(row["who"])) for row in rows_of(shown)], left_out
+
+
+def largest_domains(table: pd.DataFrame, most: int) -> tuple[list[str], str]:
+    """Return at most `most` domains, those with the most samples, and what is left out."""
+    part = table[table["domain"].astype(str) != MEAN].drop_duplicates("domain")
+    names = names_in_order(part["domain"])
+    if len(names) <= most:
+        return names, ""
+    samples = part.set_index(part["domain"].astype(str))["samples"].astype(float)
+    left_out = (
+        f"Shown are the {most} of {words.plural(len(names), 'domain')} with the most samples. "
+        "The mean is over all."
+    )
+    return largest(names, samples, most), left_out
+
+
+def by_supervision(table: pd.DataFrame) -> Mapping[Supervision, Mapping[str, Row]]:
+    """Return the rows of the table by supervision, then by domain."""
+    found: dict[Supervision, dict[str, Any]] = {}
+    for row in rows_of(table):
+        found.setdefault((str(row["kind"]), str(row["who"])), {})[str(row["domain"])] = row
+    return found
+
+
+def _name(kind: str, who: str) -> str:
+    return f"teacher {who}" if kind == "teacher" else words.who_words(kind, who)
+
+
+def _cell(row: Row, who: Supervision, name: str) -> Cell:
+    accuracy, samples = words.percent(row["accuracy"]), words.plural(int(row["samples"]), "sample")
+    where = "the mean over domains" if name == MEAN else f"{samples} of {name}"
+    share = None if words.missing(row["accuracy"]) else float(row["accuracy"])
+    return Cell(share, accuracy, f"{_name(*who)}: {accuracy} % of {where}")
+
+
+SUPERVISION_DOMAINS = Figure(
+    "supervision_domains",
+    "Accuracy by supervision and domain, %",
+    supervision_domains_table,
+    supervision_domains_sentence,
+    draw_supervision_domains,
+    "Accuracy on the test samples of each domain. The mean weights all domains equally, whatever "
+    "their number of samples.",
+    Excerpt(("who", "kind", "domain", "accuracy"), pivot="domain"),
+)

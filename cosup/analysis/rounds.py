@@ -1,0 +1,277 @@
+"""The measures of each round, and the number of samples of each teacher."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cosup.analysis import words
+from cosup.analysis.arrays import (
+    Bools,
+    Codes,
+    categories,
+    highest_and_lowest,
+    highest_row,
+    lowest_row,
+    mean,
+    ratio,
+    row_at,
+    rows_of,
+)
+from cosup.analysis.decisions import RoundDecisions, all_decisions
+from cosup.analysis.drawing import BarRow, Bars, Cell, Matrix, Segment, View
+from cosup.analysis.figure import Excerpt, Figure
+from cosup.analysis.phrases import known, percent, plural
+from cosup.analysis.records import Run
+
+__all__ = ["HARD", "LOAD", "ROUNDS"]
+
+MEASURES = (
+    "assignment_accuracy",
+    "annotation_accuracy",
+    "kept",
+    "kept_precision",
+    "kept_recall",
+    "student_accuracy",
+)
+"""Measures of a round that are read from the records of its stage."""
+HARD = 0.999
+"""A sample whose largest weight is below this is shared among teachers."""
+MOST_ROUNDS, MOST_LOADS, MOST_BARS = 8, 16, 48
+
+
+def rounds_table(run: Run) -> pd.DataFrame:
+    """A row per finished round.
+
+    round, level, teachers (how many), assigner, then the round's measures as in `summary.json`
+    (null where no label is known): assignment_accuracy, annotation_accuracy, kept, kept_precision,
+    kept_recall, student_accuracy; effective_teachers (2 to the entropy), entropy (bits, of the
+    shares of samples that the teachers get), changed (share of samples whose teacher is another
+    than in the round before; null in the first), soft (are samples shared among teachers? Then a
+    sample counts for the one with the most weight).
+    """
+    rows = []
+    before: RoundDecisions | None = None
+    for now in all_decisions(run):
+        stage = run.stages[f"round-{now.number}"]
+        entropy = _entropy(np.bincount(now.teacher, minlength=len(run.teachers)))
+        weight = run.round(now.number)["assignment_weight"].to_numpy()
+        rows.append(
+            {
+                "round": now.number,
+                "level": stage["level"],
+                "teachers": len(stage["teachers"]),
+                "assigner": stage["assigner"],
+                **{name: _number(stage[name]) for name in MEASURES},
+                "effective_teachers": 2.0**entropy,
+                "entropy": entropy,
+                "changed": np.nan if before is None else mean(now.teacher != before.teacher),
+                "soft": bool((weight < HARD).any()),
+            }
+        )
+        before = now
+    return pd.DataFrame(rows)
+
+
+def _entropy(load: Codes) -> float:
+    shares = load[load > 0] / max(1, load.sum())
+    return float(-(shares * np.log2(shares)).sum()) + 0.0
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def rounds_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Compare the first and the last round."""
+    first, last = row_at(table, 0), row_at(table, -1)
+    if len(table) == 1:
+        return f"After one round the student reaches {percent(last['student_accuracy'])}."
+    text = (
+        f"From round {first['round']} to round {last['round']} the accuracy of the student rises "
+        f"from {percent(first['student_accuracy'])} to {percent(last['student_accuracy'])}"
+    )
+    if first["student_accuracy"] >= last["student_accuracy"]:
+        text = text.replace("rises", "changes")
+    if known(first["annotation_accuracy"], last["annotation_accuracy"]):
+        text += (
+            f" and that of the assigned annotations changes from "
+            f"{percent(first['annotation_accuracy'])} to {percent(last['annotation_accuracy'])}"
+        )
+    return f"{text}. In the last round {percent(last['kept'])} of the annotations are kept."
+
+
+_ROWS = (
+    ("teachers", "teachers available", "count"),
+    ("assignment_accuracy", "samples assigned to an in-scope teacher, %", "share"),
+    ("annotation_accuracy", "assigned annotations that are correct, %", "share"),
+    ("kept", "annotations kept, %", "share"),
+    ("kept_precision", "kept annotations that are correct, %", "share"),
+    ("kept_recall", "correct annotations that are kept, %", "share"),
+    ("changed", "samples whose teacher changed, %", "share"),
+    ("effective_teachers", "effective number of teachers", "number"),
+    ("entropy", "entropy of the load, bits", "number"),
+    ("student_accuracy", "student's accuracy after the round, %", "share"),
+)
+"""The rows of the drawing: column, label, and how its numbers are written."""
+
+
+def draw_rounds(table: pd.DataFrame) -> list[View]:
+    """Draw each measure of routing and filtering by round."""
+    table, left_out = table.reset_index(drop=True), ""
+    if len(table) > MOST_ROUNDS:
+        half = MOST_ROUNDS // 2
+        left_out = f"Shown are the first and the last {half} of {len(table)} rounds."
+        table = pd.concat([table.head(half), table.tail(half)])
+    rows, cells = [], []
+    for name, label, kind in _ROWS:
+        if name not in table or table[name].isna().all():
+            continue
+        rows.append(label)
+        cells.append([_measure(label, row, name, kind) for row in rows_of(table)])
+    columns = [f"round {row['round']}" for row in rows_of(table)]
+    return [Matrix(rows, columns, cells, "measure", "round", style="measures", left_out=left_out)]
+
+
+def _measure(label: str, row: dict[str, Any], name: str, kind: str) -> Cell:
+    value = row[name]
+    if kind == "share":
+        text = words.percent(value)
+    else:
+        text = words.count(value) if kind == "count" else _decimals(value)
+    share = float(value) if kind == "share" and not words.missing(value) else None
+    return Cell(share, text, f"round {row['round']}, {label}: {text}")
+
+
+def _decimals(value: Any) -> str:
+    return words.NONE if words.missing(value) else f"{value:.2f}"
+
+
+ROUNDS = Figure(
+    "rounds",
+    "Rounds",
+    rounds_table,
+    rounds_sentence,
+    draw_rounds,
+    excerpt=Excerpt(
+        (
+            "round",
+            "teachers",
+            "assignment_accuracy",
+            "annotation_accuracy",
+            "kept",
+            "kept_precision",
+            "kept_recall",
+            "changed",
+            "student_accuracy",
+        )
+    ),
+)
+
+
+def load_table(run: Run) -> pd.DataFrame:
+    """A row per round and teacher of its level, those that get no sample too.
+
+    round, level, teacher, samples, share (of all samples), kept (share of its samples),
+    annotation_accuracy (of its samples' annotations), kept_accuracy (of those that are kept).
+    """
+    names, parts = run.teacher_names, []
+    for now in all_decisions(run):
+        stage = run.stages[f"round-{now.number}"]
+        place = np.array([names.index(name) for name in stage["teachers"]])
+
+        count = partial(_count, now.teacher, place)
+        samples, everyone = count(now.teacher >= 0), len(now.teacher)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "round": now.number,
+                    "level": stage["level"],
+                    "teacher": categories(place, names),
+                    "samples": samples,
+                    "share": samples / max(1, everyone),
+                    "kept": ratio(count(now.kept), samples),
+                    "annotation_accuracy": ratio(count(now.correct), count(now.known)),
+                    "kept_accuracy": ratio(
+                        count(now.correct & now.kept), count(now.known & now.kept)
+                    ),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _count(teacher: Codes, place: Codes, chosen: Bools) -> Codes:
+    """How many of the chosen samples each of these teachers has."""
+    found: Codes = np.bincount(teacher[chosen], minlength=int(place.max()) + 1)[place]
+    return found
+
+
+def load_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Name the teachers with the most and the fewest samples in the last round."""
+    part = table[table["round"] == table["round"].max()]
+    full, scant = highest_row(part, "share"), lowest_row(part, "share")
+    if len(part) == 1:
+        return f"In the last round {full['teacher']} supervises every sample."
+    idle = int((part["samples"] == 0).sum())
+    text = (
+        f"In the last round {full['teacher']} is assigned the most samples "
+        f"({percent(full['share'])}) and {scant['teacher']} the fewest ({percent(scant['share'])})"
+    )
+    unused = f"; {idle} of {plural(len(part), 'teacher')} are assigned none" if idle else ""
+    return f"{text}{unused}."
+
+
+def draw_load(table: pd.DataFrame) -> list[View]:
+    """Draw the number of samples of each teacher by round, split into kept and rejected."""
+    many = table.groupby("round")["teacher"].nunique()
+    single = [str(number) for number in many.index if many[number] == 1]
+    rounds = [number for number in many.index if many[number] > 1]
+    left_out = f"Not shown: round {words.listed(single)}, with one teacher." if single else ""
+    if not rounds:
+        rounds, left_out = list(many.index), ""
+    fit = MOST_BARS // min(MOST_LOADS, int(many[rounds].max()))
+    if fit < len(rounds):
+        left_out = f"Shown are the last {words.plural(fit, 'round')}. {left_out}"
+    table = table[table["round"].isin(rounds[-fit:])]
+    widest = float(table["share"].max()) or 1.0
+    rows: list[BarRow] = []
+    for number in rounds[-fit:]:
+        part = table[table["round"] == number]
+        shown, text = highest_and_lowest(part, "samples", MOST_LOADS, "teacher")
+        left_out = left_out if text in left_out else f"{text} {left_out}"
+        for index, row in enumerate(rows_of(shown)):
+            rows.append(_load_row(row, widest, f"Round {number}" if index == 0 else ""))
+    legend = [("kept", "kept"), ("rejected", "rejected by a filter")]
+    return [Bars(rows, "samples", "correct, %", legend, left_out.strip())]
+
+
+def _load_row(row: Any, widest: float, heading: str) -> BarRow:
+    samples, part = int(row["samples"]), float(row["kept"]) if row["samples"] else 0.0
+    kept, full = round(part * samples), float(row["share"]) / widest
+    segments = [
+        Segment(full * part, "kept", f"kept: {words.count(kept)}"),
+        Segment(full * (1 - part), "rejected", f"rejected: {words.count(samples - kept)}"),
+    ]
+    return BarRow(
+        str(row["teacher"]),
+        segments,
+        words.count(samples),
+        words.percent(row["annotation_accuracy"]),
+        heading=heading,
+    )
+
+
+LOAD = Figure(
+    "load",
+    "Load of each teacher",
+    load_table,
+    load_sentence,
+    draw_load,
+    "Correct: the share of the teacher's assigned annotations that are correct.",
+    Excerpt(
+        ("round", "teacher", "samples", "share", "annotation_accuracy", "kept_accuracy"),
+        ends="samples",
+    ),
+)

@@ -1,0 +1,323 @@
+"""The hierarchy of teachers, and the accuracy of their annotations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cosup.analysis import words
+from cosup.analysis.arrays import (
+    Row,
+    Values,
+    categories,
+    codes,
+    highest_and_lowest,
+    highest_row,
+    lowest_row,
+    mean,
+    names_in_order,
+    ratio,
+    rows_of,
+)
+from cosup.analysis.decisions import all_decisions
+from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
+from cosup.analysis.figure import Excerpt, Figure, require_labels, require_samples
+from cosup.analysis.phrases import percent
+from cosup.analysis.records import Run, Teacher
+
+__all__ = ["ANNOTATION_ACCURACY", "TEACHERS", "scope_in_words"]
+
+MOST_NAMES = 5
+"""Names that a scope is written with before "and N more"."""
+MOST_TREE, MOST_SCOPE, MOST_TEACHERS, MOST_CLASSES = 40, 36, 24, 24
+ENOUGH = 10
+"""Annotations below which an accuracy is not singled out, if others have more."""
+
+
+def teachers_table(run: Run) -> pd.DataFrame:
+    """A row per teacher of the hierarchy, level by level.
+
+    teacher, level, kind, scope (in words), parent (the teacher of the level above whose scope
+    holds this one's; null without one), steps, accuracy (on what measures), accuracy_inside and
+    accuracy_outside of its scope with samples_inside and samples_outside (null in few-shot runs:
+    nobody has learnt those classes), abstains (share of what measures).
+    """
+    require_samples(run)
+    known = None if run.few_shot else run.holds(run.test)
+    rows = []
+    for place, teacher in enumerate(run.teachers):
+        right = run.correct("teacher", teacher.name)
+        inside = None if known is None else known[:, place]
+        rows.append(
+            {
+                "teacher": teacher.name,
+                "level": teacher.level,
+                "kind": teacher.kind,
+                "scope": scope_in_words(teacher, run.classes, run.domains),
+                "parent": _parent(teacher, run),
+                "steps": teacher.steps,
+                "accuracy": mean(right),
+                "accuracy_inside": np.nan if inside is None else mean(right, inside),
+                "accuracy_outside": np.nan if inside is None else mean(right, ~inside),
+                "samples_inside": None if inside is None else int(inside.sum()),
+                "samples_outside": None if inside is None else int((~inside).sum()),
+                "abstains": mean(run.answered("teacher", teacher.name).label < 0),
+            }
+        )
+    table = pd.DataFrame(rows).astype({"samples_inside": "Int64", "samples_outside": "Int64"})
+    names = run.teacher_names
+    table["teacher"] = categories(np.arange(len(names)), names)
+    place_of = {name: number for number, name in enumerate(names)}
+    parents = [place_of.get(name, -1) for name in table["parent"]]
+    table["parent"] = categories(np.array(parents), names)
+    return table
+
+
+def _parent(teacher: Teacher, run: Run) -> str | None:
+    """The narrowest teacher of the level above whose scope holds all of this one's."""
+    above = [other for other in run.teachers if other.level == teacher.level - 1]
+    holding = [
+        other
+        for other in above
+        if _within(teacher.classes, other.classes) and _within(teacher.domains, other.domains)
+    ]
+    sizes = [
+        len(other.classes or run.classes) * len(other.domains or run.domains) for other in holding
+    ]
+    return holding[int(np.argmin(sizes))].name if holding else None
+
+
+def _within(part: Sequence[int] | None, whole: Sequence[int] | None) -> bool:
+    return whole is None or (part is not None and set(part) <= set(whole))
+
+
+def scope_in_words(teacher: Teacher, classes: list[str], domains: list[str]) -> str:
+    """A scope in words: "all", "domain rot30", "classes 0-4", "classes cat, dog; domain photo"."""
+    parts = []
+    for indices, names, one, several in (
+        (teacher.classes, classes, "class", "classes"),
+        (teacher.domains, domains, "domain", "domains"),
+    ):
+        if indices is not None:
+            chosen = [names[index] for index in indices]
+            parts.append(f"{one if len(chosen) == 1 else several} {_names_or_range(chosen)}")
+    return "; ".join(parts) or "all"
+
+
+def _names_or_range(names: list[str]) -> str:
+    if len(names) > 2 and all(name.isascii() and name.isdigit() for name in names):
+        numbers = [int(name) for name in names]
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            return f"{names[0]}-{names[-1]}"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+def teachers_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Compare the specialists inside and outside their scopes with the best generalist."""
+    special = table[table["samples_outside"].fillna(0) > 0]
+    if not len(special):
+        best = highest_row(table, "accuracy")
+        return f"The best teacher is {best['teacher']} with {percent(best['accuracy'])}."
+    inside, outside = special["accuracy_inside"].dropna(), special["accuracy_outside"].dropna()
+    text = f"Specialists reach {_range(inside)} inside their scope and {_range(outside)} outside it"
+    whole = table[table["scope"] == "all"]
+    if len(whole):
+        best = highest_row(whole, "accuracy")
+        text += (
+            f"; the generalist {best['teacher']} reaches {percent(best['accuracy'])} on all "
+            "test samples"
+        )
+    return f"{text}."
+
+
+def _range(values: "pd.Series[Any]") -> str:
+    low, high = float(values.min()), float(values.max())
+    return percent(low) if high - low < 0.0005 else f"{100 * low:.1f} to {percent(high)}"
+
+
+def draw_teachers(table: pd.DataFrame) -> list[View]:
+    """Draw the hierarchy as a tree with each teacher's accuracy inside and outside its scope."""
+    shown, left_out = highest_and_lowest(table, "accuracy_inside", MOST_TREE, "teacher")
+    shown = _as_tree(shown)
+    scale = Scale.of_shares([*shown["accuracy_inside"], *shown["accuracy_outside"]], zero=True)
+    return [
+        Dots(
+            [_teacher_row(row, scale) for row in rows_of(shown)],
+            scale.axis("accuracy, %"),
+            "inside, %",
+            "outside, %",
+            legend=[("inside", "inside its scope"), ("outside", "outside its scope")],
+            left_out=left_out,
+        )
+    ]
+
+
+def _teacher_row(row: Row, scale: Scale) -> DotRow:
+    name, inside, outside = str(row["teacher"]), row["accuracy_inside"], row["accuracy_outside"]
+    marks, places = [], []
+    for value, kind in ((outside, "outside"), (inside, "inside")):
+        if not words.missing(value):
+            places.append(scale.at(value))
+            tooltip = f"{name}, {kind} its scope: {words.percent(value)} %"
+            marks.append(Mark(places[-1], kind, tooltip))
+    scope = "" if str(row["scope"]) == name else str(row["scope"])
+    return DotRow(
+        name,
+        marks,
+        words.percent(inside),
+        "no outside" if words.missing(outside) else words.percent(outside),
+        note=scope if len(scope) <= MOST_SCOPE else f"{scope[: MOST_SCOPE - 1]}…",
+        span=(min(places), max(places)) if len(places) == 2 else None,
+        depth=min(int(row["depth"]), 6),
+    )
+
+
+def _as_tree(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort the teachers so that each follows its parent, and add the column `depth`.
+
+    A teacher without a parent is placed below the generalist. Tables of runs made before parents
+    were recorded are sorted by level.
+    """
+    if "parent" not in table:
+        return table.sort_values("level", kind="stable").assign(depth=table["level"])
+    names = set(table["teacher"].astype(str))
+    everything = table[table["scope"].astype(str) == "all"]
+    root = str(everything["teacher"].iloc[0]) if len(everything) else ""
+    below: dict[str, list[int]] = {}
+    for index, (name, parent) in enumerate(zip(table["teacher"], table["parent"], strict=True)):
+        known = not words.missing(parent) and str(parent) in names
+        above = str(parent) if known else "" if str(name) == root else root
+        below.setdefault(above, []).append(index)
+    order: list[tuple[int, int]] = []
+    stack = [(index, 0) for index in reversed(below.get("", []))]
+    while stack:
+        index, depth = stack.pop()
+        order.append((index, depth))
+        name = str(table["teacher"].iloc[index])
+        stack += [(child, depth + 1) for child in reversed(below.get(name, []))]
+    return table.iloc[[index for index, _ in order]].assign(depth=[depth for _, depth in order])
+
+
+TEACHERS = Figure(
+    "teachers",
+    "The hierarchy of teachers, inside and outside their scopes",
+    teachers_table,
+    teachers_sentence,
+    draw_teachers,
+    "A teacher is indented below the one whose scope contains its own. Outside its scope a teacher "
+    "sees samples that it was not trained for.",
+    Excerpt(
+        ("teacher", "level", "scope", "accuracy_inside", "accuracy_outside", "accuracy"),
+        ends="accuracy",
+    ),
+)
+
+
+def annotation_accuracy_table(run: Run) -> pd.DataFrame:
+    """A row per teacher and true class of student_train with any sample.
+
+    teacher, class, samples, accuracy (of all its annotations of that class; an abstention is
+    wrong), assigned_samples and assigned_accuracy (of those that it was assigned in the last round
+    that used its level; null where there are none).
+    """
+    require_samples(run)
+    truth = codes(run.train["true_label"], run.classes)
+    known = truth >= 0
+    require_labels(known)
+    size = len(run.classes)
+    samples = np.bincount(truth[known], minlength=size)
+    there = np.flatnonzero(samples)
+    rounds = all_decisions(run) if run.rounds else []
+    last = {run.stages[f"round-{now.number}"]["level"]: now for now in rounds}
+    parts = []
+    for place, teacher in enumerate(run.teachers):
+        right = known & (run.annotated(teacher.name).label == truth)
+        assigned: Values = np.zeros(size)
+        hits: Values = np.zeros(size)
+        now = last.get(teacher.level)
+        if now is not None:
+            mine = known & (now.teacher == place)
+            assigned = np.bincount(truth[mine], minlength=size).astype(np.float64)
+            hits = np.bincount(truth[mine], weights=now.correct[mine], minlength=size)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "teacher": categories(np.full(len(there), place), run.teacher_names),
+                    "class": categories(there, run.classes),
+                    "samples": samples[there],
+                    "accuracy": np.bincount(truth[right], minlength=size)[there] / samples[there],
+                    "assigned_samples": assigned[there].astype(np.int64),
+                    "assigned_accuracy": ratio(hits, assigned)[there],
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def annotation_accuracy_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Name the teacher and class with the least accurate annotations of the last round."""
+    last = run.stages[f"round-{run.rounds[-1]}"]["teachers"] if run.rounds else []
+    used = table[(table["assigned_samples"] > 0) & table["teacher"].isin(last)]
+    if not len(used):
+        return "None of these annotations has been assigned yet."
+    enough = used[used["assigned_samples"] >= ENOUGH]
+    worst = lowest_row(enough if len(enough) else used, "assigned_accuracy")
+    return (
+        f"The least accurate annotations of the last round are those of class {worst['class']} by "
+        f"{worst['teacher']}: {percent(worst['assigned_accuracy'])} of "
+        f"{int(worst['assigned_samples']):,} are correct."
+    )
+
+
+def draw_annotation_accuracy(table: pd.DataFrame) -> list[View]:
+    """Draw the accuracy of each teacher on each class of student_train."""
+    teachers, few_teachers = _most_and_least_accurate(table, "teacher", MOST_TEACHERS)
+    classes, few_classes = _most_and_least_accurate(table, "class", MOST_CLASSES)
+    part = table[table["teacher"].isin(teachers) & table["class"].isin(classes)]
+    found = {(str(row["teacher"]), str(row["class"])): row for row in rows_of(part)}
+    cells = [[_accuracy_cell(found.get((t, c)), t, c) for c in classes] for t in teachers]
+    left_out = " ".join(filter(None, (few_teachers, few_classes)))
+    return [Matrix(teachers, classes, cells, "teacher", "class", left_out=left_out)]
+
+
+def _most_and_least_accurate(table: pd.DataFrame, by: str, most: int) -> tuple[list[str], str]:
+    """Return at most `most` names with the highest and lowest accuracy, and what is left out."""
+    names = names_in_order(table[by])
+    if len(names) <= most:
+        return names, ""
+    right = (table["accuracy"] * table["samples"]).groupby(table[by].astype(str)).sum()
+    means = right / table["samples"].groupby(table[by].astype(str)).sum()
+    half = most // 2
+    chosen = {*means.nlargest(half).index, *means.nsmallest(most - half).index}
+    text = (
+        f"Shown are the {half} most and {most - half} least accurate of "
+        f"{words.plural(len(names), by)}."
+    )
+    return [name for name in names if name in chosen], text
+
+
+def _accuracy_cell(row: Row | None, teacher: str, name: str) -> Cell:
+    if row is None or words.missing(row["accuracy"]):
+        return Cell(None, "", f"{teacher}, {name}: no sample")
+    tooltip = (
+        f"{teacher} is correct on {words.percent(row['accuracy'])} % of "
+        f"{words.plural(int(row['samples']), 'sample')} of {name}"
+    )
+    if not words.missing(row["assigned_samples"]) and row["assigned_samples"]:
+        tooltip += (
+            f", and on {words.percent(row['assigned_accuracy'])} % of the "
+            f"{words.count(row['assigned_samples'])} assigned to it"
+        )
+    return Cell(float(row["accuracy"]), words.percent(row["accuracy"], 0), tooltip)
+
+
+ANNOTATION_ACCURACY = Figure(
+    "annotation_accuracy",
+    "Accuracy of the annotations by teacher and class, %",
+    annotation_accuracy_table,
+    annotation_accuracy_sentence,
+    draw_annotation_accuracy,
+    "Over all samples of student_train, whether or not the annotation was assigned.",
+)
