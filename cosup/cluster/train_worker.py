@@ -27,9 +27,9 @@ from cosup.cluster.actor import Setup
 from cosup.cluster.training_queue import CHUNK
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
+from cosup.models.compute import Compute
 from cosup.models.fit import recorded
 from cosup.models.ranks import Ranks, joined
-from cosup.student.fit_network import Compute
 from cosup.student.jobs import HeadJob, NetworkJob
 
 __all__ = ["Sent", "work"]
@@ -117,7 +117,7 @@ class Worker:
                 self.setup.precision,
                 self.setup.decoders(),
                 self.setup.config.execution.batch_size,
-                scratch,
+                scratch=scratch,
             )
             return job.run(self.data, compute, self.ranks, tell, send).model.state_dict()
 

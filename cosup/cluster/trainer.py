@@ -38,9 +38,9 @@ from cosup.cluster.training_queue import Desk
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
 from cosup.models.classifier import Classifier
+from cosup.models.compute import Compute
 from cosup.models.fit import OnStep
 from cosup.models.heads import HeadBank, head_bank
-from cosup.student.fit_network import Compute
 from cosup.student.jobs import HeadJob, NetworkJob
 
 __all__ = ["RayLauncher"]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from cosup.models.compute import Precision
+from cosup.models.compute import DEFAULT_COMPUTE, Compute, Precision
 from cosup.models.networks import Network, build_network
 from cosup.models.pixels import InputSpec, Pixels
 from cosup.models.section import BackboneSection
@@ -22,17 +22,17 @@ class Backbone(nn.Module):
     device and returns features there.
     """
 
-    def __init__(self, network: Network, device: torch.device, precision: Precision) -> None:
+    def __init__(self, network: Network, compute: Compute) -> None:
         super().__init__()
         self.name = network.name
         self.input: InputSpec = network.input
         self.num_features = network.num_features
         self.logit_scale = network.logit_scale
-        self.precision = precision
-        self.identity = _identity(network, precision)
+        self.compute = compute
+        self.identity = _identity(network, compute.precision)
         self.pixels = Pixels(network.input)
         self.model = network.model.to(memory_format=torch.channels_last)
-        self.to(device).eval().requires_grad_(False)
+        self.to(compute.device).eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -42,16 +42,12 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features of uint8 images; inference mode is the caller's."""
         inputs = self.pixels(images)
-        if self.precision == "float32":
-            return self.model(inputs)  # type: ignore[no-any-return]
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self.compute.autocast():
             features: Tensor = self.model(inputs)
         return features.to(torch.float32)
 
 
-def load_backbone(
-    section: BackboneSection, device: torch.device, precision: Precision = "float32"
-) -> Backbone:
+def load_backbone(section: BackboneSection, compute: Compute = DEFAULT_COMPUTE) -> Backbone:
     """The section's backbone, ready to run; random weights (null) are the same every time.
 
     Raises `UserError` as `build_network` does.
@@ -59,7 +55,7 @@ def load_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(0, "backbone", section.name))
         network = build_network(section.name, section.weights, section.image_size)
-    return Backbone(network, device, precision)
+    return Backbone(network, compute)
 
 
 def _identity(network: Network, precision: Precision) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cosup.errors import UserError
 from cosup.losses.features import Seen, Shapes
-from cosup.models.compute import Precision, autocast
+from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.networks import build_network, with_classifier
 from cosup.models.pixels import InputSpec, Pixels
 from cosup.models.weights import load_into, read_weights
@@ -232,18 +232,16 @@ def load_checkpoint(classifier: Classifier, path: str | Path) -> None:
 def predict_network(
     classifier: Classifier,
     batches: Iterable[Tensor],
-    device: torch.device | str = "cpu",
-    precision: Precision = "float32",
+    compute: Compute = DEFAULT_COMPUTE,
 ) -> ProbTable:
     """Probabilities of images, one row each and in their order.
 
-    batches: uint8 [B, 3, S, S]. The classifier is moved to `device` and put into eval mode.
+    batches: uint8 [B, 3, S, S]. The classifier is moved to the device and put into eval mode.
     """
-    device = torch.device(device)
-    classifier.to(device).eval()
+    classifier.to(compute.device).eval()
     tables = [ProbTable.compress(torch.zeros(0, classifier.num_classes))]
     for images in batches:
-        with autocast(device, precision):
+        with compute.autocast():
             logits = classifier(images)
         tables.append(ProbTable.compress(logits.float().softmax(-1).cpu()))
     return ProbTable.concat(tables)

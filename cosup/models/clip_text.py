@@ -24,6 +24,7 @@ from cosup.files import save_tensors
 from cosup.models.backbones import hash_tensors
 from cosup.models.clip import TOWER
 from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
+from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.prompts import Prompts, build_prompts
 from cosup.models.section import BackboneSection, HeadSection
 from cosup.models.weights import downloads, weights_file
@@ -57,10 +58,7 @@ def prompts_of(backbone: BackboneSection, head: HeadSection, classes: Sequence[s
 
 
 def text_features(
-    backbone: BackboneSection,
-    prompts: Prompts,
-    cache: Path,
-    device: torch.device | str = "cpu",
+    backbone: BackboneSection, prompts: Prompts, compute: Compute = DEFAULT_COMPUTE
 ) -> Tensor:
     """[C, D] float32 of unit length: a class's prompts, in the space of the backbone's features.
 
@@ -71,13 +69,14 @@ def text_features(
     tokens = _tokens(source, prompts, _tokenizer(source))
     encoder = _load(source)
     key = _key(encoder, source, tokens, len(prompts.templates))
-    file = cache / "text" / f"{key}.safetensors"
-    try:
-        return load_file(file)["features"]
-    except (FileNotFoundError, SafetensorError, KeyError):
-        pass
-    features = _encode(encoder.to(device).eval(), tokens, len(prompts.templates), device)
-    save_tensors(file, {"features": features})
+    file = None if compute.cache is None else compute.cache / "text" / f"{key}.safetensors"
+    cached = None if file is None else _cached(file)
+    if cached is not None:
+        return cached
+    encoder = encoder.to(compute.device).eval()
+    features = _encode(encoder, tokens, len(prompts.templates), compute.device)
+    if file is not None:
+        save_tensors(file, {"features": features})
     log.info(
         "text features: %d classes, %d template%s",
         len(prompts.names),
@@ -87,8 +86,16 @@ def text_features(
     return features
 
 
+def _cached(file: Path) -> Tensor | None:
+    """Return cached features; None where the file is missing or damaged."""
+    try:
+        return load_file(file)["features"]
+    except (FileNotFoundError, SafetensorError, KeyError):
+        return None
+
+
 @torch.inference_mode()
-def _encode(encoder: Any, tokens: Tensor, templates: int, device: torch.device | str) -> Tensor:
+def _encode(encoder: Any, tokens: Tensor, templates: int, device: torch.device) -> Tensor:
     """[C, D] of tokens [C * templates, L]."""
     parts = [
         normalize(encoder.encode_text(part.to(device)).float(), dim=-1).cpu()

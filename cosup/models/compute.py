@@ -1,10 +1,12 @@
-"""Where models run, and in what precision: the `execution` section's `auto` made definite.
+"""The compute context: device, precision and resources of models.
 
-Autocast, as the `execution.precision` setting asks for it.
+`Compute` is handed down whole. `resolve_device` and `resolve_precision` turn the `execution`
+section's `auto` into definite values.
 """
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -12,10 +14,46 @@ from typing import Literal
 import torch
 
 from cosup.errors import UserError
+from cosup.models.ranks import ALONE, Ranks
+
+__all__ = ["Compute", "Precision", "autocast", "resolve_device", "resolve_precision"]
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device, precision and resources that models are trained and run with.
+
+    device: device of weights and forward passes. precision: precision of forward passes. workers:
+    number of threads that decode images for prediction, and of processes that decode files for
+    training. batch_size: images per forward pass. cache: folder of cached features; None disables
+    the cache. scratch: folder for the state of unfinished trainings; None saves no state. ranks:
+    processes that train the same model together.
+    """
+
+    device: torch.device = CPU
+    precision: Precision = "float32"
+    workers: int = 1
+    batch_size: int = 64
+    cache: Path | None = None
+    scratch: Path | None = None
+    ranks: Ranks = ALONE
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context manager that runs matrix products and convolutions in `precision`."""
+        return autocast(self.device, self.precision)
+
+    def state_file(self, name: str) -> Path | None:
+        """Return the file in `scratch` for the state of a training; None where none is saved."""
+        return None if self.scratch is None or not name else self.scratch / name
+
+
+DEFAULT_COMPUTE = Compute()
+"""The CPU in float32, without a cache."""
 
 
 def resolve_device(name: str) -> torch.device:

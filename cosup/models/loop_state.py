@@ -34,9 +34,9 @@ def identity_of(
         FORMAT,
         context.identity,
         context.seed,
-        context.world_size,
-        str(context.device),
-        context.precision,
+        context.compute.ranks.size,
+        str(context.compute.device),
+        context.compute.precision,
         steps,
         training.model_dump(mode="json", exclude={"save_every"}),
         repr(objective),
@@ -65,8 +65,8 @@ class LoopState:
         self.parts = {name: part for name, part in parts.items() if part is not None}
         self.path = context.state
         self.saved = context.saved
-        self.device = context.device
-        self.ranks = context.ranks
+        self.device = context.compute.device
+        self.ranks = context.compute.ranks
         self.identity = identity
 
     def save(self, step: int, *, due: bool) -> None:

@@ -20,10 +20,9 @@ from cosup.losses.base import Loss, Metrics, Objective
 from cosup.losses.features import Connector, Seen
 from cosup.models.augment import Mixing
 from cosup.models.classifier import Classifier
-from cosup.models.compute import Precision, autocast
+from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.fit import OnStep
 from cosup.models.pixels import Pixels
-from cosup.models.ranks import Ranks
 from cosup.models.section import TrainingSection
 
 __all__ = [
@@ -36,9 +35,6 @@ __all__ = [
     "check_settings",
     "compiled",
 ]
-
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -67,36 +63,27 @@ teacher [B] int64 of each -> `Seen`, its logits being log-probabilities."""
 
 @dataclass(frozen=True)
 class TrainContext:
-    """Where a training runs, and who hears of it.
+    """Seed, compute context, live teachers and callbacks of one training.
 
-    seed: of dropout, mixing and erasing. rank, world_size: of distributed processes, each of which
-    is given its own slice of every batch; batch norm sees that slice alone, and its running
-    statistics are averaged. report: called with the step from 1, the mean loss and metrics; every
-    step on a CPU, every 25th elsewhere. state: the file that keeps the loop's state every
-    `training.save_every` steps (read and written by rank 0; whoever keeps the trained network
-    removes it). saved: told when it was written. identity: a hash of what is trained; the state of
-    another one is ignored. wrap: what distributes the module. live_annotations: the live teachers'
-    probabilities of the augmented images take the targets' place. settings: what the training
-    section is called in errors.
+    seed: seed of dropout, mixing and erasing. compute: device, precision and ranks; each rank gets
+    its own slice of every batch. report: called with the step from 1, the mean loss and metrics;
+    every step on a CPU, every 25th elsewhere. state: file of the loop's state, written every
+    `training.save_every` steps (read and written by rank 0; the caller removes it after saving the
+    trained network). saved: called after the state was written. identity: a hash of what is
+    trained; a state with another hash is ignored. live: networks that are run on the augmented
+    images of every batch, or None. live_annotations: replace the targets by the probabilities of
+    `live`. settings: key of the training section, for errors.
     """
 
     seed: int = 0
-    device: torch.device = CPU
-    precision: Precision = "float32"
-    rank: int = 0
-    world_size: int = 1
+    compute: Compute = DEFAULT_COMPUTE
     report: OnStep | None = None
     state: Path | None = None
     saved: Callable[[Path], None] | None = None
     identity: str = ""
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+    live: Live | None = None
     live_annotations: bool = False
     settings: str = "training"
-
-    @property
-    def ranks(self) -> Ranks:
-        """This process's place."""
-        return Ranks(self.rank, self.world_size, self.wrap)
 
 
 class Trainee(nn.Module):
@@ -132,26 +119,25 @@ class Step:
         objective: Objective,
         training: TrainingSection,
         context: TrainContext,
-        live: Live | None,
     ) -> None:
         self.module = module
         self.pixels = pixels
         self.objective = objective
         self.training = training
         self.context = context
-        self.live = live
+        self.compute = context.compute
         self.mixing = Mixing(training.mixing) if training.mixing.active else None
         chance = training.augment.erase
-        device = str(context.device)
+        device = str(self.compute.device)
         self.erase = _erasing(chance, device) if chance else None
 
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Metrics]:
         """The weighted mean loss (detached) and mean metrics of a batch, all its parts together."""
         total = self._total_weight(batch)
         parts = _parts(batch, self.training.accumulate)
-        loss, sums = torch.zeros((), device=self.context.device), dict[str, Tensor]()
+        loss, sums = torch.zeros((), device=self.compute.device), dict[str, Tensor]()
         for number, part in enumerate(parts):
-            if self.context.world_size == 1:  # else norms look at the others' images too
+            if self.compute.ranks.size == 1:  # else norms look at the others' images too
                 _check_part(part, self.module, self.training)
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else _unsynced(self.module):
@@ -165,7 +151,7 @@ class Step:
 
     def _losses(self, part: Batch, progress: float) -> tuple[Tensor, Metrics]:
         """The weighted sum of a part's losses, and metrics."""
-        device, context = self.context.device, self.context
+        device = self.compute.device
         x = self.pixels(_staged(part.images, device))
         if self.erase is not None:
             x = self.erase(x)
@@ -177,10 +163,10 @@ class Step:
         weights = torch.ones(len(targets), device=device) if weights is None else weights.to(device)
         if shares is not None:
             targets, weights = shares @ targets, shares @ weights
-        if context.live_annotations:
+        if self.context.live_annotations:
             assert seen is not None, "live annotations need live teachers"
             targets = seen.logits.float().exp()
-        with autocast(device, context.precision), context.ranks.norms():
+        with self.compute.autocast(), self.compute.ranks.norms():
             logits, extra = self.module(x, seen, progress)
         labels = _labels(part.labels, shares, logits)
         losses, metrics = self.objective(logits.float(), targets, progress, labels)
@@ -190,18 +176,18 @@ class Step:
         return (losses * weights).sum(), metrics
 
     def _live(self, x: Tensor, part: Batch) -> Seen | None:
-        if self.live is None:
+        if self.context.live is None:
             return None
         assert part.teacher is not None, "live teachers need to know which of them to ask"
         with torch.no_grad():
             plain = (x - self.pixels.shift) / self.pixels.gain
-            return self.live(plain, part.teacher.to(x.device))
+            return self.context.live(plain, part.teacher.to(x.device))
 
     def _total_weight(self, batch: Batch) -> Tensor:
         """The batch's weight; of distributed ones the mean over ranks, as gradients are."""
         rows = torch.ones(len(batch.targets)) if batch.weights is None else batch.weights
-        total = rows.sum().to(self.context.device, torch.float32)
-        return self.context.ranks.mean(total).clamp_min(1e-12)
+        total = rows.sum().to(self.compute.device, torch.float32)
+        return self.compute.ranks.mean(total).clamp_min(1e-12)
 
 
 def _labels(labels: Tensor | None, shares: Tensor | None, logits: Tensor) -> Tensor | None:

@@ -1,8 +1,8 @@
 """Training a whole network on images: one function, for students and teachers, one device or many.
 
-The caller gives the module, the batches from any step on, the objective, and a small context (rank,
-world size, who listens, where the state is kept). The loop reads no global and keeps nothing else,
-so that a distributed launcher can wrap it.
+The caller gives the module, the batches from any step on, the objective, and a `TrainContext`
+(seed, compute context, callbacks, file of the state). The loop reads no global and keeps nothing
+else, so that a distributed launcher can wrap it.
 """
 
 import contextlib
@@ -43,7 +43,6 @@ def train_network(
     steps: int,
     context: TrainContext,
     pixels: Pixels,
-    live: Live | None = None,
 ) -> nn.Module:
     """Train `module` in place for `steps` optimiser steps and return it, in eval mode.
 
@@ -54,8 +53,8 @@ def train_network(
 
     Raises `UserError` for settings that don't go together, `RunError` for a loss that isn't finite.
     """
-    device = context.device
-    seed, ranks = seed_for(context.seed, "train", context.rank), context.ranks
+    device, ranks = context.compute.device, context.compute.ranks
+    seed = seed_for(context.seed, "train", ranks.rank)
     with inside(context.settings), forked_seeds(seed, device):
         check_settings(objective, training)
         module.to(device).to(memory_format=torch.channels_last).train()
@@ -67,7 +66,7 @@ def train_network(
         state = LoopState(module, optimizer, scheduler, ema, context, identity)
         start = state.restore()
         with compiled(module, training.compile), contextlib.ExitStack() as stack:
-            run = Step(ranks.wrap(module), pixels.to(device), objective, training, context, live)
+            run = Step(ranks.wrap(module), pixels.to(device), objective, training, context)
             watch = _Watch(training, steps, context)
             stream = batches(start)
             stack.callback(_close, stream)
@@ -105,10 +104,10 @@ class _Watch:
     def __init__(self, training: TrainingSection, total: int, context: TrainContext) -> None:
         self.training = training
         self.total = total
-        self.every = 1 if context.device.type == "cpu" else LOOK_EVERY
+        self.every = 1 if context.compute.device.type == "cpu" else LOOK_EVERY
         self.on_step = context.report
         self.settings = context.settings
-        self.ranks = context.ranks
+        self.ranks = context.compute.ranks
 
     def check(self, step: int, loss: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
         """Before the weights of a step (from 0) change; where it looks, the means over all ranks,

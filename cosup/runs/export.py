@@ -9,7 +9,7 @@ from cosup.config.schema import Config
 from cosup.models.backbones import hash_tensors, load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.clip import describe_encoder, save_encoder
-from cosup.models.compute import resolve_device, resolve_precision
+from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.prompts import OPEN_CLIP
 from cosup.runs.directory import RunDirectory
 from cosup.student.exported import save_network, save_student
@@ -73,7 +73,8 @@ def export_student(
             describe_encoder(folder, section, spec)
         return
     device = resolve_device(config.execution.device)
-    backbone = load_backbone(section, device, resolve_precision(config.execution.precision, device))
+    compute = Compute(device, resolve_precision(config.execution.precision, device))
+    backbone = load_backbone(section, compute)
     weights = hash_tensors(backbone.model.state_dict())
     save_student(folder, state, section, weights, classes, text)
     if clip:

@@ -14,6 +14,7 @@ from cosup.data.table import ImageData
 from cosup.errors import about, inside
 from cosup.models.centroids import episode_probs
 from cosup.models.clip_text import prompts_of, text_features
+from cosup.models.compute import Compute
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Inputs, TestInputs
@@ -194,7 +195,8 @@ def _prototypes(config: Config, data: ImageData, resources: Resources) -> Tensor
         prompts = prompts_of(section.backbone, section.head, data.classes)
     with about("student.backbone"):
         feature_source(section.backbone, resources)  # what is wrong with all of it is said first
-        return text_features(section.backbone, prompts, resources.cache, resources.device)
+        compute = Compute(resources.device, cache=resources.cache)
+        return text_features(section.backbone, prompts, compute)
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from cosup.errors import about
 from cosup.models.backbones import load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.clip_text import prompts_of
+from cosup.models.compute import Compute
 from cosup.models.features import features_key, has_features
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
@@ -110,7 +110,7 @@ def _student(config: Config, data: ImageData, resources: Resources) -> Iterator[
 def _features(config: Config, data: ImageData, resources: Resources, splits: Sequence[str]) -> str:
     with about("student.backbone"):
         section = config.student.backbone
-        backbone = load_backbone(section, torch.device("cpu"), resources.precision)
+        backbone = load_backbone(section, Compute(precision=resources.precision))
     transform = eval_transform(backbone.input).key
     parts = {part.fingerprint: len(part) for part in (cached_part(data, s) for s in splits)}
     todo = sum(

@@ -17,6 +17,7 @@ from cosup.controls import CONTROLS, ControlContext
 from cosup.errors import about
 from cosup.files import save_tensors, write_atomic
 from cosup.losses.base import Objective
+from cosup.models.compute import Compute
 from cosup.models.fit import OnStep, recorded
 from cosup.probabilities import ProbTable
 from cosup.rounds import Before, NewStudent, Outcome, run_rounds
@@ -26,7 +27,6 @@ from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
 from cosup.seeds import torch_generator
 from cosup.student import HeadStudent, Student
-from cosup.student.fit_network import Compute
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent
 
@@ -46,7 +46,7 @@ def student_factory(
         resources.precision,
         resources.workers,
         resources.batch_size,
-        prepared.scratch,
+        scratch=prepared.scratch,
     )
 
     def head(minimised: Objective, student_seed: int) -> Student:

@@ -23,7 +23,7 @@ from cosup.files import save_tensors, write_atomic, write_json
 from cosup.models.backbones import Backbone, hash_tensors, load_backbone
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip import encoder_in
-from cosup.models.compute import resolve_device, resolve_precision
+from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.section import BackboneSection
 
@@ -139,7 +139,8 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
         return ExportedStudent(
             network, eval_transform(network.input), classes, bool(settings["meta"])
         )
-    backbone = load_backbone(encoder_in(folder, section), where, resolve_precision("auto", where))
+    compute = Compute(where, resolve_precision("auto", where))
+    backbone = load_backbone(encoder_in(folder, section), compute)
     if settings["weights"] != hash_tensors(backbone.model.state_dict()):
         raise UserError(
             f"{folder}: the backbone {section.name} has other weights than those it was trained on"

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
 from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier
-from cosup.models.compute import Precision
+from cosup.models.compute import Compute
 from cosup.models.fit import OnStep
 from cosup.models.ranks import ALONE, Ranks, check_slices
 from cosup.models.section import TrainingSection
@@ -26,21 +26,6 @@ from cosup.models.train import Batch, TrainContext, Trainee, train_network
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.seeds import seed_for
-
-
-@dataclass(frozen=True)
-class Compute:
-    """What networks are trained and run with.
-
-    workers: threads that decode to predict, processes that decode files to train. batch_size:
-    images per forward pass. scratch: the folder for states of trainings that aren't finished.
-    """
-
-    device: torch.device
-    precision: Precision = "float32"
-    workers: int = 1
-    batch_size: int = 64
-    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -119,21 +104,17 @@ def fit_network(
 
     context = TrainContext(
         seed=seed,
-        device=compute.device,
-        precision=compute.precision,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        wrap=ranks.wrap,
+        compute=replace(compute, ranks=ranks),
         report=on_step,
-        state=None if compute.scratch is None or not state else compute.scratch / state,
+        state=compute.state_file(state),
         saved=saved,
         identity=_identity(data, lesson, rows),
+        live=live if connector is not None or live_annotations else None,
         live_annotations=live_annotations,
         settings="student.training",
     )
-    asked = live if connector is not None or live_annotations else None
     module = Trainee(classifier, connector)
-    train_network(module, batches, objective, training, steps, context, classifier.pixels, asked)
+    train_network(module, batches, objective, training, steps, context, classifier.pixels)
 
 
 def check_shares(training: TrainingSection, samples: int, workers: int) -> None:

@@ -15,12 +15,13 @@ from cosup.data.table import ImageData
 from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier
+from cosup.models.compute import Compute
 from cosup.models.fit import OnStep, fit_heads
 from cosup.models.heads import HeadBank
 from cosup.models.ranks import ALONE, Ranks
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
-from cosup.student.fit_network import Compute, Lesson, check_shares, fit_network
+from cosup.student.fit_network import Lesson, check_shares, fit_network
 from cosup.student.meta_stage import MetaStage
 
 __all__ = ["HeadJob", "Launcher", "LocalLauncher", "NetworkJob"]

@@ -10,7 +10,7 @@ embedding about the episode instead; here any teacher that annotates will do.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,9 +25,11 @@ from cosup.losses.base import Objective
 from cosup.models.augment import training_transform
 from cosup.models.centroids import MetaLearner
 from cosup.models.classifier import Classifier
+from cosup.models.compute import Compute
+from cosup.models.ranks import ALONE
 from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, TrainContext, train_network
-from cosup.student.fit_network import Compute, Lesson
+from cosup.student.fit_network import Lesson
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +100,8 @@ class MetaStage:
             section.steps,
             TrainContext(
                 seed=seed,
-                device=compute.device,
-                precision=compute.precision,
-                state=None if compute.scratch is None or not state else compute.scratch / state,
+                compute=replace(compute, ranks=ALONE),
+                state=compute.state_file(state),
                 saved=saved,
                 settings="student.meta",
             ),

@@ -15,7 +15,7 @@ from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
 from cosup.models.centroids import episode_probs
 from cosup.models.classifier import Classifier, build_classifier, predict_network
-from cosup.models.compute import autocast
+from cosup.models.compute import Compute
 from cosup.models.fit import OnStep
 from cosup.probabilities import ProbTable
 from cosup.protocols import (
@@ -27,7 +27,7 @@ from cosup.protocols import (
     by_fold,
 )
 from cosup.seeds import seed_for
-from cosup.student.fit_network import Compute, Lesson
+from cosup.student.fit_network import Lesson
 from cosup.student.jobs import Launcher, LocalLauncher, NetworkJob
 from cosup.student.meta_stage import MetaStage
 
@@ -209,7 +209,7 @@ def predict_images(network: Classifier, inputs: Inputs, compute: Compute) -> Pro
     """Class probabilities of images, without augmentation."""
     assert isinstance(inputs, ImageRows), "a network reads images"
     batches = _plain_batches(network, inputs, compute)
-    return predict_network(network, batches, compute.device, compute.precision)
+    return predict_network(network, batches, compute)
 
 
 @torch.inference_mode()
@@ -219,7 +219,7 @@ def predict_episodes(network: Classifier, inputs: EpisodeRows, compute: Compute)
     images = ImageRows(inputs.data, inputs.used)
     embeddings = []
     for batch in _plain_batches(network, images, compute):
-        with autocast(compute.device, compute.precision):
+        with compute.autocast():
             embeddings.append(network.embed(batch).float().cpu())
     return episode_probs(torch.cat(embeddings), inputs.support, inputs.query)
 

@@ -11,6 +11,7 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.models.backbones import Backbone, load_backbone
+from cosup.models.compute import Compute
 from cosup.models.features import cached_features, feature_blocks, features_key
 from cosup.models.section import BackboneSection
 from cosup.teachers.base import Resources, Rows
@@ -97,7 +98,7 @@ def feature_source(section: BackboneSection, resources: Resources) -> FeatureSou
     """The section's backbone, loaded once per process. Raises `UserError` if it can't be had."""
     memo = f"backbone {section.model_dump_json()}"
     if memo not in resources.memo:
-        backbone = load_backbone(section, resources.device, resources.precision)
+        backbone = load_backbone(section, Compute(resources.device, resources.precision))
         resources.memo[memo] = FeatureSource(backbone, section, resources)
     source: FeatureSource = resources.memo[memo]
     return source

@@ -15,6 +15,7 @@ from cosup.errors import about, inside
 from cosup.losses.base import Objective
 from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
+from cosup.models.compute import Compute
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.step import check_settings
 from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
@@ -138,8 +139,7 @@ def _fit(teacher: NetworkTeacher, training: Training) -> int:
     directory = training.directory
     context = TrainContext(
         seed=seed,
-        device=resources.device,
-        precision=resources.precision,
+        compute=Compute(resources.device, resources.precision),
         report=lambda step, loss, _: training.report(teacher.name, step, loss),
         state=None if directory is None else directory / f"{teacher.name}.state",
         identity=_identity(teacher, training),

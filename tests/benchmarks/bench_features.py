@@ -95,7 +95,7 @@ def main() -> None:
     section = BackboneSection(
         name="tf_efficientnet_lite0", weights=WEIGHTS, image_size=options.size
     )
-    backbone = load_backbone(section, torch.device("cpu"), "float32")
+    backbone = load_backbone(section)
     images = digits(options.images, options.size)
     shares = {"source": "digits", "rotations": [0], "limit": options.images, "check": "none"}
     data = load_data(DataSection.model_validate(shares), seed=0, workers=1, cache=None)

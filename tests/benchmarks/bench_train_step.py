@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosup.data.sources.idx import read_idx
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import Classifier, build_classifier
-from cosup.models.compute import autocast
+from cosup.models.compute import Compute
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, Trainee, train_network
@@ -82,7 +82,7 @@ class Bench:
             for step in range(start, self.options.steps):
                 yield Batch(*self.batches[step % len(self.batches)])
 
-        context = TrainContext(device=self.device, precision=self.options.precision)
+        context = TrainContext(compute=Compute(self.device, self.options.precision))
         train_network(
             Trainee(classifier.requires_grad_(True)),
             batches,
@@ -96,11 +96,12 @@ class Bench:
     def bare(self, classifier: Classifier) -> None:
         """`steps` steps of a loop on one screen."""
         optimizer = build_network_optimizer(classifier.train(), self.setting)
+        compute = Compute(self.device, self.options.precision)
         for step in range(self.options.steps):
             pixels, targets = self.batches[step % len(self.batches)]
             pixels = pixels.to(self.device, non_blocking=True)
             targets = targets.to(self.device, non_blocking=True)
-            with autocast(self.device, self.options.precision):
+            with compute.autocast():
                 logits = classifier(pixels)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(functional.cross_entropy(logits.float(), targets))

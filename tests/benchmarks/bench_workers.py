@@ -25,10 +25,11 @@ from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import Classifier, build_classifier, predict_network
+from cosup.models.compute import Compute
 from cosup.models.section import TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
-from cosup.student.fit_network import Compute, Lesson
+from cosup.student.fit_network import Lesson
 from cosup.student.jobs import NetworkJob
 
 CPU = torch.device("cpu")

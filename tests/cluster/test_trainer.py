@@ -29,8 +29,8 @@ from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config
 from cosup.errors import RunError
 from cosup.models.classifier import Classifier
+from cosup.models.compute import Compute
 from cosup.models.fit import predict
-from cosup.student.fit_network import Compute
 from cosup.student.jobs import NetworkJob
 
 pytestmark = pytest.mark.ray

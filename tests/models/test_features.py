@@ -37,7 +37,7 @@ IMAGES = torch.from_numpy(
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     section = BackboneSection(name="test_resnet", weights=None, image_size=32)
-    return load_backbone(section, torch.device("cpu"), "float32")
+    return load_backbone(section)
 
 
 class Reader:
@@ -214,9 +214,7 @@ def test_the_wrong_number_of_images_and_broken_weights_are_errors(
 ) -> None:
     with pytest.raises(RunError, match="23 images were read, expected 30"):
         cached(backbone, lambda rows: iter([IMAGES]), 30, tmp_path, "more")
-    broken = load_backbone(
-        BackboneSection(name="test_resnet", weights=None, image_size=32), torch.device("cpu")
-    )
+    broken = load_backbone(BackboneSection(name="test_resnet", weights=None, image_size=32))
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
     with pytest.raises(RunError, match="'test_resnet' gave values that are not finite"):

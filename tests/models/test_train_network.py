@@ -24,8 +24,9 @@ from cosup.losses import CrossEntropy, DecoupledDistillation, Objective
 from cosup.losses.features import Connector, Seen
 from cosup.models.augment import Mixing, training_transform
 from cosup.models.classifier import Classifier, build_classifier, predict_network
-from cosup.models.compute import autocast, cpu_has_bfloat16
-from cosup.models.optimize import build_network_optimizer
+from cosup.models.compute import DEFAULT_COMPUTE, Compute, cpu_has_bfloat16
+from cosup.models.optimize import build_network_optimizer, build_scheduler
+from cosup.models.ranks import Ranks
 from cosup.models.section import MixupSection, TrainingSection
 from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
 
@@ -71,15 +72,18 @@ def training(**changes: Any) -> TrainingSection:
 
 
 def train(
-    classifier: Classifier, setting: TrainingSection, batches: Batches | None = None, **context: Any
+    classifier: Classifier,
+    setting: TrainingSection,
+    batches: Batches | None = None,
+    compute: Compute = DEFAULT_COMPUTE,
+    **context: Any,
 ) -> Classifier:
     objective = context.pop("objective", Objective(CrossEntropy()))
-    live = context.pop("live", None)
     module = context.pop("module", None) or Trainee(classifier)
-    found = TrainContext(**context)
+    found = TrainContext(compute=compute, **context)
     steps = setting.total_steps(1500)
     batches = batches or plain_batches()
-    made = train_network(module, batches, objective, setting, steps, found, classifier.pixels, live)
+    made = train_network(module, batches, objective, setting, steps, found, classifier.pixels)
     assert made is module
     assert not made.training
     return classifier
@@ -134,8 +138,6 @@ def test_the_loop_is_a_plain_one() -> None:
     ],
 )
 def test_schedules(schedule: str, expected: list[float]) -> None:
-    from cosup.models.optimize import build_scheduler
-
     setting = training(schedule=schedule)
     optimizer = build_network_optimizer(tiny(), setting)
     scheduler = build_scheduler(optimizer, setting, 8)
@@ -440,15 +442,15 @@ def test_bfloat16_trains_and_warns_where_it_is_slow(
     assert cpu_has_bfloat16()
     (tmp_path / "cpuinfo").write_text("flags : fpu sse avx2")
     precision_module._warn_if_slow.cache_clear()
-    losses: list[float] = []
+    half, losses = Compute(precision="bfloat16"), list[float]()
     with caplog.at_level(logging.WARNING):
         made = train(
-            tiny(), training(), precision="bfloat16", report=lambda s, loss, _: losses.append(loss)
+            tiny(), training(), compute=half, report=lambda s, loss, _: losses.append(loss)
         )
     assert caplog.text.count("bfloat16 is emulated") == 1
     assert all(t.dtype == torch.float32 for t in made.parameters())
     assert all(math.isfinite(loss) for loss in losses)
-    with autocast(torch.device("cpu"), "bfloat16"):
+    with half.autocast():
         assert made.model(torch.zeros(2, 3, 32, 32)).dtype == torch.bfloat16
 
 
@@ -511,17 +513,19 @@ def test_the_module_can_be_wrapped_as_a_launcher_does() -> None:
         return made[0]
 
     plain = weights_of(train(tiny(), training()))
-    assert equal(weights_of(train(tiny(), training(), wrap=wrap)), plain)
+    compute = Compute(ranks=Ranks(wrap=wrap))
+    assert equal(weights_of(train(tiny(), training(), compute=compute)), plain)
     assert made[0].calls == 8
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_it_trains_on_a_gpu_and_resumes(tmp_path: Path) -> None:
-    device, state = torch.device("cuda"), tmp_path / "net.state"
+    compute, state = Compute(torch.device("cuda")), tmp_path / "net.state"
+    half = Compute(compute.device, "bfloat16")
     setting = training(steps=60, batch_size=32, lr=0.005, optimizer="adamw", save_every=40, ema=0.9)
-    made = train(tiny(), setting, plain_batches(32), device=device, precision="bfloat16")
-    label, _ = predict_network(made, torch.split(IMAGES[1500:], 100), device, "bfloat16").top()
+    made = train(tiny(), setting, plain_batches(32), compute=half)
+    label, _ = predict_network(made, torch.split(IMAGES[1500:], 100), half).top()
     assert (label == LABELS[1500:]).float().mean() > 0.8
 
     def report(step: int, *_: Any) -> None:
@@ -530,9 +534,9 @@ def test_it_trains_on_a_gpu_and_resumes(tmp_path: Path) -> None:
 
     short = training(**{**EVERYTHING, "steps": 60, "save_every": 40, "lr": 0.001})
     batches = plain_batches()
-    whole = weights_of(train(tiny(), short, batches, device=device))
+    whole = weights_of(train(tiny(), short, batches, compute=compute))
     with pytest.raises(Killed):
-        train(tiny(), short, batches, device=device, state=state, report=report)
-    again = weights_of(train(tiny(), short, batches, device=device, state=state))
+        train(tiny(), short, batches, compute=compute, state=state, report=report)
+    again = weights_of(train(tiny(), short, batches, compute=compute, state=state))
     for first, second in zip(whole, again, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)

@@ -29,7 +29,7 @@ def images(count: int) -> list[Image.Image]:
 
 
 def test_it_predicts_from_images(tmp_path: Path) -> None:
-    backbone = load_backbone(SECTION, torch.device("cpu"))
+    backbone = load_backbone(SECTION)
     head = {"weight": torch.randn(1, 3, backbone.num_features), "bias": torch.randn(1, 3)}
     weights = hash_tensors(backbone.model.state_dict())
     save_student(tmp_path, head, SECTION, weights, ["a", "b", "c"], "# card\n")

@@ -17,11 +17,11 @@ from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
+from cosup.models.compute import Compute
 from cosup.models.section import AugmentSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.student.exported import save_network
-from cosup.student.fit_network import Compute
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent, split_state
 

@@ -28,10 +28,10 @@ from cosup.errors import RunError
 from cosup.losses import CrossEntropy, Objective
 from cosup.losses.base import Metrics
 from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.compute import Compute
 from cosup.models.fit import OnStep
 from cosup.models.ranks import ALONE, Ranks, joined
 from cosup.models.train import Batch, TrainContext, Trainee, train_network
-from cosup.student.fit_network import Compute
 from cosup.student.jobs import HeadJob
 
 
@@ -70,7 +70,7 @@ def plain(ranks: Ranks, accumulate: int = 1, norms: bool = False) -> dict[str, T
         Objective(CrossEntropy()),
         training(steps=6, batch_size=20, optimizer="sgd", accumulate=accumulate, clip=0.5),
         6,
-        TrainContext(1, rank=ranks.rank, world_size=ranks.size, wrap=ranks.wrap),
+        TrainContext(1, Compute(ranks=ranks)),
         classifier.pixels,
     )
     return dict(classifier.model.state_dict())
