@@ -10,15 +10,17 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cosup.errors import RunError, inside
-from cosup.losses.base import Loss, Metrics, Objective
+from cosup.losses.base import Metrics, Objective
+from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.heads import HeadBank, build_heads, use_class_means
 from cosup.models.optimize import build_optimizer, set_rate
-from cosup.models.ranks import ALONE, Ranks, check_slices
+from cosup.models.ranks import Ranks, check_slices
 from cosup.models.samples import CHUNK, Samples, Shuffle, column_scaling
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
@@ -38,106 +40,150 @@ def recorded(step: int) -> bool:
     return step == 1 or step % RECORD_EVERY == 0
 
 
-def fit_heads(
-    features: Tensor,
-    targets: ProbTable,
-    *,
-    members: Sequence[Tensor],
-    head: HeadSection,
-    training: TrainingSection,
-    loss: Loss | Objective,
-    num_classes: int,
-    seed: int,
-    weights: Tensor | None = None,
-    labels: Tensor | None = None,
-    init: HeadBank | None = None,
-    hard: bool = False,
-    steps: int | None = None,
-    device: torch.device | str = "cpu",
-    on_step: OnStep | None = None,
-    ranks: Ranks = ALONE,
-) -> HeadBank:
-    """Fit one head per entry of `members` and return them as a bank on the CPU.
+@dataclass(frozen=True)
+class HeadFit:
+    """Heads to be fitted together, and what they are fitted to.
 
-    features [N, D] float16 or float32 (memory-mapped ones are read batch by batch); targets N rows
-    over `num_classes`; members: row indices per head (a head whose samples run out before the
-    others' starts its next pass); weights [N] of samples, or None. `hard` learns each target's
-    most probable class. labels [N] int64: true ones (-1 unknown), for an `Objective` that counts
-    them. `init`: start from these heads (one for each, or one for all) and keep
-    their standardisation. `steps` overrides the training's budget, which else counts epochs over
-    the largest member set. `on_step(step from 1, mean loss per head, metrics)` is called every
-    step on a CPU and every 25th elsewhere. ranks: of several processes that fit the same heads
-    together, each with its slice of every batch.
-
-    The same inputs and seed give the same heads. Raises `RunError` if the loss is not finite,
-    `UserError` for batches that the ranks can't share.
+    features: [N, D] float16 or float32 (memory-mapped ones are read batch by batch). targets: N
+    rows over the classes. members: row indices of each head's samples; a head with fewer samples
+    than the others starts its next pass earlier. seed: seed of starts and batches. weights: [N]
+    weights of the samples, or None. labels: [N] int64 true labels (-1 unknown) for an objective
+    that uses them, or None. init: heads to start from, one for each or one for all, whose
+    standardisation is kept. steps: number of optimiser steps; None counts the training's epochs
+    over the largest member set. hard: fit the most probable class of each target.
     """
-    largest = _check(features, targets, members, num_classes)
-    total = steps if steps is not None else training.total_steps(largest)
-    bank = _start(features, targets, members, head, training, num_classes, seed, init).to(device)
-    objective = loss if isinstance(loss, Objective) else Objective(loss)
-    source = Samples(features, targets, weights, hard, torch.device(device))
-    shuffles = [Shuffle(m, torch_generator(seed, "batches", h)) for h, m in enumerate(members)]
-    batch_size = min(training.batch_size, largest)
+
+    features: Tensor
+    targets: ProbTable
+    members: Sequence[Tensor]
+    head: HeadSection
+    training: TrainingSection
+    objective: Objective
+    seed: int
+    weights: Tensor | None = None
+    labels: Tensor | None = None
+    init: HeadBank | None = None
+    steps: int | None = None
+    hard: bool = False
+
+    @property
+    def largest(self) -> int:
+        """Number of samples of the largest member set."""
+        return max(len(rows) for rows in self.members)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per step of each head."""
+        return min(self.training.batch_size, self.largest)
+
+    @property
+    def total_steps(self) -> int:
+        """Number of optimiser steps."""
+        return self.training.total_steps(self.largest) if self.steps is None else self.steps
+
+    def check_shapes(self) -> None:
+        """Raise `ValueError` for shapes that do not match or a head without samples."""
+        if len(self.features) != len(self.targets):
+            raise ValueError(f"{len(self.features)} rows of features, {len(self.targets)} targets")
+        sizes = [len(rows) for rows in self.members]
+        if not sizes or min(sizes) == 0:
+            raise ValueError(f"every head needs at least one sample; sample counts: {sizes}")
+        init, classes = self.init, self.targets.num_classes
+        if init is not None and len(init) not in (1, len(sizes)):
+            raise ValueError(f"init holds {len(init)} heads (allowed: 1 or {len(sizes)})")
+        if init is not None and init.num_classes != classes:
+            raise ValueError(f"init has {init.num_classes} classes, the targets {classes}")
+
+    def start(self) -> HeadBank:
+        """Return the heads before the first step."""
+        bank = self._fresh() if self.init is None else self._copied(self.init)
+        if bank.log_scale is not None:
+            bank.log_scale.requires_grad_(self.head.learn_scale)
+        return bank
+
+    def _copied(self, init: HeadBank) -> HeadBank:
+        count = len(self.members)
+        return init.select(range(count) if len(init) == count else [0] * count)
+
+    def _fresh(self) -> HeadBank:
+        features, classes = self.features, self.targets.num_classes
+        bank = build_heads(self.head, len(self.members), features.shape[1], classes, self.seed)
+        if self.training.standardize:
+            pairs = [column_scaling(features, rows) for rows in self.members]
+            bank.shift = torch.stack([shift for shift, _ in pairs])
+            bank.gain = torch.stack([gain for _, gain in pairs])
+        if self.head.kind == "prototype" and self.head.init == "class_means":
+            use_class_means(bank, features, self.targets, self.members, self.head.confident)
+        return bank
+
+
+def fit_heads(
+    fit: HeadFit, compute: Compute = DEFAULT_COMPUTE, on_step: OnStep | None = None
+) -> HeadBank:
+    """Fit one head per member set and return them as a bank on the CPU.
+
+    on_step(step from 1, mean loss per head, metrics) is called every step on a CPU and every 25th
+    elsewhere. Of several ranks each computes its slice of every batch. The same `fit` gives the
+    same heads. Raises `ValueError` as `HeadFit.check_shapes`, `RunError` for a loss that is not
+    finite, `UserError` for batches that the ranks can't share.
+    """
+    fit.check_shapes()
+    training, ranks, total = fit.training, compute.ranks, fit.total_steps
+    bank = fit.start().to(compute.device)
+    source = Samples(fit.features, fit.targets, fit.weights, fit.hard, compute.device)
+    generators = [torch_generator(fit.seed, "batches", h) for h in range(len(fit.members))]
+    shuffles = [Shuffle(*pair) for pair in zip(fit.members, generators, strict=True)]
     with inside("training"):
-        check_slices(batch_size, ranks.size)
+        check_slices(fit.batch_size, ranks.size)
     optimizer = build_optimizer(bank, training)
     module = ranks.wrap(bank)
-    watch = _Watch(training, total, len(members), source.device, on_step, ranks)
-    with _few_threads(batch_size * bank.weight.numel()):
+    monitor = _HeadMonitor(fit, compute, on_step)
+    with _few_threads(fit.batch_size * bank.weight.numel()):
         for step in range(total):
             set_rate(optimizer, training, step, total)
-            rows = torch.stack([shuffle.draw(batch_size) for shuffle in shuffles])
-            rows = rows[:, ranks.own(batch_size)]
+            rows = torch.stack([shuffle.draw(fit.batch_size) for shuffle in shuffles])
+            rows = rows[:, ranks.own(fit.batch_size)]
             inputs, wanted, weight = source.batch(rows)
-            true = None if labels is None else labels[rows].to(source.device)
-            losses, metrics = objective(module(inputs), wanted, step / max(1, total - 1), true)
+            true = None if fit.labels is None else fit.labels[rows].to(compute.device)
+            progress = step / max(1, total - 1)
+            losses, metrics = fit.objective(module(inputs), wanted, progress, true)
             minimised = _mean(losses, weight, ranks).sum()
-            watch.look(step, minimised, metrics)
+            monitor.check(step, minimised, metrics)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(minimised)
             optimizer.step()
-    watch.end()
-    return _finished(bank, total, training)
+    monitor.end()
+    return _finished(bank, fit)
 
 
-class _Watch:
-    """Looks at the loss: stops when it is not finite, warns when it ends above where it began.
+class _HeadMonitor:
+    """Stops a fit whose loss is not finite; warns about a loss that ends higher than it began.
 
-    Every step on a CPU; the first, the last and every `LOOK_EVERY`th elsewhere.
+    Checks every step on a CPU; the first, the last and every `LOOK_EVERY`th elsewhere.
     """
 
-    def __init__(
-        self,
-        training: TrainingSection,
-        total: int,
-        heads: int,
-        device: torch.device,
-        on_step: OnStep | None,
-        ranks: Ranks,
-    ) -> None:
-        self.training = training
-        self.total = total
-        self.heads = heads
-        self.every = 1 if device.type == "cpu" else LOOK_EVERY
+    def __init__(self, fit: HeadFit, compute: Compute, on_step: OnStep | None) -> None:
+        self.fit = fit
+        self.total = fit.total_steps
+        self.every = 1 if compute.device.type == "cpu" else LOOK_EVERY
         self.on_step = on_step
-        self.ranks = ranks
+        self.ranks = compute.ranks
         self.first = self.last = math.nan
 
-    def look(self, step: int, objective: Tensor, metrics: Metrics) -> None:
-        """After the forward pass of a step (from 0): objective is the heads' summed loss."""
+    def check(self, step: int, objective: Tensor, metrics: Metrics) -> None:
+        """Check the heads' summed loss after the forward pass of a step (from 0)."""
         if (step + 1) % self.every and step not in (0, self.total - 1):
             return
         objective, metrics = self.ranks.means(objective, metrics)
-        self.last = float(objective.detach()) / self.heads
+        self.last = float(objective.detach()) / len(self.fit.members)
         self.first = self.last if step == 0 else self.first
         if not math.isfinite(self.last):
-            raise RunError(_diverged(step + 1, self.total, self.training))
+            raise RunError(_diverged(step + 1, self.fit))
         if self.on_step is not None:
             self.on_step(step + 1, self.last, metrics)
 
     def end(self) -> None:
-        """After the last step."""
+        """Warn after the last step if the loss has more than doubled."""
         if self.last > 2 * self.first:
             log.warning(
                 "fitting a head: the loss rose from %.3g to %.3g in %d steps; a smaller "
@@ -145,72 +191,27 @@ class _Watch:
                 self.first,
                 self.last,
                 self.total,
-                self.training.lr,
+                self.fit.training.lr,
             )
 
 
 @torch.inference_mode()
-def predict(
-    bank: HeadBank, features: Tensor, batch_size: int = CHUNK, device: torch.device | str = "cpu"
+def predict_heads(
+    bank: HeadBank,
+    features: Tensor,
+    compute: Compute = DEFAULT_COMPUTE,
+    rows_per_pass: int = CHUNK,
 ) -> list[ProbTable]:
-    """Every head's probabilities for features [N, D]: one table of N rows per head."""
-    bank = bank.to(device)
+    """Return every head's probabilities for features [N, D]: one table of N rows per head."""
+    bank = bank.to(compute.device)
     # Filled in place: small tables that outlive large logits would keep the heap from shrinking.
     tables = [ProbTable.empty(len(features), bank.num_classes) for _ in range(len(bank))]
-    for start in range(0, len(features), batch_size):
-        rows = slice(start, min(start + batch_size, len(features)))
-        inputs = features[rows].to(device, torch.float32)
+    for start in range(0, len(features), rows_per_pass):
+        rows = slice(start, min(start + rows_per_pass, len(features)))
+        inputs = features[rows].to(compute.device, torch.float32)
         for table, probs in zip(tables, bank(inputs).softmax(-1).cpu(), strict=True):
             table.put(rows, ProbTable.compress(probs))
     return tables
-
-
-def _check(
-    features: Tensor, targets: ProbTable, members: Sequence[Tensor], num_classes: int
-) -> int:
-    """Assert that the shapes fit together; the size of the largest member set."""
-    if len(features) != len(targets):
-        raise ValueError(f"{len(features)} rows of features and {len(targets)} targets")
-    if targets.num_classes != num_classes:
-        raise ValueError(f"targets over {targets.num_classes} classes, expected {num_classes}")
-    sizes = [len(rows) for rows in members]
-    if not sizes or min(sizes) == 0:
-        raise ValueError(f"every head needs at least one sample; sample counts: {sizes}")
-    return max(sizes)
-
-
-def _start(
-    features: Tensor,
-    targets: ProbTable,
-    members: Sequence[Tensor],
-    head: HeadSection,
-    training: TrainingSection,
-    num_classes: int,
-    seed: int,
-    init: HeadBank | None,
-) -> HeadBank:
-    """The bank before the first step."""
-    count = len(members)
-    if init is not None:
-        if len(init) not in (1, count):
-            raise ValueError(f"init holds {len(init)} heads; 1 or {count} are allowed")
-        bank = init.select(range(count) if len(init) == count else [0] * count)
-        return _scale_learns(bank, head)
-    bank = build_heads(head, count, features.shape[1], num_classes, seed)
-    if training.standardize:
-        pairs = [column_scaling(features, rows) for rows in members]
-        bank.shift = torch.stack([shift for shift, _ in pairs])
-        bank.gain = torch.stack([gain for _, gain in pairs])
-    if head.kind == "prototype" and head.init == "class_means":
-        use_class_means(bank, features, targets, members, head.confident)
-    return _scale_learns(bank, head)
-
-
-def _scale_learns(bank: HeadBank, head: HeadSection) -> HeadBank:
-    """The bank, its scale trained along or not."""
-    if bank.log_scale is not None:
-        bank.log_scale.requires_grad_(head.learn_scale)
-    return bank
 
 
 @contextmanager
@@ -236,17 +237,17 @@ def _mean(losses: Tensor, weight: Tensor | None, ranks: Ranks) -> Tensor:
     return (losses * weight).sum(-1) / ranks.mean(weight.sum(-1)).clamp_min(1e-12)
 
 
-def _finished(bank: HeadBank, total: int, training: TrainingSection) -> HeadBank:
-    """The fitted bank, on the CPU and without gradients."""
+def _finished(bank: HeadBank, fit: HeadFit) -> HeadBank:
+    """Return the fitted bank on the CPU, without gradients."""
     bank = bank.cpu().requires_grad_(False)
     if not all(bool(torch.isfinite(p).all()) for p in bank.parameters()):
-        raise RunError(_diverged(total, total, training))
+        raise RunError(_diverged(fit.total_steps, fit))
     return bank
 
 
-def _diverged(step: int, total: int, training: TrainingSection) -> str:
+def _diverged(step: int, fit: HeadFit) -> str:
     return (
-        f"fitting a head: the loss is not finite at step {step} of {total} (learning rate "
-        f"{training.lr:g}); a smaller training.lr, or training.standardize, may help "
+        f"fitting a head: the loss is not finite at step {step} of {fit.total_steps} (learning "
+        f"rate {fit.training.lr:g}); a smaller training.lr, or training.standardize, may help "
         "(with --overwrite)"
     )

@@ -145,10 +145,10 @@ class SyncedNorms(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is functional.batch_norm:
-            return _as_functional(*args, **kwargs)
+            return _BatchNorm(*args, **kwargs).output()
         if func is torch.batch_norm:
             x, weight, bias, mean, variance, training, momentum, eps, _ = args
-            return _as_functional(x, mean, variance, weight, bias, training, momentum, eps)
+            return _BatchNorm(x, mean, variance, weight, bias, training, momentum, eps).output()
         return func(*args, **kwargs)
 
 
@@ -173,38 +173,42 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def _as_functional(
-    input: Tensor,  # noqa: A002 - torch's name
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`torch.nn.functional.batch_norm` of x [b, C, ...]; in training over all ranks' samples."""
-    if not training:
-        return functional.batch_norm(
-            input, running_mean, running_var, weight, bias, False, momentum, eps
-        )
-    x: Tensor = input.float()
-    others = [d for d in range(x.dim()) if d != 1]
-    shape = [1, -1, *[1] * (x.dim() - 2)]
-    own = x.new_tensor([x.numel() // x.shape[1]])
-    sums = _sum(torch.cat([x.sum(others), own]))
-    count = sums[-1]
-    mean = sums[:-1] / count
-    centred = x - mean.view(shape)
-    variance = _sum(centred.square().sum(others)) / count
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            unbiased = variance * count / (count - 1).clamp_min(1)
-            running_mean.lerp_(mean.to(running_mean), momentum)
-            running_var.lerp_(unbiased.to(running_var), momentum)
-    out: Tensor = centred * torch.rsqrt(variance + eps).view(shape)
-    if weight is not None:
-        out = out * weight.view(shape)
-    if bias is not None:
-        out = out + bias.view(shape)
-    return out.to(input.dtype)
+@dataclass(frozen=True)
+class _BatchNorm:
+    """The arguments of a call of `torch.nn.functional.batch_norm`, under torch's names."""
+
+    input: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    def output(self) -> Tensor:
+        """Return the normalised input [b, C, ...]; in training over the samples of all ranks."""
+        if not self.training:
+            return functional.batch_norm(**vars(self))
+        x: Tensor = self.input.float()
+        others = [d for d in range(x.dim()) if d != 1]
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        own = x.new_tensor([x.numel() // x.shape[1]])
+        sums = _sum(torch.cat([x.sum(others), own]))
+        count = sums[-1]
+        mean = sums[:-1] / count
+        centred = x - mean.view(shape)
+        variance = _sum(centred.square().sum(others)) / count
+        self._update_running(mean, variance * count / (count - 1).clamp_min(1))
+        out: Tensor = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.weight is not None:
+            out = out * self.weight.view(shape)
+        if self.bias is not None:
+            out = out + self.bias.view(shape)
+        return out.to(self.input.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, unbiased: Tensor) -> None:
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from cosup.config.schema import StudentSection
 from cosup.losses.base import Objective
-from cosup.models.fit import OnStep, predict
+from cosup.models.compute import Compute
+from cosup.models.fit import OnStep, predict_heads
 from cosup.models.heads import HeadBank, head_bank, text_heads
 from cosup.probabilities import ProbTable
 from cosup.protocols import (
@@ -74,7 +75,8 @@ class HeadStudent(Student):
 
     def predict(self, inputs: TestInputs) -> ProbTable:
         """Class probabilities of samples it did not train on."""
-        return predict(self._bank().select(0), _features(inputs), device=self.device)[0]
+        compute = Compute(self.device)
+        return predict_heads(self._bank().select(0), _features(inputs), compute)[0]
 
     def predict_own(self, inputs: Inputs) -> ProbTable:
         """Class probabilities of its training samples; each by its fold's head if cross-fitted."""
@@ -84,7 +86,7 @@ class HeadStudent(Student):
         return by_fold(
             self.folds,
             self.section.cross_fit,
-            lambda fold, rows: predict(bank.select(1 + fold), features[rows])[0],
+            lambda fold, rows: predict_heads(bank.select(1 + fold), features[rows])[0],
         )
 
     def fit_parts(
@@ -125,7 +127,6 @@ class HeadStudent(Student):
             self.section.head,
             training,
             self.objective,
-            self.num_classes,
             seed_for(self.seed, use),
             weights,
             labels,
@@ -144,7 +145,7 @@ class HeadParts(PartPredictor):
 
     def predict(self, part: int, inputs: Inputs) -> ProbTable:
         """Class probabilities by the head of this set."""
-        return predict(self.bank.select(part), _features(inputs))[0]
+        return predict_heads(self.bank.select(part), _features(inputs))[0]
 
 
 def _features(inputs: TestInputs) -> Tensor:

@@ -16,11 +16,10 @@ from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.fit import OnStep, fit_heads
+from cosup.models.fit import HeadFit, OnStep, fit_heads
 from cosup.models.heads import HeadBank
 from cosup.models.ranks import ALONE, Ranks
-from cosup.models.section import HeadSection, TrainingSection
-from cosup.probabilities import ProbTable
+from cosup.models.section import TrainingSection
 from cosup.student.fit_network import Lesson, check_shares, fit_network
 from cosup.student.meta_stage import MetaStage
 
@@ -30,48 +29,18 @@ Saved = Callable[[Path], None]
 """Told when the state of an unfinished training was written."""
 
 
-@dataclass(frozen=True)
-class HeadJob:
-    """Heads to be fitted together; the fields as of `fit_heads`."""
-
-    features: Tensor
-    targets: ProbTable
-    members: list[Tensor]
-    head: HeadSection
-    training: TrainingSection
-    objective: Objective
-    num_classes: int
-    seed: int
-    weights: Tensor
-    labels: Tensor | None
-    init: HeadBank | None
-    steps: int
+class HeadJob(HeadFit):
+    """Heads of a student to be fitted together; the fields are those of `HeadFit`."""
 
     def check(self, workers: int) -> None:
         """Raise `UserError` for batches that so many workers can't share."""
-        check_shares(self.training, max(map(len, self.members)), workers)
+        check_shares(self.training, self.largest, workers)
 
     def run(
         self, device: torch.device, ranks: Ranks = ALONE, on_step: OnStep | None = None
     ) -> HeadBank:
-        """The fitted heads, on the CPU. Raises `RunError` for a loss that is not finite."""
-        return fit_heads(
-            self.features,
-            self.targets,
-            members=self.members,
-            head=self.head,
-            training=self.training,
-            loss=self.objective,
-            num_classes=self.num_classes,
-            seed=self.seed,
-            weights=self.weights,
-            labels=self.labels,
-            init=self.init,
-            steps=self.steps,
-            device=device,
-            on_step=on_step,
-            ranks=ranks,
-        )
+        """Return the fitted heads, on the CPU. Raises `RunError` for a loss that is not finite."""
+        return fit_heads(self, Compute(device, ranks=ranks), on_step)
 
 
 @dataclass(frozen=True)

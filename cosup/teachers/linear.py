@@ -18,7 +18,9 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
 from cosup.errors import about
-from cosup.models.fit import fit_heads
+from cosup.losses.base import Objective
+from cosup.models.compute import Compute
+from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
@@ -101,19 +103,18 @@ def _fit(
             for spec in specs
         ]
     )
-    return fit_heads(
+    fit = HeadFit(
         features,
         targets,
         members=members,
         head=HeadSection(kind="linear"),
         training=training.section.training,
-        loss=ScopedCrossEntropy(support),
-        num_classes=classes,
+        objective=Objective(ScopedCrossEntropy(support)),
         seed=seed_for(training.seed, "teachers", names),
         steps=steps,
-        device=training.resources.device,
-        on_step=lambda step, loss, _: training.report(names, step, loss),
     )
+    compute = Compute(training.resources.device)
+    return fit_heads(fit, compute, lambda step, loss, _: training.report(names, step, loss))
 
 
 BATCH = 4096

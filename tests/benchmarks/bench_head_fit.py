@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
-from cosup.models.fit import fit_heads, predict
+from cosup.models.fit import HeadFit, fit_heads, predict_heads
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
 
@@ -95,18 +96,17 @@ def ours(size: Size, features: Tensor, targets: ProbTable, labels: Tensor, epoch
     training = TrainingSection(
         epochs=epochs, batch_size=size.batch_size, lr=size.lr, optimizer="adam", standardize=True
     )
-    bank = fit_heads(
+    fit = HeadFit(
         features,
         targets,
         members=[torch.arange(size.train)],
         head=HeadSection(kind="linear"),
         training=training,
-        loss=CrossEntropy(),
-        num_classes=size.classes,
+        objective=Objective(CrossEntropy()),
         seed=0,
         hard=True,
     )
-    top, _ = predict(bank, features[size.train :])[0].top()
+    top, _ = predict_heads(fit_heads(fit), features[size.train :])[0].top()
     return float((top == labels[size.train :]).float().mean())
 
 

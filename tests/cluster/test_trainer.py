@@ -30,7 +30,7 @@ from cosup.config.schema import Config
 from cosup.errors import RunError
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.fit import predict
+from cosup.models.fit import predict_heads
 from cosup.student.jobs import NetworkJob
 
 pytestmark = pytest.mark.ray
@@ -149,7 +149,7 @@ def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Pa
     assert_nothing_left()
     assert same(state(lost), state(whole))
     features = head_job().features
-    tables = [predict(bank, features)[0] for bank in (heads, head_job().run(CPU))]
+    tables = [predict_heads(bank, features)[0] for bank in (heads, head_job().run(CPU))]
     assert float((tables[0].top()[0] == tables[1].top()[0]).float().mean()) > 0.995
 
 

@@ -75,7 +75,6 @@ def head_job(weighted: bool = True, **changes: Any) -> HeadJob:
         HeadSection(kind="linear"),
         training(**setting),
         Objective(CrossEntropy(), 1.0, 0.5),
-        10,
         3,
         weights,
         found.guidance.labels,

@@ -10,9 +10,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
+from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models import samples
-from cosup.models.fit import fit_heads
+from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank, build_heads, most_confident, use_class_means
 from cosup.models.samples import column_scaling
 from cosup.models.section import HeadSection, TrainingSection
@@ -93,16 +94,16 @@ def means(targets: ProbTable, rows: Tensor, share: str, features: Tensor) -> dic
 
 
 def fitted(steps: int, members: list[Tensor], head: HeadSection, **training: object) -> HeadBank:
-    return fit_heads(
+    fit = HeadFit(
         FEATURES,
         annotations(),
         members=members,
         head=head,
         training=TrainingSection.model_validate({"steps": steps, "lr": 1e-9, **training}),
-        loss=CrossEntropy(),
-        num_classes=10,
+        objective=Objective(CrossEntropy()),
         seed=0,
     )
+    return fit_heads(fit)
 
 
 @pytest.mark.parametrize("steps", [0, 1])

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosup.errors import RunError
-from cosup.losses.base import Loss, Metrics
+from cosup.losses.base import Loss, Metrics, Objective
 from cosup.losses.cross_entropy import CrossEntropy
-from cosup.models.fit import fit_heads, predict
+from cosup.models.fit import HeadFit, fit_heads, predict_heads
 from cosup.models.heads import HeadBank, text_heads
 from cosup.models.optimize import build_optimizer, rate_share
 from cosup.models.samples import Shuffle, column_scaling, hard_labels, one_hot
@@ -30,12 +30,13 @@ def fit(members: list[Tensor], **changes: object) -> HeadBank:
     settings: dict[str, object] = {
         "head": HeadSection(),
         "training": TrainingSection(steps=60, lr=0.02, standardize=True),
-        "loss": CrossEntropy(),
-        "num_classes": 10,
+        "objective": Objective(CrossEntropy()),
         "seed": 0,
         "targets": TARGETS,
     }
-    return fit_heads(FEATURES, members=members, **{**settings, **changes})  # type: ignore[arg-type]
+    on_step = changes.pop("on_step", None)
+    made = HeadFit(FEATURES, members=members, **{**settings, **changes})  # type: ignore[arg-type]
+    return fit_heads(made, on_step=on_step)  # type: ignore[arg-type]
 
 
 def accuracy(table: ProbTable) -> float:
@@ -47,7 +48,7 @@ def test_a_linear_head_is_as_good_as_logistic_regression() -> None:
     scaled = (x - x[:1200].mean(0)) / np.maximum(x[:1200].std(0), 1e-6)
     oracle = LogisticRegression(max_iter=100).fit(scaled[:1200], y[:1200])
     bank = fit([TRAIN], training=TrainingSection(epochs=15, lr=0.02, standardize=True))
-    assert accuracy(predict(bank, FEATURES)[0]) > oracle.score(scaled[1200:], y[1200:]) - 0.03
+    assert accuracy(predict_heads(bank, FEATURES)[0]) > oracle.score(scaled[1200:], y[1200:]) - 0.03
 
 
 def test_a_head_goes_to_the_minimum_that_scikit_learn_finds() -> None:
@@ -80,7 +81,7 @@ def test_heads_fitted_together_equal_heads_fitted_alone(kind: str) -> None:
 
 def test_a_head_sees_its_own_members_alone() -> None:
     zeros, ones = (torch.where(DIGITS[:1200] == c)[0] for c in (0, 1))
-    tables = predict(fit([zeros, ones, TRAIN[:20]]), FEATURES)
+    tables = predict_heads(fit([zeros, ones, TRAIN[:20]]), FEATURES)
     assert (tables[0].top()[0][zeros] == 0).all()
     assert (tables[1].top()[0][ones] == 1).all()
     assert accuracy(tables[0]) < 0.35  # of ten classes it has heard of one
@@ -98,7 +99,7 @@ def test_weights_of_zero_leave_samples_out(hard: bool) -> None:
     targets = ProbTable.compress(functional.one_hot(wrong, 10).float())
     weights = (torch.arange(1797) < 600).float()
     bank = fit([TRAIN], targets=targets, weights=weights, hard=hard)
-    assert accuracy(predict(bank, FEATURES)[0]) > 0.85
+    assert accuracy(predict_heads(bank, FEATURES)[0]) > 0.85
 
 
 def test_hard_targets_are_the_most_probable_class_and_abstentions_teach_nothing() -> None:
@@ -115,7 +116,7 @@ def test_prototypes_start_at_class_means() -> None:
     unit = functional.normalize(FEATURES[TRAIN].float(), dim=1)
     mean = functional.normalize(unit[DIGITS[TRAIN] == 3].mean(0), dim=0)
     torch.testing.assert_close(bank.weight[0, 3], mean, atol=1e-4, rtol=1e-3)
-    assert accuracy(predict(bank, FEATURES)[0]) > 0.8
+    assert accuracy(predict_heads(bank, FEATURES)[0]) > 0.8
 
 
 @pytest.mark.parametrize("learn_scale", [False, True])
@@ -157,7 +158,7 @@ def test_prototypes_learn_from_any_start() -> None:
         head = HeadSection.model_validate({"kind": "prototype", "init": start})
         for steps in (0, 60):
             bank = fit([TRAIN], head=head, training=training, steps=steps)
-            reached[start, steps] = accuracy(predict(bank, FEATURES)[0])
+            reached[start, steps] = accuracy(predict_heads(bank, FEATURES)[0])
     assert reached["random", 0] < 0.3
     assert reached["class_means", 0] > 0.8
     assert min(reached["random", 60], reached["class_means", 60]) > 0.85
@@ -198,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where() -> None:
             return logits.sum(-1) / (0.0 if progress > 0.5 else 1.0), {}
 
     with pytest.raises(RunError, match="step 7 of 11"):
-        fit([TRAIN], loss=Broken(), steps=11)
+        fit([TRAIN], objective=Objective(Broken()), steps=11)
 
 
 def test_a_rate_that_is_absurd_but_does_not_overflow_is_warned_of(
@@ -224,17 +225,19 @@ def test_steps_are_counted_and_reported() -> None:
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         fit([TRAIN, TRAIN[:0]])
-    with pytest.raises(ValueError, match="10 classes, expected 9"):
-        fit([TRAIN], num_classes=9)
+    with pytest.raises(ValueError, match="1797 rows of features, 9 targets"):
+        fit([TRAIN], targets=ProbTable.compress(torch.ones(9, 10)))
+    with pytest.raises(ValueError, match="9 classes, the targets 10"):
+        fit([TRAIN], init=HeadBank(torch.zeros(1, 9, 64), torch.zeros(1, 9)))
 
 
 def test_predictions_dont_depend_on_the_batch_size() -> None:
     bank = fit([TRAIN, TRAIN[:100]])
-    whole, parts = predict(bank, FEATURES), predict(bank, FEATURES, batch_size=100)
+    whole, parts = predict_heads(bank, FEATURES), predict_heads(bank, FEATURES, rows_per_pass=100)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one.dense(), other.dense(), atol=2e-3, rtol=0)
     torch.testing.assert_close(whole[0].dense(), bank(FEATURES)[0].softmax(1), atol=2e-3, rtol=0)
-    assert [len(table) for table in predict(bank, FEATURES[:0])] == [0, 0]
+    assert [len(table) for table in predict_heads(bank, FEATURES[:0])] == [0, 0]
 
 
 def test_decay_falls_on_weights_alone() -> None:

@@ -16,7 +16,7 @@ from helpers.student_jobs import (
 )
 
 from cosup.errors import UserError
-from cosup.models.fit import predict
+from cosup.models.fit import predict_heads
 from cosup.models.heads import head_bank
 from cosup.models.ranks import ALONE, Ranks, check_slices
 
@@ -109,7 +109,7 @@ def test_all_stop_where_one_diverges(ranks: tuple[Found, Found]) -> None:
 def test_heads_say_the_same_of_nearly_every_image(ranks: tuple[Found, Found], alone: Found) -> None:
     """Whole trainings of networks: `tests/benchmarks/bench_workers.py`."""
     features = head_job().features
-    answers = [predict(head_bank(f["head"]), features)[0].top()[0] for f in (alone, ranks[0])]
+    answers = [predict_heads(head_bank(f["head"]), features)[0].top()[0] for f in (alone, ranks[0])]
     assert float((answers[0] == answers[1]).float().mean()) > 0.995
 
 
