@@ -6,7 +6,6 @@ was killed goes on where it was. A lock on the folder keeps two runs from writin
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cosup.errors import RunError
@@ -68,11 +68,13 @@ def cached_features(
     if cache is None:
         return torch.cat(list(blocks(0)))
     folder = cache / "features" / key
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            if not _is_done(folder, shape):
-                _extract(blocks, folder, shape, on_rows, name)
+    if not _is_complete(folder, shape):  # a complete folder may be read-only
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                if not _is_complete(folder, shape):
+                    _discard(folder)
+                    _extract(blocks, folder, shape, on_rows, name)
     return _open(folder, shape)
 
 
@@ -92,13 +94,16 @@ def disk_errors(folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder; a run that finds it held waits for the other to finish."""
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another run extracts the same features; waiting for it (%s)", folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("another run extracts the same features; waiting for it (%s)", folder)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _extract(
@@ -166,17 +171,18 @@ def _progress(folder: Path, shape: tuple[int, int]) -> int:
     return done if fits and part.stat().st_size >= done * shape[1] * 2 else 0
 
 
-def _is_done(folder: Path, shape: tuple[int, int]) -> bool:
-    """Whether the folder holds all rows; a file that was cut or is another's counts as missing."""
+def _is_complete(folder: Path, shape: tuple[int, int]) -> bool:
+    """Return whether the folder holds all rows, in a file of the right size."""
     found, file = _read_json(folder / "meta.json"), folder / "features.f16"
-    if not found:
-        return False
     fits = all(found.get(name) == value for name, value in _meta(shape, shape[0]).items())
-    if fits and file.is_file() and file.stat().st_size == shape[0] * shape[1] * 2:
-        return True
-    log.warning("features in %s are not those expected; extracting them again", folder)
-    (folder / "meta.json").unlink()
-    return False
+    return fits and file.is_file() and file.stat().st_size == shape[0] * shape[1] * 2
+
+
+def _discard(folder: Path) -> None:
+    """Remove the mark of complete features that are damaged or have another shape."""
+    if _read_json(folder / "meta.json"):
+        log.warning("features in %s are not those expected; extracting them again", folder)
+        (folder / "meta.json").unlink()
 
 
 def _open(folder: Path, shape: tuple[int, int]) -> Tensor:

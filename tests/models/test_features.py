@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,16 @@ def test_a_damaged_file_or_other_rows_are_extracted_again(
     torch.testing.assert_close(shorter, whole[:-3], rtol=1e-2, atol=1e-2)
 
 
+def test_complete_features_are_read_without_writing(backbone: Backbone, tmp_path: Path) -> None:
+    """A cache shared by several users may be read-only."""
+    whole = cached(backbone, Reader(), ROWS, tmp_path, "key").clone()
+    folder = tmp_path / "features" / "key"
+    (folder / ".lock").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+    assert torch.equal(cached(backbone, Reader(), ROWS, tmp_path, "key"), whole)
+    assert {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == times
+
+
 def test_two_runs_dont_write_the_same(backbone: Backbone, tmp_path: Path) -> None:
     """While one extracts, the folder is locked to everybody else."""
 
@@ -186,6 +197,24 @@ def test_two_runs_dont_write_the_same(backbone: Backbone, tmp_path: Path) -> Non
     cached(backbone, reader, ROWS, tmp_path, "key")
     with (tmp_path / "features" / "key" / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_run_waits_for_another_that_extracts_the_same(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "features" / "key"
+    folder.mkdir(parents=True)
+    found: list[Tensor] = []
+    run = Thread(target=lambda: found.append(cached(backbone, Reader(), ROWS, tmp_path, "key")))
+    with caplog.at_level("INFO"), (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        run.start()
+        run.join(0.5)
+        assert run.is_alive()
+        assert not (folder / "features.part").exists()
+        assert str(folder) in caplog.text
+    run.join(60)
+    assert len(found[0]) == ROWS
 
 
 def test_a_full_disk_is_said_and_the_work_kept(
