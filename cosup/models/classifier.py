@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from cosup.errors import UserError
 from cosup.losses.features import Seen, Shapes
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
+from cosup.models.images import InputSpec, Pixels
 from cosup.models.networks import build_network, with_classifier
-from cosup.models.pixels import InputSpec, Pixels
 from cosup.models.weights import load_into, read_weights
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for

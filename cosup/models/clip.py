@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cosup.errors import UserError, in_short
 from cosup.files import save_tensors, write_json
 from cosup.models.clip_source import DESCRIPTION, ClipSource, clip_source, open_clip, quiet
-from cosup.models.pixels import InputSpec
+from cosup.models.images import InputSpec
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 from cosup.models.weights import load_into, read_weights

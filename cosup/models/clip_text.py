@@ -21,13 +21,12 @@ from torch.nn.functional import normalize
 
 from cosup.errors import UserError, about, in_short
 from cosup.files import save_tensors
-from cosup.models.backbones import hash_tensors
 from cosup.models.clip import TOWER
 from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.prompts import Prompts, build_prompts
 from cosup.models.section import BackboneSection, HeadSection
-from cosup.models.weights import downloads, weights_file
+from cosup.models.weights import downloads, hash_tensors, weights_file
 from cosup.seeds import seed_for
 
 __all__ = ["check_prompts", "prompts_of", "text_features"]

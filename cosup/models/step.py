@@ -18,11 +18,10 @@ from cosup.errors import UserError
 from cosup.losses import LOSSES
 from cosup.losses.base import Loss, Metrics, Objective
 from cosup.losses.features import Connector, Seen
-from cosup.models.augment import Mixing
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.fit import OnStep
-from cosup.models.pixels import Pixels
+from cosup.models.images import Mixing, Pixels
 from cosup.models.section import TrainingSection
 
 __all__ = [

@@ -7,6 +7,7 @@ EfficientNet-Lite0 names its 296 tensors otherwise than timm does, in the same o
 is checked either way.
 """
 
+import hashlib
 import importlib
 import os
 import socket
@@ -135,6 +136,16 @@ def load_into(
         shared = len(set(wanted) & set(state)) * 2 >= len(wanted)
         raise UserError(f"weights '{source}' don't fit: {problems[0] if shared else problem}")
     model.load_state_dict(fitted)
+
+
+def hash_tensors(state: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _package_file(module: str) -> Path:

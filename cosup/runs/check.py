@@ -8,9 +8,9 @@ from cosup.controls import check_controls
 from cosup.data.table import ImageData
 from cosup.errors import UserError, about, inside
 from cosup.losses.features import FeatureLoss
-from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip_text import check_prompts
+from cosup.models.images import training_transform
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.runs.assemble import BUDGET_GENERALIST

@@ -6,11 +6,12 @@ from jinja2 import Environment
 from safetensors.torch import load_file
 
 from cosup.config.schema import Config
-from cosup.models.backbones import hash_tensors, load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.clip import describe_encoder, save_encoder
 from cosup.models.compute import Compute, resolve_device, resolve_precision
+from cosup.models.networks import load_backbone
 from cosup.models.prompts import OPEN_CLIP
+from cosup.models.weights import hash_tensors
 from cosup.runs.directory import RunDirectory
 from cosup.student.exported import save_network, save_student
 from cosup.student.network import split_state

@@ -11,11 +11,11 @@ from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.errors import about
-from cosup.models.backbones import load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.clip_text import prompts_of
 from cosup.models.compute import Compute
 from cosup.models.features import features_key, has_features
+from cosup.models.networks import load_backbone
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
 from cosup.runs.ablation import loss_names

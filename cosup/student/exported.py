@@ -20,12 +20,13 @@ from cosup.data.images import to_rgb
 from cosup.data.transforms import Transform, eval_transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_atomic, write_json
-from cosup.models.backbones import Backbone, hash_tensors, load_backbone
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip import encoder_in
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
+from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
+from cosup.models.weights import hash_tensors
 
 HEAD, NETWORK, SETTINGS, CARD = "head.safetensors", "model.safetensors", "student.json", "README.md"
 

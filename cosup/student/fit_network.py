@@ -16,10 +16,10 @@ from cosup.data.table import ImageData
 from cosup.errors import inside
 from cosup.losses.base import Objective
 from cosup.losses.features import FeatureLoss
-from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.fit import OnStep
+from cosup.models.images import training_transform
 from cosup.models.ranks import ALONE, Ranks, check_slices
 from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, Trainee, train_network

@@ -22,10 +22,10 @@ from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
 from cosup.losses.base import Objective
-from cosup.models.augment import training_transform
 from cosup.models.centroids import MetaLearner
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
+from cosup.models.images import training_transform
 from cosup.models.ranks import ALONE
 from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, TrainContext, train_network

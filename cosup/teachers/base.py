@@ -21,8 +21,8 @@ from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.losses.base import Loss, Metrics
-from cosup.models.backbones import hash_tensors
 from cosup.models.section import BackboneSection
+from cosup.models.weights import hash_tensors
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [

@@ -10,9 +10,9 @@ from torch import Tensor
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
-from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.compute import Compute
 from cosup.models.features import cached_features, feature_blocks, features_key
+from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 from cosup.teachers.base import Resources, Rows
 

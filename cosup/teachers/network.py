@@ -13,9 +13,9 @@ from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import about, inside
 from cosup.losses.base import Objective
-from cosup.models.augment import training_transform
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
 from cosup.models.compute import Compute
+from cosup.models.images import training_transform
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.step import check_settings
 from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network

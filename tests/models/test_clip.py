@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_json
-from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.classifier import build_classifier, load_checkpoint
 from cosup.models.clip_source import quiet
+from cosup.models.images import Pixels
+from cosup.models.networks import Backbone, load_backbone
 from cosup.models.optimize import build_network_optimizer
-from cosup.models.pixels import Pixels
 from cosup.models.section import BackboneSection, TrainingSection
 from cosup.runs.logs import log_to_console
 

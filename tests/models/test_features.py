@@ -20,13 +20,13 @@ from torch import Tensor
 
 from cosup.errors import RunError
 from cosup.models import features as cache_module
-from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.features import (
     cached_features,
     feature_blocks,
     features_key,
     has_features,
 )
+from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
 ROWS = 23

@@ -22,9 +22,9 @@ from cosup.data.table import load_data
 from cosup.errors import RunError, UserError
 from cosup.losses import CrossEntropy, DecoupledDistillation, Objective
 from cosup.losses.features import Connector, Seen
-from cosup.models.augment import Mixing, training_transform
 from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import DEFAULT_COMPUTE, Compute, cpu_has_bfloat16
+from cosup.models.images import Mixing, training_transform
 from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.ranks import Ranks
 from cosup.models.section import MixupSection, TrainingSection

@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 import cosup
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
-from cosup.models.backbones import hash_tensors, load_backbone
+from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection
+from cosup.models.weights import hash_tensors
 from cosup.student.exported import save_student
 
 SECTION = BackboneSection(

@@ -10,9 +10,9 @@ from timm.data import resolve_model_data_config
 from torchvision.models import mobilenet_v3_small
 
 from cosup.errors import UserError
-from cosup.models.backbones import Backbone, load_backbone
 from cosup.models.classifier import build_classifier, load_checkpoint
 from cosup.models.compute import Compute
+from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
 HALF = Compute(precision="bfloat16")

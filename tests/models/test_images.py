@@ -10,8 +10,7 @@ from sklearn.datasets import load_digits
 
 from cosup.data.transforms import EvalTransform
 from cosup.errors import UserError
-from cosup.models.augment import draws, training_transform
-from cosup.models.pixels import InputSpec
+from cosup.models.images import InputSpec, draws, training_transform
 from cosup.models.section import AugmentSection
 from cosup.seeds import forked_seeds
 
