@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
         "validation",
         "files",
         "remote",
+        "settings",
     },
     {"losses", "metrics", "assignment", "consistency"},
     {"protocols"},

@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 
-READ_IMAGES = ("linear_pixels", "network", "call")
-"""Kinds that annotate on actors; others read features or tables, which the driver has."""
 CREW = 8
 """Teachers that annotate together, so that an image is decoded once for all of them."""
 
@@ -69,8 +67,9 @@ def train_groups(
 
 
 def _trains_images(specs: Sequence[TeacherSpec], section: TeachersSection) -> bool:
-    kind = kind_of(specs[0], section).kind
-    return kind in ("linear_pixels", "network") and section.model.checkpoint is None
+    kind = kind_of(specs[0], section)
+    trained = kind.needs_labelled_samples and section.model.checkpoint is None
+    return kind.reads_images and trained
 
 
 def _keep(trained: Sequence[Trained], losses: Losses, training: Training, directory: Path) -> None:
@@ -112,8 +111,8 @@ def annotate(
         if on_shard is not None:
             on_shard(split, name, done, total)
 
-    elsewhere = [teacher for teacher in teachers if teacher.kind in READ_IMAGES]
-    here = [teacher for teacher in teachers if teacher.kind not in READ_IMAGES]
+    elsewhere = [teacher for teacher in teachers if teacher.reads_images]
+    here = [teacher for teacher in teachers if not teacher.reads_images]
     local.annotate(here, data, store, resources, on_shard=tell)
     if not any(missing[teacher.name][split] for teacher in elsewhere for split in ANNOTATED):
         return

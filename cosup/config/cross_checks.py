@@ -10,8 +10,6 @@ from cosup.losses.features import FeatureLoss
 from cosup.models.section import TrainingSection
 from cosup.registry import mistakes
 
-NOT_NETWORKS = ("linear_", "call:")
-
 
 def check_together(
     data: DataSection,
@@ -42,10 +40,9 @@ def _losses(
     for key, value in asked:
         if student.mode != "finetune":
             yield key, f"{value}: needs student.mode 'finetune' (a head sees features alone)"
-        if teachers.hierarchy is None or teachers.external:
-            yield key, f"{value}: needs teachers that are networks, not annotation tables"
-        elif teachers.model.name.startswith(NOT_NETWORKS):
-            yield key, f"{value}: needs teachers that are networks, not '{teachers.model.name}'"
+        for _, name, kind in teachers.kinds():
+            if not kind.is_network:
+                yield key, f"{value}: needs teachers that are networks, not {name}"
     if rounds.annotation_weight == 0 and rounds.true_label_weight == 0:
         yield "rounds.annotation_weight", "0, and true_label_weight 0: nothing to learn from"
 
@@ -110,23 +107,21 @@ def _few_shot(
         return
     if student.mode != "finetune":
         yield "data.few_shot", "measures what a network sees, and needs student.mode 'finetune'"
-    blind = teachers.model.name if teachers.hierarchy is not None else None
-    if blind is not None and (blind == "linear_pixels" or blind.startswith("call:")):
-        yield (
-            "teachers.model.name",
-            f"'{blind}': data.few_shot measures embeddings, and it has none (allowed: a network, "
-            "or linear_features)",
-        )
-    elif teachers.hierarchy is None or teachers.external:
-        yield "teachers.external", "data.few_shot measures embeddings, and tables have none"
+    for key, name, kind in teachers.kinds():
+        if not kind.has_embedding:
+            yield (
+                key,
+                f"{name}: data.few_shot measures embeddings, which these teachers lack (allowed: "
+                "a network, or linear_features)",
+            )
 
 
 def _teachers_training(teachers: TeachersSection) -> Iterator[tuple[str, str]]:
-    training, name = teachers.training, teachers.model.name
-    if teachers.hierarchy is None or name.startswith("call:"):
+    training, kind = teachers.training, teachers.model.match.traits
+    if teachers.hierarchy is None or kind.training is None:
         return
     try:
-        check = training.check_head if name.startswith("linear_") else training.check_network
+        check = training.check_head if kind.training == "head" else training.check_network
         check()
     except ValueError as error:
         key, _, text = str(error).partition(": ")

@@ -4,8 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from cosup.errors import UserError
 from cosup.models.section import BackboneSection, TrainingSection
-from cosup.registry import Section
+from cosup.registry import Section, mistakes
+from cosup.settings.teachers import TABLE, TEACHERS, KindMatch, TeacherTraits, match_kind
 
 
 class ScopeSection(Section):
@@ -48,9 +50,19 @@ class TeacherModelSection(Section):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "TeacherModelSection":
-        if self.name == "linear_features" and self.backbone is None:
-            raise ValueError("linear_features needs a backbone")
+        try:
+            traits = self.match.traits
+        except UserError as error:
+            raise mistakes([(("name",), str(error))]) from None
+        for key in traits.required:
+            if getattr(self, key) is None:
+                raise ValueError(f"{self.name} needs a {key}")
         return self
+
+    @property
+    def match(self) -> KindMatch:
+        """The kind of teacher that `name` selects. Raises `UserError` for a misspelt kind."""
+        return match_kind(self.name)
 
 
 class TeacherSection(Section):
@@ -115,3 +127,12 @@ class TeachersSection(Section):
         if self.hierarchy is None and not self.external:
             raise ValueError("no teacher: give a hierarchy, or external annotations")
         return self
+
+    def kinds(self) -> list[tuple[str, str, type[TeacherTraits]]]:
+        """Return (key, name, traits) of each kind of teacher that this section asks for."""
+        found: list[tuple[str, str, type[TeacherTraits]]] = []
+        if self.hierarchy is not None:
+            found.append(("teachers.model.name", f"'{self.model.name}'", self.model.match.traits))
+        if self.external:
+            found.append(("teachers.external", "annotation tables", TEACHERS[TABLE].settings))
+        return found

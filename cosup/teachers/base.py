@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.losses.base import Loss, Metrics
+from cosup.models.classifier import Classifier
 from cosup.models.section import BackboneSection
 from cosup.models.weights import hash_tensors
+from cosup.settings.teachers import TeacherTraits
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [
@@ -89,14 +91,14 @@ class Training:
             self.on_step(name, step, loss)
 
 
-class Teacher(ABC):
+class Teacher(TeacherTraits, ABC):
     """Annotates samples over all C classes of the task.
 
-    spec: its name, level and scope. steps: optimiser steps spent on it here. A class outside its
-    scope has probability 0; an all-zero row is an abstention.
+    A subclass is a kind of teacher: it sets the traits, and is registered in
+    `cosup.settings.teachers`. spec: its name, level and scope. steps: the optimiser steps it was
+    trained for in this run. A class outside its scope has probability 0; a row of zeros is an
+    abstention.
     """
-
-    kind: ClassVar[str]
 
     def __init__(self, spec: TeacherSpec, num_classes: int, steps: int) -> None:
         self.spec = spec
@@ -144,8 +146,15 @@ class Teacher(ABC):
             "network or linear_features"
         )
 
+    def network(self) -> Classifier:
+        """Return the network. Raises `UserError` for kinds that are not networks."""
+        raise UserError(
+            "feature maps and live annotations need teachers that are networks; "
+            f"'{self.name}' is {self.kind}"
+        )
+
     def state(self) -> dict[str, Tensor]:
-        """Its weights; empty where there are none to keep."""
+        """Return its weights; empty for kinds without `has_weights`."""
         return {}
 
     @property

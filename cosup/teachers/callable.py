@@ -15,23 +15,21 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
 from cosup.errors import RunError, UserError
+from cosup.settings.teachers import CallKind, match_kind
 from cosup.teachers.base import Resources, Rows, Teacher, Training, restrict
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = ["CallableTeacher", "load_callable"]
 
-PREFIX = "call:"
 DEFAULT_SIZE = 224
 
 
-class CallableTeacher(Teacher):
+class CallableTeacher(CallKind, Teacher):
     """Hands images uint8 [B, 3, size, size] to a function, which gives probabilities [B, C].
 
     A function with a parameter `teacher` is told the teacher's name. Rows must sum to 1, or to 0
     where it abstains; mass outside the teacher's scope is taken away and the rest scaled up.
     """
-
-    kind = "call"
 
     def __init__(self, spec: TeacherSpec, name: str, num_classes: int, size: int) -> None:
         super().__init__(spec, num_classes, steps=0)
@@ -105,7 +103,7 @@ def load_callable(name: str) -> tuple[Callable[..., Any], str]:
     Modules are found as Python finds them, and in the working directory. Raises `UserError`.
     """
     setting = f"teachers.model.name: '{name}'"
-    module_name, _, function_name = name.removeprefix(PREFIX).partition(":")
+    module_name, _, function_name = match_kind(name).argument.partition(":")
     if not module_name or not function_name:
         raise UserError(f"{setting} (allowed: call:MODULE:FUNCTION)")
     sys.path.append(str(Path.cwd()))

@@ -25,6 +25,7 @@ from cosup.models.heads import HeadBank, head_bank
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
+from cosup.settings.teachers import LinearFeaturesKind, LinearPixelsKind
 from cosup.teachers.base import (
     Resources,
     Rows,
@@ -120,10 +121,8 @@ def _fit(
 BATCH = 4096
 
 
-class LinearFeatures(Teacher):
+class LinearFeatures(LinearFeaturesKind, Teacher):
     """Reads its backbone's features [B, D]."""
-
-    kind = "linear_features"
 
     def __init__(
         self, spec: TeacherSpec, head: HeadBank, source: FeatureSource, steps: int
@@ -188,10 +187,8 @@ def _source(training: Training) -> FeatureSource:
         return feature_source(backbone, training.resources)
 
 
-class LinearPixels(Teacher):
+class LinearPixels(LinearPixelsKind, Teacher):
     """Reads uint8 images [B, 1, size, size]; pixels enter as 0 .. 1."""
-
-    kind = "linear_pixels"
 
     def __init__(
         self, spec: TeacherSpec, head: HeadBank, transform: PixelTransform, steps: int

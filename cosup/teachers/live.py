@@ -11,7 +11,6 @@ from cosup.errors import UserError
 from cosup.losses.features import Seen, Shapes, shown
 from cosup.models.compute import Precision, autocast
 from cosup.teachers.base import Teacher
-from cosup.teachers.network import NetworkTeacher
 
 __all__ = ["LiveTeachers", "live_teachers"]
 
@@ -31,7 +30,7 @@ class LiveTeachers(nn.Module):
 
     def __init__(
         self,
-        teachers: Sequence[NetworkTeacher],
+        teachers: Sequence[Teacher],
         device: torch.device,
         precision: Precision,
         features: bool = True,
@@ -39,7 +38,7 @@ class LiveTeachers(nn.Module):
         super().__init__()
         self.precision = precision
         self.features = features
-        self.networks = [teacher.classifier for teacher in teachers]
+        self.networks = [teacher.network() for teacher in teachers]
         self.frozen = nn.ModuleList(self.networks)
         supports = torch.stack([teacher.support for teacher in teachers])
         self.register_buffer("supports", supports, persistent=False)
@@ -128,20 +127,13 @@ def live_teachers(
 
     Raises `UserError` for one that is not a network, and as `LiveTeachers` does.
     """
-    networks = [teacher for teacher in teachers if isinstance(teacher, NetworkTeacher)]
-    for teacher in teachers:
-        if not isinstance(teacher, NetworkTeacher):
-            raise UserError(
-                "feature maps and live annotations need teachers that are networks; "
-                f"'{teacher.name}' is {teacher.kind}"
-            )
-    assert networks, "there are no teachers"
-    return LiveTeachers(networks, device, precision, features)
+    assert teachers, "there are no teachers"
+    return LiveTeachers(teachers, device, precision, features)
 
 
-def _common(teachers: Sequence[NetworkTeacher]) -> Shapes:
+def _common(teachers: Sequence[Teacher]) -> Shapes:
     """The shapes of what all of them see."""
-    found = [(teacher.name, teacher.classifier.shapes()) for teacher in teachers]
+    found = [(teacher.name, teacher.network().shapes()) for teacher in teachers]
     for (name, shapes), (other, others) in pairwise(found):
         if shapes != others:
             raise UserError(

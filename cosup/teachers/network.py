@@ -20,6 +20,7 @@ from cosup.models.optimize import build_network_optimizer
 from cosup.models.step import check_settings
 from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
 from cosup.seeds import seed_for
+from cosup.settings.teachers import NetworkKind
 from cosup.teachers.base import (
     Resources,
     Rows,
@@ -34,10 +35,8 @@ from cosup.teachers.hierarchy import TeacherSpec
 __all__ = ["NetworkTeacher"]
 
 
-class NetworkTeacher(Teacher):
+class NetworkTeacher(NetworkKind, Teacher):
     """Reads uint8 images [B, 3, size, size]."""
-
-    kind = "network"
 
     def __init__(
         self, spec: TeacherSpec, classifier: Classifier, device: torch.device, steps: int
@@ -106,6 +105,10 @@ class NetworkTeacher(Teacher):
     def embed(self, inputs: Tensor) -> Tensor:
         """Embeddings [B, D] of images uint8 [B, 3, size, size]: what the last layer reads."""
         return self.classifier.to(self.device).eval().embed(inputs).float().cpu()
+
+    def network(self) -> Classifier:
+        """Return the classifier."""
+        return self.classifier
 
     def state(self) -> dict[str, Tensor]:
         """The network's weights, under the library's own names."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cosup.data.table import ImageData
 from cosup.errors import UserError
+from cosup.settings.teachers import TableKind
 from cosup.teachers.base import Resources, Rows, Teacher, Training
 from cosup.teachers.external import AnnotationTable, file_digest, read_annotations
 from cosup.teachers.hierarchy import TeacherSpec
@@ -21,10 +22,8 @@ ANNOTATED = ("student_train", "validation", "test")
 BATCH = 4096
 
 
-class TableTeacher(Teacher):
+class TableTeacher(TableKind, Teacher):
     """Reads row numbers of the sample table; answers with its own table's rows for them."""
-
-    kind = "table"
 
     def __init__(
         self, spec: TeacherSpec, table: AnnotationTable, data: ImageData, digest: str

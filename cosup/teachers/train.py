@@ -11,18 +11,13 @@ from safetensors.torch import load_file
 
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
-from cosup.errors import unknown_name
 from cosup.files import discard, save_tensors, write_json
+from cosup.settings.teachers import TABLE, TEACHERS
 from cosup.teachers.base import OnStep, Resources, Teacher, Training, training_rows
-from cosup.teachers.callable import PREFIX, CallableTeacher
 from cosup.teachers.external import file_digest
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
-from cosup.teachers.linear import LinearFeatures, LinearPixels
-from cosup.teachers.network import NetworkTeacher
-from cosup.teachers.table import TableTeacher
 
 __all__ = [
-    "KINDS",
     "check_teachers",
     "keep_group",
     "kept_group",
@@ -41,28 +36,25 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 
-KINDS: dict[str, type[Teacher]] = {
-    "linear_pixels": LinearPixels,
-    "linear_features": LinearFeatures,
-    "network": NetworkTeacher,
-    "call": CallableTeacher,
-    "table": TableTeacher,
-}
-LINEAR = ("linear_pixels", "linear_features")
-
 
 def kind_of(spec: TeacherSpec, section: TeachersSection) -> type[Teacher]:
-    """What a teacher will be: made elsewhere, or what `teachers.model.name` says."""
-    name = section.model.name
-    if spec.external is not None:
-        return KINDS["table"]
-    if name.startswith(PREFIX):
-        return KINDS["call"]
-    if name in LINEAR:
-        return KINDS[name]
-    if name.startswith("linear_"):
-        raise unknown_name("teachers.model.name", name, LINEAR)
-    return KINDS["network"]
+    """Return the class of a teacher: its annotation table, or what `teachers.model.name` selects.
+
+    Raises `UserError` for a misspelt kind.
+    """
+    entry = section.model.match.entry if spec.external is None else TEACHERS[TABLE]
+    kind: type[Teacher] = entry.load()
+    return kind
+
+
+def _by_kind(
+    specs: Sequence[TeacherSpec], section: TeachersSection
+) -> list[tuple[type[Teacher], list[TeacherSpec]]]:
+    """Group specs by their kind, in order of first appearance."""
+    groups: dict[type[Teacher], list[TeacherSpec]] = {}
+    for spec in specs:
+        groups.setdefault(kind_of(spec, section), []).append(spec)
+    return list(groups.items())
 
 
 def check_teachers(
@@ -79,10 +71,8 @@ def check_teachers(
     """
     training = Training(section, data, seed, resources)
     specs = [spec for level in hierarchy for spec in level]
-    for kind in KINDS.values():
-        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
-        if chosen:
-            kind.check(chosen, training)
+    for kind, chosen in _by_kind(specs, section):
+        kind.check(chosen, training)
 
 
 def train_level(
@@ -101,10 +91,8 @@ def train_level(
     """
     training = Training(section, data, seed, resources, on_step)
     made: dict[str, Teacher] = {}
-    for kind in KINDS.values():
-        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
-        if chosen:
-            made.update((teacher.name, teacher) for teacher in kind.train(chosen, training))
+    for kind, chosen in _by_kind(specs, section):
+        made.update((teacher.name, teacher) for teacher in kind.train(chosen, training))
     return [made[spec.name] for spec in specs]
 
 
@@ -152,10 +140,8 @@ def teacher_groups(
 ) -> list[list[TeacherSpec]]:
     """A level's teachers by what is trained at once: linear ones together, others one by one."""
     groups = []
-    for kind in KINDS.values():
-        chosen = [spec for spec in specs if kind_of(spec, section) is kind]
-        if chosen:
-            groups += [chosen] if kind.kind in LINEAR else [[spec] for spec in chosen]
+    for kind, chosen in _by_kind(specs, section):
+        groups += [chosen] if kind.fits_many else [[spec] for spec in chosen]
     return groups
 
 
@@ -164,8 +150,8 @@ def planned_steps(spec: TeacherSpec, section: TeachersSection, data: ImageData) 
 
     Raises `UserError` if its scope holds no sample.
     """
-    made_here = kind_of(spec, section) not in (TableTeacher, CallableTeacher)
-    if not made_here or section.model.checkpoint is not None:
+    trained = kind_of(spec, section).needs_labelled_samples
+    if not trained or section.model.checkpoint is not None:
         return 0
     return section.training.total_steps(len(training_rows(spec, data)))
 
@@ -202,9 +188,8 @@ def save_teacher(
     companions: the names of all teachers it was trained together with. Raises `RunError` if the
     disk is full.
     """
-    state = teacher.state()
-    if state:
-        save_tensors(directory / f"{teacher.name}.safetensors", state)
+    if teacher.has_weights:
+        save_tensors(directory / f"{teacher.name}.safetensors", teacher.state())
     # The JSON comes last: where it stands, the weights do.
     write_json(
         directory / f"{teacher.name}.json",
@@ -233,8 +218,8 @@ def load_teacher(
         return None
     weights = directory / f"{spec.name}.safetensors"
     try:
-        state = load_file(weights) if weights.exists() else {}
         kind = kind_of(spec, training.section)
+        state = load_file(weights) if kind.has_weights else {}
         teacher = kind.restore(spec, training, state, int(about["steps"]))
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         log.warning(

@@ -1,8 +1,11 @@
 """Teachers of every kind keep the contract, learn from their scope alone, and can be resumed."""
 
+import json
 import re
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +13,40 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from teacher_helpers import TINY, finest, teachers_section
 
 import cosup.data.loader as loader
+import cosup.settings.teachers as teacher_kinds
 import cosup.teachers.network as timm_model
+from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
+from cosup.data.transforms import PixelTransform
 from cosup.errors import RunError, UserError
 from cosup.files import save_tensors
+from cosup.settings.teachers import TEACHERS, TeacherTraits, match_kind
 from cosup.teachers import features as teacher_features
-from cosup.teachers.base import Resources, ScopedCrossEntropy, Teacher, training_rows
+from cosup.teachers.base import (
+    Resources,
+    ScopedCrossEntropy,
+    Teacher,
+    Training,
+    masked_softmax,
+    training_rows,
+)
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import LinearPixels
-from cosup.teachers.train import KINDS, check_teachers, obtain_level, train_level, train_teacher
+from cosup.teachers.train import (
+    check_teachers,
+    obtain_level,
+    planned_steps,
+    teacher_groups,
+    train_level,
+    train_teacher,
+)
 
 BLOCKS = {"by": "class", "levels": [2]}
 SHORT = {"steps": 3, "batch_size": 16}
@@ -68,7 +91,7 @@ def annotations(teacher: Teacher, data: ImageData, resources: Resources) -> torc
     return torch.cat([teacher.annotate(batch) for batch in inputs])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEACHERS)
 def test_every_kind_keeps_the_contract(
     kind: str, data: ImageData, resources: Resources, tmp_path: Path
 ) -> None:
@@ -95,7 +118,135 @@ def test_every_kind_keeps_the_contract(
     assert [t.identity for t in once_more] == [t.identity for t in teachers]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_every_kind_has_the_traits_that_it_states(
+    kind: str, data: ImageData, resources: Resources, tmp_path: Path
+) -> None:
+    section = section_of(kind, data, tmp_path)
+    specs = finest(section, data)
+    entry = TEACHERS[kind]
+    cls = entry.load()
+    assert cls.kind == entry.settings.kind == kind
+    assert issubclass(cls, Teacher)
+    assert issubclass(cls, entry.settings)
+    assert [traits.kind for _, _, traits in section.kinds()] == [kind]
+    assert len(teacher_groups(specs, section)) == (1 if cls.fits_many else len(specs))
+    teacher = train_level(specs, section, data, seed=0, resources=resources)[0]
+    batch = next(iter(teacher.inputs(data, data.rows("test"), resources)))
+    assert (batch.dtype == torch.uint8 and batch.dim() == 4) == cls.reads_images
+    assert bool(teacher.state()) == cls.has_weights
+    assert (teacher.steps > 0) == cls.needs_labelled_samples
+    assert (planned_steps(specs[0], section, data) > 0) == cls.needs_labelled_samples
+    if cls.has_embedding:
+        assert len(teacher.embed(batch)) == len(batch)
+    else:
+        with pytest.raises(UserError):
+            teacher.embed(batch)
+    if cls.is_network:
+        assert teacher.network().num_classes == 10
+    else:
+        with pytest.raises(UserError):
+            teacher.network()
+    unlabelled = replace(data, table=data.table.query("split != 'teacher_train'"))
+    unlabelled = replace(unlabelled, table=unlabelled.table.reset_index(drop=True))
+    if cls.needs_labelled_samples:
+        with pytest.raises(UserError):
+            check_teachers((specs,), section, unlabelled, seed=0, resources=resources)
+    else:
+        check_teachers((specs,), section, unlabelled, seed=0, resources=resources)
+
+
+class Brightness(Teacher):
+    """A kind of a third party: its probabilities depend on the mean pixel alone."""
+
+    kind = "brightness"
+    reads_images = True
+    required = ("image_size",)
+
+    @classmethod
+    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+        return [cls(spec, len(training.data.classes), 0) for spec in specs]
+
+    @classmethod
+    def restore(
+        cls, spec: TeacherSpec, training: Training, state: Mapping[str, torch.Tensor], steps: int
+    ) -> Teacher:
+        return cls.train([spec], training)[0]
+
+    @property
+    def reads(self) -> str:
+        return "brightness"
+
+    def inputs(
+        self, data: ImageData, rows: NDArray[np.int64], resources: Resources
+    ) -> Iterator[torch.Tensor]:
+        return image_batches(data, rows, PixelTransform(4), 64, 1)
+
+    def annotate(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits = inputs.float().mean((1, 2, 3))[:, None] / 255 * torch.arange(self.num_classes)
+        return masked_softmax(logits, self.support)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installed package with the kind `brightness`."""
+    point = EntryPoint("brightness", f"{__name__}:Brightness", teacher_kinds.GROUP)
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        return [point] if group == teacher_kinds.GROUP else []
+
+    for cached in (teacher_kinds._entry_points, teacher_kinds._installed_entry):
+        cached.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_kinds, "entry_points", entry_points)
+        yield
+    for cached in (teacher_kinds._entry_points, teacher_kinds._installed_entry):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_config_uses_the_kind_of_an_installed_package(
+    data: ImageData, resources: Resources, tmp_path: Path
+) -> None:
+    model = {"name": "brightness", "image_size": 16}
+    section = teachers_section(hierarchy=BLOCKS, model=model)
+    specs, folder = finest(section, data), tmp_path / "teachers"
+    check_teachers((specs,), section, data, seed=0, resources=resources)
+    for _ in range(2):
+        teachers = obtain_level(specs, section, data, seed=0, resources=resources, directory=folder)
+        assert [type(teacher) for teacher in teachers] == [Brightness, Brightness]
+        assert annotations(teachers[0], data, resources)[:, 5:].sum() == 0
+    assert json.loads((folder / f"{specs[0].name}.json").read_text())["kind"] == "brightness"
+    with pytest.raises(ValidationError):  # a key that its traits require
+        teachers_section(model={"name": "brightness"})
+    with pytest.raises(ValidationError):  # it is not a network
+        Config.model_validate(
+            {
+                "data": {"source": "digits"},
+                "teachers": {"model": model},
+                "student": {"mode": "finetune", "backbone": {"name": TINY}},
+                "rounds": {"live_annotations": True},
+            }
+        )
+
+
+def test_without_the_package_its_kind_is_the_name_of_a_network() -> None:
+    assert teachers_section(model={"name": "brightness"}).model.match.traits.is_network
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "hf-hub:owner/model", "network", "table", "call"])
+def test_other_names_are_networks(name: str) -> None:
+    assert match_kind(name).traits.is_network
+
+
+def test_traits_are_those_of_the_implementation() -> None:
+    names = [name for name in vars(TeacherTraits) if not name.startswith("_")]
+    for entry in TEACHERS.values():
+        for name in names:
+            assert getattr(entry.load(), name) == getattr(entry.settings, name)
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
 def test_a_resumed_run_loads_what_was_trained(
     kind: str,
     data: ImageData,
@@ -271,7 +422,6 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(
 
 
 BAD_MODELS = [
-    ("linear_pixel", "unknown teachers.model.name 'linear_pixel'; did you mean 'linear_pixels'"),
     ("resnet18z", "resnet18"),
     ("call:nowhere_to_be_found:f", "can't import 'nowhere_to_be_found'"),
     (f"call:{__name__}:nobody", "has no function 'nobody'"),
@@ -289,6 +439,13 @@ def test_unknown_models(data: ImageData, resources: Resources, name: str, messag
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sys.path == path
+
+
+def test_a_misspelt_kind_is_found_by_the_config() -> None:
+    with pytest.raises(ValidationError) as caught:
+        teachers_section(model={"name": "linear_pixel"})
+    message = "unknown teachers.model.name 'linear_pixel'; did you mean 'linear_pixels'"
+    assert message in str(caught.value)
 
 
 def wrong_shape(images: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,180 @@
+"""The registry of teacher kinds, and the traits of each.
+
+`teachers.model.name` selects a kind (`match_kind`): the name of a registered kind, `kind:argument`
+for a kind that takes an argument (`call:module:function`), or else the name of a network. An
+installed package adds a kind through the entry point group `cosup.teachers`: the entry's name is
+the kind's name and its value is a subclass of `cosup.teachers.base.Teacher`.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import ClassVar, Literal
+
+from cosup.errors import unknown_name
+from cosup.settings import Entry
+
+__all__ = [
+    "CALL",
+    "NETWORK",
+    "TABLE",
+    "TEACHERS",
+    "CallKind",
+    "KindMatch",
+    "LinearFeaturesKind",
+    "LinearPixelsKind",
+    "NetworkKind",
+    "TableKind",
+    "TeacherTraits",
+    "known_kinds",
+    "match_kind",
+]
+
+NETWORK, CALL, TABLE = "network", "call", "table"
+
+GROUP = "cosup.teachers"
+"""The entry point group of installed packages."""
+
+SIMILAR = 0.8
+"""A name this similar to a kind of cosup's own is a misspelt kind, not the name of a network."""
+
+
+class TeacherTraits:
+    """Traits of a kind of teacher. A subclass sets those that differ from the defaults."""
+
+    kind: ClassVar[str]
+    """The name it is registered under."""
+    selected_by: ClassVar[Literal["name", "argument", "other", "table"]] = "name"
+    """How a config selects it: by its name, by `kind:argument`, by any other name (networks), or
+    by an annotation table in `teachers.external`."""
+    is_network: ClassVar[bool] = False
+    """It is a `Classifier`, whose feature maps and live annotations can be used."""
+    reads_images: ClassVar[bool] = False
+    """It annotates decoded images, so any process with the data can train it and annotate."""
+    has_embedding: ClassVar[bool] = False
+    """It has `embed`, which few-shot evaluation needs."""
+    fits_many: ClassVar[bool] = False
+    """The teachers of a level are fitted together, in one loop."""
+    needs_labelled_samples: ClassVar[bool] = False
+    """It is trained on the labelled samples of its scope."""
+    has_weights: ClassVar[bool] = False
+    """It has weights that a run stores (`state`)."""
+    training: ClassVar[Literal["head", "network"] | None] = None
+    """Which settings of `teachers.training` it accepts: a head's or a network's; None checks
+    nothing."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """The keys of `teachers.model` that must be given."""
+
+
+class LinearPixelsKind(TeacherTraits):
+    """A linear model on the image's grey pixels, scaled down: the weakest teacher."""
+
+    kind = "linear_pixels"
+    reads_images = True
+    fits_many = True
+    needs_labelled_samples = True
+    has_weights = True
+    training = "head"
+
+
+class LinearFeaturesKind(TeacherTraits):
+    """A linear model on the frozen features of a weak backbone."""
+
+    kind = "linear_features"
+    has_embedding = True
+    fits_many = True
+    needs_labelled_samples = True
+    has_weights = True
+    training = "head"
+    required = ("backbone",)
+
+
+class NetworkKind(TeacherTraits):
+    """A network, trained from scratch or from weights, or a checkpoint used unchanged."""
+
+    kind = NETWORK
+    selected_by = "other"
+    is_network = True
+    reads_images = True
+    has_embedding = True
+    needs_labelled_samples = True
+    has_weights = True
+    training = "network"
+
+
+class CallKind(TeacherTraits):
+    """A Python function: images -> probabilities."""
+
+    kind = CALL
+    selected_by = "argument"
+    reads_images = True
+
+
+class TableKind(TeacherTraits):
+    """An annotation table made by people, by rules or by another system."""
+
+    kind = TABLE
+    selected_by = "table"
+
+
+TEACHERS: dict[str, Entry] = {
+    "linear_pixels": Entry(LinearPixelsKind, "cosup.teachers.linear:LinearPixels"),
+    "linear_features": Entry(LinearFeaturesKind, "cosup.teachers.linear:LinearFeatures"),
+    NETWORK: Entry(NetworkKind, "cosup.teachers.network:NetworkTeacher"),
+    CALL: Entry(CallKind, "cosup.teachers.callable:CallableTeacher"),
+    TABLE: Entry(TableKind, "cosup.teachers.table:TableTeacher"),
+}
+
+
+@dataclass(frozen=True)
+class KindMatch:
+    """A matched `teachers.model.name`: the kind's entry, and the argument after its name."""
+
+    entry: Entry
+    argument: str = ""
+
+    @property
+    def traits(self) -> type[TeacherTraits]:
+        """The traits of the kind."""
+        traits: type[TeacherTraits] = self.entry.settings
+        return traits
+
+
+def known_kinds() -> dict[str, Entry]:
+    """Return every registered kind; kinds of installed packages are imported."""
+    return {**{name: _installed_entry(name) for name in _entry_points()}, **TEACHERS}
+
+
+def match_kind(name: str) -> KindMatch:
+    """Match `teachers.model.name` to a kind of teacher.
+
+    cosup's own kinds take precedence over those of installed packages. Raises `UserError` for a
+    name that is almost that of a kind.
+    """
+    head, colon, argument = name.partition(":")
+    entry = TEACHERS.get(head)
+    if entry is None and head in _entry_points():
+        entry = _installed_entry(head)
+    if entry is not None and entry.settings.selected_by == ("argument" if colon else "name"):
+        return KindMatch(entry, argument)
+    if difflib.get_close_matches(name, _selected_by_name(TEACHERS), n=1, cutoff=SIMILAR):
+        raise unknown_name("teachers.model.name", name, _selected_by_name(known_kinds()))
+    return KindMatch(TEACHERS[NETWORK])
+
+
+def _selected_by_name(kinds: Mapping[str, Entry]) -> list[str]:
+    return [kind for kind, entry in kinds.items() if entry.settings.selected_by == "name"]
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+@cache
+def _installed_entry(name: str) -> Entry:
+    """Import the class of an installed package: it holds its traits itself."""
+    point = _entry_points()[name]
+    return Entry(point.load(), point.value)
