@@ -25,13 +25,13 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData, Known, load_data
 from cosup.data.transforms import eval_transform
 from cosup.errors import RunError
-from cosup.models.compute import Precision
+from cosup.models.compute import Compute, Precision
 from cosup.models.features import feature_blocks
 from cosup.models.fit import recorded
 from cosup.models.section import BackboneSection
 from cosup.teachers.annotate import annotate_rows
-from cosup.teachers.base import Resources, Teacher, Training
-from cosup.teachers.features import feature_source
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.train import kind_of, train_group
 
@@ -127,7 +127,7 @@ class Worker:
                 losses.append((name, step, loss))
 
         folder = Path(directory) if os.path.isdir(directory) else None
-        training = Training(section, self.data, self._seed, self.resources, record, folder)
+        training = Training(section, self.data, self._seed, self.features, record, folder)
         teachers = train_group(specs, training)
         return [Trained(t.spec, t.steps, t.identity, pack(t.state())) for t in teachers], losses
 
@@ -137,21 +137,21 @@ class Worker:
         """What the wanted ones of a crew say about these samples of a split."""
         teachers = [self._teacher(crew, place) for place in wanted]
         rows = self.data.rows(split)[start:stop]
-        tables = annotate_rows(teachers, self.data, rows, self.resources)
+        tables = annotate_rows(teachers, self.data, rows, self.features.compute)
         return [pack(table.tensors()) for table in tables]
 
     def extract(
         self, section: BackboneSection, identity: str | None, split: str, start: int, stop: int
     ) -> NDArray[np.float16]:
         """Features of these rows of what is cached together with a split."""
-        source = feature_source(section, self.resources)
+        source = self.features.source(section)
         if identity is not None:
             _same(source.backbone.identity, identity, f"backbone '{section.name}'")
         rows = np.arange(start, stop)
         if not self.data.drawn:
             rows = self.data.rows(split)[start:stop]
-        transform, resources = eval_transform(source.backbone.input), self.resources
-        images = image_batches(self.data, rows, transform, resources.batch_size, resources.workers)
+        transform, compute = eval_transform(source.backbone.input), self.features.compute
+        images = image_batches(self.data, rows, transform, compute.batch_size, compute.workers)
         return torch.cat(list(feature_blocks(source.backbone, images))).numpy()
 
     @cached_property
@@ -159,15 +159,17 @@ class Worker:
         return self.setup.load()
 
     @cached_property
-    def resources(self) -> Resources:
-        """The driver's, but for device and decoders."""
+    def features(self) -> FeatureCache:
+        """Backbones, and the driver's compute context but for device and decoders."""
         execution = self.setup.config.execution
-        return Resources(
-            torch.device(self.setup.device),
-            self.setup.precision,
-            self.setup.decoders(),
-            execution.batch_size,
-            Path(execution.cache or os.devnull),
+        return FeatureCache(
+            Compute(
+                torch.device(self.setup.device),
+                self.setup.precision,
+                self.setup.decoders(),
+                execution.batch_size,
+                Path(execution.cache or os.devnull),
+            )
         )
 
     @property
@@ -188,7 +190,7 @@ class Worker:
 
     def _restore(self, sent: Sent) -> Teacher:
         section = self.setup.config.teachers
-        training = Training(section, self.data, self._seed, self.resources)
+        training = Training(section, self.data, self._seed, self.features)
         kind = kind_of(sent.spec, section)
         teacher = kind.restore(sent.spec, training, unpack(ray.get(sent.state)), sent.steps)
         _same(teacher.identity, sent.identity, f"teacher '{sent.spec.name}'")

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -14,12 +13,13 @@ from cosup.cluster.teachers import annotate, feature_blocks, train_groups
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection, GPUs
 from cosup.data.table import ImageData
+from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
 from cosup.runs.backend import TeacherGroup
 from cosup.student.jobs import Launcher
 from cosup.teachers.annotate import OnShard
-from cosup.teachers.base import Resources, Teacher, Training
-from cosup.teachers.features import feature_source
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.store import AnnotationStore
 
 __all__ = ["RayBackend"]
@@ -54,7 +54,7 @@ class RayBackend(Closing):
         self._pool: tuple[str, Pool] | None = None
         self._launcher: RayLauncher | None = None
 
-    def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
+    def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """A run of this config begins; features are extracted by actors from here on."""
         self.close()
         self.setup = Setup(
@@ -63,19 +63,19 @@ class RayBackend(Closing):
             cwd=os.getcwd(),
             threads=torch.get_num_threads(),
             device="cpu",
-            precision=resources.precision,
+            precision=features.compute.precision,
         )
         self._launcher = RayLauncher(
             self.setup, self.places["student"], tries=self.execution.tries, wait=self.execution.wait
         )
 
         def identity(section: BackboneSection) -> str:
-            return feature_source(section, resources).backbone.identity
+            return features.source(section).backbone.identity
 
-        blocks = feature_blocks(
-            lambda: self._use("features"), data, resources.batch_size, BLOCK_ROWS, identity
+        batch_size = features.compute.batch_size
+        return features.extracting_with(
+            feature_blocks(lambda: self._use("features"), data, batch_size, BLOCK_ROWS, identity)
         )
-        return replace(resources, blocks=blocks)
 
     @property
     def launcher(self) -> Launcher:
@@ -83,20 +83,20 @@ class RayBackend(Closing):
         assert self._launcher is not None, "launcher before begin"
         return self._launcher
 
-    def train(self, groups: Sequence[TeacherGroup], training: Training, directory: Path) -> None:
-        """Train those that `directory` doesn't keep, side by side."""
-        train_groups(lambda: self._use("teachers"), groups, training, directory)
+    def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
+        """Train those that `training.directory` doesn't keep, side by side."""
+        train_groups(lambda: self._use("teachers"), groups, training)
 
     def annotate(
         self,
         teachers: Sequence[Teacher],
         data: ImageData,
         store: AnnotationStore,
-        resources: Resources,
+        compute: Compute,
         on_shard: OnShard,
     ) -> None:
         """Fill the store; actors annotate, this process writes."""
-        annotate(lambda: self._use("teachers"), teachers, data, store, resources, on_shard)
+        annotate(lambda: self._use("teachers"), teachers, data, store, compute, on_shard)
         self.close()
 
     def _use(self, name: str) -> Pool:

@@ -8,7 +8,6 @@ Features on a cluster: actors extract ranges of rows, the driver writes them in 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import ray
@@ -21,14 +20,16 @@ from cosup.cluster.tasks import Unit
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import RunError
+from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
 from cosup.teachers import annotate as local
-from cosup.teachers.base import Blocks, Resources, Teacher, Training
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import RemoteBlocks
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
-from cosup.teachers.train import keep_group, kept_group, kind_of
+from cosup.teachers.train import kind_of, load_group, save_group
 
 __all__ = [
     "annotate",
@@ -45,25 +46,25 @@ def train_groups(
     pool: Callable[[], Pool],
     groups: Sequence[tuple[Sequence[TeacherSpec], TeachersSection]],
     training: Training,
-    directory: Path,
 ) -> None:
-    """Train side by side the groups that `directory` doesn't keep; afterwards it does.
+    """Train side by side the groups that `training.directory` doesn't keep; afterwards it does.
 
     pool: gives the pool, asked for only if there is something to do. Groups that aren't trained on
     images are left to the driver: linear teachers on features, checkpoints, callables, tables.
     """
+    assert training.directory is not None
     units = []
     for specs, section in groups:
         own = replace(training, section=section)
-        if not _trains_images(specs, section) or kept_group(specs, own, directory) is not None:
+        if not _trains_images(specs, section) or load_group(specs, own) is not None:
             continue
         what = f"training of {', '.join(spec.name for spec in specs)}"
-        sent = (tuple(specs), section, str(directory.absolute()))
+        sent = (tuple(specs), section, str(training.directory.absolute()))
         units.append(Unit(what, "train", sent, about=own))
     if not units:
         return
     for unit, (trained, losses) in pool().run(units, long=True):
-        _keep(trained, losses, unit.about, directory)
+        _keep(trained, losses, unit.about)
 
 
 def _trains_images(specs: Sequence[TeacherSpec], section: TeachersSection) -> bool:
@@ -72,7 +73,7 @@ def _trains_images(specs: Sequence[TeacherSpec], section: TeachersSection) -> bo
     return kind.reads_images and trained
 
 
-def _keep(trained: Sequence[Trained], losses: Losses, training: Training, directory: Path) -> None:
+def _keep(trained: Sequence[Trained], losses: Losses, training: Training) -> None:
     """What came back of a group, as if it had been trained here."""
     teachers = []
     for one in trained:
@@ -86,7 +87,7 @@ def _keep(trained: Sequence[Trained], losses: Losses, training: Training, direct
         teachers.append(teacher)
     for name, step, loss in losses:
         training.report(name, step, loss)
-    keep_group(teachers, training, directory)
+    save_group(teachers, training)
 
 
 def annotate(
@@ -94,7 +95,7 @@ def annotate(
     teachers: Sequence[Teacher],
     data: ImageData,
     store: AnnotationStore,
-    resources: Resources,
+    compute: Compute,
     on_shard: local.OnShard | None = None,
 ) -> None:
     """Fill the store with what it misses of these teachers, as `cosup.teachers.annotate` does.
@@ -113,7 +114,7 @@ def annotate(
 
     elsewhere = [teacher for teacher in teachers if teacher.reads_images]
     here = [teacher for teacher in teachers if not teacher.reads_images]
-    local.annotate(here, data, store, resources, on_shard=tell)
+    local.annotate(here, data, store, compute, on_shard=tell)
     if not any(missing[teacher.name][split] for teacher in elsewhere for split in ANNOTATED):
         return
     for unit, said in pool().run(_units(elsewhere, missing, data, store)):
@@ -166,7 +167,7 @@ def feature_blocks(
     batch_size: int,
     shard_rows: int,
     identity: Callable[[BackboneSection], str] | None = None,
-) -> Blocks:
+) -> RemoteBlocks:
     """Has a pool extract features of `data`, which its actors read too, about `shard_rows` at a
     time; those of other samples (novel classes) are left to this process.
 

@@ -31,7 +31,7 @@ from cosup.runs.choose_loss import with_loss
 from cosup.runs.directory import RunDirectory
 from cosup.runs.paired import compare_pairs, load_correct, more_than_noise
 from cosup.runs.pipeline import run_one
-from cosup.runs.prepare import make_resources
+from cosup.runs.prepare import make_compute
 from cosup.runs.repeat import check_seeds, run_seeds
 from cosup.runs.summary import percent
 from cosup.seeds import seed_for
@@ -131,9 +131,9 @@ def _fit(text: str) -> str:
 def _check(config: Config) -> None:
     """What config, data and any of the losses get wrong together."""
     assert config.rounds.losses is not None
-    resources = make_resources(config)
+    compute = make_compute(config)
     section = config.data.model_copy(update={"check": "none"})
-    data = load_data(section, config.run.seed, resources.workers, None)
+    data = load_data(section, config.run.seed, compute.workers, None)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     for choice in config.rounds.losses:
         check_task(with_loss(config, choice), hierarchy, data)

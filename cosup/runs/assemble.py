@@ -12,14 +12,15 @@ from cosup.data.table import ImageData
 from cosup.evidence import Truth
 from cosup.levels import Level, Task
 from cosup.losses.features import FeatureLoss
+from cosup.models.compute import Compute
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.runs.inputs import Measured, StudentReads
 from cosup.runs.summary import TestSplit
 from cosup.student.jobs import Launcher
-from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.base import Teacher
 from cosup.teachers.hierarchy import TeacherSpec, scopes
-from cosup.teachers.live import live_teachers
+from cosup.teachers.live import LiveTeachers
 from cosup.teachers.store import AnnotationStore
 
 BUDGET_GENERALIST = "equal_budget_generalist"
@@ -57,7 +58,7 @@ class Prepared:
     groups: Tensor
     sample_ids: list[str]
     validation: TestSplit | None
-    resources: Resources
+    compute: Compute
     scratch: Path
     given: Tensor | None
     launcher: Launcher
@@ -73,7 +74,7 @@ def assemble(
     teachers: Sequence[Sequence[Teacher]],
     store: AnnotationStore,
     reads: StudentReads,
-    resources: Resources,
+    compute: Compute,
     scratch: Path,
     launcher: Launcher,
 ) -> Prepared:
@@ -88,15 +89,13 @@ def assemble(
         for index, level in enumerate(levels):
             levels[index] = replace(
                 level,
-                live=live_teachers(
-                    teachers[index], resources.device, resources.precision, reads_maps(config)
-                ),
+                live=LiveTeachers(teachers[index], compute, reads_maps(config)),
             )
     everyone = {teacher.name: teacher for level in teachers for teacher in level}
     records, said = [], {}
     for teacher in (teacher for level in teachers[: len(levels)] for teacher in level):
-        said[teacher.name] = test.of_teacher(teacher, store, resources)
-        chosen_by = _chosen_by(teacher, data, store, validation, resources)
+        said[teacher.name] = test.of_teacher(teacher, store, compute)
+        chosen_by = _chosen_by(teacher, data, store, validation, compute)
         records.append(
             TeacherRecord(
                 teacher.name,
@@ -131,7 +130,7 @@ def assemble(
         torch.from_numpy(data.groups(rows)),
         data.sample_ids(rows),
         None if validation is None else validation.split,
-        resources,
+        compute,
         scratch,
         None if config.data.noise is None else data.given(rows),
         launcher,
@@ -157,7 +156,7 @@ def _chosen_by(
     data: ImageData,
     store: AnnotationStore,
     validation: Measured | None,
-    resources: Resources,
+    compute: Compute,
 ) -> float | None:
     """The accuracy that the best single teacher is chosen by: never on what measures.
 
@@ -165,7 +164,7 @@ def _chosen_by(
     that favours the floor; where none of those is known, the first teacher is taken.
     """
     if validation is not None:
-        return validation.split.accuracy(validation.of_teacher(teacher, store, resources))
+        return validation.split.accuracy(validation.of_teacher(teacher, store, compute))
     truth: Truth = data.truth(data.rows("student_train"))
     known = truth.labels >= 0
     label, confidence = store.level("student_train", [teacher.name]).table(teacher.name).top()

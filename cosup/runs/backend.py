@@ -5,15 +5,16 @@ local run looks for it, and that code goes on from there. So both give the same 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
+from cosup.models.compute import Compute
 from cosup.student.jobs import Launcher, LocalLauncher
 from cosup.teachers.annotate import OnShard, annotate
-from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
 
@@ -31,12 +32,12 @@ class Backend(Protocol):
         """Who trains students, of the run that has begun."""
         ...
 
-    def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
+    def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """A run of this config begins; what its teachers and its student compute with."""
         ...
 
-    def train(self, groups: Sequence[TeacherGroup], training: Training, directory: Path) -> None:
-        """Train teachers, so that `directory` keeps those that it did not; may leave them all."""
+    def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
+        """Train teachers that `training.directory` lacks, and store them there; may do nothing."""
         ...
 
     def annotate(
@@ -44,7 +45,7 @@ class Backend(Protocol):
         teachers: Sequence[Teacher],
         data: ImageData,
         store: AnnotationStore,
-        resources: Resources,
+        compute: Compute,
         on_shard: OnShard,
     ) -> None:
         """Fill the store with what it misses of these teachers."""
@@ -56,11 +57,11 @@ class Local:
 
     launcher: Launcher = LocalLauncher()
 
-    def begin(self, config: Config, data: ImageData, resources: Resources) -> Resources:
+    def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """As they are."""
-        return resources
+        return features
 
-    def train(self, groups: Sequence[TeacherGroup], training: Training, directory: Path) -> None:
+    def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
         """Nothing ahead: each level trains its own when it is asked for."""
 
     def annotate(
@@ -68,8 +69,8 @@ class Local:
         teachers: Sequence[Teacher],
         data: ImageData,
         store: AnnotationStore,
-        resources: Resources,
+        compute: Compute,
         on_shard: OnShard,
     ) -> None:
         """One pass over the images for all that read the same."""
-        annotate(teachers, data, store, resources, on_shard=on_shard)
+        annotate(teachers, data, store, compute, on_shard=on_shard)

@@ -22,8 +22,8 @@ from cosup.runs.candidates import candidates
 from cosup.runs.logs import progress
 from cosup.runs.summary import TestSplit
 from cosup.seeds import seed_for
-from cosup.teachers.base import Resources, Teacher
-from cosup.teachers.features import cached_part, feature_source
+from cosup.teachers.base import Teacher
+from cosup.teachers.features import FeatureCache, cached_part
 from cosup.teachers.store import AnnotationStore
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,13 @@ class Measured:
     sample_ids: list[str]
     episodes: EpisodeRows | None = None
 
-    def of_teacher(
-        self, teacher: Teacher, store: AnnotationStore, resources: Resources
-    ) -> ProbTable:
+    def of_teacher(self, teacher: Teacher, store: AnnotationStore, compute: Compute) -> ProbTable:
         """What a teacher says about it: its annotations, or the nearest centroids among what it
         sees in each episode."""
         if self.episodes is None:
             return store.level(self.part, [teacher.name]).table(teacher.name)
         found = self.episodes
-        batches = teacher.inputs(found.data, found.used, resources)
+        batches = teacher.inputs(found.data, found.used, compute)
         embeddings = torch.cat([teacher.embed(batch) for batch in batches])
         return episode_probs(embeddings, found.support, found.query)
 
@@ -76,13 +74,13 @@ class StudentReads:
     prototypes: Tensor | None
 
 
-def student_reads(config: Config, data: ImageData, resources: Resources) -> StudentReads:
+def student_reads(config: Config, data: ImageData, cache: FeatureCache) -> StudentReads:
     """Features for a head, out of the cache and computed where it lacks them; images for a network.
 
     Raises `UserError` for episodes that can't be drawn.
     """
-    prototypes = _prototypes(config, data, resources)
-    features = _features(config, data, resources)
+    prototypes = _prototypes(config, data, cache)
+    features = _features(config, data, cache)
     head = config.student.mode == "head"
 
     def read(split: str) -> Inputs:
@@ -103,7 +101,7 @@ def student_reads(config: Config, data: ImageData, resources: Resources) -> Stud
         validation,
         features.get("student_train"),
         features.get(PROVENANCE),
-        _head(config, resources),
+        _head(config, cache),
         prototypes,
     )
 
@@ -161,13 +159,13 @@ def feature_splits(config: Config) -> list[str]:
     return [*splits, PROVENANCE] if "provenance" in needs else splits
 
 
-def _features(config: Config, data: ImageData, resources: Resources) -> dict[str, Tensor]:
+def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[str, Tensor]:
     """The student's features [n, D] float16 of each split that a head or the assigner reads."""
     splits = feature_splits(config)
     if not splits:
         return {}
     with about("student.backbone"):
-        source = feature_source(config.student.backbone, resources)
+        source = features.source(config.student.backbone)
     found = {}
     for split in splits:
         name = source.backbone.name
@@ -177,16 +175,16 @@ def _features(config: Config, data: ImageData, resources: Resources) -> dict[str
     return found
 
 
-def _head(config: Config, resources: Resources) -> HeadSection:
+def _head(config: Config, features: FeatureCache) -> HeadSection:
     """The student's head; prototypes on CLIP take its logit scale unless they are given one."""
     section = config.student
     if section.mode != "head" or section.head.kind != "prototype" or section.head.scale:
         return section.head
-    scale = feature_source(section.backbone, resources).backbone.logit_scale
+    scale = features.source(section.backbone).backbone.logit_scale
     return section.head.model_copy(update={"scale": scale})
 
 
-def _prototypes(config: Config, data: ImageData, resources: Resources) -> Tensor | None:
+def _prototypes(config: Config, data: ImageData, features: FeatureCache) -> Tensor | None:
     """[C, D] text features of the classes, where the head starts from them."""
     section = config.student
     if section.mode != "head" or section.head.init != "text":
@@ -194,8 +192,8 @@ def _prototypes(config: Config, data: ImageData, resources: Resources) -> Tensor
     with inside("student.head"):
         prompts = prompts_of(section.backbone, section.head, data.classes)
     with about("student.backbone"):
-        feature_source(section.backbone, resources)  # what is wrong with all of it is said first
-        compute = Compute(resources.device, cache=resources.cache)
+        features.source(section.backbone)  # what is wrong with all of it is said first
+        compute = Compute(features.compute.device, cache=features.compute.cache)
         return text_features(section.backbone, prompts, compute)
 
 

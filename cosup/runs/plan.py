@@ -23,9 +23,9 @@ from cosup.runs.assemble import BUDGET_GENERALIST
 from cosup.runs.check import check_task
 from cosup.runs.inputs import feature_splits
 from cosup.runs.mirror import usable
-from cosup.runs.prepare import make_resources
+from cosup.runs.prepare import make_compute
 from cosup.runs.staging import run_place
-from cosup.teachers.base import Resources, training_rows
+from cosup.teachers.base import training_rows
 from cosup.teachers.features import cached_part
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.table import ANNOTATED
@@ -39,9 +39,9 @@ def plan(config: Config) -> RenderableType:
 
     Raises `UserError` for whatever is wrong with config, data or weights.
     """
-    resources = make_resources(config)
+    compute = make_compute(config)
     data_section = config.data.model_copy(update={"check": "none"})
-    data = load_data(data_section, config.run.seed, resources.workers, None)
+    data = load_data(data_section, config.run.seed, compute.workers, None)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     check_task(config, hierarchy, data)
     seeds = config.run.seeds or [config.run.seed]
@@ -49,10 +49,10 @@ def plan(config: Config) -> RenderableType:
     each = f", {_counted('loss', loss_names(losses))}" if losses else ""
     lines = [
         f"run         {_place(config)}, {_counted('seed', seeds)}{each}",
-        f"device      {resources.device}, {resources.precision}, "
-        f"{resources.workers} decoding thread{'' if resources.workers == 1 else 's'}",
+        f"device      {compute.device}, {compute.precision}, "
+        f"{compute.workers} decoding thread{'' if compute.workers == 1 else 's'}",
         _samples(data),
-        *_student(config, data, resources),
+        *_student(config, data, compute),
         _annotations(config, data, hierarchy),
         _rounds(config, hierarchy),
         f"controls    {', '.join(config.controls) or 'none'}",
@@ -83,7 +83,7 @@ def _samples(data: ImageData) -> str:
     return f"samples     {counts}; {classes}\nsample ids  {ids}, ..."
 
 
-def _student(config: Config, data: ImageData, resources: Resources) -> Iterator[str]:
+def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]:
     """What the student is, and the features that it or the assigner reads."""
     section, splits = config.student, feature_splits(config)
     if section.mode == "finetune":
@@ -98,7 +98,7 @@ def _student(config: Config, data: ImageData, resources: Resources) -> Iterator[
             f"per round{meta}"
         )
     if splits:
-        yield _features(config, data, resources, splits)
+        yield _features(config, data, compute, splits)
     if section.mode == "head" and section.head.init == "text":
         prompts = prompts_of(section.backbone, section.head, data.classes)
         yield (
@@ -107,24 +107,23 @@ def _student(config: Config, data: ImageData, resources: Resources) -> Iterator[
         )
 
 
-def _features(config: Config, data: ImageData, resources: Resources, splits: Sequence[str]) -> str:
+def _features(config: Config, data: ImageData, compute: Compute, splits: Sequence[str]) -> str:
     with about("student.backbone"):
         section = config.student.backbone
-        backbone = load_backbone(section, Compute(precision=resources.precision))
+        backbone = load_backbone(section, Compute(precision=compute.precision))
     transform = eval_transform(backbone.input).key
     parts = {part.fingerprint: len(part) for part in (cached_part(data, s) for s in splits)}
     todo = sum(
         count
         for fingerprint, count in parts.items()
-        if not has_features(
-            resources.cache, features_key(backbone.identity, transform, fingerprint)
-        )
+        if compute.cache is None
+        or not has_features(compute.cache, features_key(backbone.identity, transform, fingerprint))
     )
     size = sum(parts.values()) * backbone.num_features * 2
     hit = "all in the cache" if not todo else f"{todo:,} images to pass through the backbone"
     return (
         f"features    {backbone.name}, {backbone.num_features} per image, "
-        f"{backbone.input.size} px, {_bytes(size)} in {resources.cache}: {hit}"
+        f"{backbone.input.size} px, {_bytes(size)} in {compute.cache}: {hit}"
     )
 
 

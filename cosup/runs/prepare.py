@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from cosup.config.schema import Config
 from cosup.data.table import ImageData, load_data
-from cosup.models.compute import resolve_device, resolve_precision
+from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.fit import recorded
 from cosup.runs.assemble import BUDGET_GENERALIST, Prepared, assemble
 from cosup.runs.backend import Backend, TeacherGroup
@@ -21,7 +22,8 @@ from cosup.runs.logs import Pace, progress
 from cosup.runs.recorder import Recorder
 from cosup.runs.staging import staging_root
 from cosup.teachers.annotate import open_store
-from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.train import check_teachers, obtain_level, planned_steps, teacher_groups
@@ -36,27 +38,26 @@ def prepare(config: Config, run: RunDirectory, recorder: Recorder, backend: Back
 
     What can be seen to be wrong before training is raised before it, as `UserError`.
     """
-    resources = make_resources(config)
+    compute = make_compute(config)
     with timed(run, "data"):
-        data = load_data(config.data, config.run.seed, resources.workers, resources.cache)
+        data = load_data(config.data, config.run.seed, compute.workers, compute.cache)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     check_task(config, hierarchy, data)
-    check_teachers(hierarchy, config.teachers, data, seed=config.run.seed, resources=resources)
-    resources = backend.begin(config, data, resources)
+    features = FeatureCache(compute)
+    check_teachers(hierarchy, Training(config.teachers, data, config.run.seed, features))
+    features = backend.begin(config, data, features)
     with timed(run, "features"):
-        reads = student_reads(config, data, resources)
+        reads = student_reads(config, data, features)
     with timed(run, "teachers"):
-        levels = train_hierarchy(config, hierarchy, data, resources, run, recorder, backend)
+        levels = train_hierarchy(config, hierarchy, data, features, run, recorder, backend)
     with timed(run, "annotate"):
         store = open_store(run.folder("annotations"), data, config.execution.shard_size)
-        _annotate(
-            [teacher for level in levels for teacher in level], data, store, resources, backend
-        )
+        _annotate([teacher for level in levels for teacher in level], data, store, compute, backend)
     scratch = run.path / "checkpoints" / "training"
-    return assemble(config, data, levels, store, reads, resources, scratch, backend.launcher)
+    return assemble(config, data, levels, store, reads, compute, scratch, backend.launcher)
 
 
-def make_resources(config: Config) -> Resources:
+def make_compute(config: Config) -> Compute:
     """Device, precision, threads and cache of the `execution` section, made definite."""
     execution = config.execution
     if execution.threads != "auto":
@@ -64,7 +65,7 @@ def make_resources(config: Config) -> Resources:
     device = resolve_device(execution.device)
     usable = min(MOST_THREADS, torch.get_num_threads())
     workers = usable if execution.workers == "auto" else execution.workers
-    return Resources(
+    return Compute(
         device,
         resolve_precision(execution.precision, device),
         workers,
@@ -77,7 +78,7 @@ def train_hierarchy(
     config: Config,
     hierarchy: Hierarchy,
     data: ImageData,
-    resources: Resources,
+    features: FeatureCache,
     run: RunDirectory,
     recorder: Recorder,
     backend: Backend,
@@ -92,20 +93,9 @@ def train_hierarchy(
 
     parts = list(_parts(config, hierarchy, data))
     groups = [(g, section) for specs, section in parts for g in teacher_groups(specs, section)]
-    training = Training(config.teachers, data, config.run.seed, resources, record, folder)
-    backend.train(groups, training, folder)
-    levels = [
-        obtain_level(
-            specs,
-            section,
-            data,
-            seed=config.run.seed,
-            resources=resources,
-            directory=folder,
-            on_step=record,
-        )
-        for specs, section in parts
-    ]
+    training = Training(config.teachers, data, config.run.seed, features, record, folder)
+    backend.train(groups, training)
+    levels = [obtain_level(specs, replace(training, section=section)) for specs, section in parts]
     for teacher in (teacher for level in levels for teacher in level):
         if teacher.steps:
             log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)
@@ -127,13 +117,13 @@ def _annotate(
     teachers: Sequence[Teacher],
     data: ImageData,
     store: AnnotationStore,
-    resources: Resources,
+    compute: Compute,
     backend: Backend,
 ) -> None:
     """Let these teachers annotate what they have not, and say so."""
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
     with progress("annotating", sum(missing.values())) as advance:
-        backend.annotate(teachers, data, store, resources, lambda *_: advance(1))
+        backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
     for name in (name for name, count in missing.items() if count):
         log.info("teacher %s: annotated %d samples", name, sum(store.sizes.values()))
 

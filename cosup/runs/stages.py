@@ -17,7 +17,6 @@ from cosup.controls import CONTROLS, ControlContext
 from cosup.errors import about
 from cosup.files import save_tensors, write_atomic
 from cosup.losses.base import Objective
-from cosup.models.compute import Compute
 from cosup.models.fit import OnStep, recorded
 from cosup.probabilities import ProbTable
 from cosup.rounds import Before, NewStudent, Outcome, run_rounds
@@ -40,14 +39,8 @@ def student_factory(
     folds = None
     if config.student.cross_fit:
         folds = _folds(prepared.groups, config.student.cross_fit, seed)
-    resources, section = prepared.resources, config.student
-    compute = Compute(
-        resources.device,
-        resources.precision,
-        resources.workers,
-        resources.batch_size,
-        scratch=prepared.scratch,
-    )
+    section = config.student
+    compute = replace(prepared.compute, scratch=prepared.scratch)
 
     def head(minimised: Objective, student_seed: int) -> Student:
         return HeadStudent(
@@ -55,7 +48,7 @@ def student_factory(
             prepared.task.num_classes,
             minimised,
             seed=student_seed,
-            device=resources.device,
+            device=compute.device,
             folds=folds,
             prototypes=prepared.prototypes,
             on_step=on_step,

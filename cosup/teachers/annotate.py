@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cosup.data.table import ImageData
+from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.teachers.base import Resources, Rows, Teacher
+from cosup.teachers.base import Rows, Teacher
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 
@@ -30,7 +31,7 @@ def annotate(
     teachers: Sequence[Teacher],
     data: ImageData,
     store: AnnotationStore,
-    resources: Resources,
+    compute: Compute,
     splits: Sequence[str] = ANNOTATED,
     on_shard: OnShard | None = None,
 ) -> None:
@@ -47,7 +48,7 @@ def annotate(
     done = 0
     for split, missing in todo.items():
         for group in groups_of(teachers):
-            for name in _annotate_group(group, data, store, resources, split, missing):
+            for name in _annotate_group(group, data, store, compute, split, missing):
                 done += 1
                 if on_shard is not None:
                     on_shard(split, name, done, total)
@@ -65,7 +66,7 @@ def _annotate_group(
     group: Sequence[Teacher],
     data: ImageData,
     store: AnnotationStore,
-    resources: Resources,
+    compute: Compute,
     split: str,
     missing: dict[str, list[int]],
 ) -> Iterator[str]:
@@ -77,14 +78,14 @@ def _annotate_group(
     rows = data.rows(split)
     for shard in shards:
         writers = [teacher for teacher in group if shard in missing[teacher.name]]
-        tables = annotate_rows(writers, data, rows[store.rows(split, shard)], resources)
+        tables = annotate_rows(writers, data, rows[store.rows(split, shard)], compute)
         for teacher, table in zip(writers, tables, strict=True):
             store.write(split, teacher, shard, table)
             yield teacher.name
 
 
 def annotate_rows(
-    teachers: Sequence[Teacher], data: ImageData, rows: Rows, resources: Resources
+    teachers: Sequence[Teacher], data: ImageData, rows: Rows, compute: Compute
 ) -> list[ProbTable]:
     """What each of these teachers, who read the same, says about these rows of one split.
 
@@ -93,7 +94,7 @@ def annotate_rows(
     and whichever others are missing.
     """
     tables: list[list[ProbTable]] = [[] for _ in teachers]
-    for batch in teachers[0].inputs(data, rows, resources):
+    for batch in teachers[0].inputs(data, rows, compute):
         for teacher, parts in zip(teachers, tables, strict=True):
             parts.append(ProbTable.compress(teacher.annotate(batch), teacher.support))
     return [ProbTable.concat(parts) for parts in tables]

@@ -7,10 +7,9 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,15 +21,14 @@ from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.losses.base import Loss, Metrics
 from cosup.models.classifier import Classifier
-from cosup.models.section import BackboneSection
+from cosup.models.compute import Compute
 from cosup.models.weights import hash_tensors
 from cosup.settings.teachers import TeacherTraits
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [
-    "Blocks",
     "OnStep",
-    "Resources",
     "Rows",
     "ScopedCrossEntropy",
     "Teacher",
@@ -48,45 +46,29 @@ OnStep = Callable[[str, int, float], None]
 from 1, and the mean loss."""
 
 
-Blocks = Callable[[BackboneSection, ImageData, str, int], Iterator[Tensor] | None]
-"""Who else extracts features: (backbone, data, split, first row of what is cached with the split)
--> blocks float16 [b, D] from that row to the last, in order; None leaves it to this process."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What teachers compute with.
-
-    workers: threads that decode. batch_size: images per forward pass. cache: the folder of
-    features. memo: features already opened in this process. blocks: who extracts features in this
-    process's stead.
-    """
-
-    device: torch.device
-    precision: Literal["float32", "bfloat16"]
-    workers: int
-    batch_size: int
-    cache: Path
-    blocks: Blocks | None = field(default=None, repr=False, compare=False)
-    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-
-
 @dataclass(frozen=True)
 class Training:
-    """What teachers are trained from, and with.
+    """Samples, settings and resources that teachers are trained with.
 
-    directory: where a training that takes long keeps its state; None keeps none.
+    section: the `teachers` section. seed: the run's seed. features: cached features, and the
+    compute context. on_step: called after every step. directory: folder in which teachers, and the
+    states of unfinished trainings, are stored; None stores nothing.
     """
 
     section: TeachersSection
     data: ImageData
     seed: int
-    resources: Resources
+    features: FeatureCache
     on_step: OnStep | None = None
     directory: Path | None = None
 
+    @property
+    def compute(self) -> Compute:
+        """Device, precision and resources."""
+        return self.features.compute
+
     def report(self, name: str, step: int, loss: float) -> None:
-        """Tell whoever listens about a step."""
+        """Call `on_step`, if there is one."""
         if self.on_step is not None:
             self.on_step(name, step, loss)
 
@@ -129,7 +111,7 @@ class Teacher(TeacherTraits, ABC):
         """The key of its inputs: teachers with equal keys take the same ones."""
 
     @abstractmethod
-    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
         """What `annotate` takes, for these rows of the sample table, in batches and in order."""
 
     @abstractmethod

@@ -15,8 +15,9 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
 from cosup.errors import RunError, UserError
+from cosup.models.compute import Compute
 from cosup.settings.teachers import CallKind, match_kind
-from cosup.teachers.base import Resources, Rows, Teacher, Training, restrict
+from cosup.teachers.base import Rows, Teacher, Training, restrict
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = ["CallableTeacher", "load_callable"]
@@ -61,9 +62,9 @@ class CallableTeacher(CallKind, Teacher):
         """Its transform."""
         return self.transform.key
 
-    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
         """Images uint8 [B, 3, size, size]."""
-        return image_batches(data, rows, self.transform, resources.batch_size, resources.workers)
+        return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:

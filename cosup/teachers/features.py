@@ -1,10 +1,12 @@
-"""A weak backbone's features of the samples, out of the cache that teachers and student share."""
+"""Features of a run's samples, cached on disk and shared by teachers and student."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.data.loader import image_batches
@@ -14,77 +16,108 @@ from cosup.models.compute import Compute
 from cosup.models.features import cached_features, feature_blocks, features_key
 from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
-from cosup.teachers.base import Resources, Rows
 
-__all__ = ["FeatureSource", "cached_part", "feature_source", "split_features"]
+__all__ = ["FeatureCache", "FeatureSource", "RemoteBlocks", "cached_part"]
+
+RemoteBlocks = Callable[[BackboneSection, ImageData, str, int], Iterator[Tensor] | None]
+"""Extracts features in other processes: (backbone, data, split, first row of the samples that are
+cached with the split) -> blocks [b, D] float16 from that row to the last, in order; None leaves the
+work to this process."""
 
 
-def split_features(
-    backbone: Backbone,
-    section: BackboneSection,
-    data: ImageData,
-    split: str,
-    resources: Resources,
-    on_rows: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Features [n, D] float16 of a split's samples in the order of its rows.
+@dataclass
+class FeatureCache:
+    """Backbones and features that this process has loaded, each of them once.
 
-    Drawn splits change with the seed, so the features of all samples are cached, once for every
-    seed; given ones don't, so only this split's are (and memory-mapped). Computed where the cache
-    doesn't hold them. Raises `RunError` for a full disk or an image that broke.
+    compute: its `cache` is the folder of features on disk. remote: extracts features in other
+    processes; None extracts them in this one.
     """
-    rows = data.rows(split)
-    part = cached_part(data, split)
-    transform = eval_transform(backbone.input)
-    key = features_key(backbone.identity, transform.key, part.fingerprint)
 
-    def blocks(start: int) -> Iterator[Tensor]:
-        if resources.blocks is not None:
-            elsewhere = resources.blocks(section, data, split, start)
-            if elsewhere is not None:
-                return elsewhere
-        rows = np.arange(start, len(part))
-        images = image_batches(part, rows, transform, resources.batch_size, resources.workers)
-        return feature_blocks(backbone, images)
+    compute: Compute
+    remote: RemoteBlocks | None = None
+    backbones: dict[str, Backbone] = field(default_factory=dict, repr=False)
+    opened: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
-    shape = (len(part), backbone.num_features)
-    found = cached_features(blocks, shape, resources.cache, key, on_rows, backbone.name)
-    return found[torch.from_numpy(rows)] if data.drawn else found
+    def extracting_with(self, remote: RemoteBlocks) -> Self:
+        """Return a cache of the same backbones and features whose missing features `remote`
+        extracts."""
+        return type(self)(self.compute, remote, self.backbones, self.opened)
 
+    def source(self, section: BackboneSection) -> "FeatureSource":
+        """Load a backbone, once per process. Raises `UserError` if it is not available."""
+        key = section.model_dump_json()
+        if key not in self.backbones:
+            self.backbones[key] = load_backbone(section, self.compute)
+        return FeatureSource(self.backbones[key], section, self)
 
-def cached_part(data: ImageData, split: str) -> ImageData:
-    """The samples whose features are cached together with this split's."""
-    return data if data.drawn else data.subset(data.rows(split))
+    def features(
+        self,
+        source: "FeatureSource",
+        data: ImageData,
+        split: str,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Return the features [n, D] float16 of a split, in the order of its rows.
+
+        on_rows: called with the number of rows that are done. Raises `RunError` for a full disk or
+        an unreadable image.
+        """
+        key = f"{source.key} {data.split_fingerprint(split)}"
+        if key not in self.opened:
+            self.opened[key] = self._read(source, data, split, on_rows)
+        return self.opened[key]
+
+    def _read(
+        self,
+        source: "FeatureSource",
+        data: ImageData,
+        split: str,
+        on_rows: Callable[[int], None] | None,
+    ) -> Tensor:
+        """Read features from the disk; extract those that are missing.
+
+        Drawn splits change with the seed, so the features of all samples are cached together, once
+        for all seeds. Given splits do not, so each split has its own, memory-mapped.
+        """
+        backbone, part = source.backbone, cached_part(data, split)
+        transform = eval_transform(backbone.input)
+        key = features_key(backbone.identity, transform.key, part.fingerprint)
+
+        def blocks(start: int) -> Iterator[Tensor]:
+            if self.remote is not None:
+                remote = self.remote(source.section, data, split, start)
+                if remote is not None:
+                    return remote
+            rows, compute = np.arange(start, len(part)), self.compute
+            images = image_batches(part, rows, transform, compute.batch_size, compute.workers)
+            return feature_blocks(backbone, images)
+
+        shape = (len(part), backbone.num_features)
+        found = cached_features(blocks, shape, self.compute.cache, key, on_rows, backbone.name)
+        return found[torch.from_numpy(data.rows(split))] if data.drawn else found
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Where teachers that read the same backbone get their features."""
+    """The features of one backbone."""
 
     backbone: Backbone
     section: BackboneSection
-    resources: Resources
+    cache: FeatureCache
 
     @property
     def key(self) -> str:
-        """Of the backbone and its transform."""
+        """A hash of the backbone and its transform."""
         return features_key(self.backbone.identity, eval_transform(self.backbone.input).key, "")
 
     def of_split(
         self, data: ImageData, split: str, on_rows: Callable[[int], None] | None = None
     ) -> Tensor:
-        """Features [n, D] float16 of a split, in the order of its rows."""
-        memo = f"features {self.key} {data.split_fingerprint(split)}"
-        if memo not in self.resources.memo:
-            found = split_features(
-                self.backbone, self.section, data, split, self.resources, on_rows
-            )
-            self.resources.memo[memo] = found
-        features: Tensor = self.resources.memo[memo]
-        return features
+        """Return the features [n, D] float16 of a split; see `FeatureCache.features`."""
+        return self.cache.features(self, data, split, on_rows)
 
-    def batches(self, data: ImageData, rows: Rows, size: int) -> Iterator[Tensor]:
-        """Features [b, D] of rows that lie in one split, in their order."""
+    def batches(self, data: ImageData, rows: NDArray[np.int64], size: int) -> Iterator[Tensor]:
+        """Yield the features [b, D] of rows of one split, in their order."""
         splits = data.table["split"].iloc[rows].unique()
         if len(splits) != 1:
             raise ValueError(f"rows of one split are needed, not of {list(splits)}")
@@ -94,11 +127,6 @@ class FeatureSource:
             yield features[places[start : start + size]]
 
 
-def feature_source(section: BackboneSection, resources: Resources) -> FeatureSource:
-    """The section's backbone, loaded once per process. Raises `UserError` if it can't be had."""
-    memo = f"backbone {section.model_dump_json()}"
-    if memo not in resources.memo:
-        backbone = load_backbone(section, Compute(resources.device, resources.precision))
-        resources.memo[memo] = FeatureSource(backbone, section, resources)
-    source: FeatureSource = resources.memo[memo]
-    return source
+def cached_part(data: ImageData, split: str) -> ImageData:
+    """Return the samples whose features are cached together with those of a split."""
+    return data if data.drawn else data.subset(data.rows(split))

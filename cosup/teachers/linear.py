@@ -18,7 +18,7 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
 from cosup.errors import about
-from cosup.losses.base import Objective
+from cosup.losses.base import Metrics, Objective
 from cosup.models.compute import Compute
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank, head_bank
@@ -27,7 +27,6 @@ from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 from cosup.settings.teachers import LinearFeaturesKind, LinearPixelsKind
 from cosup.teachers.base import (
-    Resources,
     Rows,
     ScopedCrossEntropy,
     Teacher,
@@ -35,7 +34,7 @@ from cosup.teachers.base import (
     masked_softmax,
     training_rows,
 )
-from cosup.teachers.features import FeatureSource, feature_source
+from cosup.teachers.features import FeatureSource
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [
@@ -114,8 +113,9 @@ def _fit(
         seed=seed_for(training.seed, "teachers", names),
         steps=steps,
     )
-    compute = Compute(training.resources.device)
-    return fit_heads(fit, compute, lambda step, loss, _: training.report(names, step, loss))
+    return fit_heads(
+        fit, training.compute, lambda step, loss, _: training.report(names, step, loss)
+    )
 
 
 BATCH = 4096
@@ -161,7 +161,7 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
         """Its backbone and transform."""
         return f"features-{self.source.key}"
 
-    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
         """Features [B, D] of rows of one split."""
         return self.source.batches(data, rows, BATCH)
 
@@ -184,7 +184,7 @@ def _source(training: Training) -> FeatureSource:
     backbone = training.section.model.backbone
     assert backbone is not None
     with about("teachers.model.backbone"):
-        return feature_source(backbone, training.resources)
+        return training.features.source(backbone)
 
 
 class LinearPixels(LinearPixelsKind, Teacher):
@@ -201,9 +201,9 @@ class LinearPixels(LinearPixelsKind, Teacher):
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
         """Decode teacher_train once, and fit all of these teachers on it."""
         transform = PixelTransform(training.section.model.size)
-        data, resources = training.data, training.resources
+        data = training.data
         rows = data.rows("teacher_train")
-        batches = image_batches(data, rows, transform, 256, resources.workers)
+        batches = image_batches(data, rows, transform, 256, training.compute.workers)
         features = torch.cat([_flat(batch).half() for batch in batches])
         fitted = fit_level(specs, rows, features, training)
         return [
@@ -223,9 +223,9 @@ class LinearPixels(LinearPixelsKind, Teacher):
         """Its transform."""
         return self.transform.key
 
-    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
         """Small grey images uint8 [B, 1, size, size]."""
-        return image_batches(data, rows, self.transform, 256, resources.workers)
+        return image_batches(data, rows, self.transform, 256, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from cosup.errors import UserError
 from cosup.losses.features import Seen, Shapes, shown
-from cosup.models.compute import Precision, autocast
+from cosup.models.compute import Compute, autocast
 from cosup.teachers.base import Teacher
 
-__all__ = ["LiveTeachers", "live_teachers"]
+__all__ = ["LiveTeachers"]
 
 TINIEST = torch.finfo(torch.float32).tiny
 """Stands for probability 0 under a logarithm (log: -87.3)."""
@@ -31,18 +31,18 @@ class LiveTeachers(nn.Module):
     def __init__(
         self,
         teachers: Sequence[Teacher],
-        device: torch.device,
-        precision: Precision,
+        compute: Compute,
         features: bool = True,
     ) -> None:
         super().__init__()
-        self.precision = precision
+        assert teachers, "there are no teachers"
+        self.precision = compute.precision
         self.features = features
         self.networks = [teacher.network() for teacher in teachers]
         self.frozen = nn.ModuleList(self.networks)
         supports = torch.stack([teacher.support for teacher in teachers])
         self.register_buffer("supports", supports, persistent=False)
-        self.to(device).eval().requires_grad_(False)
+        self.to(compute.device).eval().requires_grad_(False)
         self.shapes = _common(teachers) if features else Shapes()
 
     @property
@@ -115,20 +115,6 @@ class LiveTeachers(nn.Module):
             tuple(whole(stage) for stage in zip(*(one.maps for one in seen), strict=True)),
             whole(embeddings) if embeddings else None,
         )
-
-
-def live_teachers(
-    teachers: Sequence[Teacher],
-    device: torch.device,
-    precision: Precision,
-    features: bool = True,
-) -> LiveTeachers:
-    """These teachers of one level, ready to be asked; see `LiveTeachers`.
-
-    Raises `UserError` for one that is not a network, and as `LiveTeachers` does.
-    """
-    assert teachers, "there are no teachers"
-    return LiveTeachers(teachers, device, precision, features)
 
 
 def _common(teachers: Sequence[Teacher]) -> Shapes:

@@ -22,7 +22,6 @@ from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_netw
 from cosup.seeds import seed_for
 from cosup.settings.teachers import NetworkKind
 from cosup.teachers.base import (
-    Resources,
     Rows,
     ScopedCrossEntropy,
     Teacher,
@@ -67,7 +66,7 @@ class NetworkTeacher(NetworkKind, Teacher):
 
     @classmethod
     def _train_one(cls, spec: TeacherSpec, training: Training) -> Teacher:
-        model, device = training.section.model, training.resources.device
+        model, device = training.section.model, training.compute.device
         classifier = _build(spec, training, model.weights)
         if model.checkpoint is not None:
             with about("teachers.model.checkpoint"):
@@ -84,16 +83,16 @@ class NetworkTeacher(NetworkKind, Teacher):
         """The teacher with this network."""
         classifier = _build(spec, training, None)
         classifier.model.load_state_dict(dict(state))
-        return cls(spec, classifier, training.resources.device, steps)
+        return cls(spec, classifier, training.compute.device, steps)
 
     @property
     def reads(self) -> str:
         """Its transform."""
         return self.transform.key
 
-    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
         """Images uint8 [B, 3, size, size]."""
-        return image_batches(data, rows, self.transform, resources.batch_size, resources.workers)
+        return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
@@ -126,7 +125,7 @@ def _build(spec: TeacherSpec, training: Training, weights: str | None) -> Classi
 
 def _fit(teacher: NetworkTeacher, training: Training) -> int:
     """Train on the scope's samples; the number of steps. Raises `RunError` if it diverges."""
-    setting, resources = training.section.training, training.resources
+    setting, compute = training.section.training, training.compute
     rows = training_rows(teacher.spec, training.data)
     seed = seed_for(training.seed, "teachers", teacher.name)
     steps = setting.total_steps(len(rows))
@@ -137,12 +136,12 @@ def _fit(teacher: NetworkTeacher, training: Training) -> int:
         setting.batch_for(len(rows)),
         steps,
         seed,
-        resources.workers,
+        compute.workers,
     )
     directory = training.directory
     context = TrainContext(
         seed=seed,
-        compute=Compute(resources.device, resources.precision),
+        compute=compute,
         report=lambda step, loss, _: training.report(teacher.name, step, loss),
         state=None if directory is None else directory / f"{teacher.name}.state",
         identity=_identity(teacher, training),

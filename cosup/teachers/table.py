@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cosup.data.table import ImageData
 from cosup.errors import UserError
+from cosup.models.compute import Compute
 from cosup.settings.teachers import TableKind
-from cosup.teachers.base import Resources, Rows, Teacher, Training
+from cosup.teachers.base import Rows, Teacher, Training
 from cosup.teachers.external import AnnotationTable, file_digest, read_annotations
 from cosup.teachers.hierarchy import TeacherSpec
 
@@ -65,7 +66,7 @@ class TableTeacher(TableKind, Teacher):
         """Row numbers."""
         return "rows"
 
-    def inputs(self, data: ImageData, rows: Rows, resources: Resources) -> Iterator[Tensor]:
+    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
         """Row numbers [B]."""
         for start in range(0, len(rows), BATCH):
             yield torch.from_numpy(rows[start : start + BATCH])

@@ -13,18 +13,18 @@ from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.files import discard, save_tensors, write_json
 from cosup.settings.teachers import TABLE, TEACHERS
-from cosup.teachers.base import OnStep, Resources, Teacher, Training, training_rows
+from cosup.teachers.base import Teacher, Training, training_rows
 from cosup.teachers.external import file_digest
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
 
 __all__ = [
     "check_teachers",
-    "keep_group",
-    "kept_group",
     "kind_of",
+    "load_group",
     "load_teacher",
     "obtain_level",
     "planned_steps",
+    "save_group",
     "save_teacher",
     "teacher_groups",
     "train_group",
@@ -57,80 +57,45 @@ def _by_kind(
     return list(groups.items())
 
 
-def check_teachers(
-    hierarchy: Hierarchy,
-    section: TeachersSection,
-    data: ImageData,
-    *,
-    seed: int,
-    resources: Resources,
-) -> None:
-    """Raise `UserError` for what can be seen to be wrong before any teacher is trained.
+def check_teachers(hierarchy: Hierarchy, training: Training) -> None:
+    """Raise `UserError` for errors that can be found before any teacher is trained.
 
-    Scopes without samples, models and weights that can't be had, annotation tables.
+    Examples: a scope without samples, an unknown model, missing weights, a wrong annotation table.
     """
-    training = Training(section, data, seed, resources)
     specs = [spec for level in hierarchy for spec in level]
-    for kind, chosen in _by_kind(specs, section):
+    for kind, chosen in _by_kind(specs, training.section):
         kind.check(chosen, training)
 
 
-def train_level(
-    specs: Sequence[TeacherSpec],
-    section: TeachersSection,
-    data: ImageData,
-    *,
-    seed: int,
-    resources: Resources,
-    on_step: OnStep | None = None,
-) -> list[Teacher]:
-    """The teachers of one level, in order, trained (or read) anew.
+def train_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+    """Train the teachers of one level (or read their tables); return them in order.
 
-    Raises `UserError` for what the config or an annotation table gets wrong, `RunError` for a
-    loss that diverges.
+    Raises `UserError` for errors in the config or in an annotation table, `RunError` for a loss
+    that diverges.
     """
-    training = Training(section, data, seed, resources, on_step)
     made: dict[str, Teacher] = {}
-    for kind, chosen in _by_kind(specs, section):
+    for kind, chosen in _by_kind(specs, training.section):
         made.update((teacher.name, teacher) for teacher in kind.train(chosen, training))
     return [made[spec.name] for spec in specs]
 
 
-def train_teacher(
-    spec: TeacherSpec,
-    section: TeachersSection,
-    data: ImageData,
-    *,
-    seed: int,
-    resources: Resources,
-    on_step: OnStep | None = None,
-) -> Teacher:
-    """One teacher, by itself."""
-    return train_level((spec,), section, data, seed=seed, resources=resources, on_step=on_step)[0]
+def train_teacher(spec: TeacherSpec, training: Training) -> Teacher:
+    """Train one teacher by itself."""
+    return train_level((spec,), training)[0]
 
 
-def obtain_level(
-    specs: Sequence[TeacherSpec],
-    section: TeachersSection,
-    data: ImageData,
-    *,
-    seed: int,
-    resources: Resources,
-    directory: Path,
-    on_step: OnStep | None = None,
-) -> list[Teacher]:
-    """The teachers of one level: those that `directory` holds are loaded, the others trained.
+def obtain_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+    """Return the teachers of one level: load those that `training.directory` has, train the others.
 
-    Networks are kept one by one as they are finished. Linear teachers are fitted together, so
-    they are loaded only if none of them is missing.
+    Each group of teachers that are trained together (`teacher_groups`) is stored when it is
+    trained, and loaded only if it is complete.
     """
-    training = Training(section, data, seed, resources, on_step, directory)
     made: dict[str, Teacher] = {}
-    for group in teacher_groups(specs, section):
-        teachers = kept_group(group, training, directory)
+    for group in teacher_groups(specs, training.section):
+        teachers = load_group(group, training)
         if teachers is None:
             teachers = train_group(group, training)
-            keep_group(teachers, training, directory)
+            save_group(teachers, training)
         made.update((teacher.name, teacher) for teacher in teachers)
     return [made[spec.name] for spec in specs]
 
@@ -138,7 +103,8 @@ def obtain_level(
 def teacher_groups(
     specs: Sequence[TeacherSpec], section: TeachersSection
 ) -> list[list[TeacherSpec]]:
-    """A level's teachers by what is trained at once: linear ones together, others one by one."""
+    """Group a level's teachers by what is trained together: kinds with `fits_many` in one group,
+    others one by one."""
     groups = []
     for kind, chosen in _by_kind(specs, section):
         groups += [chosen] if kind.fits_many else [[spec] for spec in chosen]
@@ -146,9 +112,9 @@ def teacher_groups(
 
 
 def planned_steps(spec: TeacherSpec, section: TeachersSection, data: ImageData) -> int:
-    """The optimiser steps that a teacher will be trained for; 0 for those made elsewhere.
+    """Return the optimiser steps that a teacher will be trained for; 0 if it is not trained.
 
-    Raises `UserError` if its scope holds no sample.
+    Raises `UserError` if its scope has no samples.
     """
     trained = kind_of(spec, section).needs_labelled_samples
     if not trained or section.model.checkpoint is not None:
@@ -157,42 +123,38 @@ def planned_steps(spec: TeacherSpec, section: TeachersSection, data: ImageData) 
 
 
 def train_group(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
-    """The teachers of a group (`teacher_groups`), trained (or read) anew; raises as
-    `train_level`."""
+    """Train the teachers of a group (`teacher_groups`); raises the errors of `train_level`."""
     return kind_of(specs[0], training.section).train(specs, training)
 
 
-def kept_group(
-    specs: Sequence[TeacherSpec], training: Training, directory: Path
-) -> list[Teacher] | None:
-    """The teachers of a group if `directory` holds them all."""
+def load_group(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher] | None:
+    """Load the teachers of a group; None if `training.directory` lacks any of them."""
     companions = tuple(spec.name for spec in specs)
-    found = [load_teacher(spec, training, directory, companions) for spec in specs]
+    found = [load_teacher(spec, training, companions) for spec in specs]
     teachers = [teacher for teacher in found if teacher is not None]
     return teachers if len(teachers) == len(specs) else None
 
 
-def keep_group(teachers: Sequence[Teacher], training: Training, directory: Path) -> None:
-    """Keep a group that was trained; what its trainings had left for a resumed run goes."""
+def save_group(teachers: Sequence[Teacher], training: Training) -> None:
+    """Store a trained group, and delete the states of its unfinished trainings."""
     companions = tuple(teacher.name for teacher in teachers)
     for teacher in teachers:
-        save_teacher(teacher, training, directory, companions)
-        discard(directory / f"{teacher.name}.state")
+        save_teacher(teacher, training, companions)
+        discard(_folder(training) / f"{teacher.name}.state")
 
 
-def save_teacher(
-    teacher: Teacher, training: Training, directory: Path, companions: Sequence[str] = ()
-) -> None:
-    """Keep a teacher: its weights, then readable JSON, each file whole or not there.
+def save_teacher(teacher: Teacher, training: Training, companions: Sequence[str] = ()) -> None:
+    """Write a teacher's weights, then its JSON file, each of them atomically.
 
-    companions: the names of all teachers it was trained together with. Raises `RunError` if the
-    disk is full.
+    companions: the names of all teachers that were trained together with it. Raises `RunError` if
+    the disk is full.
     """
+    folder = _folder(training)
     if teacher.has_weights:
-        save_tensors(directory / f"{teacher.name}.safetensors", teacher.state())
-    # The JSON comes last: where it stands, the weights do.
+        save_tensors(folder / f"{teacher.name}.safetensors", teacher.state())
+    # The JSON file is written last: where it exists, the weights do.
     write_json(
-        directory / f"{teacher.name}.json",
+        folder / f"{teacher.name}.json",
         {
             "name": teacher.name,
             "kind": teacher.kind,
@@ -207,29 +169,37 @@ def save_teacher(
 
 
 def load_teacher(
-    spec: TeacherSpec, training: Training, directory: Path, companions: Sequence[str] = ()
+    spec: TeacherSpec, training: Training, companions: Sequence[str] = ()
 ) -> Teacher | None:
-    """The teacher that `save_teacher` kept; None if it is absent, broken, or made otherwise."""
+    """Load a teacher that `save_teacher` wrote.
+
+    Returns None if it is absent or broken, or if anything it depends on has changed.
+    """
+    folder = _folder(training)
     try:
-        about = json.loads((directory / f"{spec.name}.json").read_text())
+        about = json.loads((folder / f"{spec.name}.json").read_text())
     except (OSError, ValueError):
         return None
     if about.get("recipe") != _recipe(spec, companions, training):
         return None
-    weights = directory / f"{spec.name}.safetensors"
+    kind = kind_of(spec, training.section)
     try:
-        kind = kind_of(spec, training.section)
-        state = load_file(weights) if kind.has_weights else {}
+        state = load_file(folder / f"{spec.name}.safetensors") if kind.has_weights else {}
         teacher = kind.restore(spec, training, state, int(about["steps"]))
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         log.warning(
-            "teacher %s in %s can't be loaded, training it anew: %s", spec.name, directory, error
+            "cannot load teacher %s from %s, training it again: %s", spec.name, folder, error
         )
         return None
     if teacher.identity != about["identity"]:
-        log.info("teacher %s has changed since it was kept: making it anew", spec.name)
+        log.info("teacher %s has changed since it was stored: training it again", spec.name)
         return None
     return teacher
+
+
+def _folder(training: Training) -> Path:
+    assert training.directory is not None, "the training has no directory"
+    return training.directory
 
 
 def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) -> str:

@@ -32,8 +32,10 @@ from cosup.cluster.session import connected
 from cosup.cluster.teachers import annotate as annotate_by_actors
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import load_data
-from cosup.runs.prepare import make_resources
+from cosup.runs.prepare import make_compute
 from cosup.teachers.annotate import annotate, open_store
+from cosup.teachers.base import Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import plan_hierarchy
 from cosup.teachers.train import train_level
 
@@ -69,20 +71,19 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: str, images: int) -> None:
         self.folder = Path(folder)
         self.config = config_of(options, folder, images)
-        self.resources = make_resources(self.config)
-        self.data = load_data(self.config.data, 0, self.resources.workers, None)
+        self.compute = make_compute(self.config)
+        self.data = load_data(self.config.data, 0, self.compute.workers, None)
         (specs,) = plan_hierarchy(
             self.config.teachers, self.data.classes, self.data.domains, self.config.run.seed
         )
-        self.teachers = train_level(
-            specs, self.config.teachers, self.data, seed=0, resources=self.resources
-        )
+        features = FeatureCache(self.compute)
+        self.teachers = train_level(specs, Training(self.config.teachers, self.data, 0, features))
         self.stores = 0
 
     def setup(self) -> Setup:
         """What the actors are started with."""
         known, cwd, threads = self.data.known(), os.getcwd(), torch.get_num_threads()
-        return Setup(self.config, known, cwd, threads, "cpu", self.resources.precision)
+        return Setup(self.config, known, cwd, threads, "cpu", self.compute.precision)
 
     def seconds(self, pool: Pool | None) -> float:
         """To fill a new store: by this process, or by actors."""
@@ -90,9 +91,9 @@ class Bench:
         store = open_store(self.folder / f"store-{self.stores}", self.data, SHARD)
         start = time.perf_counter()
         if pool is None:
-            annotate(self.teachers, self.data, store, self.resources)
+            annotate(self.teachers, self.data, store, self.compute)
         else:
-            given = (self.teachers, self.data, store, self.resources)
+            given = (self.teachers, self.data, store, self.compute)
             annotate_by_actors(lambda: pool, *given)
         return time.perf_counter() - start
 

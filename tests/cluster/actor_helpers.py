@@ -12,9 +12,10 @@ from cosup.cluster.pool import Pool
 from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
-from cosup.teachers.base import Resources, Teacher, Training
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, plan_hierarchy
-from cosup.teachers.train import keep_group, teacher_groups, train_group
+from cosup.teachers.train import save_group, teacher_groups, train_group
 
 SHARD = 50
 """Samples: the batch of 16 doesn't divide it."""
@@ -71,13 +72,13 @@ def plan(data: ImageData, teachers: dict[str, Any]) -> Groups:
 
 
 def train_here(
-    groups: Groups, data: ImageData, resources: Resources, folder: Path
+    groups: Groups, data: ImageData, features: FeatureCache, folder: Path
 ) -> list[Teacher]:
     made = []
     for specs, section in groups:
-        training = Training(section, data, 0, resources)
+        training = Training(section, data, 0, features, directory=folder)
         made += train_group(specs, training)
-        keep_group(made[-len(specs) :], training, folder)
+        save_group(made[-len(specs) :], training)
     return made
 
 

@@ -25,7 +25,8 @@ from cluster_helpers import (
 from ray.cluster_utils import Cluster
 
 from cosup.data.table import ImageData, load_data
-from cosup.teachers.base import Resources
+from cosup.models.compute import Compute
+from cosup.teachers.features import FeatureCache
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +81,6 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def resources(tmp_path: Path) -> Resources:
+def features(tmp_path: Path) -> FeatureCache:
     """What this process computes with."""
-    return Resources(torch.device("cpu"), "float32", 1, 16, tmp_path / "cache")
+    return FeatureCache(Compute(torch.device("cpu"), "float32", 1, 16, tmp_path / "cache"))

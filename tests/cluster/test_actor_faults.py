@@ -11,7 +11,8 @@ from cosup.cluster.teachers import annotate
 from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.teachers.annotate import open_store
-from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.base import Teacher
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 
@@ -36,7 +37,7 @@ def teach(images):
 def test_a_shard_that_always_fails_is_named_and_the_others_are_there(
     nodes: TwoNodes,
     data: ImageData,
-    resources: Resources,
+    features: FeatureCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -46,16 +47,16 @@ def test_a_shard_that_always_fails_is_named_and_the_others_are_there(
         "hierarchy": {"by": "class", "levels": [1]},
         "model": {"name": "call:fragile_teacher:teach", "image_size": 32},
     }
-    teachers = train_here(plan(data, section), data, resources, tmp_path / "teachers")
+    teachers = train_here(plan(data, section), data, features, tmp_path / "teachers")
     victim = data.rows("student_train")[SHARD + 20 : SHARD + 21]
-    image = next(teachers[0].inputs(data, victim, resources))[0]
+    image = next(teachers[0].inputs(data, victim, features.compute))[0]
     (tmp_path / "victim").write_text(md5(image.numpy().tobytes()).hexdigest())
     store = open_store(tmp_path / "store", data, SHARD)
     with (
         actors(data, config(section), str(tmp_path), count=1, tries=2) as pool,
         pytest.raises(RunError) as caught,
     ):
-        annotate(lambda: pool, teachers, data, store, resources)
+        annotate(lambda: pool, teachers, data, store, features.compute)
     ids = data.sample_ids(data.rows("student_train")[SHARD : 2 * SHARD])
     expected = f"annotations of student_train, samples {SHARD} to {2 * SHARD - 1}: given up after 2"
     assert str(caught.value).startswith(expected)

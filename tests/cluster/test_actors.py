@@ -29,8 +29,8 @@ from cosup.errors import RunError
 from cosup.models.section import BackboneSection
 from cosup.teachers.annotate import annotate as annotate_here
 from cosup.teachers.annotate import open_store
-from cosup.teachers.base import Resources, Training
-from cosup.teachers.features import feature_source
+from cosup.teachers.base import Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 
@@ -48,10 +48,10 @@ def shared(cluster: TwoNodes, data: ImageData) -> Iterator[Pool]:
 
 
 def test_features_are_the_same_bits_from_any_row_on(
-    shared: Pool, data: ImageData, resources: Resources
+    shared: Pool, data: ImageData, features: FeatureCache
 ) -> None:
     section = BackboneSection.model_validate(TINY)
-    source = feature_source(section, resources)
+    source = features.source(section)
     blocks = feature_blocks(lambda: shared, data, 16, 40, lambda _: source.backbone.identity)
     whole = source.of_split(data, "test")
     everything = torch.cat(list(blocks(section, data, "test", 0) or ()))
@@ -65,15 +65,15 @@ def test_features_are_the_same_bits_from_any_row_on(
 
 
 def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
-    shared: Pool, data: ImageData, resources: Resources, tmp_path: Path
+    shared: Pool, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     groups = plan(data, NETWORKS) + plan(data, LINEAR)[1:]
     local, remote = tmp_path / "local", tmp_path / "remote"
     remote.mkdir()
-    train_here(groups, data, resources, local)
+    train_here(groups, data, features, local)
     told: list[tuple[str, int, float]] = []
     section = groups[0][1]
-    training = Training(section, data, 0, resources, lambda *said: told.append(said), remote)
+    training = Training(section, data, 0, features, lambda *said: told.append(said), remote)
     wait_for_both(shared)
     killed: list[int] = []
 
@@ -84,23 +84,23 @@ def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    train_groups(lambda: shared, groups, training, remote)
+    train_groups(lambda: shared, groups, training)
     killer.join()
     assert killed
     assert_same_files(remote, local)
     steps = {step for name, step, _ in told if name == groups[1][0][0].name}
     assert 50 in steps
-    train_groups(_nobody, groups, training, remote)  # nothing is left to do
+    train_groups(_nobody, groups, training)  # nothing is left to do
 
 
 def test_annotations_are_the_same_bits_though_actors_and_nodes_are_killed(
-    cluster: TwoNodes, shared: Pool, data: ImageData, resources: Resources, tmp_path: Path
+    cluster: TwoNodes, shared: Pool, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     """Both in the middle of the work; the pool of this module is one actor then."""
     quick = {**NETWORKS, "training": {"steps": 3, "batch_size": 16, "lr": 0.01}}
-    teachers = train_here(plan(data, quick), data, resources, tmp_path / "teachers")
+    teachers = train_here(plan(data, quick), data, features, tmp_path / "teachers")
     local = open_store(tmp_path / "local", data, SHARD)
-    annotate_here(teachers, data, local, resources)
+    annotate_here(teachers, data, local, features.compute)
     total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)
 
     def annotate_and(kill: Callable[[], object], folder: str) -> AnnotationStore:
@@ -113,7 +113,7 @@ def test_annotations_are_the_same_bits_though_actors_and_nodes_are_killed(
 
         remote = open_store(tmp_path / folder, data, SHARD)
         wait_for_both(shared)
-        annotate(lambda: shared, teachers, data, remote, resources, on_shard)
+        annotate(lambda: shared, teachers, data, remote, features.compute, on_shard)
         assert told == [(n + 1, total) for n in range(total)]  # each shard once
         assert_same_files(remote.directory, local.directory)
         return remote
@@ -122,10 +122,12 @@ def test_annotations_are_the_same_bits_though_actors_and_nodes_are_killed(
     annotate_and(cluster.kill, "b")
     (remote.directory / "test" / teachers[1].name / "00001.safetensors").unlink()
     told: list[int] = []
-    annotate(lambda: shared, teachers, data, remote, resources, lambda *said: told.append(said[3]))
+    annotate(
+        lambda: shared, teachers, data, remote, features.compute, lambda *said: told.append(said[3])
+    )
     assert told == [1]
     assert_same_files(remote.directory, local.directory)
-    annotate(_nobody, teachers, data, remote, resources)
+    annotate(_nobody, teachers, data, remote, features.compute)
 
 
 def wait_for_both(pool: Pool) -> None:

@@ -14,6 +14,7 @@ from cosup.data.table import ImageData, load_data
 from cosup.losses import CrossEntropy, Objective
 from cosup.losses.fitnet import FitNet
 from cosup.models.classifier import Classifier, build_classifier
+from cosup.models.compute import Compute
 from cosup.models.heads import HeadBank
 from cosup.models.section import AugmentSection, HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
@@ -117,7 +118,7 @@ def live_job() -> NetworkJob:
         )
         for seed, (name, classes) in enumerate({"low": (0, 1, 2, 3, 4), "all": None}.items())
     ]
-    live = LiveTeachers(teachers, CPU, "float32")
+    live = LiveTeachers(teachers, Compute())
     job = network_job()
     guidance = Guidance(job.lesson.guidance.labels, torch.arange(len(job.rows)) % 2, live)
     lesson = replace(job.lesson, guidance=guidance)

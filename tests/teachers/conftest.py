@@ -7,7 +7,8 @@ import torch
 
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
-from cosup.teachers.base import Resources
+from cosup.models.compute import Compute
+from cosup.teachers.features import FeatureCache
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +30,5 @@ def data() -> ImageData:
 
 
 @pytest.fixture
-def resources(tmp_path: Path) -> Resources:
-    return Resources(torch.device("cpu"), "float32", 1, 64, tmp_path / "cache")
+def features(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(Compute(torch.device("cpu"), "float32", 1, 64, tmp_path / "cache"))

@@ -11,23 +11,28 @@ from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import annotate, open_store
-from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.train import train_level
 
 
 @pytest.fixture
-def teachers(data: ImageData, resources: Resources) -> list[Teacher]:
+def teachers(data: ImageData, features: FeatureCache) -> list[Teacher]:
     section = teachers_section(training={"steps": 5})
-    return train_level(finest(section, data), section, data, seed=0, resources=resources)
+    return train_level(finest(section, data), Training(section, data, 0, features))
 
 
 @pytest.mark.parametrize("shard_size", [37, 300, 4096])
 def test_the_store_holds_what_teachers_say(
-    data: ImageData, resources: Resources, teachers: list[Teacher], tmp_path: Path, shard_size: int
+    data: ImageData,
+    features: FeatureCache,
+    teachers: list[Teacher],
+    tmp_path: Path,
+    shard_size: int,
 ) -> None:
     store = open_store(tmp_path, data, shard_size)
-    annotate(teachers, data, store, resources=resources)
+    annotate(teachers, data, store, features.compute)
     for split in ("student_train", "validation", "test"):
         level = store.level(split, [teacher.name for teacher in teachers])
         stored = torch.cat([dense for _, dense in level.iter_dense()])
@@ -43,7 +48,7 @@ def test_the_store_holds_what_teachers_say(
 
 def test_each_image_is_decoded_once_and_only_missing_shards_are_done(
     data: ImageData,
-    resources: Resources,
+    features: FeatureCache,
     teachers: list[Teacher],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -58,28 +63,28 @@ def test_each_image_is_decoded_once_and_only_missing_shards_are_done(
 
     monkeypatch.setattr(PixelTransform, "__call__", counting)
     store = open_store(tmp_path, data, 50)
-    annotate(teachers, data, store, resources=resources)
+    annotate(teachers, data, store, features.compute)
     sizes = sum(store.sizes.values())
     assert decoded == sizes
-    annotate(teachers, data, store, resources=resources)
+    annotate(teachers, data, store, features.compute)
     assert decoded == sizes
     name = teachers[1].name
     (tmp_path / "student_train" / name / "00002.safetensors").unlink()
     told: list[tuple[str, str, int, int]] = []
-    annotate(teachers, data, store, resources=resources, on_shard=lambda *at: told.append(at))
+    annotate(teachers, data, store, features.compute, on_shard=lambda *at: told.append(at))
     assert decoded == sizes + 50
     assert told == [("student_train", name, 1, 1)]
 
 
 def test_an_annotation_that_was_cut_goes_on(
     data: ImageData,
-    resources: Resources,
+    features: FeatureCache,
     teachers: list[Teacher],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = open_store(tmp_path / "whole", data, 50)
-    annotate(teachers, data, whole, resources=resources)
+    annotate(teachers, data, whole, features.compute)
     cut = open_store(tmp_path / "cut", data, 50)
     write, written = AnnotationStore.write, 0
 
@@ -95,9 +100,9 @@ def test_an_annotation_that_was_cut_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(AnnotationStore, "write", killed)
         with pytest.raises(KeyboardInterrupt):
-            annotate(teachers, data, cut, resources=resources)
+            annotate(teachers, data, cut, features.compute)
     assert len(list((tmp_path / "cut").rglob("*.safetensors"))) == 7
-    annotate(teachers, data, cut, resources=resources)
+    annotate(teachers, data, cut, features.compute)
     for teacher in teachers:
         tables = [
             store.level("student_train", [teacher.name]).table(teacher.name)
@@ -107,9 +112,9 @@ def test_an_annotation_that_was_cut_goes_on(
 
 
 def test_other_samples_make_annotations_stale(
-    data: ImageData, resources: Resources, teachers: list[Teacher], tmp_path: Path
+    data: ImageData, features: FeatureCache, teachers: list[Teacher], tmp_path: Path
 ) -> None:
-    annotate(teachers, data, open_store(tmp_path, data, 50), resources=resources)
+    annotate(teachers, data, open_store(tmp_path, data, 50), features.compute)
     table = data.table.copy()
     swap = table.index[table["split"] == "student_train"][:1]
     table.loc[swap, "split"] = "test"

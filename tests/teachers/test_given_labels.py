@@ -8,8 +8,8 @@ import torch
 from teacher_helpers import finest, teachers_section
 
 from cosup.data.table import ImageData
-from cosup.teachers.base import Resources, training_rows
-from cosup.teachers.features import FeatureSource
+from cosup.teachers.base import Training, training_rows
+from cosup.teachers.features import FeatureCache, FeatureSource
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import labels_as_targets
 from cosup.teachers.train import train_level
@@ -32,12 +32,12 @@ def test_scopes_and_targets_are_of_the_given_labels(data: ImageData) -> None:
     assert other.split_fingerprint("teacher_train") != data.split_fingerprint("teacher_train")
 
 
-def test_a_level_learns_what_it_is_given(data: ImageData, resources: Resources) -> None:
+def test_a_level_learns_what_it_is_given(data: ImageData, features: FeatureCache) -> None:
     section = teachers_section(hierarchy={"by": "class", "levels": [1]})
     other = turned(data)
-    (teacher,) = train_level(finest(section, data), section, other, seed=0, resources=resources)
+    (teacher,) = train_level(finest(section, data), Training(section, other, 0, features))
     rows = data.rows("teacher_train")
-    said = torch.cat([teacher.annotate(b) for b in teacher.inputs(other, rows, resources)])
+    said = torch.cat([teacher.annotate(b) for b in teacher.inputs(other, rows, features.compute)])
     right = (said.argmax(1) == other.given(rows)).float().mean()
     assert right > 0.4
     assert right > (said.argmax(1) == other.truth(rows).labels).float().mean() + 0.2
@@ -45,7 +45,7 @@ def test_a_level_learns_what_it_is_given(data: ImageData, resources: Resources) 
 
 @pytest.mark.parametrize("drawn", [False, True])
 def test_shared_samples_reach_teachers_through_the_feature_cache(
-    data: ImageData, resources: Resources, drawn: bool, monkeypatch: pytest.MonkeyPatch
+    data: ImageData, features: FeatureCache, drawn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows that teachers train on are found in the split that they really are in."""
     shared = replace(data, share_train=True, drawn=drawn)
@@ -65,11 +65,13 @@ def test_shared_samples_reach_teachers_through_the_feature_cache(
 
     monkeypatch.setattr(FeatureSource, "of_split", spy)
     specs = finest(section, shared)
-    teachers = train_level(specs, section, shared, seed=0, resources=resources)
+    teachers = train_level(specs, Training(section, shared, 0, features))
     rows = shared.rows("student_train")
     for teacher in teachers:
-        probs = torch.cat([teacher.annotate(b) for b in teacher.inputs(shared, rows, resources)])
+        probs = torch.cat(
+            [teacher.annotate(b) for b in teacher.inputs(shared, rows, features.compute)]
+        )
         assert probs.shape == (len(rows), 10)
     assert set(asked) == {"teacher_train", "student_train"}
     # One set of features serves both names.
-    assert sum(key.startswith("features ") for key in resources.memo) == 1
+    assert len(features.opened) == 1

@@ -12,12 +12,13 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.models.classifier import build_classifier
+from cosup.models.compute import Compute
 from cosup.models.heads import HeadBank
-from cosup.teachers.base import Resources, Teacher, Training
-from cosup.teachers.features import FeatureSource
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache, FeatureSource
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import LinearFeatures, LinearPixels
-from cosup.teachers.live import LiveTeachers, live_teachers
+from cosup.teachers.live import LiveTeachers
 from cosup.teachers.network import NetworkTeacher
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def images(data: ImageData, teachers: list[NetworkTeacher]) -> Tensor:
 def test_each_image_gets_its_own_teachers_annotation(
     teachers: list[NetworkTeacher], images: Tensor
 ) -> None:
-    live = live_teachers(teachers, CPU, "float32")
+    live = LiveTeachers(teachers, Compute())
     asked = torch.tensor([0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 0, 1])
     seen = live(images.float(), asked)
     assert seen.embedding is not None
@@ -75,7 +76,7 @@ def test_each_image_gets_its_own_teachers_annotation(
 def test_each_teacher_runs_once_on_its_own_images(
     teachers: list[NetworkTeacher], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = live_teachers(teachers, CPU, "float32")
+    live = LiveTeachers(teachers, Compute())
     sizes: list[tuple[str, int]] = []
     for teacher in teachers:
         teacher.classifier.model.register_forward_hook(lambda *_: None)
@@ -93,7 +94,7 @@ def test_each_teacher_runs_once_on_its_own_images(
 def test_images_nobody_is_asked_about_are_zero(
     teachers: list[NetworkTeacher], images: Tensor
 ) -> None:
-    live = live_teachers(teachers, CPU, "float32")
+    live = LiveTeachers(teachers, Compute())
     seen = live(images.float(), torch.tensor([-1, 0] * 6))
     nobody = live(images.float(), torch.full((12,), -1))
     for one, rows in ((seen, slice(0, None, 2)), (nobody, slice(None))):
@@ -104,7 +105,7 @@ def test_images_nobody_is_asked_about_are_zero(
 
 
 def test_images_of_another_size_are_resized(teachers: list[NetworkTeacher], images: Tensor) -> None:
-    live = live_teachers(teachers, CPU, "float32")
+    live = LiveTeachers(teachers, Compute())
     large = functional.interpolate(images.float(), scale_factor=3.0, mode="nearest")
     wanted = functional.interpolate(large, size=(16, 16), mode="bilinear", antialias=True)
     asked = torch.full((12,), 2)
@@ -113,7 +114,7 @@ def test_images_of_another_size_are_resized(teachers: list[NetworkTeacher], imag
 
 def test_nothing_of_a_teacher_changes(teachers: list[NetworkTeacher], images: Tensor) -> None:
     before = [teacher.identity for teacher in teachers]
-    live = live_teachers(teachers, CPU, "float32")
+    live = LiveTeachers(teachers, Compute())
     parent = torch.nn.ModuleList([live]).train()
     pixels = images.float().requires_grad_()
     seen = parent[0](pixels, torch.tensor([0, 1, 2] * 4))
@@ -133,8 +134,8 @@ def test_nothing_of_a_teacher_changes(teachers: list[NetworkTeacher], images: Te
 
 def test_bfloat16_is_close(teachers: list[NetworkTeacher], images: Tensor) -> None:
     asked = torch.tensor([0, 1, 2] * 4)
-    full = live_teachers(teachers, CPU, "float32")(images.float(), asked)
-    half = live_teachers(teachers, CPU, "bfloat16")(images.float(), asked)
+    full = LiveTeachers(teachers, Compute())(images.float(), asked)
+    half = LiveTeachers(teachers, Compute(precision="bfloat16"))(images.float(), asked)
     assert half.logits.dtype == torch.float32
     torch.testing.assert_close(half.logits.exp(), full.logits.exp(), rtol=0.1, atol=0.02)
 
@@ -146,7 +147,7 @@ def test_annotations_alone_need_no_maps(images: Tensor) -> None:
         network("two", None, "cifar_vgg8"),
         network("three", None, "torchvision:mobilenet_v3_small", 32),
     ]
-    live = live_teachers(teachers, CPU, "float32", features=False)
+    live = LiveTeachers(teachers, Compute(), features=False)
     seen = live(images.float(), torch.tensor([0, 1, 2] * 4))
     assert seen.maps == ()
     assert seen.embedding is None
@@ -159,18 +160,18 @@ def test_annotations_alone_need_no_maps(images: Tensor) -> None:
 def test_teachers_that_see_in_other_shapes_are_refused() -> None:
     pair = [network("wide", None, "cifar_vgg8"), network("thin", None, "cifar_resnet20")]
     with pytest.raises(UserError, match=r"'wide' are 64x16x16.*'thin' 16x16x16.*64 features"):
-        LiveTeachers(pair, CPU, "float32")
+        LiveTeachers(pair, Compute())
     sizes = [network("small", size=16), network("large", size=32)]
     with pytest.raises(UserError, match=r"'small'.*'large'"):
-        live_teachers(sizes, CPU, "float32")
+        LiveTeachers(sizes, Compute())
 
 
-def test_teachers_that_are_no_networks_are_refused(data: ImageData, resources: Resources) -> None:
+def test_teachers_that_are_no_networks_are_refused(data: ImageData, features: FeatureCache) -> None:
     section = teachers_section(training={"steps": 2})
     specs = finest(section, data)[:1]
-    (linear,) = LinearPixels.train(specs, Training(section, data, 0, resources))
+    (linear,) = LinearPixels.train(specs, Training(section, data, 0, features))
     with pytest.raises(UserError, match=f"networks; '{linear.name}' is linear_pixels"):
-        live_teachers([linear], CPU, "float32")
+        LiveTeachers([linear], Compute())
     with pytest.raises(UserError, match=r"few-shot measures embeddings.*linear_pixels.*has none"):
         linear.embed(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 

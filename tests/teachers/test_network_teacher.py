@@ -10,7 +10,8 @@ from teacher_helpers import TINY, finest, teachers_section
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import UserError
-from cosup.teachers.base import Resources, Teacher
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.train import check_teachers, obtain_level, train_level
 
 RECIPE: dict[str, Any] = {
@@ -36,11 +37,11 @@ class Killed(Exception):
 
 
 def test_a_killed_teacher_goes_on_where_it_was(
-    data: ImageData, resources: Resources, tmp_path: Path
+    data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     config = section()
     specs = finest(config, data)[:1]
-    whole = train_level(specs, config, data, seed=0, resources=resources)[0]
+    whole = train_level(specs, Training(config, data, 0, features))[0]
     seen: list[int] = []
 
     def obtain(kill_at: int = 0) -> list[Teacher]:
@@ -49,9 +50,7 @@ def test_a_killed_teacher_goes_on_where_it_was(
             if step == kill_at:
                 raise Killed
 
-        return obtain_level(
-            specs, config, data, seed=0, resources=resources, directory=tmp_path, on_step=on_step
-        )
+        return obtain_level(specs, Training(config, data, 0, features, on_step, directory=tmp_path))
 
     with pytest.raises(Killed):
         obtain(kill_at=5)
@@ -65,17 +64,17 @@ def test_a_killed_teacher_goes_on_where_it_was(
     assert seen == [5, 6]
 
 
-def test_teachers_learn_the_labels_they_are_given(data: ImageData, resources: Resources) -> None:
+def test_teachers_learn_the_labels_they_are_given(data: ImageData, features: FeatureCache) -> None:
     """Noise is in `given`; the true labels have no part in training."""
     from dataclasses import replace
 
     config = section()
     specs = finest(config, data)[:1]
-    plain = train_level(specs, config, data, seed=0, resources=resources)[0]
+    plain = train_level(specs, Training(config, data, 0, features))[0]
     table = data.table
     given = replace(data, table=table.assign(given=(table["label"] + 1) % 10))
     truth = replace(data, table=table.assign(label=(table["label"] + 1) % 10))
-    found = [train_level(specs, config, d, seed=0, resources=resources)[0] for d in (given, truth)]
+    found = [train_level(specs, Training(config, d, 0, features))[0] for d in (given, truth)]
     assert found[0].identity != plain.identity
     assert found[1].identity == plain.identity
 
@@ -94,21 +93,21 @@ BAD = [
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
 def test_mistakes_are_found_before_anything_is_trained(
-    data: ImageData, resources: Resources, changes: dict[str, Any], message: str
+    data: ImageData, features: FeatureCache, changes: dict[str, Any], message: str
 ) -> None:
     config = section(**changes)
     with pytest.raises(UserError) as caught:
-        check_teachers((finest(config, data),), config, data, seed=0, resources=resources)
+        check_teachers((finest(config, data),), Training(config, data, 0, features))
     assert message in str(caught.value)
     assert "teachers" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_state_has_timms_names_alone(data: ImageData, resources: Resources) -> None:
+def test_state_has_timms_names_alone(data: ImageData, features: FeatureCache) -> None:
     import timm
 
     config = section()
-    teacher = train_level(finest(config, data)[:1], config, data, seed=0, resources=resources)[0]
+    teacher = train_level(finest(config, data)[:1], Training(config, data, 0, features))[0]
     model: Any = timm.create_model(TINY, num_classes=10)
     assert teacher.state().keys() == model.state_dict().keys()
     assert all(torch.isfinite(tensor).all() for tensor in teacher.state().values())

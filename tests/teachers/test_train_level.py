@@ -27,16 +27,17 @@ from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
 from cosup.errors import RunError, UserError
 from cosup.files import save_tensors
+from cosup.models.compute import Compute
 from cosup.settings.teachers import TEACHERS, TeacherTraits, match_kind
 from cosup.teachers import features as teacher_features
 from cosup.teachers.base import (
-    Resources,
     ScopedCrossEntropy,
     Teacher,
     Training,
     masked_softmax,
     training_rows,
 )
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import LinearPixels
 from cosup.teachers.train import (
@@ -86,23 +87,23 @@ def section_of(kind: str, data: ImageData, folder: Path) -> TeachersSection:
     return teachers_section(hierarchy=None, external=tables)
 
 
-def annotations(teacher: Teacher, data: ImageData, resources: Resources) -> torch.Tensor:
-    inputs = teacher.inputs(data, data.rows("test"), resources)
+def annotations(teacher: Teacher, data: ImageData, compute: Compute) -> torch.Tensor:
+    inputs = teacher.inputs(data, data.rows("test"), compute)
     return torch.cat([teacher.annotate(batch) for batch in inputs])
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_every_kind_keeps_the_contract(
-    kind: str, data: ImageData, resources: Resources, tmp_path: Path
+    kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     section = section_of(kind, data, tmp_path)
     specs = finest(section, data)
-    check_teachers((specs,), section, data, seed=0, resources=resources)
-    teachers = train_level(specs, section, data, seed=0, resources=resources)
+    check_teachers((specs,), Training(section, data, 0, features))
+    teachers = train_level(specs, Training(section, data, 0, features))
     assert [teacher.name for teacher in teachers] == [spec.name for spec in specs]
     for teacher, own in zip(teachers, [range(5), range(5, 10)], strict=True):
         assert teacher.kind == kind
-        probs = annotations(teacher, data, resources)
+        probs = annotations(teacher, data, features.compute)
         assert probs.shape == (len(data.rows("test")), 10)
         assert probs.dtype == torch.float32
         outside = [c for c in range(10) if c not in own]
@@ -110,17 +111,17 @@ def test_every_kind_keeps_the_contract(
         assert teacher.support.nonzero()[:, 0].tolist() == list(own)
         total = probs.sum(1)
         assert ((total - 1).abs().lt(1e-5) | (total == 0)).all()
-        smaller = replace(resources, batch_size=7)
+        smaller = replace(features.compute, batch_size=7)
         again = annotations(teacher, data, smaller)
         torch.testing.assert_close(probs, again, atol=1e-5, rtol=0)
     assert len({teacher.identity for teacher in teachers}) == 2
-    once_more = train_level(specs, section, data, seed=0, resources=resources)
+    once_more = train_level(specs, Training(section, data, 0, features))
     assert [t.identity for t in once_more] == [t.identity for t in teachers]
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_every_kind_has_the_traits_that_it_states(
-    kind: str, data: ImageData, resources: Resources, tmp_path: Path
+    kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     section = section_of(kind, data, tmp_path)
     specs = finest(section, data)
@@ -131,8 +132,8 @@ def test_every_kind_has_the_traits_that_it_states(
     assert issubclass(cls, entry.settings)
     assert [traits.kind for _, _, traits in section.kinds()] == [kind]
     assert len(teacher_groups(specs, section)) == (1 if cls.fits_many else len(specs))
-    teacher = train_level(specs, section, data, seed=0, resources=resources)[0]
-    batch = next(iter(teacher.inputs(data, data.rows("test"), resources)))
+    teacher = train_level(specs, Training(section, data, 0, features))[0]
+    batch = next(iter(teacher.inputs(data, data.rows("test"), features.compute)))
     assert (batch.dtype == torch.uint8 and batch.dim() == 4) == cls.reads_images
     assert bool(teacher.state()) == cls.has_weights
     assert (teacher.steps > 0) == cls.needs_labelled_samples
@@ -151,9 +152,9 @@ def test_every_kind_has_the_traits_that_it_states(
     unlabelled = replace(unlabelled, table=unlabelled.table.reset_index(drop=True))
     if cls.needs_labelled_samples:
         with pytest.raises(UserError):
-            check_teachers((specs,), section, unlabelled, seed=0, resources=resources)
+            check_teachers((specs,), Training(section, unlabelled, 0, features))
     else:
-        check_teachers((specs,), section, unlabelled, seed=0, resources=resources)
+        check_teachers((specs,), Training(section, unlabelled, 0, features))
 
 
 class Brightness(Teacher):
@@ -178,7 +179,7 @@ class Brightness(Teacher):
         return "brightness"
 
     def inputs(
-        self, data: ImageData, rows: NDArray[np.int64], resources: Resources
+        self, data: ImageData, rows: NDArray[np.int64], compute: Compute
     ) -> Iterator[torch.Tensor]:
         return image_batches(data, rows, PixelTransform(4), 64, 1)
 
@@ -206,16 +207,16 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("installed")
 def test_a_config_uses_the_kind_of_an_installed_package(
-    data: ImageData, resources: Resources, tmp_path: Path
+    data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     model = {"name": "brightness", "image_size": 16}
     section = teachers_section(hierarchy=BLOCKS, model=model)
     specs, folder = finest(section, data), tmp_path / "teachers"
-    check_teachers((specs,), section, data, seed=0, resources=resources)
+    check_teachers((specs,), Training(section, data, 0, features))
     for _ in range(2):
-        teachers = obtain_level(specs, section, data, seed=0, resources=resources, directory=folder)
+        teachers = obtain_level(specs, Training(section, data, 0, features, directory=folder))
         assert [type(teacher) for teacher in teachers] == [Brightness, Brightness]
-        assert annotations(teachers[0], data, resources)[:, 5:].sum() == 0
+        assert annotations(teachers[0], data, features.compute)[:, 5:].sum() == 0
     assert json.loads((folder / f"{specs[0].name}.json").read_text())["kind"] == "brightness"
     with pytest.raises(ValidationError):  # a key that its traits require
         teachers_section(model={"name": "brightness"})
@@ -250,7 +251,7 @@ def test_traits_are_those_of_the_implementation() -> None:
 def test_a_resumed_run_loads_what_was_trained(
     kind: str,
     data: ImageData,
-    resources: Resources,
+    features: FeatureCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -258,7 +259,7 @@ def test_a_resumed_run_loads_what_was_trained(
     specs, folder = finest(section, data), tmp_path / "teachers"
 
     def obtain(seed: int = 0) -> list[Teacher]:
-        return obtain_level(specs, section, data, seed=seed, resources=resources, directory=folder)
+        return obtain_level(specs, Training(section, data, seed, features, directory=folder))
 
     made = obtain()
 
@@ -272,7 +273,7 @@ def test_a_resumed_run_loads_what_was_trained(
     for before, after in zip(made, loaded, strict=True):
         assert (after.identity, after.steps) == (before.identity, before.steps)
         assert torch.equal(
-            annotations(after, data, resources), annotations(before, data, resources)
+            annotations(after, data, features.compute), annotations(before, data, features.compute)
         )
     # Killed between the first teacher and the second: the same numbers come out.
     (folder / f"{specs[1].name}.json").unlink()
@@ -285,15 +286,15 @@ def test_a_resumed_run_loads_what_was_trained(
         assert [t.identity for t in obtain(seed=1)] != [t.identity for t in made]
 
 
-def test_specialists_know_their_domain_best(data: ImageData, resources: Resources) -> None:
+def test_specialists_know_their_domain_best(data: ImageData, features: FeatureCache) -> None:
     section = teachers_section()
     specs = finest(section, data)
-    teachers = train_level(specs, section, data, seed=0, resources=resources)
+    teachers = train_level(specs, Training(section, data, 0, features))
     rows = np.concatenate([data.rows("test"), data.rows("student_train")])
     truth = data.truth(rows)
     for teacher in teachers:
         assert teacher.steps == 60
-        batches = teacher.inputs(data, rows, resources)
+        batches = teacher.inputs(data, rows, features.compute)
         right = torch.cat([teacher.annotate(b) for b in batches]).argmax(1) == truth.labels
         assert teacher.spec.domains is not None
         own = truth.domains == teacher.spec.domains[0]
@@ -303,7 +304,7 @@ def test_specialists_know_their_domain_best(data: ImageData, resources: Resource
 
 @pytest.mark.parametrize("kind", ["linear_pixels", "network"])
 def test_teachers_see_labels_of_their_scope_in_teacher_train_alone(
-    kind: str, data: ImageData, resources: Resources, tmp_path: Path
+    kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     section = section_of(kind, data, tmp_path)
     specs = finest(section, data)
@@ -312,8 +313,8 @@ def test_teachers_see_labels_of_their_scope_in_teacher_train_alone(
     swapped = data.table["label"].where(own, (data.table["label"] - 4) % 5 + 5)
     labels = swapped.where(~unknown, -1)
     other = replace(data, table=data.table.assign(label=labels, given=labels))
-    seen = train_level(specs, section, data, seed=0, resources=resources)[0]
-    unseen = train_level(specs, section, other, seed=0, resources=resources)[0]
+    seen = train_level(specs, Training(section, data, 0, features))[0]
+    unseen = train_level(specs, Training(section, other, 0, features))[0]
     assert seen.identity == unseen.identity
 
 
@@ -330,7 +331,7 @@ def test_training_rows_are_those_of_the_scope(data: ImageData) -> None:
         training_rows(replace(spec, classes=(1,)), nobody)
 
 
-def test_budgets_in_epochs_follow_each_scope(data: ImageData, resources: Resources) -> None:
+def test_budgets_in_epochs_follow_each_scope(data: ImageData, features: FeatureCache) -> None:
     tables = [
         [
             {"name": "few", "scope": {"class": [0, 1]}},
@@ -340,7 +341,7 @@ def test_budgets_in_epochs_follow_each_scope(data: ImageData, resources: Resourc
     training = {"epochs": 2, "batch_size": 20}
     section = teachers_section(hierarchy={"by": "explicit", "teachers": tables}, training=training)
     specs = finest(section, data)
-    teachers = train_level(specs, section, data, seed=0, resources=resources)
+    teachers = train_level(specs, Training(section, data, 0, features))
     for teacher in teachers:
         count = len(training_rows(teacher.spec, data))
         assert teacher.steps == round(2 * np.ceil(count / 20))
@@ -364,7 +365,7 @@ def test_scoped_loss_is_cross_entropy_over_the_own_classes() -> None:
 
 
 def test_a_backbone_runs_once_per_image_for_all_teachers(
-    data: ImageData, resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: ImageData, features: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
 
@@ -375,50 +376,48 @@ def test_a_backbone_runs_once_per_image_for_all_teachers(
     monkeypatch.setattr(teacher_features, "image_batches", counting)
     section = section_of("linear_features", data, tmp_path)
     specs = finest(section, data)
-    for teacher in train_level(specs, section, data, seed=0, resources=resources):
-        annotations(teacher, data, resources)
+    for teacher in train_level(specs, Training(section, data, 0, features)):
+        annotations(teacher, data, features.compute)
     assert decoded == list(range(len(data)))
 
 
 def test_networks_train_alike_from_memory_and_from_files(
-    data: ImageData, resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: ImageData, features: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = section_of("network", data, tmp_path)
     spec = finest(section, data)[0]
-    whole = train_teacher(spec, section, data, seed=0, resources=resources)
+    whole = train_teacher(spec, Training(section, data, 0, features))
     monkeypatch.setattr(loader, "MEMORY", 0)
-    assert (
-        train_teacher(spec, section, data, seed=0, resources=resources).identity == whole.identity
-    )
+    assert train_teacher(spec, Training(section, data, 0, features)).identity == whole.identity
     assert whole.steps == 3
 
 
 def test_checkpoints_are_used_as_they_are(
-    data: ImageData, resources: Resources, tmp_path: Path
+    data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     section = section_of("network", data, tmp_path)
     specs = finest(section, data)
-    trained = train_level(specs, section, data, seed=0, resources=resources)
+    trained = train_level(specs, Training(section, data, 0, features))
     for teacher in trained:
         save_tensors(tmp_path / f"{teacher.name}.safetensors", teacher.state())
     checkpoint = str(tmp_path / "{name}.safetensors")
     model = {"name": TINY, "image_size": 32, "checkpoint": checkpoint}
     section = teachers_section(hierarchy=BLOCKS, model=model)
-    check_teachers((specs,), section, data, seed=5, resources=resources)
-    loaded = train_level(specs, section, data, seed=5, resources=resources)
+    check_teachers((specs,), Training(section, data, 5, features))
+    loaded = train_level(specs, Training(section, data, 5, features))
     assert [t.identity for t in loaded] == [t.identity for t in trained]
     assert [t.steps for t in loaded] == [0, 0]
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(
-    data: ImageData, resources: Resources, tmp_path: Path
+    data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     training = {"steps": 20, "lr": 1e30, "batch_size": 16}
     model = {"name": TINY, "image_size": 32}
     section = teachers_section(hierarchy=BLOCKS, model=model, training=training)
     spec = finest(section, data)[0]
     with pytest.raises(RunError, match=r"'classes_0-4'.*not finite at step \d+ of 20"):
-        train_teacher(spec, section, data, seed=0, resources=resources)
+        train_teacher(spec, Training(section, data, 0, features))
 
 
 BAD_MODELS = [
@@ -430,12 +429,12 @@ BAD_MODELS = [
 
 
 @pytest.mark.parametrize(("name", "message"), BAD_MODELS)
-def test_unknown_models(data: ImageData, resources: Resources, name: str, message: str) -> None:
+def test_unknown_models(data: ImageData, features: FeatureCache, name: str, message: str) -> None:
     section = teachers_section(model={"name": name})
     spec = finest(section, data)[0]
     path = list(sys.path)
     with pytest.raises(UserError) as caught:
-        check_teachers(((spec,),), section, data, seed=0, resources=resources)
+        check_teachers(((spec,),), Training(section, data, 0, features))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sys.path == path
@@ -474,44 +473,48 @@ def fails(images: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_callables_that_answer_wrongly(
-    data: ImageData, resources: Resources, function: str, message: str
+    data: ImageData, features: FeatureCache, function: str, message: str
 ) -> None:
     model = {"name": f"call:{__name__}:{function}", "image_size": 16}
     section = teachers_section(model=model)
-    teacher = train_teacher(finest(section, data)[0], section, data, seed=0, resources=resources)
+    teacher = train_teacher(finest(section, data)[0], Training(section, data, 0, features))
     with pytest.raises(RunError, match=message):
         teacher.annotate(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
 
 
-def external(data: ImageData, path: Path, frame: pd.DataFrame, **settings: Any) -> Any:
+def external(
+    data: ImageData, path: Path, frame: pd.DataFrame, features: FeatureCache, **settings: Any
+) -> Any:
     frame.to_csv(path / "crowd.csv", index=False)
     table = {"name": "crowd", "annotations": str(path / "crowd.csv"), **settings}
     section = teachers_section(hierarchy=None, external=[table])
-    return finest(section, data)[0], section, data
+    return finest(section, data)[0], Training(section, data, 0, features)
 
 
-def test_tables_with_missing_samples(data: ImageData, resources: Resources, tmp_path: Path) -> None:
+def test_tables_with_missing_samples(
+    data: ImageData, features: FeatureCache, tmp_path: Path
+) -> None:
     needed = data.table[data.table["split"] != "teacher_train"]
     some = needed[["sample_id", "label"]].iloc[1:]
     first = needed["sample_id"].iloc[0]
     with pytest.raises(UserError, match=r"has no row for 1 of .*missing: abstain") as caught:
-        train_teacher(*external(data, tmp_path, some), seed=0, resources=resources)
+        train_teacher(*external(data, tmp_path, some, features))
     assert f"'{first}'" in str(caught.value)
-    arguments = external(data, tmp_path, some, missing="abstain")
-    teacher = train_teacher(*arguments, seed=0, resources=resources)
+    arguments = external(data, tmp_path, some, features, missing="abstain")
+    teacher = train_teacher(*arguments)
     probs = teacher.annotate(torch.tensor(needed.index.to_list()))
     assert (probs[0] == 0).all()
     assert probs.argmax(1)[1:].tolist() == some["label"].tolist()
     elsewhere = some.assign(sample_id="other_" + some["sample_id"])
     for missing in ("error", "abstain"):
-        arguments = external(data, tmp_path, elsewhere, missing=missing)
+        arguments = external(data, tmp_path, elsewhere, features, missing=missing)
         with pytest.raises(UserError, match="none of its sample ids"):
-            check_teachers(((arguments[0],),), *arguments[1:], seed=0, resources=resources)
+            check_teachers(((arguments[0],),), arguments[1])
 
 
-def test_pixels_are_what_the_transform_says(data: ImageData, resources: Resources) -> None:
+def test_pixels_are_what_the_transform_says(data: ImageData, features: FeatureCache) -> None:
     section = teachers_section(model={"name": "linear_pixels", "size": 4})
-    teacher = train_teacher(finest(section, data)[0], section, data, seed=0, resources=resources)
+    teacher = train_teacher(finest(section, data)[0], Training(section, data, 0, features))
     assert isinstance(teacher, LinearPixels)
     image = torch.randint(0, 256, (1, 1, 4, 4), dtype=torch.uint8)
     weight, bias = teacher.head.weight[0], teacher.head.bias
@@ -521,11 +524,11 @@ def test_pixels_are_what_the_transform_says(data: ImageData, resources: Resource
 
 
 def test_checkpoints_that_do_not_fit_are_seen_before_training(
-    data: ImageData, resources: Resources, tmp_path: Path
+    data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     section = section_of("network", data, tmp_path)
     specs = finest(section, data)
-    trained = train_teacher(specs[0], section, data, seed=0, resources=resources)
+    trained = train_teacher(specs[0], Training(section, data, 0, features))
     state = {
         name: tensor[:1] if tensor.dim() else tensor for name, tensor in trained.state().items()
     }
@@ -536,5 +539,5 @@ def test_checkpoints_that_do_not_fit_are_seen_before_training(
         model = {"name": TINY, "image_size": 32, "checkpoint": path}
         section = teachers_section(hierarchy=BLOCKS, model=model)
         with pytest.raises(UserError, match=re.escape(path)) as caught:
-            check_teachers((specs,), section, data, seed=0, resources=resources)
+            check_teachers((specs,), Training(section, data, 0, features))
         assert "\n" not in str(caught.value)
