@@ -18,7 +18,7 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
 from cosup.errors import about
-from cosup.losses.base import Metrics, Objective
+from cosup.losses.base import Objective
 from cosup.models.compute import Compute
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank, head_bank
