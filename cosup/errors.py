@@ -1,66 +1,230 @@
-"""The errors that cosup explains to its user in one line."""
+"""The errors that the user can act on, as data: the setting, its value, what is allowed."""
 
+import copy
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
+from typing import Final, Self
+
+from cosup.words import either, literal
+
+__all__ = [
+    "MISSING",
+    "RunError",
+    "UserError",
+    "UserErrors",
+    "about",
+    "in_short",
+    "inside",
+    "known_names",
+    "raise_all",
+    "unknown_name",
+    "unknown_of_many",
+    "within",
+]
+
+Key = tuple[str, ...]
+"""A setting's place in a config: the keys and list indices that lead to it."""
+
+
+class _Missing(Enum):
+    MISSING = "missing"
+
+
+MISSING: Final = _Missing.MISSING
+"""The value of an error that is about no value."""
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: names the setting or file, the value, and what is allowed.
+    """A mistake in a setting or file. The command line prints it and exits with 2.
 
-    The command line prints it as one line and exits with 2.
+    `str(error)` is one line: `where: key: value: problem; did you mean 'x'? (allowed: ...)`, with
+    the parts that are known.
     """
+
+    problem: str
+    """What is wrong. `{value}` and `{allowed}` in it stand for the two attributes, which are then
+    not repeated before and after it."""
+    key: Key
+    """The setting's full key, as far as it is known; empty for an error about no setting."""
+    value: object
+    """The value that is wrong; `MISSING` where there is none."""
+    allowed: str | None
+    """What would be valid, in words."""
+    nearest: tuple[str, ...]
+    """Valid names that are close to the one given, best first."""
+    where: str | None
+    """The file, or the part of a run, that the error is about."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        key: str | Sequence[str] = (),
+        value: object = MISSING,
+        allowed: str | None = None,
+        nearest: Iterable[str] = (),
+        where: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.key = _parts(key)
+        self.value = value
+        self.allowed = allowed
+        self.nearest = tuple(nearest)
+        self.where = where
+
+    @property
+    def errors(self) -> "tuple[UserError, ...]":
+        """The single mistakes: this one, or those of a `UserErrors`."""
+        return (self,)
+
+    def moved(self, key: str | Sequence[str] = (), where: str | None = None) -> Self:
+        """Return a copy with `key` put before its key and `where` before its place."""
+        moved = copy.copy(self)
+        moved.key = (*_parts(key), *self.key)
+        moved.where = _joined(where, self.where)
+        return moved
+
+    def __str__(self) -> str:
+        value = None if self.value is MISSING else literal(self.value)
+        before = None if "{value}" in self.problem else value
+        after = None if "{allowed}" in self.problem else self.allowed
+        text = self.problem.replace("{value}", value or "").replace("{allowed}", self.allowed or "")
+        if self.nearest:
+            text += f"; did you mean {either([repr(name) for name in self.nearest])}?"
+        if after:
+            text += f" (allowed: {after})"
+        return ": ".join(filter(None, (self.where, ".".join(self.key), before, text)))
+
+
+class UserErrors(UserError):
+    """Several mistakes at once, in `errors`; `str(error)` has a line for each."""
+
+    def __init__(self, errors: Iterable[UserError]) -> None:
+        self._errors = tuple(single for error in errors for single in error.errors)
+        super().__init__("\n".join(error.problem for error in self._errors))
+        self.args = (self._errors,)  # what pickle and copy call the constructor with
+
+    @property
+    def errors(self) -> tuple[UserError, ...]:
+        """The single mistakes."""
+        return self._errors
+
+    def moved(self, key: str | Sequence[str] = (), where: str | None = None) -> Self:
+        """Return a copy in which every mistake is moved."""
+        moved = copy.copy(self)
+        moved._errors = tuple(error.moved(key, where) for error in self._errors)
+        moved.args = (moved._errors,)
+        return moved
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self._errors))
 
 
 class RunError(RuntimeError):
-    """A failure while running that no check could foresee (a full disk, a loss that diverged).
+    """A failure that no check could foresee, such as a full disk or a loss that diverges.
 
-    The command line prints it as one line, says how to resume, and exits with 1.
+    The command line prints it as one line, with the command that resumes the run, and exits with 1.
     """
+
+    def __init__(self, problem: str, *, where: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.where = where
+        """The part of a run that failed."""
+
+    def moved(self, where: str) -> Self:
+        """Return a copy with `where` put before its place."""
+        moved = copy.copy(self)
+        moved.where = _joined(where, self.where)
+        return moved
+
+    def __str__(self) -> str:
+        return _joined(self.where, self.problem) or ""
+
+
+@contextmanager
+def within(key: str | Sequence[str]) -> Iterator[None]:
+    """Put `key` before the key of a `UserError` raised inside, by code that does not know which
+    setting its input comes from. A `RunError` gets the key as its place."""
+    try:
+        yield
+    except UserError as error:
+        raise error.moved(key) from error
+    except RunError as error:
+        raise error.moved(".".join(_parts(key))) from error
 
 
 @contextmanager
 def about(where: str) -> Iterator[None]:
-    """Put the setting, or the part of a run, before an error raised where it isn't known."""
+    """Add the file, or the part of a run, to an error raised inside."""
     try:
         yield
-    except (UserError, RunError) as error:
-        raise type(error)(f"{where}: {error}") from error
+    except UserError as error:
+        raise error.moved(where=where) from error
+    except RunError as error:
+        raise error.moved(where) from error
 
 
 @contextmanager
 def inside(section: str) -> Iterator[None]:
-    """Complete the key that an error begins with: `batch_size: 1: ...` raised by what doesn't know
-    whose training section it was given becomes `student.training.batch_size: 1: ...`."""
+    """As `within`, for errors whose text begins with the key."""
     try:
         yield
     except UserError as error:
+        if error.key:
+            raise error.moved(section) from error
         raise UserError(f"{section}.{error}") from error
 
 
+def raise_all(errors: Iterable[UserError]) -> None:
+    """Raise the errors together as a `UserErrors`; do nothing if there are none."""
+    if found := tuple(errors):
+        raise UserErrors(found)
+
+
 def known_names(names: Iterable[str]) -> str:
-    """`a, b, c`, sorted, for the end of an error message."""
+    """Return `a, b, c`, sorted, for the `allowed` of an error."""
     return ", ".join(sorted(names))
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a misspelt name: says the nearest known one and lists the others."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], key: str | Sequence[str] = ()
+) -> UserError:
+    """Return the error for a misspelt name, with the nearest known one and a list of all."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return UserError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})")
+    return UserError(
+        f"unknown {kind} {{value}}",
+        key=key,
+        value=name,
+        allowed=", ".join(known),
+        nearest=difflib.get_close_matches(name, known, n=1, cutoff=0.5),
+    )
 
 
 def unknown_of_many(
     kind: str, name: str, known: Iterable[str], allowed: str, like: str | None = None
 ) -> UserError:
-    """As `unknown_name`, where the known ones are too many to list: the nearest three (to `like`,
-    where that isn't the name itself), and what is allowed in words."""
+    """Return the error for a misspelt name where the known ones are too many to list.
+
+    It has the nearest three (to `like`, by default the name), and `allowed` in words.
+    """
     near = difflib.get_close_matches(name if like is None else like, list(known), n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return UserError(f"unknown {kind} '{name}'{hint} (allowed: {allowed})")
+    return UserError(f"unknown {kind} {{value}}", value=name, allowed=allowed, nearest=near)
 
 
 def in_short(error: BaseException) -> str:
-    """What an error of another library says, as one line; its type where it says nothing."""
+    """Return another library's error as one line; its type if it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _parts(key: str | Sequence[str]) -> Key:
+    if isinstance(key, str):
+        return tuple(key.split(".")) if key else ()
+    return tuple(map(str, key))
+
+
+def _joined(*parts: str | None) -> str | None:
+    return ": ".join(filter(None, parts)) or None

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_serializer
 from pydantic_core import PydanticCustomError
 
 from cosup.errors import UserError, unknown_name
-from cosup.validation import Mistake, find_mistakes, shown
+from cosup.validation import Mistake, find_mistakes
+from cosup.words import literal
 
 
 class Section(BaseModel):
@@ -89,7 +90,7 @@ class Registry(Generic[T]):
                 [
                     (
                         (),
-                        f"{shown(value)}: give the name of one {self.kind}, or "
+                        f"{literal(value)}: give the name of one {self.kind}, or "
                         f"{{name: ..., setting: ...}} (known: {', '.join(sorted(self.known()))})",
                     )
                 ]

@@ -19,8 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from cosup.errors import unknown_name
-
-_WIDTH = 80
+from cosup.words import literal
 
 
 class Setting(NamedTuple):
@@ -48,16 +47,6 @@ def allowed(setting: Setting) -> str:
         for option in _members(setting)
     ]
     return " or ".join(dict.fromkeys(texts))
-
-
-def shown(value: Any) -> str:
-    """A value as its author wrote it, cut where it is long."""
-    text = {True: "true", False: "false", None: "null"}[value] if _is_word(value) else repr(value)
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
-
-
-def _is_word(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
 
 
 def is_section(option: Any) -> bool:
@@ -229,7 +218,7 @@ def _explain(cls: type[Any], whole: Any, item: Any) -> Iterator[Mistake]:
         yield _of_setting(key, setting, str(item["ctx"]["error"]))
     else:
         given = given if value is _MISSING else value
-        yield key, f"{shown(given)}: must be {allowed(setting)}{nearest(given, setting)}"
+        yield key, f"{literal(given)}: must be {allowed(setting)}{nearest(given, setting)}"
 
 
 def _of_setting(key: tuple[str, ...], setting: Setting, message: str) -> Mistake:
@@ -319,7 +308,7 @@ def _lookalikes(setting: Setting, value: Any, key: tuple[str, ...]) -> Iterator[
                     yield from _lookalikes(item_of(option), item, (*key, str(index)))
     elif _is_odd_number(value) and {int, float} & set(options) and not {bool, Any} & set(options):
         finite = "" if isinstance(value, bool) else ", and finite"
-        yield key, f"{shown(value)}: must be {allowed(setting)}{finite}"
+        yield key, f"{literal(value)}: must be {allowed(setting)}{finite}"
 
 
 def _is_odd_number(value: Any) -> bool:

@@ -132,7 +132,7 @@ DATA: dict[str, tuple[list[str], list[str]]] = {
 MODELS: dict[str, tuple[list[str], list[str]]] = {
     "unknown model": (
         [f"{CLIP}ViT-B-23@openai"],
-        ["student.", "'ViT-B-23'", "did you mean ViT-B-32", "allowed"],
+        ["student.", "'ViT-B-23'", "did you mean 'ViT-B-32'", "allowed"],
     ),
     "unknown tag": (
         [f"{CLIP}ViT-B-32@opanai"],

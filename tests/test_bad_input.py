@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ ANNOTATIONS: dict[str, tuple[list[str], list[str]]] = {
     "no sample at all": (external("others.csv"), ["others.csv", "'xnought/0000.png'"]),
     "duplicate rows": (external("double.csv"), ["double.csv", "rows 1 and 49", "one row"]),
     "unknown class column": (external("column.csv"), ["column.csv", "'tow'", "mean 'two'"]),
-    "unknown class": (external("label.csv"), ["label.csv", "'tow'", "known: nought, one"]),
+    "unknown class": (external("label.csv"), ["label.csv", "'tow'", "allowed: nought, one"]),
     "not Parquet": (external("garbage.parquet"), ["garbage.parquet", "Parquet"]),
     "scope of an unknown class": (
         external("good.csv", ", scope: {class: [onee]}"),
@@ -191,7 +192,7 @@ ANNOTATIONS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "scope of an unknown domain": (
         external("good.csv", ", scope: {domain: sketch}"),
-        ["teachers.external.0.scope", "'sketch'", "known: all"],
+        ["teachers.external.0.scope", "'sketch'", "allowed: all"],
     ),
     "level that doesn't cover": (
         external("good.csv", ", scope: {class: [one, two]}"),
@@ -201,11 +202,11 @@ ANNOTATIONS: dict[str, tuple[list[str], list[str]]] = {
 MODELS: dict[str, tuple[list[str], list[str]]] = {
     "misspelt backbone": (
         ["student.backbone.name=resnt18"],
-        ["student.backbone", "'resnt18'", "mean resnet18", "allowed: a timm name"],
+        ["student.backbone", "'resnt18'", "mean 'resnet18", "allowed: a timm name"],
     ),
     "misspelt teacher": (
         ["teachers.model.name=resnt18"],
-        ["teachers.model", "'resnt18'", "mean resnet18"],
+        ["teachers.model", "'resnt18'", "mean 'resnet18"],
     ),
     "wrong shape": (
         ["student.backbone.weights=alien.pt"],
@@ -244,7 +245,7 @@ MODELS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "single with another teacher": (
         ["rounds.assignment={name: single, teacher: al}"],
-        ["rounds.assignment, level 0", "'al'", "known: all"],
+        ["rounds.assignment, level 0", "'al'", "allowed: all"],
     ),
 }
 FINETUNE = ["student.mode=finetune"]
@@ -367,7 +368,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     ),
     "student's optimizer": (
         [*FINETUNE, "student.training.optimizer=adamww"],
-        ["student.training.optimizer", "'adamww'", "mean adamw", "allowed"],
+        ["student.training.optimizer", "'adamww'", "mean 'adamw", "allowed"],
     ),
     "teachers' optimizer": (
         [*NETWORKS, "teachers.training.optimizer=sdg"],
@@ -420,7 +421,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     ),
     "misspelt backbone to fine-tune": (
         [*FINETUNE, "student.backbone.name=resnt18"],
-        ["student.backbone", "'resnt18'", "mean resnet18", "allowed: a timm name"],
+        ["student.backbone", "'resnt18'", "mean 'resnet18", "allowed: a timm name"],
     ),
     "misspelt cifar backbone": (
         [*FINETUNE, "student.backbone.name=cifar_resnet21"],
@@ -534,7 +535,7 @@ NOISE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "map of other classes": (
         noise("kind: asymmetric, rate: 0.1, map: cifar10"),
-        ["data.noise.map", "'truck'", "known: nought"],
+        ["data.noise.map", "'truck'", "allowed: nought"],
     ),
     "map to an unknown class": (
         noise("kind: asymmetric, rate: 0.1, map: {one: tow}"),
@@ -719,8 +720,9 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(
     original = files.write_atomic
     importlib.import_module("cosup.runs.pipeline")  # all that writes, before it is replaced
     with monkeypatch.context() as patch:
-        for module in ("files", "runs.directory", "runs.sample_records", "runs.stages"):
-            patch.setattr(f"cosup.{module}.write_atomic", write)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("cosup.") and getattr(module, "write_atomic", None) is original:
+                patch.setattr(module, "write_atomic", write)
         assert call(["run", "c.yaml"]) == 1
     (line,) = errors(capsys)
     assert "disk full: cannot write runs/bad/" in line

@@ -13,6 +13,7 @@ HOUSE = Path(__file__).parent.parent / "cosup"
 # From the ground up; rooms of one floor don't know each other, but for those of the ground.
 FLOORS: list[set[str]] = [
     {
+        "words",
         "errors",
         "seeds",
         "registry",

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from cosup.config.errors import contents
 from cosup.config.yaml import parse_yaml, read_text
 from cosup.errors import UserError, about
-from cosup.validation import shown
+from cosup.words import literal
 
 BASE = "base"
 """The key that names the base."""
@@ -84,7 +84,7 @@ def _layer(path: Path, tree: Any) -> Layer:
 
 def _path_of(value: Any, named_in: Path) -> Path:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise UserError(f"{shown(value)}: must be the path of one YAML file")
+        raise UserError(f"{literal(value)}: must be the path of one YAML file")
     return named_in.parent / value
 
 

@@ -86,7 +86,7 @@ def test_a_misspelt_key_is_named_in_full_with_the_nearest(path: str, key: str, n
     (line,) = lines_of(changed(path, 1))
     assert line.startswith(f"c.yaml: {key}: unknown key ")
     assert f"did you mean '{near}'?" in line
-    assert f" {near}" in line.split("(known:")[1]
+    assert f" {near}" in line.split("(allowed:")[1]
 
 
 @pytest.mark.parametrize(

@@ -324,7 +324,7 @@ def test_imagenet(tmp_path: Path, digit: Digit) -> None:
 def test_bad_torchvision(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown torchvision dataset 'CIFAR1O'; .*'CIFAR10'"):
         DataSection.model_validate({"source": "torchvision", "dataset": "CIFAR1O", "root": "x"})
-    with pytest.raises(ValueError, match=r"unknown part of CIFAR10 'val' \(known: test, train\)"):
+    with pytest.raises(ValueError, match=r"unknown part of CIFAR10 'val' \(allowed: test, train\)"):
         DataSection.model_validate(
             {"source": "torchvision", "dataset": "CIFAR10", "root": "x", "parts": ["val"]}
         )

@@ -105,7 +105,7 @@ def test_an_official_test_part_has_no_meaning_here() -> None:
         ({"novel": 9}, "9 novel and 0 validation of 10 classes leave 1 to train on"),
         ({"novel": 11}, r"novel: 11, but only 10 classes are left"),
         ({"novel": 6, "validation": 5}, r"validation: 5, but only 4 classes are left"),
-        ({"novel": ["3", "x"]}, r"novel: unknown class 'x'.*known: 0, 1"),
+        ({"novel": ["3", "x"]}, r"novel: unknown class 'x'.*allowed: 0, 1"),
         ({"novel": [3, 12]}, r"novel: 12 is not a class \(allowed: a name, or an index of 0 to 9"),
         ({"novel": ["3", "4"], "validation": ["4", "5"]}, "class '4' is in novel and in valid"),
         ({"novel": "given"}, r"novel: 'given', but this source doesn't say"),

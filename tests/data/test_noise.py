@@ -167,7 +167,10 @@ def test_settings_that_do_not_go_together(noise: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("noise", "message"),
     [
-        ({"kind": "asymmetric", "rate": 0.1, "map": "cifar10"}, "unknown class 'truck'.*known: 0"),
+        (
+            {"kind": "asymmetric", "rate": 0.1, "map": "cifar10"},
+            "unknown class 'truck'.*: 0",
+        ),
         ({"kind": "asymmetric", "rate": 0.1, "map": {"1": "x"}}, "noise.map: unknown class 'x'"),
         ({"kind": "matrix", "matrix": [[1, 0], [0, 1]]}, "2 x 2; 10 classes need 10 x 10"),
         ({"kind": "matrix", "matrix": [[1, 0], [1]]}, "rows differ in length"),

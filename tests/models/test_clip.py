@@ -390,7 +390,7 @@ MISTAKES: dict[str, tuple[str, str | None, list[str]]] = {
     "unknown model": (
         "ViT-B-23",
         "pretrained",
-        ["'ViT-B-23'", "did you mean ViT-B-32", "of open_clip.list_models()", "or a folder"],
+        ["'ViT-B-23'", "did you mean 'ViT-B-32'", "of open_clip.list_models()", "or a folder"],
     ),
     "no such folder": ("outputs/none", "pretrained", ["'outputs/none'", "or a folder"]),
     "no weights named": (

@@ -82,7 +82,7 @@ def test_transformers_take_the_image_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
-        ({"name": "resnet188"}, "did you mean resnet18"),
+        ({"name": "resnet188"}, "did you mean 'resnet18"),
         ({"name": "torchvision:alexnt"}, "did you mean 'alexnet'"),
         ({"name": "resnet18.nosuch", "weights": "pretrained"}, "a1_in1k"),
         ({"name": "torchvision:squeezenet1_0"}, "no linear classifier"),

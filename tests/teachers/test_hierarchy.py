@@ -133,7 +133,7 @@ def test_unknown_class_and_domain_name_the_nearest() -> None:
     refused(external({"name": "x", "scope": scope}), "teachers.external.0.scope", "'rot30'")
     scope = {"class": "elevn"}
     plan = section(by="explicit", teachers=[[{"name": "x", "scope": scope}]])
-    refused(plan, "teachers.hierarchy.teachers.0.0.scope", "unknown class 'elevn'", "known: 0, 1")
+    refused(plan, "teachers.hierarchy.teachers.0.0.scope", "unknown class 'elevn'", "allowed: 0, 1")
     refused(external({"name": "x", "scope": {"class": 10}}), "10", "0 to 9")
     refused(external({"name": "x", "scope": {"class": []}}), "names no class")
 

@@ -82,7 +82,7 @@ def test_teachers_learn_the_labels_they_are_given(data: ImageData, features: Fea
 BAD = [
     (
         {"optimizer": "addam"},
-        "teachers.training.optimizer: unknown optimizer 'addam'; did you mean adam",
+        "teachers.training.optimizer: unknown optimizer 'addam'; did you mean 'adam",
     ),
     (
         {"augment": {"auto_augment": "nonsense"}},
