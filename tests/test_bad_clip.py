@@ -246,7 +246,7 @@ def test_without_open_clip_the_error_says_how_to_install_it(
     line = error_of(capsys)
     assert line.startswith("error: student.")
     assert "'open_clip:clip': needs open_clip, which is not installed" in line
-    assert "pip install 'cosup[clip]'" in line
+    assert "pip install '.[clip]'" in line
     assert not (here / "runs" / "bad").exists()
 
 

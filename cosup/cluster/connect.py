@@ -82,7 +82,7 @@ def _check_installed() -> None:
     if missing:
         raise UserError(
             f"cosup submit needs Ray's job client (no {missing[0]}); install it with: "
-            "pip install 'cosup[cluster]'"
+            "pip install '.[cluster]'"
         )
 
 

@@ -95,8 +95,7 @@ def open_clip(name: str) -> Any:
         if (error.name or "").split(".")[0] != "open_clip":
             raise
         raise UserError(
-            f"backbone '{name}': needs open_clip, which is not installed "
-            "(pip install 'cosup[clip]')"
+            f"backbone '{name}': needs open_clip, which is not installed (pip install '.[clip]')"
         ) from None
     return library
 

@@ -540,7 +540,7 @@ def test_without_open_clip_the_error_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     text = error_of(str(folder))
-    assert text.endswith("needs open_clip, which is not installed (pip install 'cosup[clip]')")
+    assert text.endswith("needs open_clip, which is not installed (pip install '.[clip]')")
 
 
 def test_open_clip_sets_up_no_logging_and_says_nothing(

@@ -1,0 +1,66 @@
+"""Test that pyproject.toml declares the packages that cosup imports, and no others."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTIONAL = {"aiohttp", "open-clip-torch", "requests"}
+"""Imported only where the user asks for what an extra provides."""
+
+
+def normalized(name: str) -> str:
+    """Return a distribution's name in normal form (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Return the names of the required distributions."""
+    names = (re.match(r"[\w.-]+", requirement) for requirement in requirements)
+    return {normalized(match[0]) for match in names if match}
+
+
+def imported_modules() -> set[str]:
+    """Return the top-level modules that cosup imports, inside functions too."""
+    modules: set[str] = set()
+    for path in (ROOT / "cosup").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    modules |= {alias.name.partition(".")[0] for alias in names}
+                case ast.ImportFrom(module=str() as module, level=0):
+                    modules.add(module.partition(".")[0])
+                case ast.Call(
+                    func=ast.Attribute(attr="import_module"),
+                    args=[ast.Constant(value=str() as module)],
+                ):
+                    modules.add(module.partition(".")[0])
+    return modules - set(sys.stdlib_module_names) - {"cosup"}
+
+
+def imported_distributions() -> set[str]:
+    """Return the distributions that cosup imports."""
+    known = packages_distributions()
+    return {normalized(known.get(module, [module])[0]) for module in imported_modules()}
+
+
+def test_imports_are_declared() -> None:
+    required = distributions(PROJECT["dependencies"])
+    assert imported_distributions() - OPTIONAL - required == set()
+
+
+def test_optional_imports_belong_to_an_extra() -> None:
+    extras = PROJECT["optional-dependencies"]
+    declared = distributions(extras["clip"]) | distributions(extras["cluster"])
+    assert OPTIONAL & imported_distributions() <= declared
+
+
+def test_the_test_extra_contains_the_others() -> None:
+    """CI installs the extra `test` alone, and its tests cover the other extras."""
+    extras = PROJECT["optional-dependencies"]
+    others = set().union(*(distributions(extras[name]) for name in extras if name != "test"))
+    assert others <= distributions(extras["test"])
