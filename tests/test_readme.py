@@ -1,4 +1,7 @@
-"""The README is true: its Python runs, its configs validate, its paths exist."""
+"""Test the READMEs: their Python runs, their configs validate, and they have CI's commands.
+
+tests/test_methods.py checks their links and the files that they name.
+"""
 
 import re
 from pathlib import Path
@@ -10,39 +13,59 @@ from helpers.made_run import make_run
 from cosup.config import check_config
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
+CLUSTERS = (ROOT / "ray_jobs" / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def test_its_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_on_tensors_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = (code for code in blocks("python") if "cosup.decide" in code)
     assert len([line for line in code.splitlines() if line]) == 10
     exec(compile(code, "README", "exec"), {})
     assert "torch.Size([100, 2])" in capsys.readouterr().out
 
 
-def test_its_python_on_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_on_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("quickstart", "quickstart_ce"):
-        make_run(tmp_path / "outputs" / name)
+    make_run(tmp_path / "outputs" / "quickstart")
     found = [code for code in blocks("python") if "load_run" in code]
-    assert len(found) == 2
-    for code in found:
-        exec(compile(code, "README", "exec"), {})
+    assert len(found) == 1
+    exec(compile(found[0], "README", "exec"), {})
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
-def test_its_configs_validate(text: str) -> None:
+@pytest.mark.parametrize("text", [*blocks("yaml"), *blocks("yaml", CLUSTERS)])
+def test_configs_validate(text: str) -> None:
     whole = {"data": {"source": "digits"}, "student": {"backbone": {"name": "resnet18"}}}
     check_config({**whole, **yaml.safe_load(text)})
 
 
-def test_the_paths_it_names_exist() -> None:
-    tree = re.findall(r"^    (\S+)  +\S", TEXT[TEXT.index("## The tree") :], re.MULTILINE)
-    table = [ROOT / "cosup" / name for name in re.findall(r"`(\w+(?:/\w+)*\.py)`", TEXT)]
-    paths = [*(ROOT / name for name in tree), *table, ROOT / "tests/report/report.png"]
-    assert len(paths) > 20
-    assert [str(path) for path in paths if not path.exists()] == []
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pip install '.[quickstart]' && cosup run configs/quickstart.yaml",
+        "pip install '.[test]' && pytest",
+    ],
+)
+def test_commands_that_ci_runs_have_a_line_of_their_own(command: str) -> None:
+    assert command in README.splitlines()
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_configs_are_described(name: str) -> None:
+    """A config's first comment has the command that runs it, and configs/README.md names it."""
+    comment = re.match(r"(?:#.*\n)+", (ROOT / "configs" / name).read_text())
+    assert comment
+    assert f"cosup run configs/{name}" in comment[0]
+    stem = name.removesuffix(".yaml")
+    overview = (ROOT / "configs" / "README.md").read_text()
+    assert any(part in overview for part in (f"`{stem}`", stem, "_" + stem.rpartition("_")[2])), (
+        stem
+    )
