@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cosup.analysis import words
+from cosup import words
 
 __all__ = [
     "Bools",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import (
     Bools,
     Codes,
@@ -27,8 +27,9 @@ from cosup.analysis.arrays import (
 from cosup.analysis.decisions import round_decisions
 from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
-from cosup.analysis.phrases import listed, percent, plural, points
 from cosup.analysis.records import Run
+from cosup.analysis.results import supervision_label
+from cosup.words import listed, percent, plural, points
 
 __all__ = [
     "CLASSES",
@@ -165,7 +166,7 @@ def _draw_gains(noun: str) -> Callable[[pd.DataFrame], list[View]]:
 def _gain_row(row: Row, scale: Scale) -> DotRow:
     kinds = (("floor", "floor-tick"), ("ceiling", "ceiling"), ("student", "student"))
     marks = [
-        Mark(scale.at(row[column]), kind, f"{column}: {words.percent(row[column])} %")
+        Mark(scale.at(row[column]), kind, f"{column}: {words.in_percent(row[column])} %")
         for column, kind in kinds
         if not words.missing(row[column])
     ]
@@ -176,8 +177,8 @@ def _gain_row(row: Row, scale: Scale) -> DotRow:
     return DotRow(
         str(row["name"]),
         marks,
-        words.percent(row["student"]),
-        words.points(row["gained"]),
+        words.in_percent(row["student"]),
+        words.in_points(row["gained"]),
         note=words.count(row["samples"]),
         span=span,
         kind=kind,
@@ -343,11 +344,14 @@ def by_supervision(table: pd.DataFrame) -> Mapping[Supervision, Mapping[str, Row
 
 
 def _name(kind: str, who: str) -> str:
-    return f"teacher {who}" if kind == "teacher" else words.who_words(kind, who)
+    return f"teacher {who}" if kind == "teacher" else supervision_label(kind, who)
 
 
 def _cell(row: Row, who: Supervision, name: str) -> Cell:
-    accuracy, samples = words.percent(row["accuracy"]), words.plural(int(row["samples"]), "sample")
+    accuracy, samples = (
+        words.in_percent(row["accuracy"]),
+        words.plural(int(row["samples"]), "sample"),
+    )
     where = "the mean over domains" if name == MEAN else f"{samples} of {name}"
     share = None if words.missing(row["accuracy"]) else float(row["accuracy"])
     return Cell(share, accuracy, f"{_name(*who)}: {accuracy} % of {where}")

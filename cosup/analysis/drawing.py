@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cosup.analysis import words
+from cosup import words
 
 __all__ = [
     "Axis",
@@ -274,7 +274,7 @@ class Scale:
         high = min(max(1.0, high), math.ceil(high / step - 1e-9) * step)
         high = max(high, min(1.0, low + 2 * step))  # also where all are the same
         low = min(low, max(0.0, high - 2 * step))
-        return cls(low, high, lambda v, step: words.percent(v, 0 if step >= 0.00999 else 1))
+        return cls(low, high, lambda v, step: words.in_percent(v, 0 if step >= 0.00999 else 1))
 
     @classmethod
     def of_numbers(cls, values: Iterable[float], most: int = 5, zero: bool = False) -> "Scale":

@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import Bools, Codes, Floats, Row, categories, rows_of
 from cosup.analysis.decisions import RoundDecisions, round_decisions
 from cosup.analysis.drawing import Example, Gallery, View
 from cosup.analysis.figure import Figure, Unavailable, require_rounds
-from cosup.analysis.phrases import plural
 from cosup.analysis.records import Run
 from cosup.probabilities import ProbTable
+from cosup.words import plural
 
 __all__ = ["EXAMPLES", "MOST", "examples_table"]
 
@@ -266,7 +266,7 @@ def _example(row: Row) -> Example:
 def _answer(label: Any, confidence: Any) -> str:
     if words.missing(confidence):
         return str(label)
-    return f"{label}, {words.percent(confidence, 0)}\u00a0%"
+    return f"{label}, {words.in_percent(confidence, 0)}\u00a0%"
 
 
 EXAMPLES = Figure(

@@ -4,13 +4,13 @@ from typing import Any
 
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import Bools, Row, codes, mean, row_at, rows_of
 from cosup.analysis.decisions import RoundDecisions, all_decisions
 from cosup.analysis.drawing import BarRow, Bars, Segment, View
 from cosup.analysis.figure import Excerpt, Figure
-from cosup.analysis.phrases import known, listed, percent
 from cosup.analysis.records import Run
+from cosup.words import known, listed, percent
 
 __all__ = ["ALL_FILTERS", "FILTERS"]
 
@@ -115,9 +115,9 @@ def _filter_row(row: Row, widest: float, heading: str) -> BarRow:
     return BarRow(
         "all filters" if name == ALL_FILTERS else name.replace("_", " "),
         segments,
-        words.percent(row["share"]),
-        "" if words.missing(row["recall"]) else words.percent(row["recall"]),
-        "" if words.missing(noise) else f"{words.percent(noise)} % of the wrong labels",
+        words.in_percent(row["share"]),
+        "" if words.missing(row["recall"]) else words.in_percent(row["recall"]),
+        "" if words.missing(noise) else f"{words.in_percent(noise)} % of the wrong labels",
         heading,
     )
 

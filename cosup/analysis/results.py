@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import (
     Row,
     highest_and_lowest,
@@ -12,14 +12,35 @@ from cosup.analysis.arrays import (
 )
 from cosup.analysis.drawing import DotRow, Dots, Mark, Reference, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_rounds
-from cosup.analysis.phrases import listed, percent, plural
 from cosup.analysis.records import Run
 from cosup.metrics import mcnemar, pgr, shares
 from cosup.seeds import seed_for
+from cosup.words import listed, percent, plural
 
-__all__ = ["OVERVIEW", "is_significant"]
+__all__ = ["CONTROL_LABELS", "OVERVIEW", "is_significant", "supervision_label"]
 
 MOST_TEACHERS = 12
+
+CONTROL_LABELS = {
+    "zero_shot": "before any training (CLIP's zero-shot)",
+    "best_teacher": "taught by the best teacher alone",
+    "mean_ensemble": "taught by the mean of the teachers",
+    "equal_budget_generalist": "taught by one generalist with all the specialists' budget",
+    "self_training": "going on with its own labels",
+    "random_assignment": "teachers drawn at random",
+    "oracle_assignment": "teachers chosen by the truth (oracle)",
+    "given_labels": "trained on the labels as given",
+    "ceiling": "trained on the true labels (ceiling)",
+}
+
+
+def supervision_label(kind: str, who: str) -> str:
+    """Return the label of a row of the overview: a teacher's name or a kind of supervision."""
+    if kind == "student":
+        return "the co-supervised student"
+    if kind == "control":
+        return CONTROL_LABELS.get(who, who.replace("_", " "))
+    return who
 
 
 def is_significant(row: Row) -> bool:
@@ -120,11 +141,11 @@ def draw_overview(table: pd.DataFrame) -> list[View]:
 
 def _overview_row(row: Row, scale: Scale) -> DotRow:
     kind, who = str(row["kind"]), str(row["who"])
-    name, accuracy = words.who_words(kind, who), words.percent(row["accuracy"])
+    name, accuracy = supervision_label(kind, who), words.in_percent(row["accuracy"])
     lead = ""
     if kind != "student":
-        interval = words.interval(row["gain_low"], row["gain_high"], words.points)
-        lead = f"{words.points(row['gain'])} {interval}"
+        interval = words.interval(row["gain_low"], row["gain_high"], words.in_points)
+        lead = f"{words.in_points(row['gain'])} {interval}"
     return DotRow(
         name,
         [Mark(scale.at(row["accuracy"]), kind, f"{name}: {accuracy} %")],

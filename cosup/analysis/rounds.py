@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import (
     Bools,
     Codes,
@@ -22,8 +22,8 @@ from cosup.analysis.arrays import (
 from cosup.analysis.decisions import RoundDecisions, all_decisions
 from cosup.analysis.drawing import BarRow, Bars, Cell, Matrix, Segment, View
 from cosup.analysis.figure import Excerpt, Figure
-from cosup.analysis.phrases import known, percent, plural
 from cosup.analysis.records import Run
+from cosup.words import known, percent, plural
 
 __all__ = ["HARD", "LOAD", "ROUNDS"]
 
@@ -137,7 +137,7 @@ def draw_rounds(table: pd.DataFrame) -> list[View]:
 def _measure(label: str, row: dict[str, Any], name: str, kind: str) -> Cell:
     value = row[name]
     if kind == "share":
-        text = words.percent(value)
+        text = words.in_percent(value)
     else:
         text = words.count(value) if kind == "count" else _decimals(value)
     share = float(value) if kind == "share" and not words.missing(value) else None
@@ -258,7 +258,7 @@ def _load_row(row: Any, widest: float, heading: str) -> BarRow:
         str(row["teacher"]),
         segments,
         words.count(samples),
-        words.percent(row["annotation_accuracy"]),
+        words.in_percent(row["annotation_accuracy"]),
         heading=heading,
     )
 

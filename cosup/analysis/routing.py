@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import (
     Row,
     count_groups,
@@ -21,8 +21,8 @@ from cosup.analysis.arrays import (
 from cosup.analysis.decisions import all_decisions
 from cosup.analysis.drawing import Cell, Flow, FlowNode, Link, Matrix, View
 from cosup.analysis.figure import Figure, Unavailable
-from cosup.analysis.phrases import percent, plural
 from cosup.analysis.records import Run
+from cosup.words import percent, plural
 
 __all__ = ["ASSIGNMENT", "FLOW"]
 
@@ -133,13 +133,13 @@ def _share_cell(row: Row | None, teacher: str, name: str) -> Cell:
     correct = (
         ""
         if words.missing(row["annotation_accuracy"])
-        else f", {words.percent(row['annotation_accuracy'])} % of them annotated correctly"
+        else f", {words.in_percent(row['annotation_accuracy'])} % of them annotated correctly"
     )
     tooltip = (
-        f"{teacher} is assigned {words.percent(row['share'])} % of {name} "
+        f"{teacher} is assigned {words.in_percent(row['share'])} % of {name} "
         f"({words.plural(int(row['samples']), 'sample')}{correct})"
     )
-    text = words.percent(row["share"], 0)
+    text = words.in_percent(row["share"], 0)
     return Cell(float(row["share"]), text if row["share"] >= 0.005 else "", tooltip)
 
 

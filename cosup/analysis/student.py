@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import (
     Bools,
     Codes,
@@ -32,8 +32,8 @@ from cosup.analysis.drawing import (
     View,
 )
 from cosup.analysis.figure import Excerpt, Figure, require_rounds
-from cosup.analysis.phrases import percent, points
 from cosup.analysis.records import Run
+from cosup.words import percent, points
 
 __all__ = ["CALIBRATION", "CONFUSION", "STUDENT_TEACHERS"]
 
@@ -129,10 +129,10 @@ def draw_student_teachers(table: pd.DataFrame) -> list[View]:
 
 def _teacher_row(row: Row, heading: str) -> BarRow:
     segments = [
-        Segment(float(row[name]), kind, f"{text}: {words.percent(row[name])} %")
+        Segment(float(row[name]), kind, f"{text}: {words.in_percent(row[name])} %")
         for name, kind, text in _PARTS
     ]
-    agreement, samples = words.percent(row["agreement"]), words.count(row["samples"])
+    agreement, samples = words.in_percent(row["agreement"]), words.count(row["samples"])
     return BarRow(str(row["teacher"]), segments, agreement, samples, heading=heading)
 
 
@@ -207,9 +207,9 @@ def _confusion_cell(
     share = samples / float(total)
     tooltip = (
         f"{words.count(samples)} of {words.plural(total, 'sample')} of {true} "
-        f"({words.percent(share)} %) predicted as {predicted}"
+        f"({words.in_percent(share)} %) predicted as {predicted}"
     )
-    return Cell(share, words.percent(share, 0) if share >= 0.005 else "", tooltip)
+    return Cell(share, words.in_percent(share, 0) if share >= 0.005 else "", tooltip)
 
 
 def _most_confused(table: pd.DataFrame, totals: "pd.Series[int]") -> Bars:
@@ -225,7 +225,7 @@ def _most_confused(table: pd.DataFrame, totals: "pd.Series[int]") -> Bars:
                 f"{row['true']} → {row['predicted']}",
                 [Segment(row["samples"] / widest, "loss", tooltip)],
                 words.count(row["samples"]),
-                words.percent(share),
+                words.in_percent(share),
             )
         )
     text = f"Shown are the {len(rows)} most frequent of {len(errors):,} kinds of error."
@@ -321,8 +321,8 @@ def _reliability(name: str, part: pd.DataFrame) -> Panel:
         (float(r["low"]), float(r["high"] - r["low"]), r["samples"] / total) for r in rows_of(part)
     ]
     note = (
-        f"confidence {words.percent(confidence)} %, accuracy {words.percent(accuracy)} %, "
-        f"ECE {words.percent(error)} %"
+        f"confidence {words.in_percent(confidence)} %, accuracy {words.in_percent(accuracy)} %, "
+        f"ECE {words.in_percent(error)} %"
     )
     title = "the co-supervised student" if name == "student" else name.replace("_", " ")
     vertical = Axis(AXIS.ticks, "accuracy, %")

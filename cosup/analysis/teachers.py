@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import (
     Row,
     Values,
@@ -23,13 +23,11 @@ from cosup.analysis.arrays import (
 from cosup.analysis.decisions import all_decisions
 from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_labels, require_samples
-from cosup.analysis.phrases import percent
 from cosup.analysis.records import Run, Teacher
+from cosup.words import percent
 
 __all__ = ["ANNOTATION_ACCURACY", "TEACHERS", "scope_in_words"]
 
-MOST_NAMES = 5
-"""Names that a scope is written with before "and N more"."""
 MOST_TREE, MOST_SCOPE, MOST_TEACHERS, MOST_CLASSES = 40, 36, 24, 24
 ENOUGH = 10
 """Annotations below which an accuracy is not singled out, if others have more."""
@@ -93,25 +91,16 @@ def _within(part: Sequence[int] | None, whole: Sequence[int] | None) -> bool:
 
 
 def scope_in_words(teacher: Teacher, classes: list[str], domains: list[str]) -> str:
-    """A scope in words: "all", "domain rot30", "classes 0-4", "classes cat, dog; domain photo"."""
+    """Return a scope in words: `all`, `domain rot30`, `classes 0-4; domains photo and sketch`."""
     parts = []
-    for indices, names, one, several in (
-        (teacher.classes, classes, "class", "classes"),
-        (teacher.domains, domains, "domain", "domains"),
+    for indices, names, kind in (
+        (teacher.classes, classes, "class"),
+        (teacher.domains, domains, "domain"),
     ):
         if indices is not None:
             chosen = [names[index] for index in indices]
-            parts.append(f"{one if len(chosen) == 1 else several} {_names_or_range(chosen)}")
+            parts.append(f"{words.noun(len(chosen), kind)} {words.ranged(chosen)}")
     return "; ".join(parts) or "all"
-
-
-def _names_or_range(names: list[str]) -> str:
-    if len(names) > 2 and all(name.isascii() and name.isdigit() for name in names):
-        numbers = [int(name) for name in names]
-        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return f"{names[0]}-{names[-1]}"
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def teachers_sentence(run: Run, table: pd.DataFrame) -> str:
@@ -134,7 +123,7 @@ def teachers_sentence(run: Run, table: pd.DataFrame) -> str:
 
 def _range(values: "pd.Series[Any]") -> str:
     low, high = float(values.min()), float(values.max())
-    return percent(low) if high - low < 0.0005 else f"{100 * low:.1f} to {percent(high)}"
+    return percent(low) if high - low < 0.0005 else f"{words.span(low, high)} %"
 
 
 def draw_teachers(table: pd.DataFrame) -> list[View]:
@@ -160,14 +149,14 @@ def _teacher_row(row: Row, scale: Scale) -> DotRow:
     for value, kind in ((outside, "outside"), (inside, "inside")):
         if not words.missing(value):
             places.append(scale.at(value))
-            tooltip = f"{name}, {kind} its scope: {words.percent(value)} %"
+            tooltip = f"{name}, {kind} its scope: {words.in_percent(value)} %"
             marks.append(Mark(places[-1], kind, tooltip))
     scope = "" if str(row["scope"]) == name else str(row["scope"])
     return DotRow(
         name,
         marks,
-        words.percent(inside),
-        "no outside" if words.missing(outside) else words.percent(outside),
+        words.in_percent(inside),
+        "no outside" if words.missing(outside) else words.in_percent(outside),
         note=scope if len(scope) <= MOST_SCOPE else f"{scope[: MOST_SCOPE - 1]}…",
         span=(min(places), max(places)) if len(places) == 2 else None,
         depth=min(int(row["depth"]), 6),
@@ -302,15 +291,15 @@ def _accuracy_cell(row: Row | None, teacher: str, name: str) -> Cell:
     if row is None or words.missing(row["accuracy"]):
         return Cell(None, "", f"{teacher}, {name}: no sample")
     tooltip = (
-        f"{teacher} is correct on {words.percent(row['accuracy'])} % of "
+        f"{teacher} is correct on {words.in_percent(row['accuracy'])} % of "
         f"{words.plural(int(row['samples']), 'sample')} of {name}"
     )
     if not words.missing(row["assigned_samples"]) and row["assigned_samples"]:
         tooltip += (
-            f", and on {words.percent(row['assigned_accuracy'])} % of the "
+            f", and on {words.in_percent(row['assigned_accuracy'])} % of the "
             f"{words.count(row['assigned_samples'])} assigned to it"
         )
-    return Cell(float(row["accuracy"]), words.percent(row["accuracy"], 0), tooltip)
+    return Cell(float(row["accuracy"]), words.in_percent(row["accuracy"], 0), tooltip)
 
 
 ANNOTATION_ACCURACY = Figure(

@@ -5,13 +5,13 @@ import re
 import numpy as np
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import row_at, rows_of
 from cosup.analysis.drawing import BarRow, Bars, Curve, Lines, Panel, Scale, Segment, View
 from cosup.analysis.figure import Excerpt, Figure, Unavailable
-from cosup.analysis.phrases import known, percent
 from cosup.analysis.reading import read_json
 from cosup.analysis.records import Run
+from cosup.words import duration, known, percent
 
 __all__ = ["COST", "WEIGHTS"]
 
@@ -180,17 +180,11 @@ def cost_sentence(run: Run, table: pd.DataFrame) -> str:
     by = table.groupby("part", observed=True)["seconds"].sum()
     total = float(by.sum())
     text = (
-        f"The stages took {_time(total)} in total, most of it in {by.idxmax()} "
+        f"The stages took {duration(total)} in total, most of it in {by.idxmax()} "
         f"({percent(by.max() / total)})"
     )
     peak = run.summary.get("peak_rss_mb")
     return f"{text}. Peak memory: {peak:,.0f} MiB." if known(peak) else f"{text}."
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def draw_cost(table: pd.DataFrame) -> list[View]:

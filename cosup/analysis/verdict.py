@@ -6,9 +6,9 @@ import pandas as pd
 
 from cosup.analysis.arrays import Row, row_at, rows_of
 from cosup.analysis.filters import ALL_FILTERS
-from cosup.analysis.phrases import known, listed, percent, points, span
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
+from cosup.words import known, listed, percent, points, span
 
 __all__ = ["verdict"]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import RenderableType
 
-from cosup.analysis import Run, words, write_tables
+from cosup import words
+from cosup.analysis import Run, write_tables
 from cosup.analysis.arrays import rows_of
 from cosup.analysis.comparison import compare, labels, runs_to_compare
 from cosup.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cosup.analysis import words
+from cosup import words
 from cosup.analysis.arrays import highest_and_lowest, rows_of
 from cosup.analysis.drawing import (
     Axis,
@@ -38,7 +38,9 @@ def draw_runs(table: pd.DataFrame) -> Dots:
     rows = []
     for row in rows_of(table):
         marks = [
-            Mark(scale.at(row[name]), kind, f"{row['run']}, {name}: {words.percent(row[name])} %")
+            Mark(
+                scale.at(row[name]), kind, f"{row['run']}, {name}: {words.in_percent(row[name])} %"
+            )
             for name, kind in (
                 ("floor", "floor-tick"),
                 ("ceiling", "ceiling-tick"),
@@ -49,12 +51,12 @@ def draw_runs(table: pd.DataFrame) -> Dots:
         pgr = words.NONE
         if not words.missing(row["pgr"]):
             span = words.interval(row["pgr_low"], row["pgr_high"])
-            pgr = f"{words.percent(row['pgr'])} {span}"
+            pgr = f"{words.in_percent(row['pgr'])} {span}"
         rows.append(
             DotRow(
                 row["run"],
                 marks,
-                words.percent(row["student"]),
+                words.in_percent(row["student"]),
                 pgr,
                 span=(scale.at(row["low"]), scale.at(row["high"])),
                 kind="student",
@@ -72,7 +74,7 @@ def draw_pairs(table: pd.DataFrame) -> Dots:
     rows = []
     for pair in rows_of(shown):
         name = f"{pair['first']} against {pair['second']}"
-        span = words.interval(pair["low"], pair["high"], words.points)
+        span = words.interval(pair["low"], pair["high"], words.in_points)
         kind = ""
         if differs(pair):
             kind = "gain" if pair["difference"] > 0 else "loss"
@@ -80,8 +82,14 @@ def draw_pairs(table: pd.DataFrame) -> Dots:
         rows.append(
             DotRow(
                 name,
-                [Mark(at, "control", f"{name}: {words.points(pair['difference'])} points {span}")],
-                words.points(pair["difference"]),
+                [
+                    Mark(
+                        at,
+                        "control",
+                        f"{name}: {words.in_points(pair['difference'])} points {span}",
+                    )
+                ],
+                words.in_points(pair["difference"]),
                 span,
                 note=f"p {words.p_value(pair['p_corrected'])}".replace(" ", "\u00a0"),
                 span=(scale.at(100 * pair["low"]), scale.at(100 * pair["high"])),
@@ -111,7 +119,7 @@ def draw_answers(table: pd.DataFrame) -> Bars:
                     Segment(pair[name] / total, kind, f"{said}: {pair[name]:,} samples")
                     for name, kind, said in parts
                 ],
-                words.percent(pair["agreement"]),
+                words.in_percent(pair["agreement"]),
                 f"{pair['first_only']:,} and {pair['second_only']:,}",
             )
         )
@@ -135,8 +143,8 @@ def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
         [
             Cell(
                 value,
-                words.percent(value),
-                f"{noun} {name}, {run}: {words.percent(value)} % of {size:,} samples",
+                words.in_percent(value),
+                f"{noun} {name}, {run}: {words.in_percent(value)} % of {size:,} samples",
             )
             for run, value in zip(runs, values, strict=True)
         ]
@@ -190,7 +198,7 @@ def _panel(tag: str, table: pd.DataFrame, runs: Sequence[str]) -> Panel:
         ]
         curves.append(Curve(name, f"c{place}", points))
         last = one["value"].iloc[-1]
-        ends_at.append(words.percent(last) if shares else words.number(last))
+        ends_at.append(words.in_percent(last) if shares else words.number(last))
     unit = ", %" if shares else ""
     note = f"ends at {', '.join(ends_at)}"
     across = x.axis("step")

@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosup.analysis import Run, words
+from cosup import words
+from cosup.analysis import Run
 from cosup.analysis.arrays import rows_of
 from cosup.analysis.comparison import labels
 from cosup.report.terminal import runs_by_domain
@@ -49,11 +50,11 @@ def _runs(table: pd.DataFrame, measured: str, samples: int) -> Table:
     for row in rows_of(table):
         shown.add_row(
             Text(row["run"]),
-            words.percent(row["student"]),
+            words.in_percent(row["student"]),
             Text(words.interval(row["low"], row["high"])),
-            words.percent(row["floor"]),
-            words.percent(row["ceiling"]),
-            words.percent(row["pgr"]),
+            words.in_percent(row["floor"]),
+            words.in_percent(row["ceiling"]),
+            words.in_percent(row["pgr"]),
             Text(words.interval(row["pgr_low"], row["pgr_high"])),
             f"{row['seconds']:,.1f}",
         )
@@ -109,12 +110,14 @@ def pair_sentence(pair: Mapping[str, Any], pairs: int) -> str:
         won = pair["difference"] > 0
         better, worse = (first, second) if won else (second, first)
         bounds = (pair["low"], pair["high"]) if won else (-pair["high"], -pair["low"])
-        gained = words.points(abs(pair["difference"])).lstrip("+")
+        gained = words.in_points(abs(pair["difference"])).lstrip("+")
         head = f"{better} is better than {worse} by {gained} points, more than noise"
     else:
         bounds = (pair["low"], pair["high"])
-        head = f"{first} less {second}: {words.points(pair['difference'])} points, {NO_DIFFERENCE}"
-    span = words.interval(*bounds, words.points)
+        head = (
+            f"{first} less {second}: {words.in_points(pair['difference'])} points, {NO_DIFFERENCE}"
+        )
+    span = words.interval(*bounds, words.in_points)
     if pairs > 1:
         p = f"p {_p(pair['p_corrected'])} corrected for {pairs} pairs"
         return f"{head} (95 % interval {span}; {p})."
@@ -129,11 +132,11 @@ def pgr_sentence(pair: Mapping[str, Any]) -> str:
     """The difference of PGR, where both have one; else nothing."""
     if words.missing(pair["pgr_difference"]):
         return ""
-    span = words.interval(pair["pgr_low"], pair["pgr_high"], words.points)
+    span = words.interval(pair["pgr_low"], pair["pgr_high"], words.in_points)
     said = f", 95 % interval {span}" if span else ""
     return (
         f"PGR of {pair['first']} less that of {pair['second']}: "
-        f"{words.points(pair['pgr_difference'])} points{said}."
+        f"{words.in_points(pair['pgr_difference'])} points{said}."
     )
 
 
@@ -155,7 +158,7 @@ def config_sentence(table: pd.DataFrame) -> str:
 
 def flipped_sentence(table: pd.DataFrame, total: int, runs: int) -> str:
     """How many samples some run gets right and another doesn't."""
-    share = words.percent(len(table) / total) if total else words.NONE
+    share = words.in_percent(len(table) / total) if total else words.NONE
     which = "One of the two runs alone is" if runs == 2 else "Some of the runs, and not all, are"
     return f"{which} right on {len(table):,} of {total:,} test samples ({share} %)."
 
@@ -168,8 +171,8 @@ def classes_sentence(table: pd.DataFrame, names: list[str], noun: str) -> str:
     row = table.iloc[int(spread.to_numpy().argmax())]
     best, worst = (str(row[names].astype(float).agg(end)) for end in ("idxmax", "idxmin"))
     return (
-        f"Furthest apart on {row[noun]}: {words.percent(row[best])} % by {best}, "
-        f"{words.percent(row[worst])} % by {worst} ({row['samples']:,} test samples)."
+        f"Furthest apart on {row[noun]}: {words.in_percent(row[best])} % by {best}, "
+        f"{words.in_percent(row[worst])} % by {worst} ({row['samples']:,} test samples)."
     )
 
 
@@ -179,10 +182,10 @@ def means_sentence(table: pd.DataFrame, names: list[str]) -> str:
     if len(names) > MOST_MEANS:
         best, worst = str(means.idxmax()), str(means.idxmin())
         return (
-            f"Mean over the {domains}: from {words.percent(means[worst])} % by {worst} to "
-            f"{words.percent(means[best])} % by {best}."
+            f"Mean over the {domains}: from {words.in_percent(means[worst])} % by {worst} to "
+            f"{words.in_percent(means[best])} % by {best}."
         )
-    said = [f"{words.percent(means[name])} % by {name}" for name in names]
+    said = [f"{words.in_percent(means[name])} % by {name}" for name in names]
     return f"Mean over the {domains}: {words.listed(said)}."
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from cosup.analysis import Run, words
+from cosup import words
+from cosup.analysis import Run
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _accuracy(
         return None
     one: Any = row.iloc[0]
     note = words.interval(one["low"], one["high"])
-    return Number(name, words.percent(one["accuracy"]), "%", note, main)
+    return Number(name, words.in_percent(one["accuracy"]), "%", note, main)
 
 
 def _floor(run: Run, table: pd.DataFrame) -> Number | None:
@@ -113,7 +114,7 @@ def _pgr(run: Run, table: pd.DataFrame) -> Number | None:
         return None
     span = student.get("pgr_ci95") or (None, None)
     note = words.interval(*span)
-    return Number("PGR, gap recovered", words.percent(student["pgr"]), "%", note, True)
+    return Number("PGR, gap recovered", words.in_percent(student["pgr"]), "%", note, True)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cosup import __version__
-from cosup.analysis import words
+from cosup import __version__, words
 
 __all__ = ["TableView", "render", "table_view"]
 
@@ -139,9 +138,9 @@ def _column(name: str, values: "pd.Series[Any]") -> tuple[Column, list[str]]:
         unit = f", {_UNITS[name]}" if name in _UNITS else ""
         return Column(label + unit, True), [_RAW[name](value) for value in values]
     if name in _POINTS:
-        return Column(f"{label}, points", True), [words.points(value) for value in values]
+        return Column(f"{label}, points", True), [words.in_points(value) for value in values]
     if pd.api.types.is_float_dtype(values):
-        return Column(f"{label}, %", True), [words.percent(value) for value in values]
+        return Column(f"{label}, %", True), [words.in_percent(value) for value in values]
     write = str if name in _NOT_COUNTED else words.count
     texts = [words.NONE if words.missing(value) else write(int(value)) for value in values]
     return Column(label, True), texts

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosup.analysis import Run, findings, tables, verdict, words
+from cosup import words
+from cosup.analysis import Run, findings, tables, verdict
 from cosup.analysis.arrays import highest_and_lowest, rows_of
 from cosup.analysis.domains import MEAN, by_supervision, largest_domains, supervisions
 from cosup.analysis.figure import Figure
@@ -111,6 +112,6 @@ def _by_domain(
         shown.add_column(text, justify="right", overflow="fold", min_width=NUMBER)
     shown.add_column(MEAN, justify="right", overflow="fold", min_width=NUMBER, max_width=9)
     for name, values in rows:
-        numbers = [words.percent(values[domain]) for domain in (*domains, MEAN)]
+        numbers = [words.in_percent(values[domain]) for domain in (*domains, MEAN)]
         shown.add_row(Text(words.shorten(name, 40)), *numbers)
     return shown

@@ -126,9 +126,9 @@ def test_tables_are_written_and_read_back(made: Path, tmp_path: Path) -> None:
         (None, None, "all"),
         ((0,), None, "class 0"),
         ((0, 1, 2, 3), None, "classes 0-3"),
-        ((0, 2), None, "classes 0, 2"),
+        ((0, 2), None, "classes 0 and 2"),
         (None, (1,), "domain sketch"),
-        ((1,), (0, 1), "class 1; domains photo, sketch"),
+        ((1,), (0, 1), "class 1; domains photo and sketch"),
         ((0, 2, 4, 5, 6, 7), None, "classes 0, 2, 4, 5, 6 and 1 more"),
     ],
 )

@@ -11,8 +11,8 @@ import pytest
 
 from cosup.analysis import Run, findings, load_run, tables, verdict
 from cosup.analysis.domains import MEAN, SUPERVISION_DOMAINS
-from cosup.analysis.phrases import listed, percent, plural, points, span
 from cosup.analysis.results import is_significant
+from cosup.words import listed, percent, plural, points, span
 
 DOMAINS = ("photo", "sketch", "clip<art>")
 MINUS = "\N{MINUS SIGN}"

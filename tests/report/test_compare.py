@@ -94,7 +94,7 @@ def test_the_verdict_has_the_numbers_of_the_runs(folder: Path) -> None:
     assert f"{right}; exact McNemar test: p < 0.001" in text
     low, high = compare([load_run(folder / name) for name in made])["pairs"].loc[0, ["low", "high"]]
     assert f"95 % interval [+{100 * low:.1f}, +{100 * high:.1f}]" in text
-    assert "2 settings differ: rounds.loss.name, rounds.loss.temperature" in text
+    assert "2 settings differ: rounds.loss.name and rounds.loss.temperature" in text
     assert f"right on {sum(alone)} of 240 test samples" in text
 
 

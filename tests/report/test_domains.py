@@ -21,7 +21,7 @@ from cosup.analysis.comparison import compare
 from cosup.analysis.domains import MEAN, draw_supervision_domains
 from cosup.analysis.drawing import Matrix
 from cosup.analysis.figures import FIGURES
-from cosup.analysis.words import CONTROL_WORDS
+from cosup.analysis.results import CONTROL_LABELS as PAGE_LABELS
 from cosup.config.schema import ControlName
 from cosup.report.compare import write_comparison
 from cosup.report.compare_text import comparison_text
@@ -173,7 +173,7 @@ def test_runs_side_by_side_on_the_terminal_and_the_page(tmp_path: Path) -> None:
     figure = page.one("figure", id="figure-domains")
     finding = figure.one("p", class_="finding").text.replace("\xa0", " ")
     means = [f"{100 * expected[name][-1]:.1f} % by {name}" for name in names]
-    assert finding.endswith(f"Mean over the 2 domains: {means[0]}, {means[1]}.")
+    assert finding.endswith(f"Mean over the 2 domains: {means[0]} and {means[1]}.")
     assert finding.startswith(("Furthest apart on photo", "Furthest apart on sketch"))
     last = figure.one("table", class_="matrix").all("tr")[-1]
     assert last.has("class_", "mean")
@@ -215,7 +215,7 @@ def test_runs_of_one_domain_have_no_such_table(tmp_path: Path) -> None:
 
 
 def test_every_control_has_its_words() -> None:
-    for names in (CONTROL_WORDS, CONTROL_LABELS):
+    for names in (PAGE_LABELS, CONTROL_LABELS):
         assert {*get_args(ControlName), "zero_shot"} == set(names)
 
 
