@@ -1,13 +1,13 @@
-"""Annotating through Ray actors against the local backend, on the same cores.
+"""Compare annotating by Ray actors with the local backend, on the same cores.
 
     apt-get install dataset-fashion-mnist
     python tests/benchmarks/bench_cluster.py [--images 20000] [--teachers 4] [--actors 2]
         [--model cifar_resnet8] [--size 32] [--threads 1] [--repeats 3]
 
-Real images (Fashion-MNIST), specialists of one level that were trained for a few steps; both sides
-fill a new annotation store, in turns, in one process run, and the ratio is that of median times.
-Wanted: at most 1.15, once actors are up; starting them is timed apart. Then the object store's peak
-use is measured at a tenth of the images and at all of them.
+Images are real (Fashion-MNIST); the teachers are specialists of one level, trained for a few
+steps. Both sides fill a new annotation store, alternating in one process; the ratio is that of
+median times. Target: at most 1.15 after the actors have started; their start is timed separately.
+Then the peak use of the object store is measured with a tenth of the images and with all of them.
 """
 
 import argparse
@@ -44,7 +44,7 @@ MIB = 2**20
 
 
 def config_of(options: argparse.Namespace, folder: str, images: int) -> Config:
-    """All images but a few are student_train's and test's, which teachers annotate."""
+    """Return a config in which nearly all images belong to splits that teachers annotate."""
     return Config.model_validate(
         {
             "run": {"output": folder},
@@ -66,7 +66,7 @@ def config_of(options: argparse.Namespace, folder: str, images: int) -> Config:
 
 
 class Bench:
-    """One size: its data, its teachers, and both ways to annotate."""
+    """Data and teachers for a number of images, and both ways to annotate them."""
 
     def __init__(self, options: argparse.Namespace, folder: str, images: int) -> None:
         self.folder = Path(folder)
@@ -81,12 +81,12 @@ class Bench:
         self.stores = 0
 
     def setup(self) -> Setup:
-        """What the actors are started with."""
+        """Return what the actors are started with."""
         known, cwd, threads = self.data.known(), os.getcwd(), torch.get_num_threads()
         return Setup(self.config, known, cwd, threads, "cpu", self.compute.precision)
 
     def seconds(self, pool: Pool | None) -> float:
-        """To fill a new store: by this process, or by actors."""
+        """Time filling a new store, by this process (pool is None) or by actors."""
         self.stores += 1
         store = open_store(self.folder / f"store-{self.stores}", self.data, SHARD)
         start = time.perf_counter()
@@ -99,13 +99,13 @@ class Bench:
 
 
 def pool_of(bench: Bench, actors: int) -> Pool:
-    """Actors of one CPU each."""
+    """Return a pool of actors with one CPU each."""
     return Pool(bench.setup(), actors, 1, 0, tries=1, timeout=600, wait=60, name="teachers")
 
 
 @contextmanager
 def peak_store() -> Iterator[list[int]]:
-    """The peak of the bytes in the object store while this is open, as its only entry."""
+    """Yield a list whose only entry is the peak number of bytes in the object store."""
     state = get_state_from_address(ray.get_runtime_context().gcs_address)
     peak, over = [0], threading.Event()
 
@@ -124,7 +124,7 @@ def peak_store() -> Iterator[list[int]]:
 
 
 def main() -> None:
-    """Print the ratio of times, the start-up, and the peaks of the object store."""
+    """Print the ratio of times, the start-up time, and the peaks of the object store."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--teachers", type=int, default=4)
@@ -137,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, connected(ExecutionSection()):
         bench = Bench(options, folder, options.images)
         with pool_of(bench, options.actors) as pool:
-            first = bench.seconds(pool)  # with the start of the actors
+            first = bench.seconds(pool)  # includes starting the actors
             pairs = [(bench.seconds(None), bench.seconds(pool)) for _ in range(options.repeats)]
         local, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
         images = options.images
@@ -145,7 +145,7 @@ def main() -> None:
             f"{images} images, {options.teachers} teachers ({options.model}, {options.size} px), "
             f"{options.actors} actors, {options.threads} torch threads each: local "
             f"{images / local:.0f} images/s, actors {images / ours:.0f} images/s, time ratio "
-            f"{ours / local:.3f} (wanted 1.15); start-up {first - ours:.1f} s"
+            f"{ours / local:.3f} (target: at most 1.15); start-up {first - ours:.1f} s"
         )
         for count in (images // 10, images):
             small = Bench(options, folder, count)

@@ -1,14 +1,14 @@
-"""Feature extraction into the cache against a bare `model(x)` loop.
+"""Compare feature extraction into the cache with a bare `model(x)` loop.
 
     python tests/benchmarks/bench_features.py [--images 1797] [--size 64] [--repeats 3]
 
-The bare loop calls the very same network on batches of 64 that are already decoded and normalised,
-and drops the features; ours are normalised, checked, turned to float16 and written. Two figures:
-with the same decoded batches, and with `image_batches`, which decodes and scales the images in
-threads meanwhile (on a machine without a GPU the decoding takes its share of the same cores). The
-repeats alternate, and a ratio is that of median times, in one process. Wanted: at least 0.95 of the
-bare loop's images per second. The network is the quickstart's, EfficientNet-Lite0, with its
-packaged weights; the images are the real digits.
+The bare loop calls the same network on batches of 64 that are already decoded and normalised, and
+discards the features. cosup normalises the images, checks the features, converts them to float16
+and writes them. There are two figures: with the same decoded batches, and with `image_batches`,
+which decodes and scales the images in threads at the same time (without a GPU, on the same cores).
+Repeats alternate in one process; a ratio is that of median times. Target: at least 0.95 of the
+bare loop's images per second. The network is that of the quickstart (EfficientNet-Lite0) with its
+packaged weights; the images are real digits.
 """
 
 import argparse
@@ -38,14 +38,14 @@ Batches = Callable[[np.ndarray], Iterator[Tensor]]
 
 
 def digits(count: int, size: int) -> Tensor:
-    """uint8 images [count, 3, size, size]."""
+    """Return uint8 images [count, 3, size, size]."""
     scans = torch.from_numpy(load_digits().images[:count]).float()[:, None] * (255 / 16)
     large = functional.interpolate(scans, size=(size, size), mode="bicubic").clamp(0, 255)
     return large.to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 
 def bare(model: torch.nn.Module, batches: list[Tensor]) -> float:
-    """Seconds of a loop that does nothing but call the network."""
+    """Time a loop that only calls the network, in seconds."""
     start = time.perf_counter()
     with torch.inference_mode():
         for batch in batches:
@@ -54,7 +54,7 @@ def bare(model: torch.nn.Module, batches: list[Tensor]) -> float:
 
 
 def ours(backbone: Backbone, images: Tensor) -> float:
-    """Seconds of a whole extraction into an empty cache."""
+    """Time an extraction into an empty cache, in seconds."""
 
     def batches(rows: np.ndarray) -> Iterator[Tensor]:
         return iter(images[rows[0] : rows[-1] + 1].split(BATCH))
@@ -63,7 +63,7 @@ def ours(backbone: Backbone, images: Tensor) -> float:
 
 
 def decoding(backbone: Backbone, data: ImageData) -> float:
-    """The same, from images that have yet to be decoded."""
+    """Time an extraction that also decodes the images, in seconds."""
     transform, workers = eval_transform(backbone.input), torch.get_num_threads()
 
     def batches(rows: np.ndarray) -> Iterator[Tensor]:
@@ -73,7 +73,7 @@ def decoding(backbone: Backbone, data: ImageData) -> float:
 
 
 def extract(backbone: Backbone, batches: Batches, count: int) -> float:
-    """Seconds of an extraction into an empty cache."""
+    """Time an extraction into an empty cache, in seconds."""
 
     def blocks(start: int) -> Iterator[Tensor]:
         return feature_blocks(backbone, batches(np.arange(start, count)))
@@ -109,7 +109,7 @@ def main() -> None:
     print(
         f"{len(images)} images of {options.size} px: bare loop {len(images) / theirs:.0f} "
         f"images/s; cached_features {len(images) / mine:.0f} images/s, ratio {theirs / mine:.3f} "
-        f"(wanted 0.95); with decoding {len(images) / whole:.0f} images/s, ratio "
+        f"(target: at least 0.95); with decoding {len(images) / whole:.0f} images/s, ratio "
         f"{theirs / whole:.3f}"
     )
 

@@ -1,10 +1,11 @@
-"""Peak memory of annotations on their way through store, assignment and filters.
+"""Measure the peak memory of storing, assigning and filtering annotations.
 
     python tests/benchmarks/bench_memory.py [--samples 100000 200000] [--assigner agreement]
 
-15 teachers, 1,000 classes. Each size runs in a process of its own; its peak resident memory is
-compared with what the same process held right after importing torch and cosup. The annotations are
-random, and every shard of a teacher the same: memory does not depend on what they say.
+There are 15 teachers and 1,000 classes. Each size runs in its own process; its peak resident
+memory is compared with that of the same process right after importing torch and cosup. The
+annotations are random, and all shards of a teacher are equal: memory does not depend on their
+values.
 """
 
 import argparse
@@ -33,7 +34,7 @@ FILTERS = [{"name": "teacher_student"}, {"name": "confidence", "threshold": 0.00
 
 @dataclass(frozen=True)
 class Teacher:
-    """What the store must know of a teacher."""
+    """The attributes of a teacher that the store needs."""
 
     name: str
     identity: str = "random"
@@ -41,7 +42,7 @@ class Teacher:
 
     @property
     def support(self) -> Tensor:
-        """All classes."""
+        """Return all classes."""
         return torch.ones(CLASSES, dtype=torch.bool)
 
 
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def measure(samples: int, assigner: str) -> float:
-    """Peak MiB beyond the imports of one pass through store, assignment and filters."""
+    """Return the peak MiB, beyond the imports, of storing, assigning and filtering once."""
     before = _peak()
     generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +105,7 @@ def measure(samples: int, assigner: str) -> float:
         stream = Stream(level, student, None, truth)
         assigned = assign(Assigners.build(section.assignment), stream, seed=0)
         features = torch.zeros(samples, 1)
-        # Neither filter asks for students of parts of the samples.
+        # Neither filter needs students of parts of the samples.
         filter_annotations(section, stream, assigned, None, features)  # type: ignore[arg-type]
     return _peak() - before
 

@@ -1,10 +1,10 @@
-"""How long a large run's report takes, and how large its page is.
+"""Measure the time and the size of the report of a large run.
 
     python tests/benchmarks/bench_report.py [--samples 100000] [--test 20000] [--classes 100]
 
-15 teachers in four levels, four rounds, seven controls, random annotations
-(`tests/helpers/made_run.py`), and pictures of noise. The run is read anew, its tables are made, and
-its page and tables are written; the page may take 20 seconds and 5 MB.
+The run has 15 teachers in four levels, four rounds, seven controls, random annotations
+(`tests/helpers/made_run.py`) and pictures of noise. It is loaded, its tables are computed, and its
+page and tables are written. Target: at most 20 seconds and 5 MB.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CONTROLS = (
 
 
 def main() -> None:
-    """Make a run, report it, and print what that took."""
+    """Make a run, write its report, and print time and size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--samples", type=int, default=100_000, help="of student_train")
     parser.add_argument("--test", type=int, default=20_000)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _thumbnails(path: Path) -> None:
-    """Pictures of noise, which no compression makes smaller."""
+    """Write pictures of noise, which cannot be compressed."""
     draw = np.random.default_rng(0)
     rows = []
     for name in tables(load_run(path))["examples"]["sample_id"].unique():

@@ -1,12 +1,12 @@
-"""Peak memory of training, per sample of a batch, against a bare torch loop.
+"""Compare the peak memory of training, per sample of a batch, with a bare torch loop.
 
     python tests/benchmarks/bench_train_memory.py [--model cifar_resnet56] [--size 32]
         [--batches 32 64 128] [--device cpu]
 
-Each batch size of each loop runs three steps in a process of its own. On a CPU the figure is the
-peak resident memory (VmHWM) beyond what the same process held before its first step; on a GPU it is
-torch's own count. The slope between the smallest and the largest batch is the memory per sample;
-what remains is weights, gradients and the optimiser's state. Images are real Fashion-MNIST ones.
+Each batch size of each loop runs three steps in its own process. On a CPU the figure is the peak
+resident memory (VmHWM) beyond that before the first step; on a GPU it is torch's own count. The
+slope between the smallest and the largest batch is the memory per sample; the rest is weights,
+gradients and the optimizer's state. Images are real (Fashion-MNIST).
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def child(options: argparse.Namespace, loop: str, batch: int) -> float:
-    """The peak in MiB of a process of its own."""
+    """Return the peak in MiB, measured in a new process."""
     command = [sys.executable, __file__, "--child", loop, "--batches", str(batch)]
     for name in ("model", "size", "optimizer", "device", "precision"):
         command += [f"--{name}", str(getattr(options, name))]
@@ -54,7 +54,7 @@ def child(options: argparse.Namespace, loop: str, batch: int) -> float:
 
 
 def measure(options: argparse.Namespace) -> float:
-    """Peak MiB of three steps beyond what was held before."""
+    """Return the peak MiB of three steps, beyond the memory used before."""
     options.batch, options.steps = options.batches[0], STEPS
     bench = Bench(options)
     model = bench.model()
@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace) -> float:
 
 
 def status(name: str) -> int:
-    """KiB of a line in this process's status (Linux)."""
+    """Return a field of this process's status in KiB (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

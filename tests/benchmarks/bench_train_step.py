@@ -1,13 +1,13 @@
-"""Images per second of the training loop against a bare torch loop of the same model.
+"""Compare images per second of the training loop with a bare torch loop of the same model.
 
     python tests/benchmarks/bench_train_step.py [--model cifar_resnet20] [--size 32] [--batch 64]
         [--steps 20] [--repeats 5] [--device cpu] [--precision float32] [--peak TFLOPS]
 
-Ours is `train_network` whole: the loop, per-sample weights, schedule and checks. The bare loop
-knows nothing but forward, cross-entropy, backward and the same optimiser, on the same decoded uint8
-batches of real Fashion-MNIST images (scaled to the input; no augmentation). Both run in one process
-and alternate; the ratio is that of median times. Wanted: at least 0.95. `--peak`: the card's dense
-arithmetic limit in TFLOP/s, of which the share that ours reaches is printed.
+cosup's side is all of `train_network`: the loop, per-sample weights, schedule and checks. The bare
+loop has only forward, cross-entropy, backward and the same optimizer, on the same decoded uint8
+batches of real Fashion-MNIST images (scaled to the input, not augmented). Both alternate in one
+process; the ratio is that of median times. Target: at least 0.95. With `--peak`, the GPU's peak
+dense TFLOP/s, the share of it that cosup reaches is printed.
 
 On a GPU: `--device cuda --precision bfloat16 --model vit_base_patch16_224 --size 224 --batch 128
 --peak 989` (an H100's limit in bf16).
@@ -38,7 +38,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def images(count: int, size: int) -> tuple[str, Tensor, Tensor]:
-    """The set's name, `count` real images uint8 [count, 3, size, size], and labels."""
+    """Return the data set's name, `count` uint8 images [count, 3, size, size], and labels."""
     if FASHION.exists():
         name = "Fashion-MNIST"
         grey = read_idx(FASHION / "train-images-idx3-ubyte.gz", 3)
@@ -55,7 +55,7 @@ def images(count: int, size: int) -> tuple[str, Tensor, Tensor]:
 
 
 class Bench:
-    """The same batches for both loops, each with a model of its own that keeps training."""
+    """The same batches for both loops; each loop continues to train its own model."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -71,12 +71,12 @@ class Bench:
         )
 
     def model(self) -> Classifier:
-        """A new network, on the device, in the memory order that ours uses."""
+        """Return a new network on the device, in cosup's memory format."""
         made = build_classifier(self.options.model, 10, None, self.options.size)
         return made.to(self.device).to(memory_format=torch.channels_last)
 
     def ours(self, classifier: Classifier) -> None:
-        """`steps` steps by `train_network`."""
+        """Take `steps` steps with `train_network`."""
 
         def batches(start: int) -> Iterator[Batch]:
             for step in range(start, self.options.steps):
@@ -94,7 +94,7 @@ class Bench:
         )
 
     def bare(self, classifier: Classifier) -> None:
-        """`steps` steps of a loop on one screen."""
+        """Take `steps` steps with the bare loop."""
         optimizer = build_network_optimizer(classifier.train(), self.setting)
         compute = Compute(self.device, self.options.precision)
         for step in range(self.options.steps):
@@ -108,7 +108,7 @@ class Bench:
             optimizer.step()
 
     def timed(self, loop: Callable[[Classifier], None], classifier: Classifier) -> float:
-        """Seconds, the device's included."""
+        """Time a loop in seconds, including the device's work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -118,7 +118,7 @@ class Bench:
         return time.perf_counter() - start
 
     def flops(self) -> int:
-        """Of forward and backward of one image, multiplications and additions counted apart."""
+        """Return the FLOPs of forward and backward of one image (a multiply-add counts two)."""
         classifier = build_classifier(self.options.model, 10, None, self.options.size)
         with FlopCounterMode(display=False) as counter:
             torch.autograd.backward(classifier(self.batches[0][0][:1]).sum())
@@ -140,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(options)
     mine, other = bench.model(), bench.model()
-    bench.timed(bench.bare, other)  # warms up
+    bench.timed(bench.bare, other)  # warm-up
     bench.timed(bench.ours, mine)
     times: dict[str, list[float]] = {"bare": [], "ours": []}
     for _ in range(options.repeats):
@@ -152,7 +152,7 @@ def main() -> None:
         f"{options.model} at {options.size}, batch {options.batch}, {options.optimizer}, "
         f"{options.precision} on {options.device}, {bench.name}, {torch.get_num_threads()} "
         f"threads: bare loop {bare:,.1f} images/s, train_network {ours:,.1f} images/s; ratio "
-        f"{ours / bare:.3f} (wanted 0.95)"
+        f"{ours / bare:.3f} (target: at least 0.95)"
     )
     if options.peak is not None:
         reached = bench.flops() * ours / 1e12

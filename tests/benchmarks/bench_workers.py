@@ -1,11 +1,11 @@
-"""Students of two workers against students of one, at the same effective batch.
+"""Compare students trained by two workers and by one, with the same effective batch.
 
     apt-get install dataset-fashion-mnist
     python tests/benchmarks/bench_workers.py [--seeds 3] [--train 3000] [--test 4000] [--epochs 3]
         [--model cifar_resnet8] [--workers 2] [--threads 1]
 
-Real images (Fashion-MNIST), true labels, SGD. One worker is the local run; several are Ray Train's,
-on a cluster that is started for it. Wanted: mean accuracies within 0.5 points.
+Images are real (Fashion-MNIST), with true labels and SGD. One worker is the local run; several are
+Ray Train's, on a cluster started for the benchmark. Target: mean accuracies within 0.5 points.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 def config_of(options: argparse.Namespace) -> Config:
-    """The images, in the splits that are asked for."""
+    """Return a config of the images in splits of the requested sizes."""
     total = options.train + options.test + 10
     parts = {
         "teacher_train": 10 / total,
@@ -58,7 +58,7 @@ def config_of(options: argparse.Namespace) -> Config:
 
 
 def job(options: argparse.Namespace, data: ImageData, seed: int) -> NetworkJob:
-    """A training of a network on true labels."""
+    """Return the job of training a network on true labels."""
     rows = data.rows("student_train")
     labels = data.truth(rows).labels
     count = len(data.classes)
@@ -74,7 +74,7 @@ def job(options: argparse.Namespace, data: ImageData, seed: int) -> NetworkJob:
 
 
 def accuracy(classifier: Classifier, data: ImageData) -> float:
-    """On the test split, in percent."""
+    """Return the accuracy on the test split in percent."""
     rows = data.rows("test")
     batches = image_batches(data, rows, eval_transform(classifier.input), 256, 1)
     table = predict_network(classifier, batches)
@@ -82,7 +82,7 @@ def accuracy(classifier: Classifier, data: ImageData) -> float:
 
 
 def main() -> None:
-    """Print every seed's two accuracies, and their means."""
+    """Print the two accuracies of every seed, and their means."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=3000)
@@ -111,7 +111,7 @@ def main() -> None:
     print(
         f"{options.model}, {options.epochs} epochs of {options.train} images, {options.test} test "
         f"images, {options.seeds} seeds: one worker {one:.2f} %, {options.workers} workers "
-        f"{several:.2f} %, difference {several - one:+.2f} points (wanted: at most 0.5)"
+        f"{several:.2f} %, difference {several - one:+.2f} points (target: at most 0.5)"
     )
 
 
