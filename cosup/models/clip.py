@@ -90,10 +90,9 @@ def _build(source: ClipSource, vision: dict[str, Any], library: Any) -> nn.Modul
     settings = source.settings
     try:
         with quiet():
-            visual: nn.Module = library.model._build_vision_tower(  # its public way builds the
-                settings["embed_dim"],
-                vision,
-                settings.get("quick_gelu", False),  # text encoder too
+            # Private: open_clip's public functions build the text encoder too.
+            visual: nn.Module = library.model._build_vision_tower(
+                settings["embed_dim"], vision, settings.get("quick_gelu", False)
             )
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise UserError(

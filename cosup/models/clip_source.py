@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+
 from cosup.errors import UserError, unknown_name, unknown_of_many
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.weights import downloads
@@ -21,7 +23,18 @@ from cosup.models.weights import downloads
 __all__ = ["DESCRIPTION", "ClipSource", "clip_source", "open_clip", "quiet"]
 
 DESCRIPTION = "open_clip_config.json"
-"""The file beside a folder's weights that says what they are of."""
+"""The file beside the weights that describes their architecture and preprocessing."""
+CHECKPOINTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""Names of checkpoints that open_clip prefers, in this order."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +142,16 @@ def _described(
     name: str, model: str, library: Any, with_weights: bool
 ) -> tuple[dict[str, Any], dict[str, Any], str | None]:
     """Settings and preprocessing that lie beside the weights, and the weights' file."""
-    place = model.partition(":")[2]
-    factory = library.factory
+    place, path = model.partition(":")[2], None
     if model.startswith("hf-hub:"):
         with quiet(), downloads(name):
-            tree = factory._get_hf_config(place)
-            path = library.download_pretrained_from_hf(place) if with_weights else None
+            file = Path(hf_hub_download(place, DESCRIPTION))
+            if with_weights:
+                path = Path(library.pretrained.download_pretrained_from_hf(place))
     else:
-        tree = _read_description(name, Path(place))
-        with quiet():
-            path = factory._find_checkpoint_in_dir(Path(place)) if with_weights else None
+        file = Path(place) / DESCRIPTION
+        path = checkpoint_in(Path(place)) if with_weights else None
+    tree = _read_description(name, file)
     settings, preprocess = tree.get("model_cfg"), tree.get("preprocess_cfg") or {}
     parts = settings if isinstance(settings, dict) else {}
     dicts = [parts.get("vision_cfg"), parts.get("text_cfg"), preprocess]
@@ -152,8 +165,17 @@ def _described(
     return parts, preprocess, None if path is None else str(path)
 
 
-def _read_description(name: str, folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
+def checkpoint_in(folder: Path) -> Path | None:
+    """Return the weights in a folder, chosen as open_clip does: by name, else the first one."""
+    found = sorted(
+        (path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin", ".pth")),
+        key=lambda path: (path.suffix != ".safetensors", path),
+    )
+    named = [folder / name for name in CHECKPOINTS if folder / name in found]
+    return next(iter([*named, *found]), None)
+
+
+def _read_description(name: str, path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text())
     except FileNotFoundError:

@@ -27,6 +27,8 @@ from cosup.seeds import seed_for
 HUB = ("hf-hub:", "hf_hub:")
 TORCHVISION = "torchvision:"
 CIFAR = "cifar_"
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers that need at least two samples per batch in training."""
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's pixels
 
 

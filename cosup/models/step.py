@@ -12,7 +12,6 @@ import torch
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cosup.errors import UserError
 from cosup.losses import LOSSES
@@ -22,6 +21,7 @@ from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.fit import OnStep
 from cosup.models.images import Mixing, Pixels
+from cosup.models.networks import BATCH_NORMS
 from cosup.models.section import TrainingSection
 
 __all__ = [
@@ -215,12 +215,13 @@ def compiled(module: nn.Module, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    from torch._dynamo.exc import TorchDynamoException  # slow to import
+    # Private: torch.compile has no public exception. Imported here because it is slow to import.
+    from torch._dynamo.exc import TorchDynamoException
 
     found = [part for part in module.modules() if isinstance(part, Classifier)]
     try:
         for part in found:
-            part.model.compile()
+            part.model.__dict__["forward"] = torch.compile(part.model.forward)
             part.__dict__["see"] = torch.compile(part.see)
         yield
     except TorchDynamoException as error:
@@ -232,7 +233,7 @@ def compiled(module: nn.Module, wanted: bool) -> Iterator[None]:
         ) from error
     finally:
         for part in found:
-            part.model._compiled_call_impl = None
+            part.model.__dict__.pop("forward", None)
             part.__dict__.pop("see", None)
 
 
@@ -255,7 +256,7 @@ def _check_part(part: Batch, module: nn.Module, training: TrainingSection) -> No
     """Raise `UserError` for one image where a network's batch norm needs two."""
     if len(part.images) > 1:
         return
-    norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
+    norms = (m for m in module.modules() if isinstance(m, BATCH_NORMS))
     if any(norm.training for norm in norms):
         names = [m.name for m in module.modules() if isinstance(m, Classifier)]
         parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""

@@ -1,7 +1,6 @@
 """What config and data, each right in itself, can get wrong together: seen before any training."""
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cosup.config.schema import Assigners, Config, Losses, MetaSection
 from cosup.controls import check_controls
@@ -11,6 +10,7 @@ from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip_text import check_prompts
 from cosup.models.images import training_transform
+from cosup.models.networks import BATCH_NORMS
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.runs.assemble import BUDGET_GENERALIST
@@ -84,7 +84,7 @@ def check_network(config: Config, data: ImageData) -> None:
 def check_norms(classifier: Classifier, training: TrainingSection, samples: int) -> None:
     """Batch norms need two images at a time."""
     size = min(training.batch_size, samples) // training.accumulate
-    if size < 2 and any(isinstance(module, _BatchNorm) for module in classifier.modules()):
+    if size < 2 and any(isinstance(module, BATCH_NORMS) for module in classifier.modules()):
         parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""
         raise UserError(
             f"batch_size: {training.batch_size}{parts}: gives '{classifier.name}' one "

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_json
+from cosup.models import clip_source
 from cosup.models.classifier import build_classifier, load_checkpoint
-from cosup.models.clip_source import quiet
+from cosup.models.clip_source import checkpoint_in, quiet
 from cosup.models.images import Pixels
 from cosup.models.networks import Backbone, load_backbone
 from cosup.models.optimize import build_network_optimizer
@@ -522,6 +523,41 @@ def test_a_folder_without_weights_may_start_at_random_alone(folder: Path, tmp_pa
     (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
     assert load(str(tmp_path), weights=None).num_features == 32
     assert f"folder '{tmp_path}' holds no weights" in error_of(str(tmp_path))
+
+
+def test_a_repository_of_the_hub_is_loaded_as_its_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(repo_id: str, filename: str, **_: Any) -> str:
+        assert repo_id == "somebody/clip"
+        if not (folder / filename).is_file():
+            raise FileNotFoundError(filename)
+        return str(folder / filename)
+
+    monkeypatch.setattr(clip_source, "hf_hub_download", download)
+    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", download)
+    found, expected = load("hf-hub:somebody/clip"), load(str(folder))
+    assert torch.equal(found(images(28)), expected(images(28)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["a.pth", "b.bin"],
+        ["b.safetensors", "a.pth", "c.safetensors"],
+        ["a.safetensors", "pytorch_model.bin"],
+        ["model.pth", "model.safetensors", "open_clip_pytorch_model.bin"],
+        ["model.json"],
+    ],
+)
+def test_the_checkpoint_in_a_folder_is_the_one_open_clip_chooses(
+    names: list[str], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    found, expected = checkpoint_in(tmp_path), open_clip.factory._find_checkpoint_in_dir(tmp_path)
+    assert (None if found is None else str(found)) == expected
 
 
 @pytest.mark.parametrize("name", ["hf-hub:nobody/nothing", "ViT-B-32@laion2b_s34b_b79k"])
