@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosup.data.few_shot import FewShotSection
+from cosup.data.section import FewShotSection
 from cosup.data.table import ImageData
 from cosup.errors import UserError, about
 from cosup.seeds import numpy_generator

@@ -6,43 +6,15 @@ Larochelle, "Optimization as a Model for Few-Shot Learning" (ICLR 2017).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
+from cosup.data.section import FewShotSection
 from cosup.data.sources import Collection
 from cosup.errors import UserError, unknown_name
-from cosup.registry import Section
 from cosup.seeds import numpy_generator
 
-__all__ = ["ClassParts", "FewShotSection", "class_parts", "of_classes"]
-
-
-class FewShotSection(Section):
-    """Which classes are set aside, and the episodes that measure on them."""
-
-    novel: Annotated[int, Field(gt=0)] | list[str | int] | Literal["given"]
-    """Classes that nothing is trained on, and that measure at the end: how many (the last ones),
-    their names (or indices), or `given` where the source says (miniImageNet)."""
-    validation: Annotated[int, Field(ge=0)] | list[str | int] | Literal["given"] = 0
-    """Further such classes for choices made along the way; of a number, the last before `novel`."""
-    draw: bool = False
-    """Draw the numbers of classes by seed, in place of the last ones."""
-    ways: int = Field(default=5, ge=2)
-    """Classes of an episode."""
-    shots: int = Field(default=1, ge=1)
-    """Labelled images of each."""
-    queries: int = Field(default=15, ge=1)
-    """Images of each that are to be classified."""
-    episodes: int = Field(default=600, ge=2)
-    """Episodes that the accuracy is the mean of."""
-
-    @model_validator(mode="after")
-    def _numbers_are_drawn(self) -> "FewShotSection":
-        if self.draw and not (isinstance(self.novel, int) and isinstance(self.validation, int)):
-            raise ValueError("draw: true: for numbers of classes; these are named or given")
-        return self
+__all__ = ["ClassParts", "class_parts", "of_classes"]
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ Only training samples are given wrong labels, and the true ones stay beside them
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 
+from cosup.data.section import NoiseSection
 from cosup.errors import UserError, unknown_name
-from cosup.registry import Section
 from cosup.seeds import numpy_generator
 
-__all__ = ["CIFAR10_MAP", "CIFAR100_GROUPS", "NoiseSection", "noisy_labels", "transitions"]
+__all__ = ["CIFAR10_MAP", "CIFAR100_GROUPS", "noisy_labels", "transitions"]
 
 log = logging.getLogger(__name__)
 
@@ -63,46 +61,6 @@ CIFAR100_GROUPS = tuple(
 )
 """CIFAR-100's superclasses (Krizhevsky 2009), their classes in the order of the set's own labels;
 each is taken for the next one of its superclass (Patrini et al., section 5)."""
-
-
-class NoiseSection(Section):
-    """Wrong labels for the samples that train teachers and student."""
-
-    kind: Literal["symmetric", "asymmetric", "matrix"]
-    """`symmetric`: any *other* class, each as likely. (Some published code draws among all classes,
-    the true one too: rate r there is r (C - 1) / C here.) `asymmetric`: the class that `map` says.
-    `matrix`: as `matrix` says."""
-    rate: float | None = Field(default=None, ge=0, lt=1)
-    """The probability that a sample's label is changed (asymmetric: of a class that `map` maps)."""
-    map: Literal["cifar10", "cifar100", "next"] | dict[str, str] | None = None
-    """`asymmetric`: the usual maps of CIFAR-10 and CIFAR-100, `next` (each class is taken for the
-    next, the last for the first), or a mapping of class names; a class not in it keeps its labels.
-    """
-    matrix: list[list[float]] | str | None = None
-    """`matrix`: a row per true class with the probability of each given class, or a CSV file of it
-    without header; every row sums to 1 (to within 0.001)."""
-
-    @field_validator("map", mode="before")
-    @classmethod
-    def _names_are_text(cls, value: Any) -> Any:
-        """YAML reads classes that are called by numbers as numbers."""
-        if not isinstance(value, Mapping):
-            return value
-        return {str(key): str(v) if isinstance(v, int) else v for key, v in value.items()}
-
-    @model_validator(mode="after")
-    def _fits_kind(self) -> "NoiseSection":
-        for name, kinds in (
-            ("rate", ("symmetric", "asymmetric")),
-            ("map", ("asymmetric",)),
-            ("matrix", ("matrix",)),
-        ):
-            given = getattr(self, name) is not None
-            if given and self.kind not in kinds:
-                raise ValueError(f"{name} goes with kind {' and '.join(kinds)}, not {self.kind}")
-            if not given and self.kind in kinds:
-                raise ValueError(f"kind {self.kind} needs a {name}")
-        return self
 
 
 def noisy_labels(section: NoiseSection, labels: Ints, classes: Sequence[str], seed: int) -> Ints:

@@ -1,12 +1,11 @@
 """The `data` section: where the images come from and how they are split."""
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
 
-from cosup.data.few_shot import FewShotSection
-from cosup.data.noise import NoiseSection
 from cosup.data.sources import SOURCES
 from cosup.data.sources import SPLITS as SPLITS
 from cosup.registry import Choice, Section, setting_names
@@ -30,6 +29,72 @@ class SplitShares(Section):
         total = self.teacher_train + self.student_train + self.validation + self.test
         if total > 1 + 1e-9:
             raise ValueError(f"the shares sum to {total:g}; at most 1 is allowed")
+        return self
+
+
+class NoiseSection(Section):
+    """Wrong labels for the samples that train teachers and student."""
+
+    kind: Literal["symmetric", "asymmetric", "matrix"]
+    """`symmetric`: any *other* class, each as likely. (Some published code draws among all classes,
+    the true one too: rate r there is r (C - 1) / C here.) `asymmetric`: the class that `map` says.
+    `matrix`: as `matrix` says."""
+    rate: float | None = Field(default=None, ge=0, lt=1)
+    """The probability that a sample's label is changed (asymmetric: of a class that `map` maps)."""
+    map: Literal["cifar10", "cifar100", "next"] | dict[str, str] | None = None
+    """`asymmetric`: the usual maps of CIFAR-10 and CIFAR-100, `next` (each class is taken for the
+    next, the last for the first), or a mapping of class names; a class not in it keeps its labels.
+    """
+    matrix: list[list[float]] | str | None = None
+    """`matrix`: a row per true class with the probability of each given class, or a CSV file of it
+    without header; every row sums to 1 (to within 0.001)."""
+
+    @field_validator("map", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: Any) -> Any:
+        """YAML reads classes that are called by numbers as numbers."""
+        if not isinstance(value, Mapping):
+            return value
+        return {str(key): str(v) if isinstance(v, int) else v for key, v in value.items()}
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> "NoiseSection":
+        for name, kinds in (
+            ("rate", ("symmetric", "asymmetric")),
+            ("map", ("asymmetric",)),
+            ("matrix", ("matrix",)),
+        ):
+            given = getattr(self, name) is not None
+            if given and self.kind not in kinds:
+                raise ValueError(f"{name} goes with kind {' and '.join(kinds)}, not {self.kind}")
+            if not given and self.kind in kinds:
+                raise ValueError(f"kind {self.kind} needs a {name}")
+        return self
+
+
+class FewShotSection(Section):
+    """Which classes are set aside, and the episodes that measure on them."""
+
+    novel: Annotated[int, Field(gt=0)] | list[str | int] | Literal["given"]
+    """Classes that nothing is trained on, and that measure at the end: how many (the last ones),
+    their names (or indices), or `given` where the source says (miniImageNet)."""
+    validation: Annotated[int, Field(ge=0)] | list[str | int] | Literal["given"] = 0
+    """Further such classes for choices made along the way; of a number, the last before `novel`."""
+    draw: bool = False
+    """Draw the numbers of classes by seed, in place of the last ones."""
+    ways: int = Field(default=5, ge=2)
+    """Classes of an episode."""
+    shots: int = Field(default=1, ge=1)
+    """Labelled images of each."""
+    queries: int = Field(default=15, ge=1)
+    """Images of each that are to be classified."""
+    episodes: int = Field(default=600, ge=2)
+    """Episodes that the accuracy is the mean of."""
+
+    @model_validator(mode="after")
+    def _numbers_are_drawn(self) -> "FewShotSection":
+        if self.draw and not (isinstance(self.novel, int) and isinstance(self.validation, int)):
+            raise ValueError("draw: true: for numbers of classes; these are named or given")
         return self
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cosup.data.episodes import EpisodeRows, Episodes, draw_episodes, episode_rows
-from cosup.data.few_shot import FewShotSection
-from cosup.data.section import DataSection
+from cosup.data.section import DataSection, FewShotSection
 from cosup.data.table import ImageData, load_data
 from cosup.errors import UserError
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cosup.data.noise import CIFAR100_GROUPS, NoiseSection, noisy_labels, transitions
-from cosup.data.section import DataSection
+from cosup.data.noise import CIFAR100_GROUPS, noisy_labels, transitions
+from cosup.data.section import DataSection, NoiseSection
 from cosup.data.table import ImageData, load_data
 from cosup.errors import UserError
 

@@ -6,15 +6,17 @@ Rotations as domains: every image of a set in each of several rotations.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
 from cosup.data.images import ArrayImages, Images
 from cosup.errors import UserError
+
+if TYPE_CHECKING:  # the config imports sources for their settings, and needs no pandas
+    import pandas as pd
 
 SPLITS = ("teacher_train", "student_train", "validation", "test")
 COLUMNS = ("sample_id", "label", "domain", "group", "split", "image")
@@ -32,7 +34,7 @@ class Collection:
     for each class, where the set is made for few-shot learning.
     """
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     classes: tuple[str, ...]
     domains: tuple[str, ...]
     images: Images
@@ -68,6 +70,8 @@ def collect(
     further: Mapping[str, Sequence[str]] | None = None,
 ) -> Collection:
     """A collection from columns; the n-th row shows the n-th image."""
+    import pandas as pd
+
     count = len(sample_ids)
     table = pd.DataFrame(
         {
@@ -119,6 +123,8 @@ def rotated(found: Collection, angles: Sequence[float]) -> Collection:
     is called `ID@ANGLE`, and the rotations of one image are in its group, so that no split divides
     them. Images keep their size; what turns in from outside is black.
     """
+    import pandas as pd
+
     assert isinstance(found.images, ArrayImages)
     assert len(found.domains) == 1
     names, count = _names(angles), len(found.table)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from cosup.data.images import FileImages
 from cosup.data.sources.base import COLUMNS, Collection, Source, coded, collect, ordered_names
 from cosup.errors import UserError
+
+if TYPE_CHECKING:  # the config imports sources for their settings, and needs no pandas
+    import pandas as pd
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Table(Source):
             further={name: self._column(frame, name, empty=True) for name in further},
         )
 
-    def _column(self, frame: pd.DataFrame, name: str, empty: bool = False) -> list[str]:
+    def _column(self, frame: "pd.DataFrame", name: str, empty: bool = False) -> list[str]:
         if name not in frame:
             found = ", ".join(frame.columns)
             raise UserError(f"'{self.table}' has no column '{name}' (found: {found})")
@@ -72,7 +74,7 @@ class Table(Source):
                 raise UserError(f"'{self.table}' row {row}: label '{label}' is not among {known}")
         return [order[label] for label in labels]
 
-    def _groups(self, frame: pd.DataFrame, ids: list[str]) -> list[str] | None:
+    def _groups(self, frame: "pd.DataFrame", ids: list[str]) -> list[str] | None:
         if "group" not in frame:
             return None
         # A sample that names no group is one of its own.
@@ -89,11 +91,13 @@ class Table(Source):
                 )
 
 
-def read_table(path: str, what: str = "data.table") -> pd.DataFrame:
+def read_table(path: str, what: str = "data.table") -> "pd.DataFrame":
     """A CSV or Parquet file, every value as text ("" where there is none).
 
     what: the setting that its errors name.
     """
+    import pandas as pd
+
     ending = Path(path).suffix.lower()
     if ending not in (".csv", ".tsv", ".parquet", ".pq"):
         raise UserError(f"{what}: '{path}' must end in .csv, .tsv or .parquet")
@@ -120,7 +124,9 @@ def read_table(path: str, what: str = "data.table") -> pd.DataFrame:
     return pd.DataFrame({str(name): _as_text(frame[name]) for name in frame.columns})
 
 
-def _as_text(values: pd.Series) -> "pd.Series[str]":
+def _as_text(values: "pd.Series") -> "pd.Series[str]":
+    import pandas as pd
+
     known = values.notna()
     # Whole numbers beside missing ones become floats in pandas; 3.0 was written as 3.
     if pd.api.types.is_float_dtype(values) and bool((values[known] % 1 == 0).all()):
