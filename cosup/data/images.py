@@ -1,8 +1,10 @@
-"""Images behind an index: reading them, and turning whatever a file holds into plain RGB."""
+"""Image collections addressed by index, and conversion of any image file to RGB."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -10,17 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+log = logging.getLogger(__name__)
+
+Ints = NDArray[np.int64]
+
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
+_CHECKED_AT_ONCE = 64
 
 
 class BrokenImage(OSError):
-    """An image that can't be read; its text names the file and says why."""
+    """An image that cannot be read; the message has the file and the reason."""
 
 
 class Images(Protocol):
-    """Images by index.
+    """A collection of images addressed by index.
 
-    files: whether each image is a file of its own, which may be missing or broken.
+    files: whether the images are files, which may be missing or broken.
     """
 
     files: bool
@@ -28,17 +35,17 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Image.Image:
-        """The image as PIL RGB; `BrokenImage` if it can't be read."""
+        """Return the image as PIL RGB; raise `BrokenImage` if it cannot be read."""
 
     def where(self, index: int) -> str:
-        """What to call the image in a message."""
+        """Return a name for the image, for messages."""
 
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """A hash of these images, in this order."""
+    def fingerprint(self, indices: Ints) -> str:
+        """Return a hash of these images in this order."""
 
 
 class FileImages:
-    """Image files, by path relative to `root` (an absolute path stands for itself)."""
+    """Image files, by path relative to `root` (or absolute)."""
 
     files = True
 
@@ -50,24 +57,24 @@ class FileImages:
         return len(self.paths)
 
     def where(self, index: int) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> Image.Image:
-        """Decode the whole file; it is closed again when this returns or raises."""
+        """Decode the whole file and close it."""
         return read_image(self.where(index))
 
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """A hash of paths, sizes and modification times: reading every byte would take too long."""
+    def fingerprint(self, indices: Ints) -> str:
+        """Return a hash of paths, sizes and modification times; hashing all bytes is too slow."""
         digest = hashlib.sha256(b"files")
         for index in indices:
-            stat = _stat(self.where(int(index)))
+            stat = _file_stat(self.where(int(index)))
             digest.update(f"{self.paths[index]}\x1f{stat}\x1e".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
 class ArrayImages:
-    """Images in memory: `pixels` uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB)."""
+    """Images in memory: `pixels` is uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB)."""
 
     files = False
 
@@ -80,15 +87,15 @@ class ArrayImages:
         return len(self.pixels)
 
     def where(self, index: int) -> str:
-        """The set's name and the image's place in it."""
+        """Return the name of the dataset and the index."""
         return f"{self.name}[{index}]"
 
     def read(self, index: int) -> Image.Image:
-        """The image as PIL RGB."""
+        """Return the image as PIL RGB."""
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """A hash of every pixel and of the order."""
+    def fingerprint(self, indices: Ints) -> str:
+        """Return a hash of all pixels and of the order."""
         if self._hash is None:
             shape = str(self.pixels.shape).encode()
             content = np.ascontiguousarray(self.pixels).data
@@ -97,13 +104,27 @@ class ArrayImages:
         return hashlib.sha256(self._hash.encode() + order).hexdigest()
 
 
+def find_broken(images: Images, indices: Ints, workers: int) -> dict[int, str]:
+    """Decode images in `workers` threads; return {position in `indices`: reason} of broken ones."""
+    log.info("decoding %d images to check them", len(indices))
+    starts = range(0, len(indices), _CHECKED_AT_ONCE)
+
+    def check(start: int) -> dict[int, str]:
+        chunk = indices[start : start + _CHECKED_AT_ONCE].tolist()
+        reasons = {start + place: _fault(images, index) for place, index in enumerate(chunk)}
+        return {place: reason for place, reason in reasons.items() if reason is not None}
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return {place: why for part in pool.map(check, starts) for place, why in part.items()}
+
+
 def read_image(path: str) -> Image.Image:
-    """Decode an image file to RGB, upright as its EXIF says; `BrokenImage` if that fails."""
+    """Decode an image file to RGB, upright as in its EXIF; raise `BrokenImage` if that fails."""
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             image.load()
             return to_rgb(_upright(image))
-    except Exception as error:  # Pillow's decoders raise nearly anything on a bad file
+    except Exception as error:  # Pillow's decoders raise many types of errors
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror.lower()
@@ -113,9 +134,12 @@ def read_image(path: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from grey, 16-bit grey (65535 becomes 255), palette, CMYK, and transparency on white."""
+    """Convert to RGB from grey, 16-bit grey (65535 becomes 255), palette or CMYK.
+
+    Transparent pixels are blended with white. Raise `ValueError` for pixels of unknown range.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
-        # A copy: what `Image.open` gave may still hold its file.
+        # A copy, because an image from `Image.open` may keep its file open.
         return image.copy()
     if image.mode in _SIXTEEN_BIT:
         return _from_sixteen_bit(image)
@@ -139,11 +163,19 @@ def _from_sixteen_bit(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image) or image
-    except Exception:  # damaged EXIF says nothing about the pixels
+    except Exception:  # the pixels are usable even if the EXIF data are damaged
         return image
 
 
-def _stat(path: str) -> str:
+def _fault(images: Images, index: int) -> str | None:
+    try:
+        images.read(index)
+    except BrokenImage as error:
+        return str(error)
+    return None
+
+
+def _file_stat(path: str) -> str:
     try:
         found = os.stat(path)
     except OSError:

@@ -1,8 +1,6 @@
-"""Decoding in threads, ahead of whoever reads the batches.
+"""Batches of images: decoded in order by threads, or augmented for training.
 
-Some samples of a table, as a network reads them: rows, decoded when they are needed.
-
-Batches of augmented images to train on: a pure function of seed and step, from any step on.
+Training batches depend on the seed and the step only, so a run can be resumed at any step.
 """
 
 from collections import deque
@@ -13,44 +11,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cosup.data.images import BrokenImage
+from cosup.data.images import BrokenImage, Ints
 from cosup.data.table import ImageData
 from cosup.data.transforms import Transform
 from cosup.errors import RunError
 from cosup.seeds import random_states, reseed, restore_random_states, seed_for, torch_generator
 
-__all__ = [
-    "Order",
-    "TrainingBatches",
-]
+MEMORY = 2**30
+"""Images up to this total size (bytes) are decoded once if the transform is deterministic."""
 
+Sample = tuple[Tensor, Tensor]
+Positions = Callable[[int], Tensor]
 
 _AHEAD = 3
 
 
 def image_batches(
     data: ImageData,
-    rows: NDArray[np.int64],
+    rows: Ints,
     transform: Transform,
     batch_size: int,
     workers: int,
 ) -> Iterator[Tensor]:
-    """The images of `rows`, in order, as uint8 batches [b, K, H, W].
+    """Yield the images of `rows` in order, as uint8 batches [b, K, H, W].
 
-    `workers` threads decode up to three batches ahead, while the consumer works on one; they end
-    when the iterator is closed. A file that broke since it was checked is a `RunError`.
+    `workers` threads decode up to three batches ahead of the consumer, and end when the iterator is
+    closed. Raise `RunError` for a file that broke after it was checked.
     """
     images = data.table["image"].to_numpy(np.int64)[np.asarray(rows, dtype=np.int64)]
     workers = max(1, workers)
 
-    def decode(chunk: NDArray[np.int64]) -> Tensor:
+    def decode(chunk: Ints) -> Tensor:
         tensors = [transform(data.images.read(int(index))) for index in chunk]
-        # Stacked by NumPy: torch would start a pool of threads of its own in each of ours.
+        # Stacked by NumPy, because torch would start a pool of threads in each of these threads.
         return torch.from_numpy(np.stack([tensor.numpy() for tensor in tensors]))
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cosup-decode")
@@ -66,7 +63,7 @@ def image_batches(
                 return
             yield torch.cat([part.result() for part in waiting.popleft()])
     except BrokenImage as error:
-        raise RunError(f"an image broke since it was checked: {error}") from None
+        raise RunError(f"an image broke after it was checked: {error}") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -76,21 +73,14 @@ class ImageRows:
     """The samples `rows` [N] of `data`, in this order."""
 
     data: ImageData
-    rows: NDArray[np.int64]
+    rows: Ints
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Tensor) -> "ImageRows":
-        """Some of them: index is int64 [n] or bool [N]."""
+        """Return a part: index is int64 [n] or bool [N]."""
         return ImageRows(self.data, self.rows[index.numpy()])
-
-
-MEMORY = 2**30
-"""Images up to this size in all (bytes) are decoded once where the transform draws nothing."""
-
-Sample = tuple[Tensor, Tensor]
-Positions = Callable[[int], Tensor]
 
 
 class Order:
@@ -103,7 +93,7 @@ class Order:
         self._passes: dict[int, Tensor] = {}
 
     def positions(self, step: int) -> Tensor:
-        """[batch_size] int64 places in 0 .. count - 1 of the step (from 0)."""
+        """Return the positions of a step (from 0), int64 [batch_size] in 0 .. count - 1."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         first, last = places.start // self.count, (places.stop - 1) // self.count
         self._passes = {n: self._order(n) for n in range(first, last + 1)}
@@ -119,19 +109,19 @@ class Order:
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """The samples `rows` [N] of `data`, transformed, in seeded batches.
+    """Seeded batches of the samples `rows` [N] of `data`, transformed.
 
-    transform: RGB image -> uint8 [3, S, S]; if it has a `key` that isn't None it draws nothing,
-    and a set that fits `MEMORY` is decoded once. What else it draws from the global generators of
-    Python, NumPy and torch depends on seed, step and place in the batch alone: not on `workers`,
-    on the rank, or on where a killed run went on; these generators are given back as they were.
-    batch_size: of all ranks together; N where that is smaller. workers: processes that decode files
-    (0: in this one). steps: in all. Each rank has its own slice of every batch. order: positions
-    [b] int64 of a step's samples, in place of seeded passes over all of them.
+    transform: RGB image -> uint8 [3, S, S]. If it has a `key` that is not None it is deterministic,
+    and images that fit into `MEMORY` are decoded once. Otherwise it may draw from the global
+    generators of Python, NumPy and torch: they are seeded by seed, step and position in the batch,
+    independently of `workers`, rank and resuming, and restored afterwards.
+    batch_size: of all ranks together, at most N. steps: in total. workers: processes that decode
+    files (0: this process). Each rank gets its own slice of every batch. order: function from a
+    step to positions [b] int64, instead of seeded passes over all samples.
     """
 
     data: ImageData
-    rows: NDArray[np.int64]
+    rows: Ints
     transform: Callable[[Image.Image], Tensor]
     batch_size: int
     steps: int
@@ -142,40 +132,40 @@ class TrainingBatches:
     order: Positions | None = None
 
     def __call__(self, start: int = 0) -> Generator[Sample, None, None]:
-        """(images uint8 [b, 3, S, S], their positions [b] int64 in `rows`) from a step on.
+        """Yield (images uint8 [b, 3, S, S], positions int64 [b] in `rows`) from step `start`.
 
-        Ends its workers when closed. Raises `RunError` naming an image that can't be read.
+        Workers end when the generator is closed. Raise `RunError` for an unreadable image.
         """
         order = self.order
         if order is None:
             batch_size = min(self.batch_size, len(self.rows))
             order = Order(len(self.rows), batch_size, self.seed).positions
-        if self._kept:
+        if self._decodes_once:
             return self._from_memory(order, start)
         images = self.data.table["image"].to_numpy(np.int64)[self.rows]
         source = _Steps(self, order, images)
         workers = self.workers if self.data.images.files else 0
-        return _load(source, range(start, self.steps), workers)
+        return _load_steps(source, range(start, self.steps), workers)
 
     @property
-    def _kept(self) -> bool:
-        """Whether the images are decoded once."""
+    def _decodes_once(self) -> bool:
+        """Whether the images are decoded once and kept in memory."""
         if getattr(self.transform, "key", None) is None:
             return False
         try:
             first = self.transform(self.data.read(int(self.rows[0])))
         except BrokenImage:
-            return False  # reading it again says so
+            return False  # the error is raised when it is read again
         return len(self.rows) * first.numel() <= MEMORY
 
     def own(self, positions: Tensor) -> Tensor:
-        """This rank's slice of a batch."""
+        """Return this rank's slice of a batch."""
         count = len(positions)
         start = count * self.rank // self.world_size
         return positions[start : count * (self.rank + 1) // self.world_size]
 
     def _from_memory(self, order: Positions, start: int) -> Generator[Sample, None, None]:
-        # One pass of threads; the transform has a key, so it doesn't matter who asks it when.
+        # Threads may call the transform in any order, because it has a key.
         decoded = image_batches(self.data, self.rows, self.transform, 256, self.workers)  # type: ignore[arg-type]
         images = torch.cat(list(decoded))
         for step in range(start, self.steps):
@@ -184,11 +174,9 @@ class TrainingBatches:
 
 
 class _Steps(Dataset[Any]):
-    """A whole step's batch by its number, for a worker: (images, positions), or what went wrong."""
+    """The batch of a step by its number: (images, positions), or an error message."""
 
-    def __init__(
-        self, batches: TrainingBatches, order: Positions, images: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, batches: TrainingBatches, order: Positions, images: Ints) -> None:
         self.batches = batches
         self.order = order
         self.images = images
@@ -206,26 +194,26 @@ class _Steps(Dataset[Any]):
                 image = batches.data.images.read(int(self.images[position]))
                 parts.append(batches.transform(image).numpy())
         except BrokenImage as error:
-            return str(error)  # an exception would cross processes with its traceback as text
+            return str(error)  # a worker process would add its traceback to an exception
         finally:
             restore_random_states(before)
         return torch.from_numpy(np.stack(parts)), positions
 
 
-def _load(source: _Steps, steps: range, workers: int) -> Generator[Sample, None, None]:
-    """The batches of these steps in order, made ahead by processes if there are workers."""
+def _load_steps(source: _Steps, steps: range, workers: int) -> Generator[Sample, None, None]:
+    """Yield the batches of these steps in order; `workers` processes load ahead."""
     loader = DataLoader(
         source,
         batch_size=None,
         sampler=steps,
         num_workers=workers,
-        generator=torch.Generator(),  # or it would draw from the global one
+        generator=torch.Generator(),  # so that the global one is not used
     )
     batches = iter(loader)
     try:
         for batch in batches:
             if isinstance(batch, str):
-                raise RunError(f"an image broke since it was checked: {batch}")
+                raise RunError(f"an image broke after it was checked: {batch}")
             yield batch
     finally:
         del batches  # ends the processes

@@ -1,8 +1,8 @@
-"""Label noise: what trainers are given in place of the true classes.
+"""Label noise: wrong labels for training samples.
 
-A sample of class i is given class j with probability T[i, j], drawn once per sample and seed,
-independently of every other sample; so a set's share of wrong labels is the rate in expectation.
-Only training samples are given wrong labels, and the true ones stay beside them.
+A sample of class i gets label j with probability T[i, j], drawn once per sample and seed,
+independently of other samples, so the share of wrong labels equals the rate in expectation. Only
+training samples get wrong labels, and the true ones are kept next to them.
 """
 
 import logging
@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cosup.data.images import Ints
 from cosup.data.section import NoiseSection
-from cosup.errors import UserError, unknown_name
+from cosup.errors import UserError, in_short, unknown_name
 from cosup.seeds import numpy_generator
 
 __all__ = ["CIFAR10_MAP", "CIFAR100_GROUPS", "noisy_labels", "transitions"]
 
 log = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Matrix = NDArray[np.float64]
 
-_ROUNDING = 1e-3  # matrices are written with three decimals, and thirds don't sum to 1 then
+_ROUNDING = 1e-3  # with three decimals, thirds do not sum to 1
 
 CIFAR10_MAP = {
     "truck": "automobile",
@@ -32,7 +32,7 @@ CIFAR10_MAP = {
     "cat": "dog",
     "dog": "cat",
 }
-"""CIFAR-10's classes that look alike (Patrini et al., arXiv 1609.03683, section 5)."""
+"""Similar classes of CIFAR-10 (Patrini et al., arXiv 1609.03683, section 5)."""
 
 CIFAR100_GROUPS = tuple(
     tuple(group.split())
@@ -59,12 +59,12 @@ CIFAR100_GROUPS = tuple(
         "lawn_mower rocket streetcar tank tractor",
     )
 )
-"""CIFAR-100's superclasses (Krizhevsky 2009), their classes in the order of the set's own labels;
-each is taken for the next one of its superclass (Patrini et al., section 5)."""
+"""CIFAR-100's superclasses (Krizhevsky 2009), with their classes in the order of the dataset's
+labels. Each class becomes the next of its superclass (Patrini et al., section 5)."""
 
 
 def noisy_labels(section: NoiseSection, labels: Ints, classes: Sequence[str], seed: int) -> Ints:
-    """Given labels [N] of true ones [N] (-1 stays). Raises `UserError` as `transitions`."""
+    """Draw labels [N] for true labels [N] (-1 stays); errors as in `transitions`."""
     cumulative = transitions(section, classes).cumsum(1)
     cumulative /= cumulative[:, -1:]
     draw = numpy_generator(seed, "noise").random(len(labels))
@@ -75,14 +75,14 @@ def noisy_labels(section: NoiseSection, labels: Ints, classes: Sequence[str], se
     return given
 
 
-def transitions(section: NoiseSection, classes: Sequence[str]) -> Floats:
-    """T [C, C]: the probability of each given class for each true one.
+def transitions(section: NoiseSection, classes: Sequence[str]) -> Matrix:
+    """Return T [C, C], the probability of each label (column) for each true class (row).
 
-    Raises `UserError` for a map or a matrix that doesn't fit these classes.
+    Raise `UserError`, keyed within `noise`, for a map or matrix that does not fit these classes.
     """
     count = len(classes)
     if section.kind == "matrix":
-        return _checked(_matrix(section), classes)
+        return _checked_matrix(_matrix(section), classes)
     assert section.rate is not None
     kept = np.eye(count)
     if section.kind == "symmetric":
@@ -109,43 +109,44 @@ def _class_map(section: NoiseSection, classes: Sequence[str]) -> Mapping[str, st
     assert not isinstance(chosen, str)
     for name in (name for pair in chosen.items() for name in pair):
         if name not in classes:
-            raise UserError(f"data.noise.map: {unknown_name('class', name, classes)}")
+            raise unknown_name("class", name, classes, key="map")
     return chosen
 
 
-def _matrix(section: NoiseSection) -> Floats:
+def _matrix(section: NoiseSection) -> Matrix:
     given = section.matrix
     if isinstance(given, str):
         return _read_matrix(Path(given))
     assert given is not None
     if len({len(row) for row in given}) > 1:
-        raise UserError("data.noise.matrix: its rows differ in length")
+        raise UserError("the rows differ in length", key="matrix")
     return np.asarray(given, dtype=np.float64)
 
 
-def _read_matrix(path: Path) -> Floats:
+def _read_matrix(path: Path) -> Matrix:
     try:
         return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"data.noise.matrix: no file '{path}'") from None
+        raise UserError("no file {value}", key="matrix", value=str(path)) from None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"data.noise.matrix: '{path}' can't be read as CSV of numbers: {reason}"
+            f"cannot be read as CSV of numbers: {in_short(error)}", key="matrix", value=str(path)
         ) from None
 
 
-def _checked(matrix: Floats, classes: Sequence[str]) -> Floats:
+def _checked_matrix(matrix: Matrix, classes: Sequence[str]) -> Matrix:
     count = len(classes)
     if matrix.shape != (count, count):
         shape = " x ".join(map(str, matrix.shape))
-        raise UserError(f"data.noise.matrix: {shape}; {count} classes need {count} x {count}")
+        raise UserError(f"a matrix of {shape}", key="matrix", allowed=f"{count} x {count}")
     sums = matrix.sum(1)
     for row in range(count):
         if not (matrix[row] >= 0).all() or not abs(sums[row] - 1) <= _ROUNDING:
             raise UserError(
-                f"data.noise.matrix: row {row + 1} (class '{classes[row]}') sums to "
-                f"{sums[row]:g}, its least is {matrix[row].min():g}; a row holds probabilities "
-                "that sum to 1"
+                f"row {row + 1} (class '{classes[row]}') sums to {sums[row]:g} and has the minimum "
+                f"{matrix[row].min():g}",
+                key="matrix",
+                value=matrix[row].tolist(),
+                allowed="rows of probabilities that sum to 1",
             )
     return matrix

@@ -1,4 +1,7 @@
-"""The `data` section: where the images come from and how they are split."""
+"""The `data` section of a config: source, splits, label noise and few-shot classes.
+
+Imports neither torch nor pandas, so that a config can be checked quickly.
+"""
 
 import difflib
 from collections.abc import Mapping
@@ -7,22 +10,23 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
 
 from cosup.data.sources import SOURCES
-from cosup.data.sources import SPLITS as SPLITS
+from cosup.data.sources.base import SPLITS as SPLITS
 from cosup.registry import Choice, Section, setting_names
 
 
 class SplitShares(Section):
-    """Shares of all samples; what is left over (a sum below 1) is not used."""
+    """Shares of all samples. If they sum to less than 1, the rest is not used."""
 
     teacher_train: float = Field(default=0.0, ge=0, lt=1)
-    """Labelled samples that train the teachers; 0 with `data.share_train`, and only then."""
+    """Labelled samples that train the teachers. Must be 0 with `data.share_train`, and only then.
+    """
     student_train: float = Field(gt=0, lt=1)
-    """Samples the teachers annotate for the student, which sees none of their true labels."""
+    """Samples that the teachers annotate to train the student; their true labels are not used."""
     validation: float = Field(default=0.0, ge=0, lt=1)
-    """Samples for choices made along the way."""
+    """Samples for choices made during the run."""
     test: float = Field(default=0.0, ge=0, lt=1)
-    """Samples that measure, and never select; 0 with `data.few_shot`, whose novel classes measure,
-    and only then."""
+    """Samples for measuring, never for selection. Must be 0 with `data.few_shot`, which measures on
+    novel classes, and only then."""
 
     @model_validator(mode="after")
     def _at_most_one(self) -> "SplitShares":
@@ -36,23 +40,22 @@ class NoiseSection(Section):
     """Wrong labels for the samples that train teachers and student."""
 
     kind: Literal["symmetric", "asymmetric", "matrix"]
-    """`symmetric`: any *other* class, each as likely. (Some published code draws among all classes,
-    the true one too: rate r there is r (C - 1) / C here.) `asymmetric`: the class that `map` says.
-    `matrix`: as `matrix` says."""
+    """`symmetric`: any other class with equal probability. (Some published code draws from all
+    classes, including the true one: rate r there is r (C - 1) / C here.) `asymmetric`: the class
+    given by `map`. `matrix`: as given by `matrix`."""
     rate: float | None = Field(default=None, ge=0, lt=1)
-    """The probability that a sample's label is changed (asymmetric: of a class that `map` maps)."""
+    """The probability that a label is changed (asymmetric: of the classes in `map`)."""
     map: Literal["cifar10", "cifar100", "next"] | dict[str, str] | None = None
-    """`asymmetric`: the usual maps of CIFAR-10 and CIFAR-100, `next` (each class is taken for the
-    next, the last for the first), or a mapping of class names; a class not in it keeps its labels.
-    """
+    """For `asymmetric`: the usual maps of CIFAR-10 and CIFAR-100, `next` (each class becomes the
+    next, the last the first), or a mapping of class names; other classes keep their labels."""
     matrix: list[list[float]] | str | None = None
-    """`matrix`: a row per true class with the probability of each given class, or a CSV file of it
-    without header; every row sums to 1 (to within 0.001)."""
+    """For `matrix`: a row per true class with the probability of each label, or a CSV file of it
+    without header. Every row sums to 1 (to within 0.001)."""
 
     @field_validator("map", mode="before")
     @classmethod
     def _names_are_text(cls, value: Any) -> Any:
-        """YAML reads classes that are called by numbers as numbers."""
+        """Convert class names that YAML reads as numbers."""
         if not isinstance(value, Mapping):
             return value
         return {str(key): str(v) if isinstance(v, int) else v for key, v in value.items()}
@@ -73,58 +76,70 @@ class NoiseSection(Section):
 
 
 class FewShotSection(Section):
-    """Which classes are set aside, and the episodes that measure on them."""
+    """The classes that are set aside, and the episodes that measure on them."""
 
     novel: Annotated[int, Field(gt=0)] | list[str | int] | Literal["given"]
-    """Classes that nothing is trained on, and that measure at the end: how many (the last ones),
-    their names (or indices), or `given` where the source says (miniImageNet)."""
+    """Classes that are not trained on, and that measure at the end: their number (the last ones),
+    their names (or indices), or `given` if the source has them (miniImageNet)."""
     validation: Annotated[int, Field(ge=0)] | list[str | int] | Literal["given"] = 0
-    """Further such classes for choices made along the way; of a number, the last before `novel`."""
+    """More such classes for choices made during the run; a number takes the last before `novel`."""
     draw: bool = False
-    """Draw the numbers of classes by seed, in place of the last ones."""
+    """Draw the numbers of classes by seed instead of taking the last ones."""
     ways: int = Field(default=5, ge=2)
-    """Classes of an episode."""
+    """Classes per episode."""
     shots: int = Field(default=1, ge=1)
-    """Labelled images of each."""
+    """Labelled images per class."""
     queries: int = Field(default=15, ge=1)
-    """Images of each that are to be classified."""
+    """Images to classify per class."""
     episodes: int = Field(default=600, ge=2)
-    """Episodes that the accuracy is the mean of."""
+    """Episodes to average the accuracy over."""
 
     @model_validator(mode="after")
-    def _numbers_are_drawn(self) -> "FewShotSection":
+    def _only_numbers_are_drawn(self) -> "FewShotSection":
         if self.draw and not (isinstance(self.novel, int) and isinstance(self.validation, int)):
-            raise ValueError("draw: true: for numbers of classes; these are named or given")
+            raise ValueError("draw: true: needs numbers of classes, not names or given")
         return self
 
 
 class DataSection(Section):
-    """Images, labels, domains and splits. A source's own settings stand beside these keys."""
+    """Images, labels, domains and splits. The settings of the source are keys of this section."""
 
     source: Annotated[Choice, BeforeValidator(SOURCES.check)]
-    """A registered source (`cosup ls sources`); its settings are written beside it."""
+    """A registered source (`cosup ls sources`)."""
     splits: SplitShares | Literal["given"] = SplitShares(
         teacher_train=0.3, student_train=0.5, test=0.2
     )
-    """Shares to draw, or `given`: as the source's folders, lists or `split` column say."""
+    """Shares to draw, or `given` for those of the source's folders, lists or `split` column."""
     stratify: bool = True
-    """Draw splits so that each holds the same share of every class and domain."""
+    """Draw splits that each have the same share of every class and domain."""
     group_by: str | None = None
-    """Keep samples together that share this: `group`, or a column of the source's table.
-    Null keeps together what the source itself groups (the rotations of one image)."""
+    """Keep samples of one group in one split: `group`, or a column of the source's table. Null uses
+    the groups of the source (such as the rotations of one image)."""
     check: Literal["full", "none"] = "full"
-    """Decode every image once, up front, and set broken ones aside; `none` trusts the files."""
+    """`full` decodes every image once before the run and sets broken ones aside; `none` does not.
+    """
     max_broken: float = Field(default=0.01, ge=0, le=1)
-    """The share of broken images beyond which the run ends."""
+    """The largest share of broken images; the run stops if there are more."""
     limit: int | None = Field(default=None, gt=0)
-    """Use at most this many samples, drawn by seed, stratified (for a quick try)."""
+    """Use at most this many samples, drawn by seed and stratified (for a quick try)."""
     share_train: bool = False
-    """Teachers train on student_train's samples and labels, and there is no teacher_train: the
-    setting of distillation and of learning from noisy labels, not of weak-to-strong learning."""
+    """Train teachers on the samples and labels of student_train, without teacher_train. This is the
+    setting of distillation and of learning with noisy labels, not of weak-to-strong learning."""
     noise: NoiseSection | None = None
-    """Wrong labels for the training samples; null gives the true ones."""
+    """Wrong labels for the training samples; null uses the true ones."""
     few_shot: FewShotSection | None = None
     """Set classes aside to be learnt from a few images; null trains and tests on all classes."""
+
+    def wanted_splits(self) -> set[str]:
+        """Return the splits that must have samples."""
+        if not isinstance(self.splits, str):
+            return {name for name in SPLITS if getattr(self.splits, name) > 0}
+        wanted = {"teacher_train", "student_train", "test"}
+        if self.share_train:
+            wanted.remove("teacher_train")
+        if self.few_shot is not None:
+            wanted.remove("test")
+        return wanted
 
     @model_validator(mode="after")
     def _needed_splits(self) -> "DataSection":
@@ -145,14 +160,14 @@ class DataSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _gather_source(cls, value: Any) -> Any:
-        """Move the source's own settings, written beside `source`, into it.
+        """Move the source's settings into `source`.
 
-        A key that neither knows stays, so that it is reported together with all other mistakes.
+        Unknown keys stay, so that they are reported together with all other errors.
         """
         if not isinstance(value, dict) or isinstance(value.get("source"), Choice | dict):
             return value
         settings = _source_settings(value.get("source"))
-        if settings is None:  # which source was meant is unknown: judge only what looks familiar
+        if settings is None:  # the source is unknown, so check only keys like those of this section
             own = cls.model_fields
             near = {k for k in value if difflib.get_close_matches(str(k), own, cutoff=0.75)}
             return {key: value[key] for key in value if key in near}
@@ -162,7 +177,7 @@ class DataSection(Section):
 
     @classmethod
     def known_keys(cls, value: object) -> list[str]:
-        """This section's keys and the settings of the source that is named in it."""
+        """Return the keys of this section and the settings of the source named in `value`."""
         source = value.get("source") if isinstance(value, dict) else None
         name = source.get("name") if isinstance(source, dict) else source
         return [*cls.model_fields, *(_source_settings(name) or ())]
@@ -179,6 +194,6 @@ class DataSection(Section):
 
 
 def _source_settings(name: object) -> list[str] | None:
-    """The settings of a registered source; None if there is no such source."""
+    """Return the settings of a registered source; None if there is no such source."""
     known = SOURCES.known()
     return setting_names(known[name]) if isinstance(name, str) and name in known else None

@@ -1,4 +1,4 @@
-"""From a PIL image to the uint8 tensor a model reads."""
+"""Transforms from a PIL image to the uint8 tensor that a model reads."""
 
 import math
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ INTERPOLATIONS = {
 
 
 class Transform(Protocol):
-    """Turns an RGB image into uint8 [K, H, W], the same shape for every image."""
+    """Converts an RGB image to uint8 [K, H, W]; all images get the same shape."""
 
     @property
     def key(self) -> str:
-        """What it does, as text: equal keys give equal tensors."""
+        """Identifier of the transform: equal keys give equal tensors."""
 
     def __call__(self, image: Image.Image) -> Tensor: ...
 
 
-class Reader(Protocol):
-    """A network's input: how an image is scaled and cut for it (`EvalTransform`)."""
+class InputSpec(Protocol):
+    """How a network's input images are resized and cropped (see `EvalTransform`)."""
 
     @property
     def size(self) -> int: ...
@@ -44,9 +44,10 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Scale the shorter side to `size / crop_pct` and cut out the centre: uint8 [3, size, size].
+    """Resize the shorter side to `size / crop_pct` and crop the centre: uint8 [3, size, size].
 
-    As timm's evaluation transform, before its normalisation. squash: scale both sides to that.
+    Equal to timm's evaluation transform without normalisation. squash: resize both sides to
+    `size / crop_pct` instead, whatever the aspect ratio.
     """
 
     size: int
@@ -56,12 +57,12 @@ class EvalTransform:
 
     @property
     def key(self) -> str:
-        """What it does, as text."""
+        """Identifier of the transform."""
         squash = "-squash" if self.squash else ""
         return f"eval-{self.size}-{self.crop_pct:g}-{self.interpolation}{squash}"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """uint8 [3, size, size]."""
+        """Return uint8 [3, size, size]."""
         shorter = math.floor(self.size / self.crop_pct)
         width, height = image.size
         if self.squash:
@@ -77,23 +78,23 @@ class EvalTransform:
         return torch.from_numpy(np.ascontiguousarray(np.array(image).transpose(2, 0, 1)))
 
 
-def eval_transform(spec: Reader) -> EvalTransform:
-    """How an image is prepared for a network that reads so."""
+def eval_transform(spec: InputSpec) -> EvalTransform:
+    """Return the evaluation transform of a network."""
     return EvalTransform(spec.size, spec.crop_pct, spec.interpolation, spec.squash)
 
 
 @dataclass(frozen=True)
 class PixelTransform:
-    """The whole image in grey, scaled to `size` x `size` by averaging: uint8 [1, size, size]."""
+    """Convert the whole image to grey and average it to uint8 [1, size, size]."""
 
     size: int
 
     @property
     def key(self) -> str:
-        """What it does, as text."""
+        """Identifier of the transform."""
         return f"pixels-{self.size}"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """uint8 [1, size, size]."""
+        """Return uint8 [1, size, size]."""
         small = image.convert("L").resize((self.size, self.size), Image.Resampling.BOX)
         return torch.from_numpy(np.array(small))[None]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cosup.config.student import MetaSection
-from cosup.data.episodes import Episodes, draw_episodes
+from cosup.data.episodes import EpisodePool, Episodes, EpisodeSize
 from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
@@ -62,14 +62,8 @@ class MetaStage:
         section = self.section
         labels = _plentiful(_labels(lesson, rows), section.shots + section.queries)
         try:
-            episodes = draw_episodes(
-                labels.numpy(),
-                section.ways,
-                section.shots,
-                section.queries,
-                section.steps,
-                seed,
-            )
+            size = EpisodeSize(section.ways, section.shots, section.queries)
+            episodes = EpisodePool(labels.numpy()).draw(size, section.steps, seed)
         except UserError as error:
             raise RunError(f"student.meta: the annotations that were kept: {error}") from None
         places = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], 1)

@@ -1,4 +1,4 @@
-"""Real images for the tests of data: scikit-learn's digits, written to disk in known layouts."""
+"""Fixtures with real images: scikit-learn's digits, written to disk in known layouts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ Digit = Callable[[int, int], Image.Image]
 
 @pytest.fixture(scope="session")
 def digit() -> Digit:
-    """The n-th scan of a digit, in grey."""
+    """Return a function from a digit and n to the n-th grey scan of it."""
     scans, labels = load_digits(return_X_y=True)
     pixels = (scans.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     of_class = [pixels[labels == c] for c in range(10)]
@@ -23,7 +23,7 @@ def digit() -> Digit:
 
 @pytest.fixture
 def class_folder(digit: Digit) -> Callable[..., Path]:
-    """Writes `root/CLASS/N.png`, `count` scans for each of the classes."""
+    """Return a function that writes `count` scans per class to `root/CLASS/N.png`."""
 
     def write(
         root: Path, classes: tuple[int, ...] = (0, 1), count: int = 10, start: int = 0
@@ -39,7 +39,7 @@ def class_folder(digit: Digit) -> Callable[..., Path]:
 
 @pytest.fixture
 def idx_folder(tmp_path: Path, digit: Digit) -> Path:
-    """Scans of three digits in turn: 18 in the train part, 6 in the test part."""
+    """Write idx files of three digits: 18 images in the train part, 6 in the test part."""
     root = tmp_path / "idx"
     root.mkdir()
     for part, start, end in [("train", 0, 6), ("t10k", 6, 8)]:

@@ -1,4 +1,4 @@
-"""Writes idx files, for tests of what reads them."""
+"""Write idx files for tests."""
 
 import gzip
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """Bytes of any shape, gzipped where the path says so."""
+    """Write an array of bytes, gzipped if the path ends in .gz."""
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     data = header + array.tobytes()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)

@@ -1,4 +1,4 @@
-"""Batches come in order, whatever the threads do, and the threads end with the consumer."""
+"""Tests of decoding images in threads."""
 
 import threading
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_decoding_stays_a_few_batches_ahead(folder: ImageData) -> None:
     batches.close()  # type: ignore[attr-defined]
 
 
-def test_a_file_that_broke_since_is_named(folder: ImageData, tmp_path: Path) -> None:
+def test_a_file_that_broke_after_the_check_is_named(folder: ImageData, tmp_path: Path) -> None:
     (tmp_path / "images/1/003.png").write_text("gone")
     with pytest.raises(RunError, match=r"003\.png.*not an image"):
         list(image_batches(folder, np.arange(len(folder)), PixelTransform(4), 8, 2))

@@ -1,4 +1,4 @@
-"""Whatever an image file holds becomes upright 8-bit RGB; what can't be read is named."""
+"""Tests of image collections and of the conversion to upright 8-bit RGB."""
 
 import os
 import struct
@@ -116,7 +116,7 @@ def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
     assert len(kept) == 19
 
 
-def test_fingerprints_see_content_and_order(tmp_path: Path) -> None:
+def test_fingerprints_depend_on_content_and_order(tmp_path: Path) -> None:
     for n in range(3):
         Image.new("RGB", (4, 4), (n, n, n)).save(tmp_path / f"{n}.png")
     images = FileImages(tmp_path, ["0.png", "1.png", "2.png"])

@@ -1,4 +1,4 @@
-"""Transforms give the very pixels that timm's own evaluation transform gives."""
+"""Tests of transforms, against timm's evaluation transform."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_pixels_are_averages_of_grey() -> None:
     np.testing.assert_array_equal(small[0].numpy(), expected)
 
 
-def test_keys_tell_transforms_apart() -> None:
+def test_different_transforms_have_different_keys() -> None:
     keys = {
         EvalTransform(64).key,
         EvalTransform(32).key,

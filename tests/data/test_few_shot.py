@@ -1,5 +1,6 @@
-"""Classes set aside never reach training; episodes hold what they say."""
+"""Tests of few-shot classes and episodes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.user_errors import error_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cosup.data.episodes import EpisodeRows, Episodes, draw_episodes, episode_rows
+from cosup.data.episodes import EpisodePool, EpisodeRows, Episodes, EpisodeSize, episode_rows
 from cosup.data.section import DataSection, FewShotSection
 from cosup.data.table import ImageData, load_data
-from cosup.errors import UserError
+from cosup.errors import MISSING
 
 Writer = Callable[..., Path]
 SHARES = {"teacher_train": 0.4, "student_train": 0.5, "validation": 0.1}
@@ -97,30 +99,33 @@ def test_an_official_test_part_has_no_meaning_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("few_shot", "message"),
+    ("few_shot", "key", "value", "part"),
     [
-        ({"novel": 3, "ways": 4}, r"ways: 4, but there are only 3 novel classes"),
-        ({"novel": 4, "validation": 3, "ways": 4}, "ways: 4, but there are only 3 validation"),
-        ({"novel": 9}, "9 novel and 0 validation of 10 classes leave 1 to train on"),
-        ({"novel": 11}, r"novel: 11, but only 10 classes are left"),
-        ({"novel": 6, "validation": 5}, r"validation: 5, but only 4 classes are left"),
-        ({"novel": ["3", "x"]}, r"novel: unknown class 'x'.*allowed: 0, 1"),
-        ({"novel": [3, 12]}, r"novel: 12 is not a class \(allowed: a name, or an index of 0 to 9"),
-        ({"novel": ["3", "4"], "validation": ["4", "5"]}, "class '4' is in novel and in valid"),
-        ({"novel": "given"}, r"novel: 'given', but this source doesn't say"),
+        ({"novel": 3, "ways": 4}, "ways", 4, "3 novel"),
+        ({"novel": 4, "validation": 3, "ways": 4}, "ways", 4, "3 validation"),
+        ({"novel": 9}, "novel", MISSING, "leave 1"),
+        ({"novel": 11}, "novel", 11, "10 classes"),
+        ({"novel": 6, "validation": 5}, "validation", 5, "4 classes"),
+        ({"novel": ["3", "x"]}, "novel", "x", ""),
+        ({"novel": [3, 12]}, "novel", 12, ""),
+        ({"novel": ["3", "4"], "validation": ["4", "5"]}, "novel", "4", ""),
+        ({"novel": "given"}, "novel", "given", ""),
     ],
 )
-def test_classes_that_can_not_be_set_aside(few_shot: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        load(few_shot)
-    assert str(caught.value).startswith("data.few_shot")
-    assert "\n" not in str(caught.value)
+def test_bad_few_shot_classes(few_shot: dict[str, Any], key: str, value: object, part: str) -> None:
+    error = error_of(load, few_shot)
+    assert error.key == ("data", "few_shot", key)
+    assert error.value == value
+    assert part in error.problem
+    if value in ("x", 12):
+        assert error.allowed is not None
+        assert "9" in error.allowed
 
 
 def test_there_is_no_test_split(tmp_path: Path, class_folder: Writer) -> None:
     with pytest.raises(ValidationError, match=r"test 0\.2: must be 0 with data\.few_shot"):
         load({"novel": 3}, splits={"teacher_train": 0.3, "student_train": 0.4, "test": 0.2})
-    with pytest.raises(ValidationError, match="draw: true: for numbers of classes"):
+    with pytest.raises(ValidationError, match="draw: true"):
         load({"novel": ["1", "2"], "draw": True})
     for number, split in enumerate(("teacher_train", "student_train", "test")):
         class_folder(tmp_path / split, classes=(0, 1, 2, 3), count=2, start=2 * number)
@@ -132,8 +137,9 @@ def test_there_is_no_test_split(tmp_path: Path, class_folder: Writer) -> None:
             "few_shot": {"novel": 2, "ways": 2},
         }
     )
-    with pytest.raises(UserError, match=r"data\.few_shot: 4 samples are in test; it must be empty"):
-        load_data(section, 0, 1, None)
+    error = error_of(load_data, section, 0, 1, None)
+    assert error.key == ("data", "few_shot")
+    assert "4 samples are in test" in error.problem
 
 
 @settings(max_examples=60, deadline=None)
@@ -150,7 +156,8 @@ def test_episodes_hold_what_they_say(
     seed = data.draw(st.integers(0, 99))
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.concatenate([np.repeat(np.arange(len(sizes)), sizes), [-1, -1]]))
-    found = draw_episodes(labels, ways, shots, queries, 7, seed)
+    pool, size = EpisodePool(labels), EpisodeSize(ways, shots, queries)
+    found = pool.draw(size, 7, seed)
     assert found.support.shape == (7, ways, shots)
     assert found.query.shape == (7, ways, queries)
     assert found.classes.shape == (7, ways)
@@ -161,14 +168,14 @@ def test_episodes_hold_what_they_say(
         assert len(set(rows.flatten().tolist())) == ways * (shots + queries)
         for way, label in enumerate(own):
             assert set(labels[rows[way].numpy()].tolist()) == {label}
-    again = draw_episodes(labels, ways, shots, queries, 7, seed)
+    again = pool.draw(size, 7, seed)
     assert torch.equal(found.query, again.query)
     assert torch.equal(found.support, again.support)
 
 
 def test_every_sample_and_class_is_drawn_alike() -> None:
     labels = np.arange(60) % 6
-    found = draw_episodes(labels, 3, 1, 4, 2000, 0)
+    found = EpisodePool(labels).draw(EpisodeSize(3, 1, 4), 2000, 0)
     counts = np.bincount(found.query.flatten().numpy(), minlength=60)
     assert (abs(counts - 400) < 6 * np.sqrt(400)).all()
     ways = np.bincount(found.classes.flatten().numpy(), minlength=6)
@@ -192,17 +199,22 @@ def test_a_query_never_shows_what_its_support_shows() -> None:
 
 def test_episodes_that_can_not_be_drawn() -> None:
     labels = np.repeat([0, 1, 2], [5, 9, 9])
-    with pytest.raises(UserError, match="ways: 4, but there are images of 3 classes only"):
-        draw_episodes(labels, 4, 1, 1, 1, 0)
-    with pytest.raises(UserError, match="shots 1 and queries 5 need 6 images of each class, and"):
-        draw_episodes(labels, 2, 1, 5, 1, 0)
+    error = error_of(EpisodePool(labels).draw, EpisodeSize(4, 1, 1), 1, 0)
+    assert (error.key, error.value) == (("ways",), 4)
+    assert "3 classes" in error.problem
+    error = error_of(EpisodePool(labels).draw, EpisodeSize(2, 1, 5), 1, 0)
+    assert (error.key, error.value) == (("shots",), 1)
+    assert "6 images" in error.problem
     row = np.arange(27)
-    with pytest.raises(UserError, match="6 groups of images of each class, and class '1' has 3"):
-        draw_episodes(row % 3, 2, 1, 5, 1, 0, np.where(row % 3 == 1, row % 9, row))
+    pool = EpisodePool(row % 3, np.where(row % 3 == 1, row % 9, row))
+    error = error_of(pool.draw, EpisodeSize(2, 1, 5), 1, 0)
+    assert "6 groups of images" in error.problem
+    assert error.problem.endswith("class '1' has 3")
     novel = novel_of(load({"novel": 3}, limit=200))
     section = FewShotSection(novel=3, ways=3, shots=15, queries=15, episodes=2)
-    with pytest.raises(UserError, match=r"^data\.few_shot: shots 15 .* class '7' has 2\d$"):
-        episode_rows(novel, section, 0)
+    error = error_of(episode_rows, novel, section, 0)
+    assert (error.key, error.value) == (("data", "few_shot", "shots"), 15)
+    assert re.search(r"class '7' has 2\d$", error.problem)
 
 
 def test_queries_are_laid_out_episode_by_episode_and_way_by_way() -> None:

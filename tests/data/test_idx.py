@@ -1,4 +1,4 @@
-"""idx files: what is read, of which part, in which rotations; and what is said of bad ones."""
+"""Tests of the idx source: parts, rotations and broken files."""
 
 import gzip
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.user_errors import error_of
 from idx_files import write_idx
 from PIL import Image
 
@@ -48,7 +49,7 @@ def test_idx(idx_folder: Path, digit: Digit) -> None:
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist isn't installed")
-def test_fashion_mnist_where_debian_puts_it() -> None:
+def test_fashion_mnist_of_debian() -> None:
     found = load(FASHION)
     assert len(found.table) == 70_000
     assert found.table.groupby(["split", "label"]).size().unique().tolist() == [6000, 1000]
@@ -70,19 +71,18 @@ def test_one_part_alone_has_no_official_test(idx_folder: Path, digit: Digit) -> 
     assert [len(data.rows(split)) for split in SPLITS] == [9, 3, 0, 6]
 
 
-def test_the_part_that_is_not_asked_for_is_not_read(idx_folder: Path) -> None:
+def test_other_parts_are_not_read(idx_folder: Path) -> None:
     for file in idx_folder.glob("train-*"):
         file.write_bytes(b"neither gzip nor anything else")
     assert len(load(idx_folder, part="test").table) == 6
     for file in idx_folder.glob("train-*"):
         file.unlink()
     assert len(load(idx_folder, part="test").table) == len(load(idx_folder).table) == 6
-    line = rf"^data\.part: 'train', but folder '{idx_folder}' holds no train-images-idx3-ubyte"
-    with pytest.raises(UserError, match=line) as caught:
-        load(idx_folder, part="train")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"data\.root: no folder"):
-        load(idx_folder / "nowhere", part="test")
+    error = error_of(load, idx_folder, part="train")
+    assert (error.key, error.value) == (("part",), "train")
+    assert f"'{idx_folder}' has no train-images-idx3-ubyte" in error.problem
+    error = error_of(load, idx_folder / "nowhere", part="test")
+    assert (error.key, error.value) == (("root",), str(idx_folder / "nowhere"))
 
 
 def test_every_image_in_every_rotation(idx_folder: Path) -> None:
@@ -186,25 +186,27 @@ def test_bad_idx_files(idx_folder: Path) -> None:
     labels = idx_folder / "train-labels-idx1-ubyte.gz"
     images = idx_folder / "train-images-idx3-ubyte.gz"
     good = labels.read_bytes()
-    with pytest.raises(UserError, match=r"data\.classes: 2 names, but .* holds label 2"):
-        load(idx_folder, classes=["a", "b"])
+
+    def fails(value: Path, problem: str) -> None:
+        error = error_of(load, idx_folder)
+        assert (error.key, error.value) == (("root",), str(value))
+        assert problem in error.problem
+
+    error = error_of(load, idx_folder, classes=["a", "b"])
+    assert (error.key, error.value) == (("classes",), ["a", "b"])
+    assert "has label 2" in error.problem
     labels.write_bytes(b"not gzip")
-    with pytest.raises(UserError, match=r"can't read '.*labels-idx1-ubyte\.gz'"):
-        load(idx_folder)
+    fails(labels, "cannot be read")
     labels.write_bytes(images.read_bytes())
-    with pytest.raises(UserError, match=r"labels-idx1-ubyte\.gz' is not an idx file"):
-        load(idx_folder)
+    fails(labels, "not an idx file")
     labels.write_bytes(gzip.compress(gzip.decompress(good)[:-1]))
-    with pytest.raises(UserError, match=r"should hold \(18,\) bytes, but holds 17"):
-        load(idx_folder)
+    fails(labels, "should have (18,) bytes, but has 17")
     write_idx(labels, np.zeros(3, np.uint8))
-    with pytest.raises(UserError, match=r"holds 18 images, and .* 3 labels"):
-        load(idx_folder)
+    fails(images, "18 images, but 3 labels")
     labels.unlink()
-    with pytest.raises(UserError, match="has no labels file beside it"):
-        load(idx_folder)
-    with pytest.raises(UserError, match=r"data\.root: no folder"):
-        load(idx_folder / "nowhere")
+    fails(images, "no file of labels")
+    error = error_of(load, idx_folder / "nowhere")
+    assert (error.key, error.value) == (("root",), str(idx_folder / "nowhere"))
 
 
 def test_read_idx_needs_no_gzip(tmp_path: Path) -> None:

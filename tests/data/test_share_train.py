@@ -1,4 +1,4 @@
-"""Teachers and student may train on the same samples; then there is no teacher_train."""
+"""Tests of data.share_train: teachers and student train on the same samples."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from helpers.user_errors import error_of
 from pydantic import ValidationError
 
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
-from cosup.errors import UserError
 
 Writer = Callable[..., Path]
 
@@ -53,8 +53,9 @@ def test_given_splits(tmp_path: Path, class_folder: Writer) -> None:
     data = load(source="image_folder", root=str(tmp_path), splits="given")
     assert len(data.rows("teacher_train")) == len(data.rows("student_train")) == 4
     class_folder(tmp_path / "teacher_train", count=2, start=6)
-    with pytest.raises(UserError, match=r"data\.share_train: 4 samples are in teacher_train; it"):
-        load(source="image_folder", root=str(tmp_path), splits="given")
+    error = error_of(load, source="image_folder", root=str(tmp_path), splits="given")
+    assert error.key == ("data", "share_train")
+    assert "4 samples are in teacher_train" in error.problem
 
 
 def test_every_label_must_be_known(tmp_path: Path, class_folder: Writer) -> None:
@@ -64,5 +65,6 @@ def test_every_label_must_be_known(tmp_path: Path, class_folder: Writer) -> None
     frame = pd.DataFrame({"path": paths, "label": [p[0] for p in paths], "split": splits})
     frame.loc[0, "label"] = ""
     frame.to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(UserError, match=r"'0/000\.png' in student_train has no label; with data"):
-        load(source="table", table=str(tmp_path / "t.csv"), splits="given")
+    error = error_of(load, source="table", table=str(tmp_path / "t.csv"), splits="given")
+    assert error.key == ("data", "splits")
+    assert "'0/000.png' in student_train has no label" in error.problem

@@ -1,4 +1,4 @@
-"""Every registered source gives a table that keeps the contract, on a tiny real dataset."""
+"""Contract of all registered sources, on a small real dataset."""
 
 import gzip
 import json
@@ -18,13 +18,13 @@ SHARES = {"teacher_train": 0.3, "student_train": 0.4, "test": 0.3}
 
 
 def idx(path: Path, array: np.ndarray) -> None:
-    """Write the idx form of bytes, gzipped."""
+    """Write an idx file of bytes, gzipped."""
     head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
     path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
 
 
 def inaturalist(root: Path, pixels: np.ndarray, labels: np.ndarray) -> Path:
-    """The lists of 2018 and what they name; every fourth image is of val."""
+    """Write the lists of 2018 and their images; every fourth image is in val."""
     lists: dict[str, Any] = {}
     for row, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         part = "val" if row % 4 == 0 else "train"
@@ -42,7 +42,7 @@ def inaturalist(root: Path, pixels: np.ndarray, labels: np.ndarray) -> Path:
 
 
 def settings(source: str, root: Path) -> dict[str, Any]:
-    """Lay out 400 real digits as the source wants them; its settings."""
+    """Write 400 real digits in the layout of the source; return its settings."""
     pixels, labels = load_digits(return_X_y=True)
     pixels, labels = pixels[:400].reshape(-1, 8, 8) * 15.9, labels[:400]
     if source == "digits":
@@ -76,7 +76,7 @@ def settings(source: str, root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES.builtin))
-def test_a_source_keeps_the_contract(source: str, tmp_path: Path) -> None:
+def test_source_contract(source: str, tmp_path: Path) -> None:
     section = DataSection.model_validate(
         {"source": source, **settings(source, tmp_path), "splits": SHARES}
     )

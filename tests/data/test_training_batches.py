@@ -1,5 +1,4 @@
-"""Training batches are a function of seed and step alone: workers, ranks and restarts change
-nothing, nor do they touch anybody's random numbers."""
+"""Tests that training batches depend on seed and step only, and leave global generators alone."""
 
 import multiprocessing
 import random
@@ -23,7 +22,7 @@ from cosup.seeds import random_states, restore_random_states
 
 
 def noisy(image: Image.Image) -> Tensor:
-    """Draws from all three generators that transforms draw from."""
+    """Transform an image with numbers drawn from all three global generators."""
     pixels = np.array(image.resize((8, 8))).transpose(2, 0, 1).copy()
     pixels[0, 0, 0] = random.randrange(256)
     pixels[0, 0, 1] = np.random.randint(256)  # noqa: NPY002
@@ -58,7 +57,7 @@ def same(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]
     return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
 
 
-def test_every_pass_sees_every_sample_once() -> None:
+def test_every_pass_has_every_sample_once() -> None:
     order = Order(10, 4, seed=1)
     drawn = torch.cat([order.positions(step) for step in range(5)]).tolist()
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
@@ -79,12 +78,12 @@ def test_workers_restarts_and_ranks_change_nothing(files: ImageData) -> None:
         (torch.cat([a, c]), torch.cat([b, d])) for (a, b), (c, d) in zip(*halves, strict=True)
     ]
     assert same(joined, whole)
-    # No two samples of a batch, and no two steps, are given the same random numbers.
+    # All samples of all steps get different random numbers.
     drawn = torch.cat([images[:, 0, 0, :3] for images, _ in whole])
     assert len({tuple(row) for row in drawn.tolist()}) == len(drawn)
 
 
-def test_images_are_those_of_the_rows(files: ImageData) -> None:
+def test_images_are_of_the_rows(files: ImageData) -> None:
     rows = files.rows("student_train")
     for images, positions in batches(files):
         for image, position in zip(images, positions.tolist(), strict=True):
@@ -93,7 +92,7 @@ def test_images_are_those_of_the_rows(files: ImageData) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_nobodys_random_numbers_are_touched(files: ImageData, workers: int) -> None:
+def test_global_generators_are_restored(files: ImageData, workers: int) -> None:
     before = random_states()
     batches(files, workers=workers)
     after = random_states()
@@ -109,7 +108,7 @@ def test_nobodys_random_numbers_are_touched(files: ImageData, workers: int) -> N
     assert drawn[2] == again[2]
 
 
-def test_what_draws_nothing_is_decoded_once(
+def test_deterministic_transforms_are_decoded_once(
     files: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, transform = files.rows("student_train"), EvalTransform(16)
@@ -127,14 +126,14 @@ def test_what_draws_nothing_is_decoded_once(
     assert same(list(TrainingBatches(files, rows, transform, 8, 12, 3)()), kept)
 
 
-def test_an_order_of_ones_own(files: ImageData) -> None:
+def test_custom_order(files: ImageData) -> None:
     places = torch.tensor([[0, 0, 1], [5, 4, 3]])
     found = batches(files, steps=2, order=places.__getitem__)
     assert [positions.tolist() for _, positions in found] == places.tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_file_is_named_and_no_worker_stays(
+def test_a_broken_file_is_named_and_workers_end(
     files: ImageData, workers: int, tmp_path: Path
 ) -> None:
     broken = Path(files.images.where(int(files.table["image"][files.rows("student_train")[0]])))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cosup
 from cosup.config.student import MetaSection, StudentSection
-from cosup.data.episodes import EpisodeRows, draw_episodes
+from cosup.data.episodes import EpisodePool, EpisodeRows, EpisodeSize
 from cosup.data.loader import ImageRows
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
@@ -181,7 +181,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 def episodes() -> EpisodeRows:
     rows = digits().rows("test")
     labels = digits().truth(rows).labels.numpy()
-    drawn = draw_episodes(labels, 3, 2, 5, 20, seed=0)
+    drawn = EpisodePool(labels).draw(EpisodeSize(3, 2, 5), 20, seed=0)
     return EpisodeRows(digits().subset(rows), drawn)
 
 

@@ -1,6 +1,6 @@
-"""Sources: where samples come from, one per file, by name."""
+"""Registry of data sources. A new source is a class in a file here and one line below."""
 
-from cosup.data.sources.base import SPLITS, Collection, Source
+from cosup.data.sources.base import SPLITS, Collection, Columns, Source, collect
 from cosup.data.sources.digits import Digits
 from cosup.data.sources.folders import DomainFolder, ImageFolder
 from cosup.data.sources.idx import Idx
@@ -25,17 +25,4 @@ SOURCES: Registry[Source] = Registry(
     "cosup.sources",
 )
 
-__all__ = [
-    "SOURCES",
-    "SPLITS",
-    "Collection",
-    "Digits",
-    "DomainFolder",
-    "INaturalist",
-    "Idx",
-    "ImageFolder",
-    "MiniImageNet",
-    "Source",
-    "Table",
-    "Torchvision",
-]
+__all__ = ["SOURCES", "SPLITS", "Collection", "Columns", "Source", "collect"]

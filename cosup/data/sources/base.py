@@ -1,37 +1,34 @@
-"""The contract of sources, and what they share.
-
-Rotations as domains: every image of a set in each of several rotations.
-"""
+"""The interface of data sources, and functions that they share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosup.data.images import ArrayImages, Images
-from cosup.errors import UserError
+from cosup.data.images import ArrayImages, Images, Ints
+from cosup.errors import UserError, unknown_name
 
-if TYPE_CHECKING:  # the config imports sources for their settings, and needs no pandas
+if TYPE_CHECKING:  # configs are checked against sources, and that must not need pandas
     import pandas as pd
 
 SPLITS = ("teacher_train", "student_train", "validation", "test")
-COLUMNS = ("sample_id", "label", "domain", "group", "split", "image")
+TABLE_COLUMNS = ("sample_id", "label", "domain", "group", "split", "image")
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What a source found, before splits are drawn.
+    """The samples of a source before splits are drawn.
 
-    table: a row per sample with sample_id (str), label (int64, -1 unknown), domain (int64), group
-    (str), split (as the source names it, "" where it says nothing), image (int64 index into
-    `images`), and any further columns that `data.group_by` may name.
-    grouped: whether `group` means anything. official_test: the rows whose split is "test" are the
-    set's own test part, and no other row may be tested on. roles: "base", "validation" or "novel"
-    for each class, where the set is made for few-shot learning.
+    table: one row per sample with sample_id (str), label (int64, -1 unknown), domain (int64), group
+    (str), split (as named by the source, "" if unknown), image (int64 index into `images`), and
+    further str columns that `data.group_by` may name.
+    grouped: whether the column `group` is meaningful. official_test: the rows with split "test" are
+    the official test part, and no other row may be used for testing. roles: "base", "validation" or
+    "novel" per class, for few-shot datasets.
     """
 
     table: "pd.DataFrame"
@@ -42,9 +39,49 @@ class Collection:
     official_test: bool = False
     roles: tuple[str, ...] | None = None
 
+    def without(self, sample_ids: Iterable[str]) -> "Collection":
+        """Return the collection without these samples."""
+        kept = ~self.table["sample_id"].isin(list(sample_ids))
+        return replace(self, table=self.table[kept].reset_index(drop=True))
+
+    def grouped_by(self, column: str) -> "Collection":
+        """Return the collection with the groups of a column; `UserError` if there is none."""
+        known = set(self.table.columns) - {"sample_id", "label", "split", "image"}
+        if not self.grouped:
+            known.discard("group")
+        if column not in known:
+            raise unknown_name("column", column, known, key="group_by")
+        if column == "group":
+            return self
+        names = self.table[column].astype("str")
+        # A sample without a group is a group of its own.
+        names = names.where(names != "", "(" + self.table["sample_id"] + ")")
+        return replace(self, table=self.table.assign(group=names), grouped=True)
+
+    def of_classes(self, chosen: Sequence[int], *, unlabelled: bool = False) -> "Collection":
+        """Return the samples of these classes, renumbered 0, 1, ... in this order.
+
+        unlabelled: keep samples without a label as well. Splits of an official test part are
+        dropped, because that part holds images of base and novel classes alike.
+        """
+        place = np.full(len(self.classes) + 1, -1, np.int64)
+        place[list(chosen)] = np.arange(len(chosen))
+        label = self.table["label"].to_numpy(np.int64)
+        renumbered = place[label]
+        kept = (renumbered >= 0) | ((label < 0) & unlabelled)
+        table = self.table.assign(label=renumbered)[kept].reset_index(drop=True)
+        classes = tuple(self.classes[index] for index in chosen)
+        if self.official_test:
+            table["split"] = ""
+        return replace(self, table=table, classes=classes, official_test=False, roles=None)
+
 
 class Source(ABC):
-    """Finds samples. A subclass is a dataclass whose fields are its settings."""
+    """A place that samples come from. Subclasses are dataclasses whose fields are the settings.
+
+    A subclass imports heavy packages (torch, pandas, torchvision) inside its functions, because
+    configs are checked against its fields without loading any sample.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {
         "extra": "forbid",
@@ -53,81 +90,91 @@ class Source(ABC):
 
     @abstractmethod
     def load(self) -> Collection:
-        """List all samples; `UserError` names the folder or file that is not as it should be."""
+        """List all samples; raise `UserError` with the setting's name as key, such as `root`."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a sample table, one value per sample.
+
+    label: indices of classes, -1 unknown. domain: indices of domains; None is 0 for all. group and
+    split: names; None if there are none. extra: further columns by name.
+    """
+
+    sample_id: Sequence[str]
+    label: Sequence[int] | np.ndarray[Any, Any]
+    domain: Sequence[int] | None = None
+    group: Sequence[str] | None = None
+    split: Sequence[str] | None = None
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def collect(
-    sample_ids: Sequence[str],
-    labels: Sequence[int] | np.ndarray[Any, Any],
-    classes: Sequence[str],
+    columns: Columns,
     images: Images,
-    *,
-    domain: Sequence[int] | np.ndarray[Any, Any] | None = None,
+    classes: Sequence[str],
     domains: Sequence[str] = ("all",),
-    group: Sequence[str] | None = None,
-    split: Sequence[str] | None = None,
+    *,
     official_test: bool = False,
-    further: Mapping[str, Sequence[str]] | None = None,
 ) -> Collection:
-    """A collection from columns; the n-th row shows the n-th image."""
+    """Return a collection from columns; row n has image n."""
     import pandas as pd
 
-    count = len(sample_ids)
+    count = len(columns.sample_id)
+    group = columns.sample_id if columns.group is None else columns.group
+    split = [""] * count if columns.split is None else columns.split
+    domain = [0] * count if columns.domain is None else columns.domain
     table = pd.DataFrame(
         {
-            "sample_id": pd.Series(list(sample_ids), dtype="str"),
-            "label": np.asarray(labels, dtype=np.int64),
-            "domain": np.zeros(count, np.int64) if domain is None else np.asarray(domain, np.int64),
-            "group": pd.Series(list(sample_ids if group is None else group), dtype="str"),
-            "split": pd.Series([""] * count if split is None else list(split), dtype="str"),
+            "sample_id": pd.Series(list(columns.sample_id), dtype="str"),
+            "label": np.asarray(columns.label, dtype=np.int64),
+            "domain": np.asarray(domain, dtype=np.int64),
+            "group": pd.Series(list(group), dtype="str"),
+            "split": pd.Series(list(split), dtype="str"),
             "image": np.arange(count, dtype=np.int64),
         }
     )
-    for name, values in (further or {}).items():
+    for name, values in columns.extra.items():
         table[name] = pd.Series(list(values), dtype="str")
-    return Collection(
-        table, tuple(classes), tuple(domains), images, group is not None, official_test
-    )
+    grouped = columns.group is not None
+    return Collection(table, tuple(classes), tuple(domains), images, grouped, official_test)
 
 
 def ordered_names(names: Iterable[str]) -> list[str]:
-    """Distinct names in order: by value if all are whole numbers, else alphabetical."""
+    """Return the distinct names, sorted as numbers if all are whole numbers, else as text."""
     distinct = set(names)
     if all(name.lstrip("-").isdecimal() for name in distinct):
         return sorted(distinct, key=lambda name: (int(name), name))
     return sorted(distinct)
 
 
-def coded(names: Sequence[str], order: Sequence[str], what: str) -> list[int]:
-    """The place of each name in `order`; `UserError` for an unknown one, which is a `what`."""
-    place = {name: index for index, name in enumerate(order)}
-    for name in names:
-        if name not in place:
-            raise UserError(f"{what} '{name}' is not among {', '.join(order)}")
-    return [place[name] for name in names]
+def name_indices(names: Sequence[str], order: Sequence[str]) -> list[int]:
+    """Return the index of each name in `order`."""
+    index = {name: position for position, name in enumerate(order)}
+    return [index[name] for name in names]
 
 
 def check_angles(angles: Sequence[float]) -> None:
-    """`UserError` unless there are angles (degrees), no two of them alike or of one name."""
+    """Raise `UserError` unless there are angles (degrees), all different and of different names."""
     if not angles:
-        raise UserError("rotations: []: give at least one angle in degrees")
+        raise UserError("give at least one angle in degrees", key="rotations", value=[])
     turns = {angle % 360 for angle in angles}
-    if min(len(turns), len(set(_names(angles)))) < len(angles):
-        raise UserError(f"rotations: {list(angles)}: two angles are the same")
+    if min(len(turns), len(set(_angle_names(angles)))) < len(angles):
+        raise UserError("two angles are the same", key="rotations", value=list(angles))
 
 
 def rotated(found: Collection, angles: Sequence[float]) -> Collection:
-    """All samples of a collection, rotation after rotation (degrees, counter-clockwise).
+    """Return all samples of a collection in each rotation (degrees, counter-clockwise).
 
-    found: grey images in memory, all of one domain. A rotation is a domain, `rotANGLE`; a sample
-    is called `ID@ANGLE`, and the rotations of one image are in its group, so that no split divides
-    them. Images keep their size; what turns in from outside is black.
+    found: grey images in memory, all of one domain. Each rotation is a domain, `rotANGLE`. Sample
+    ids are `ID@ANGLE`, and the rotations of one image are a group, so that no split divides them.
+    Images keep their size; uncovered corners are black.
     """
     import pandas as pd
 
     assert isinstance(found.images, ArrayImages)
     assert len(found.domains) == 1
-    names, count = _names(angles), len(found.table)
+    names, count = _angle_names(angles), len(found.table)
     table = pd.concat([found.table] * len(names), ignore_index=True)
     ends = np.repeat([f"@{name}" for name in names], count)
     return replace(
@@ -138,18 +185,25 @@ def rotated(found: Collection, angles: Sequence[float]) -> Collection:
             image=np.arange(len(table), dtype=np.int64),
         ),
         domains=tuple(f"rot{name}" for name in names),
-        images=ArrayImages(found.images.name, _turned(found.images.pixels, angles)),
+        images=ArrayImages(found.images.name, _rotated_pixels(found.images.pixels, angles)),
         grouped=True,
     )
 
 
-def _names(angles: Sequence[float]) -> list[str]:
+def integer_codes(values: "pd.Series[str]") -> Ints:
+    """Return [N] numbers, equal for equal values, in the order of first appearance."""
+    import pandas as pd
+
+    return pd.factorize(values)[0].astype(np.int64)
+
+
+def _angle_names(angles: Sequence[float]) -> list[str]:
     return [f"{angle:g}" for angle in angles]
 
 
-def _turned(pixels: NDArray[np.uint8], angles: Sequence[float]) -> NDArray[np.uint8]:
-    """[A * N, H, W] from [N, H, W]; quarter turns of square images move pixels, and no more."""
-    turned = np.empty((len(angles), *pixels.shape), np.uint8)  # filled in place: sets are large
+def _rotated_pixels(pixels: NDArray[np.uint8], angles: Sequence[float]) -> NDArray[np.uint8]:
+    """Return [A * N, H, W] from [N, H, W]; quarter turns of square images only move pixels."""
+    turned = np.empty((len(angles), *pixels.shape), np.uint8)  # filled in place to save memory
     for angle, copies in zip(angles, turned, strict=True):
         for image, copy in zip(pixels, copies, strict=True):
             copy[:] = np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BICUBIC))

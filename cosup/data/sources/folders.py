@@ -1,9 +1,4 @@
-"""Listing folders of images.
-
-A folder per class, perhaps below a folder per split.
-
-A folder per domain with a folder per class in each (DomainBed, PACS, DomainNet).
-"""
+"""Image files in a folder per class, or in a folder per domain with a folder per class in each."""
 
 import logging
 import os
@@ -12,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cosup.data.images import FileImages
-from cosup.data.sources.base import SPLITS, Collection, Source, coded, collect, ordered_names
+from cosup.data.sources.base import (
+    SPLITS,
+    Collection,
+    Columns,
+    Source,
+    collect,
+    name_indices,
+    ordered_names,
+)
 from cosup.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -24,86 +27,66 @@ IMAGE_ENDINGS = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "avif", "jp2"),
     )
 )
+SPLIT_FOLDERS = frozenset({*SPLITS, "train", "val", "valid"})
+LISTS = ("train", "test")
+"""DomainNet's lists of each domain."""
 
 
-def folders(path: Path, what: str = "data.root") -> list[str]:
-    """The names of the folders in `path`, sorted, without hidden ones."""
-    return sorted(entry.name for entry in _entries(path, what) if entry.is_dir())
+def folders(path: Path) -> list[str]:
+    """Return the sorted names of the folders in `path`, without hidden ones.
+
+    Raise `UserError` about `root` if `path` is missing, no folder, or unreadable.
+    """
+    return sorted(entry.name for entry in _entries(path) if entry.is_dir())
 
 
 def images_below(path: Path) -> list[str]:
-    """Paths, relative to `path`, of all image files at any depth, sorted.
+    """Return the sorted paths, relative to `path`, of all image files at any depth.
 
-    A file is an image by its ending here; whether it is one is checked when it is decoded.
+    Images are recognised by their ending; the content is checked when they are decoded.
     """
-    return sorted(os.path.relpath(found, path) for found in _walk(path, set()))
+    return sorted(os.path.relpath(found, path) for found in _image_files(path, set()))
 
 
 def class_images(path: Path) -> list[str]:
-    """`images_below`, of which there must be some."""
+    """Return `images_below(path)`; raise `UserError` if there are none."""
     found = images_below(path)
     if not found:
-        endings = "jpg, png, gif, webp, tif, bmp, ..."
-        raise UserError(f"data.root: folder '{path}' holds no image ({endings})")
+        raise UserError(
+            "no image in this folder",
+            key="root",
+            value=str(path),
+            allowed="folders of jpg, png, gif, webp, tif, bmp, ... files",
+        )
     return found
-
-
-def _walk(path: Path, seen: set[tuple[int, int]]) -> Iterator[str]:
-    stat = path.stat()
-    # Links are followed, and one that leads back up would never end.
-    if (stat.st_dev, stat.st_ino) in seen:
-        return
-    seen.add((stat.st_dev, stat.st_ino))
-    for entry in _entries(path, "data.root"):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), seen)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:
-            yield entry.path
-
-
-def _entries(path: Path, what: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            found = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
-    except FileNotFoundError:
-        raise UserError(f"{what}: no folder '{path}'") from None
-    except NotADirectoryError:
-        raise UserError(f"{what}: '{path}' is not a folder") from None
-    except OSError as error:
-        raise UserError(f"{what}: can't read '{path}': {error.strerror}") from None
-    for entry in found:
-        # Names go into tables, and those hold Unicode alone.
-        if not entry.name.isprintable():
-            raise UserError(f"{what}: rename {entry.name!r} in '{path}': not a printable name")
-    return found
-
-
-SPLIT_FOLDERS = frozenset({*SPLITS, "train", "val", "valid"})
 
 
 @dataclass
 class ImageFolder(Source):
-    """`root/class/*`, or `root/split/class/*`; a sample is called by its path below root.
+    """Images in `root/class/*` or `root/split/class/*`; sample ids are paths below root.
 
-    It is the second form if every folder in root is named train, val, valid, validation, test,
-    teacher_train or student_train and itself holds folders. With `splits: given` these must be
-    named as cosup's splits; with shares all images are pooled and split anew.
+    The second form is assumed if all folders in root are named train, val, valid, validation, test,
+    teacher_train or student_train and contain folders. `splits: given` needs the names of cosup's
+    splits; with shares, all images are pooled and split anew.
     """
 
     root: str
     """The folder."""
 
     def load(self) -> Collection:
-        """All images below the class folders."""
+        """List all images below the class folders."""
         root = Path(self.root)
         names = folders(root)
         if not names:
             raise UserError(
-                f"data.root: folder '{root}' holds no folder of a class (root/class/image)"
+                "no folder of a class in this folder",
+                key="root",
+                value=self.root,
+                allowed="a folder with root/class/image files",
             )
         by_split = all(name in SPLIT_FOLDERS and folders(root / name) for name in names)
         if by_split:
-            log.info("data.root: '%s' holds splits: %s", root, ", ".join(names))
+            log.info("data.root: '%s' has splits: %s", root, ", ".join(names))
         paths, labels, splits = [], [], []
         for split in names if by_split else [""]:
             for name in folders(root / split):
@@ -115,72 +98,76 @@ class ImageFolder(Source):
                 labels += [name] * len(found)
                 splits += [split] * len(found)
         classes = ordered_names(labels)
-        label = coded(labels, classes, "class")
-        return collect(paths, label, classes, FileImages(root, paths), split=splits)
-
-
-PARTS = ("train", "test")
+        columns = Columns(paths, name_indices(labels, classes), split=splits)
+        return collect(columns, FileImages(root, paths), classes)
 
 
 @dataclass
 class DomainFolder(Source):
-    """`root/domain/class/*`; a sample is called by its path below root.
+    """Images in `root/domain/class/*`; sample ids are paths below root.
 
-    Where DomainNet's lists `DOMAIN_train.txt` and `DOMAIN_test.txt` (lines of `path label`) lie
-    beside the domains' folders, the samples are those listed.
+    If DomainNet's lists `DOMAIN_train.txt` and `DOMAIN_test.txt` (lines of `path label`) are in
+    root, the samples are those of the lists.
     """
 
     root: str
     """The folder."""
     domains: list[str] | None = None
-    """Use these domains only, in this order; null takes all, sorted."""
+    """Domains to use, in this order; null uses all, sorted."""
     official_test: bool = True
-    """Where there are lists: test on all samples of the `_test` lists and on no others. The other
-    splits then divide the `_train` lists in proportion to their shares."""
+    """With lists: test on all samples of the `_test` lists and on no others. The other splits
+    divide the `_train` lists in proportion to their shares."""
 
     def load(self) -> Collection:
-        """All images of the domains, domain after domain."""
+        """List all images, domain by domain."""
         root = Path(self.root)
-        lists = {path.name: path for part in PARTS for path in _lists(root, part)}
+        lists = {path.name: path for part in LISTS for path in _list_files(root, part)}
         domains = self._chosen(root, lists)
         rows = [row for name in domains for row in self._domain(root, name, lists)]
         classes = _class_order(rows) if lists else ordered_names(row.label for row in rows)
         paths = [row.path for row in rows]
-        official = self.official_test and {row.part for row in rows} == set(PARTS)
-        return collect(
+        official = self.official_test and {row.part for row in rows} == set(LISTS)
+        columns = Columns(
             paths,
-            coded([row.label for row in rows], classes, "class"),
-            classes,
-            FileImages(root, paths),
-            domain=coded([row.domain for row in rows], domains, "domain"),
-            domains=domains,
+            name_indices([row.label for row in rows], classes),
+            domain=name_indices([row.domain for row in rows], domains),
             split=[row.part if official and row.part == "test" else "" for row in rows],
-            official_test=official,
         )
+        return collect(columns, FileImages(root, paths), classes, domains, official_test=official)
 
     def _chosen(self, root: Path, lists: dict[str, Path]) -> list[str]:
         listed = {path.stem.rsplit("_", 1)[0] for path in lists.values()}
         known = sorted(listed) if lists else folders(root)
         if not known:
-            raise UserError(f"data.root: folder '{root}' holds no domain (root/domain/class/image)")
+            raise UserError(
+                "no domain in this folder",
+                key="root",
+                value=self.root,
+                allowed="a folder with root/domain/class/image files",
+            )
         for name in self.domains or []:
             if name not in known:
-                raise UserError(f"data.domains: {unknown_name('domain', name, known)}")
+                raise unknown_name("domain", name, known, key="domains")
         if self.domains is not None and len(set(self.domains)) < max(1, len(self.domains)):
             raise UserError(
-                f"data.domains: {self.domains}: give each domain once, and at least one"
+                "a domain is given twice, or there is none",
+                key="domains",
+                value=self.domains,
+                allowed="each domain once, and at least one",
             )
         return self.domains or known
 
     def _domain(self, root: Path, name: str, lists: dict[str, Path]) -> "list[_Row]":
         if lists:
-            parts = [part for part in PARTS if f"{name}_{part}.txt" in lists]
+            parts = [part for part in LISTS if f"{name}_{part}.txt" in lists]
             return [
-                row for part in parts for row in _listed(lists[f"{name}_{part}.txt"], name, part)
+                row for part in parts for row in _read_list(lists[f"{name}_{part}.txt"], name, part)
             ]
         labels = folders(root / name)
         if not labels:
-            raise UserError(f"data.root: domain '{root / name}' holds no folder of a class")
+            raise UserError(
+                "no folder of a class in this domain", key="root", value=str(root / name)
+            )
         return [
             _Row(PurePosixPath(name, label, image).as_posix(), label, name)
             for label in labels
@@ -190,6 +177,8 @@ class DomainFolder(Source):
 
 @dataclass(frozen=True)
 class _Row:
+    """A sample; number and line (its place in a file) are those of a list."""
+
     path: str
     label: str
     domain: str
@@ -198,36 +187,38 @@ class _Row:
     line: str = ""
 
 
-def _lists(root: Path, part: str) -> list[Path]:
-    folders(root)  # says so if the folder is missing or can't be read
+def _list_files(root: Path, part: str) -> list[Path]:
+    folders(root)  # raises if the folder is missing or unreadable
     found = sorted(root.glob(f"*_{part}.txt"))
     return [path for path in found if (root / path.stem.removesuffix(f"_{part}")).is_dir()]
 
 
-def _listed(path: Path, domain: str, part: str) -> list[_Row]:
+def _read_list(path: Path, domain: str, part: str) -> list[_Row]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.root: can't read the list '{path}': {error}") from None
+        raise UserError(f"cannot read this list: {error}", key="root", value=str(path)) from None
     rows = []
     for position, line in enumerate(lines, 1):
         if not line.strip():
             continue
         image, _, number = line.strip().rpartition(" ")
+        place = f"'{path}' line {position}"
         if not number.isdecimal() or len(PurePosixPath(image).parts) < 2:
             raise UserError(
-                f"'{path}' line {position}: '{line.strip()[:80]}' "
-                "is not 'domain/class/image number'"
+                f"{place}: {{value}} is not 'domain/class/image number'",
+                key="root",
+                value=line.strip(),
             )
         label = PurePosixPath(image).parent.name
-        rows.append(_Row(image, label, domain, part, int(number), f"'{path}' line {position}"))
+        rows.append(_Row(image, label, domain, part, int(number), place))
     if not rows:
-        raise UserError(f"data.root: the list '{path}' names no image")
+        raise UserError("no image in this list", key="root", value=str(path))
     return rows
 
 
 def _class_order(rows: list[_Row]) -> list[str]:
-    """Class names in the order of the lists' numbers; each number must go with one name."""
+    """Return class names in the order of the lists' numbers; each number must have one name."""
     name_of: dict[int, str] = {}
     number_of: dict[str, int] = {}
     for row in rows:
@@ -235,7 +226,41 @@ def _class_order(rows: list[_Row]) -> list[str]:
         number = number_of.setdefault(row.label, row.number)
         if name != row.label or number != row.number:
             raise UserError(
-                f"{row.line}: class '{row.label}' has number {row.number}, but number {row.number} "
-                f"is class '{name}' and '{row.label}' is number {number} elsewhere"
+                f"{row.line}: class {{value}} has number {row.number}, but elsewhere number "
+                f"{row.number} is class '{name}' and '{row.label}' has number {number}",
+                key="root",
+                value=row.label,
             )
     return [name_of[number] for number in sorted(name_of)]
+
+
+def _image_files(path: Path, visited: set[tuple[int, int]]) -> Iterator[str]:
+    stat = path.stat()
+    # Links are followed, and a link to a folder above would never end.
+    if (stat.st_dev, stat.st_ino) in visited:
+        return
+    visited.add((stat.st_dev, stat.st_ino))
+    for entry in _entries(path):
+        if entry.is_dir():
+            yield from _image_files(Path(entry.path), visited)
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:
+            yield entry.path
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            found = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+    except FileNotFoundError:
+        raise UserError("no folder {value}", key="root", value=str(path)) from None
+    except NotADirectoryError:
+        raise UserError("not a folder", key="root", value=str(path)) from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", key="root", value=str(path)) from None
+    for entry in found:
+        # Sample ids are written to tables, which only hold Unicode.
+        if not entry.name.isprintable():
+            raise UserError(
+                f"rename {{value}} in '{path}': not a printable name", key="root", value=entry.name
+            )
+    return found

@@ -1,4 +1,4 @@
-"""Any classification set that torchvision knows, by name."""
+"""The classification datasets of torchvision, by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from cosup.data.images import ArrayImages, BrokenImage, FileImages, Images, to_rgb
-from cosup.data.sources.base import Collection, Source, collect
-from cosup.errors import UserError, unknown_name
+from cosup.data.images import ArrayImages, BrokenImage, FileImages, Images, Ints, to_rgb
+from cosup.data.sources.base import Collection, Columns, Source, collect
+from cosup.errors import UserError, in_short, unknown_name
 
-# The parts of each set as torchvision names them; the part called last is the official test.
-# None: the set has no parts.
 _BY_TRAIN_FLAG = (True, False)
-PARTS: dict[str, tuple[str | bool | None, ...]] = {
+DATASET_PARTS: dict[str, tuple[str | bool | None, ...]] = {
     "CIFAR10": _BY_TRAIN_FLAG,
     "CIFAR100": _BY_TRAIN_FLAG,
     "Caltech101": (None,),
@@ -49,69 +46,71 @@ PARTS: dict[str, tuple[str | bool | None, ...]] = {
     "StanfordCars": ("train", "test"),
     "USPS": _BY_TRAIN_FLAG,
 }
+"""The parts of each dataset as named by torchvision; the last is the official test part. None: the
+dataset has no parts."""
 
 
 @dataclass
 class Torchvision(Source):
-    """A classification set of torchvision (FashionMNIST, CIFAR10, CIFAR100, ImageNet, ...) on disk.
+    """A dataset of torchvision (FashionMNIST, CIFAR10, CIFAR100, ImageNet, ...).
 
-    A sample is called by its part and its number: `train/00042`.
+    Sample ids are `PART/NUMBER`, such as `train/00042`.
     """
 
     dataset: str
-    """The set's name in torchvision.datasets."""
+    """The name of the class in torchvision.datasets."""
     root: str
-    """The folder that torchvision is given as `root`."""
+    """The folder, as torchvision's argument `root`."""
     download: bool = False
-    """Let torchvision fetch the set if it isn't there."""
+    """Let torchvision download the dataset if it is not there."""
     parts: list[str] | None = None
-    """Use these parts only (such as `val` of ImageNet); null takes all of them."""
+    """Parts to use (such as `val` of ImageNet); null uses all."""
     official_test: bool = True
-    """Test on all of the set's own test part (for ImageNet: val) and on no others. The other splits
-    then divide the rest in proportion to their shares. False pools the parts and splits anew."""
+    """Test on all of the dataset's own test part (for ImageNet: val) and on no others. The other
+    splits divide the rest in proportion to their shares. False pools all parts and splits them
+    anew."""
 
     def __post_init__(self) -> None:
-        if self.dataset not in PARTS:
-            raise unknown_name("torchvision dataset", self.dataset, PARTS)
-        known = {part_name(part) for part in PARTS[self.dataset]}
+        if self.dataset not in DATASET_PARTS:
+            raise unknown_name("dataset", self.dataset, DATASET_PARTS, key="dataset")
+        known = {part_name(part) for part in DATASET_PARTS[self.dataset]}
         for name in self.parts or []:
             if name not in known:
-                raise unknown_name(f"part of {self.dataset}", name, known)
+                raise unknown_name(f"part of {self.dataset}", name, known, key="parts")
 
     def load(self) -> Collection:
-        """The parts, one after another."""
-        own = PARTS[self.dataset]
+        """List the parts one after another."""
+        own = DATASET_PARTS[self.dataset]
         used = [part for part in own if self.parts is None or part_name(part) in self.parts]
         loaded = [self._open(part) for part in used]
-        labels = [_labels(part) for part in loaded]
-        images = _joined([_images(part, self.dataset, self.root) for part in loaded])
+        labels = [_labels_of(part) for part in loaded]
+        images = _join([_images_of(part, self.dataset, self.root) for part in loaded])
         official = self.official_test and len(used) > 1 and own[-1] in used
         tested = [official and part == own[-1] for part in used]
-        return collect(
+        columns = Columns(
             [
                 f"{part_name(p)}/{i:05d}"
                 for p, found in zip(used, labels, strict=True)
                 for i in range(len(found))
             ],
             np.concatenate(labels),
-            _class_names(loaded[0], max(int(found.max()) for found in labels) + 1),
-            images,
             split=[
                 "test" if test else ""
                 for test, found in zip(tested, labels, strict=True)
                 for _ in range(len(found))
             ],
-            official_test=official,
         )
+        names = _class_names(loaded[0], max(int(found.max()) for found in labels) + 1)
+        return collect(columns, images, names, official_test=official)
 
     def _open(self, part: str | bool | None) -> Any:
-        from torchvision import datasets
+        from torchvision import datasets  # slow to import, see `Source`
 
         if not self.download and not Path(self.root).is_dir():
-            raise UserError(f"data.root: no folder '{self.root}'")
+            raise UserError("no folder {value}", key="root", value=self.root)
         cls = getattr(datasets, self.dataset, None)
         if cls is None:
-            raise UserError(f"data.dataset: this torchvision has no {self.dataset}")
+            raise UserError("not in this version of torchvision", key="dataset", value=self.dataset)
         accepted = inspect.signature(cls).parameters
         settings: dict[str, Any] = {"root": self.root}
         if isinstance(part, bool):
@@ -122,23 +121,24 @@ class Torchvision(Source):
             settings["download"] = self.download
         try:
             return cls(**settings)
-        except Exception as error:  # each set has its own way to say that its files aren't there
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # datasets report missing files by various types of errors
             raise UserError(
-                f"data.root: torchvision can't load {self.dataset} from '{self.root}' "
-                f"(download: {str(self.download).lower()}): {reason}"
+                f"torchvision cannot load {self.dataset} from {{value}} "
+                f"(download: {str(self.download).lower()}): {in_short(error)}",
+                key="root",
+                value=self.root,
             ) from None
 
 
 def part_name(part: str | bool | None) -> str:
-    """What cosup calls a part: torchvision's own name, or train and test."""
+    """Return the name of a part: torchvision's own, or train and test."""
     if isinstance(part, bool):
         return "train" if part else "test"
     return part or "all"
 
 
 class DatasetImages:
-    """Images that only the dataset itself can read, through `dataset[index]`."""
+    """Images that only the dataset itself can read, by `dataset[index]`."""
 
     files = True
 
@@ -149,24 +149,25 @@ class DatasetImages:
         return len(self.dataset)
 
     def where(self, index: int) -> str:
-        """The set's name and the image's place in it."""
+        """Return the name of the dataset and the index."""
         return f"{self.name}[{index}]"
 
     def read(self, index: int) -> Image.Image:
-        """The image as PIL RGB."""
+        """Return the image as PIL RGB."""
         try:
             return to_rgb(self.dataset[index][0])
         except Exception as error:
             raise BrokenImage(f"{self.where(index)}: {error}") from None
 
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """A hash of the set's name, folder and size, and of the order: its files are its own."""
+    def fingerprint(self, indices: Ints) -> str:
+        """Return a hash of the dataset's name, folder and size, and of the order; the files are
+        unknown."""
         text = f"{self.name}\x1f{self.root}\x1f{len(self)}"
         return hashlib.sha256(text.encode() + np.asarray(indices, np.int64).tobytes()).hexdigest()
 
 
 class JoinedImages:
-    """Several collections of images, one after another."""
+    """Several collections of images in one."""
 
     def __init__(self, parts: Sequence[Images]) -> None:
         self.parts = parts
@@ -181,17 +182,17 @@ class JoinedImages:
         return self.parts[part], index - int(self.starts[part])
 
     def where(self, index: int) -> str:
-        """As its part calls it."""
+        """Return the name that its collection has for it."""
         part, place = self._find(index)
         return part.where(place)
 
     def read(self, index: int) -> Image.Image:
-        """The image as PIL RGB."""
+        """Return the image as PIL RGB."""
         part, place = self._find(index)
         return part.read(place)
 
-    def fingerprint(self, indices: NDArray[np.int64]) -> str:
-        """A hash of the parts' fingerprints, and of the order."""
+    def fingerprint(self, indices: Ints) -> str:
+        """Return a hash of the fingerprints of the collections, and of the order."""
         owner = np.searchsorted(self.starts, indices, side="right") - 1
         digest = hashlib.sha256(np.asarray(indices, np.int64).tobytes())
         for number, part in enumerate(self.parts):
@@ -199,7 +200,7 @@ class JoinedImages:
         return digest.hexdigest()
 
 
-def _joined(parts: list[Images]) -> Images:
+def _join(parts: list[Images]) -> Images:
     arrays = [part for part in parts if isinstance(part, ArrayImages)]
     if len(arrays) == len(parts) and len({part.pixels.shape[1:] for part in arrays}) == 1:
         return ArrayImages(arrays[0].name, np.concatenate([part.pixels for part in arrays]))
@@ -209,7 +210,7 @@ def _joined(parts: list[Images]) -> Images:
     return JoinedImages(parts)
 
 
-def _images(dataset: Any, name: str, root: str) -> Images:
+def _images_of(dataset: Any, name: str, root: str) -> Images:
     samples = getattr(dataset, "samples", None)
     if isinstance(samples, list) and samples and isinstance(samples[0][0], str):
         base = Path(root).absolute()
@@ -219,7 +220,7 @@ def _images(dataset: Any, name: str, root: str) -> Images:
     pixels = getattr(dataset, "data", None)
     if pixels is not None and not isinstance(pixels, list):
         array = np.asarray(pixels)
-        # SVHN and STL10 put the channels first.
+        # SVHN and STL10 have the channels first.
         if array.ndim == 4 and array.shape[1] == 3 and array.shape[3] != 3:
             array = array.transpose(0, 2, 3, 1)
         if array.dtype == np.uint8 and (array.ndim == 3 or array.shape[-1] == 3):
@@ -227,7 +228,7 @@ def _images(dataset: Any, name: str, root: str) -> Images:
     return DatasetImages(name, root, dataset)
 
 
-def _labels(dataset: Any) -> NDArray[np.int64]:
+def _labels_of(dataset: Any) -> Ints:
     for attribute in ("targets", "labels", "_labels", "y"):
         found = getattr(dataset, attribute, None)
         if found is not None and len(found) == len(dataset):
@@ -243,7 +244,7 @@ def _class_names(dataset: Any, count: int) -> list[str]:
     found = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
     if found is None or len(found) < count:
         return [str(number) for number in range(count)]
-    # ImageNet gives each class a tuple of synonyms, and has two classes called crane.
+    # ImageNet has a tuple of synonyms per class, and two classes named crane.
     names = [name if isinstance(name, str) else str(name[0]) for name in found]
     taken = Counter(names)
     return [name if taken[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
