@@ -158,7 +158,7 @@ DATA: dict[str, tuple[list[str], list[str]]] = {
     ),
     "not an image": (
         ["data.root=liar"],
-        ["3 of 48", "data.max_broken 0.01", "liar/one/", "not an image"],
+        ["3 of 48", "data.max_broken: 0.01", "liar/one/", "not an image"],
     ),
     "duplicate ids": (
         ["data={source: table, table: twice.csv}"],
@@ -459,7 +459,7 @@ FEW_SHOT: dict[str, tuple[list[str], list[str]]] = {
     ),
     "too few images for episodes": (
         few_shot("novel: 2, ways: 2, shots: 1, queries: 15"),
-        ["data.few_shot", "shots 1 and queries 15", "'three' has 12"],
+        ["data.few_shot", "shots: 1", "15 queries", "'three' has 12"],
     ),
     "too few images for the meta stage": (
         few_shot(
@@ -555,7 +555,7 @@ NOISE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "matrix of another shape": (
         noise("kind: matrix, matrix: [[1, 0], [0, 1]]"),
-        ["data.noise.matrix: 2 x 2", "4 x 4"],
+        ["data.noise.matrix", "2 x 2", "4 x 4"],
     ),
     "no matrix": (noise("kind: matrix, matrix: no.csv"), ["data.noise.matrix", "'no.csv'"]),
     "matrix of text": (noise("kind: matrix, matrix: lable.csv"), ["data.noise.matrix", "numbers"]),
