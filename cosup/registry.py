@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_serializer
 from pydantic_core import PydanticCustomError
 
 from cosup.errors import UserError, unknown_name
+from cosup.settings import Entry
 from cosup.validation import Mistake, find_mistakes
 from cosup.words import literal
 
@@ -51,19 +52,21 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """One kind of thing, by name: what cosup ships and what installed packages add."""
+    """Registered classes of one kind by name: those of cosup, and those of installed packages."""
 
-    def __init__(self, kind: str, builtin: Mapping[str, type[T]], group: str | None = None) -> None:
+    def __init__(
+        self, kind: str, builtin: Mapping[str, Entry | type[T]], group: str | None = None
+    ) -> None:
         self.kind = kind
-        self.builtin = builtin
+        self.builtin = {name: _entry(item) for name, item in builtin.items()}
         self.group = group
 
-    def known(self) -> dict[str, type[T]]:
-        """Every registered class, entry points included (a shipped name can't be replaced)."""
+    def known(self) -> dict[str, Entry]:
+        """Return every entry, entry points included (a name of cosup's cannot be replaced)."""
         return {**_from_entry_points(self.group), **self.builtin}
 
-    def get(self, name: str) -> type[T]:
-        """The class of this name; `UserError` with the nearest known name if there is none."""
+    def entry(self, name: str) -> Entry:
+        """Return the entry of this name; raise `UserError` with the nearest name if unknown."""
         if name in self.builtin:
             return self.builtin[name]
         known = self.known()
@@ -71,9 +74,18 @@ class Registry(Generic[T]):
             raise unknown_name(self.kind, name, known)
         return known[name]
 
+    def get(self, name: str) -> type[T]:
+        """Import and return the class of this name; errors as for `entry`."""
+        cls: type[T] = self.entry(name).load()
+        return cls
+
     def build(self, choice: Choice, **extra: Any) -> T:
-        """A new object of the chosen class; `extra` fills fields that are not settings."""
+        """Build an object of the chosen class; `extra` fills fields that are not settings."""
         return self.get(choice.name)(**choice.settings, **extra)
+
+    def settings(self, choice: Choice) -> Any:
+        """Build the settings of a choice alone, without importing its class."""
+        return self.entry(choice.name).settings(**choice.settings)
 
     def check(self, value: Any) -> Choice:
         """Validate `"name"` or `{name: ..., setting: ...}` and fill in the defaults.
@@ -96,7 +108,7 @@ class Registry(Generic[T]):
                 ]
             )
         try:
-            cls = self.get(value["name"])
+            cls = self.entry(value["name"]).settings
         except UserError as error:
             raise mistakes([(("name",), str(error))]) from None
         settings = {str(key): item for key, item in value.items() if key != "name"}
@@ -143,5 +155,10 @@ _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 @cache
-def _from_entry_points(group: str | None) -> dict[str, Any]:
-    return {entry.name: entry.load() for entry in entry_points(group=group)} if group else {}
+def _from_entry_points(group: str | None) -> dict[str, Entry]:
+    found = entry_points(group=group) if group else ()
+    return {point.name: _entry(point.load()) for point in found}
+
+
+def _entry(item: Entry | type[T]) -> Entry:
+    return item if isinstance(item, Entry) else Entry.of(item)

@@ -78,7 +78,7 @@ def test_the_oracle_beats_random_assignment():
 def test_rejected_samples_are_not_learnt():
     # With every annotation of one class rejected by hand, the student can't name the class.
     task, _ = digits_task()
-    student = new_student()(Objective(LOSSES["cross_entropy"]()), 0)
+    student = new_student()(Objective(LOSSES["cross_entropy"].load()()), 0)
     section = RoundsSection.model_validate({"assignment": "oracle"})
     outcome = list(run_rounds(task, section, new_student(), seed=0))[-1]
     keep = outcome.assigned.targets.top()[0] != 3
@@ -160,8 +160,8 @@ def test_decide_takes_arrays_and_gives_decisions():
         student,
         annotations,
         level.scopes,
-        assigner=ASSIGNERS["block"](),
-        filters=[FILTERS["teacher_student"](mode="mask")],
+        assigner=ASSIGNERS["block"].load()(),
+        filters=[FILTERS["teacher_student"].load()(mode="mask")],
     )
     # By hand: class 0-4 goes to the first teacher, 5-9 to the second.
     teacher = (student.argmax(1) >= 5).long()

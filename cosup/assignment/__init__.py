@@ -7,18 +7,7 @@ from cosup.assignment.block import Block
 from cosup.assignment.confidence import Confidence
 from cosup.assignment.dawid_skene import DawidSkene
 from cosup.assignment.gate import Gate
-
-ASSIGNERS: dict[str, type[Assigner]] = {
-    "single": Single,
-    "mean": Mean,
-    "random": Random,
-    "oracle": Oracle,
-    "block": Block,
-    "agreement": Agreement,
-    "confidence": Confidence,
-    "dawid_skene": DawidSkene,
-    "gate": Gate,
-}
+from cosup.settings.assigners import ASSIGNERS
 
 __all__ = [
     "ASSIGNERS",

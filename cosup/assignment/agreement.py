@@ -6,13 +6,13 @@ the teacher's label.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, above, available, one_of, to_weights
+from cosup.assignment.base import Assigner, available, to_weights
 from cosup.evidence import Scopes, Truth
+from cosup.settings.assigners import AgreementSettings
 
 SMOOTHING = 1e-4
 """Mass spread evenly over all classes before a logarithm is taken. A specialist gives the classes
@@ -20,20 +20,8 @@ outside its scope probability 0; its divergence is then large, but at most log(C
 
 
 @dataclass
-class Agreement(Assigner):
+class Agreement(AgreementSettings, Assigner):
     """The teacher whose annotation is nearest to the student's prediction."""
-
-    measure: Literal["kl", "ce"] = "kl"
-    """`kl`: KL(student || teacher); `ce`: the student's cross-entropy to the teacher's label
-    (between teachers that give the same label, the surer one is nearer)."""
-    hard: bool = True
-    """One teacher per sample, not a softmax of -divergence / temperature."""
-    temperature: float = 1.0
-    """Of the softmax when not hard; smaller is nearer to hard."""
-
-    def __post_init__(self) -> None:
-        one_of(("kl", "ce"), measure=self.measure)
-        above(0, temperature=self.temperature)
 
     def assign(
         self,

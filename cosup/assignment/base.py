@@ -1,35 +1,20 @@
-"""The contract of assigners, and what they share.
-
-Checks of assigners' settings, for those who build them in Python as for those who write YAML.
-"""
+"""The contract of assigners, and functions that they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cosup.errors import UserError
 from cosup.evidence import Batches, Scopes, Truth
+from cosup.settings.assigners import AssignerSettings
 
 
-class Assigner(ABC):
+class Assigner(AssignerSettings, ABC):
     """Sends samples to teachers: weights over the teachers of a level.
 
     A subclass is a dataclass whose fields are its settings. Learned state ends in `_` and goes
     through `state_dict`.
     """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What must be given beyond probabilities: "features", "truth", "provenance"."""
-        return frozenset()
 
     @abstractmethod
     def assign(
@@ -47,10 +32,10 @@ class Assigner(ABC):
         sample (its row is all zero) gets weight 0 there, unless all of them do.
         """
 
-    def check(self, scopes: Scopes) -> None:  # noqa: B027 -- most suit every level
+    def check(self, scopes: Scopes) -> None:
         """`UserError` for a level whose teachers this assigner can't tell apart, or find."""
 
-    def fit(  # noqa: B027 -- most assigners have nothing to learn
+    def fit(
         self,
         batches: Batches,
         scopes: Scopes,
@@ -68,7 +53,7 @@ class Assigner(ABC):
         """Learned state, to be kept with a checkpoint."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 -- as above
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up the state that `state_dict` gave."""
 
 
@@ -90,24 +75,3 @@ def to_weights(scores: Tensor, answers: Tensor, hard: bool) -> Tensor:
     best = scores == scores.max(1, keepdim=True).values
     first = best & (best.cumsum(1) == 1)
     return first.to(scores.dtype)
-
-
-def at_least(low: float, **settings: float) -> None:
-    """`UserError` naming the first setting that is below `low` (or not a number)."""
-    for name, value in settings.items():
-        if not value >= low:
-            raise UserError(f"{name}: {value}: must be at least {low:g}")
-
-
-def above(low: float, **settings: float) -> None:
-    """`UserError` naming the first setting that is not above `low`."""
-    for name, value in settings.items():
-        if not value > low:
-            raise UserError(f"{name}: {value}: must be above {low:g}")
-
-
-def one_of(allowed: Sequence[str], **settings: str) -> None:
-    """`UserError` naming the first setting whose value isn't allowed."""
-    for name, value in settings.items():
-        if value not in allowed:
-            raise UserError(f"{name}: '{value}': must be one of {', '.join(allowed)}")

@@ -16,10 +16,11 @@ from cosup.assignment.base import Assigner, available, to_weights
 from cosup.errors import UserError, unknown_name
 from cosup.evidence import Batches, Scopes, Truth
 from cosup.seeds import seed_for
+from cosup.settings.assigners import MeanSettings, OracleSettings, RandomSettings, SingleSettings
 
 
 @dataclass
-class Mean(Assigner):
+class Mean(MeanSettings, Assigner):
     """Equal weights over the teachers that answer."""
 
     def assign(
@@ -37,15 +38,12 @@ class Mean(Assigner):
 
 
 @dataclass
-class Single(Assigner):
+class Single(SingleSettings, Assigner):
     """Every sample goes to one teacher.
 
     Nobody steps in where that teacher abstains, since then it would no longer be the only one: the
     assigned annotation is empty there, and the consistency chain rejects the sample.
     """
-
-    teacher: str | None = None
-    """The teacher's name; null takes the level's only teacher."""
 
     def check(self, scopes: Scopes) -> None:
         """`UserError` if the level has no such teacher."""
@@ -79,7 +77,7 @@ class Single(Assigner):
 
 
 @dataclass
-class Random(Assigner):
+class Random(RandomSettings, Assigner):
     """Each sample goes to one of its answering teachers, all equally likely.
 
     The draw is a hash of the seed, the teacher's name and the sample's place: `fit` sets the seed
@@ -154,20 +152,12 @@ def _signed(value: int) -> int:
 
 
 @dataclass
-class Oracle(Assigner):
+class Oracle(OracleSettings, Assigner):
     """ORACLE: sees the true class and domain, and sends a sample to those whose scope holds it.
 
     Where no answering teacher's scope holds the sample, or its class is unknown, all answering
     teachers count as holding it.
     """
-
-    hard: bool = False
-    """Only the first teacher whose scope holds the sample, not all of them equally."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The truth."""
-        return frozenset({"truth"})
 
     def assign(
         self,

@@ -12,19 +12,16 @@ from torch import Tensor
 from cosup.assignment.base import Assigner, available, to_weights
 from cosup.errors import UserError
 from cosup.evidence import Batches, Scopes, Truth
+from cosup.settings.assigners import BlockSettings
 
 
 @dataclass
-class Block(Assigner):
+class Block(BlockSettings, Assigner):
     """The teacher whose scope holds the class that the student predicts.
 
     Of several such teachers the one with the fewest classes, then the first. Where all of them
     abstain, the answering teacher in whose scope the student puts the most probability.
     """
-
-    soft_mass: bool = False
-    """Choose the teacher in whose scope the student puts the most probability, rather than the one
-    that holds its argmax. Meant for scopes that don't overlap: a wider one never has less."""
 
     def check(self, scopes: Scopes) -> None:
         """`UserError` where classes can't tell the teachers apart."""

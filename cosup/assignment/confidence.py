@@ -5,29 +5,18 @@ knows two classes is sure of one of them on any image.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, above, available, one_of, to_weights
+from cosup.assignment.base import Assigner, available, to_weights
 from cosup.evidence import Scopes, Truth
+from cosup.settings.assigners import ConfidenceSettings
 
 
 @dataclass
-class Confidence(Assigner):
+class Confidence(ConfidenceSettings, Assigner):
     """The teacher whose own annotation is the most certain."""
-
-    measure: Literal["max_prob", "margin", "entropy"] = "max_prob"
-    """The largest probability, its distance to the second largest, or minus the entropy (nats)."""
-    hard: bool = True
-    """One teacher per sample, not a softmax of certainty / temperature."""
-    temperature: float = 1.0
-    """Of the softmax when not hard; smaller is nearer to hard."""
-
-    def __post_init__(self) -> None:
-        one_of(("max_prob", "margin", "entropy"), measure=self.measure)
-        above(0, temperature=self.temperature)
 
     def assign(
         self,

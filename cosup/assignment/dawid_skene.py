@@ -6,21 +6,21 @@ prediction as the prior of each sample, the student speaks too.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, at_least, available, one_of, to_weights
+from cosup.assignment.base import Assigner, available, to_weights
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes, Truth
+from cosup.settings.assigners import DawidSkeneSettings
 
 EPSILON = 1e-10
 """The smallest probability that a logarithm is taken of."""
 
 
 @dataclass
-class DawidSkene(Assigner):
+class DawidSkene(DawidSkeneSettings, Assigner):
     """The teacher whose annotation is most probably right, by everybody's confusion matrices.
 
     With p(c | x) the posterior of the true class and P_t(c | c) how often teacher t names class c
@@ -28,24 +28,8 @@ class DawidSkene(Assigner):
     probability that its annotation a_t is right, and not by luck. Abstentions are no vote.
     """
 
-    iterations: int = 30
-    """EM iterations at most. Each reads all annotations once, and multiplies N T C^2 numbers where
-    they are soft."""
-    tolerance: float = 1e-4
-    """Stop when the mean log-likelihood per sample (nats) rises by less."""
-    annotations: Literal["soft", "hard"] = "soft"
-    """A vote is the annotation's probabilities, or its most probable class."""
-    student_prior: bool = True
-    """A sample's prior is the student's prediction, not the overall frequency of the classes."""
-    smoothing: float = 0.01
-    """Votes added to every cell of every confusion matrix."""
-    hard: bool = True
-    """One teacher per sample, not all of them in proportion."""
-
     def __post_init__(self) -> None:
-        at_least(1, iterations=self.iterations)
-        at_least(0, tolerance=self.tolerance, smoothing=self.smoothing)
-        one_of(("soft", "hard"), annotations=self.annotations)
+        super().__post_init__()
         self.confusion_: Tensor | None = None
         """[T, C, C] float32: P(teacher t says j | the true class is c) at [t, c, j]."""
         self.prior_: Tensor | None = None

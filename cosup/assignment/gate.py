@@ -12,15 +12,16 @@ the teachers were trained on: it starts from them alone, and keeps them in every
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, above, at_least, available, one_of, to_weights
+from cosup.assignment.base import Assigner, available, to_weights
 from cosup.errors import UserError
 from cosup.evidence import Batches, Scopes, Truth
 from cosup.seeds import torch_generator
+from cosup.settings.assigners import GateSettings
 
 
 class Rows(NamedTuple):
@@ -104,43 +105,12 @@ def fit_gate(
 
 
 @dataclass
-class Gate(Assigner):
+class Gate(GateSettings, Assigner):
     """A linear gate on the student's features, learned without true labels."""
 
-    prior: Literal["uniform", "provenance"] = "uniform"
-    """Start knowing nothing, or from which teacher's training inputs a sample resembles."""
-    hard: bool = True
-    """One teacher per sample, not the gate's probabilities."""
-    sharpening: float = 2.0
-    """The power that responsibilities are raised to; 1 is plain EM."""
-    iterations: int = 20
-    """EM iterations at most."""
-    tolerance: float = 0.002
-    """Stop when an iteration moves a smaller share of the responsibilities."""
-    steps: int = 8
-    """L-BFGS iterations of each M-step (the first fit, to provenance, takes five times as many)."""
-    weight_decay: float = 0.1
-    """Half the penalty on the squared weights, against the mean loss of a sample."""
-    provenance_strength: float = 1.0
-    """What all training inputs of the teachers together count in an M-step, where all samples count
-    1; 0 takes the start alone from them."""
-    standardize: bool = True
-    """Give each feature mean 0 and variance 1 over the samples."""
-    max_samples: int = 30_000
-    """Learn from so many samples at most, drawn at random: memory doesn't grow beyond."""
-
     def __post_init__(self) -> None:
-        one_of(("uniform", "provenance"), prior=self.prior)
-        above(0, sharpening=self.sharpening)
-        at_least(0, weight_decay=self.weight_decay, tolerance=self.tolerance)
-        at_least(0, provenance_strength=self.provenance_strength)
-        at_least(1, iterations=self.iterations, steps=self.steps, max_samples=self.max_samples)
+        super().__post_init__()
         self.gate_: LinearGate | None = None
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The features, and the provenance where it is the prior."""
-        return frozenset({"features", "provenance"} if self.prior == "provenance" else {"features"})
 
     def fit(
         self,

@@ -6,7 +6,6 @@ from cosup.config.rounds import Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
 from cosup.config.teachers import TeachersSection
 from cosup.data.section import DataSection
-from cosup.losses.features import FeatureLoss
 from cosup.models.section import TrainingSection
 from cosup.registry import mistakes
 
@@ -35,7 +34,7 @@ def _losses(
     teachers: TeachersSection, student: StudentSection, rounds: RoundsSection
 ) -> Iterator[tuple[str, str]]:
     """Losses on feature maps, and live annotations, need networks on both sides."""
-    asked = [(key, name) for key, name in _names(rounds) if _reads_features(name)]
+    asked = [each for each in _names(rounds) if Losses.entry(each[1]).settings.reads_features]
     asked += [("rounds.live_annotations", "true")] if rounds.live_annotations else []
     for key, value in asked:
         if student.mode != "finetune":
@@ -50,7 +49,7 @@ def _losses(
 def _labels(rounds: RoundsSection) -> Iterator[tuple[str, str]]:
     """A filter may look at labels only where the student may."""
     for number, choice in enumerate(rounds.consistency):
-        if "labels" in Filters.build(choice).needs and not rounds.true_label_weight:
+        if "labels" in Filters.settings(choice).needs and not rounds.true_label_weight:
             yield (
                 f"rounds.consistency.{number}",
                 f"{choice.name}: looks at labels, which the student may not see while "
@@ -62,7 +61,7 @@ def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[tuple[st
     if student.mode != "finetune" or not student.training.mixing.active:
         return
     for key, name in _names(rounds):
-        if Losses.get(name).one_class:
+        if Losses.entry(name).settings.one_class:
             yield (
                 key,
                 f"{name}: singles out one class per image, and student.training.mixing makes "
@@ -134,7 +133,3 @@ def _names(rounds: RoundsSection) -> list[tuple[str, str]]:
     if rounds.losses is None:
         return [("rounds.loss", rounds.loss.name)]
     return [(f"rounds.losses.{i}", choice.name) for i, choice in enumerate(rounds.losses)]
-
-
-def _reads_features(name: str) -> bool:
-    return issubclass(Losses.get(name), FeatureLoss)

@@ -1,17 +1,22 @@
 """The `rounds` section: who annotates what, what is kept, and what the student minimises."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from cosup.assignment import ASSIGNERS, Assigner
-from cosup.consistency import FILTERS, Filter
-from cosup.losses import LOSSES, Loss
 from cosup.registry import Choice, Registry, Section
+from cosup.settings.assigners import ASSIGNERS
+from cosup.settings.filters import FILTERS
+from cosup.settings.losses import LOSSES
 
-Assigners = Registry[Assigner]("assigner", ASSIGNERS, "cosup.assigners")
-Filters = Registry[Filter]("filter", FILTERS, "cosup.filters")
-Losses = Registry[Loss]("loss", LOSSES, "cosup.losses")
+if TYPE_CHECKING:
+    from cosup.assignment import Assigner
+    from cosup.consistency import Filter
+    from cosup.losses import Loss
+
+Assigners: "Registry[Assigner]" = Registry("assigner", ASSIGNERS, "cosup.assigners")
+Filters: "Registry[Filter]" = Registry("filter", FILTERS, "cosup.filters")
+Losses: "Registry[Loss]" = Registry("loss", LOSSES, "cosup.losses")
 
 AssignerChoice = Annotated[Choice, BeforeValidator(Assigners.check)]
 FilterChoice = Annotated[Choice, BeforeValidator(Filters.check)]

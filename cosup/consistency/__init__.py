@@ -2,14 +2,15 @@
 
 from cosup.consistency.base import Chain, ChainResult, Filter, Measures, check_kept, join_measures
 from cosup.consistency.local_global import LocalGlobal
-from cosup.consistency.samplewise import Confidence, GivenLabel, Unanimity
+from cosup.consistency.samplewise import ConfidenceThreshold, GivenLabel, Unanimity
 from cosup.consistency.teacher_student import TeacherStudent
+from cosup.settings.filters import FILTERS
 
 __all__ = [
     "FILTERS",
     "Chain",
     "ChainResult",
-    "Confidence",
+    "ConfidenceThreshold",
     "Filter",
     "GivenLabel",
     "LocalGlobal",
@@ -19,11 +20,3 @@ __all__ = [
     "check_kept",
     "join_measures",
 ]
-
-FILTERS: dict[str, type[Filter]] = {
-    "teacher_student": TeacherStudent,
-    "local_global": LocalGlobal,
-    "confidence": Confidence,
-    "unanimity": Unanimity,
-    "given_label": GivenLabel,
-}

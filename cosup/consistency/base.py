@@ -7,13 +7,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from cosup.errors import RunError, UserError
 from cosup.evidence import Evidence, mix
+from cosup.settings.filters import FilterSettings
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ Measures = dict[str, Tensor]
 """Per-sample statistics, each [N]: all that a filter needs of a sample to decide on it."""
 
 
-class Filter(ABC):
+class Filter(FilterSettings, ABC):
     """Decides which assigned annotations are kept.
 
     Two steps, so that memory doesn't grow with samples x classes: `measure` reduces a batch to a
@@ -29,16 +29,6 @@ class Filter(ABC):
     A subclass is a dataclass whose fields are its settings. What it `needs` beyond the student and
     the annotations: "coarse_probs", "global_probs", "local_probs", "features", "labels".
     """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The fields of `Evidence` that must be filled in for this filter."""
-        return frozenset()
 
     @abstractmethod
     def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
@@ -86,12 +76,6 @@ def required(evidence: Evidence, field: str, by: str) -> Tensor:
     if value is None:
         raise UserError(f"{by}: Evidence.{field} is None, give it (the filter's `needs`)")
     return value
-
-
-def check_setting(name: str, value: object, allowed: bool, what: str) -> None:
-    """`UserError` with the setting's name, its value and what is allowed, unless it is allowed."""
-    if not allowed:
-        raise UserError(f"{name}: {value!r}: must be {what}")
 
 
 ABSTAINED = "abstained"

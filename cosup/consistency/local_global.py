@@ -4,9 +4,7 @@ from all kept samples, a local one from the samples of one teacher alone; an ann
 rejected where the two disagree. Or else the label is compared with the coarser level's student.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,44 +13,16 @@ from cosup.consistency.base import (
     Filter,
     Measures,
     assigned_labels,
-    check_setting,
     required,
     within_top,
 )
 from cosup.evidence import Evidence
-
-LARGEST = math.log(2)
+from cosup.settings.filters import LARGEST_DIVERGENCE, LocalGlobalSettings
 
 
 @dataclass
-class LocalGlobal(Filter):
+class LocalGlobal(LocalGlobalSettings, Filter):
     """Keep annotations on which a narrower and a broader student agree."""
-
-    against: Literal["global", "coarser"] = "global"
-    """`global`: the teacher's local student against the global one. `coarser`: the label against
-    the student taught by the level above."""
-    divergence: float | None = None
-    """For `global`: the largest Jensen-Shannon divergence kept, in nats (at most 0.693); null
-    compares the most probable classes instead."""
-    k: int = 3
-    """For `coarser`: the label must be among this many top classes."""
-
-    def __post_init__(self) -> None:
-        known = self.against in ("global", "coarser")
-        check_setting("against", self.against, known, "'global' or 'coarser'")
-        check_setting("k", self.k, self.k >= 1, "at least 1")
-        if self.divergence is not None:
-            inside = 0 <= self.divergence <= LARGEST
-            check_setting("divergence", self.divergence, inside, "in 0 .. 0.693, or null")
-            given = self.against == "global"
-            check_setting("divergence", self.divergence, given, "null unless against: global")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The probabilities of the two students that are compared."""
-        if self.against == "coarser":
-            return frozenset({"coarse_probs"})
-        return frozenset({"local_probs", "global_probs"})
 
     def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
         """`consistent` [n] bool; False where the assigned teachers abstain.
@@ -82,4 +52,4 @@ def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
     # Where the middle is 0 so are both: xlogy(0, .) is 0, once 0 / 0 is out of the way.
     middle = torch.where(middle > 0, middle, 1)
     terms = torch.xlogy(first, first / middle) + torch.xlogy(second, second / middle)
-    return (terms.sum(1) / 2).clamp(0, LARGEST)
+    return (terms.sum(1) / 2).clamp(0, LARGEST_DIVERGENCE)

@@ -22,28 +22,20 @@ from cosup.consistency.base import (
     Filter,
     Measures,
     assigned_labels,
-    check_setting,
     required,
     within_top,
 )
 from cosup.evidence import Evidence, mix
+from cosup.settings.filters import (
+    ConfidenceThresholdSettings,
+    GivenLabelSettings,
+    UnanimitySettings,
+)
 
 
 @dataclass
-class Confidence(Filter):
+class ConfidenceThreshold(ConfidenceThresholdSettings, Filter):
     """Keep annotations whose largest probability is high."""
-
-    threshold: float = 0.5
-    """Smallest largest probability that is kept (0: no threshold)."""
-    keep_share: float | None = None
-    """Keep at most this share of the answered samples, the most confident ones; null: no limit."""
-
-    def __post_init__(self) -> None:
-        inside = 0 <= self.threshold <= 1
-        check_setting("threshold", self.threshold, inside, "in 0 .. 1")
-        if self.keep_share is not None:
-            inside = 0 < self.keep_share <= 1
-            check_setting("keep_share", self.keep_share, inside, "above 0 and at most 1, or null")
 
     def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
         """`confidence`: the assigned annotation's largest probability, 0 where abstained."""
@@ -66,14 +58,8 @@ ROUNDING = 1e-6
 
 
 @dataclass
-class Unanimity(Filter):
+class Unanimity(UnanimitySettings, Filter):
     """Keep annotations whose class is also that of the level's other answering teachers."""
-
-    share: float = 1.0
-    """Needed share of the answering teachers whose most probable class is the assigned one."""
-
-    def __post_init__(self) -> None:
-        check_setting("share", self.share, 0 < self.share <= 1, "above 0 and at most 1")
 
     def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
         """`agreeing`: the share of answering teachers that name the assigned class."""
@@ -89,19 +75,8 @@ class Unanimity(Filter):
 
 
 @dataclass
-class GivenLabel(Filter):
+class GivenLabel(GivenLabelSettings, Filter):
     """Keep samples whose given label is among the assigned annotation's most probable classes."""
-
-    k: int = 1
-    """How many classes count as what the teacher says."""
-
-    def __post_init__(self) -> None:
-        check_setting("k", self.k, self.k >= 1, "at least 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The labels, as given."""
-        return frozenset({"labels"})
 
     def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
         """`agrees`: 1 where the label is within the annotation's top k, or not known; else 0."""

@@ -7,35 +7,20 @@ number as the top-k mask keeps, but the most likely ones.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cosup.consistency.base import Filter, Measures, assigned_labels, check_setting, within_top
+from cosup.consistency.base import Filter, Measures, assigned_labels, within_top
 from cosup.evidence import Evidence
+from cosup.settings.filters import TeacherStudentSettings
 
 SMALLEST = 1e-12
 
 
 @dataclass
-class TeacherStudent(Filter):
+class TeacherStudent(TeacherStudentSettings, Filter):
     """Keep annotations that the student finds likely."""
-
-    mode: Literal["rank", "mask"] = "rank"
-    """`rank`: the r N annotations of least loss. `mask`: those within the student's top k."""
-    k: int = 3
-    """The student's top classes that count as consistent."""
-    class_balanced: bool = False
-    """Rank within each annotated class and keep the share r of each (at least one sample)."""
-
-    def __post_init__(self) -> None:
-        check_setting("mode", self.mode, self.mode in ("rank", "mask"), "'rank' or 'mask'")
-        check_setting("k", self.k, self.k >= 1, "at least 1")
-        balanced = self.class_balanced
-        check_setting(
-            "class_balanced", balanced, not balanced or self.mode == "rank", "false for mode 'mask'"
-        )
 
     def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
         """`label` (-1: abstained), `inside` (label in the student's top k), `loss` (nats)."""

@@ -196,4 +196,4 @@ class DataSection(Section):
 def _source_settings(name: object) -> list[str] | None:
     """Return the settings of a registered source; None if there is no such source."""
     known = SOURCES.known()
-    return setting_names(known[name]) if isinstance(name, str) and name in known else None
+    return setting_names(known[name].settings) if isinstance(name, str) and name in known else None

@@ -10,6 +10,7 @@ from cosup.losses.features import Connector, FeatureLoss, Seen, Shapes
 from cosup.losses.fitnet import FitNet
 from cosup.losses.reviewkd import KnowledgeReview
 from cosup.losses.rkd import RelationalDistillation
+from cosup.settings.losses import LOSSES
 
 __all__ = [
     "LOSSES",
@@ -29,14 +30,3 @@ __all__ = [
     "Seen",
     "Shapes",
 ]
-
-LOSSES: dict[str, type[Loss]] = {
-    "cross_entropy": CrossEntropy,
-    "distillation": Distillation,
-    "augmented_confidence": AugmentedConfidence,
-    "adaptive_confidence": AdaptiveConfidence,
-    "dkd": DecoupledDistillation,
-    "fitnet": FitNet,
-    "rkd": RelationalDistillation,
-    "reviewkd": KnowledgeReview,
-}

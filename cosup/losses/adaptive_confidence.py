@@ -12,8 +12,7 @@ Other weights in its place (`weight`) show what the adaptive one is worth. As T 
 1/2 where the two agree and to 0 elsewhere: `half_where_agree` needs no T at all.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,50 +28,12 @@ from cosup.losses.base import (
     soft_cross_entropy,
     tempered,
 )
-from cosup.losses.settings import check_positive, check_shares
-
-AdaptiveWeight = Literal[
-    "adaptive", "complement", "half", "half_where_agree", "constant", "best_constant"
-]
+from cosup.settings.losses import AdaptiveConfidenceSettings
 
 
 @dataclass
-class AdaptiveConfidence(Loss):
+class AdaptiveConfidence(AdaptiveConfidenceSettings, Loss):
     """Follow the teacher or the student's own class, weighted per sample by their confidences."""
-
-    temperature: float = 0.5
-    """T of the adaptive weight: small ones make it fall quickly where the two disagree."""
-    tau: float = 1.0
-    """Softens teacher and student in the teacher's term (form `code` alone)."""
-    form: Literal["code", "paper"] = "code"
-    """`code`: as published in code. `paper`: as printed, CE for the teacher's KL, and T = 1."""
-
-    weight: AdaptiveWeight = "adaptive"
-    """a itself (`adaptive`), 1 - a (`complement`), 1/2 (`half`), 1/2 where student and teacher name
-    the same class and 0 elsewhere (`half_where_agree`), `constant`, or that one of `constants` with
-    which the student does best on the validation split (`best_constant`)."""
-    constant: float = 0.25
-    """What takes a's place where `weight` is `constant`."""
-    constants: tuple[float, ...] = (0.0, 0.1, 0.25, 0.4, 0.5)
-    """What `best_constant` chooses from."""
-
-    def __post_init__(self) -> None:
-        self.constants = tuple(self.constants)
-        check_positive(self, "temperature", "tau")
-        check_shares(self, "constant")
-        if self.form not in ("code", "paper"):
-            raise UserError(f"form: {self.form!r}: must be 'code' or 'paper'")
-        if self.weight not in get_args(AdaptiveWeight):
-            allowed = ", ".join(map(repr, get_args(AdaptiveWeight)))
-            raise UserError(f"weight: {self.weight!r}: must be one of {allowed}")
-        if not self.constants or not all(0 <= value <= 1 for value in self.constants):
-            raise UserError(
-                f"constants: {list(self.constants)}: must be numbers in 0 .. 1, one at least"
-            )
-
-    def candidates(self) -> list["AdaptiveConfidence"]:
-        """What `best_constant` chooses from: this loss with each of `constants` as its weight."""
-        return [replace(self, weight="constant", constant=value) for value in self.constants]
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
         """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.

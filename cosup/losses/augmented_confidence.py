@@ -21,25 +21,15 @@ from cosup.losses.base import (
     answered,
     label_cross_entropy,
     log_probs,
+    ramped,
     soft_cross_entropy,
 )
-from cosup.losses.settings import check_shares, ramped
+from cosup.settings.losses import AugmentedConfidenceSettings
 
 
 @dataclass
-class AugmentedConfidence(Loss):
+class AugmentedConfidence(AugmentedConfidenceSettings, Loss):
     """Follow the teacher first, and then more and more the student's own class."""
-
-    max_weight: float = 0.5
-    """a at the end of the ramp: the weight of the student's own class."""
-    ramp: float = 0.2
-    """Share of the training over which a rises from 0 to `max_weight`."""
-    balanced: bool = False
-    """Choose the student's own classes so that the batch has as many of each as the teacher gives
-    (slower, the more so with many classes)."""
-
-    def __post_init__(self) -> None:
-        check_shares(self, "max_weight", "ramp")
 
     def weight(self, progress: float) -> float:
         """a at this share of the training."""

@@ -14,30 +14,21 @@ loss gets to see a label, whoever passes them.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from cosup.settings.losses import LossSettings
+
 Metrics = dict[str, Tensor]
 
 
-class Loss(ABC):
+class Loss(LossSettings, ABC):
     """A per-sample loss of logits against target probabilities.
 
     A subclass is a dataclass whose fields are its settings. Nothing reads a global or an epoch
     counter: a schedule reads `progress`, the share of the training that is over.
     """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
-
-    reads_labels: ClassVar[bool] = False
-    """Whether it makes use of true labels where they are given (`with_labels`)."""
-    one_class: ClassVar[bool] = False
-    """Whether it singles out one target class per sample, so that mixed images have no meaning."""
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
@@ -87,6 +78,14 @@ def tempered(targets: Tensor, tau: float) -> Tensor:
     largest = targets.amax(-1, keepdim=True)
     powers = (targets / torch.where(largest > 0, largest, 1)).pow(1 / tau)
     return powers / powers.sum(-1, keepdim=True).clamp_min(1)
+
+
+def ramped(progress: float, ramp: float) -> float:
+    """0 at the start, rising linearly to 1 at the share `ramp` of the training, and 1 from there.
+
+    A ramp of 0 is 1 throughout.
+    """
+    return min(1.0, progress / ramp) if ramp > 0 else 1.0
 
 
 def answered(targets: Tensor) -> Tensor:

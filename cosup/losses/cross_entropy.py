@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cosup.losses.base import Loss, Metrics, log_probs, soft_cross_entropy
+from cosup.settings.losses import CrossEntropySettings
 
 
 @dataclass
-class CrossEntropy(Loss):
+class CrossEntropy(CrossEntropySettings, Loss):
     """-sum_c target[c] log p_student[c]."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:

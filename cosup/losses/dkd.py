@@ -16,7 +16,6 @@ student of two class specialists learns their scopes and little else.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,33 +28,15 @@ from cosup.losses.base import (
     kl_divergence,
     label_cross_entropy,
     log_probs,
+    ramped,
     tempered,
 )
-from cosup.losses.settings import check_positive, check_shares, check_weights, ramped
+from cosup.settings.losses import DecoupledDistillationSettings
 
 
 @dataclass
-class DecoupledDistillation(Loss):
+class DecoupledDistillation(DecoupledDistillationSettings, Loss):
     """Follow the teacher on the class and on all others, each with its own weight."""
-
-    reads_labels: ClassVar[bool] = True
-    one_class: ClassVar[bool] = True
-
-    alpha: float = 1.0
-    """Weight of the singled-out class against all others: the label where it may be used and is
-    known, else the annotation's most probable class."""
-    beta: float = 8.0
-    """Weight of the other classes among each other."""
-    tau: float = 4.0
-    """Softens teacher and student."""
-    ramp: float = 0.0
-    """Share of the training over which the loss rises from 0 to its full weight (published: 20 of
-    240 epochs)."""
-
-    def __post_init__(self) -> None:
-        check_weights(self, "alpha", "beta")
-        check_positive(self, "tau")
-        check_shares(self, "ramp")
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
         """As `with_labels`, with the annotation's most probable class singled out."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cosup.losses.base import Loss, Metrics, log_probs, soft_cross_entropy
-from cosup.losses.settings import check_weights
+from cosup.settings.losses import FeatureLossSettings
 
 MapShape = tuple[int, int, int]
 
@@ -64,19 +64,8 @@ class Connector(nn.Module):
 
 
 @dataclass
-class FeatureLoss(Loss):
-    """A loss with a part on feature maps or embeddings.
-
-    Subclasses state both settings again: their attribute docstrings describe them to the user.
-    """
-
-    weight: float = 1.0
-    """How much the features' part counts."""
-    annotation: float = 1.0
-    """How much cross-entropy with the annotation counts."""
-
-    def __post_init__(self) -> None:
-        check_weights(self, "weight", "annotation")
+class FeatureLoss(FeatureLossSettings, Loss):
+    """A loss with a part on feature maps or embeddings."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
         """The logits' part, cross-entropy times `annotation`: losses [..., B] of logits and targets

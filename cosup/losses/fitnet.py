@@ -15,20 +15,13 @@ from torch.nn import functional
 
 from cosup.errors import UserError
 from cosup.losses.features import Connector, FeatureLoss, MapShape, Seen, Shapes, full, shown
+from cosup.settings.losses import FitNetSettings
 
 
 @dataclass
-class FitNet(FeatureLoss):
+class FitNet(FitNetSettings, FeatureLoss):
     """Cross-entropy with the annotation, and the teacher's feature map regressed from the
     student's."""
-
-    weight: float = 100.0
-    """How much the feature maps count."""
-    annotation: float = 1.0
-    """How much cross-entropy with the annotation counts."""
-    hint_stage: int | None = None
-    """Which feature map of each network, counted from 0 at its input, or from -1 at its end; null
-    is the middle one (of n: number n // 2)."""
 
     def connect(self, student: Shapes, teacher: Shapes) -> Connector:
         """A regressor; its weights are drawn from torch's global random numbers."""

@@ -18,38 +18,18 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from cosup.errors import UserError
+from cosup.losses.base import ramped
 from cosup.losses.features import Connector, FeatureLoss, MapShape, Seen, Shapes, full, shown
-from cosup.losses.settings import check_shares, ramped
+from cosup.settings.losses import KnowledgeReviewSettings
 
 WIDEST = 512
 GRIDS = (4, 2, 1)
 
 
 @dataclass
-class KnowledgeReview(FeatureLoss):
+class KnowledgeReview(KnowledgeReviewSettings, FeatureLoss):
     """Cross-entropy with the annotation, and each of the teacher's stages from all of the
     student's that are as deep or deeper."""
-
-    weight: float = 1.0
-    """How much the feature maps count."""
-    annotation: float = 1.0
-    """How much cross-entropy with the annotation counts."""
-    stages: int | None = None
-    """Pair the last so many feature maps of each network; null pairs all, and both must have the
-    same number."""
-    channels: int | None = None
-    """Width at which the student's maps are fused; null is that of its deepest, 512 at most."""
-    ramp: float = 1 / 12
-    """Share of the training over which the feature maps' part rises from 0 to its full weight
-    (published: 20 of 240 epochs)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shares(self, "ramp")
-        for name in ("stages", "channels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}: {value}: must be at least 1, or null")
 
     def connect(self, student: Shapes, teacher: Shapes) -> Connector:
         """Fusion modules; their weights are drawn from torch's global random numbers."""

@@ -20,26 +20,12 @@ from torch.nn.functional import smooth_l1_loss
 
 from cosup.errors import UserError
 from cosup.losses.features import Connector, FeatureLoss, Seen, Shapes, full, shown
-from cosup.losses.settings import check_weights
+from cosup.settings.losses import RelationalDistillationSettings
 
 
 @dataclass
-class RelationalDistillation(FeatureLoss):
+class RelationalDistillation(RelationalDistillationSettings, FeatureLoss):
     """Cross-entropy with the annotation, and the distances and angles between embeddings."""
-
-    weight: float = 1.0
-    """How much distances and angles count together."""
-    annotation: float = 1.0
-    """How much cross-entropy with the annotation counts."""
-    distance: float = 25.0
-    """How much distances count."""
-    angle: float = 50.0
-    """How much angles count; 0 spares their B x B x (B + D) numbers for a batch of B images with
-    D-dimensional embeddings."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_weights(self, "distance", "angle")
 
     def connect(self, student: Shapes, teacher: Shapes) -> Connector:
         """Relations need no common width, but an embedding of each network."""

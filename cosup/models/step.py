@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cosup.errors import UserError
-from cosup.losses import LOSSES
-from cosup.losses.base import Loss, Metrics, Objective
+from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, Seen
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
@@ -23,6 +22,8 @@ from cosup.models.fit import OnStep
 from cosup.models.images import Mixing, Pixels
 from cosup.models.networks import BATCH_NORMS
 from cosup.models.section import TrainingSection
+from cosup.settings import registered_name
+from cosup.settings.losses import LOSSES
 
 __all__ = [
     "Batch",
@@ -205,7 +206,7 @@ def check_settings(objective: Objective, training: TrainingSection) -> None:
     if training.mixing.active and objective.loss.one_class:
         raise UserError(
             "mixing: mixup and cutmix make targets of several classes; loss "
-            f"'{_name(objective.loss)}' needs one (set mixup and cutmix to 0)"
+            f"'{registered_name(LOSSES, objective.loss)}' needs one (set mixup and cutmix to 0)"
         )
 
 
@@ -282,7 +283,3 @@ def _erasing(chance: float, device: str) -> RandomErasing:
 def _staged(images: Tensor, device: torch.device) -> Tensor:
     """In pinned memory for a GPU, so that copying goes on while it computes."""
     return images.pin_memory() if device.type == "cuda" else images
-
-
-def _name(loss: Loss) -> str:
-    return next((n for n, kind in LOSSES.items() if type(loss) is kind), type(loss).__name__)

@@ -11,7 +11,6 @@ from cosup.config.schema import Config, Losses
 from cosup.data.table import ImageData
 from cosup.evidence import Truth
 from cosup.levels import Level, Task
-from cosup.losses.features import FeatureLoss
 from cosup.models.compute import Compute
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
@@ -148,7 +147,7 @@ def asks_live(config: Config) -> bool:
 
 def reads_maps(config: Config) -> bool:
     """Whether the loss compares what student and teachers see, not only what they say."""
-    return issubclass(Losses.get(config.rounds.loss.name), FeatureLoss)
+    return bool(Losses.entry(config.rounds.loss.name).settings.reads_features)
 
 
 def _chosen_by(

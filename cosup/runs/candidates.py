@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from cosup.config.schema import Config, Losses
 from cosup.data.table import ImageData
 from cosup.errors import UserError
-from cosup.losses import AdaptiveConfidence
 from cosup.registry import Choice, setting_names
+from cosup.settings.losses import LossSettings
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,8 @@ class Candidate:
 
 def candidates(choice: Choice) -> list[Candidate]:
     """What a run chooses from, in the order written; empty where the loss is one already."""
-    loss = Losses.build(choice)
-    if not isinstance(loss, AdaptiveConfidence) or loss.weight != "best_constant":
-        return []
-    return [Candidate(item.constant, _choice(choice.name, item)) for item in loss.candidates()]
+    found = Losses.settings(choice).candidates()
+    return [Candidate(value, _choice(choice.name, loss)) for value, loss in found]
 
 
 def check_candidates(config: Config, data: ImageData) -> None:
@@ -50,6 +48,6 @@ def _has_validation(data: ImageData) -> bool:
     return len(data.rows("validation")) > 0
 
 
-def _choice(name: str, loss: AdaptiveConfidence) -> Choice:
+def _choice(name: str, loss: LossSettings) -> Choice:
     settings = {key: getattr(loss, key) for key in setting_names(type(loss))}
     return Losses.check({"name": name, **settings})

@@ -150,7 +150,7 @@ def measured_on(config: Config) -> str:
 def feature_splits(config: Config) -> list[str]:
     """The splits whose features a head, or the assigner, reads."""
     rounds = config.rounds
-    needs = Assigners.build(rounds.assignment).needs
+    needs = Assigners.settings(rounds.assignment).needs
     splits = []
     if config.student.mode == "head":
         splits = ["student_train", "test", *(["validation"] if candidates(rounds.loss) else [])]

@@ -45,7 +45,8 @@ def _names(kind: str, things: dict[str, str]) -> RenderableType:
 def _settings(registry: Registry[Any]) -> RenderableType:
     """Each class of a registry with its settings, their defaults and what they take."""
     parts: list[RenderableType] = []
-    for name, cls in sorted(registry.known().items()):
+    for name, entry in sorted(registry.known().items()):
+        cls = entry.settings
         parts.append(Text.assemble((name, "bold"), "  ", _first_line(cls)))
         types = fields(cls)
         for setting, (text, default) in setting_docs(cls).items():
@@ -61,7 +62,9 @@ def _first_line(cls: type[Any]) -> str:
 
 
 def _registered(registry: Registry[Any]) -> Callable[[], dict[str, str]]:
-    return lambda: {name: _first_line(cls) for name, cls in sorted(registry.known().items())}
+    return lambda: {
+        name: _first_line(entry.settings) for name, entry in sorted(registry.known().items())
+    }
 
 
 def _configs() -> dict[str, str]:

@@ -1,24 +1,97 @@
-"""Settings and traits of registered classes, importable without torch and without pydantic."""
+"""Settings of everything a config chooses by name, without torch or pydantic.
 
+A registered class has its settings in a dataclass of its own, from which it inherits:
+`class Gate(GateSettings, Assigner)`. Configs are checked against the dataclass, whose attribute
+docstrings describe the keys; the class itself is imported only when it is built.
+"""
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["Entry"]
+from cosup.errors import UserError
+
+
+class Settings:
+    """Base of the settings of a registered class.
+
+    Subclasses are dataclasses. `__post_init__` raises `UserError` for a value that is not allowed.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
 
 
 @dataclass(frozen=True)
 class Entry:
     """A registered class.
 
-    settings: the class that holds its settings and traits. implementation: where the class itself
-    is, as `module:Class`.
+    settings: the class with its settings and traits. implementation: where the class itself is
+    imported from, as `module:Class`.
     """
 
     settings: type[Any]
     implementation: str
 
+    @staticmethod
+    def of(cls: type[Any]) -> "Entry":
+        """Return the entry of a class that is its own settings."""
+        return Entry(cls, _path(cls))
+
     def load(self) -> Any:
-        """Import the implementation and return it."""
+        """Import the class and return it."""
+        if _path(self.settings) == self.implementation:
+            return self.settings
         module, _, name = self.implementation.partition(":")
-        return getattr(import_module(module), name)
+        return getattr(importlib.import_module(module), name)
+
+
+def registered_name(entries: Mapping[str, Entry], item: object) -> str:
+    """Return the name under which the class of `item` is registered, or the name of its class."""
+    path = _path(type(item))
+    found = (name for name, entry in entries.items() if entry.implementation == path)
+    return next(found, type(item).__name__)
+
+
+def _path(cls: type[Any]) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def at_least(low: float, **settings: float) -> None:
+    """Raise `UserError` for the first setting that is below `low` or not finite."""
+    for name, value in settings.items():
+        require(name, value, low <= value < math.inf, f"at least {low:g}")
+
+
+def above(low: float, **settings: float) -> None:
+    """Raise `UserError` for the first setting that is not above `low` or not finite."""
+    for name, value in settings.items():
+        require(name, value, low < value < math.inf, f"above {low:g}")
+
+
+def share(**settings: float) -> None:
+    """Raise `UserError` for the first setting that is not in 0 .. 1."""
+    for name, value in settings.items():
+        require(name, value, 0 <= value <= 1, "in 0 .. 1")
+
+
+def positive_share(**settings: float) -> None:
+    """Raise `UserError` for the first setting that is not above 0 and at most 1."""
+    for name, value in settings.items():
+        require(name, value, 0 < value <= 1, "above 0 and at most 1")
+
+
+def one_of(allowed: Sequence[str], **settings: str) -> None:
+    """Raise `UserError` for the first setting whose value is not allowed."""
+    for name, value in settings.items():
+        require(name, value, value in allowed, "one of " + ", ".join(map(repr, allowed)))
+
+
+def require(name: str, value: object, condition: bool, allowed: str) -> None:
+    """Raise `UserError` with the setting's name, its value and what is allowed, unless it holds."""
+    if not condition:
+        raise UserError("must be {allowed}", key=name, value=value, allowed=allowed)

@@ -64,7 +64,7 @@ def test_rows_sum_to_one_and_hard_ones_are_one_hot(
     name: str, variant: dict[str, object], seed: int, samples: int, teachers: int
 ) -> None:
     case = random_case(seed, samples, teachers, 5, abstain=0.3)
-    weights = case.run(ASSIGNERS[name](**variant))
+    weights = case.run(ASSIGNERS[name].load()(**variant))
     assert weights.shape == (samples, teachers)
     assert weights.dtype == torch.float32
     assert (weights >= 0).all()
@@ -82,7 +82,7 @@ def test_a_silent_teacher_gets_nothing_unless_all_are_silent(
     name: str, variant: dict[str, object], seed: int, teachers: int
 ) -> None:
     case = random_case(seed, 10, teachers, 5, abstain=0.4)
-    weights = case.run(ASSIGNERS[name](**variant))
+    weights = case.run(ASSIGNERS[name].load()(**variant))
     answers = case.evidence.annotations.sum(2) > 0
     heard = answers.any(1)
     assert (weights[heard][~answers[heard]] == 0).all()
@@ -98,8 +98,8 @@ def test_permuting_the_teachers_permutes_the_weights(
         variant = {**variant, "hard": False}
     case = random_case(seed, 10, teachers, 5)
     order = data.draw(st.permutations(range(teachers)))
-    weights = case.run(ASSIGNERS[name](**variant))
-    permuted = case.permuted(order).run(ASSIGNERS[name](**variant))
+    weights = case.run(ASSIGNERS[name].load()(**variant))
+    permuted = case.permuted(order).run(ASSIGNERS[name].load()(**variant))
     torch.testing.assert_close(permuted, weights[:, order], rtol=1e-3, atol=1e-3)
 
 
@@ -110,8 +110,8 @@ def test_the_size_of_batches_changes_nothing(
     name: str, variant: dict[str, object], seed: int, size: int
 ) -> None:
     case = random_case(seed, 10, 3, 5, abstain=0.2)
-    whole = case.run(ASSIGNERS[name](**variant), seed=seed)
-    parts = case.run(ASSIGNERS[name](**variant), size=size, seed=seed)
+    whole = case.run(ASSIGNERS[name].load()(**variant), seed=seed)
+    parts = case.run(ASSIGNERS[name].load()(**variant), size=size, seed=seed)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -126,7 +126,7 @@ def test_identical_teachers_give_their_annotation_whoever_is_chosen(
     evidence = dataclasses.replace(
         case.evidence, annotations=said[:, None].expand(-1, 3, -1).contiguous()
     )
-    weights = Case(evidence, case.scopes, case.provenance).run(ASSIGNERS[name](**variant))
+    weights = Case(evidence, case.scopes, case.provenance).run(ASSIGNERS[name].load()(**variant))
     torch.testing.assert_close(mix(evidence.annotations, weights), said)
 
 
@@ -135,11 +135,11 @@ def test_the_same_seed_gives_the_same_weights_and_state_goes_on(
     name: str, variant: dict[str, object]
 ) -> None:
     case = random_case(3, 30, 3, 5, abstain=0.2)
-    first, second = ASSIGNERS[name](**variant), ASSIGNERS[name](**variant)
+    first, second = ASSIGNERS[name].load()(**variant), ASSIGNERS[name].load()(**variant)
     assert torch.equal(case.run(first, seed=7), case.run(second, seed=7))
 
     state = {key: tensor.clone() for key, tensor in first.state_dict().items()}
-    restored = ASSIGNERS[name](**variant)
+    restored = ASSIGNERS[name].load()(**variant)
     restored.load_state_dict(state)
     assert torch.equal(
         assign(first, case.evidence, case.scopes), assign(restored, case.evidence, case.scopes)
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_weights_and_state_goes_on(
 @every
 def test_inputs_are_left_as_they_were(name: str, variant: dict[str, object]) -> None:
     case, copy = random_case(5, 9, 3, 5, abstain=0.2), random_case(5, 9, 3, 5, abstain=0.2)
-    case.run(ASSIGNERS[name](**variant), size=4)
+    case.run(ASSIGNERS[name].load()(**variant), size=4)
     assert torch.equal(case.evidence.annotations, copy.evidence.annotations)
     assert torch.equal(case.evidence.student_probs, copy.evidence.student_probs)
     assert case.evidence.features is not None
@@ -162,7 +162,7 @@ def test_inputs_are_left_as_they_were(name: str, variant: dict[str, object]) -> 
 @every
 def test_no_sample_is_no_mistake_when_assigning(name: str, variant: dict[str, object]) -> None:
     case = random_case(1, 6, 2, 5)
-    assigner = ASSIGNERS[name](**variant)
+    assigner = ASSIGNERS[name].load()(**variant)
     case.run(assigner)
     nothing = random_case(1, 0, 2, 5).evidence
     assert assign(assigner, nothing, case.scopes).shape == (0, 2)
@@ -172,20 +172,20 @@ def test_no_sample_is_no_mistake_when_assigning(name: str, variant: dict[str, ob
 def test_a_learner_must_be_fitted_and_needs_samples(name: str) -> None:
     case = random_case(1, 4, 2, 5)
     with pytest.raises(UserError, match=f"{name}.*'fit'"):
-        assign(ASSIGNERS[name](), case.evidence, case.scopes)
+        assign(ASSIGNERS[name].load()(), case.evidence, case.scopes)
     none: list[Evidence] = []
     with pytest.raises(UserError, match=f"{name}.*sample"):
-        ASSIGNERS[name]().fit(none, case.scopes)
+        ASSIGNERS[name].load()().fit(none, case.scopes)
 
 
 @pytest.mark.parametrize("name", list(ASSIGNERS))
 def test_settings_come_from_the_config_with_a_description_each(name: str) -> None:
-    found = check_settings(ASSIGNERS[name], {})
+    found = check_settings(ASSIGNERS[name].settings, {})
     assert found == {
-        field.name: getattr(ASSIGNERS[name](), field.name)
-        for field in dataclasses.fields(ASSIGNERS[name])  # type: ignore[arg-type]
+        field.name: getattr(ASSIGNERS[name].load()(), field.name)
+        for field in dataclasses.fields(ASSIGNERS[name].settings)
     }
-    assert all(text for text, _ in setting_docs(ASSIGNERS[name]).values())
+    assert all(text for text, _ in setting_docs(ASSIGNERS[name].settings).values())
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_settings_come_from_the_config_with_a_description_each(name: str) -> Non
 )
 def test_a_wrong_setting_is_named_with_its_value(name: str, setting: str, value: object) -> None:
     with pytest.raises(UserError, match=f"{setting}: .*{value}.*must be"):
-        ASSIGNERS[name](**{setting: value})
+        ASSIGNERS[name].load()(**{setting: value})
 
 
 def test_names_of_scopes_stay_with_their_teachers() -> None:

@@ -8,7 +8,7 @@ from filter_cases import evidence, labels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosup.consistency import Confidence, Unanimity
+from cosup.consistency import ConfidenceThreshold, Unanimity
 from cosup.errors import UserError
 from cosup.evidence import Evidence
 
@@ -23,15 +23,15 @@ def certain(values: list[float]) -> tuple[Evidence, torch.Tensor]:
 
 def test_confidence_keeps_at_and_above_its_threshold() -> None:
     found, weights = certain([0.5, 0.75, 0.9, 0.0])
-    assert Confidence(0.75).keep(found, weights).tolist() == [False, True, True, False]
-    assert Confidence(0).keep(found, weights).tolist() == [True, True, True, False]
+    assert ConfidenceThreshold(0.75).keep(found, weights).tolist() == [False, True, True, False]
+    assert ConfidenceThreshold(0).keep(found, weights).tolist() == [True, True, True, False]
 
 
 def test_confidence_keeps_the_most_confident_share_of_those_that_answer() -> None:
     found, weights = certain([0.75, 0.9, 0.75, 0.0, 0.6])
-    half = Confidence(threshold=0, keep_share=0.5)
+    half = ConfidenceThreshold(threshold=0, keep_share=0.5)
     assert half.keep(found, weights).tolist() == [True, True, False, False, False]
-    both = Confidence(threshold=0.8, keep_share=0.5)
+    both = ConfidenceThreshold(threshold=0.8, keep_share=0.5)
     assert both.keep(found, weights).tolist() == [False, True, False, False, False]
 
 
@@ -64,8 +64,8 @@ def test_full_unanimity_is_that_of_the_teachers_whoever_is_assigned(seed: int, s
 @pytest.mark.parametrize(
     ("build", "named"),
     [
-        (lambda: Confidence(threshold=1.5), "threshold: 1.5"),
-        (lambda: Confidence(keep_share=0), "keep_share: 0"),
+        (lambda: ConfidenceThreshold(threshold=1.5), "threshold: 1.5"),
+        (lambda: ConfidenceThreshold(keep_share=0), "keep_share: 0"),
         (lambda: Unanimity(share=0), "share: 0"),
     ],
 )

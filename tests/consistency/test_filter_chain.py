@@ -8,7 +8,14 @@ from filter_cases import evidence, labels_of, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosup.consistency import FILTERS, Chain, Confidence, TeacherStudent, Unanimity, check_kept
+from cosup.consistency import (
+    FILTERS,
+    Chain,
+    ConfidenceThreshold,
+    TeacherStudent,
+    Unanimity,
+    check_kept,
+)
 from cosup.errors import RunError
 from cosup.evidence import Evidence
 from cosup.registry import Registry, setting_docs
@@ -19,7 +26,7 @@ CASE = {"seed": st.integers(0, 2**16), "size": st.integers(2, 40)}
 
 
 def chain(*names: str) -> Chain:
-    return Chain(names, [FILTERS[name]() for name in names])
+    return Chain(names, [FILTERS[name].load()() for name in names])
 
 
 @settings(max_examples=40, deadline=None)
@@ -29,20 +36,20 @@ def test_filter_decides_alike_in_batches_and_for_permuted_teachers(
     name: str, seed: int, size: int
 ) -> None:
     found, weights = evidence(seed, size)
-    keep = FILTERS[name]().keep(found, weights)
+    keep = FILTERS[name].load()().keep(found, weights)
     assert keep.dtype == torch.bool
     assert keep.shape == (size,)
     abstained = torch.tensor([label is None for label in labels_of(found, weights)])
     assert not (keep & abstained).any()
 
-    one = Chain([name], [FILTERS[name]()])
+    one = Chain([name], [FILTERS[name].load()()])
     cut = size // 2
     halves = [rows_of(found, weights, part) for part in (list(range(cut)), list(range(cut, size)))]
     batched = one.decide(Chain.join([one.measure(*half) for half in halves]))
     assert batched.keep.equal(keep)
 
     fields = {**vars(found), "annotations": found.annotations[:, [2, 0, 1]]}
-    assert FILTERS[name]().keep(Evidence(**fields), weights[:, [2, 0, 1]]).equal(keep)
+    assert FILTERS[name].load()().keep(Evidence(**fields), weights[:, [2, 0, 1]]).equal(keep)
 
 
 @settings(max_examples=40, deadline=None)
@@ -51,7 +58,7 @@ def test_chain_keeps_what_all_of_its_filters_keep(seed: int, size: int, names: l
     found, weights = evidence(seed, size)
     result = chain(*names).keep(found, weights)
     labels = labels_of(found, weights)
-    keeps = [FILTERS[name]().keep(found, weights).tolist() for name in names]
+    keeps = [FILTERS[name].load()().keep(found, weights).tolist() for name in names]
     for i in range(size):
         asked = [keep[i] for keep in keeps]
         assert bool(result.keep[i]) == (labels[i] is not None and all(asked))
@@ -100,7 +107,7 @@ def test_filters_that_keep_little_together_warn(caplog: pytest.LogCaptureFixture
     """Each keeps two of four, both keep one."""
     rows = torch.tensor([[1.0, 0, 0], [0.5, 0.3, 0.2], [1.0, 0, 0], [0.5, 0.3, 0.2]])
     found = Evidence(torch.eye(3)[[0, 0, 1, 1]], rows[:, None])
-    filters = [TeacherStudent(mode="mask", k=1), Confidence(0.9)]
+    filters = [TeacherStudent(mode="mask", k=1), ConfidenceThreshold(0.9)]
     result = Chain(["a", "b"], filters).keep(found, torch.ones(4, 1))
     with caplog.at_level(logging.WARNING):
         check_kept(result, 0.4)
@@ -126,8 +133,8 @@ def test_nothing_but_abstentions_is_an_error_that_says_so() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_filter_can_be_written_in_a_config(name: str) -> None:
     """Its settings go through the config with their defaults, and each is described."""
-    assert REGISTRY.build(REGISTRY.check(name)) == FILTERS[name]()
-    for setting, (description, default) in setting_docs(FILTERS[name]).items():
+    assert REGISTRY.build(REGISTRY.check(name)) == FILTERS[name].load()()
+    for setting, (description, default) in setting_docs(FILTERS[name].settings).items():
         assert description, setting
         assert default is not ..., setting
 

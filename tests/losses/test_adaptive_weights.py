@@ -83,10 +83,14 @@ def test_best_constant_is_for_a_run_to_choose() -> None:
     with pytest.raises(UserError, match=r"best_constant.*validation split"):
         loss(*samples(), 0.0)
     assert loss.candidates() == [
-        AdaptiveConfidence(tau=3.0, weight="constant", constant=value, constants=(0.1, 0.9))
+        (
+            value,
+            AdaptiveConfidence(tau=3.0, weight="constant", constant=value, constants=(0.1, 0.9)),
+        )
         for value in (0.1, 0.9)
     ]
-    for candidate in loss.candidates():
+    for _, candidate in loss.candidates():
+        assert isinstance(candidate, AdaptiveConfidence)
         assert candidate(*samples(), 0.0)[0].isfinite().all()
 
 

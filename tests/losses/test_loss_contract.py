@@ -32,7 +32,7 @@ def batch(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tens
 
 @pytest.fixture(params=NAMES)
 def loss(request: pytest.FixtureRequest) -> Loss:
-    return LOSSES[request.param]()
+    return LOSSES[request.param].load()()
 
 
 def test_heads_are_independent(loss: Loss) -> None:
@@ -79,7 +79,8 @@ def test_extreme_logits_and_hard_targets_stay_finite(loss: Loss, dtype: torch.dt
 def test_gradients_are_those_of_the_loss(name: str, progress: float) -> None:
     logits, targets = batch(4, 3, dtype=torch.float64)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: LOSSES[name]()(z, targets, progress)[0], (logits,))
+    loss = LOSSES[name].load()()
+    assert torch.autograd.gradcheck(lambda z: loss(z, targets, progress)[0], (logits,))
 
 
 @pytest.mark.parametrize("form", ["code", "paper"])
@@ -131,8 +132,8 @@ def test_a_wrong_setting_is_named_with_its_value(build: object, named: str) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_every_loss_can_be_written_in_a_config(name: str) -> None:
     """Its settings go through the config with their defaults, and each is described."""
-    assert REGISTRY.build(REGISTRY.check(name)) == LOSSES[name]()
-    for setting, (description, default) in setting_docs(LOSSES[name]).items():
+    assert REGISTRY.build(REGISTRY.check(name)) == LOSSES[name].load()()
+    for setting, (description, default) in setting_docs(LOSSES[name].settings).items():
         assert description, setting
         assert default is not ..., setting
 
@@ -149,6 +150,6 @@ def test_the_logits_part_of_feature_losses_has_a_weight_of_its_own() -> None:
     logits, targets = batch(8, 5)
     reference = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     for name in NAMES:
-        if issubclass(LOSSES[name], FeatureLoss):
-            losses, _ = LOSSES[name](annotation=0.3)(logits, targets, 0.0)  # type: ignore[call-arg]
+        if issubclass(LOSSES[name].load(), FeatureLoss):
+            losses, _ = LOSSES[name].load()(annotation=0.3)(logits, targets, 0.0)  # type: ignore[call-arg]
             torch.testing.assert_close(losses, 0.3 * reference)

@@ -1,0 +1,167 @@
+"""Settings of assigners, and their registry."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cosup.settings import Entry, Settings, above, at_least, one_of
+
+
+class AssignerSettings(Settings):
+    """Base of the settings of an assigner."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Inputs needed beyond probabilities: "features", "truth", "provenance"."""
+        return frozenset()
+
+
+@dataclass
+class SingleSettings(AssignerSettings):
+    """One teacher annotates every sample."""
+
+    teacher: str | None = None
+    """Name of the teacher; null takes the only teacher of the level."""
+
+
+@dataclass
+class MeanSettings(AssignerSettings):
+    """Equal weights over the teachers that answer."""
+
+
+@dataclass
+class RandomSettings(AssignerSettings):
+    """One of the answering teachers, drawn uniformly for each sample."""
+
+
+@dataclass
+class OracleSettings(AssignerSettings):
+    """ORACLE: the teachers whose scope contains the true class and domain of the sample."""
+
+    hard: bool = False
+    """Use the first such teacher only, instead of all of them with equal weights."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The true labels and domains."""
+        return frozenset({"truth"})
+
+
+@dataclass
+class BlockSettings(AssignerSettings):
+    """The teacher whose scope contains the class predicted by the student."""
+
+    soft_mass: bool = False
+    """Choose the teacher in whose scope the student puts the most probability, instead of the one
+    whose scope contains its predicted class. Meant for scopes that do not overlap: a wider scope
+    never has less probability."""
+
+
+@dataclass
+class AgreementSettings(AssignerSettings):
+    """The teacher whose annotation is nearest to the prediction of the student."""
+
+    measure: Literal["kl", "ce"] = "kl"
+    """`kl`: KL(student || teacher); `ce`: cross-entropy of the student with the class given by the
+    teacher (of several teachers that give the same class, the most confident one)."""
+    hard: bool = True
+    """One teacher per sample, instead of a softmax of -divergence / temperature."""
+    temperature: float = 1.0
+    """Temperature of the softmax when not hard; smaller values are closer to hard."""
+
+    def __post_init__(self) -> None:
+        one_of(("kl", "ce"), measure=self.measure)
+        above(0, temperature=self.temperature)
+
+
+@dataclass
+class ConfidenceSettings(AssignerSettings):
+    """The teacher whose annotation is the most confident."""
+
+    measure: Literal["max_prob", "margin", "entropy"] = "max_prob"
+    """The largest probability, its distance to the second largest, or the negative entropy (nats).
+    """
+    hard: bool = True
+    """One teacher per sample, instead of a softmax of confidence / temperature."""
+    temperature: float = 1.0
+    """Temperature of the softmax when not hard; smaller values are closer to hard."""
+
+    def __post_init__(self) -> None:
+        one_of(("max_prob", "margin", "entropy"), measure=self.measure)
+        above(0, temperature=self.temperature)
+
+
+@dataclass
+class DawidSkeneSettings(AssignerSettings):
+    """The teacher that is most probably right, by confusion matrices estimated with EM."""
+
+    iterations: int = 30
+    """Maximum number of EM iterations. Each one reads all annotations, and takes N T C^2
+    multiplications when they are soft."""
+    tolerance: float = 1e-4
+    """Stop when the mean log-likelihood per sample (nats) increases by less."""
+    annotations: Literal["soft", "hard"] = "soft"
+    """Use the probabilities of an annotation, or its most probable class only."""
+    student_prior: bool = True
+    """Use the prediction of the student as the prior of each sample, instead of the frequencies of
+    the classes."""
+    smoothing: float = 0.01
+    """Count added to every cell of every confusion matrix."""
+    hard: bool = True
+    """One teacher per sample, instead of weights in proportion to the probabilities."""
+
+    def __post_init__(self) -> None:
+        at_least(1, iterations=self.iterations)
+        at_least(0, tolerance=self.tolerance, smoothing=self.smoothing)
+        one_of(("soft", "hard"), annotations=self.annotations)
+
+
+@dataclass
+class GateSettings(AssignerSettings):
+    """A linear gate on the features of the student, fitted by EM without true labels."""
+
+    prior: Literal["uniform", "provenance"] = "uniform"
+    """Start from equal weights, or from a classifier of the training inputs of the teachers."""
+    hard: bool = True
+    """One teacher per sample, instead of the probabilities of the gate."""
+    sharpening: float = 2.0
+    """Exponent of the responsibilities; 1 is plain EM."""
+    iterations: int = 20
+    """Maximum number of EM iterations."""
+    tolerance: float = 0.002
+    """Stop when an iteration changes a smaller share of the responsibilities."""
+    steps: int = 8
+    """L-BFGS iterations of each M-step (the first fit, to provenance, takes five times as many)."""
+    weight_decay: float = 0.1
+    """Penalty of weight_decay / 2 on the squared weights, relative to the mean loss per sample."""
+    provenance_strength: float = 1.0
+    """Total weight of the training inputs of the teachers in an M-step, relative to all samples; 0
+    uses them for the start only."""
+    standardize: bool = True
+    """Scale each feature to mean 0 and variance 1 over the samples."""
+    max_samples: int = 30_000
+    """Maximum number of samples to fit, drawn at random; bounds the memory."""
+
+    def __post_init__(self) -> None:
+        one_of(("uniform", "provenance"), prior=self.prior)
+        above(0, sharpening=self.sharpening)
+        at_least(0, weight_decay=self.weight_decay, tolerance=self.tolerance)
+        at_least(0, provenance_strength=self.provenance_strength)
+        at_least(1, iterations=self.iterations, steps=self.steps, max_samples=self.max_samples)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The features, and the provenance if it is the prior."""
+        return frozenset({"features", "provenance"} if self.prior == "provenance" else {"features"})
+
+
+ASSIGNERS: dict[str, Entry] = {
+    "single": Entry(SingleSettings, "cosup.assignment.baselines:Single"),
+    "mean": Entry(MeanSettings, "cosup.assignment.baselines:Mean"),
+    "random": Entry(RandomSettings, "cosup.assignment.baselines:Random"),
+    "oracle": Entry(OracleSettings, "cosup.assignment.baselines:Oracle"),
+    "block": Entry(BlockSettings, "cosup.assignment.block:Block"),
+    "agreement": Entry(AgreementSettings, "cosup.assignment.agreement:Agreement"),
+    "confidence": Entry(ConfidenceSettings, "cosup.assignment.confidence:Confidence"),
+    "dawid_skene": Entry(DawidSkeneSettings, "cosup.assignment.dawid_skene:DawidSkene"),
+    "gate": Entry(GateSettings, "cosup.assignment.gate:Gate"),
+}

@@ -1,0 +1,223 @@
+"""Settings of losses, and their registry."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
+
+from cosup.settings import Entry, Settings, above, at_least, one_of, require, share
+
+
+class LossSettings(Settings):
+    """Base of the settings of a loss."""
+
+    reads_labels: ClassVar[bool] = False
+    """Whether the loss uses true labels when they are given (`with_labels`)."""
+    one_class: ClassVar[bool] = False
+    """Whether the loss singles out one target class per sample, which mixed images do not have."""
+    reads_features: ClassVar[bool] = False
+    """Whether the loss compares feature maps or embeddings of student and teacher."""
+
+    def candidates(self) -> "list[tuple[float, LossSettings]]":
+        """Return the losses from which a run chooses one on its validation split, each with the
+        value that distinguishes it; empty if there is nothing to choose."""
+        return []
+
+
+@dataclass
+class CrossEntropySettings(LossSettings):
+    """Cross-entropy with the annotation: the plain weak-to-strong loss."""
+
+
+@dataclass
+class DistillationSettings(LossSettings):
+    """Knowledge distillation: KL divergence of the student from the softened annotation."""
+
+    tau: float = 2.0
+    """Temperature of teacher and student; above 1, less probable classes count for more."""
+    teacher_tau: float | None = None
+    """Temperature of the teacher; null is `tau`."""
+    form: Literal["kl", "cross_entropy"] = "kl"
+    """KL divergence, or cross-entropy: larger by the entropy of the teacher, with the same
+    gradient."""
+
+    def __post_init__(self) -> None:
+        above(0, tau=self.tau)
+        if self.teacher_tau is not None:
+            above(0, teacher_tau=self.teacher_tau)
+        one_of(("kl", "cross_entropy"), form=self.form)
+
+
+@dataclass
+class AugmentedConfidenceSettings(LossSettings):
+    """Cross-entropy with the annotation and, increasingly, with the student's own class."""
+
+    max_weight: float = 0.5
+    """Weight of the student's own class at the end of the ramp."""
+    ramp: float = 0.2
+    """Share of the training over which the weight rises from 0 to `max_weight`."""
+    balanced: bool = False
+    """Choose the student's own classes so that a batch has as many samples of each class as the
+    annotations have (slower, the more so with many classes)."""
+
+    def __post_init__(self) -> None:
+        share(max_weight=self.max_weight, ramp=self.ramp)
+
+
+AdaptiveWeight = Literal[
+    "adaptive", "complement", "half", "half_where_agree", "constant", "best_constant"
+]
+
+
+@dataclass
+class AdaptiveConfidenceSettings(LossSettings):
+    """Follow the teacher or the student's own class, weighted per sample by their confidence."""
+
+    temperature: float = 0.5
+    """Temperature of the adaptive weight; at small values it falls quickly where the two disagree.
+    """
+    tau: float = 1.0
+    """Temperature of teacher and student in the teacher's term (form `code` only)."""
+    form: Literal["code", "paper"] = "code"
+    """`code`: as in the published code. `paper`: as printed, with cross-entropy for the teacher's
+    KL divergence, and temperature 1."""
+
+    weight: AdaptiveWeight = "adaptive"
+    """Weight of the student's own class: a (`adaptive`), 1 - a (`complement`), 1/2 (`half`), 1/2
+    where student and teacher give the same class and 0 elsewhere (`half_where_agree`), `constant`,
+    or the one of `constants` with which the student is best on validation (`best_constant`)."""
+    constant: float = 0.25
+    """The weight when `weight` is `constant`."""
+    constants: tuple[float, ...] = (0.0, 0.1, 0.25, 0.4, 0.5)
+    """The weights from which `best_constant` chooses."""
+
+    def __post_init__(self) -> None:
+        self.constants = tuple(self.constants)
+        above(0, temperature=self.temperature, tau=self.tau)
+        share(constant=self.constant)
+        one_of(("code", "paper"), form=self.form)
+        one_of(get_args(AdaptiveWeight), weight=self.weight)
+        shares = bool(self.constants) and all(0 <= value <= 1 for value in self.constants)
+        require("constants", list(self.constants), shares, "one or more numbers in 0 .. 1")
+
+    def candidates(self) -> list[tuple[float, LossSettings]]:
+        """Return the losses from which `best_constant` chooses: one for each of `constants`."""
+        if self.weight != "best_constant":
+            return []
+        return [
+            (value, replace(self, weight="constant", constant=value)) for value in self.constants
+        ]
+
+
+@dataclass
+class DecoupledDistillationSettings(LossSettings):
+    """Distillation with separate weights for the target class and for the other classes."""
+
+    reads_labels: ClassVar[bool] = True
+    one_class: ClassVar[bool] = True
+
+    alpha: float = 1.0
+    """Weight of the target class against all others: the true label where it may be used and is
+    known, else the most probable class of the annotation."""
+    beta: float = 8.0
+    """Weight of the other classes among each other."""
+    tau: float = 4.0
+    """Temperature of teacher and student."""
+    ramp: float = 0.0
+    """Share of the training over which the loss rises from 0 to its full weight (published: 20 of
+    240 epochs)."""
+
+    def __post_init__(self) -> None:
+        at_least(0, alpha=self.alpha, beta=self.beta)
+        above(0, tau=self.tau)
+        share(ramp=self.ramp)
+
+
+@dataclass
+class FeatureLossSettings(LossSettings):
+    """Base of the settings of a loss with a part on feature maps or embeddings.
+
+    Subclasses declare both fields again, because only the docstrings of a class's own attributes
+    are shown to the user.
+    """
+
+    reads_features: ClassVar[bool] = True
+
+    weight: float = 1.0
+    """Weight of the part on features."""
+    annotation: float = 1.0
+    """Weight of cross-entropy with the annotation."""
+
+    def __post_init__(self) -> None:
+        at_least(0, weight=self.weight, annotation=self.annotation)
+
+
+@dataclass
+class FitNetSettings(FeatureLossSettings):
+    """Cross-entropy with the annotation, and regression of a feature map of the teacher."""
+
+    weight: float = 100.0
+    """Weight of the feature maps."""
+    annotation: float = 1.0
+    """Weight of cross-entropy with the annotation."""
+    hint_stage: int | None = None
+    """Index of the feature map in each network, from 0 at its input, or from -1 at its output; null
+    is the middle one (of n: number n // 2)."""
+
+
+@dataclass
+class RelationalDistillationSettings(FeatureLossSettings):
+    """Cross-entropy with the annotation, and distances and angles between embeddings."""
+
+    weight: float = 1.0
+    """Weight of distances and angles together."""
+    annotation: float = 1.0
+    """Weight of cross-entropy with the annotation."""
+    distance: float = 25.0
+    """Weight of distances."""
+    angle: float = 50.0
+    """Weight of angles; 0 saves the B x B x (B + D) numbers they take for a batch of B images with
+    D-dimensional embeddings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, distance=self.distance, angle=self.angle)
+
+
+@dataclass
+class KnowledgeReviewSettings(FeatureLossSettings):
+    """Cross-entropy with the annotation, and each stage of the teacher compared with all stages of
+    the student at the same depth or deeper."""
+
+    weight: float = 1.0
+    """Weight of the feature maps."""
+    annotation: float = 1.0
+    """Weight of cross-entropy with the annotation."""
+    stages: int | None = None
+    """Number of feature maps of each network to pair, counted from the last; null pairs all, and
+    both networks must have the same number."""
+    channels: int | None = None
+    """Channels of the fused maps of the student; null is those of its deepest map, at most 512."""
+    ramp: float = 1 / 12
+    """Share of the training over which the part on feature maps rises from 0 to its full weight
+    (published: 20 of 240 epochs)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(ramp=self.ramp)
+        for name, value in (("stages", self.stages), ("channels", self.channels)):
+            require(name, value, value is None or value >= 1, "at least 1, or null")
+
+
+LOSSES: dict[str, Entry] = {
+    "cross_entropy": Entry(CrossEntropySettings, "cosup.losses.cross_entropy:CrossEntropy"),
+    "distillation": Entry(DistillationSettings, "cosup.losses.distillation:Distillation"),
+    "augmented_confidence": Entry(
+        AugmentedConfidenceSettings, "cosup.losses.augmented_confidence:AugmentedConfidence"
+    ),
+    "adaptive_confidence": Entry(
+        AdaptiveConfidenceSettings, "cosup.losses.adaptive_confidence:AdaptiveConfidence"
+    ),
+    "dkd": Entry(DecoupledDistillationSettings, "cosup.losses.dkd:DecoupledDistillation"),
+    "fitnet": Entry(FitNetSettings, "cosup.losses.fitnet:FitNet"),
+    "rkd": Entry(RelationalDistillationSettings, "cosup.losses.rkd:RelationalDistillation"),
+    "reviewkd": Entry(KnowledgeReviewSettings, "cosup.losses.reviewkd:KnowledgeReview"),
+}
