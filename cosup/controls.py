@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.config.schema import Assigners, Config, RoundsSection
+from cosup.assignment import Assigner, Mean, Oracle, Random, Single
+from cosup.config.schema import Config
 from cosup.errors import UserError
 from cosup.evidence import Truth
 from cosup.levels import Level, Stream, Task
 from cosup.losses import CrossEntropy
 from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
-from cosup.rounds import NewStudent, Outcome, assign, run_rounds
+from cosup.rounds import Outcome, Recipe, assign, run_rounds
 from cosup.seeds import seed_for
 
 PLAIN = Objective(CrossEntropy(), control=True)
@@ -33,8 +34,7 @@ class ControlContext:
     """
 
     task: Task
-    section: RoundsSection
-    new_student: NewStudent
+    recipe: Recipe
     seed: int
     best_teacher: Level
     generalist: Level | None
@@ -42,37 +42,37 @@ class ControlContext:
 
 def zero_shot(context: ControlContext) -> ProbTable:
     """The student before any training: CLIP's zero-shot, where prototypes start from text."""
-    student = context.new_student(PLAIN, seed_for(context.seed, "control", "zero_shot"))
+    student = context.recipe.new_student(PLAIN, seed_for(context.seed, "control", "zero_shot"))
     return student.predict(context.task.test_inputs)
 
 
 def best_teacher(context: ControlContext) -> ProbTable:
     """A student taught everything by the best single teacher, plainly (Burns et al. 2023)."""
-    return _taught_by(context, context.best_teacher, "single", "best_teacher")
+    return _taught_by(context, context.best_teacher, Single(), "best_teacher")
 
 
 def mean_ensemble(context: ControlContext) -> ProbTable:
     """A student taught by the mean of the finest level's teachers."""
-    return _taught_by(context, context.task.levels[-1], "mean", "mean_ensemble")
+    return _taught_by(context, context.task.levels[-1], Mean(), "mean_ensemble")
 
 
 def equal_budget_generalist(context: ControlContext) -> ProbTable:
     """A student taught by one generalist that had the specialists' whole training budget."""
     assert context.generalist is not None
-    return _taught_by(context, context.generalist, "single", "equal_budget_generalist")
+    return _taught_by(context, context.generalist, Single(), "equal_budget_generalist")
 
 
 def self_training(context: ControlContext) -> ProbTable:
     """A student taught by the coarsest level, then by itself, for as many rounds as the run has."""
-    task, section = context.task, context.section
-    rounds = len(task.levels) * section.repeat
+    task, recipe = context.task, context.recipe
+    rounds = len(task.levels) * recipe.repeat
     seed = seed_for(context.seed, "control", "self_training")
-    plain = section.model_copy(update={"assignment": Assigners.check("mean"), "repeat": 1})
+    plain = replace(recipe, assigner=Mean(), repeat=1)
     first = replace(task, levels=task.levels[:1])
-    outcome = _last(first, plain, context.new_student, seed)
+    outcome = _last(first, plain, seed)
     own, test = outcome.train_probs, outcome.test_probs
     for number in range(1, rounds):
-        student = context.new_student(PLAIN, seed_for(seed, number))
+        student = context.recipe.new_student(PLAIN, seed_for(seed, number))
         student.update(task.inputs, own, torch.ones(len(own)))
         own, test = student.predict_own(task.inputs), student.predict(task.test_inputs)
     return test
@@ -80,12 +80,12 @@ def self_training(context: ControlContext) -> ProbTable:
 
 def random_assignment(context: ControlContext) -> ProbTable:
     """The run's own rounds with teachers drawn at random."""
-    return _reassigned(context, "random")
+    return _reassigned(context, Random(), "random")
 
 
 def oracle_assignment(context: ControlContext) -> ProbTable:
     """The run's own rounds with teachers chosen by the true class and domain (uses the truth)."""
-    return _reassigned(context, "oracle")
+    return _reassigned(context, Oracle(), "oracle")
 
 
 def ceiling(context: ControlContext) -> ProbTable:
@@ -128,30 +128,29 @@ def check_controls(config: Config, truth: Truth) -> None:
 def _trained_on(context: ControlContext, labels: Tensor, name: str) -> ProbTable:
     """The student trained on labels [N] (-1: left out), plainly."""
     task = context.task
-    student = context.new_student(PLAIN, seed_for(context.seed, "control", name))
+    student = context.recipe.new_student(PLAIN, seed_for(context.seed, "control", name))
     targets = ProbTable.one_hot(labels.clamp_min(0), task.num_classes)
     student.update(task.inputs, targets, (labels >= 0).float())
     return student.predict(task.test_inputs)
 
 
-def _taught_by(context: ControlContext, level: Level, assigner: str, name: str) -> ProbTable:
+def _taught_by(context: ControlContext, level: Level, assigner: Assigner, name: str) -> ProbTable:
     """One plain update: every annotation kept, cross-entropy."""
     task = context.task
     seed = seed_for(context.seed, "control", name)
-    student = context.new_student(PLAIN, seed)
+    student = context.recipe.new_student(PLAIN, seed)
     stream = Stream(level, None, task.features, task.truth)
-    hard = context.section.targets == "hard"
-    assigned = assign(Assigners.build(Assigners.check(assigner)), stream, seed, hard)
+    assigned = assign(assigner, stream, seed, context.recipe.hard)
     _, confidence = assigned.targets.top()
     student.update(task.inputs, assigned.targets, (confidence > 0).float())
     return student.predict(task.test_inputs)
 
 
-def _reassigned(context: ControlContext, assigner: str) -> ProbTable:
-    section = context.section.model_copy(update={"assignment": Assigners.check(assigner)})
-    seed = seed_for(context.seed, "control", assigner)
-    return _last(context.task, section, context.new_student, seed).test_probs
+def _reassigned(context: ControlContext, assigner: Assigner, name: str) -> ProbTable:
+    """Run the rounds of the run with another assigner."""
+    recipe = replace(context.recipe, assigner=assigner)
+    return _last(context.task, recipe, seed_for(context.seed, "control", name)).test_probs
 
 
-def _last(task: Task, section: RoundsSection, new_student: NewStudent, seed: int) -> Outcome:
-    return list(run_rounds(task, section, new_student, seed))[-1]
+def _last(task: Task, recipe: Recipe, seed: int) -> Outcome:
+    return list(run_rounds(task, recipe, seed))[-1]

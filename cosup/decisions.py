@@ -1,23 +1,23 @@
-"""Assign and filter arrays: a round's first half, for anybody's own training loop."""
+"""Assign and filter arrays: the first half of a round, for use in other training loops."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from cosup.assignment import Assigner
-from cosup.consistency import Chain, Filter
-from cosup.evidence import Evidence, Scopes, mix
-from cosup.rounds import Kept
+from cosup.assignment.base import Assigner
+from cosup.consistency.base import Chain, Filter
+from cosup.evidence import Evidence, Scopes
 
 __all__ = ["Decisions", "decide"]
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """Which teacher supervises each of N samples, with what annotation, and whether it is kept.
+    """Teachers, annotations and filter results of N samples.
 
-    weights: [N, T]. targets: [N, C]. keep: [N] bool. reason: the rejecting filter's name, or ''.
+    weights: [N, T] of the teachers. targets: [N, C], the assigned annotations. keep: [N] bool.
+    reason: the class of the filter that rejects the sample, "abstained", or "".
     """
 
     weights: Tensor
@@ -36,14 +36,13 @@ def decide(
     filters: Sequence[Filter] = (),
     seed: int = 0,
 ) -> Decisions:
-    """Assign and filter arrays: student_probs [N, C], annotations [N, T, C], features [N, D].
+    """Assign and filter student_probs [N, C], annotations [N, T, C] and features [N, D].
 
-    For anybody's own training loop. Filters that need students of parts of the samples
-    (`local_global` against `global`) are run by `run_round`, which trains them.
+    Filters that train students (`local_global` against `global`) are for `cosup.rounds`; here they
+    raise `UserError`.
     """
     evidence = Evidence(student_probs, annotations, features)
     assigner.fit([evidence], scopes, seed=seed)
-    weights = assigner.assign(student_probs, annotations, features, scopes)
-    result = Chain([type(item).__name__ for item in filters], filters).keep(evidence, weights)
-    kept = Kept(result.keep, result.rejected_by, result.reasons)
-    return Decisions(weights, mix(annotations, weights), result.keep, kept.reason())
+    assigned = assigner.assign(evidence, scopes)
+    kept = Chain([type(item).__name__ for item in filters], filters).keep(evidence, assigned)
+    return Decisions(assigned.weights, assigned.targets, kept.keep, kept.reason())

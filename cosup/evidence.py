@@ -1,7 +1,8 @@
-"""What assigners and filters look at: the scopes of teachers, and probabilities of samples."""
+"""Inputs of assigners and filters: the scopes of teachers, and evidence on samples."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from cosup.errors import UserError
 
 @dataclass(frozen=True)
 class Truth:
-    """True classes and domains; for the oracle and for analysis alone.
+    """True classes and domains, for oracle routing and for analysis only.
 
     labels: [N] int64, -1 where unknown. domains: [N] int64 (all 0 where there is one domain).
     """
@@ -23,7 +24,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scopes:
-    """What each of T teachers was trained on.
+    """Classes and domains that each of T teachers was trained on.
 
     classes: [T, C] bool. domains: [T, G] bool (G = 1, all true, where there are no domains).
     """
@@ -40,7 +41,10 @@ class Scopes:
         num_domains: int = 1,
         names: Sequence[str] | None = None,
     ) -> "Scopes":
-        """Scopes from one list of classes (and domains) per teacher; None means all."""
+        """Return the scopes from one list of classes (and domains) per teacher; None means all.
+
+        Raises `UserError` for a class or domain out of range.
+        """
         count = len(classes)
         names = tuple(names) if names is not None else tuple(f"teacher_{t}" for t in range(count))
         domains = domains if domains is not None else [None] * count
@@ -54,12 +58,12 @@ class Scopes:
         return len(self.names)
 
     def take(self, order: Sequence[int]) -> "Scopes":
-        """The scopes of these teachers, in this order."""
+        """Return the scopes of these teachers, in this order."""
         index = list(order)
         return Scopes(tuple(self.names[i] for i in index), self.classes[index], self.domains[index])
 
     def hold(self, truth: Truth) -> Tensor:
-        """[N, T] bool: does the teacher's scope hold the sample's true class and domain?
+        """Return [N, T] bool: whether a teacher's scope contains a sample's true class and domain.
 
         False where the class is unknown (-1).
         """
@@ -83,14 +87,17 @@ def _membership(groups: Sequence[Iterable[int] | None], size: int, kind: str) ->
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about N samples when they are assigned and filtered.
+    """Evidence on N samples, for assigning and filtering them.
 
-    student_probs: [N, C] float32, the latest student's. annotations: [N, T, C] float32, the
-    level's teachers (an all-zero row is an abstention). features: [N, D] or None. The rest is
-    filled in only for those that declare they need it: truth; coarse_probs [N, C], the student
-    taught by the level above; global_probs and local_probs [N, C], the student of all kept
-    samples, and the one of the samples sent to the same teacher; labels [N] int64, as given to
-    trainers (-1 unknown), where the student may see them.
+    student_probs: [N, C] float32, of the latest student. annotations: [N, T, C] float32, of the
+    teachers of the level (an all-zero row is an abstention). features: [N, D] or None.
+    index: [N] int64, the positions of the samples among all samples of the level; None: from 0.
+
+    The other fields are filled in only for assigners and filters that need them. truth: true
+    classes and domains. coarse_probs: [N, C], of the student of the level above. global_probs,
+    local_probs: [N, C], of the student trained on all kept samples, and of the one trained on those
+    assigned to the same teacher. labels: [N] int64 as given to trainers (-1 unknown), where the
+    student may use them.
     """
 
     student_probs: Tensor
@@ -101,21 +108,54 @@ class Evidence:
     global_probs: Tensor | None = None
     local_probs: Tensor | None = None
     labels: Tensor | None = None
+    index: Tensor | None = None
 
     def __len__(self) -> int:
         return self.student_probs.shape[0]
 
+    def indices(self) -> Tensor:
+        """Return `index`, or 0 .. N - 1 if it is not given."""
+        return torch.arange(len(self)) if self.index is None else self.index
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Decision of an assigner on N samples.
+
+    weights: [N, T] of the teachers. targets: [N, C], the assigned annotations (an all-zero row
+    where all assigned teachers abstain).
+    """
+
+    weights: Tensor
+    targets: Tensor
+
+    @staticmethod
+    def mixture(annotations: Tensor, weights: Tensor) -> "Assigned":
+        """Assign the mixture of annotations [N, T, C] by weights [N, T]."""
+        return Assigned(weights, mix(annotations, weights))
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """[N]: the largest probability of each annotation, 0 where it is an abstention."""
+        return self.targets.gather(1, self.targets.argmax(1)[:, None])[:, 0]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """[N] int64: the most probable class of each annotation (the first of equal ones), -1 where
+        it is an abstention."""
+        return self.targets.argmax(1).masked_fill(self.confidence <= 0, -1)
+
 
 class Batches(Protocol):
-    """Evidence in batches, in the samples' order; can be iterated again and again."""
+    """Evidence in batches, in the order of the samples; can be iterated several times."""
 
     def __iter__(self) -> Iterator[Evidence]: ...
 
 
 def mix(annotations: Tensor, weights: Tensor) -> Tensor:
-    """The assigned annotation [N, C]: teachers' annotations [N, T, C] mixed by weights [N, T].
+    """Return the mixture [N, C] of annotations [N, T, C] by weights [N, T].
 
-    Where a weighted teacher abstains the others' mass is scaled up; all zero if all abstain.
+    Where a weighted teacher abstains, the others are scaled up; all zero if all abstain.
     """
     mixed = torch.einsum("ntc,nt->nc", annotations, weights)
     total = mixed.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a round works on: a level's teachers and annotations, streamed as evidence."""
+"""Data of a round: the teachers and annotations of a level, streamed as evidence."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,28 +7,27 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cosup.evidence import Evidence, Scopes, Truth
-from cosup.losses.features import Live
+from cosup.evidence import Assigned, Evidence, Scopes, Truth
 from cosup.probabilities import ProbTable
-from cosup.protocols import Inputs, TestInputs
+from cosup.protocols import Inputs, TeacherNetworks, TestInputs
 
 MAX_ELEMENTS = 2**23
-"""Annotation values [n, T, C] held at a time: 32 MiB in float32, a few times that in use."""
+"""Annotation values [n, T, C] in a batch: 32 MiB in float32, a few times that in use."""
 
 
 class LevelAnnotations(Protocol):
-    """A level's annotations of N samples, wherever they are stored."""
+    """Annotations of N samples by the teachers of a level, in memory or stored."""
 
     def __len__(self) -> int: ...
 
     def iter_dense(self, max_elements: int = ...) -> Iterator[tuple[slice, Tensor]]:
-        """(rows, annotations [n, T, C] float32), in the samples' order."""
+        """Yield (rows, annotations [n, T, C] float32) in the order of the samples."""
         ...
 
 
 @dataclass(frozen=True)
 class ArrayAnnotations:
-    """Annotations [N, T, C] that are in memory."""
+    """Annotations [N, T, C] in memory."""
 
     annotations: Tensor
 
@@ -36,7 +35,7 @@ class ArrayAnnotations:
         return self.annotations.shape[0]
 
     def iter_dense(self, max_elements: int = MAX_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of at most `max_elements` values."""
+        """Yield batches of at most `max_elements` values."""
         _, teachers, classes = self.annotations.shape
         step = max(1, max_elements // (teachers * classes))
         for start in range(0, len(self), step):
@@ -46,29 +45,28 @@ class ArrayAnnotations:
 
 @dataclass(frozen=True)
 class Level:
-    """One floor of the hierarchy.
+    """One level of the hierarchy of teachers.
 
     provenance: features [M, D] of the teachers' own training inputs and membership [M, T], or
-    None where they aren't known. live: the teachers as networks, where the student's loss asks
-    them during training.
+    None if unknown. live: the teachers as networks, if the student's training runs them.
     """
 
     index: int
     scopes: Scopes
     annotations: LevelAnnotations
     provenance: tuple[Tensor, Tensor] | None = None
-    live: Live | None = None
+    live: TeacherNetworks | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """The samples that the student learns from and those that measure it.
+    """The training samples of the student, and the samples that evaluate it.
 
-    inputs: what the student reads of student_train, N samples: features or images; test_inputs: of
-    the test split. truth: of student_train; serves the oracle, the ceiling and analysis alone.
-    features: [N, D] float16 or float32, memory-mapped or not, for assigners that look at them.
-    labels: [N] as given to trainers (noise included, -1 unknown), for settings in which the student
-    may see them. validation_inputs: for choices made along the way.
+    inputs: features or images of the N samples of student_train. test_inputs: of the test split.
+    truth: of student_train, for oracle routing, the ceiling and analysis only. features: [N, D]
+    float16 or float32, memory-mapped or not, for assigners that need them. labels: [N] as given to
+    trainers (noise included, -1 unknown), for settings in which the student may use them.
+    validation_inputs: of the validation split, for choosing settings.
     """
 
     levels: tuple[Level, ...]
@@ -83,7 +81,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Stream:
-    """Evidence on a level's samples, batch by batch; dense for one batch at a time."""
+    """Evidence on all samples of a level, one dense batch at a time."""
 
     level: Level
     student: ProbTable | None
@@ -107,29 +105,30 @@ class Stream:
             yield evidence
 
     def items(self) -> Iterator[tuple[slice, Evidence]]:
-        """(rows, evidence) in the samples' order."""
+        """Yield (rows, evidence) in the order of the samples."""
         for rows, annotations in self.level.annotations.iter_dense(MAX_ELEMENTS):
-            # Before there is a student, and above the coarsest level, the crowd stands in.
+            # Without a student, and above the coarsest level, the mean annotation replaces it.
             first = self.student is None or self.coarse is None
-            stand_in = crowd(annotations) if first else None
+            mean = mean_annotation(annotations) if first else None
             yield (
                 rows,
                 Evidence(
-                    student_probs=_given(_part(self.student, rows), stand_in),
+                    student_probs=_either(_dense(self.student, rows), mean),
                     annotations=annotations,
                     features=None if self.features is None else self.features[rows].float(),
                     truth=None
                     if self.truth is None
                     else Truth(self.truth.labels[rows], self.truth.domains[rows]),
-                    coarse_probs=_given(_part(self.coarse, rows), stand_in),
-                    global_probs=_part(self.global_probs, rows),
-                    local_probs=_part(self.local_probs, rows),
+                    coarse_probs=_either(_dense(self.coarse, rows), mean),
+                    global_probs=_dense(self.global_probs, rows),
+                    local_probs=_dense(self.local_probs, rows),
                     labels=None if self.labels is None else self.labels[rows],
+                    index=torch.arange(rows.start, rows.start + len(annotations)),
                 ),
             )
 
     def restricted(self, needs: frozenset[str]) -> "Stream":
-        """The same stream without what isn't needed, so that nothing sees truth by accident."""
+        """Return the stream without the truth, labels and features that are not needed."""
         return replace(
             self,
             features=self.features if needs & {"features", "provenance"} else None,
@@ -138,19 +137,41 @@ class Stream:
         )
 
 
-def crowd(annotations: Tensor) -> Tensor:
-    """Mean annotation [n, C] of the teachers that answer: stands in before there is a student."""
+@dataclass(frozen=True)
+class Assignment:
+    """Decision of an assigner on all N samples of a level.
+
+    weights: [N, T] of the teachers. targets: the assigned annotations (an all-zero row where all
+    assigned teachers abstain). mixed: whether they are the mixture of annotations by weights.
+    """
+
+    weights: Tensor
+    targets: ProbTable
+    mixed: bool = True
+
+    def batch(self, rows: slice, evidence: Evidence) -> Assigned:
+        """Return the decision on a batch, for the filters.
+
+        A mixture is computed again from the evidence: `targets` is rounded, and can be hardened.
+        """
+        if self.mixed:
+            return Assigned.mixture(evidence.annotations, self.weights[rows])
+        return Assigned(self.weights[rows], self.targets.dense(rows))
+
+
+def mean_annotation(annotations: Tensor) -> Tensor:
+    """Return the mean [n, C] of the annotations of the teachers that answer; uniform if none do."""
     total = annotations.sum(1)
     mass = total.sum(1, keepdim=True)
     uniform = torch.full_like(total, 1 / total.shape[1])
     return torch.where(mass > 0, total / mass.clamp_min(1e-12), uniform)
 
 
-def _part(table: ProbTable | None, rows: slice) -> Tensor | None:
+def _dense(table: ProbTable | None, rows: slice) -> Tensor | None:
     return None if table is None else table.dense(rows)
 
 
-def _given(probs: Tensor | None, stand_in: Tensor | None) -> Tensor:
-    found = stand_in if probs is None else probs
+def _either(probs: Tensor | None, default: Tensor | None) -> Tensor:
+    found = default if probs is None else probs
     assert found is not None
     return found

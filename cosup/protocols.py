@@ -1,49 +1,89 @@
-"""The contract of students."""
+"""Contracts between the rounds and what they train: students, their inputs, and live teachers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cosup.losses.features import Live
 from cosup.probabilities import ProbTable
+
+MapShape = tuple[int, int, int]
+"""Channels, height and width of a feature map."""
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """Outputs of a network for B images.
+
+    logits: [B, C] (of a live teacher: log-probabilities). maps: feature maps of its stages in
+    order, each [B, channels, height, width]. embedding: [B, D], the input of its classifier.
+    """
+
+    logits: Tensor
+    maps: tuple[Tensor, ...] = ()
+    embedding: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FeatureShapes:
+    """Shapes of the feature maps and the embedding size of a network (0: none)."""
+
+    maps: tuple[MapShape, ...] = ()
+    embedding: int = 0
+    names: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def text(self) -> str:
+        """The shapes of the maps as text: `64x8x8, 128x4x4`."""
+        return ", ".join("x".join(map(str, shape)) for shape in self.maps) or "none"
+
+
+class TeacherNetworks(Protocol):
+    """The teachers of a level as networks, run on images while the student trains."""
+
+    @property
+    def shapes(self) -> FeatureShapes:
+        """Shapes of the features of each of them."""
+
+    def __call__(self, pixels: Tensor, teacher: Tensor) -> NetworkOutput:
+        """Run teacher [B] (int64) on each image [B, 3, H, W] with values in 0 .. 255."""
 
 
 class Inputs(Protocol):
-    """What a student reads, a row per sample: features (a tensor) or images (`ImageRows`)."""
+    """Inputs of a student, a row per sample: features (a tensor) or images (`ImageRows`)."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Tensor, /) -> "Inputs":
-        """Some of the rows."""
+        """Return some of the rows."""
         ...
 
 
 class TestInputs(Protocol):
-    """What a student is measured on, a row per answer: `Inputs`, or the queries of episodes."""
+    """Test inputs of a student, a row per prediction: `Inputs`, or the queries of episodes."""
 
     def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """What may teach beside the annotations of N samples.
+    """Supervision of N samples beside their annotations.
 
-    labels: [N] int64 as given to trainers (-1 unknown), or None where the student sees none.
-    teacher: [N] int64, who has the most weight on the sample. live: the level's teachers as
+    labels: [N] int64 as given to trainers (-1 unknown), or None where the student may not use them.
+    teacher: [N] int64, the teacher with the most weight. live: the teachers of the level as
     networks, for losses on feature maps and for annotations of augmented images.
     """
 
     labels: Tensor | None = None
     teacher: Tensor | None = None
-    live: Live | None = None
+    live: TeacherNetworks | None = None
 
 
 class Student(ABC):
-    """Learns from weighted targets and predicts."""
+    """Base of students: train on weighted targets, and predict."""
 
     @abstractmethod
     def update(
@@ -53,47 +93,47 @@ class Student(ABC):
         weights: Tensor,
         guidance: Guidance | None = None,
     ) -> None:
-        """Train on N inputs with targets over N samples and weights [N] (0: left out).
+        """Train on N inputs with N targets and weights [N] (0: left out).
 
-        Raises `RunError` when the loss is no longer finite.
+        Raises `RunError` if the loss is not finite.
         """
 
     @abstractmethod
     def predict(self, inputs: TestInputs) -> ProbTable:
-        """Class probabilities of samples it did not train on; of episodes' queries, of the ways.
+        """Return class probabilities of samples outside its training set (or of queries' ways).
 
-        Only a head that starts from text can predict before it is updated.
+        Before `update`, only a head that starts from text features can predict.
         """
 
     @abstractmethod
     def predict_own(self, inputs: Inputs) -> ProbTable:
-        """Class probabilities of the samples it was updated with (cross-fitted where set)."""
+        """Return class probabilities of its training samples (cross-fitted if it has folds)."""
 
     @abstractmethod
     def fit_parts(
         self, inputs: Inputs, targets: ProbTable, members: Sequence[Tensor]
     ) -> "PartPredictor":
-        """Train one student like this per set of rows; this one stays as it is."""
+        """Train a new student like this one on each set of rows; this one does not change."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything `load_state_dict` needs to predict alike."""
+        """Return the state for `load_state_dict`."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up the state that `state_dict` gave; `update` then goes on from it."""
+        """Load the state returned by `state_dict`; `update` then continues from it."""
 
 
 class PartPredictor(ABC):
-    """Students trained on sets of rows (`fit_parts`)."""
+    """Students trained on sets of rows by `Student.fit_parts`."""
 
     @abstractmethod
     def predict(self, part: int, inputs: Inputs) -> ProbTable:
-        """Class probabilities by the student of this set."""
+        """Return class probabilities of the student trained on this set."""
 
 
 def by_fold(folds: Tensor, count: int, predict: Callable[[int, Tensor], ProbTable]) -> ProbTable:
-    """Cross-fitted predictions of all N samples: `predict(fold, rows)` for the rows of each fold.
+    """Return cross-fitted predictions of all N samples: `predict(fold, rows)` of each fold's rows.
 
     folds: [N] int64 in 0 .. count - 1.
     """

@@ -1,66 +1,65 @@
-"""The algorithm: rounds of assign, filter, update, predict, from the coarsest level to the finest.
+"""The algorithm: rounds of assign, filter, update and predict, from coarse levels to fine ones.
 
-Co-Supervised Learning (Liu and Alahi, arXiv 2402.15505): the latest student stands in for the
-truth when teachers are assigned; annotations that are inconsistent with it are rejected; the
-student learns from the others. A round knows no disk and no cluster.
+Co-Supervised Learning (Liu and Alahi, arXiv 2402.15505; METHODS.md section 1). Teachers are
+assigned by comparison with the latest student, as the true labels are unknown; annotations that are
+inconsistent with it are rejected; the student is trained on the others. Rounds work on arrays and
+built objects: they read no config and write no file.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from cosup.assignment import Assigner
-from cosup.config.schema import Assigners, Filters, Losses, RoundsSection
-from cosup.consistency import Chain, ChainResult, Filter, Measures, check_kept
-from cosup.evidence import mix
-from cosup.levels import Level, Stream, Task
+from cosup.assignment.base import Assigner
+from cosup.consistency.base import Chain, Kept, PartTrainer, check_kept
+from cosup.levels import Assignment, Level, Stream, Task
 from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance, Inputs, Student
+from cosup.protocols import Guidance, Student
 from cosup.seeds import seed_for
 
 NewStudent = Callable[[Objective, int], Student]
-"""Makes a student that minimises this, its randomness seeded by this."""
-
-PART_STUDENTS = frozenset({"global_probs", "local_probs"})
-"""What takes students of parts of the samples to fill in."""
+"""Returns a new student that minimises the objective, with this seed."""
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """Which teachers supervise N samples, and with what.
+class Recipe:
+    """How rounds are run.
 
-    weights: [N, T]. targets: the assigned annotations (an all-zero row where all abstain).
+    hard: train on the most probable class of an annotation instead of its probabilities.
+    fresh: start each student anew instead of from the previous round. min_kept: warn if a filter
+    keeps a smaller share of the samples. student_first: guide the first round by the untrained
+    student instead of the mean annotation. repeat: rounds per level. The true labels of the task
+    are used if the objective gives them weight.
     """
 
-    weights: Tensor
-    targets: ProbTable
+    assigner: Assigner
+    objective: Objective
+    new_student: NewStudent
+    filters: Chain = field(default_factory=lambda: Chain([], []))
+    hard: bool = False
+    fresh: bool = True
+    min_kept: float = 0.2
+    student_first: bool = False
+    repeat: int = 1
 
-
-@dataclass(frozen=True)
-class Kept:
-    """Which assigned annotations stay: keep [N] bool, and the reason of each rejection."""
-
-    keep: Tensor
-    rejected_by: Tensor
-    reasons: tuple[str, ...]
-
-    def reason(self) -> list[str]:
-        """Per sample the name of the filter that rejected it first, or ''."""
-        names = (*self.reasons, "")
-        return [names[index] for index in self.rejected_by.tolist()]
+    def schedule(self, levels: int) -> list[tuple[int, int]]:
+        """Return (round, level) of every round in order; rounds count from 1, levels from 0."""
+        order = [level for level in range(levels) for _ in range(self.repeat)]
+        return list(enumerate(order, start=1))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished round: its decisions, and what the student predicts after it."""
+    """A finished round: its decisions, and the predictions and state of its student."""
 
     number: int
     level: int
     guide: ProbTable | None
-    assigned: Assigned
+    assigned: Assignment
     kept: Kept
     train_probs: ProbTable
     test_probs: ProbTable
@@ -69,105 +68,95 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Before:
-    """What a round takes over from those before it; all None at the first."""
+class RoundState:
+    """What the finished rounds leave to the next one.
 
+    finished: number of rounds. level: of the last one. train_probs: predictions of the latest
+    student; coarse_probs: of the last student of the level above. student: state of the latest
+    student. All None before the first round.
+    """
+
+    finished: int = 0
+    level: int = 0
     train_probs: ProbTable | None = None
     coarse_probs: ProbTable | None = None
     student: dict[str, Tensor] | None = None
 
+    def at(self, level: int) -> "RoundState":
+        """Return the state at the start of a round of this level."""
+        if level == self.level:
+            return self
+        return replace(self, level=level, coarse_probs=self.train_probs)
 
-def schedule(levels: int, repeat: int) -> list[tuple[int, int]]:
-    """(round, level) of every round, in order; rounds count from 1."""
-    order = [level for level in range(levels) for _ in range(repeat)]
-    return list(enumerate(order, start=1))
+    def after(self, outcome: Outcome) -> "RoundState":
+        """Return the state at the end of a round."""
+        return replace(
+            self,
+            finished=outcome.number,
+            train_probs=outcome.train_probs,
+            student=outcome.student,
+        )
+
+
+def run_rounds(
+    task: Task, recipe: Recipe, seed: int, state: RoundState | None = None
+) -> Iterator[Outcome]:
+    """Run every round after those of `state`, which is that of finished rounds (None: of none).
+
+    Raises `RunError` as `run_round` does.
+    """
+    state = first_state(task, recipe, seed) if state is None else state
+    for number, index in recipe.schedule(len(task.levels))[state.finished :]:
+        state = state.at(index)
+        outcome = run_round(task, recipe, state, number, task.levels[index], seed)
+        yield outcome
+        state = state.after(outcome)
+
+
+def first_state(task: Task, recipe: Recipe, seed: int) -> RoundState:
+    """Return the state before the first round."""
+    if not recipe.student_first:
+        return RoundState()
+    return RoundState(train_probs=recipe.new_student(recipe.objective, seed).predict(task.inputs))
 
 
 def run_round(
-    task: Task,
-    section: RoundsSection,
-    new_student: NewStudent,
-    before: Before,
-    number: int,
-    level: Level,
-    seed: int,
+    task: Task, recipe: Recipe, state: RoundState, number: int, level: Level, seed: int
 ) -> Outcome:
-    """Assign, filter, update, predict.
+    """Assign, filter, update and predict.
 
-    Raises `RunError` when a filter keeps nothing, or the loss is no longer finite.
+    Raises `RunError` if the filters keep nothing, or the loss is not finite.
     """
     seed = seed_for(seed, "round", number)
-    assigner = Assigners.build(section.assignment)
-    student = new_student(objective(section), seed)
-    if before.student is not None and not section.fresh_head:
-        student.load_state_dict(before.student)
-    labels = task.labels if section.true_label_weight else None
+    student = recipe.new_student(recipe.objective, seed)
+    if state.student is not None and not recipe.fresh:
+        student.load_state_dict(state.student)
+    labels = task.labels if recipe.objective.true_label_weight else None
     stream = Stream(
-        level, before.train_probs, task.features, task.truth, before.coarse_probs, labels=labels
+        level, state.train_probs, task.features, task.truth, state.coarse_probs, labels=labels
     )
 
-    assigned = assign(assigner, stream, seed, hard=section.targets == "hard")
-    kept = filter_annotations(section, stream, assigned, student, task.inputs)
+    assigned = assign(recipe.assigner, stream, seed, recipe.hard)
+    kept = filter_annotations(recipe, stream, assigned, student, task)
     guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
     student.update(task.inputs, assigned.targets, kept.keep.float(), guidance)
+    train_probs, test_probs = student.predict_own(task.inputs), student.predict(task.test_inputs)
 
     return Outcome(
         number,
         level.index,
-        before.train_probs,
+        state.train_probs,
         assigned,
         kept,
-        train_probs=student.predict_own(task.inputs),
-        test_probs=student.predict(task.test_inputs),
-        student=student.state_dict(),
-        assigner=assigner.state_dict(),
+        train_probs,
+        test_probs,
+        student.state_dict(),
+        recipe.assigner.state_dict(),
     )
 
 
-def objective(section: RoundsSection) -> Objective:
-    """What a round's student minimises."""
-    loss = Losses.build(section.loss)
-    return Objective(loss, section.annotation_weight, section.true_label_weight)
-
-
-def run_rounds(
-    task: Task,
-    section: RoundsSection,
-    new_student: NewStudent,
-    seed: int,
-    done: dict[int, Before] | None = None,
-) -> Iterator[Outcome]:
-    """Every round in turn. `done` holds what finished rounds left, by number: they are skipped."""
-    before = _before_first(task, section, new_student, seed, done)
-    last_level = 0
-    coarse: ProbTable | None = None
-    for number, index in schedule(len(task.levels), section.repeat):
-        if index != last_level:
-            coarse, last_level = before.train_probs, index
-        before = Before(before.train_probs, coarse, before.student)
-        if done and number in done:
-            before = done[number]
-            continue
-        outcome = run_round(task, section, new_student, before, number, task.levels[index], seed)
-        yield outcome
-        before = Before(outcome.train_probs, coarse, outcome.student)
-
-
-def _before_first(
-    task: Task,
-    section: RoundsSection,
-    new_student: NewStudent,
-    seed: int,
-    done: dict[int, Before] | None,
-) -> Before:
-    """What guides the first round: nothing but the crowd, or the student as it starts."""
-    if section.first_guide == "crowd" or (done and 1 in done):
-        return Before()
-    return Before(new_student(objective(section), seed).predict(task.inputs))
-
-
-def assign(assigner: Assigner, stream: Stream, seed: int, hard: bool = False) -> Assigned:
-    """Fit the assigner, then give every sample its weights and its annotation."""
+def assign(assigner: Assigner, stream: Stream, seed: int, hard: bool = False) -> Assignment:
+    """Fit the assigner, then assign every sample. hard: harden the annotations."""
     scopes = stream.level.scopes
     stream = stream.restricted(assigner.needs)
     provenance = stream.level.provenance if "provenance" in assigner.needs else None
@@ -175,19 +164,14 @@ def assign(assigner: Assigner, stream: Stream, seed: int, hard: bool = False) ->
     weights = torch.zeros(len(stream), len(scopes))
     targets = ProbTable.empty(len(stream), stream.num_classes)
     for rows, evidence in stream.items():
-        weights[rows] = assigner.assign(
-            evidence.student_probs,
-            evidence.annotations,
-            evidence.features,
-            scopes,
-            truth=evidence.truth,
-        )
-        targets.put(rows, ProbTable.compress(mix(evidence.annotations, weights[rows])))
-    return Assigned(weights, harden(targets) if hard else targets)
+        assigned = assigner.assign(evidence, scopes)
+        weights[rows] = assigned.weights
+        targets.put(rows, ProbTable.compress(assigned.targets))
+    return Assignment(weights, harden(targets) if hard else targets, assigner.mixes)
 
 
 def harden(table: ProbTable) -> ProbTable:
-    """Each row's most probable class for certain; abstentions stay all zero."""
+    """Return the most probable class of each row as a one-hot row; abstentions stay all zero."""
     labels, confidence = table.top()
     hard = ProbTable.one_hot(labels, table.num_classes)
     hard.values[confidence == 0] = 0
@@ -195,78 +179,21 @@ def harden(table: ProbTable) -> ProbTable:
 
 
 def filter_annotations(
-    section: RoundsSection, stream: Stream, assigned: Assigned, student: Student, inputs: Inputs
+    recipe: Recipe, stream: Stream, assigned: Assignment, student: Student, task: Task
 ) -> Kept:
-    """Run the chain of filters; raises `RunError` when nothing is kept.
+    """Run the filters; raise `RunError` if nothing is kept.
 
-    Filters that compare students of parts of the samples see students of what the others keep.
+    Filters that train students train them on the samples that the others keep.
     """
-    filters = [(choice.name, Filters.build(choice)) for choice in section.consistency]
-    chain = _chain(filters)
+    chain = recipe.filters
     stream = stream.restricted(chain.needs)
-    if chain.needs & PART_STUDENTS:
-        plain = _chain([(name, item) for name, item in filters if not item.needs & PART_STUDENTS])
-        provisional = _decide(plain, stream, assigned.weights)
-        check_kept(provisional, 0.0)
-        stream = with_part_students(stream, assigned, provisional.keep, student, inputs)
-    result = _decide(chain, stream, assigned.weights)
-    check_kept(result, section.min_kept)
-    return Kept(result.keep, result.rejected_by, result.reasons)
-
-
-def with_part_students(
-    stream: Stream, assigned: Assigned, keep: Tensor, student: Student, inputs: Inputs
-) -> Stream:
-    """Add the predictions of the global student (all kept samples) and of the local ones.
-
-    A sample's local student is that of the teacher with the most weight on it. All are fitted
-    together. A teacher with no kept sample has no local student: the global one stands in.
-    """
-    teacher = assigned.weights.argmax(1)
-    if len(torch.unique(teacher)) == 1:
-        # The local student is the global one: nothing to train, nothing to disagree about.
-        return replace(stream, global_probs=assigned.targets, local_probs=assigned.targets)
-    members = [torch.nonzero(keep)[:, 0]]
-    parts = {}
-    for t in range(assigned.weights.shape[1]):
-        rows = torch.nonzero(keep & (teacher == t))[:, 0]
-        if 0 < len(rows) < len(members[0]):
-            parts[t] = len(members)
-            members.append(rows)
-    students = student.fit_parts(inputs, assigned.targets, members)
-    global_probs = students.predict(0, inputs)
-    order, tables = [], []
-    for t in range(assigned.weights.shape[1]):
-        rows = torch.nonzero(teacher == t)[:, 0]
-        if not len(rows):
-            continue
-        order.append(rows)
-        tables.append(
-            students.predict(parts[t], inputs[rows]) if t in parts else global_probs.take(rows)
-        )
-    local_probs = ProbTable.concat(tables).take(torch.argsort(torch.cat(order)))
-    return replace(stream, global_probs=global_probs, local_probs=local_probs)
-
-
-def _decide(chain: Chain, stream: Stream, weights: Tensor) -> ChainResult:
-    """Measure batch by batch, decide on all samples.
-
-    The statistics of all samples are allocated before the first batch: small tensors that outlive
-    large ones would keep the heap from shrinking, and memory would grow with the samples.
-    """
-    whole: list[Measures] = []
-    for rows, evidence in stream.items():
-        parts = chain.measure(evidence, weights[rows])
-        if not whole:
-            whole = [
-                {name: value.new_empty(len(stream)) for name, value in part.items()}
-                for part in parts
-            ]
-        for into, part in zip(whole, parts, strict=True):
-            for name, value in part.items():
-                into[name][rows] = value
-    return chain.decide(whole)
-
-
-def _chain(filters: Sequence[tuple[str, Filter]]) -> Chain:
-    return Chain([name for name, _ in filters], [item for _, item in filters])
+    training = [each for each in chain.filters if each.trains_students]
+    if training:
+        kept = chain.without_students().run(stream, assigned)
+        check_kept(kept, 0.0)
+        fit = partial(student.fit_parts, task.inputs, assigned.targets)
+        for each in training:
+            stream = each.prepare(stream, assigned, kept.keep, PartTrainer(task.inputs, fit))
+    result = chain.run(stream, assigned)
+    check_kept(result, recipe.min_kept)
+    return result

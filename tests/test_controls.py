@@ -4,18 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.digits_task import described, digits_task, new_student
+from helpers.digits_task import described, digits_task, new_student, recipe
 from sklearn.metrics.pairwise import cosine_similarity
 
-from cosup.config.schema import RoundsSection
 from cosup.controls import CONTROLS, ControlContext
 
 
 def accuracies():
     task, labels = digits_task()
-    section = RoundsSection.model_validate({"assignment": "agreement"})
     best = replace(task.levels[0])
-    context = ControlContext(task, section, new_student(), 0, best, best)
+    context = ControlContext(task, recipe(new_student()), 0, best, best)
     return {
         name: float((run(context).top()[0] == labels).float().mean())
         for name, run in CONTROLS.items()
@@ -44,7 +42,7 @@ def test_zero_shot_is_the_student_before_any_training() -> None:
     task, labels = digits_task()
     head = {"kind": "prototype", "scale": 20.0}
     make = new_student(prototypes=described(), head=head)
-    context = ControlContext(task, RoundsSection.model_validate({}), make, 0, task.levels[0], None)
+    context = ControlContext(task, recipe(make), 0, task.levels[0], None)
     predicted = CONTROLS["zero_shot"](context)
     # Independently: the nearest prototype by cosine.
     expected = cosine_similarity(task.test_inputs.numpy(), described().numpy())
@@ -64,8 +62,7 @@ def test_unknown_labels_are_left_out_of_the_ceiling():
     unknown = task.truth.labels.clone()
     unknown[task.truth.labels == 3] = -1
     blind = replace(task, truth=replace(task.truth, labels=unknown))
-    section = RoundsSection.model_validate({})
-    context = ControlContext(blind, section, new_student(), 0, task.levels[0], None)
+    context = ControlContext(blind, recipe(new_student()), 0, task.levels[0], None)
     predicted = CONTROLS["ceiling"](context).top()[0]
     assert not (predicted == 3).any()
     assert (predicted == labels)[labels != 3].float().mean() > 0.9

@@ -1,19 +1,28 @@
 """The rounds: what they hand from level to level, what they keep, and that they can be cut."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from helpers.digits_task import CLASSES, described, digits_task, new_student, student_section
+from helpers.digits_task import (
+    CLASSES,
+    described,
+    digits_task,
+    new_student,
+    recipe,
+    student_section,
+)
 
-from cosup.assignment import ASSIGNERS
-from cosup.config.schema import RoundsSection
-from cosup.consistency import FILTERS
+from cosup.assignment import ASSIGNERS, Agreement, Confidence, DawidSkene, Gate, Oracle, Random
+from cosup.consistency import FILTERS, LocalGlobal, TeacherStudent
 from cosup.decisions import decide
 from cosup.errors import RunError
 from cosup.evidence import mix
 from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
-from cosup.losses import LOSSES, CrossEntropy, Objective
-from cosup.rounds import Before, run_rounds, schedule
-from cosup.student import HeadStudent
+from cosup.losses import LOSSES, AdaptiveConfidence, CrossEntropy, Objective
+from cosup.probabilities import ProbTable
+from cosup.rounds import RoundState, run_rounds
+from cosup.student.head import HeadStudent
 
 
 def accuracy(probs, labels):
@@ -21,17 +30,15 @@ def accuracy(probs, labels):
 
 
 def test_levels_go_from_coarse_to_fine_each_repeated():
-    assert schedule(2, 2) == [(1, 0), (2, 0), (3, 1), (4, 1)]
+    assert recipe(new_student(), repeat=2).schedule(2) == [(1, 0), (2, 0), (3, 1), (4, 1)]
 
 
 @pytest.mark.parametrize("assigner", sorted(ASSIGNERS))
 def test_every_assigner_runs_every_round_on_real_digits(assigner):
     task, labels = digits_task()
-    settings = {"name": assigner}
-    if assigner == "single":
-        settings["teacher"] = "teacher_0"
-    section = RoundsSection.model_validate({"assignment": settings})
-    outcomes = list(run_rounds(task, section, new_student(), seed=0))
+    settings = {"teacher": "teacher_0"} if assigner == "single" else {}
+    built = ASSIGNERS[assigner].load()(**settings)
+    outcomes = list(run_rounds(task, recipe(new_student(), built), seed=0))
     assert [(o.number, o.level) for o in outcomes] == [(1, 0), (2, 1)]
     for outcome in outcomes:
         weights = outcome.assigned.weights
@@ -45,16 +52,11 @@ def test_every_assigner_runs_every_round_on_real_digits(assigner):
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_filter_and_loss_runs_on_real_digits(name, loss):
     task, labels = digits_task(600)
-    section = RoundsSection.model_validate(
-        {
-            "assignment": "oracle",
-            "consistency": [name],
-            "loss": loss,
-            "true_label_weight": 0.1 if name == "given_label" else 0.0,
-        }
-    )
+    objective = Objective(LOSSES[loss].load()(), 1.0, 0.1 if name == "given_label" else 0.0)
     training = {"steps": 75, "batch_size": 64, "lr": 0.06}
-    rounds = run_rounds(task, section, new_student(training=training), seed=0)
+    make = new_student(training=training)
+    built = recipe(make, Oracle(), {name: FILTERS[name].load()()}, objective)
+    rounds = run_rounds(task, built, seed=0)
     if name == "unanimity":
         # Disjoint class specialists never agree: it keeps nothing, and says so.
         with pytest.raises(RunError, match="unanimity"):
@@ -68,9 +70,8 @@ def test_every_filter_and_loss_runs_on_real_digits(name, loss):
 def test_the_oracle_beats_random_assignment():
     task, labels = digits_task()
     found = {}
-    for name in ("oracle", "random"):
-        section = RoundsSection.model_validate({"assignment": name})
-        outcome = list(run_rounds(task, section, new_student(), seed=0))[-1]
+    for name, assigner in (("oracle", Oracle()), ("random", Random())):
+        outcome = list(run_rounds(task, recipe(new_student(), assigner), seed=0))[-1]
         found[name] = accuracy(outcome.test_probs, labels)
     assert found["oracle"] > found["random"] + 0.1
 
@@ -79,12 +80,9 @@ def test_rejected_samples_are_not_learnt():
     # With every annotation of one class rejected by hand, the student can't name the class.
     task, _ = digits_task()
     student = new_student()(Objective(LOSSES["cross_entropy"].load()()), 0)
-    section = RoundsSection.model_validate({"assignment": "oracle"})
-    outcome = list(run_rounds(task, section, new_student(), seed=0))[-1]
+    outcome = list(run_rounds(task, recipe(new_student(), Oracle()), seed=0))[-1]
     keep = outcome.assigned.targets.top()[0] != 3
     hard = torch.nn.functional.one_hot(outcome.assigned.targets.top()[0], CLASSES).float()
-    from cosup.probabilities import ProbTable
-
     student.update(task.inputs, ProbTable.compress(hard), keep.float())
     assert not (student.predict(task.test_inputs).top()[0] == 3).any()
 
@@ -94,21 +92,14 @@ def test_rejected_samples_are_not_learnt():
 def test_rounds_go_on_from_what_finished_ones_left(fresh, repeat):
     task, _ = digits_task(300)
     student = new_student(training={"steps": 40, "batch_size": 64, "lr": 0.06})
-    section = RoundsSection.model_validate(
-        {
-            "assignment": "agreement",
-            "consistency": [
-                {"name": "local_global"},
-                {"name": "local_global", "against": "coarser"},
-            ],
-            "fresh_head": fresh,
-            "repeat": repeat,
-        }
-    )
-    whole = list(run_rounds(task, section, student, seed=3))
+    filters = {"local_global": LocalGlobal(), "coarser": LocalGlobal(against="coarser")}
+    built = recipe(student, Agreement(), filters, fresh=fresh, repeat=repeat)
+    whole = list(run_rounds(task, built, seed=3))
     for cut in range(1, len(whole)):
-        done = {o.number: Before(train_probs=o.train_probs, student=o.student) for o in whole[:cut]}
-        rest = list(run_rounds(task, section, student, seed=3, done=done))
+        state = RoundState()
+        for outcome in whole[:cut]:
+            state = state.at(outcome.level).after(outcome)
+        rest = list(run_rounds(task, built, seed=3, state=state))
         assert [o.number for o in rest] == [o.number for o in whole[cut:]]
         for again, first in zip(rest, whole[cut:], strict=True):
             assert torch.equal(again.kept.keep, first.kept.keep)
@@ -117,12 +108,10 @@ def test_rounds_go_on_from_what_finished_ones_left(fresh, repeat):
 
 def test_the_stream_gives_the_same_whatever_its_batches(monkeypatch):
     task, _ = digits_task()
-    section = RoundsSection.model_validate(
-        {"assignment": "dawid_skene", "consistency": ["teacher_student"]}
-    )
-    whole = list(run_rounds(task, section, new_student(), seed=0))[-1]
+    built = recipe(new_student(), DawidSkene(), {"teacher_student": TeacherStudent()})
+    whole = list(run_rounds(task, built, seed=0))[-1]
     monkeypatch.setattr("cosup.levels.MAX_ELEMENTS", 2 * CLASSES * 37)
-    parts = list(run_rounds(task, section, new_student(), seed=0))[-1]
+    parts = list(run_rounds(task, built, seed=0))[-1]
     assert MAX_ELEMENTS > 2 * CLASSES * 900
     assert torch.equal(whole.kept.keep, parts.kept.keep)
     torch.testing.assert_close(whole.assigned.weights, parts.assigned.weights)
@@ -141,11 +130,8 @@ def test_an_annotation_that_no_one_gives_is_rejected_and_named():
     level = task.levels[1]
     annotations = level.annotations.annotations.clone()
     annotations[:50] = 0
-    from dataclasses import replace
-
     silent = replace(task, levels=(replace(level, annotations=ArrayAnnotations(annotations)),))
-    section = RoundsSection.model_validate({"assignment": "confidence"})
-    outcome = next(run_rounds(silent, section, new_student(), seed=0))
+    outcome = next(run_rounds(silent, recipe(new_student(), Confidence()), seed=0))
     assert not outcome.kept.keep[:50].any()
     assert outcome.kept.keep[50:].all()
     assert outcome.kept.reason()[:50] == ["abstained"] * 50
@@ -190,14 +176,10 @@ def test_a_short_run_keeps_its_numbers():
         section, device = student_section(), torch.device("cpu")
         return HeadStudent(section, CLASSES, loss, seed=seed, device=device, on_step=look)
 
-    section = RoundsSection.model_validate(
-        {
-            "assignment": {"name": "gate", "prior": "provenance"},
-            "consistency": ["teacher_student", "local_global"],
-            "loss": "adaptive_confidence",
-        }
-    )
-    first, second = run_rounds(task, section, make, seed=0)
+    filters = {"teacher_student": TeacherStudent(), "local_global": LocalGlobal()}
+    objective = Objective(AdaptiveConfidence())
+    built = recipe(make, Gate(prior="provenance"), filters, objective)
+    first, second = run_rounds(task, built, seed=0)
     assert curve[:5] == pytest.approx([1.9301, 0.1957, 0.1530, 0.1526, 2.0810], rel=0.01)
     assert [int(o.kept.keep.sum()) for o in (first, second)] == [900, pytest.approx(814, abs=9)]
     right = [int((o.test_probs.top()[0] == labels).sum()) for o in (first, second)]
@@ -208,15 +190,12 @@ def test_a_student_that_starts_from_text_guides_its_first_round() -> None:
     task, _ = digits_task()
     make = new_student(prototypes=described(), head={"kind": "prototype"})
     untrained = make(Objective(CrossEntropy()), 0).predict(task.inputs)
-    section = {"assignment": {"name": "agreement"}, "first_guide": "student"}
-    outcomes = list(run_rounds(task, RoundsSection.model_validate(section), make, 0))
+    built = recipe(make, Agreement(), student_first=True)
+    outcomes = list(run_rounds(task, built, 0))
     assert torch.equal(outcomes[0].guide.dense(), untrained.dense())
     assert not torch.equal(outcomes[1].guide.dense(), untrained.dense())
-    section["first_guide"] = "crowd"
-    plain = next(run_rounds(task, RoundsSection.model_validate(section), make, 0))
+    plain = next(run_rounds(task, replace(built, student_first=False), 0))
     assert plain.guide is None
     # A resumed run has no use for the untrained student.
-    first = {1: Before(outcomes[0].train_probs, None, outcomes[0].student)}
-    section["first_guide"] = "student"
-    rest = list(run_rounds(task, RoundsSection.model_validate(section), make, 0, first))
+    rest = list(run_rounds(task, built, 0, RoundState().after(outcomes[0])))
     assert torch.equal(rest[0].test_probs.dense(), outcomes[1].test_probs.dense())

@@ -5,35 +5,36 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from cosup.evidence import Batches, Scopes, Truth
+from cosup.evidence import Assigned, Batches, Evidence, Scopes
 from cosup.settings.assigners import AssignerSettings
 
 
 class Assigner(AssignerSettings, ABC):
-    """Sends samples to teachers: weights over the teachers of a level.
+    """Base of assigners: choose the teachers that annotate each sample of a level.
 
-    A subclass is a dataclass whose fields are its settings. Learned state ends in `_` and goes
-    through `state_dict`.
+    A subclass is a dataclass whose fields are its settings. An assigner is pure: the same evidence
+    and the same learned state give the same weights, whatever the batches. The names of learned
+    state end in `_`, and `state_dict` returns it.
     """
 
     @abstractmethod
-    def assign(
-        self,
-        student_probs: Tensor,
-        annotations: Tensor,
-        features: Tensor | None,
-        scopes: Scopes,
-        *,
-        truth: Truth | None = None,
-    ) -> Tensor:
-        """Weights [N, T] from student_probs [N, C], annotations [N, T, C] and features [N, D].
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return the weights [N, T] of the teachers for each sample.
 
-        Rows sum to 1 and are one-hot when the assigner is hard. A teacher that abstains on a
-        sample (its row is all zero) gets weight 0 there, unless all of them do.
+        Rows sum to 1 and are one-hot if the assigner is hard. A teacher that abstains on a sample
+        (its row is all zero) gets weight 0, unless all teachers abstain.
         """
 
+    def assign(self, evidence: Evidence, scopes: Scopes) -> Assigned:
+        """Return the weights [N, T] and the assigned annotations [N, C]: the weighted mixture.
+
+        An assigner with better annotations than the mixture overrides this, and sets `mixes` to
+        False.
+        """
+        return Assigned.mixture(evidence.annotations, self.weights(evidence, scopes))
+
     def check(self, scopes: Scopes) -> None:
-        """`UserError` for a level whose teachers this assigner can't tell apart, or find."""
+        """Raise `UserError` for a level whose teachers this assigner cannot use."""
 
     def fit(
         self,
@@ -43,30 +44,30 @@ class Assigner(AssignerSettings, ABC):
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Learn from all samples, before `assign`. Stateless assigners learn nothing.
+        """Learn from all samples, before `assign`; by default there is nothing to learn.
 
-        provenance: features [M, D] of the teachers' own training inputs, and membership [M, T]
-        (which teachers trained on each); given to those that need it.
+        Any earlier state is replaced. provenance: features [M, D] of the teachers' own training
+        inputs and membership [M, T] (which teachers trained on each), for assigners that need it.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Learned state, to be kept with a checkpoint."""
+        """Return the learned state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up the state that `state_dict` gave."""
+        """Load the state returned by `state_dict`."""
 
 
 def available(annotations: Tensor) -> Tensor:
-    """[N, T] bool: which teachers answer; all of them where all abstain."""
+    """Return [N, T] bool: which teachers answer; all of them where all abstain."""
     answers = annotations.sum(2) > 0
     return answers | ~answers.any(1, keepdim=True)
 
 
 def to_weights(scores: Tensor, answers: Tensor, hard: bool) -> Tensor:
-    """Weights [N, T] from log-scores [N, T]: one-hot of the best answering teacher, or a softmax.
+    """Return weights [N, T] from log-scores [N, T] of the answering teachers.
 
-    Ties of a hard choice go to the first teacher.
+    One-hot of the best teacher if hard, the first one of a tie; else a softmax.
     """
     scores = scores.masked_fill(~answers, -torch.inf)
     if not hard:

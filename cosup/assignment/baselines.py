@@ -1,11 +1,4 @@
-"""All teachers together: the mean of the annotations, a plain ensemble.
-
-One teacher annotates everything: the plain weak-to-strong setting.
-
-A teacher drawn at random for each sample: what routing is worth is measured against it.
-
-Assignment by the truth: what perfect routing would give. It sees true labels: never a result.
-"""
+"""Baseline assigners: one teacher, the mean of all, a random teacher, and oracle routing."""
 
 from dataclasses import dataclass
 
@@ -14,52 +7,36 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner, available, to_weights
 from cosup.errors import UserError, unknown_name
-from cosup.evidence import Batches, Scopes, Truth
+from cosup.evidence import Batches, Evidence, Scopes
 from cosup.seeds import seed_for
 from cosup.settings.assigners import MeanSettings, OracleSettings, RandomSettings, SingleSettings
 
 
 @dataclass
 class Mean(MeanSettings, Assigner):
-    """Equal weights over the teachers that answer."""
+    """Give equal weights to the teachers that answer: a plain ensemble."""
 
-    def assign(
-        self,
-        student_probs: Tensor,
-        annotations: Tensor,
-        features: Tensor | None,
-        scopes: Scopes,
-        *,
-        truth: Truth | None = None,
-    ) -> Tensor:
-        """Weights [N, T], equal over the answering teachers of each sample."""
-        answers = available(annotations).to(annotations.dtype)
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return weights [N, T], equal over the answering teachers of each sample."""
+        answers = available(evidence.annotations).to(evidence.annotations.dtype)
         return answers / answers.sum(1, keepdim=True)
 
 
 @dataclass
 class Single(SingleSettings, Assigner):
-    """Every sample goes to one teacher.
+    """Assign every sample to one teacher: the plain weak-to-strong setting.
 
-    Nobody steps in where that teacher abstains, since then it would no longer be the only one: the
-    assigned annotation is empty there, and the consistency chain rejects the sample.
+    Where that teacher abstains no other one is used; the assigned annotation is empty there, and
+    the filters reject the sample.
     """
 
     def check(self, scopes: Scopes) -> None:
-        """`UserError` if the level has no such teacher."""
+        """Raise `UserError` if the level has no such teacher."""
         self._index(scopes)
 
-    def assign(
-        self,
-        student_probs: Tensor,
-        annotations: Tensor,
-        features: Tensor | None,
-        scopes: Scopes,
-        *,
-        truth: Truth | None = None,
-    ) -> Tensor:
-        """One-hot weights [N, T], the same row for all; `UserError` if there is no such teacher."""
-        weights = torch.zeros_like(annotations[:, :, 0])
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return one-hot weights [N, T], all rows alike; raise `UserError` as `check` does."""
+        weights = torch.zeros_like(evidence.annotations[:, :, 0])
         weights[:, self._index(scopes)] = 1
         return weights
 
@@ -78,17 +55,15 @@ class Single(SingleSettings, Assigner):
 
 @dataclass
 class Random(RandomSettings, Assigner):
-    """Each sample goes to one of its answering teachers, all equally likely.
+    """Assign each sample to one of its answering teachers, drawn uniformly.
 
-    The draw is a hash of the seed, the teacher's name and the sample's place: `fit` sets the seed
-    and goes back to place 0, every `assign` moves on by the samples it was given. So neither the
-    size of batches nor the order of teachers changes who gets what. Call `fit` before each pass
-    that must give the same weights again.
+    The baseline for what routing is worth. A draw is a hash of the seed given to `fit`, the name of
+    the teacher and the index of the sample, so neither the batches nor the order of the teachers
+    change it.
     """
 
     def __post_init__(self) -> None:
         self.seed_ = 0
-        self.place_ = 0
 
     def fit(
         self,
@@ -98,49 +73,41 @@ class Random(RandomSettings, Assigner):
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Take up the seed and start again at the first sample; `batches` is not read."""
+        """Set the seed; `batches` is not read."""
         self.seed_ = seed
-        self.place_ = 0
 
-    def assign(
-        self,
-        student_probs: Tensor,
-        annotations: Tensor,
-        features: Tensor | None,
-        scopes: Scopes,
-        *,
-        truth: Truth | None = None,
-    ) -> Tensor:
-        """One-hot weights [N, T] for the next N samples."""
-        samples = len(annotations)
-        place = torch.arange(self.place_, self.place_ + samples, device=annotations.device)
-        self.place_ += samples
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return one-hot weights [N, T]."""
+        annotations = evidence.annotations
+        index = evidence.indices().to(annotations.device)
         streams = [seed_for(self.seed_, "random", name) for name in scopes.names]
         stream = torch.tensor(streams, dtype=torch.int64, device=annotations.device)
-        draws = _uniform(_scramble(stream)[None, :] + place[:, None])
+        draws = _uniform(scramble(stream)[None, :] + index[:, None])
         return to_weights(draws, available(annotations), hard=True).to(annotations.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The seed and the next sample's place."""
-        return {"seed": torch.tensor(self.seed_), "place": torch.tensor(self.place_)}
+        """Return the seed."""
+        return {"seed": torch.tensor(self.seed_)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Load the state returned by `state_dict`."""
         self.seed_ = int(state["seed"])
-        self.place_ = int(state["place"])
 
 
-def _uniform(keys: Tensor) -> Tensor:
-    """Uniform float64 in [0, 1) from int64 keys."""
-    return (_scramble(keys) >> 11 & (1 << 53) - 1).to(torch.float64) / (1 << 53)
+def scramble(keys: Tensor) -> Tensor:
+    """Return the output function of SplitMix64 (Steele, Lea and Flood, 2014) of int64 keys.
 
-
-def _scramble(keys: Tensor) -> Tensor:
-    """SplitMix64's output function (Steele, Lea and Flood 2014) on int64, which wraps around."""
+    Integers wrap around at 64 bits.
+    """
     z = keys * _signed(0x9E3779B97F4A7C15)
     z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
     return z ^ _shift(z, 31)
+
+
+def _uniform(keys: Tensor) -> Tensor:
+    """Return uniform float64 numbers in [0, 1) from int64 keys."""
+    return (scramble(keys) >> 11 & (1 << 53) - 1).to(torch.float64) / (1 << 53)
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
@@ -153,25 +120,20 @@ def _signed(value: int) -> int:
 
 @dataclass
 class Oracle(OracleSettings, Assigner):
-    """ORACLE: sees the true class and domain, and sends a sample to those whose scope holds it.
+    """ORACLE: assign each sample to the teachers whose scope contains its true class and domain.
 
-    Where no answering teacher's scope holds the sample, or its class is unknown, all answering
-    teachers count as holding it.
+    An upper bound for routing, never a result. Where no answering teacher's scope contains the
+    sample, or its class is unknown, all answering teachers are used.
     """
 
-    def assign(
-        self,
-        student_probs: Tensor,
-        annotations: Tensor,
-        features: Tensor | None,
-        scopes: Scopes,
-        *,
-        truth: Truth | None = None,
-    ) -> Tensor:
-        """Weights [N, T], equal over the holders (one-hot when hard); `UserError` without truth."""
-        if truth is None:
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return weights [N, T], equal over those teachers (one-hot if hard).
+
+        Raises `UserError` without true labels.
+        """
+        if evidence.truth is None:
             raise UserError("assigner oracle: no true labels were given; it needs 'truth'")
-        answers = available(annotations)
-        holders = scopes.hold(truth).to(answers.device) & answers
+        answers = available(evidence.annotations)
+        holders = scopes.hold(evidence.truth).to(answers.device) & answers
         holders |= answers & ~holders.any(1, keepdim=True)
-        return to_weights(annotations.new_zeros(holders.shape), holders, self.hard)
+        return to_weights(evidence.annotations.new_zeros(holders.shape), holders, self.hard)

@@ -1,7 +1,7 @@
-"""The surest teacher annotates.
+"""Assignment to the most confident teacher.
 
-Rests on teachers being surest where they know best, which specialists often are not: one that
-knows two classes is sure of one of them on any image.
+Assumes that teachers are most confident where they are most accurate. Specialists often are not:
+a teacher of two classes gives one of them a high probability on any image.
 """
 
 from dataclasses import dataclass
@@ -10,30 +10,22 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.base import Assigner, available, to_weights
-from cosup.evidence import Scopes, Truth
+from cosup.evidence import Evidence, Scopes
 from cosup.settings.assigners import ConfidenceSettings
 
 
 @dataclass
 class Confidence(ConfidenceSettings, Assigner):
-    """The teacher whose own annotation is the most certain."""
+    """Assign each sample to the teacher whose annotation is the most confident."""
 
-    def assign(
-        self,
-        student_probs: Tensor,
-        annotations: Tensor,
-        features: Tensor | None,
-        scopes: Scopes,
-        *,
-        truth: Truth | None = None,
-    ) -> Tensor:
-        """Weights [N, T] (one-hot when hard)."""
-        scores = certainty(annotations, self.measure) / self.temperature
-        return to_weights(scores, available(annotations), self.hard)
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return weights [N, T], one-hot if hard."""
+        scores = confidences(evidence.annotations, self.measure) / self.temperature
+        return to_weights(scores, available(evidence.annotations), self.hard)
 
 
-def certainty(annotations: Tensor, measure: str) -> Tensor:
-    """How sure each annotation of [N, T, C] is, [N, T]: higher is surer."""
+def confidences(annotations: Tensor, measure: str) -> Tensor:
+    """Return the confidence [N, T] of annotations [N, T, C] by `ConfidenceSettings.measure`."""
     if measure == "entropy":
         entropy: Tensor = torch.special.entr(annotations).sum(2)
         return -entropy

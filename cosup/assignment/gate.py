@@ -1,13 +1,13 @@
-"""The gate's model and its M-step: multinomial logistic regression on soft targets.
+"""A learned gate: routing by a linear classifier of teachers, fitted by EM without true labels.
 
-A learned gate: the hierarchical mixture of experts of Jordan and Jacobs (1994), which CSL
-(Liu and Alahi, arXiv 2402.15505) leaves out.
+The hierarchical mixture of experts of Jordan and Jacobs (1994), which Co-Supervised Learning (Liu
+and Alahi, arXiv 2402.15505) leaves out; METHODS.md section 5.
 
-g(t | x) = softmax(W x + b)_t on the student's features x, fitted by EM.
+Gate: g(t | x) = softmax(W x + b)_t on the student's features x.
 E-step: r_t(x) proportional to [g_t(x) * sum_c p_student(c | x) p_t(c | x)]^sharpening.
-M-step: fit the gate to r (penalised multinomial logistic regression).
-With `prior: provenance` the gate also learns, as examples whose teacher is known, the inputs that
-the teachers were trained on: it starts from them alone, and keeps them in every M-step.
+M-step: fit the gate to r by penalised multinomial logistic regression.
+With `prior: provenance` the training inputs of the teachers are examples whose teacher is known:
+the gate is first fitted to them alone, and every M-step includes them.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner, available, to_weights
 from cosup.errors import UserError
-from cosup.evidence import Batches, Scopes, Truth
+from cosup.evidence import Batches, Evidence, Scopes
 from cosup.seeds import torch_generator
 from cosup.settings.assigners import GateSettings
 
 
-class Rows(NamedTuple):
-    """Examples: inputs [n, D], targets [n, T] whose rows sum to 1, and what they count together."""
+class Examples(NamedTuple):
+    """Examples: inputs [n, D], targets [n, T] with rows that sum to 1, and their total weight."""
 
     inputs: Tensor
     targets: Tensor
@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearGate:
-    """softmax(weight' (x - shift) scale + bias): weight [D, T], bias [T], shift and scale [D]."""
+    """softmax(weight' (x - shift) scale + bias), weight [D, T], bias [T], shift and scale [D]."""
 
     weight: Tensor
     bias: Tensor
@@ -43,32 +43,32 @@ class LinearGate:
 
     @staticmethod
     def zeros(inputs: int, teachers: int, shift: Tensor, scale: Tensor) -> "LinearGate":
-        """The gate that sends every sample to all teachers alike."""
+        """Return the gate that gives all teachers equal weights."""
         return LinearGate(
             shift.new_zeros(inputs, teachers), shift.new_zeros(teachers), shift, scale
         )
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Logits [n, T] of features [n, D] as they come."""
+        """Return logits [n, T] of raw features [n, D]."""
         return self.logits((features.float() - self.shift) * self.scale)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Logits [n, T] of inputs [n, D] that are standardised already."""
+        """Return logits [n, T] of standardised inputs [n, D]."""
         return torch.addmm(self.bias, inputs, self.weight)
 
     def to(self, device: torch.device) -> "LinearGate":
-        """The same gate on this device."""
+        """Return the gate on this device."""
         return LinearGate(**{name: part.to(device) for name, part in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its parts by name."""
+        """Return its tensors by name."""
         return {"weight": self.weight, "bias": self.bias, "shift": self.shift, "scale": self.scale}
 
 
 def standardisation(features: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
-    """Shift and scale [D] that give features [N, D] mean 0 and variance 1 (0 and 1 if unwanted).
+    """Return the shift and scale [D] that give features [N, D] mean 0 and variance 1.
 
-    A feature that doesn't vary keeps its scale.
+    Constant features are not scaled. Returns 0 and 1 if not wanted.
     """
     if not wanted:
         return features.new_zeros(features.shape[1]), features.new_ones(features.shape[1])
@@ -77,9 +77,9 @@ def standardisation(features: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
 
 
 def fit_gate(
-    start: LinearGate, examples: Sequence[Rows], weight_decay: float, steps: int
+    start: LinearGate, examples: Sequence[Examples], weight_decay: float, steps: int
 ) -> LinearGate:
-    """Minimise the mean cross-entropy to the targets + weight_decay / 2 |weight|^2 by L-BFGS."""
+    """Minimise cross-entropy with the targets + weight_decay / 2 |weight|^2 by L-BFGS."""
     weight, bias = start.weight.clone(), start.bias.clone()
     weight.requires_grad_()
     bias.requires_grad_()
@@ -106,7 +106,7 @@ def fit_gate(
 
 @dataclass
 class Gate(GateSettings, Assigner):
-    """A linear gate on the student's features, learned without true labels."""
+    """Assign each sample by a linear gate on the student's features."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,28 +120,29 @@ class Gate(GateSettings, Assigner):
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """EM over `batches`, which is read once; the seed draws the samples if there are too many.
+        """Fit the gate by EM. `batches` is read once; the seed draws the samples if too many.
 
-        Raises `UserError` without features, or where the provenance it needs is missing or leaves
-        a teacher without a training input.
+        Raises `UserError` without features, or if the required provenance is missing or has no
+        training input of some teacher.
         """
         features, likelihood = _collect(batches, self.max_samples, seed)
         shift, scale = standardisation(features, self.standardize)
         inputs = features.sub_(shift).mul_(scale)
         gate = LinearGate.zeros(inputs.shape[1], len(scopes), shift, scale)
-        known: list[Rows] = []
+        known: list[Examples] = []
         if self.prior == "provenance":
             known_inputs, membership = _known(provenance, scopes, inputs.shape[1])
             known_inputs = known_inputs.sub_(shift).mul_(scale)
-            start = Rows(known_inputs, membership, 1.0)
+            start = Examples(known_inputs, membership, 1.0)
             gate = fit_gate(gate, [start], self.weight_decay, 5 * self.steps)
             known = [start._replace(weight=self.provenance_strength)]
         self.gate_ = self._expect_and_maximise(gate, inputs, likelihood, known)
 
     def _expect_and_maximise(
-        self, gate: LinearGate, inputs: Tensor, likelihood: Tensor, known: list[Rows]
+        self, gate: LinearGate, inputs: Tensor, likelihood: Tensor, known: list[Examples]
     ) -> LinearGate:
-        """EM on standardised inputs [N, D] and log-likelihoods [N, T], with some examples known."""
+        """Run EM on standardised inputs [N, D], log-likelihoods [N, T] and examples with known
+        teachers."""
         before = torch.zeros_like(likelihood)
         for _ in range(self.iterations):
             joint = gate.logits(inputs).log_softmax(1) + likelihood
@@ -149,47 +150,43 @@ class Gate(GateSettings, Assigner):
             moved = float((responsibility - before).abs().sum(1).mean()) / 2
             if moved < self.tolerance:
                 break
-            answers = Rows(inputs, responsibility, 1.0)
-            gate = fit_gate(gate, [answers, *known], self.weight_decay, self.steps)
+            routed = Examples(inputs, responsibility, 1.0)
+            gate = fit_gate(gate, [routed, *known], self.weight_decay, self.steps)
             before = responsibility
         return gate
 
-    def assign(
-        self,
-        student_probs: Tensor,
-        annotations: Tensor,
-        features: Tensor | None,
-        scopes: Scopes,
-        *,
-        truth: Truth | None = None,
-    ) -> Tensor:
-        """Weights [N, T]: the gate's probabilities over answering teachers (one-hot when hard)."""
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return weights [N, T]: probabilities of the answering teachers (one-hot if hard).
+
+        Raises `UserError` before `fit` and without features.
+        """
         if self.gate_ is None:
             raise UserError("assigner gate: call 'fit' or 'load_state_dict' first")
-        features = _given(features)
+        features = _features(evidence)
+        annotations = evidence.annotations
         logits = self.gate_.to(features.device)(features).to(annotations)
         return to_weights(logits, available(annotations), self.hard)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The gate's weight [D, T] and bias [T], the features' shift [D] and scale [D]."""
+        """Return the weight [D, T], bias [T], and the shift and scale [D] of the features."""
         return {} if self.gate_ is None else self.gate_.tensors()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up the state that `state_dict` gave."""
+        """Load the state returned by `state_dict`."""
         self.gate_ = LinearGate(**state) if state else None
 
 
-def _given(features: Tensor | None) -> Tensor:
-    if features is None:
+def _features(evidence: Evidence) -> Tensor:
+    if evidence.features is None:
         raise UserError("assigner gate: no features were given; it needs the student's features")
-    return features
+    return evidence.features
 
 
 def _collect(batches: Batches, most: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features [n, D] float32 and log sum_c p_student(c) p_t(c) [n, T] of at most `most` samples.
+    """Return features [n, D] float32 and log sum_c p_student(c) p_t(c) [n, T] of `most` samples.
 
-    A sample is drawn by a random key of its place, so the draw doesn't depend on the batches.
-    Samples on which all teachers abstain teach nothing and are left out.
+    A sample is drawn by a random key of its index, so the batches do not matter. Samples on which
+    all teachers abstain are left out.
     """
     generator = torch_generator(seed, "gate", "samples")
     parts: list[tuple[Tensor, ...]] = []
@@ -199,7 +196,7 @@ def _collect(batches: Batches, most: int, seed: int) -> tuple[Tensor, Tensor]:
         overlap = torch.einsum("nc,ntc->nt", evidence.student_probs, evidence.annotations)
         overlap = overlap.clamp_min(1e-12).log()
         overlap = overlap.masked_fill(~available(evidence.annotations), -torch.inf)
-        features = _given(evidence.features)
+        features = _features(evidence)
         parts.append((keys[useful.cpu()], features[useful], overlap[useful]))
         if sum(len(part[0]) for part in parts) > 1.5 * most:
             parts = [_draw(parts, most)]
@@ -220,7 +217,8 @@ def _draw(parts: Sequence[tuple[Tensor, ...]], most: int) -> tuple[Tensor, ...]:
 def _known(
     provenance: tuple[Tensor, Tensor] | None, scopes: Scopes, width: int
 ) -> tuple[Tensor, Tensor]:
-    """A copy of the training inputs' features [M, D] and memberships [M, T], rows summing to 1."""
+    """Return copies of the features [M, D] of the training inputs, and of the membership [M, T]
+    with rows that sum to 1."""
     if provenance is None:
         raise UserError(
             "assigner gate: prior: provenance: the teachers' training inputs were not given; "

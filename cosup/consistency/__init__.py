@@ -1,6 +1,6 @@
-"""Consistency filters: which assigned annotations are kept."""
+"""Consistency filters: decide which assigned annotations are kept."""
 
-from cosup.consistency.base import Chain, ChainResult, Filter, Measures, check_kept, join_measures
+from cosup.consistency.base import Chain, Filter, Kept, Measures, PartTrainer, check_kept
 from cosup.consistency.local_global import LocalGlobal
 from cosup.consistency.samplewise import ConfidenceThreshold, GivenLabel, Unanimity
 from cosup.consistency.teacher_student import TeacherStudent
@@ -9,14 +9,14 @@ from cosup.settings.filters import FILTERS
 __all__ = [
     "FILTERS",
     "Chain",
-    "ChainResult",
     "ConfidenceThreshold",
     "Filter",
     "GivenLabel",
+    "Kept",
     "LocalGlobal",
     "Measures",
+    "PartTrainer",
     "TeacherStudent",
     "Unanimity",
     "check_kept",
-    "join_measures",
 ]

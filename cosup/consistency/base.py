@@ -1,68 +1,71 @@
-"""The contract of consistency filters, and their chain.
-
-Several filters in a row: what is kept, and which filter rejected the rest.
-"""
+"""The contract of consistency filters, and chains of filters."""
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from cosup.errors import RunError, UserError
-from cosup.evidence import Evidence, mix
+from cosup.evidence import Assigned, Evidence
+from cosup.levels import Assignment, Stream
+from cosup.protocols import Inputs, PartPredictor
 from cosup.settings.filters import FilterSettings
 
 log = logging.getLogger(__name__)
 
 Measures = dict[str, Tensor]
-"""Per-sample statistics, each [N]: all that a filter needs of a sample to decide on it."""
+"""Statistics per sample by name, each [N]: all that a filter needs to decide."""
+
+
+@dataclass(frozen=True)
+class PartTrainer:
+    """Trains students on parts of the samples, for filters that compare them.
+
+    fit: `Student.fit_parts` for these inputs (of N samples) and the assigned annotations.
+    """
+
+    inputs: Inputs
+    fit: Callable[[Sequence[Tensor]], PartPredictor]
 
 
 class Filter(FilterSettings, ABC):
-    """Decides which assigned annotations are kept.
+    """Base of filters: decide which assigned annotations are kept.
 
-    Two steps, so that memory doesn't grow with samples x classes: `measure` reduces a batch to a
-    few numbers per sample, `decide` sees those of all samples at once (a rank needs them all).
-    A subclass is a dataclass whose fields are its settings. What it `needs` beyond the student and
-    the annotations: "coarse_probs", "global_probs", "local_probs", "features", "labels".
+    A filter has two steps, so that memory does not grow with samples x classes: `measure` reduces a
+    batch to a few numbers per sample, and `decide` gets those of all samples (a rank needs all). A
+    subclass is a dataclass whose fields are its settings.
     """
 
     @abstractmethod
-    def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
-        """Statistics [n] of a batch, given the assignment weights [n, T]."""
+    def measure(self, evidence: Evidence, assigned: Assigned) -> Measures:
+        """Return statistics [n] of a batch."""
 
     @abstractmethod
     def decide(self, measures: Measures) -> Tensor:
-        """keep [N] bool from the statistics of all N samples."""
+        """Return keep [N] bool from the statistics of all N samples."""
 
-    def keep(self, evidence: Evidence, weights: Tensor) -> Tensor:
-        """keep [N] bool for samples that fit in memory."""
-        return self.decide(self.measure(evidence, weights))
+    def prepare(
+        self, stream: Stream, assignment: Assignment, kept: Tensor, trainer: PartTrainer
+    ) -> Stream:
+        """Return the stream with evidence from students trained for this filter.
 
+        Called if `trains_students`. kept: [N] bool, the samples kept by all filters that do not.
+        """
+        return stream
 
-def join_measures(parts: Sequence[Measures]) -> Measures:
-    """The statistics of all batches, in their order."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-
-
-def assigned_labels(evidence: Evidence, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The assigned annotation's most probable class [n] int64 (-1: abstained; ties: the first) and
-    its probability [n], given the assignment weights [n, T].
-    """
-    mixed = mix(evidence.annotations, weights)
-    labels = mixed.argmax(1)
-    top = mixed.gather(1, labels[:, None])[:, 0]
-    return labels.masked_fill(top <= 0, -1), top
+    def keep(self, evidence: Evidence, assigned: Assigned) -> Tensor:
+        """Return keep [N] bool for samples in memory."""
+        return self.decide(self.measure(evidence, assigned))
 
 
 def within_top(probs: Tensor, labels: Tensor, k: int) -> Tensor:
-    """[n] bool: is the label among the k most probable classes of probs [n, C]?
+    """Return [n] bool: whether a label is among the k most probable classes of probs [n, C].
 
-    Of equally probable classes the first come first, so that exactly k classes are within. False
-    for the label -1.
+    Of equally probable classes the first ones count, so exactly k classes are within. False for
+    the label -1.
     """
     own = probs.gather(1, labels.clamp_min(0)[:, None])
     earlier = torch.arange(probs.shape[1], device=probs.device)[None] < labels[:, None]
@@ -71,7 +74,7 @@ def within_top(probs: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def required(evidence: Evidence, field: str, by: str) -> Tensor:
-    """A field of the evidence; `UserError` naming field and filter if it is not filled in."""
+    """Return a field of the evidence; raise `UserError` with field and filter if it is None."""
     value: Tensor | None = getattr(evidence, field)
     if value is None:
         raise UserError(f"{by}: Evidence.{field} is None, give it (the filter's `needs`)")
@@ -82,32 +85,42 @@ ABSTAINED = "abstained"
 
 
 @dataclass(frozen=True)
-class ChainResult:
-    """What a chain decided on N samples.
+class Kept:
+    """Decision of a chain of filters on N samples.
 
-    keep: [N] bool. rejected_by: [N] int64 index into `reasons`, the first filter that rejects the
-    sample, or -1 where it is kept. reasons: the filters' names, then "abstained" (all assigned
-    teachers abstain; no filter is asked). rejected: samples per reason, each counted once.
-    kept_alone: samples that each filter would keep by itself. settings: each filter, written out.
+    keep: [N] bool. rejected_by: [N] int64 index into `reasons` of the first filter that rejects the
+    sample, or -1 if it is kept. reasons: the names of the filters, then "abstained" (all assigned
+    teachers abstain; no filter is applied). kept_alone: number of samples that each filter alone
+    would keep. settings: of each filter, as text.
     """
 
     keep: Tensor
     rejected_by: Tensor
     reasons: tuple[str, ...]
-    rejected: dict[str, int]
-    kept_alone: dict[str, int]
-    settings: dict[str, str]
+    kept_alone: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def kept(self) -> int:
-        """How many samples are kept."""
+    def count(self) -> int:
+        """Number of samples kept."""
         return int(self.keep.sum())
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Number of samples per reason, each counted once."""
+        counts = torch.bincount(self.rejected_by + 1, minlength=len(self.reasons) + 1)
+        return dict(zip(self.reasons, counts[1:].tolist(), strict=True))
+
+    def reason(self) -> list[str]:
+        """Return for each sample the name of the filter that rejects it first, or ''."""
+        names = (*self.reasons, "")
+        return [names[index] for index in self.rejected_by.tolist()]
 
 
 class Chain:
-    """Filters that all look at all samples; an annotation is kept if every one keeps it.
+    """Filters applied to all samples; an annotation is kept if every filter keeps it.
 
-    A name that occurs twice is told apart by its place: `confidence`, `confidence_2`.
+    names: of the filters; one that occurs twice gets a number: `confidence`, `confidence_2`.
     """
 
     def __init__(self, names: Sequence[str], filters: Sequence[Filter]) -> None:
@@ -118,22 +131,50 @@ class Chain:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The fields of `Evidence` that any of the filters needs."""
+        """Fields of `Evidence` needed by any of the filters."""
         return frozenset[str]().union(*(each.needs for each in self.filters))
 
-    def measure(self, evidence: Evidence, weights: Tensor) -> list[Measures]:
-        """Statistics of a batch: one entry per filter, and a last one that says who answered."""
-        labels, _ = assigned_labels(evidence, weights)
-        parts = [each.measure(evidence, weights) for each in self.filters]
-        return [*parts, {"answered": labels >= 0}]
+    def without_students(self) -> "Chain":
+        """Return the chain of the filters that train no students."""
+        pairs = zip(self.names, self.filters, strict=True)
+        plain = [(name, each) for name, each in pairs if not each.trains_students]
+        return Chain([name for name, _ in plain], [each for _, each in plain])
+
+    def run(self, stream: Stream, assignment: Assignment) -> Kept:
+        """Measure batch by batch, then decide on all samples.
+
+        The statistics of all samples are allocated before the first batch: small tensors that
+        outlive large ones would keep the heap from shrinking, and memory would grow with the
+        samples.
+        """
+        whole: list[Measures] = []
+        for rows, evidence in stream.items():
+            parts = self.measure(evidence, assignment.batch(rows, evidence))
+            if not whole:
+                whole = [
+                    {name: value.new_empty(len(stream)) for name, value in part.items()}
+                    for part in parts
+                ]
+            for into, part in zip(whole, parts, strict=True):
+                for name, value in part.items():
+                    into[name][rows] = value
+        return self.decide(whole)
+
+    def measure(self, evidence: Evidence, assigned: Assigned) -> list[Measures]:
+        """Return the statistics of a batch: one entry per filter, and `answered` of each sample."""
+        parts = [each.measure(evidence, assigned) for each in self.filters]
+        return [*parts, {"answered": assigned.labels >= 0}]
 
     @staticmethod
     def join(batches: Sequence[list[Measures]]) -> list[Measures]:
-        """The statistics of all batches, in their order: what `decide` takes."""
-        return [join_measures(parts) for parts in zip(*batches, strict=True)]
+        """Return the statistics of several batches, in their order, as `decide` takes them."""
+        return [
+            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            for parts in zip(*batches, strict=True)
+        ]
 
-    def decide(self, measures: Sequence[Measures]) -> ChainResult:
-        """The decision on all N samples from their joined statistics."""
+    def decide(self, measures: Sequence[Measures]) -> Kept:
+        """Return the decision on all N samples from their joined statistics."""
         answered = measures[-1]["answered"]
         decisions = [
             each.decide(part) & answered
@@ -144,32 +185,29 @@ class Chain:
             rejected_by[~decisions[index]] = index
         rejected_by[~answered] = len(decisions)
         reasons = (*self.names, ABSTAINED)
-        counts = torch.bincount(rejected_by + 1, minlength=len(reasons) + 1)[1:].tolist()
-        return ChainResult(
+        return Kept(
             keep=rejected_by < 0,
             rejected_by=rejected_by,
             reasons=reasons,
-            rejected=dict(zip(reasons, counts, strict=True)),
             kept_alone={
                 name: int(keep.sum()) for name, keep in zip(self.names, decisions, strict=True)
             },
-            settings={
-                name: _written(each) for name, each in zip(self.names, self.filters, strict=True)
-            },
+            settings=dict(zip(self.names, map(_settings_text, self.filters), strict=True)),
         )
 
-    def keep(self, evidence: Evidence, weights: Tensor) -> ChainResult:
-        """The decision on samples that fit in memory."""
-        return self.decide(self.measure(evidence, weights))
+    def keep(self, evidence: Evidence, assigned: Assigned) -> Kept:
+        """Return the decision on samples in memory."""
+        return self.decide(self.measure(evidence, assigned))
 
 
-def check_kept(result: ChainResult, min_kept: float) -> None:
-    """Warn of each filter that by itself keeps less than the share `min_kept` of the answered
-    samples, and of the chain if it does; `RunError` naming filter and settings if nothing is kept.
+def check_kept(result: Kept, min_kept: float) -> None:
+    """Warn if a filter, or the chain, keeps less than the share `min_kept` of annotated samples.
+
+    Raises `RunError` with the filter and its settings if nothing is kept.
     """
     total = len(result.keep)
     answered = total - result.rejected[ABSTAINED]
-    if result.kept == 0:
+    if result.count == 0:
         raise RunError(_nothing_kept(result, total, answered))
     for name, kept in result.kept_alone.items():
         if kept < min_kept * answered:
@@ -182,33 +220,33 @@ def check_kept(result: ChainResult, min_kept: float) -> None:
                 min_kept,
             )
     few_alone = any(kept < min_kept * answered for kept in result.kept_alone.values())
-    if result.kept < min_kept * answered and not few_alone:
+    if result.count < min_kept * answered and not few_alone:
         log.warning(
             "the filters together keep %d of %d samples, less than min_kept: %g",
-            result.kept,
+            result.count,
             answered,
             min_kept,
         )
 
 
-def _nothing_kept(result: ChainResult, total: int, answered: int) -> str:
+def _nothing_kept(result: Kept, total: int, answered: int) -> str:
     if answered == 0:
         return f"every assigned teacher abstains on each of the {total} samples: nothing to learn"
-    guilty = [name for name, kept in result.kept_alone.items() if kept == 0]
-    named = ", ".join(f"'{name}' ({result.settings[name]})" for name in guilty or result.settings)
-    alone = "keeps none" if guilty else "together keep none"
+    empty = [name for name, kept in result.kept_alone.items() if kept == 0]
+    named = ", ".join(f"'{name}' ({result.settings[name]})" for name in empty or result.settings)
+    alone = "keeps none" if empty else "together keep none"
     return f"filter {named} {alone} of {answered} annotated samples: loosen it or leave it out"
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     unique = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        counts[name] = counts.get(name, 0) + 1
+        unique.append(name if counts[name] == 1 else f"{name}_{counts[name]}")
     return tuple(unique)
 
 
-def _written(filter_: Filter) -> str:
+def _settings_text(filter_: Filter) -> str:
     settings = getattr(filter_, "__dataclass_fields__", {})
     return ", ".join(f"{name}: {getattr(filter_, name)}" for name in settings)

@@ -1,15 +1,14 @@
-"""Confidence: keep what the assigned teachers are sure of. The usual filter of pseudo-labels, as
-in Sohn et al., "FixMatch", arXiv 2001.07685, section 2 (their threshold: 0.95).
+"""Filters that judge each annotation by the evidence on its sample alone.
 
-Unanimity: keep what the teachers agree on, as RAVEN (arXiv 2510.21332) does in its first epochs.
+Confidence: the usual filter of pseudo-labels, as in Sohn et al., "FixMatch", arXiv 2001.07685,
+section 2 (their threshold is 0.95).
 
-For teachers that answer on the same classes; disjoint class specialists never agree.
+Unanimity: as RAVEN (arXiv 2510.21332) in its first epochs; METHODS.md section 5. For teachers of
+the same classes: class specialists never agree.
 
-Given labels: keep samples whose label, which may be wrong, is what their teacher says too.
-
-The classification filter of Brodley and Friedl, "Identifying Mislabeled Training Data" (Journal of
-Artificial Intelligence Research 11, 1999), for settings in which the student learns from labels
-beside its teachers; k above 1 is ours.
+Given labels: the classification filter of Brodley and Friedl, "Identifying Mislabeled Training
+Data", Journal of Artificial Intelligence Research 11, 1999, for settings in which the student
+learns from labels beside its teachers; k above 1 is an extension.
 """
 
 import math
@@ -18,14 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.consistency.base import (
-    Filter,
-    Measures,
-    assigned_labels,
-    required,
-    within_top,
-)
-from cosup.evidence import Evidence, mix
+from cosup.consistency.base import Filter, Measures, required, within_top
+from cosup.evidence import Assigned, Evidence
 from cosup.settings.filters import (
     ConfidenceThresholdSettings,
     GivenLabelSettings,
@@ -37,12 +30,12 @@ from cosup.settings.filters import (
 class ConfidenceThreshold(ConfidenceThresholdSettings, Filter):
     """Keep annotations whose largest probability is high."""
 
-    def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
-        """`confidence`: the assigned annotation's largest probability, 0 where abstained."""
-        return {"confidence": assigned_labels(evidence, weights)[1]}
+    def measure(self, evidence: Evidence, assigned: Assigned) -> Measures:
+        """Return `confidence`: the largest probability of the annotation, 0 if it abstains."""
+        return {"confidence": assigned.confidence}
 
     def decide(self, measures: Measures) -> Tensor:
-        """keep [N] bool; of equal confidences, those of earlier samples are kept."""
+        """Return keep [N] bool; of equal confidences, earlier samples are kept."""
         confidence = measures["confidence"]
         answered = confidence > 0
         keep = answered & (confidence >= self.threshold)
@@ -61,15 +54,15 @@ ROUNDING = 1e-6
 class Unanimity(UnanimitySettings, Filter):
     """Keep annotations whose class is also that of the level's other answering teachers."""
 
-    def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
-        """`agreeing`: the share of answering teachers that name the assigned class."""
-        labels, _ = assigned_labels(evidence, weights)
+    def measure(self, evidence: Evidence, assigned: Assigned) -> Measures:
+        """Return `agreeing`: the share of answering teachers that give the annotated class."""
+        labels = assigned.labels
         answers = evidence.annotations.sum(2) > 0
         votes = ((evidence.annotations.argmax(2) == labels[:, None]) & answers).sum(1)
         return {"agreeing": votes / answers.sum(1).clamp_min(1)}
 
     def decide(self, measures: Measures) -> Tensor:
-        """keep [N] bool; never where nobody names the class (all abstain)."""
+        """Return keep [N] bool; False where no teacher gives the class (all abstain)."""
         agreeing = measures["agreeing"]
         return (agreeing > 0) & (agreeing >= self.share - ROUNDING)
 
@@ -78,13 +71,12 @@ class Unanimity(UnanimitySettings, Filter):
 class GivenLabel(GivenLabelSettings, Filter):
     """Keep samples whose given label is among the assigned annotation's most probable classes."""
 
-    def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
-        """`agrees`: 1 where the label is within the annotation's top k, or not known; else 0."""
+    def measure(self, evidence: Evidence, assigned: Assigned) -> Measures:
+        """Return `agrees`: 1 where the label is in the annotation's top k or unknown; else 0."""
         labels = required(evidence, "labels", "given_label")
-        mixed = mix(evidence.annotations, weights)
-        agrees = within_top(mixed, labels, self.k) | (labels < 0)
-        return {"agrees": (agrees & (mixed.sum(1) > 0)).float()}
+        agrees = within_top(assigned.targets, labels, self.k) | (labels < 0)
+        return {"agrees": (agrees & (assigned.targets.sum(1) > 0)).float()}
 
     def decide(self, measures: Measures) -> Tensor:
-        """keep [N] bool."""
+        """Return keep [N] bool."""
         return measures["agrees"] > 0

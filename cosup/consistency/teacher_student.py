@@ -1,9 +1,8 @@
-"""Teacher-student consistency: Liu and Alahi, "Co-Supervised Learning", arXiv 2402.15505;
-METHODS.md section 1.
+"""Teacher-student consistency (Liu and Alahi, "Co-Supervised Learning", arXiv 2402.15505).
 
-Of N annotations, r N have their class among the student's top k. As in the published code, the
-r N annotations with the least cross-entropy of the student to that class are kept: the same
-number as the top-k mask keeps, but the most likely ones.
+METHODS.md section 1. Let r be the share of the N annotations whose class is among the top k of the
+student. As in the published code, the r N annotations with the least cross-entropy of the student
+with that class are kept: as many as the top-k mask keeps, but the most probable ones.
 """
 
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.consistency.base import Filter, Measures, assigned_labels, within_top
-from cosup.evidence import Evidence
+from cosup.consistency.base import Filter, Measures, within_top
+from cosup.evidence import Assigned, Evidence
 from cosup.settings.filters import TeacherStudentSettings
 
 SMALLEST = 1e-12
@@ -20,11 +19,11 @@ SMALLEST = 1e-12
 
 @dataclass
 class TeacherStudent(TeacherStudentSettings, Filter):
-    """Keep annotations that the student finds likely."""
+    """Keep annotations that are probable under the student."""
 
-    def measure(self, evidence: Evidence, weights: Tensor) -> Measures:
-        """`label` (-1: abstained), `inside` (label in the student's top k), `loss` (nats)."""
-        labels, _ = assigned_labels(evidence, weights)
+    def measure(self, evidence: Evidence, assigned: Assigned) -> Measures:
+        """Return `label` (-1: abstained), `inside` (in the student's top k), `loss` (nats)."""
+        labels = assigned.labels
         own = evidence.student_probs.gather(1, labels.clamp_min(0)[:, None])[:, 0]
         loss = -own.clamp_min(SMALLEST).log()
         return {
@@ -34,7 +33,7 @@ class TeacherStudent(TeacherStudentSettings, Filter):
         }
 
     def decide(self, measures: Measures) -> Tensor:
-        """keep [N] bool; of equal losses, those of earlier samples are kept."""
+        """Return keep [N] bool; of equal losses, earlier samples are kept."""
         labels, inside, loss = measures["label"], measures["inside"], measures["loss"]
         if self.mode == "mask":
             return inside
@@ -42,18 +41,18 @@ class TeacherStudent(TeacherStudentSettings, Filter):
         if not self.class_balanced:
             return (_rank(loss, torch.zeros_like(labels)) < inside.sum()) & answered
         sizes = torch.bincount(labels + 1)[1:]
-        # The share r of each class, rounded up in integers: no class is lost to rounding.
+        # The share r of each class, rounded up, so that no class is lost.
         quota = -(-inside.sum() * sizes // answered.sum().clamp_min(1))
         return answered & (_rank(loss, labels) < _of(quota, labels))
 
 
 def _of(per_class: Tensor, labels: Tensor) -> Tensor:
-    """The class's number for each label; 0 for the label -1."""
+    """Return the number of the class of each label; 0 for the label -1."""
     return torch.cat([per_class.new_zeros(1), per_class])[labels + 1]
 
 
 def _rank(loss: Tensor, groups: Tensor) -> Tensor:
-    """Each sample's place [N] by loss within its group, from 0; ties in the samples' order."""
+    """Return the rank [N] of each sample by loss in its group, from 0; ties keep their order."""
     order = loss.argsort(stable=True)
     order = order[groups[order].argsort(stable=True)]
     sizes = torch.bincount(groups + 1)

@@ -1,4 +1,4 @@
-"""Losses of the student's logits, and of what it sees, against the assigned annotations."""
+"""Losses of the student against the assigned annotations."""
 
 from cosup.losses.adaptive_confidence import AdaptiveConfidence
 from cosup.losses.augmented_confidence import AugmentedConfidence
@@ -6,10 +6,11 @@ from cosup.losses.base import Loss, Metrics, Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.losses.distillation import Distillation
 from cosup.losses.dkd import DecoupledDistillation
-from cosup.losses.features import Connector, FeatureLoss, Seen, Shapes
+from cosup.losses.features import Connector, FeatureLoss
 from cosup.losses.fitnet import FitNet
 from cosup.losses.reviewkd import KnowledgeReview
 from cosup.losses.rkd import RelationalDistillation
+from cosup.protocols import FeatureShapes, NetworkOutput
 from cosup.settings.losses import LOSSES
 
 __all__ = [
@@ -21,12 +22,12 @@ __all__ = [
     "DecoupledDistillation",
     "Distillation",
     "FeatureLoss",
+    "FeatureShapes",
     "FitNet",
     "KnowledgeReview",
     "Loss",
     "Metrics",
+    "NetworkOutput",
     "Objective",
     "RelationalDistillation",
-    "Seen",
-    "Shapes",
 ]

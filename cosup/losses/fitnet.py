@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cosup.errors import UserError
-from cosup.losses.features import Connector, FeatureLoss, MapShape, Seen, Shapes, full, shown
+from cosup.losses.features import Connector, FeatureLoss, full
+from cosup.protocols import FeatureShapes, MapShape, NetworkOutput
 from cosup.settings.losses import FitNetSettings
 
 
@@ -23,19 +24,19 @@ class FitNet(FitNetSettings, FeatureLoss):
     """Cross-entropy with the annotation, and the teacher's feature map regressed from the
     student's."""
 
-    def connect(self, student: Shapes, teacher: Shapes) -> Connector:
+    def connect(self, student: FeatureShapes, teacher: FeatureShapes) -> Connector:
         """A regressor; its weights are drawn from torch's global random numbers."""
         ends = (self._stage(student, teacher, student), self._stage(student, teacher, teacher))
         return HintRegressor(self.weight, *ends, student.maps[ends[0]], teacher.maps[ends[1]])
 
-    def _stage(self, student: Shapes, teacher: Shapes, of: Shapes) -> int:
+    def _stage(self, student: FeatureShapes, teacher: FeatureShapes, of: FeatureShapes) -> int:
         count = len(of.maps)
         stage = count // 2 if self.hint_stage is None else self.hint_stage
         if not -count <= stage < count:
             asked = "null" if self.hint_stage is None else stage
             raise UserError(
                 f"hint_stage: {asked}: fitnet can't pair the student's feature maps "
-                f"({shown(student.maps)}) with the teacher's ({shown(teacher.maps)}): both need a "
+                f"({student.text}) with the teacher's ({teacher.text}): both need a "
                 "map of that number"
             )
         return stage
@@ -53,7 +54,7 @@ class HintRegressor(Connector):
         self.hint = hint
         self.regressor = nn.Sequential(_convolution(student, teacher), nn.BatchNorm2d(teacher[0]))
 
-    def forward(self, student: Seen, teacher: Seen, progress: float) -> Tensor:
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
         """Mean squared error per sample [B], times the weight."""
         hint = full(teacher.maps[self.hint].detach())
         guess = full(

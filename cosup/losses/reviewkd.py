@@ -19,7 +19,8 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from cosup.errors import UserError
 from cosup.losses.base import ramped
-from cosup.losses.features import Connector, FeatureLoss, MapShape, Seen, Shapes, full, shown
+from cosup.losses.features import Connector, FeatureLoss, full
+from cosup.protocols import FeatureShapes, MapShape, NetworkOutput
 from cosup.settings.losses import KnowledgeReviewSettings
 
 WIDEST = 512
@@ -31,15 +32,15 @@ class KnowledgeReview(KnowledgeReviewSettings, FeatureLoss):
     """Cross-entropy with the annotation, and each of the teacher's stages from all of the
     student's that are as deep or deeper."""
 
-    def connect(self, student: Shapes, teacher: Shapes) -> Connector:
+    def connect(self, student: FeatureShapes, teacher: FeatureShapes) -> Connector:
         """Fusion modules; their weights are drawn from torch's global random numbers."""
         have = (len(student.maps), len(teacher.maps))
         count = self.stages if self.stages is not None else have[0]
         if not 0 < count <= min(have) or (self.stages is None and have[0] != have[1]):
             raise UserError(
                 f"stages: {'null' if self.stages is None else self.stages}: reviewkd can't pair "
-                f"the student's {have[0]} feature maps ({shown(student.maps)}) with the teacher's "
-                f"{have[1]} ({shown(teacher.maps)}); {_advice(min(have))}"
+                f"the student's {have[0]} feature maps ({student.text}) with the teacher's "
+                f"{have[1]} ({teacher.text}); {_advice(min(have))}"
             )
         embeddings = bool(student.embedding and teacher.embedding)
         ours, theirs = _stages(student, count, embeddings), _stages(teacher, count, embeddings)
@@ -51,7 +52,7 @@ def _advice(most: int) -> str:
     return f"stages may be 1 to {most}" if most else "both networks need at least one"
 
 
-def _stages(shapes: Shapes, count: int, embeddings: bool) -> list[MapShape]:
+def _stages(shapes: FeatureShapes, count: int, embeddings: bool) -> list[MapShape]:
     """The stages that are paired, the deepest last."""
     return [*shapes.maps[-count:], *([(shapes.embedding, 1, 1)] if embeddings else [])]
 
@@ -80,7 +81,7 @@ class Review(Connector):
             for stage in range(len(student))
         )
 
-    def forward(self, student: Seen, teacher: Seen, progress: float) -> Tensor:
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
         """Losses [B]: the stages' context losses summed, times weight and ramp."""
         ours, theirs = self._maps(student), self._maps(teacher)
         below: Tensor | None = None
@@ -93,7 +94,7 @@ class Review(Connector):
         assert losses is not None
         return self.weight * ramped(progress, self.ramp) * losses
 
-    def _maps(self, seen: Seen) -> list[Tensor]:
+    def _maps(self, seen: NetworkOutput) -> list[Tensor]:
         maps = list(seen.maps[-self.count :])
         if self.embeddings:
             assert seen.embedding is not None

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from cosup.errors import UserError
-from cosup.losses.features import Connector, FeatureLoss, Seen, Shapes, full, shown
+from cosup.losses.features import Connector, FeatureLoss, full
+from cosup.protocols import FeatureShapes, NetworkOutput
 from cosup.settings.losses import RelationalDistillationSettings
 
 
@@ -27,13 +28,13 @@ from cosup.settings.losses import RelationalDistillationSettings
 class RelationalDistillation(RelationalDistillationSettings, FeatureLoss):
     """Cross-entropy with the annotation, and the distances and angles between embeddings."""
 
-    def connect(self, student: Shapes, teacher: Shapes) -> Connector:
+    def connect(self, student: FeatureShapes, teacher: FeatureShapes) -> Connector:
         """Relations need no common width, but an embedding of each network."""
         if not (student.embedding and teacher.embedding):
             raise UserError(
                 f"rkd can't pair the student's embedding (size {student.embedding or 'none'}, maps "
-                f"{shown(student.maps)}) with the teacher's (size {teacher.embedding or 'none'}, "
-                f"maps {shown(teacher.maps)}): both networks need one"
+                f"{student.text}) with the teacher's (size {teacher.embedding or 'none'}, "
+                f"maps {teacher.text}): both networks need one"
             )
         return Relations(self.weight * self.distance, self.weight * self.angle)
 
@@ -46,7 +47,7 @@ class Relations(Connector):
         self.distance = distance
         self.angle = angle
 
-    def forward(self, student: Seen, teacher: Seen, progress: float) -> Tensor:
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
         """Losses [B]; a batch of one has no relations, and costs 0."""
         assert student.embedding is not None
         assert teacher.embedding is not None

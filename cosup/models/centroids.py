@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cosup.losses.features import Seen
 from cosup.models.classifier import Classifier
 from cosup.probabilities import ProbTable
+from cosup.protocols import NetworkOutput
 
 __all__ = [
     "MetaLearner",
@@ -83,7 +83,7 @@ class MetaLearner(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(
-        self, pixels: Tensor, teacher: Seen | None = None, progress: float = 0.0
+        self, pixels: Tensor, teacher: NetworkOutput | None = None, progress: float = 0.0
     ) -> tuple[Tensor, None]:
         """Logits [e * N * Q, N] of the queries, way after way, of e episodes one after another.
 

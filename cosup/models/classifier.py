@@ -18,12 +18,12 @@ from timm.layers.classifier import ClassifierHead
 from torch import Tensor, nn
 
 from cosup.errors import UserError
-from cosup.losses.features import Seen, Shapes
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.images import InputSpec, Pixels
 from cosup.models.networks import build_network, with_classifier
 from cosup.models.weights import load_into, read_weights
 from cosup.probabilities import ProbTable
+from cosup.protocols import FeatureShapes, NetworkOutput
 from cosup.seeds import seed_for
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 
 def see(
     name: str, model: nn.Module, last: Sequence[nn.Module], pixels: Tensor, plain: bool = False
-) -> Seen:
+) -> NetworkOutput:
     """Logits, maps [B, C, h, w] of the stages in order, and the embedding [B, D].
 
     name: of the network, for errors. last: the layers that give the logits. pixels: normalised
@@ -49,12 +49,12 @@ def see(
     if plain:
         features, maps = network.forward_intermediates(pixels, output_fmt="NCHW")
         pooled = network.forward_head(features, pre_logits=True)
-        return Seen(last[0](pooled), tuple(maps), pooled)
+        return NetworkOutput(last[0](pooled), tuple(maps), pooled)
     if hasattr(model, "forward_intermediates"):
         with _caught(last) as inputs:
             features, maps = network.forward_intermediates(pixels, output_fmt="NCHW")
             logits: Tensor = network.forward_head(features)
-        return Seen(logits, tuple(maps), _joined(inputs))
+        return NetworkOutput(logits, tuple(maps), _joined(inputs))
     stages = feature_names(model)
     if not stages:
         raise UserError(
@@ -63,7 +63,7 @@ def see(
         )
     with _caught(last) as inputs, _caught([model.get_submodule(s) for s in stages], 1) as outputs:
         logits = model(pixels)
-    return Seen(logits, tuple(outputs), _joined(inputs))
+    return NetworkOutput(logits, tuple(outputs), _joined(inputs))
 
 
 def is_plain(model: nn.Module, last: Sequence[nn.Module], pixels: Tensor) -> bool:
@@ -88,13 +88,13 @@ def embedding(model: nn.Module, last: Sequence[nn.Module], pixels: Tensor) -> Te
     return _joined(inputs)
 
 
-def shapes_of(seen: Seen, model: nn.Module) -> Shapes:
+def shapes_of(seen: NetworkOutput, model: nn.Module) -> FeatureShapes:
     """The shapes of what a network sees, without the batch."""
     assert seen.embedding is not None
     maps = tuple((m.shape[1], m.shape[2], m.shape[3]) for m in seen.maps)
     names = feature_names(model)
     known = names if len(names) == len(maps) else tuple(map(str, range(len(maps))))
-    return Shapes(maps, seen.embedding.shape[1], known)
+    return FeatureShapes(maps, seen.embedding.shape[1], known)
 
 
 def feature_names(model: nn.Module) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ class Classifier(nn.Module):
         logits: Tensor = self.model(self.pixels(images))
         return logits
 
-    def see(self, pixels: Tensor) -> Seen:
+    def see(self, pixels: Tensor) -> NetworkOutput:
         """Logits, feature maps and embedding of normalised images [B, 3, H, W], by one pass.
 
         The logits are those of `model(pixels)`. Raises `UserError` for networks that give no
@@ -171,7 +171,7 @@ class Classifier(nn.Module):
                 self.plain = is_plain(self.model, self._last(), self._black())
         return see(self.name, self.model, self._last(), pixels, self.plain)
 
-    def shapes(self) -> Shapes:
+    def shapes(self) -> FeatureShapes:
         """Of what `see` gives for images of the input's size; raises as it does."""
         with torch.no_grad(), evaluating(self.model):
             return shapes_of(self.see(self._black()), self.model)

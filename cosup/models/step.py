@@ -15,13 +15,14 @@ from torch.nn import functional
 
 from cosup.errors import UserError
 from cosup.losses.base import Metrics, Objective
-from cosup.losses.features import Connector, Seen
+from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.fit import OnStep
 from cosup.models.images import Mixing, Pixels
 from cosup.models.networks import BATCH_NORMS
 from cosup.models.section import TrainingSection
+from cosup.protocols import NetworkOutput
 from cosup.settings import registered_name
 from cosup.settings.losses import LOSSES
 
@@ -56,9 +57,9 @@ class Batch:
 Batches = Callable[[int], Iterator[Batch]]
 """The batches from this step (from 0) on; the same ones whatever step they are asked from."""
 
-Live = Callable[[Tensor, Tensor], Seen]
+Live = Callable[[Tensor, Tensor], NetworkOutput]
 """What teachers see now: pixels float32 [B, 3, S, S] in 0 .. 255 (but for erased ones) and the
-teacher [B] int64 of each -> `Seen`, its logits being log-probabilities."""
+teacher [B] int64 of each -> `NetworkOutput`, its logits being log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Trainee(nn.Module):
         self.connector = connector
 
     def forward(
-        self, pixels: Tensor, teacher: Seen | None, progress: float
+        self, pixels: Tensor, teacher: NetworkOutput | None, progress: float
     ) -> tuple[Tensor, Tensor | None]:
         """Logits [B, C] and losses [B] (or None) of normalised images [B, 3, S, S]."""
         if self.connector is None:
@@ -175,7 +176,7 @@ class Step:
             metrics = {**metrics, "feature_loss": extra.detach().float().mean()}
         return (losses * weights).sum(), metrics
 
-    def _live(self, x: Tensor, part: Batch) -> Seen | None:
+    def _live(self, x: Tensor, part: Batch) -> NetworkOutput | None:
         if self.context.live is None:
             return None
         assert part.teacher is not None, "live teachers need to know which of them to ask"

@@ -17,7 +17,7 @@ from cosup.rounds import run_rounds
 from cosup.runs.assemble import Prepared
 from cosup.runs.candidates import Candidate, candidates
 from cosup.runs.directory import RunDirectory
-from cosup.runs.stages import student_factory
+from cosup.runs.stages import round_recipe, student_factory
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ def _try(
     tried = with_loss(config, candidate.loss)
     task = replace(prepared.task, test_inputs=inputs)
     with about(f"choosing the loss, constant {candidate.value:g}"):
-        *_, last = run_rounds(task, tried.rounds, student_factory(tried, prepared, seed), seed)
+        recipe = round_recipe(tried.rounds, student_factory(tried, prepared, seed))
+        *_, last = run_rounds(task, recipe, seed)
     accuracy = split.accuracy(last.test_probs)
     log.info("constant %g: validation accuracy %.1f %%", candidate.value, 100 * accuracy)
     seconds = time.monotonic() - started

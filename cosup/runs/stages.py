@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +12,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
-from cosup.config.schema import Config, Losses
+from cosup.config.schema import Assigners, Config, Filters, Losses, RoundsSection
+from cosup.consistency import Chain
 from cosup.controls import CONTROLS, ControlContext
 from cosup.errors import about
 from cosup.files import save_tensors, write_atomic
 from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, recorded
 from cosup.probabilities import ProbTable
-from cosup.rounds import Before, NewStudent, Outcome, run_rounds
+from cosup.protocols import Student
+from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, run_rounds
 from cosup.runs.assemble import Prepared
 from cosup.runs.directory import RunDirectory
 from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
 from cosup.seeds import torch_generator
-from cosup.student import HeadStudent, Student
+from cosup.student.head import HeadStudent
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent
 
@@ -82,24 +84,38 @@ def _meta(config: Config, minimised: Objective) -> MetaStage | None:
     return MetaStage(section, config.student.training.augment, minimised)
 
 
+def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
+    """Build the objects that a config's rounds are run with."""
+    return Recipe(
+        assigner=Assigners.build(section.assignment),
+        objective=Objective(
+            Losses.build(section.loss), section.annotation_weight, section.true_label_weight
+        ),
+        new_student=new_student,
+        filters=Chain(
+            [choice.name for choice in section.consistency],
+            [Filters.build(choice) for choice in section.consistency],
+        ),
+        hard=section.targets == "hard",
+        fresh=section.fresh_head,
+        min_kept=section.min_kept,
+        student_first=section.first_guide == "student",
+        repeat=section.repeat,
+    )
+
+
 def finish_rounds(
     config: Config, prepared: Prepared, run: RunDirectory, recorder: Recorder, seed: int
 ) -> list[dict[str, Any]]:
     """Run the rounds that aren't finished; every round's numbers, in order."""
     task = prepared.task
-    total = len(task.levels) * config.rounds.repeat
-    done = {
-        number: _before(run, number, task.num_classes)
-        for number in range(1, total + 1)
-        if run.is_done(f"round-{number}")
-    }
     step = _StepLog(recorder)
     steps = config.student.training.total_steps(len(prepared.sample_ids))
-    new_student = student_factory(config, prepared, seed, step)
-    outcomes = run_rounds(task, config.rounds, new_student, seed, done)
-    for number in range(1, total + 1):
-        if number in done:
-            continue
+    recipe = round_recipe(config.rounds, student_factory(config, prepared, seed, step))
+    schedule = recipe.schedule(len(task.levels))
+    state = _finished(run, schedule, task.num_classes)
+    outcomes = run_rounds(task, recipe, seed, state)
+    for number, _ in schedule[0 if state is None else state.finished :]:
         started = time.monotonic()
         step.tag = f"round_{number}"
         step.pace = Pace(f"round {number}, student", steps)
@@ -110,7 +126,7 @@ def finish_rounds(
         _log(numbers, recorder)
         run.finish(f"round-{number}", {**numbers, "seconds": time.monotonic() - started})
         shutil.rmtree(prepared.scratch, ignore_errors=True)
-    return [run.load(f"round-{number}") for number in range(1, total + 1)]
+    return [run.load(f"round-{number}") for number, _ in schedule]
 
 
 def finish_controls(
@@ -121,8 +137,7 @@ def finish_controls(
     steps = config.student.training.total_steps(len(prepared.sample_ids))
     context = ControlContext(
         prepared.task,
-        config.rounds,
-        student_factory(config, prepared, seed, quiet),
+        round_recipe(config.rounds, student_factory(config, prepared, seed, quiet)),
         seed,
         prepared.best_level,
         prepared.generalist_level,
@@ -206,13 +221,23 @@ def _log(numbers: Mapping[str, Any], recorder: Recorder) -> None:
     )
 
 
-def _before(run: RunDirectory, number: int, num_classes: int) -> Before:
-    """What a finished round left to the next."""
-    folder = run.path / "checkpoints" / f"round-{number}"
-    return Before(
-        train_probs=_read(run, number, "train", num_classes),
-        student=load_file(folder / "student.safetensors"),
-    )
+def _finished(
+    run: RunDirectory, schedule: Sequence[tuple[int, int]], num_classes: int
+) -> RoundState | None:
+    """Return the state that the finished rounds left; None if there are none."""
+    state = None
+    for number, level in schedule:
+        if not run.is_done(f"round-{number}"):
+            break
+        state = (state or RoundState()).at(level)
+        folder = run.path / "checkpoints" / f"round-{number}"
+        state = replace(
+            state,
+            finished=number,
+            train_probs=_read(run, number, "train", num_classes),
+            student=load_file(folder / "student.safetensors"),
+        )
+    return state
 
 
 def _read(run: RunDirectory, number: int, split: str, num_classes: int) -> ProbTable:

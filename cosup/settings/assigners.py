@@ -1,13 +1,16 @@
 """Settings of assigners, and their registry."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from cosup.settings import Entry, Settings, above, at_least, one_of
 
 
 class AssignerSettings(Settings):
     """Base of the settings of an assigner."""
+
+    mixes: ClassVar[bool] = True
+    """Whether the assigned annotation is the mixture of the annotations by the weights."""
 
     @property
     def needs(self) -> frozenset[str]:

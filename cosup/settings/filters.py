@@ -19,6 +19,11 @@ class FilterSettings(Settings):
         "global_probs", "local_probs", "features", "labels"."""
         return frozenset()
 
+    @property
+    def trains_students(self) -> bool:
+        """Whether the filter trains students on the samples kept by the other filters."""
+        return False
+
 
 @dataclass
 class TeacherStudentSettings(FilterSettings):
@@ -68,6 +73,11 @@ class LocalGlobalSettings(FilterSettings):
         if self.against == "coarser":
             return frozenset({"coarse_probs"})
         return frozenset({"local_probs", "global_probs"})
+
+    @property
+    def trains_students(self) -> bool:
+        """True if local students are compared with a global one."""
+        return self.against == "global"
 
 
 @dataclass

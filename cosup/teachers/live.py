@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cosup.errors import UserError
-from cosup.losses.features import Seen, Shapes, shown
 from cosup.models.compute import Compute, autocast
+from cosup.protocols import FeatureShapes, NetworkOutput
 from cosup.teachers.base import Teacher
 
 __all__ = ["LiveTeachers"]
@@ -43,7 +43,7 @@ class LiveTeachers(nn.Module):
         supports = torch.stack([teacher.support for teacher in teachers])
         self.register_buffer("supports", supports, persistent=False)
         self.to(compute.device).eval().requires_grad_(False)
-        self.shapes = _common(teachers) if features else Shapes()
+        self.shapes = _common(teachers) if features else FeatureShapes()
 
     @property
     def device(self) -> torch.device:
@@ -55,7 +55,7 @@ class LiveTeachers(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor, teacher: Tensor) -> Seen:
+    def forward(self, pixels: Tensor, teacher: Tensor) -> NetworkOutput:
         """What teacher[b] sees in pixels[b], on the device.
 
         pixels: [B, 3, H, W] in 0 .. 255 (float, not normalised); resized (bilinear, antialiased)
@@ -76,7 +76,7 @@ class LiveTeachers(nn.Module):
             parts.append((rows, self._ask(number, pixels[rows])))
         return self._scattered(parts, len(pixels))
 
-    def _ask(self, number: int, pixels: Tensor) -> Seen:
+    def _ask(self, number: int, pixels: Tensor) -> NetworkOutput:
         network = self.networks[number]
         size = network.input.size
         if pixels.shape[-2:] != (size, size):
@@ -85,22 +85,22 @@ class LiveTeachers(nn.Module):
             )
         with autocast(self.device, self.precision):
             inputs = network.pixels(pixels)
-            seen = network.see(inputs) if self.features else Seen(network.model(inputs))
-        return Seen(self._annotations(seen.logits, number), seen.maps, seen.embedding)
+            seen = network.see(inputs) if self.features else NetworkOutput(network.model(inputs))
+        return NetworkOutput(self._annotations(seen.logits, number), seen.maps, seen.embedding)
 
     def _annotations(self, logits: Tensor, number: int) -> Tensor:
         """Log-probabilities within the teacher's scope."""
         inside = logits.float().masked_fill(~self.supports[number], -torch.inf)
         return inside.softmax(-1).clamp_min(TINIEST).log()
 
-    def _scattered(self, parts: Sequence[tuple[Tensor, Seen]], size: int) -> Seen:
+    def _scattered(self, parts: Sequence[tuple[Tensor, NetworkOutput]], size: int) -> NetworkOutput:
         """What each part saw, at its rows."""
         if not parts:
             classes = len(self.supports[0])
             maps = tuple(torch.zeros(size, *m, device=self.device) for m in self.shapes.maps)
             embedding = torch.zeros(size, self.shapes.embedding, device=self.device)
             logits = torch.zeros(size, classes, device=self.device)
-            return Seen(logits, maps, embedding if self.features else None)
+            return NetworkOutput(logits, maps, embedding if self.features else None)
 
         def whole(tensors: Sequence[Tensor]) -> Tensor:
             out = tensors[0].new_zeros(size, *tensors[0].shape[1:])
@@ -110,14 +110,14 @@ class LiveTeachers(nn.Module):
 
         seen = [part for _, part in parts]
         embeddings = [one.embedding for one in seen if one.embedding is not None]
-        return Seen(
+        return NetworkOutput(
             whole([one.logits for one in seen]),
             tuple(whole(stage) for stage in zip(*(one.maps for one in seen), strict=True)),
             whole(embeddings) if embeddings else None,
         )
 
 
-def _common(teachers: Sequence[Teacher]) -> Shapes:
+def _common(teachers: Sequence[Teacher]) -> FeatureShapes:
     """The shapes of what all of them see."""
     found = [(teacher.name, teacher.network().shapes()) for teacher in teachers]
     for (name, shapes), (other, others) in pairwise(found):
@@ -129,5 +129,5 @@ def _common(teachers: Sequence[Teacher]) -> Shapes:
     return found[0][1]
 
 
-def _words(shapes: Shapes) -> str:
-    return f"{shown(shapes.maps)} and {shapes.embedding} features"
+def _words(shapes: FeatureShapes) -> str:
+    return f"{shapes.text} and {shapes.embedding} features"

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from cosup.analysis.decisions import decisions_table, round_measures
+from cosup.consistency import Kept
 from cosup.evidence import Scopes, Truth
+from cosup.levels import Assignment
 from cosup.probabilities import ProbTable
-from cosup.rounds import Assigned, Kept, Outcome
+from cosup.rounds import Outcome
 
 CLASSES, DOMAINS = ("cat", "dog"), ("photo", "sketch")
 
@@ -18,7 +20,7 @@ def outcome(guide: ProbTable | None = None) -> Outcome:
     keep = torch.tensor([True, True, False, False])
     kept = Kept(keep, torch.tensor([-1, -1, 0, 1]), ("teacher_student", "abstained"))
     table = ProbTable.compress(probs)
-    return Outcome(2, 1, guide, Assigned(weights, table), kept, table, table, {}, {})
+    return Outcome(2, 1, guide, Assignment(weights, table), kept, table, table, {}, {})
 
 
 SCOPES = Scopes.of([None, None], 2, [[0], [1]], 2, ["p", "s"])

@@ -1,7 +1,7 @@
 """Evidence for the tests of assigners: random arrays for properties, rotated real digits."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -35,14 +35,9 @@ class Case:
 
     def permuted(self, order: list[int]) -> "Case":
         """The same samples with the teachers in another order."""
-        evidence = take(self.evidence, slice(None))
+        evidence = self.evidence
         return Case(
-            Evidence(
-                evidence.student_probs,
-                evidence.annotations[:, order],
-                evidence.features,
-                evidence.truth,
-            ),
+            replace(evidence, annotations=evidence.annotations[:, order]),
             self.scopes.take(order),
             (self.provenance[0], self.provenance[1][:, order]),
         )
@@ -65,15 +60,18 @@ def take(evidence: Evidence, rows: slice) -> Evidence:
     assert evidence.truth is not None
     truth = Truth(evidence.truth.labels[rows], evidence.truth.domains[rows])
     return Evidence(
-        evidence.student_probs[rows], evidence.annotations[rows], evidence.features[rows], truth
+        evidence.student_probs[rows],
+        evidence.annotations[rows],
+        evidence.features[rows],
+        truth,
+        index=evidence.indices()[rows],
     )
 
 
 def assign(assigner: Assigner, evidence: Evidence, scopes: Scopes) -> Tensor:
+    """Return the weights of an assigner that is given the truth only if it needs it."""
     truth = evidence.truth if "truth" in assigner.needs else None
-    return assigner.assign(
-        evidence.student_probs, evidence.annotations, evidence.features, scopes, truth=truth
-    )
+    return assigner.assign(replace(evidence, truth=truth), scopes).weights
 
 
 def random_case(seed: int, samples: int, teachers: int, classes: int, abstain: float = 0.0) -> Case:

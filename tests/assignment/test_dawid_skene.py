@@ -51,7 +51,7 @@ def test_posterior_and_confusion_are_crowd_kits() -> None:
     for votes in ("soft", "hard"):  # one-hot annotations are the same either way
         ours = DawidSkene(8, 0.0, votes, student_prior=False, smoothing=0.0)
         ours.fit(Chunks(evidence, 64), Scopes.of([None] * 4, 4))
-        posterior = ours.posterior(evidence.student_probs, evidence.annotations)
+        posterior = ours.posterior(evidence)
         expected = probas.sort_index()[range(4)].to_numpy()
         np.testing.assert_allclose(posterior.numpy(), expected, atol=1e-5)
         assert ours.confusion_ is not None
@@ -74,11 +74,11 @@ def test_posterior_with_the_student_as_prior_is_bayes_rule() -> None:
                 [pi[t, c, j] ** a[n, t, j] for t in range(3) for j in range(4)]
             )
     expected /= expected.sum(1, keepdims=True)
-    np.testing.assert_allclose(model.posterior(student, annotations).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(model.posterior(case.evidence).numpy(), expected, atol=1e-5)
 
     weights = DawidSkene(hard=False)
     weights.load_state_dict(model.state_dict())
-    got = weights.assign(student, annotations, None, case.scopes).numpy()
+    got = weights.weights(case.evidence, case.scopes).numpy()
     score = np.einsum("nc,ntc,tc->nt", expected, a, pi[:, range(4), range(4)])
     heard = a.any((1, 2))
     score = score[heard] / score[heard].sum(1, keepdims=True)
@@ -91,7 +91,7 @@ def test_it_finds_the_better_annotators_without_labels() -> None:
     scopes = Scopes.of([None] * 4, 4)
     model = DawidSkene(student_prior=False)
     model.fit([evidence], scopes)
-    weights = model.assign(evidence.student_probs, evidence.annotations, None, scopes)
+    weights = model.weights(evidence, scopes)
     chosen = labels[np.arange(len(labels)), weights.argmax(1).numpy()]
     answered = labels >= 0
     best_alone = (labels[answered[:, 0], 0] == truth[answered[:, 0]]).mean()
@@ -107,7 +107,7 @@ def test_a_sample_nobody_annotates_keeps_its_prior() -> None:
     case.run(model)
     silent = torch.zeros(12, 3, 4)
     student = case.evidence.student_probs
-    torch.testing.assert_close(model.posterior(student, silent), student)
+    torch.testing.assert_close(model.posterior(Evidence(student, silent)), student)
 
 
 def test_on_real_specialists_it_beats_their_mean() -> None:

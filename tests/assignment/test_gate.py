@@ -9,7 +9,7 @@ from assignment_cases import Case, assign, random_case, rotated_digits
 from sklearn.linear_model import LogisticRegression
 
 from cosup.assignment import Agreement, Gate
-from cosup.assignment.gate import LinearGate, Rows, fit_gate, standardisation
+from cosup.assignment.gate import Examples, LinearGate, fit_gate, standardisation
 from cosup.errors import UserError
 
 
@@ -30,7 +30,7 @@ def test_m_step_is_scikit_learns_logistic_regression() -> None:
     decay = 0.05
     shift, scale = standardisation(inputs, wanted=False)
     start = LinearGate.zeros(inputs.shape[1], 4, shift, scale)
-    ours = fit_gate(start, [Rows(inputs, membership, 1.0)], decay, 300)
+    ours = fit_gate(start, [Examples(inputs, membership, 1.0)], decay, 300)
     theirs = LogisticRegression(C=1 / (len(inputs) * decay), max_iter=1000, tol=1e-8)
     theirs.fit(inputs.double().numpy(), membership.argmax(1).numpy())
     expected = theirs.predict_proba(inputs.double().numpy())
@@ -42,7 +42,7 @@ def test_m_step_weighs_its_examples_and_takes_soft_targets() -> None:
     inputs = torch.zeros(4, 2)
     start = LinearGate.zeros(2, 2, torch.zeros(2), torch.ones(2))
     soft = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.8, 0.2], [0.8, 0.2]])
-    examples = [Rows(inputs, soft, 1.0), Rows(inputs[:1], torch.tensor([[0.0, 1.0]]), 3.0)]
+    examples = [Examples(inputs, soft, 1.0), Examples(inputs[:1], torch.tensor([[0.0, 1.0]]), 3.0)]
     gate = fit_gate(start, examples, 0.0, 50)
     torch.testing.assert_close(
         gate(inputs[:1]).softmax(1), torch.tensor([[0.2, 0.8]]), rtol=1e-3, atol=1e-3

@@ -8,9 +8,9 @@ from assignment_cases import random_case
 
 from cosup.assignment import Agreement, Block, Confidence, Mean, Oracle, Random, Single
 from cosup.assignment.agreement import kl_divergences
-from cosup.assignment.baselines import _scramble
+from cosup.assignment.baselines import scramble
 from cosup.errors import UserError
-from cosup.evidence import Scopes, Truth, mix
+from cosup.evidence import Evidence, Scopes, Truth, mix
 
 CLASSES = torch.eye(4)
 
@@ -23,7 +23,7 @@ def _one(*rows: list[float]) -> torch.Tensor:
 def test_single_takes_the_named_teacher_and_nobody_else() -> None:
     scopes = Scopes.of([None, None], 2, names=["ann", "bob"])
     annotations = _one([0.9, 0.1], [0.0, 0.0])
-    weights = Single("bob").assign(torch.ones(1, 2) / 2, annotations, None, scopes)
+    weights = Single("bob").weights(Evidence(torch.ones(1, 2) / 2, annotations), scopes)
     assert weights.tolist() == [[0, 1]]
     assert mix(annotations, weights).sum() == 0  # empty: the chain rejects the sample
 
@@ -31,21 +31,21 @@ def test_single_takes_the_named_teacher_and_nobody_else() -> None:
 def test_single_says_whom_it_could_take() -> None:
     scopes = Scopes.of([None, None], 2, names=["ann", "bob"])
     with pytest.raises(UserError, match="2 teachers; set 'teacher' to one of ann, bob"):
-        Single().assign(torch.ones(1, 2), torch.ones(1, 2, 2), None, scopes)
+        Single().weights(Evidence(torch.ones(1, 2), torch.ones(1, 2, 2)), scopes)
     with pytest.raises(UserError, match="'bb'; did you mean 'bob'"):
-        Single("bb").assign(torch.ones(1, 2), torch.ones(1, 2, 2), None, scopes)
+        Single("bb").weights(Evidence(torch.ones(1, 2), torch.ones(1, 2, 2)), scopes)
 
 
 def test_mean_counts_answers_alone() -> None:
     annotations = torch.stack([_one([1.0, 0], [0, 1.0], [0, 0])[0], torch.zeros(3, 2)])
-    weights = Mean().assign(torch.ones(2, 2), annotations, None, Scopes.of([None] * 3, 2))
+    weights = Mean().weights(Evidence(torch.ones(2, 2), annotations), Scopes.of([None] * 3, 2))
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]]))
 
 
 def test_random_is_splitmix64() -> None:
     # The generator's first outputs for seed 0, as in its reference implementation (Vigna).
     known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    got = [value % 2**64 for value in _scramble(torch.tensor([1, 2, 3])).tolist()]
+    got = [value % 2**64 for value in scramble(torch.tensor([1, 2, 3])).tolist()]
     assert got == known
 
 
@@ -71,15 +71,15 @@ def test_oracle_goes_to_the_holders_and_to_all_where_none_is_known() -> None:
     annotations = torch.full((4, 3, 4), 0.25)
     annotations[2, 1] = 0  # the only holder of sample 2 is silent
     student = torch.full((4, 4), 0.25)
-    soft = Oracle().assign(student, annotations, None, scopes, truth=truth)
+    soft = Oracle().weights(Evidence(student, annotations, truth=truth), scopes)
     third = 1 / 3
     torch.testing.assert_close(
         soft, torch.tensor([[1, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [third, third, third]])
     )
-    hard = Oracle(hard=True).assign(student, annotations, None, scopes, truth=truth)
+    hard = Oracle(hard=True).weights(Evidence(student, annotations, truth=truth), scopes)
     assert hard.argmax(1).tolist() == [0, 1, 0, 0]
     with pytest.raises(UserError, match=r"oracle.*truth"):
-        Oracle().assign(student, annotations, None, scopes)
+        Oracle().weights(Evidence(student, annotations), scopes)
 
 
 def test_block_is_the_published_rule_for_contiguous_blocks() -> None:
@@ -88,7 +88,7 @@ def test_block_is_the_published_rule_for_contiguous_blocks() -> None:
     student = torch.randn(200, 12, generator=generator).softmax(1)
     annotations = torch.full((200, 4, 12), 1 / 12)
     scopes = Scopes.of([range(3 * t, 3 * t + 3) for t in range(4)], 12)
-    weights = Block().assign(student, annotations, None, scopes)
+    weights = Block().weights(Evidence(student, annotations), scopes)
     expected = [row.index(max(row)) // 3 for row in student.tolist()]
     assert weights.argmax(1).tolist() == expected
 
@@ -97,12 +97,12 @@ def test_block_prefers_the_narrower_scope_and_soft_mass_the_heavier() -> None:
     scopes = Scopes.of([None, [0, 1], [2], [3]], 4)
     annotations = torch.full((2, 4, 4), 0.25)
     student = torch.tensor([[0.3, 0.25, 0.4, 0.05], [0.1, 0.1, 0.1, 0.7]])
-    assert Block().assign(student, annotations, None, scopes).argmax(1).tolist() == [2, 3]
+    assert Block().weights(Evidence(student, annotations), scopes).argmax(1).tolist() == [2, 3]
     annotations[0, 2] = 0  # the specialist is silent: the generalist holds the class too
-    assert Block().assign(student, annotations, None, scopes).argmax(1).tolist() == [0, 3]
+    assert Block().weights(Evidence(student, annotations), scopes).argmax(1).tolist() == [0, 3]
 
     blocks = scopes.take([1, 2, 3])
-    soft = Block(soft_mass=True).assign(student, torch.full((2, 3, 4), 0.25), None, blocks)
+    soft = Block(soft_mass=True).weights(Evidence(student, torch.full((2, 3, 4), 0.25)), blocks)
     assert soft.argmax(1).tolist() == [0, 2]
 
 
@@ -111,8 +111,8 @@ def test_block_needs_class_specialists_but_takes_a_lone_generalist() -> None:
     with pytest.raises(UserError, match=r"block: .*photo, sketch.*same classes"):
         Block().fit([], domains)
     with pytest.raises(UserError, match="block"):
-        Block().assign(torch.ones(1, 3), torch.ones(1, 2, 3), None, domains)
-    alone = Block().assign(torch.ones(1, 3), torch.ones(1, 1, 3), None, Scopes.of([None], 3))
+        Block().weights(Evidence(torch.ones(1, 3), torch.ones(1, 2, 3)), domains)
+    alone = Block().weights(Evidence(torch.ones(1, 3), torch.ones(1, 1, 3)), Scopes.of([None], 3))
     assert alone.tolist() == [[1]]
 
 
@@ -124,7 +124,9 @@ def test_agreement_kl_is_scipys() -> None:
     expected = torch.tensor(theirs)
     # Equal but for the smoothing of 1e-4.
     torch.testing.assert_close(ours.double(), expected, rtol=0.05, atol=0.005)
-    weights = Agreement(hard=False, temperature=0.7).assign(student, annotations, None, case.scopes)
+    weights = Agreement(hard=False, temperature=0.7).weights(
+        Evidence(student, annotations), case.scopes
+    )
     torch.testing.assert_close(weights.double(), (-expected / 0.7).softmax(1), rtol=0.05, atol=0.01)
 
 
@@ -134,7 +136,7 @@ def test_agreement_with_partial_scopes_stays_finite_and_asks_where_the_mass_is()
     student = torch.tensor([[0.1, 0.0, 0.5, 0.4]])
     for measure in ("kl", "ce"):
         for hard in (True, False):
-            weights = Agreement(measure, hard).assign(student, annotations, None, scopes)
+            weights = Agreement(measure, hard).weights(Evidence(student, annotations), scopes)
             assert weights.isfinite().all()
             assert weights.argmax(1).item() == 1
 
@@ -143,9 +145,9 @@ def test_agreement_ce_takes_the_label_the_student_likes_best_then_the_surer_teac
     student = torch.tensor([[0.6, 0.3, 0.1]])
     annotations = _one([0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.7, 0.2, 0.1], [0.1, 0.1, 0.8])
     scopes = Scopes.of([None] * 4, 3)
-    weights = Agreement("ce").assign(student, annotations, None, scopes)
+    weights = Agreement("ce").weights(Evidence(student, annotations), scopes)
     assert weights.tolist() == [[0, 0, 1, 0]]
-    soft = Agreement("ce", hard=False).assign(student, annotations, None, scopes)
+    soft = Agreement("ce", hard=False).weights(Evidence(student, annotations), scopes)
     torch.testing.assert_close(
         soft, torch.tensor([[0.3, 0.6, 0.6, 0.1]]) / 1.6, rtol=1e-3, atol=1e-3
     )
@@ -159,14 +161,14 @@ def test_confidence_measures_differ_as_they_should(measure: str, winner: int) ->
         [0.49, 0.49, 0.02, 0.00],  # least entropy
     )
     scopes = Scopes.of([None] * 3, 4)
-    weights = Confidence(measure).assign(torch.ones(1, 4) / 4, annotations, None, scopes)
+    weights = Confidence(measure).weights(Evidence(torch.ones(1, 4) / 4, annotations), scopes)
     assert weights.argmax(1).item() == winner
 
 
 def test_confidence_entropy_is_scipys() -> None:
     case = random_case(2, 20, 3, 4)
-    weights = Confidence("entropy", hard=False, temperature=0.5).assign(
-        case.evidence.student_probs, case.evidence.annotations, None, case.scopes
+    weights = Confidence("entropy", hard=False, temperature=0.5).weights(
+        Evidence(case.evidence.student_probs, case.evidence.annotations), case.scopes
     )
     entropy = torch.tensor(scipy.stats.entropy(case.evidence.annotations.double(), axis=2))
     torch.testing.assert_close(weights.double(), (-entropy / 0.5).softmax(1), rtol=1e-4, atol=1e-5)

@@ -20,11 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cosup.config.schema import Assigners, RoundsSection
+from cosup.config.schema import RoundsSection
 from cosup.evidence import Truth
 from cosup.levels import Level, Stream
+from cosup.losses import Objective
 from cosup.probabilities import ProbTable
-from cosup.rounds import assign, filter_annotations
+from cosup.protocols import Student
+from cosup.rounds import assign
+from cosup.runs.stages import round_recipe
 from cosup.teachers.hierarchy import TeacherSpec, scopes
 from cosup.teachers.store import AnnotationStore
 
@@ -102,12 +105,15 @@ def measure(samples: int, assigner: str) -> float:
         section = RoundsSection.model_validate(
             {"assignment": assigner, "consistency": FILTERS, "min_kept": 0.0}
         )
+        recipe = round_recipe(section, _no_student)
         stream = Stream(level, student, None, truth)
-        assigned = assign(Assigners.build(section.assignment), stream, seed=0)
-        features = torch.zeros(samples, 1)
-        # Neither filter needs students of parts of the samples.
-        filter_annotations(section, stream, assigned, None, features)  # type: ignore[arg-type]
+        assigned = assign(recipe.assigner, stream, seed=0)
+        recipe.filters.run(stream.restricted(recipe.filters.needs), assigned)
     return _peak() - before
+
+
+def _no_student(objective: Objective, seed: int) -> Student:
+    raise AssertionError("neither filter trains a student")
 
 
 def _random(count: int, generator: torch.Generator) -> ProbTable:

@@ -1,9 +1,12 @@
-"""Small seeded evidence for filter tests, and plain-Python readings of it."""
+"""Small seeded evidence for the tests of filters, and plain-Python oracles."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cosup.evidence import Evidence
+from cosup.consistency import Chain, Filter
+from cosup.evidence import Assigned, Evidence
 
 
 def evidence(seed: int, size: int, teachers: int = 3, classes: int = 4) -> tuple[Evidence, Tensor]:
@@ -48,3 +51,8 @@ def rows_of(found: Evidence, weights: Tensor, order: list[int]) -> tuple[Evidenc
         name: value[order] for name, value in vars(found).items() if isinstance(value, torch.Tensor)
     }
     return Evidence(**fields), weights[order]
+
+
+def keep_of(judge: Filter | Chain, found: Evidence, weights: Tensor) -> Any:
+    """Apply a filter or a chain to annotations mixed by these weights."""
+    return judge.keep(found, Assigned.mixture(found.annotations, weights))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from filter_cases import evidence, labels_of
+from filter_cases import evidence, keep_of, labels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,16 +23,16 @@ def certain(values: list[float]) -> tuple[Evidence, torch.Tensor]:
 
 def test_confidence_keeps_at_and_above_its_threshold() -> None:
     found, weights = certain([0.5, 0.75, 0.9, 0.0])
-    assert ConfidenceThreshold(0.75).keep(found, weights).tolist() == [False, True, True, False]
-    assert ConfidenceThreshold(0).keep(found, weights).tolist() == [True, True, True, False]
+    assert keep_of(ConfidenceThreshold(0.75), found, weights).tolist() == [False, True, True, False]
+    assert keep_of(ConfidenceThreshold(0), found, weights).tolist() == [True, True, True, False]
 
 
 def test_confidence_keeps_the_most_confident_share_of_those_that_answer() -> None:
     found, weights = certain([0.75, 0.9, 0.75, 0.0, 0.6])
     half = ConfidenceThreshold(threshold=0, keep_share=0.5)
-    assert half.keep(found, weights).tolist() == [True, True, False, False, False]
+    assert keep_of(half, found, weights).tolist() == [True, True, False, False, False]
     both = ConfidenceThreshold(threshold=0.8, keep_share=0.5)
-    assert both.keep(found, weights).tolist() == [False, True, False, False, False]
+    assert keep_of(both, found, weights).tolist() == [False, True, False, False, False]
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,7 +46,7 @@ def test_unanimity_counts_the_teachers_that_name_the_class(
         named = [row.index(max(row)) for row in rows if max(row) > 0]
         votes = Counter(named)[label] if label is not None else 0
         wanted.append(votes > 0 and votes / len(named) >= share - 1e-9)
-    assert Unanimity(share).keep(found, weights).tolist() == wanted
+    assert keep_of(Unanimity(share), found, weights).tolist() == wanted
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,7 +58,7 @@ def test_full_unanimity_is_that_of_the_teachers_whoever_is_assigned(seed: int, s
         for rows in found.annotations.tolist()
     ]
     everybody = torch.full((size, 3), 1 / 3)
-    assert Unanimity().keep(found, everybody).tolist() == unanimous
+    assert keep_of(Unanimity(), found, everybody).tolist() == unanimous
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from filter_cases import evidence, labels_of, rows_of
+from filter_cases import evidence, keep_of, labels_of, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from cosup.consistency import (
     check_kept,
 )
 from cosup.errors import RunError
-from cosup.evidence import Evidence
+from cosup.evidence import Assigned, Evidence
 from cosup.registry import Registry, setting_docs
 
 NAMES = sorted(FILTERS)
@@ -36,7 +36,7 @@ def test_filter_decides_alike_in_batches_and_for_permuted_teachers(
     name: str, seed: int, size: int
 ) -> None:
     found, weights = evidence(seed, size)
-    keep = FILTERS[name].load()().keep(found, weights)
+    keep = keep_of(FILTERS[name].load()(), found, weights)
     assert keep.dtype == torch.bool
     assert keep.shape == (size,)
     abstained = torch.tensor([label is None for label in labels_of(found, weights)])
@@ -45,20 +45,27 @@ def test_filter_decides_alike_in_batches_and_for_permuted_teachers(
     one = Chain([name], [FILTERS[name].load()()])
     cut = size // 2
     halves = [rows_of(found, weights, part) for part in (list(range(cut)), list(range(cut, size)))]
-    batched = one.decide(Chain.join([one.measure(*half) for half in halves]))
+    batched = one.decide(
+        Chain.join(
+            [
+                one.measure(half[0], Assigned.mixture(half[0].annotations, half[1]))
+                for half in halves
+            ]
+        )
+    )
     assert batched.keep.equal(keep)
 
     fields = {**vars(found), "annotations": found.annotations[:, [2, 0, 1]]}
-    assert FILTERS[name].load()().keep(Evidence(**fields), weights[:, [2, 0, 1]]).equal(keep)
+    assert keep_of(FILTERS[name].load()(), Evidence(**fields), weights[:, [2, 0, 1]]).equal(keep)
 
 
 @settings(max_examples=40, deadline=None)
 @given(names=st.lists(st.sampled_from(NAMES), max_size=4), **CASE)
 def test_chain_keeps_what_all_of_its_filters_keep(seed: int, size: int, names: list[str]) -> None:
     found, weights = evidence(seed, size)
-    result = chain(*names).keep(found, weights)
+    result = keep_of(chain(*names), found, weights)
     labels = labels_of(found, weights)
-    keeps = [FILTERS[name].load()().keep(found, weights).tolist() for name in names]
+    keeps = [keep_of(FILTERS[name].load()(), found, weights).tolist() for name in names]
     for i in range(size):
         asked = [keep[i] for keep in keeps]
         assert bool(result.keep[i]) == (labels[i] is not None and all(asked))
@@ -69,9 +76,9 @@ def test_chain_keeps_what_all_of_its_filters_keep(seed: int, size: int, names: l
             assert by == asked.index(False)
         else:
             assert by == -1
-    assert sum(result.rejected.values()) + result.kept == size
+    assert sum(result.rejected.values()) + result.count == size
     assert list(result.kept_alone.values()) == [sum(keep) for keep in keeps]
-    backwards = chain(*reversed(names)).keep(found, weights)
+    backwards = keep_of(chain(*reversed(names)), found, weights)
     assert backwards.keep.equal(result.keep)
 
 
@@ -92,7 +99,7 @@ def certain(labels: list[int], student: list[int]) -> tuple[Evidence, torch.Tens
 def test_a_filter_that_keeps_little_warns_by_name(caplog: pytest.LogCaptureFixture) -> None:
     found, weights = certain([0, 0, 0, 0], [0, 1, 1, 1])
     names = ["teacher_student", "unanimity"]
-    result = Chain(names, [TeacherStudent(mode="mask", k=1), Unanimity()]).keep(found, weights)
+    result = keep_of(Chain(names, [TeacherStudent(mode="mask", k=1), Unanimity()]), found, weights)
     with caplog.at_level(logging.WARNING):
         check_kept(result, 0.25)
         assert not caplog.records
@@ -108,7 +115,7 @@ def test_filters_that_keep_little_together_warn(caplog: pytest.LogCaptureFixture
     rows = torch.tensor([[1.0, 0, 0], [0.5, 0.3, 0.2], [1.0, 0, 0], [0.5, 0.3, 0.2]])
     found = Evidence(torch.eye(3)[[0, 0, 1, 1]], rows[:, None])
     filters = [TeacherStudent(mode="mask", k=1), ConfidenceThreshold(0.9)]
-    result = Chain(["a", "b"], filters).keep(found, torch.ones(4, 1))
+    result = keep_of(Chain(["a", "b"], filters), found, torch.ones(4, 1))
     with caplog.at_level(logging.WARNING):
         check_kept(result, 0.4)
     assert [record.getMessage() for record in caplog.records] == [
@@ -119,13 +126,13 @@ def test_filters_that_keep_little_together_warn(caplog: pytest.LogCaptureFixture
 def test_keeping_nothing_is_an_error_that_names_filter_and_settings() -> None:
     found, weights = certain([0, 0], [1, 2])
     names = ["unanimity", "teacher_student"]
-    result = Chain(names, [Unanimity(), TeacherStudent(mode="mask", k=1)]).keep(found, weights)
+    result = keep_of(Chain(names, [Unanimity(), TeacherStudent(mode="mask", k=1)]), found, weights)
     with pytest.raises(RunError, match=r"'teacher_student' \(mode: mask, k: 1.* none of 2"):
         check_kept(result, 0.0)
 
 
 def test_nothing_but_abstentions_is_an_error_that_says_so() -> None:
-    result = Chain([], []).keep(Evidence(torch.eye(2), torch.zeros(2, 1, 2)), torch.ones(2, 1))
+    result = keep_of(Chain([], []), Evidence(torch.eye(2), torch.zeros(2, 1, 2)), torch.ones(2, 1))
     with pytest.raises(RunError, match="abstains on each of the 2 samples"):
         check_kept(result, 0.0)
 

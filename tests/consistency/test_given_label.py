@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from filter_cases import keep_of
 from helpers.digits_task import digits_task
 
 from cosup.config import check_config
@@ -16,9 +17,9 @@ def test_a_sample_stays_where_its_teacher_says_its_label() -> None:
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     labels = torch.tensor([0, 0, -1, 2])  # agrees, differs, unknown, its teacher abstains
     found = Evidence(torch.full((4, 3), 1 / 3), annotations, labels=labels)
-    assert GivenLabel().keep(found, weights).tolist() == [True, False, True, False]
-    assert GivenLabel(k=2).keep(found, weights).tolist() == [True, False, True, False]
-    assert GivenLabel(k=3).keep(found, weights).tolist() == [True, True, True, False]
+    assert keep_of(GivenLabel(), found, weights).tolist() == [True, False, True, False]
+    assert keep_of(GivenLabel(k=2), found, weights).tolist() == [True, False, True, False]
+    assert keep_of(GivenLabel(k=3), found, weights).tolist() == [True, True, True, False]
 
 
 def test_it_rejects_wrong_labels_and_keeps_right_ones_on_real_digits() -> None:
@@ -28,7 +29,7 @@ def test_it_rejects_wrong_labels_and_keeps_right_ones_on_real_digits() -> None:
     labels = torch.where(wrong, (true + 3) % 10, true)
     (_, annotations), *_ = task.levels[0].annotations.iter_dense(2**30)
     found = Evidence(annotations[:, 0], annotations, labels=labels)
-    keep = GivenLabel().keep(found, torch.ones(len(true), 1))
+    keep = keep_of(GivenLabel(), found, torch.ones(len(true), 1))
     assert (~keep)[wrong].float().mean() > 0.9
     assert keep[~wrong].float().mean() > 0.8
 
@@ -43,6 +44,6 @@ def test_labels_are_not_looked_at_where_the_student_may_not_see_them() -> None:
         check_config(tree)
     check_config({**tree, "rounds": {**tree["rounds"], "true_label_weight": 1.0}})
     with pytest.raises(UserError, match=r"given_label: Evidence.labels is None"):
-        GivenLabel().keep(Evidence(torch.ones(1, 2), torch.ones(1, 1, 2)), torch.ones(1, 1))
+        keep_of(GivenLabel(), Evidence(torch.ones(1, 2), torch.ones(1, 1, 2)), torch.ones(1, 1))
     with pytest.raises(UserError, match="k: 0"):
         GivenLabel(k=0)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from filter_cases import evidence, labels_of
+from filter_cases import evidence, keep_of, labels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
@@ -30,12 +30,12 @@ def test_rejects_where_the_local_and_the_global_student_differ(seed: int, size: 
         one.index(max(one)) == two.index(max(two)) and label is not None
         for (one, two), label in zip(pairs, labels, strict=True)
     ]
-    assert LocalGlobal().keep(found, weights).tolist() == wanted
+    assert keep_of(LocalGlobal(), found, weights).tolist() == wanted
     close = [
         jensenshannon(one, two) ** 2 <= 0.1 and label is not None
         for (one, two), label in zip(pairs, labels, strict=True)
     ]
-    assert LocalGlobal(divergence=0.1).keep(found, weights).tolist() == close
+    assert keep_of(LocalGlobal(divergence=0.1), found, weights).tolist() == close
 
 
 @settings(max_examples=40, deadline=None)
@@ -47,7 +47,7 @@ def test_coarser_rejects_labels_outside_its_top_k(seed: int, size: int, k: int) 
         label in sorted(range(4), key=lambda c: -row[c])[:k]
         for row, label in zip(found.coarse_probs.tolist(), labels_of(found, weights), strict=True)
     ]
-    assert LocalGlobal("coarser", k=k).keep(found, weights).tolist() == wanted
+    assert keep_of(LocalGlobal("coarser", k=k), found, weights).tolist() == wanted
 
 
 def test_divergence_is_scipys_and_reaches_ln_2_for_disjoint_classes() -> None:
@@ -68,7 +68,7 @@ def test_a_sample_without_a_local_student_is_consistent() -> None:
         global_probs=torch.eye(2).flip(0),
     )
     for each in (LocalGlobal(), LocalGlobal(divergence=0.1)):
-        assert each.keep(found, torch.ones(2, 1)).all()
+        assert keep_of(each, found, torch.ones(2, 1)).all()
 
 
 def test_needs_what_it_reads_and_says_what_is_missing() -> None:
@@ -76,7 +76,7 @@ def test_needs_what_it_reads_and_says_what_is_missing() -> None:
     assert LocalGlobal("coarser").needs == {"coarse_probs"}
     bare = Evidence(torch.eye(2), torch.eye(2)[:, None])
     with pytest.raises(UserError, match="local_probs"):
-        LocalGlobal().keep(bare, torch.ones(2, 1))
+        keep_of(LocalGlobal(), bare, torch.ones(2, 1))
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from filter_cases import evidence, labels_of
+from filter_cases import evidence, keep_of, labels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosup.consistency import TeacherStudent
 from cosup.errors import UserError
-from cosup.evidence import Evidence
+from cosup.evidence import Assigned, Evidence
 
 CASE = {"seed": st.integers(0, 2**16), "size": st.integers(1, 40), "k": st.integers(1, 4)}
 
@@ -32,13 +32,13 @@ def test_rank_keeps_the_r_n_samples_of_least_loss(seed: int, size: int, k: int) 
     inside = [i for i in known if labels[i] in top(student[i], k)]
     losses = {i: -math.log(student[i][labels[i]]) for i in known}  # type: ignore[index]
 
-    kept = TeacherStudent(k=k).keep(found, weights)
+    kept = keep_of(TeacherStudent(k=k), found, weights)
     assert set(kept.nonzero()[:, 0].tolist()) == least_loss(known, losses, len(inside))
 
-    mask = TeacherStudent(mode="mask", k=k).keep(found, weights)
+    mask = keep_of(TeacherStudent(mode="mask", k=k), found, weights)
     assert set(mask.nonzero()[:, 0].tolist()) == set(inside)
 
-    balanced = TeacherStudent(k=k, class_balanced=True).keep(found, weights)
+    balanced = keep_of(TeacherStudent(k=k, class_balanced=True), found, weights)
     wanted: set[int] = set()
     for label in range(4):
         mine = [i for i in known if labels[i] == label]
@@ -52,19 +52,21 @@ def test_equal_losses_are_kept_in_the_samples_order() -> None:
     student = torch.tensor([[0.4, 0.3, 0.3]] * 2 + [[0.5, 0.4, 0.1]] * 4)
     labels = torch.tensor([0, 0, 1, 1, 1, 1])
     found = Evidence(student, torch.eye(3)[labels][:, None])
-    keep = TeacherStudent(k=1).keep(found, torch.ones(6, 1))
+    keep = keep_of(TeacherStudent(k=1), found, torch.ones(6, 1))
     assert keep.tolist() == [True, True, False, False, False, False]
 
 
 def test_a_student_sure_of_nothing_has_exactly_k_top_classes() -> None:
     found = Evidence(torch.full((4, 4), 0.25), torch.eye(4)[:, None])
-    keep = TeacherStudent(mode="mask", k=3).keep(found, torch.ones(4, 1))
+    keep = keep_of(TeacherStudent(mode="mask", k=3), found, torch.ones(4, 1))
     assert keep.tolist() == [True, True, True, False]
 
 
 def test_a_probability_of_zero_ranks_last_and_stays_finite() -> None:
     found = Evidence(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.eye(2)[[0, 0]][:, None])
-    measures = TeacherStudent(k=1).measure(found, torch.ones(2, 1))
+    measures = TeacherStudent(k=1).measure(
+        found, Assigned.mixture(found.annotations, torch.ones(2, 1))
+    )
     assert measures["loss"].isfinite().all()
     assert TeacherStudent(k=1).decide(measures).tolist() == [False, True]
 

@@ -3,7 +3,9 @@
 Levels: one weak generalist, then two specialists of five classes each. Everything is in memory.
 """
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +13,16 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from cosup.assignment import Agreement, Assigner
 from cosup.config.schema import StudentSection
+from cosup.consistency import Chain, Filter
 from cosup.evidence import Scopes, Truth
 from cosup.levels import ArrayAnnotations, Level, Task
-from cosup.losses import Objective
+from cosup.losses import CrossEntropy, Objective
 from cosup.models.section import BackboneSection, TrainingSection
-from cosup.rounds import NewStudent
-from cosup.student import HeadStudent, Student
+from cosup.protocols import Student
+from cosup.rounds import NewStudent, Recipe
+from cosup.student.head import HeadStudent
 
 BLOCKS: list[list[int] | None] = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 CLASSES = 10
@@ -102,3 +107,21 @@ def new_student(
         )
 
     return make
+
+
+def recipe(
+    make: NewStudent,
+    assigner: Assigner | None = None,
+    filters: Mapping[str, Filter] | None = None,
+    objective: Objective | None = None,
+    **settings: Any,
+) -> Recipe:
+    """Return a recipe: by default agreement, no filter and cross-entropy."""
+    filters = filters or {}
+    return Recipe(
+        assigner=assigner or Agreement(),
+        objective=objective or Objective(CrossEntropy()),
+        new_student=make,
+        filters=Chain(list(filters), list(filters.values())),
+        **settings,
+    )

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
 from cosup.config import config_hash, dump_config, load_config
+from cosup.consistency import Kept
 from cosup.evidence import Scopes, Truth
 from cosup.files import MARKER, save_tensors, write_json
+from cosup.levels import Assignment
 from cosup.probabilities import ProbTable
-from cosup.rounds import Assigned, Kept, Outcome
+from cosup.rounds import Outcome
 from cosup.runs.summary import TestSplit, control_numbers, student_numbers
 from cosup.seeds import seed_for
 from cosup.teachers.store import AnnotationStore
@@ -294,7 +296,7 @@ class _Maker:
             number,
             number - 1,
             guide,
-            Assigned(weights, targets),
+            Assignment(weights, targets),
             Kept(reason < 0, reason, FILTERS),
             self._probs(self.truth.labels, 0.5 + 0.1 * number, everything),
             self._probs(self.labels, 0.5 + 0.1 * number, ways),

@@ -3,22 +3,27 @@
 import torch
 from torch import Tensor
 
-from cosup.losses import Connector, FeatureLoss, Seen, Shapes
+from cosup.losses import Connector, FeatureLoss
+from cosup.protocols import FeatureShapes, NetworkOutput
 
-STUDENT = Shapes(((4, 8, 8), (6, 4, 4)), embedding=6)
-TEACHER = Shapes(((5, 8, 8), (7, 4, 4)), embedding=7)
+STUDENT = FeatureShapes(((4, 8, 8), (6, 4, 4)), embedding=6)
+TEACHER = FeatureShapes(((5, 8, 8), (7, 4, 4)), embedding=7)
 
 
-def seen(shapes: Shapes, batch: int = 3, seed: int = 0, scale: float = 1.0) -> Seen:
+def seen(shapes: FeatureShapes, batch: int = 3, seed: int = 0, scale: float = 1.0) -> NetworkOutput:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return scale * torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
 
-    return Seen(draw(3), tuple(draw(*shape) for shape in shapes.maps), draw(shapes.embedding))
+    return NetworkOutput(
+        draw(3), tuple(draw(*shape) for shape in shapes.maps), draw(shapes.embedding)
+    )
 
 
-def connected(loss: FeatureLoss, student: Shapes = STUDENT, teacher: Shapes = TEACHER) -> Connector:
+def connected(
+    loss: FeatureLoss, student: FeatureShapes = STUDENT, teacher: FeatureShapes = TEACHER
+) -> Connector:
     torch.manual_seed(0)
     return loss.connect(student, teacher).double()
 

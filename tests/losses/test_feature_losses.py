@@ -10,21 +10,24 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from cosup.errors import UserError
-from cosup.losses import FeatureLoss, FitNet, KnowledgeReview, RelationalDistillation, Seen, Shapes
+from cosup.losses import FeatureLoss, FitNet, KnowledgeReview, RelationalDistillation
+from cosup.protocols import FeatureShapes, NetworkOutput
 
 LOSSES: list[FeatureLoss] = [FitNet(), RelationalDistillation(), KnowledgeReview(ramp=0.0)]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_gradients_are_those_of_the_features_part(loss: FeatureLoss) -> None:
-    small = Shapes(((2, 4, 4), (3, 2, 2)), embedding=3)
+    small = FeatureShapes(((2, 4, 4), (3, 2, 2)), embedding=3)
     connector, teacher = connected(loss, small, small), seen(small, seed=1)
     student = seen(small)
     assert student.embedding is not None
     inputs = [tensor.requires_grad_() for tensor in (*student.maps, student.embedding)]
 
     def part(first: Tensor, second: Tensor, embedding: Tensor) -> Tensor:
-        result: Tensor = connector(Seen(student.logits, (first, second), embedding), teacher, 0.5)
+        result: Tensor = connector(
+            NetworkOutput(student.logits, (first, second), embedding), teacher, 0.5
+        )
         return result
 
     assert torch.autograd.gradcheck(part, inputs)
@@ -51,10 +54,10 @@ def test_large_features_in_half_precision_stay_finite(
 ) -> None:
     """1e4 squared is beyond float16."""
 
-    def half(values: Seen) -> Seen:
+    def half(values: NetworkOutput) -> NetworkOutput:
         assert values.embedding is not None
         maps = tuple(each.to(dtype) for each in values.maps)
-        return Seen(values.logits, maps, values.embedding.to(dtype))
+        return NetworkOutput(values.logits, maps, values.embedding.to(dtype))
 
     connector = connected(loss).float()
     student, teacher = seen(STUDENT, 4, scale=1e4), seen(TEACHER, 4, seed=1, scale=1e4)
@@ -72,12 +75,12 @@ class Tiny(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(1, width, 3, padding=1)
         self.second = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.shapes = Shapes(((width, 8, 8), (2 * width, 4, 4)), embedding=2 * width)
+        self.shapes = FeatureShapes(((width, 8, 8), (2 * width, 4, 4)), embedding=2 * width)
 
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor) -> NetworkOutput:
         first = self.first(images).relu()
         second = self.second(first).relu()
-        return Seen(second, (first, second), second.mean((2, 3)))
+        return NetworkOutput(second, (first, second), second.mean((2, 3)))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
@@ -103,7 +106,7 @@ def test_a_student_comes_to_see_digits_as_its_teacher_does(loss: FeatureLoss) ->
 @pytest.mark.parametrize(
     ("loss", "student", "teacher", "named"),
     [
-        (FitNet(), Shapes(), TEACHER, "null.*student.*none.*5x8x8, 7x4x4"),
+        (FitNet(), FeatureShapes(), TEACHER, "null.*student.*none.*5x8x8, 7x4x4"),
         (FitNet(hint_stage=2), STUDENT, TEACHER, "hint_stage: 2.*4x8x8, 6x4x4.*5x8x8, 7x4x4"),
         (FitNet(hint_stage=-3), STUDENT, TEACHER, "hint_stage: -3.*4x8x8"),
         (
@@ -114,16 +117,16 @@ def test_a_student_comes_to_see_digits_as_its_teacher_does(loss: FeatureLoss) ->
         ),
         (
             KnowledgeReview(),
-            Shapes(((4, 8, 8),) * 3),
+            FeatureShapes(((4, 8, 8),) * 3),
             TEACHER,
             "stages: null.*student's 3.*4x8x8, 4x8x8.*teacher's 2.*5x8x8, 7x4x4.*1 to 2",
         ),
         (KnowledgeReview(stages=3), STUDENT, TEACHER, "stages: 3.*4x8x8, 6x4x4.*5x8x8, 7x4x4"),
-        (KnowledgeReview(), Shapes(), Shapes(), "none.*none.*both networks need"),
+        (KnowledgeReview(), FeatureShapes(), FeatureShapes(), "none.*none.*both networks need"),
     ],
 )
 def test_networks_that_cannot_be_paired_are_named_with_both_shapes(
-    loss: FeatureLoss, student: Shapes, teacher: Shapes, named: str
+    loss: FeatureLoss, student: FeatureShapes, teacher: FeatureShapes, named: str
 ) -> None:
     with pytest.raises(UserError, match=named) as caught:
         loss.connect(student, teacher)

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from feature_samples import connected, normed, seen
 
-from cosup.losses import FitNet, Seen, Shapes
-from cosup.losses.features import MapShape
+from cosup.losses import FitNet
+from cosup.protocols import FeatureShapes, MapShape, NetworkOutput
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from cosup.losses.features import MapShape
     ],
 )
 def test_fitnet_is_its_formula(student: MapShape, teacher: MapShape, way: str) -> None:
-    ours, theirs = Shapes((student,)), Shapes((teacher,))
+    ours, theirs = FeatureShapes((student,)), FeatureShapes((teacher,))
     connector = connected(FitNet(weight=100.0), ours, theirs)
     (name, weight), (_, bias) = list(connector.named_parameters())[:2]
     assert name == "regressor.0.weight"
@@ -37,7 +37,7 @@ def test_fitnet_is_its_formula(student: MapShape, teacher: MapShape, way: str) -
     if way == "enlarged":
         guess = F.interpolate(guess, size=(7, 7), mode="bilinear")
     worked = 100 * ((guess - hint) ** 2).mean((1, 2, 3))
-    losses = connector(Seen(x, (x,)), Seen(x, (hint,)), 0.0)
+    losses = connector(NetworkOutput(x, (x,)), NetworkOutput(x, (hint,)), 0.0)
     torch.testing.assert_close(losses, worked)
 
 
@@ -48,8 +48,8 @@ def test_fitnet_takes_the_middle_map_or_the_one_asked_for(
     hint_stage: int | None, ours: int, theirs: int
 ) -> None:
     """Of three maps the middle is number 1, of five number 2; each network counts its own."""
-    student = Shapes(tuple((2 + i, 4, 4) for i in range(3)))
-    teacher = Shapes(tuple((9 + i, 4, 4) for i in range(5)))
+    student = FeatureShapes(tuple((2 + i, 4, 4) for i in range(3)))
+    teacher = FeatureShapes(tuple((9 + i, 4, 4) for i in range(5)))
     connector = connected(FitNet(hint_stage=hint_stage), student, teacher)
     assert next(connector.parameters()).shape == (9 + theirs, 2 + ours, 1, 1)
     assert connector(seen(student), seen(teacher), 0.0).shape == (3,)

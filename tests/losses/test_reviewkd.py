@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from feature_samples import STUDENT, TEACHER, connected, normed, seen
 from torch import Tensor
 
-from cosup.losses import Connector, KnowledgeReview, Shapes
+from cosup.losses import Connector, KnowledgeReview
 from cosup.losses.reviewkd import context_loss
+from cosup.protocols import FeatureShapes
 
 
 def pooled(values: Tensor, grid: int) -> Tensor:
@@ -81,7 +82,7 @@ def test_reviewkd_is_its_formula(progress: float, ramp: float) -> None:
 
 
 def test_reviewkd_pairs_the_last_stages_when_told_how_many() -> None:
-    deep = Shapes((*((3, 4, 4),) * 4, (9, 2, 2)), embedding=9)
+    deep = FeatureShapes((*((3, 4, 4),) * 4, (9, 2, 2)), embedding=9)
     connector = connected(KnowledgeReview(stages=2, ramp=0.0), deep, TEACHER)
     assert connector(seen(deep), seen(TEACHER), 0.5).shape == (3,)
     bare = replace(deep, embedding=0)

@@ -21,7 +21,7 @@ from cosup.data.section import DataSection
 from cosup.data.table import load_data
 from cosup.errors import RunError, UserError
 from cosup.losses import CrossEntropy, DecoupledDistillation, Objective
-from cosup.losses.features import Connector, Seen
+from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import DEFAULT_COMPUTE, Compute, cpu_has_bfloat16
 from cosup.models.images import Mixing, training_transform
@@ -29,6 +29,7 @@ from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.ranks import Ranks
 from cosup.models.section import MixupSection, TrainingSection
 from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
+from cosup.protocols import NetworkOutput
 
 TINY = "test_resnet"
 
@@ -329,7 +330,7 @@ class _Distance(Connector):
         super().__init__()
         self.layer = layer
 
-    def forward(self, student: Seen, teacher: Seen, progress: float) -> Tensor:
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
         """[B]."""
         difference: Tensor = self.layer(student.logits) - teacher.logits
         return difference.square().mean(1)
@@ -338,10 +339,10 @@ class _Distance(Connector):
 def test_live_teachers_see_the_same_pixels_and_connectors_learn() -> None:
     asked: list[tuple[Tensor, Tensor]] = []
 
-    def live(pixels: Tensor, teacher: Tensor) -> Seen:
+    def live(pixels: Tensor, teacher: Tensor) -> NetworkOutput:
         asked.append((pixels, teacher))
         wanted = functional.one_hot(teacher, 10).float() * 0.8 + 0.02
-        return Seen(wanted.log())
+        return NetworkOutput(wanted.log())
 
     def batches(start: int) -> Iterator[Batch]:
         for batch in plain_batches()(start):
@@ -379,7 +380,9 @@ class _Episode(nn.Module):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, x: Tensor, teacher: Seen | None, progress: float) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, teacher: NetworkOutput | None, progress: float
+    ) -> tuple[Tensor, None]:
         return self.classifier.model(x)[len(x) // 2 :], None
 
 
