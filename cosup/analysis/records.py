@@ -17,6 +17,7 @@ from cosup.errors import RunError, UserError
 from cosup.evidence import Scopes, Truth
 from cosup.files import MARKER
 from cosup.probabilities import ProbTable
+from cosup.words import listed
 
 __all__ = ["Answers", "Run", "Teacher", "load_run", "runs_inside"]
 
@@ -380,9 +381,8 @@ def load_run(path: str | Path) -> Run:
         return Run(path)
     inside = runs_inside(path)
     if inside:
-        names = ", ".join(str(run.relative_to(path)) for run in inside[:SHOWN])
-        more = f" and {len(inside) - SHOWN} more" if len(inside) > SHOWN else ""
-        raise UserError(f"{path}: holds several runs; give one of them: {names}{more}")
+        names = listed([run.relative_to(path) for run in inside], SHOWN)
+        raise UserError(f"{path}: holds several runs; give one of them: {names}")
     if (path / MARKER).is_file():
         raise UserError(f"{path}: the run has not finished anything yet")
     there = "there is no such directory" if not path.exists() else "not a run's directory"

@@ -17,6 +17,7 @@ from typing import Any
 
 from cosup.config.schema import ActorsSection, ExecutionSection, GPUs
 from cosup.errors import UserError
+from cosup.words import plural
 
 __all__ = [
     "Closing",
@@ -136,11 +137,11 @@ def find_nodes() -> list[Node]:
 def described(nodes: Sequence[Node]) -> str:
     """The nodes in words."""
     kinds = {node: nodes.count(node) for node in nodes}
-    words = "; ".join(
-        f"{count} node{'' if count == 1 else 's'} of {node.cpus:g} CPUs and {node.gpus:g} GPUs"
+    text = "; ".join(
+        f"{plural(count, 'node')} of {node.cpus:g} CPUs and {node.gpus:g} GPUs"
         for node, count in kinds.items()
     )
-    return words or "no node"
+    return text or "no node"
 
 
 def places(section: ActorsSection, nodes: Sequence[Node], gpus: float) -> Places:
@@ -165,7 +166,7 @@ def check_room(setting: str, wanted: Places, nodes: Sequence[Node]) -> None:
     if wanted.count <= room:
         return
     raise UserError(
-        f"{setting}: {wanted.count} process{'' if wanted.count == 1 else 'es'} of "
+        f"{setting}: {plural(wanted.count, 'process')} of "
         f"{wanted.num_cpus:g} CPUs and {wanted.num_gpus:g} GPUs each are asked for; the cluster "
         f"has room for {room} ({described(nodes)})"
     )

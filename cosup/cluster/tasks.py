@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cosup.errors import RunError
+from cosup.words import plural
 
 __all__ = ["Task", "Tasks", "Unit"]
 
@@ -149,7 +150,7 @@ class Tasks:
                 log.warning("%s: failed for good; its samples: %s", task.unit.what, ", ".join(ids))
         task = self._set_aside[0]
         ids = task.unit.samples()
-        tries = f"{task.tries} tr{'y' if task.tries == 1 else 'ies'}"
+        tries = plural(task.tries, "try")
         text = f"{task.unit.what}: given up after {tries}, the last error: {task.error}"
         if ids:
             rest = f" and {len(ids) - NAMED} more (all in the log)" if len(ids) > NAMED else ""

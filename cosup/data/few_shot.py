@@ -13,6 +13,7 @@ import numpy as np
 from cosup.data.section import FewShotSection
 from cosup.errors import UserError, unknown_name
 from cosup.seeds import numpy_generator
+from cosup.words import plural
 
 __all__ = ["ClassParts", "class_parts"]
 
@@ -49,7 +50,7 @@ def class_parts(
     for name, part in (("novel", novel), ("validation", validation)):
         if len(part) < section.ways and (part or name == "novel"):
             raise UserError(
-                f"there are only {len(part)} {name} class{'' if len(part) == 1 else 'es'}",
+                f"there are only {plural(len(part), f'{name} class')}",
                 key="ways",
                 value=section.ways,
             )

@@ -28,6 +28,7 @@ from cosup.models.prompts import Prompts, build_prompts
 from cosup.models.section import BackboneSection, HeadSection
 from cosup.models.weights import downloads, hash_tensors, weights_file
 from cosup.seeds import seed_for
+from cosup.words import plural
 
 __all__ = ["check_prompts", "prompts_of", "text_features"]
 
@@ -77,10 +78,9 @@ def text_features(
     if file is not None:
         save_tensors(file, {"features": features})
     log.info(
-        "text features: %d classes, %d template%s",
+        "text features: %d classes, %s",
         len(prompts.names),
-        len(prompts.templates),
-        "" if len(prompts.templates) == 1 else "s",
+        plural(len(prompts.templates), "template"),
     )
     return features
 

@@ -33,9 +33,9 @@ from cosup.runs.paired import compare_pairs, load_correct, more_than_noise
 from cosup.runs.pipeline import run_one
 from cosup.runs.prepare import make_compute
 from cosup.runs.repeat import check_seeds, run_seeds
-from cosup.runs.summary import percent
 from cosup.seeds import seed_for
 from cosup.teachers.hierarchy import plan_hierarchy
+from cosup.words import in_percent, in_points, interval, noun
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> Rende
     """Accuracies by loss; each loss against the first, with its intervals in a sentence."""
     seeds: Sequence[int] = summary["seed"]
     losses: Mapping[str, Mapping[str, Any]] = summary["losses"]
-    over = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    over = f"{noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}"
     measured = next(iter(losses.values())).get("measured", "on the test split")
     title = f"{summary['run']}: the student's accuracy {measured} by loss, in %, {over}"
     table = Table(title=title, title_justify="left")
@@ -160,7 +160,7 @@ def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> Rende
         table.add_column("by seed", justify="right")
     table.add_column("PGR", justify="right")
     for name, one in losses.items():
-        table.add_row(name, _mean(one), *_by_seed(one, seeds), percent(one["student"]["pgr"]))
+        table.add_row(name, _mean(one), *_by_seed(one, seeds), in_percent(one["student"]["pgr"]))
     table.add_section()
     _add_bounds(table, next(iter(losses.values())), len(seeds))
     lines = [*_choices(losses), *_pairs(summary), *_next(losses, seeds, directory)]
@@ -170,23 +170,25 @@ def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> Rende
 def _mean(one: Mapping[str, Any]) -> str:
     over = one.get("over_seeds", {}).get("student.accuracy", {})
     deviation = over.get("deviation")
-    more = "" if deviation is None else f" ± {percent(deviation)}"
-    return percent(one["student"]["accuracy"]) + more
+    more = "" if deviation is None else f" ± {in_percent(deviation)}"
+    return in_percent(one["student"]["accuracy"]) + more
 
 
 def _by_seed(one: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     if len(seeds) == 1:
         return []
-    return ["  ".join(percent(value) for value in one["over_seeds"]["student.accuracy"]["values"])]
+    return [
+        "  ".join(in_percent(value) for value in one["over_seeds"]["student.accuracy"]["values"])
+    ]
 
 
 def _add_bounds(table: Table, one: Mapping[str, Any], seeds: int) -> None:
     """Floor and ceiling, which no loss changes."""
     more = [""] if seeds > 1 else []
     floor = one["floor"]
-    table.add_row(f"teacher {floor['teacher']} alone (floor)", percent(floor["accuracy"]), *more)
+    table.add_row(f"teacher {floor['teacher']} alone (floor)", in_percent(floor["accuracy"]), *more)
     if one["ceiling"]["accuracy"] is not None:
-        ceiling = percent(one["ceiling"]["accuracy"])
+        ceiling = in_percent(one["ceiling"]["accuracy"])
         table.add_row("student trained on the true labels (ceiling)", ceiling, *more)
 
 
@@ -214,7 +216,7 @@ def _pairs(summary: Mapping[str, Any]) -> Iterator[str]:
 
 def _sentence(pair: Mapping[str, Any]) -> str:
     seeds = len(pair["by_seed"])
-    head = f"{pair['first']}: {_points(pair['difference'])}"
+    head = f"{pair['first']}: {in_points(pair['difference'])}"
     samples = f"{_interval(pair['ci95_samples'])} over test samples"
     verdict = "more than noise" if more_than_noise(pair) else "not more than noise"
     if pair["ci95"] is None:
@@ -223,14 +225,9 @@ def _sentence(pair: Mapping[str, Any]) -> str:
     return f"{head}, {over}, {samples}; better on {pair['better_on']} of {seeds} seeds: {verdict}"
 
 
-def _points(value: float) -> str:
-    """A fraction as percentage points with its sign; no sign where it rounds to 0."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if float(text) == 0 else text
-
-
 def _interval(bounds: Sequence[float]) -> str:
-    return f"[{_points(bounds[0])}, {_points(bounds[1])}]"
+    low, high = bounds
+    return interval(low, high, in_points)
 
 
 def _next(

@@ -15,13 +15,14 @@ from cosup.models.weights import hash_tensors
 from cosup.runs.directory import RunDirectory
 from cosup.student.exported import save_network, save_student
 from cosup.student.network import split_state
+from cosup.words import in_percent, plural
 
 CARD = """\
 # {{ run }}: a student trained by cosup
 
 {% if network %}The whole network `{{ backbone }}`\
 {% else %}A {{ head }} head on frozen features of `{{ backbone }}`{% endif %}, taught by \
-{{ teachers | length }} weak teacher{{ "" if teachers | length == 1 else "s" }} \
+{{ plural(teachers | length, "weak teacher") }} \
 ({{ teachers | join(", ") }}). It saw {{ "labels too" if labels else "no true label" }}.\
 {% if clip and not network %} CLIP's image encoder lies beside it; its text encoder is not needed.\
 {% endif %}
@@ -64,7 +65,8 @@ def export_student(
         floor=summary["floor"],
         ceiling=summary["ceiling"],
         classes=classes,
-        percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
+        percent=in_percent,
+        plural=plural,
     )
     if network:
         plain, through_meta = split_state(state)

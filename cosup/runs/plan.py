@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cosup import words
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
@@ -46,11 +47,12 @@ def plan(config: Config) -> RenderableType:
     check_task(config, hierarchy, data)
     seeds = config.run.seeds or [config.run.seed]
     losses = config.rounds.losses or []
-    each = f", {_counted('loss', loss_names(losses))}" if losses else ""
+    each = f", {words.noun(len(losses), 'loss')} {', '.join(loss_names(losses))}" if losses else ""
     lines = [
-        f"run         {_place(config)}, {_counted('seed', seeds)}{each}",
+        f"run         {_place(config)}, "
+        f"{words.noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}{each}",
         f"device      {compute.device}, {compute.precision}, "
-        f"{compute.workers} decoding thread{'' if compute.workers == 1 else 's'}",
+        f"{words.plural(compute.workers, 'decoding thread')}",
         _samples(data),
         *_student(config, data, compute),
         _annotations(config, data, hierarchy),
@@ -102,8 +104,8 @@ def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]
     if section.mode == "head" and section.head.init == "text":
         prompts = prompts_of(section.backbone, section.head, data.classes)
         yield (
-            f"prompts     {len(prompts.names)} classes, {len(prompts.templates)} "
-            f"template{'' if len(prompts.templates) == 1 else 's'}, such as '{prompts.texts()[0]}'"
+            f"prompts     {len(prompts.names)} classes, "
+            f"{words.plural(len(prompts.templates), 'template')}, such as '{prompts.texts()[0]}'"
         )
 
 
@@ -123,7 +125,7 @@ def _features(config: Config, data: ImageData, compute: Compute, splits: Sequenc
     hit = "all in the cache" if not todo else f"{todo:,} images to pass through the backbone"
     return (
         f"features    {backbone.name}, {backbone.num_features} per image, "
-        f"{backbone.input.size} px, {_bytes(size)} in {compute.cache}: {hit}"
+        f"{backbone.input.size} px, {words.size(size)} in {compute.cache}: {hit}"
     )
 
 
@@ -135,10 +137,9 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
     classes = len(data.classes)
     row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
     shards = sum(-(-count // config.execution.shard_size) for count in counts)
-    who = f"{teachers} teacher{'' if teachers == 1 else 's'}"
     return (
-        f"annotations {samples:,} samples x {who}, about "
-        f"{_bytes(samples * teachers * row)} in {teachers * shards} files"
+        f"annotations {samples:,} samples x {words.plural(teachers, 'teacher')}, about "
+        f"{words.size(samples * teachers * row)} in {teachers * shards} files"
     )
 
 
@@ -174,21 +175,8 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
     return ", ".join(names[index] for index in chosen[:SHOWN]) + more
 
 
-def _counted(word: str, items: Sequence[object]) -> str:
-    plural = "es" if word.endswith("s") else "s"
-    return f"{word}{'' if len(items) == 1 else plural} {', '.join(map(str, items))}"
-
-
 def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
     if spec.external is not None:
         return spec.external.annotations, "-"
     rows = training_rows(spec, data)
     return f"{len(rows):,} samples", f"{config.teachers.training.total_steps(len(rows)):,}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

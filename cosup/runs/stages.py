@@ -30,6 +30,7 @@ from cosup.seeds import torch_generator
 from cosup.student.head import HeadStudent
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent
+from cosup.words import percent, plural
 
 log = logging.getLogger(__name__)
 
@@ -210,14 +211,11 @@ def _log(numbers: Mapping[str, Any], recorder: Recorder) -> None:
     percents = {name: value for name, value in numbers.items() if isinstance(value, float)}
     recorder.scalars("rounds", percents, number)
     log.info(
-        "round %d, level %d (%d teacher%s): %s",
+        "round %d, level %d (%s): %s",
         number,
         numbers["level"],
-        len(numbers["teachers"]),
-        "" if len(numbers["teachers"]) == 1 else "s",
-        ", ".join(
-            f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in percents.items()
-        ),
+        plural(len(numbers["teachers"]), "teacher"),
+        ", ".join(f"{name.replace('_', ' ')} {percent(v)}" for name, v in percents.items()),
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from cosup.metrics import expected_calibration_error, paired_comparison, pgr, pgr_interval
 from cosup.probabilities import ProbTable
 from cosup.remote import Place
+from cosup.words import in_percent
 
 Numbers = dict[str, Any]
 
@@ -159,7 +160,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     table.add_column("PGR", justify="right")
     for teacher in summary["teachers"]:
         note = " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
-        table.add_row(f"teacher {teacher['name']} alone{note}", percent(teacher["accuracy"]), "")
+        table.add_row(f"teacher {teacher['name']} alone{note}", in_percent(teacher["accuracy"]), "")
     table.add_section()
     controls = summary["controls"]
     for name in sorted(controls, key=lambda name: name != FIRST):
@@ -169,7 +170,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     student = summary["student"]
     table.add_row(
         "[bold]the co-supervised student[/bold]",
-        f"[bold]{percent(student['accuracy'])}{_spread(summary, 'student.accuracy')}[/bold]",
+        f"[bold]{in_percent(student['accuracy'])}{_spread(summary, 'student.accuracy')}[/bold]",
         f"[bold]{_pgr(student)}[/bold]",
     )
     table.add_section()
@@ -179,36 +180,31 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     return Group(table, Text(_explain(summary)), Text(_next(summary, directory)))
 
 
-def percent(value: float | None) -> str:
-    """A fraction as percent with one digit; a dash for None."""
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _add_control(table: Table, summary: Mapping[str, Any], name: str) -> None:
     numbers = summary["controls"][name]
-    accuracy = percent(numbers["accuracy"]) + _spread(summary, f"controls.{name}.accuracy")
-    table.add_row(CONTROL_LABELS.get(name, name), accuracy, percent(numbers["pgr"]))
+    accuracy = in_percent(numbers["accuracy"]) + _spread(summary, f"controls.{name}.accuracy")
+    table.add_row(CONTROL_LABELS.get(name, name), accuracy, in_percent(numbers["pgr"]))
 
 
 def _spread(summary: Mapping[str, Any], number: str) -> str:
     """The deviation over seeds, where several were run; else, of episodes, the interval."""
     deviation = summary.get("over_seeds", {}).get(number, {}).get("deviation")
     if deviation is not None:
-        return f" ± {percent(deviation)}"
+        return f" ± {in_percent(deviation)}"
     if not summary["measured"].startswith("over") or summary.get("over_seeds"):
         return ""
     found: Any = summary
     for key in f"{number}_ci95".split("."):
         found = found[key]
-    return rf" \[{percent(found[0])}, {percent(found[1])}]"
+    return rf" \[{in_percent(found[0])}, {in_percent(found[1])}]"
 
 
 def _pgr(student: Mapping[str, Any]) -> str:
-    text = percent(student["pgr"])
+    text = in_percent(student["pgr"])
     if student["pgr_ci95"] is None:
         return text
     low, high = student["pgr_ci95"]
-    return f"{text} [{percent(low)}, {percent(high)}]".replace("[", r"\[")
+    return f"{text} [{in_percent(low)}, {in_percent(high)}]".replace("[", r"\[")
 
 
 def _explain(summary: Mapping[str, Any]) -> str:
@@ -230,15 +226,15 @@ def _explain(summary: Mapping[str, Any]) -> str:
         lines.append("No PGR: it needs the control 'ceiling'.")
     if last["assignment_accuracy"] is not None:
         lines.append(
-            f"Last round: {percent(last['assignment_accuracy'])} % of the samples went to a "
-            f"teacher who knows their kind; {percent(last['kept'])} % of the annotations were "
-            f"kept, {percent(last['kept_precision'])} % of those are right."
+            f"Last round: {in_percent(last['assignment_accuracy'])} % of the samples went to a "
+            f"teacher who knows their kind; {in_percent(last['kept'])} % of the annotations were "
+            f"kept, {in_percent(last['kept_precision'])} % of those are right."
         )
     if last.get("noise") is not None:
         lines.append(
-            f"Labels as given: {percent(last['noise'])} % of student_train's are wrong; rejected "
-            f"were {percent(last['noise_rejected'])} % of those samples, and "
-            f"{percent(last['clean_rejected'])} % of the others."
+            f"Labels as given: {in_percent(last['noise'])} % of student_train's are wrong; "
+            f"rejected were {in_percent(last['noise_rejected'])} % of those samples, and "
+            f"{in_percent(last['clean_rejected'])} % of the others."
         )
     if summary["data"]["broken"]:
         broken = summary["data"]["broken"]

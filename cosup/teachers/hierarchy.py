@@ -21,10 +21,9 @@ from cosup.config.teachers import (
 from cosup.errors import UserError, unknown_name
 from cosup.evidence import Scopes
 from cosup.seeds import numpy_generator
+from cosup.words import listed
 
 __all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes"]
-
-SHOWN = 5  # names listed in an error before "and N more"
 
 
 @dataclass(frozen=True)
@@ -243,18 +242,13 @@ def _check_cover(
     if held.all():
         return
     if not held.any(1).all():
-        missing = "classes " + _listed([classes[c] for c in np.flatnonzero(~held.any(1)).tolist()])
+        missing = "classes " + listed([classes[c] for c in np.flatnonzero(~held.any(1)).tolist()])
     elif not held.any(0).all():
-        missing = "domains " + _listed([domains[g] for g in np.flatnonzero(~held.any(0)).tolist()])
+        missing = "domains " + listed([domains[g] for g in np.flatnonzero(~held.any(0)).tolist()])
     else:
         pairs = [f"'{classes[c]}' in '{domains[g]}'" for c, g in np.argwhere(~held)]
-        missing = "classes " + _listed(pairs)
-    names = _listed([spec.name for spec in level])
+        missing = "classes " + listed(pairs)
+    names = listed([spec.name for spec in level])
     raise UserError(
         f"teachers: level {number} ({names}) doesn't cover the task: no scope holds {missing}"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -236,7 +236,9 @@ def test_runs_are_called_by_what_tells_their_directories_apart(tmp_path: Path) -
 def test_one_directory_that_holds_several_runs_stands_for_them(tmp_path: Path) -> None:
     loaded(tmp_path, one=drawn(1, 0.5), two=drawn(2, 0.5))
     assert [run.path.name for run in runs_to_compare([tmp_path])] == ["one", "two"]
-    with pytest.raises(UserError, match=r"holds several runs; give one of them: one, two \(runs"):
+    with pytest.raises(
+        UserError, match=r"holds several runs; give one of them: one and two \(runs"
+    ):
         runs_to_compare([tmp_path, tmp_path / "one"])
     with pytest.raises(UserError, match="s3://a/b: directories are compared"):
         runs_to_compare(["s3://a/b", tmp_path])

@@ -39,7 +39,7 @@ def test_a_directory_of_several_runs_names_them(tmp_path: Path) -> None:
     for name in ("seed-0", "seed-1"):
         make_run(tmp_path / "whole" / name, Shape(train=20, test=10))
     (tmp_path / "whole" / ".cosup-run.json").write_text("{}")
-    with pytest.raises(UserError, match="seed-0, seed-1"):
+    with pytest.raises(UserError, match="seed-0 and seed-1"):
         load_run(tmp_path / "whole")
     inside = runs_inside(tmp_path / "whole")
     assert [run.name for run in inside] == ["seed-0", "seed-1"]
