@@ -21,7 +21,7 @@ __all__ = ["CIFAR10_MAP", "CIFAR100_GROUPS", "noisy_labels", "transitions"]
 
 log = logging.getLogger(__name__)
 
-Matrix = NDArray[np.float64]
+Transitions = NDArray[np.float64]
 
 _ROUNDING = 1e-3  # with three decimals, thirds do not sum to 1
 
@@ -75,7 +75,7 @@ def noisy_labels(section: NoiseSection, labels: Ints, classes: Sequence[str], se
     return given
 
 
-def transitions(section: NoiseSection, classes: Sequence[str]) -> Matrix:
+def transitions(section: NoiseSection, classes: Sequence[str]) -> Transitions:
     """Return T [C, C], the probability of each label (column) for each true class (row).
 
     Raise `UserError`, keyed within `noise`, for a map or matrix that does not fit these classes.
@@ -113,7 +113,7 @@ def _class_map(section: NoiseSection, classes: Sequence[str]) -> Mapping[str, st
     return chosen
 
 
-def _matrix(section: NoiseSection) -> Matrix:
+def _matrix(section: NoiseSection) -> Transitions:
     given = section.matrix
     if isinstance(given, str):
         return _read_matrix(Path(given))
@@ -123,7 +123,7 @@ def _matrix(section: NoiseSection) -> Matrix:
     return np.asarray(given, dtype=np.float64)
 
 
-def _read_matrix(path: Path) -> Matrix:
+def _read_matrix(path: Path) -> Transitions:
     try:
         return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def _read_matrix(path: Path) -> Matrix:
         ) from None
 
 
-def _checked_matrix(matrix: Matrix, classes: Sequence[str]) -> Matrix:
+def _checked_matrix(matrix: Transitions, classes: Sequence[str]) -> Transitions:
     count = len(classes)
     if matrix.shape != (count, count):
         shape = " x ".join(map(str, matrix.shape))

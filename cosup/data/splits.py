@@ -1,6 +1,7 @@
 """Splits of a sample table: draw them by shares, or take those of the source, and check them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,25 @@ def draw_shares(
         else:
             chosen = _deal_groups(key, sizes, parts, generator)[unit]
     return np.where(chosen == len(shares), -1, chosen)
+
+
+def draw_limit(collection: Collection, limit: int, stratify: bool, seed: int) -> Collection:
+    """Return at most `limit` samples, stratified by class, domain and split; groups stay whole."""
+    table = collection.table
+    if limit >= len(table):
+        return collection
+    # Stratified by splits too, so that their proportions stay as they are.
+    strata = strata_of(table, stratify)
+    strata = strata * (table["split"].nunique() + 1) + integer_codes(table["split"])
+    groups = integer_codes(table["group"]) if collection.grouped else None
+    chosen = draw_shares(strata, [limit / len(table)], numpy_generator(seed, "limit"), groups)
+    rows = np.flatnonzero(chosen == 0)
+    if groups is None:
+        rows = rows[:limit]
+    while len(rows) > limit:  # whole groups may be slightly more than the limit
+        assert groups is not None
+        rows = rows[groups[rows] != groups[rows[-1]]]
+    return replace(collection, table=table.iloc[rows].reset_index(drop=True))
 
 
 def strata_of(table: "pd.DataFrame", stratify: bool = True) -> Ints:

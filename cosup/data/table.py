@@ -18,11 +18,10 @@ from cosup.data.noise import noisy_labels
 from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES, SPLITS, Collection
 from cosup.data.sources.base import TABLE_COLUMNS, integer_codes
-from cosup.data.splits import check_splits, draw_shares, split_samples, strata_of
+from cosup.data.splits import check_splits, draw_limit, split_samples
 from cosup.errors import RunError, UserError, unknown_name, within
 from cosup.evidence import Truth
 from cosup.files import write_json
-from cosup.seeds import numpy_generator
 
 log = logging.getLogger(__name__)
 
@@ -188,25 +187,9 @@ def _listed_samples(section: DataSection, seed: int) -> Collection:
         raise UserError(f"sample_id '{name}' is used by {count} samples; each needs its own")
     if section.group_by is not None:
         collection = collection.grouped_by(section.group_by)
-    return _limited(collection, section, seed)
-
-
-def _limited(collection: Collection, section: DataSection, seed: int) -> Collection:
-    table, limit = collection.table, section.limit
-    if limit is None or limit >= len(table):
+    if section.limit is None:
         return collection
-    # Stratified by splits too, so that their proportions stay as they are.
-    strata = strata_of(table, section.stratify)
-    strata = strata * (table["split"].nunique() + 1) + integer_codes(table["split"])
-    groups = integer_codes(table["group"]) if collection.grouped else None
-    chosen = draw_shares(strata, [limit / len(table)], numpy_generator(seed, "limit"), groups)
-    rows = np.flatnonzero(chosen == 0)
-    if groups is None:
-        rows = rows[:limit]
-    while len(rows) > limit:  # whole groups may be slightly more than the limit
-        assert groups is not None
-        rows = rows[groups[rows] != groups[rows[-1]]]
-    return replace(collection, table=table.iloc[rows].reset_index(drop=True))
+    return draw_limit(collection, section.limit, section.stratify, seed)
 
 
 def _readable(

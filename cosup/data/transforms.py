@@ -29,7 +29,7 @@ class Transform(Protocol):
     def __call__(self, image: Image.Image) -> Tensor: ...
 
 
-class InputSpec(Protocol):
+class ResizeSpec(Protocol):
     """How a network's input images are resized and cropped (see `EvalTransform`)."""
 
     @property
@@ -78,7 +78,7 @@ class EvalTransform:
         return torch.from_numpy(np.ascontiguousarray(np.array(image).transpose(2, 0, 1)))
 
 
-def eval_transform(spec: InputSpec) -> EvalTransform:
+def eval_transform(spec: ResizeSpec) -> EvalTransform:
     """Return the evaluation transform of a network."""
     return EvalTransform(spec.size, spec.crop_pct, spec.interpolation, spec.squash)
 

@@ -1,6 +1,5 @@
 """Tests of the sources on small copies of the published layouts."""
 
-import gzip
 import json
 import pickle
 import re
@@ -51,48 +50,6 @@ def mini_imagenet_of(root: Path, class_folder: Writer) -> Path:
     for part, classes in (("train", (3, 1)), ("val", (0, 5)), ("test", (2, 4))):
         class_folder(root / part, classes=classes, count=3)
     return root
-
-
-@pytest.fixture
-def any_source(tmp_path: Path, class_folder: Writer, idx_folder: Path) -> dict[str, dict[str, Any]]:
-    """Return settings for each registered source, on a small real dataset."""
-    images = class_folder(tmp_path / "classes")
-    for domain in ("clean", "noisy"):
-        class_folder(tmp_path / "domains" / domain)
-    paths = sorted(str(p.relative_to(images)) for p in images.rglob("*.png"))
-    table = pd.DataFrame({"path": paths, "label": [path[0] for path in paths]})
-    table.to_csv(images / "labels.csv", index=False)
-    raw = tmp_path / "tv" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for file in idx_folder.iterdir():
-        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
-    return {
-        "digits": {"rotations": [0, 90]},
-        "domain_folder": {"root": str(tmp_path / "domains")},
-        "idx": {"root": str(idx_folder)},
-        "image_folder": {"root": str(images)},
-        "inaturalist": {"root": str(inaturalist_of(class_folder(tmp_path / "species")))},
-        "mini_imagenet": {"root": str(mini_imagenet_of(tmp_path / "mini", class_folder))},
-        "table": {"table": str(images / "labels.csv")},
-        "torchvision": {"dataset": "FashionMNIST", "root": str(tmp_path / "tv")},
-    }
-
-
-def test_every_registered_source(any_source: dict[str, dict[str, Any]]) -> None:
-    assert set(any_source) == set(SOURCES.builtin)
-    for name, settings in any_source.items():
-        found = load(name, **settings)
-        table = found.table
-        assert len(table) == len(found.images), name
-        assert table["sample_id"].is_unique, name
-        assert table["label"].between(0, len(found.classes) - 1).all(), name
-        assert table["domain"].between(0, len(found.domains) - 1).all(), name
-        assert table["image"].tolist() == list(range(len(table))), name
-        assert len(set(found.classes)) == len(found.classes), name
-        image = found.images.read(len(table) - 1)
-        assert image.mode == "RGB", name
-        order = np.arange(len(table))
-        assert found.images.fingerprint(order) == load(name, **settings).images.fingerprint(order)
 
 
 def test_digits_are_rotated_scans() -> None:

@@ -80,6 +80,15 @@ def test_source_contract(source: str, tmp_path: Path) -> None:
     section = DataSection.model_validate(
         {"source": source, **settings(source, tmp_path), "splits": SHARES}
     )
+    found = SOURCES.build(section.source).load()
+    assert len(found.table) == len(found.images)
+    assert found.table["image"].tolist() == list(range(len(found.table)))
+    assert found.table["sample_id"].is_unique
+    assert len(set(found.classes)) == len(found.classes)
+    assert found.images.read(len(found.table) - 1).mode == "RGB"
+    order = np.arange(len(found.table))
+    same = SOURCES.build(section.source).load().images
+    assert found.images.fingerprint(order) == same.fingerprint(order)
     data = load_data(section, seed=0, workers=1, cache=None)
     table = data.table
     assert table["sample_id"].is_unique
