@@ -1,1 +1,1 @@
-"""Figures of a run."""
+"""The pages and terminal reports of runs."""

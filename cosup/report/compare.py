@@ -1,4 +1,4 @@
-"""Runs side by side: one HTML file that needs nothing else, and the tables behind it."""
+"""The comparison of runs: one HTML file without external resources, and its tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cosup.errors import UserError
 from cosup.files import write_atomic
 from cosup.report.compare_draw import draw_answers, draw_curves, draw_names, draw_pairs, draw_runs
 from cosup.report.compare_text import (
-    SAMPLES_ALONE,
+    SEED_NOTE,
     classes_sentence,
     comparison_text,
     config_sentence,
@@ -32,15 +32,15 @@ __all__ = ["compare_runs", "write_comparison"]
 Tables = Mapping[str, pd.DataFrame]
 
 MADE_BY = b"cosup comparison</title>"
-"""How a page of ours is told from anybody else's file."""
+"""Marks a page that cosup wrote and may overwrite."""
 MOST_SENTENCES = 10
 
 
 def compare_runs(places: Sequence[str], output: Path) -> tuple[RenderableType, Path]:
-    """What to print of the runs in these directories, and the page that was written.
+    """Compare the runs in these directories; return what to print, and the page that was written.
 
-    Raises `UserError`, and writes nothing, for what can't be compared, or a page's name that is
-    taken by another file.
+    Raises `UserError`, before anything is written, for runs that cannot be compared and for an
+    output path that belongs to another file.
     """
     _check_output(output)
     runs = runs_to_compare(places)
@@ -49,10 +49,11 @@ def compare_runs(places: Sequence[str], output: Path) -> tuple[RenderableType, P
 
 
 def write_comparison(runs: Sequence[Run], output: Path, tables: Tables | None = None) -> Path:
-    """Write the page of runs side by side, and its tables into the folder `NAME-tables` beside
-    it; the page's path. tables: those of `cosup.analysis.comparison.compare`, if they are made.
+    """Write the page of a comparison, and its tables into the folder `NAME-tables` beside it.
 
-    Raises `UserError` as `compare`, and where another file has the page's name.
+    tables: the result of `cosup.analysis.comparison.compare`, if it was computed before. Returns
+    the path of the page. Raises `UserError` as `compare` does, and for an output path that belongs
+    to another file.
     """
     _check_output(output)
     made = compare(runs) if tables is None else tables
@@ -64,13 +65,13 @@ def write_comparison(runs: Sequence[Run], output: Path, tables: Tables | None = 
 
 
 def comparison_html(runs: Sequence[Run], tables: Tables, folder: str) -> str:
-    """The page. folder: where its tables are, from where it is."""
+    """Render the page. folder: the path of the tables from the page."""
     names = labels(runs)
     samples = len(runs[0].test)
     title = " and ".join(names) if len(names) < 3 else words.listed(names, 6)
     measured = runs[0].summary["measured"]
     count = words.plural(len(runs), "run")
-    subtitle = f"{count}, accuracy {measured}: {samples:,} samples, the same for all."
+    subtitle = f"{count}, accuracy {measured} ({samples:,} samples, the same for all runs)."
     page = _Page(tables, names, samples, folder)
     sections = [
         page.verdict(),
@@ -93,27 +94,27 @@ class _Page:
         pairs = rows_of(self.tables["pairs"])
         lines = [pair_sentence(pair, len(pairs)) for pair in pairs[:MOST_SENTENCES]]
         if len(pairs) == 1:
-            lines += [said] if (said := pgr_sentence(pairs[0])) else []
+            lines += filter(None, [pgr_sentence(pairs[0])])
         if len(pairs) > MOST_SENTENCES:
-            lines.append(f"{len(pairs) - MOST_SENTENCES} other pairs are in the figure's table.")
+            lines.append(f"The data table lists {len(pairs) - MOST_SENTENCES} other pairs.")
         accuracy = PageFigure(
             "figure-runs",
-            "What each run reached",
+            "Accuracy of each run",
             views=[draw_runs(self.tables["runs"])],
-            note="Lines are 95 % intervals of the student's accuracy over test samples.",
-            table=self._table("runs", "What each run reached"),
+            note="Lines are 95 % intervals of the student's accuracy over the test samples.",
+            table=self._table("runs", "Accuracy of each run"),
         )
         forest = PageFigure(
             "figure-pairs",
-            "The differences, in pairs",
+            "Differences between the runs",
             views=[draw_pairs(self.tables["pairs"])],
-            note="Accuracy of the first less that of the second, with paired 95 % intervals over "
-            "the same test samples, those of a group (rotations of a scan, an episode) drawn "
-            "together; p of the exact McNemar test, which takes samples one by one, corrected for "
-            "the number of pairs (Holm). Dashed: no difference. Coloured: both show it.",
-            table=self._table("pairs", "The runs in pairs"),
+            note="Accuracy of the first run minus that of the second, with paired 95 % intervals "
+            "(bootstrap over groups of test samples, such as rotations of a scan or an episode). "
+            "p: exact McNemar test on single samples, corrected for the number of pairs (Holm). "
+            "Dashed line: no difference. Coloured: significant by both interval and test.",
+            table=self._table("pairs", "Pairs of runs"),
         )
-        return PageSection("verdict", "Verdict", [*lines, SAMPLES_ALONE], [accuracy, forest])
+        return PageSection("verdict", "Verdict", [*lines, SEED_NOTE], [accuracy, forest])
 
     def config(self) -> PageSection:
         table = self.tables["config"]
@@ -121,18 +122,20 @@ class _Page:
         if len(table):
             view = self._table("config", "Settings and environment that differ", len(table))
         text = [config_sentence(table)]
-        return PageSection("config", "What differs in their configs", text, table=view)
+        return PageSection("config", "Differences between the configs", text, table=view)
 
     def answers(self) -> PageSection:
         flipped = self.tables["flipped"]
         shares = PageFigure(
             "figure-answers",
-            "Right and wrong, in pairs",
+            "Correct and wrong answers of each pair",
             views=[draw_answers(self.tables["pairs"])],
         )
-        said = flipped_sentence(flipped, self.samples, len(self.names))
-        view = self._table("flipped", "Samples that some run gets right and another doesn't")
-        return PageSection("answers", "Which samples flipped", [said], [shares], table=view)
+        sentence = flipped_sentence(flipped, self.samples, len(self.names))
+        view = self._table("flipped", "Samples on which some runs are correct and others wrong")
+        return PageSection(
+            "answers", "Samples with different answers", [sentence], [shares], table=view
+        )
 
     def kinds(self) -> PageSection:
         figures = []
@@ -144,27 +147,27 @@ class _Page:
                 PageFigure(
                     f"figure-{table}",
                     f"Accuracy by {noun}",
-                    self._apart(frame, noun),
+                    self._names_sentence(frame, noun),
                     [draw_names(frame, self.names, noun)],
                     table=self._table(table, f"Accuracy by {noun}"),
                 )
             )
         return PageSection("names", "Classes and domains", [], figures)
 
-    def _apart(self, frame: pd.DataFrame, noun: str) -> str:
+    def _names_sentence(self, frame: pd.DataFrame, noun: str) -> str:
         if noun == "class":
             return classes_sentence(frame, self.names, noun)
-        apart = classes_sentence(frame.iloc[:-1], self.names, noun)
-        return f"{apart} {means_sentence(frame, self.names)}"
+        sentence = classes_sentence(frame.iloc[:-1], self.names, noun)
+        return f"{sentence} {means_sentence(frame, self.names)}"
 
     def curves(self) -> PageSection:
         view = draw_curves(self.tables["curves"], self.names)
         figure = PageFigure(
             "figure-curves",
-            "The runs' curves, laid over each other",
+            "Curves of the runs",
             views=[view] if view.panels else [],
-            table=self._table("curves", "What the runs recorded"),
-            absent="" if view.panels else "the runs recorded no number at more than one step.",
+            table=self._table("curves", "Recorded numbers"),
+            absent="" if view.panels else "no number was recorded at more than one step.",
         )
         return PageSection("curves", "Curves", [], [figure])
 
@@ -175,7 +178,7 @@ class _Page:
 
 
 def _shown(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """A table with the columns that a reader of the page needs, so called that units show."""
+    """Return a table with the columns for the page, renamed so that their units are shown."""
     if name == "runs":
         memory = table["peak_rss_mb"].round().astype("Int64")
         table = table.drop(columns=["directory", "peak_rss_mb"])
@@ -194,4 +197,4 @@ def _check_output(output: Path) -> None:
             f"--output {output}: is a directory; give a file, as {output / 'comparison.html'}"
         )
     if output.exists() and MADE_BY not in output.read_bytes()[:20_000]:
-        raise UserError(f"--output {output}: exists and is no comparison; choose another name")
+        raise UserError(f"--output {output}: exists and is not a comparison; choose another name")

@@ -1,4 +1,4 @@
-"""The figures of a comparison: intervals, answers, classes, and curves laid over each other."""
+"""The drawings of a comparison."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ from cosup.analysis.drawing import (
     Scale,
     Segment,
 )
-from cosup.report.compare_text import differs
+from cosup.report.compare_text import is_different
 
 MOST_PAIRS = 36
 MOST_NAMES = 40
@@ -32,7 +32,7 @@ FIRST_TAGS = ("rounds/student_accuracy", "rounds/annotation_accuracy", "rounds/"
 
 
 def draw_runs(table: pd.DataFrame) -> Dots:
-    """Each run's accuracy with its interval, between its floor and its ceiling."""
+    """Draw the accuracy of each run with its interval, floor and ceiling."""
     numbers = [table[name] for name in ("student", "low", "high", "floor", "ceiling")]
     scale = Scale.of_shares(pd.concat(numbers))
     rows = []
@@ -67,7 +67,7 @@ def draw_runs(table: pd.DataFrame) -> Dots:
 
 
 def draw_pairs(table: pd.DataFrame) -> Dots:
-    """The difference of each pair with its paired interval; the line is no difference."""
+    """Draw the difference of each pair with its paired interval; the line marks no difference."""
     shown, left_out = _first(table, MOST_PAIRS)
     bounds = pd.concat([shown[name] for name in ("low", "high", "difference")])
     scale = Scale.of_numbers([0.0, *(100 * bounds)])
@@ -76,7 +76,7 @@ def draw_pairs(table: pd.DataFrame) -> Dots:
         name = f"{pair['first']} against {pair['second']}"
         span = words.interval(pair["low"], pair["high"], words.in_points)
         kind = ""
-        if differs(pair):
+        if is_different(pair):
             kind = "gain" if pair["difference"] > 0 else "loss"
         at = scale.at(100 * pair["difference"])
         rows.append(
@@ -101,12 +101,12 @@ def draw_pairs(table: pd.DataFrame) -> Dots:
 
 
 def draw_answers(table: pd.DataFrame) -> Bars:
-    """Of each pair, the samples that both, one, or none of the two gets right."""
+    """Draw the share of samples on which both, one or neither of a pair is correct."""
     shown, left_out = _first(table, MOST_PAIRS)
     parts = (
-        ("both_right", "both", "both right"),
-        ("first_only", "gain", "the first alone"),
-        ("second_only", "loss", "the second alone"),
+        ("both_right", "both", "both correct"),
+        ("first_only", "gain", "only the first correct"),
+        ("second_only", "loss", "only the second correct"),
         ("both_wrong", "other", "both wrong"),
     )
     rows = []
@@ -116,20 +116,22 @@ def draw_answers(table: pd.DataFrame) -> Bars:
             BarRow(
                 f"{pair['first']} against {pair['second']}",
                 [
-                    Segment(pair[name] / total, kind, f"{said}: {pair[name]:,} samples")
-                    for name, kind, said in parts
+                    Segment(pair[name] / total, kind, f"{label}: {pair[name]:,} samples")
+                    for name, kind, label in parts
                 ],
                 words.in_percent(pair["agreement"]),
                 f"{pair['first_only']:,} and {pair['second_only']:,}",
             )
         )
-    legend = [(kind, said) for _, kind, said in parts]
-    return Bars(rows, "same answer, %", "one alone", legend, left_out)
+    legend = [(kind, label) for _, kind, label in parts]
+    return Bars(rows, "same answer, %", "only one correct", legend, left_out)
 
 
 def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
-    """Accuracy of each run by class or domain; of many, where the runs are furthest apart or
-    nearest. The mean over the domains stands last."""
+    """Draw the accuracy of each run by class or domain; the mean over the domains is last.
+
+    Of many names, those with the largest and smallest differences between runs are shown.
+    """
     several = noun == "domain" and len(table) > 1
     names, mean = (table.iloc[:-1], table.iloc[-1:]) if several else (table, table.iloc[:0])
     spread = names[list(runs)].max(axis=1) - names[list(runs)].min(axis=1)
@@ -168,7 +170,7 @@ def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
 
 
 def draw_curves(table: pd.DataFrame, runs: Sequence[str]) -> Lines:
-    """A panel for each number that was recorded at several steps, a curve for each run."""
+    """Draw a panel for each number recorded at several steps, with a curve for each run."""
     known = table.dropna(subset=["value"])
     steps = known.groupby("tag", sort=False)["step"].nunique()
     tags = sorted((str(tag) for tag in steps.index[steps > 1]), key=_rank)
@@ -176,9 +178,9 @@ def draw_curves(table: pd.DataFrame, runs: Sequence[str]) -> Lines:
     panels = [_panel(tag, known[known["tag"] == tag], shown) for tag in tags[:MOST_PANELS]]
     left_out = []
     if len(tags) > MOST_PANELS:
-        left_out.append(f"{words.plural(len(tags) - MOST_PANELS, 'other curve')} in the table.")
+        left_out.append(f"The table lists {words.plural(len(tags) - MOST_PANELS, 'other curve')}.")
     if len(runs) > MOST_CURVES:
-        left_out.append(f"The first {MOST_CURVES} of {len(runs)} runs.")
+        left_out.append(f"Shown are the first {MOST_CURVES} of {len(runs)} runs.")
     legend = [(f"c{place}", name) for place, name in enumerate(shown)]
     return Lines(panels, legend, left_out=" ".join(left_out))
 
@@ -200,7 +202,7 @@ def _panel(tag: str, table: pd.DataFrame, runs: Sequence[str]) -> Panel:
         last = one["value"].iloc[-1]
         ends_at.append(words.in_percent(last) if shares else words.number(last))
     unit = ", %" if shares else ""
-    note = f"ends at {', '.join(ends_at)}"
+    note = f"last value: {', '.join(ends_at)}"
     across = x.axis("step")
     if shares:
         rounds = sorted(table["step"].unique().tolist())
@@ -209,7 +211,7 @@ def _panel(tag: str, table: pd.DataFrame, runs: Sequence[str]) -> Panel:
 
 
 def _title(tag: str) -> str:
-    """`round_2/loss` as "round 2: loss"; a teacher's name stays as it is."""
+    """Return the title of a recorded number: `round 2: loss` for `round_2/loss`."""
     part, _, name = tag.partition("/")
     if part == "teachers":
         return f"training loss of teacher {words.shorten(name, 40)}"
@@ -218,7 +220,7 @@ def _title(tag: str) -> str:
 
 
 def _rank(tag: str) -> tuple[int, str]:
-    """The rounds' own measures come first, the teachers' trainings last."""
+    """Sort the measures of the rounds first and the training of the teachers last."""
     if tag.startswith("teachers/"):
         return len(FIRST_TAGS) + 1, tag
     places = (place for place, start in enumerate(FIRST_TAGS) if tag.startswith(start))
@@ -228,4 +230,6 @@ def _rank(tag: str) -> tuple[int, str]:
 def _first(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
     if len(table) <= most:
         return table, ""
-    return table.head(most), f"The first {most} of {len(table)} pairs; the table has all."
+    return table.head(
+        most
+    ), f"Shown are the first {most} of {len(table)} pairs. The table lists all."

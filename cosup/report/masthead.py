@@ -1,6 +1,7 @@
-"""The head of the page: the run's name, what it is, its main numbers, and what it lacks.
+"""The first and the last part of the page.
 
-The page's last part: how to run it again, in what environment it ran, and its config.
+The head has the run's name, its data, its main numbers and warnings. The last section has the
+commands that reproduce the run, its environment and its config.
 """
 
 import shlex
@@ -17,7 +18,7 @@ from cosup.analysis import Run
 
 @dataclass(frozen=True)
 class Number:
-    """A number of the head line."""
+    """A number of the headline. note: its interval."""
 
     name: str
     value: str
@@ -28,7 +29,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above the sections."""
+    """The part of the page above the sections."""
 
     name: str
     subtitle: str
@@ -37,12 +38,12 @@ class Head:
 
 
 def make_head(run: Run, tables: Mapping[str, pd.DataFrame]) -> Head:
-    """The head of a run's page."""
+    """Make the head of a run's page."""
     return Head(run.name, subtitle(run), _numbers(run, tables), warnings(run))
 
 
 def subtitle(run: Run) -> str:
-    """What was measured on what, in a line."""
+    """Describe the data, the teachers and the measure in one line."""
     config, parts = run.config, []
     data = config.get("data", {}).get("source")
     name = data.get("name") if isinstance(data, Mapping) else data
@@ -62,15 +63,14 @@ def subtitle(run: Run) -> str:
 
 
 def warnings(run: Run) -> list[str]:
-    """What a reader must know first: an unfinished run, and what it has not got."""
+    """Return a warning if the run is not finished or records are missing."""
     if run.finished and not run.missing:
         return []
-    what = "This run is not finished" if not run.finished else "This run's records are incomplete"
-    return [
-        f"{what}: there is no {words.listed(run.missing, 12)}. The page shows what there is."
-        if run.missing
-        else f"{what}. The page shows what there is."
-    ]
+    problem = "The records of this run are incomplete"
+    if not run.finished:
+        problem = "This run is not finished"
+    missing = f" Missing: {words.listed(run.missing, 12)}." if run.missing else ""
+    return [f"{problem}.{missing} The report covers the records that exist."]
 
 
 def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
@@ -104,22 +104,24 @@ def _floor(run: Run, table: pd.DataFrame) -> Number | None:
     floor = run.summary.get("floor") or run.prepared.get("floor")
     if not isinstance(floor, Mapping) or floor.get("accuracy") is None:
         return None
-    return _accuracy(table, "teacher", str(floor.get("teacher")), "floor: the best teacher")
+    return _accuracy(table, "teacher", str(floor.get("teacher")), "floor: the best single teacher")
 
 
 def _pgr(run: Run, table: pd.DataFrame) -> Number | None:
-    """Performance gap recovered, as the run's summary has it."""
+    """Return the performance gap recovered from the run's summary."""
     student = run.summary.get("student", {})
     if student.get("pgr") is None:
         return None
     span = student.get("pgr_ci95") or (None, None)
     note = words.interval(*span)
-    return Number("PGR, gap recovered", words.in_percent(student["pgr"]), "%", note, True)
+    return Number(
+        "performance gap recovered (PGR)", words.in_percent(student["pgr"]), "%", note, True
+    )
 
 
 @dataclass(frozen=True)
 class Block:
-    """Text, a small table of facts, or code, under a title; `open` ones are not folded."""
+    """Text, a table of facts, or code under a title. open: shown without a click."""
 
     title: str
     text: list[str] = field(default_factory=list)
@@ -129,16 +131,16 @@ class Block:
 
 
 def make_blocks(run: Run) -> list[Block]:
-    """How to reproduce a run, its environment and its config."""
-    return [_again(run), _environment(run), _config(run)]
+    """Make the blocks with commands, environment and config."""
+    return [_commands(run), _environment(run), _config(run)]
 
 
-def _again(run: Run) -> Block:
+def _commands(run: Run) -> Block:
     environment = run.environment
     text = [
-        "The same config, seed, machine and number of threads give the same numbers; another "
-        "number of threads rounds otherwise.",
-        "In the folder above the run's directory:",
+        "The same config, seed, machine and number of threads give the same numbers. With another "
+        "number of threads rounding differs.",
+        "Run these commands in the parent folder of the run's directory:",
     ]
     directory = run.path.name
     lines = []
@@ -154,9 +156,9 @@ def _again(run: Run) -> Block:
     lines.append(f"{fixed}cosup run {config} --output {again}")
     lines.append(f"cosup compare {shlex.quote(directory)} {again}")
     if not run.finished:
-        lines.append("# or go on with it:")
+        lines.append("# or resume it:")
         lines.append(f"cosup run {config} --output {shlex.quote(directory)} --resume")
-    return Block("Run it again", text, code="\n".join(lines), open=True)
+    return Block("Reproduce the run", text, code="\n".join(lines), open=True)
 
 
 def _environment(run: Run) -> Block:
@@ -165,12 +167,12 @@ def _environment(run: Run) -> Block:
     peak = run.summary.get("peak_rss_mb")
     if peak is not None:
         facts.insert(0, ("peak memory", f"{words.number(peak)} MiB"))
-    text = [] if facts else ["The run has not kept its environment."]
+    text = [] if facts else ["The environment of the run was not recorded."]
     return Block("Environment", text, facts)
 
 
 _PRIVATE = ("working_directory", "command")
-"""Paths of the machine that it ran on are nobody's business."""
+"""Left out, as they contain paths of the machine."""
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
@@ -184,6 +186,6 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
 
 
 def _config(run: Run) -> Block:
-    text = ["As resolved: what the config file left out has its default here."]
+    text = ["The resolved config, including defaults."]
     code = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
     return Block("Config", text, code=code.rstrip())

