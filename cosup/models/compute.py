@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from cosup.errors import UserError
+from cosup.errors import UserError, unknown_name
 from cosup.models.ranks import ALONE, Ranks
 
 __all__ = ["Compute", "Precision", "autocast", "resolve_device", "resolve_precision"]
@@ -57,7 +57,10 @@ DEFAULT_COMPUTE = Compute()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `UserError` if it isn't there."""
+    """Return the device named `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises `UserError` if this machine does not have it.
+    """
     if name == "auto":
         return torch.device(_best())
     try:
@@ -70,19 +73,24 @@ def resolve_device(name: str) -> torch.device:
         return device
     if device.type == "mps" and torch.backends.mps.is_available():
         return device
-    raise UserError(f"execution.device: '{name}' is not here (allowed: {', '.join(_present())})")
+    allowed = ", ".join(_available())
+    raise UserError(
+        "not available on this machine", key="execution.device", value=name, allowed=allowed
+    )
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """The precision of backbones' forward passes: `auto` is bfloat16 on GPUs that have it."""
+    """Return the precision of forward passes; `auto` is bfloat16 on GPUs that support it.
+
+    Raises `UserError` for an unknown name.
+    """
     if name == "float32":
         return "float32"
     if name == "bfloat16":
         return "bfloat16"
     if name != "auto":
-        raise UserError(
-            f"execution.precision: '{name}' is unknown (allowed: auto, bfloat16, float32)"
-        )
+        allowed = ("auto", "bfloat16", "float32")
+        raise unknown_name("precision", name, allowed, key="execution.precision")
     # Emulated bfloat16 (before Ampere) is slower than float32.
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if native else "float32"
@@ -94,17 +102,17 @@ def _best() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _present() -> list[str]:
+def _available() -> list[str]:
     cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return ["auto", "cpu", *cards, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
-CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and ("bf16") of ARM
+CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Matrix products and convolutions in bfloat16 where asked for, else as they are."""
+    """Return a context manager that runs matrix products and convolutions in `precision`."""
     if precision == "float32":
         return nullcontext()
     if device.type == "cpu":
@@ -113,7 +121,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU says that it computes in bfloat16; True where it can't be asked."""
+    """Return whether this CPU computes in bfloat16; True where the system does not report it."""
     try:
         words = set(CPUINFO.read_text().lower().split())
     except OSError:
@@ -126,5 +134,5 @@ def _warn_if_slow() -> None:
     if not cpu_has_bfloat16():
         log.warning(
             "execution.precision: this CPU has neither avx512_bf16 nor AMX; bfloat16 is emulated, "
-            "and float32 is quicker"
+            "and float32 is faster"
         )

@@ -1,8 +1,9 @@
-"""The feature cache: a backbone runs once per image, whoever asks (float16, memory-mapped).
+"""The feature cache: features of a backbone, computed once per image (float16, memory-mapped).
 
-A folder per key under `cache/features/`: `features.f16` (rows one after another) and `meta.json`
-when it is done; `features.part` and `progress.json` while it is not, so that an extraction that
-was killed goes on where it was. A lock on the folder keeps two runs from writing the same.
+The cache has a folder per key under `cache/features/`. Complete features are in `features.f16` (row
+after row) with `meta.json`. During extraction they are in `features.part` with `progress.json`, so
+that a killed extraction resumes after its last saved row. A lock on the folder prevents two runs
+from writing the same features.
 """
 
 import errno
@@ -13,41 +14,42 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cosup.errors import RunError
+from cosup.files import write_json
 
 log = logging.getLogger(__name__)
 
 
 class Extractor(Protocol):
-    """What a cache needs of a backbone (and can be had without loading timm)."""
+    """The part of a backbone that extraction needs; defined here so that timm is not imported."""
 
     name: str
     num_features: int
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images [B, 3, H, W] -> features [B, num_features] float32."""
+        """Return features [B, num_features] float32 of uint8 images [B, 3, H, W]."""
 
 
 Blocks = Callable[[int], Iterator[Tensor]]
-"""The features float16 [b, D] of the rows from this one on, in order."""
+"""Function of a row: yields the features [b, D] float16 of all rows from it, in order."""
 
-SAVE_EVERY = 2048  # rows between saved progress: what a killed extraction does again
+SAVE_EVERY = 2048  # rows between saved progress: at most this many are extracted again after a kill
 LARGEST = 65504.0  # of float16
 
 
 def features_key(backbone: str, transform: str, fingerprint: str) -> str:
-    """The key of a backbone's features (its `identity`) of a dataset through a transform."""
+    """Return the cache key of a backbone's identity, a transform's key and a data fingerprint."""
     return hashlib.sha256("\x1f".join((backbone, transform, fingerprint)).encode()).hexdigest()[:32]
 
 
 def has_features(cache: Path, key: str) -> bool:
-    """Whether the features of this key are complete."""
+    """Return whether the cache holds the complete features of this key."""
     return (cache / "features" / key / "meta.json").is_file()
 
 
@@ -59,17 +61,18 @@ def cached_features(
     on_rows: Callable[[int], None] | None = None,
     name: str = "",
 ) -> Tensor:
-    """The features of this shape [N, D] float16, memory-mapped (privately: writes stay in memory).
+    """Return features [N, D] float16 of this shape, extracted if the cache does not hold them.
 
-    `blocks(start)` yields those of the rows from `start` on, in order (see `feature_blocks`).
-    `on_rows` is told the number of rows that are done; `name` is noted beside them. Raises
-    `RunError` on a full disk, or if `blocks` gives another number of rows.
+    They are memory-mapped copy-on-write, or in memory without a cache. `blocks(start)` yields the
+    features of all rows from `start`, in order (see `feature_blocks`). `on_rows` is called with the
+    number of extracted rows. name: of the backbone, stored with the features. Raises `RunError` on
+    a full disk, or if `blocks` yields another number of rows.
     """
     if cache is None:
         return torch.cat(list(blocks(0)))
     folder = cache / "features" / key
     if not _is_complete(folder, shape):  # a complete folder may be read-only
-        with disk_errors(folder):
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder):
                 if not _is_complete(folder, shape):
@@ -79,21 +82,21 @@ def cached_features(
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or a folder that can't be written, into a `RunError` that names it."""
+def _writing(folder: Path) -> Iterator[None]:
+    """Raise `RunError` with the folder for a full disk or a folder that is not writable."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(f"disk full: writing features to {folder}") from None
         if error.filename is not None and Path(error.filename).is_relative_to(folder.parent):
-            raise RunError(f"can't write features to {folder} ({error.strerror})") from None
+            raise RunError(f"cannot write features to {folder} ({error.strerror})") from None
         raise
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; a run that finds it held waits for the other to finish."""
+    """Lock the folder, after waiting for another run that holds the lock."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
@@ -113,10 +116,10 @@ def _extract(
     on_rows: Callable[[int], None] | None,
     name: str,
 ) -> None:
-    """Write what is missing of `features.part`, then give it its name."""
+    """Write the missing rows of `features.part`, then rename it to `features.f16`."""
     done = _progress(folder, shape)
     if done:
-        log.info("features: going on at image %d of %d", done, shape[0])
+        log.info("features: resuming at image %d of %d", done, shape[0])
     with (folder / "features.part").open("r+b" if done else "wb") as file:
         file.truncate(done * shape[1] * 2)
         file.seek(0, os.SEEK_END)
@@ -124,25 +127,27 @@ def _extract(
         for block in blocks(done):
             file.write(block.numpy().data)
             done += len(block)
-            if done - saved >= SAVE_EVERY:  # between batches: a resumed run cuts the same ones
+            if (
+                done - saved >= SAVE_EVERY
+            ):  # between batches, so that a resumed run has the same ones
                 saved = done
-                _sync(file.fileno(), file.flush)
-                _write_json(folder / "progress.json", _meta(shape, done))
+                _sync(file)
+                write_json(folder / "progress.json", _meta(shape, done))
             if on_rows is not None:
                 on_rows(done)
-        _sync(file.fileno(), file.flush)
+        _sync(file)
     if done != shape[0]:
         raise RunError(f"features: {done} images were read, expected {shape[0]}")
     (folder / "features.part").replace(folder / "features.f16")
-    _write_json(folder / "meta.json", {**_meta(shape, done), "backbone": name})
+    write_json(folder / "meta.json", {**_meta(shape, done), "backbone": name})
     (folder / "progress.json").unlink(missing_ok=True)
 
 
 def feature_blocks(backbone: Extractor, images: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Features [b, D] float16 on the CPU of each batch of uint8 images [b, 3, H, W].
+    """Yield features [b, D] float16 on the CPU of each batch of uint8 images [b, 3, H, W].
 
-    A batch is copied back only after the next one has been launched, so an accelerator never waits
-    for the file. Raises `RunError` for features that are not finite.
+    A batch is copied back after the next one was launched, so that an accelerator does not wait for
+    the disk. Raises `RunError` for features that are not finite.
     """
     waiting: Tensor | None = None
     for batch in images:
@@ -158,12 +163,12 @@ def feature_blocks(backbone: Extractor, images: Iterator[Tensor]) -> Iterator[Te
 def _half(features: Tensor, name: str) -> Tensor:
     block = features.cpu()
     if not torch.isfinite(block).all():
-        raise RunError(f"features: backbone '{name}' gave values that are not finite")
+        raise RunError(f"features: backbone '{name}' returned values that are not finite")
     return block.clamp(-LARGEST, LARGEST).to(torch.float16).contiguous()
 
 
 def _progress(folder: Path, shape: tuple[int, int]) -> int:
-    """Rows of `features.part` that are safely on disk."""
+    """Return the number of rows of `features.part` that are on disk."""
     part = folder / "features.part"
     found = _read_json(folder / "progress.json")
     done = int(found.get("done", 0))
@@ -205,15 +210,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write under a temporary name, then rename: a kill leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file)
-        _sync(file.fileno(), file.flush)
-    temporary.replace(path)
-
-
-def _sync(descriptor: int, flush: Callable[[], None]) -> None:
-    flush()
-    os.fsync(descriptor)
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,9 +1,9 @@
-"""Fitting heads on features: all heads of a bank in one batched loop, and their predictions.
+"""Fit heads to features, all heads of a bank in one batched loop, and predict with them.
 
-Published code fits one head after another from a DataLoader over a TensorDataset. The features
-already lie in memory, so here a batch is one gather, and H heads (a level's local students, its
-linear teachers, the folds of a cross-fit) share every step. Heads don't touch each other: each
-draws its own batches from its own samples, the losses are summed, and Adam works by element.
+Published code fits one head after another from a DataLoader over a TensorDataset. Here the features
+are in memory, a batch is one gather, and H heads (local students of a level, linear teachers, folds
+of a cross-fit) share every step. The heads stay independent: each draws its own batches from its
+own samples, the losses are summed, and Adam works element by element.
 """
 
 import logging
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, float, Metrics], None]
 
-SMALL_STEP = 64 * 10**6  # multiplications per step below which one thread is quicker than several
-LOOK_EVERY = 25  # steps between looks at the loss on an accelerator, which has to wait for each
+SMALL_STEP = 64 * 10**6  # multiplications per step below which one thread is faster than several
+CHECK_EVERY = 25  # steps between checks of the loss on an accelerator: each check waits for it
 RECORD_EVERY = 50
 
 
 def recorded(step: int) -> bool:
-    """Whether this step (from 1) of a training is one that records keep."""
+    """Return whether this step (from 1) of a training is recorded."""
     return step == 1 or step % RECORD_EVERY == 0
 
 
@@ -159,13 +159,13 @@ def fit_heads(
 class _HeadMonitor:
     """Stops a fit whose loss is not finite; warns about a loss that ends higher than it began.
 
-    Checks every step on a CPU; the first, the last and every `LOOK_EVERY`th elsewhere.
+    Checks every step on a CPU; the first, the last and every `CHECK_EVERY`th elsewhere.
     """
 
     def __init__(self, fit: HeadFit, compute: Compute, on_step: OnStep | None) -> None:
         self.fit = fit
         self.total = fit.total_steps
-        self.every = 1 if compute.device.type == "cpu" else LOOK_EVERY
+        self.every = 1 if compute.device.type == "cpu" else CHECK_EVERY
         self.on_step = on_step
         self.ranks = compute.ranks
         self.first = self.last = math.nan
@@ -216,8 +216,11 @@ def predict_heads(
 
 @contextmanager
 def _few_threads(multiplications: int) -> Iterator[None]:
-    """One thread for small steps: waiting for each other costs several threads more than they
-    save, many times more on a machine that is shared; and the sums don't depend on the cores."""
+    """Use one thread for small steps.
+
+    Synchronising several threads costs more time than they save, many times more on a shared
+    machine. The sums do not depend on the number of cores either.
+    """
     before = torch.get_num_threads()
     if multiplications < SMALL_STEP:
         torch.set_num_threads(1)
@@ -228,8 +231,10 @@ def _few_threads(multiplications: int) -> Iterator[None]:
 
 
 def _mean(losses: Tensor, weight: Tensor | None, ranks: Ranks) -> Tensor:
-    """The (weighted) mean loss [H] of each head's batch [H, B]; of a slice its share, so that the
-    mean over the ranks is the batch's."""
+    """Return the (weighted) mean loss [H] over each head's batch [H, B].
+
+    On several ranks it is scaled so that the mean over the ranks is the mean over the batch.
+    """
     if ranks.size > 1 and weight is None:
         weight = torch.ones_like(losses)
     if weight is None:

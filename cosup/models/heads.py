@@ -1,11 +1,9 @@
-"""Heads: what turns a backbone's frozen features into class logits.
+"""Heads: map a backbone's frozen features to class logits.
 
-A `HeadBank` holds H heads of one kind over the same features, stacked in one tensor each, so that
-all local students of a level are fitted by one batched loop. Kinds: `linear` (a linear probe, as in
-Burns et al. 2023 and CSL, arXiv 2402.15505) and `prototype` (a scale times the cosine to learnt
-class prototypes, as in CPL, arXiv 2511.18396; METHODS.md section 3).
-
-Prototypes from annotations: a class starts at the mean feature of those it is surest of.
+A `HeadBank` holds H heads of one kind over the same features, stacked into one tensor per
+parameter, so that one batched loop fits all local students of a level. Kinds: `linear`, a linear
+probe (`cosup/METHODS.md`, sections 1 and 4), and `prototype`, a scale times the cosine to learned
+class prototypes (section 3).
 """
 
 import math
@@ -31,15 +29,14 @@ __all__ = [
 HeadKind = Literal["linear", "prototype"]
 
 DEFAULT_SCALE = 16.0
-"""The prototypes' scale on backbones that bring none of their own (CLIP's do)."""
+"""Scale of prototypes for backbones without a scale of their own (CLIP has one)."""
 
 
 class HeadBank(nn.Module):
     """H heads of one kind: features [N, D] (shared) or [H, B, D] -> logits [H, N or B, C].
 
-    `shift` and `gain` [H, D] standardise the features; both are None where they are read as they
-    are. `weight` [H, C, D] is the linear map or the prototypes; `bias` [H, C] belongs to `linear`
-    and `log_scale` [H] to `prototype`.
+    weight: [H, C, D], the linear map or the prototypes. bias: [H, C], of `linear`. log_scale: [H],
+    of `prototype`. shift, gain: [H, D], standardise the features; None leaves them unchanged.
     """
 
     def __init__(
@@ -68,19 +65,19 @@ class HeadBank(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return self.weight.shape[1]
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Number of features D."""
         return self.weight.shape[2]
 
     def __len__(self) -> int:
         return self.weight.shape[0]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits [H, B, C] of features [B, D], which every head reads, or [H, B, D], one's own."""
+        """Return logits [H, B, C] of features [B, D], shared by all heads, or [H, B, D]."""
         inputs = features.to(self.weight.dtype)
         if self.shift is not None and self.gain is not None:
             offset = (-self.shift * self.gain)[:, None]
@@ -93,22 +90,22 @@ class HeadBank(nn.Module):
         return cosine * self.log_scale.exp()[:, None, None]
 
     def select(self, heads: int | Sequence[int]) -> "HeadBank":
-        """A bank of copies of these heads, in this order (one may be named several times)."""
+        """Return a bank of copies of these heads, in this order; a head may occur several times."""
         index = [heads] if isinstance(heads, int) else list(heads)
         return head_bank({name: tensor[index] for name, tensor in self.state_dict().items()})
 
 
 def head_bank(state: Mapping[str, Tensor]) -> HeadBank:
-    """The bank whose `state_dict` this is; kind and sizes are read off the tensors."""
+    """Return the bank with this `state_dict`; the tensors determine its kind and sizes."""
     return HeadBank(**{name: tensor.detach().clone() for name, tensor in state.items()})
 
 
 def build_heads(
     section: HeadSection, heads: int, num_features: int, num_classes: int, seed: int
 ) -> HeadBank:
-    """`heads` fresh heads: linear ones at zero, prototypes in random directions.
+    """Return new heads: linear ones start at zero, prototypes in random directions.
 
-    (`fit_heads` moves prototypes on to the class means; those from text are made of text features.)
+    `HeadFit.start` then moves prototypes to the class means if the section asks for it.
     """
     shape = (heads, num_classes, num_features)
     if section.kind == "linear":
@@ -119,8 +116,10 @@ def build_heads(
 
 
 def text_heads(section: HeadSection, prototypes: Tensor) -> HeadBank:
-    """One untrained head with these prototypes [C, D]: CLIP's zero-shot, if they are its text
-    features and the scale its own."""
+    """Return one untrained head with these prototypes [C, D].
+
+    With CLIP's text features and scale this is CLIP's zero-shot classifier.
+    """
     return HeadBank(prototypes[None].clone(), log_scale=_log_scale(section, 1))
 
 
@@ -129,10 +128,10 @@ def _log_scale(section: HeadSection, heads: int) -> Tensor:
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """inputs [B, D] or [H, B, D], weight [H, C, D], bias [H, C] or None -> [H, B, C]."""
+    """Apply H linear maps: inputs [B, D] or [H, B, D], weight [H, C, D] -> [H, B, C]."""
     if weight.shape[0] == 1:
-        # One plain matrix product: a batched one of a single matrix is slower on a CPU.
-        # Flattened rather than indexed: the gradient of an index is a copy of the whole weight.
+        # A plain matrix product: a batched one with a single matrix is slower on a CPU.
+        # Flattened, not indexed: the gradient of indexing is a copy of the whole weight.
         flat = inputs if inputs.dim() == 2 else inputs.flatten(0, 1)
         line = None if bias is None else bias.flatten(0, 1)
         return functional.linear(flat, weight.flatten(0, 1), line)[None]
@@ -146,10 +145,10 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def use_class_means(
     bank: HeadBank, features: Tensor, targets: ProbTable, members: Sequence[Tensor], share: float
 ) -> None:
-    """Set each head's prototypes to the mean unit feature of their class's most confident samples.
+    """Set prototypes to the mean unit feature of each class's most confident samples.
 
-    features: [N, D]; targets: N rows; members: the rows of each head; share: as of
-    `most_confident`. A class that no sample is annotated with keeps its random direction.
+    features: [N, D]. targets: N rows. members: row indices of each head. share: as in
+    `most_confident`. A class without annotated samples keeps its random direction.
     """
     labels, (_, confidence) = hard_labels(targets), targets.top()
     for h, rows in enumerate(members):
@@ -165,10 +164,11 @@ def use_class_means(
 
 
 def most_confident(labels: Tensor, confidence: Tensor, classes: int, share: float) -> Tensor:
-    """[n] bool: the samples that are among this share of their class's most confident ones.
+    """Return a mask [n] of the most confident samples of each class.
 
-    labels: [n] int64, -1 for abstentions, which are not. Every class keeps one sample at least; of
-    equals at the limit all are kept, so hard annotations (all of confidence 1) all are.
+    labels: [n] int64, -1 for abstentions, which are never selected. share: share of the samples of
+    a class, at least one sample. Ties at the threshold are all selected, so hard annotations
+    (confidence 1) always are.
     """
     order = confidence.argsort(descending=True, stable=True)
     order = order[labels[order].argsort(stable=True)]

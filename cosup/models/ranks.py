@@ -1,9 +1,8 @@
-"""Processes that train one model together: each computes on its slice of every batch.
+"""Data-parallel training: the ranks of a process group, and batch norm over all of them.
 
-Batch norm over the whole batch where several processes have a slice of it each.
-
-torch's SyncBatchNorm does this on GPUs alone, and is another module. Here the networks stay as they
-are: while a training is open, `torch.batch_norm` itself is answered differently.
+Each rank computes on its slice of every batch. `SyncedNorms` makes batch norm use the statistics of
+the whole batch. torch's SyncBatchNorm needs GPUs and replaces the modules; here the networks stay
+unchanged, and the calls of `torch.batch_norm` are intercepted during training.
 """
 
 import contextlib
@@ -35,19 +34,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among `size` that train together. wrap: makes a module average its
-    gradients over them. Alone it does nothing at all."""
+    """The rank of this process among `size` processes that train one model together.
+
+    wrap: function that returns the module with gradients averaged over the ranks. With one process
+    all methods are no-ops.
+    """
 
     rank: int = 0
     size: int = 1
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
 
     def own(self, count: int) -> slice:
-        """This rank's slice of a batch of so many; together they are the batch."""
+        """Return this rank's slice of a batch of `count` samples; the slices are disjoint."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over the ranks, as gradients have it; every rank has to ask."""
+        """Return the mean over the ranks, without gradient. Every rank has to call it."""
         if self.size == 1:
             return tensor
         total = tensor.detach().clone()
@@ -55,7 +57,7 @@ class Ranks:
         return total / self.size
 
     def means(self, loss: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
-        """As `mean`, of a loss and metrics at once."""
+        """Return the means of a loss and of metrics over the ranks, in one message."""
         if self.size == 1:
             return loss, metrics
         values = [loss.detach(), *(value.detach() for value in metrics.values())]
@@ -63,11 +65,11 @@ class Ranks:
         return means[0], dict(zip(metrics, means[1:], strict=True))
 
     def norms(self) -> AbstractContextManager[object]:
-        """While it is open, batch norms look at the whole batch, not at this rank's slice."""
+        """Return a context manager in which batch norms use the statistics of the whole batch."""
         return contextlib.nullcontext() if self.size == 1 else SyncedNorms()
 
     def gathered(self, value: Any) -> list[Any]:
-        """Everybody's value, in the ranks' order."""
+        """Return the values of all ranks, in their order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -75,7 +77,7 @@ class Ranks:
         return values
 
     def first(self, value: Any) -> Any:
-        """The first rank's value."""
+        """Return the value of the first rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -83,7 +85,7 @@ class Ranks:
         return box[0]
 
     def _mean_of(self, tensors: list[Tensor]) -> list[Tensor]:
-        """In one message."""
+        """Return the means of several tensors over the ranks, in one message."""
         flat = self.mean(torch.cat([tensor.flatten().float() for tensor in tensors]))
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         return [p.view_as(t).to(t.dtype) for p, t in zip(parts, tensors, strict=True)]
@@ -93,16 +95,16 @@ ALONE = Ranks()
 
 
 def joined(device: torch.device) -> Ranks:
-    """This process's place in torch's process group."""
+    """Return the rank of this process in torch's process group."""
     size = dist.get_world_size()
     return ALONE if size == 1 else Ranks(dist.get_rank(), size, partial(_distributed, device))
 
 
 def _distributed(device: torch.device, module: nn.Module) -> nn.Module:
-    # Statistics are the whole batch's on every rank already. Some networks have weights that a
-    # loss does not reach (another head, an embedding's norm), which fails without the search.
+    # Buffers are equal on all ranks already. Some networks have weights that get no gradient
+    # (another head, the norm of an embedding); DDP fails on them without the search.
     with warnings.catch_warnings():
-        # Its new name is not yet in every torch that will do.
+        # The new name of the argument does not exist in all supported versions of torch.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         return DistributedDataParallel(
             module,
@@ -113,28 +115,35 @@ def _distributed(device: torch.device, module: nn.Module) -> nn.Module:
 
 
 def check_slices(batch_size: int, size: int, parts: int = 1, pairs: bool = False) -> None:
-    """Raise `UserError`, beginning with `batch_size`, for a batch that `size` ranks can't share.
+    """Raise `UserError` (key `batch_size`) for a batch that cannot be split over `size` ranks.
 
-    parts: that each rank works its slice through in; pairs: whether images are mixed in pairs.
+    parts: number of parts in which each rank processes its slice. pairs: whether images are mixed
+    in pairs.
     """
     if size == 1:
         return
     if batch_size // size < parts:
         each = f"1 sample in each of {parts} parts" if parts > 1 else "1 sample"
         raise UserError(
-            f"batch_size: {batch_size}: too small for {size} workers, each takes at least {each} "
-            f"(execution.student.workers: at most {max(1, batch_size // parts)} here)"
+            f"too small for {size} workers, which take at least {each} each",
+            key="batch_size",
+            value=batch_size,
+            allowed=f"execution.student.workers up to {max(1, batch_size // parts)}",
         )
     if pairs and batch_size % (2 * parts * size):
         raise UserError(
-            f"batch_size: {batch_size}: images are mixed in pairs, so with {size} workers "
-            f"(execution.student.workers) it must be a multiple of {2 * parts * size}"
+            f"images are mixed in pairs on each of {size} workers (execution.student.workers)",
+            key="batch_size",
+            value=batch_size,
+            allowed=f"a multiple of {2 * parts * size}",
         )
 
 
 class SyncedNorms(TorchFunctionMode):
-    """While it is open, batch norms in training normalise by the mean and variance over the slices
-    of all ranks, each of which has to run the same ones in the same order."""
+    """Context in which batch norms in training use mean and variance over the slices of all ranks.
+
+    All ranks have to run the same batch norms in the same order.
+    """
 
     def __torch_function__(
         self,
@@ -158,7 +167,7 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Over the ranks; the gradient is summed over them too, as every rank's loss reads the sum."""
+    """Sum over the ranks. The gradient is summed too, because every rank's loss uses the sum."""
 
     @staticmethod
     def forward(_: Any, tensor: Tensor) -> Tensor:

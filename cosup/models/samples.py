@@ -1,4 +1,4 @@
-"""Samples for fitting: seeded passes over row indices, and batches gathered by row."""
+"""Samples that heads are fitted to: seeded shuffling, batches gathered by row, column scaling."""
 
 from collections.abc import Iterator
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 from cosup.probabilities import ProbTable
 
-CHUNK = 1024  # rows in float32 at a time where all samples are passed over: fits a cache
+CHUNK = 1024  # rows converted to float32 at a time: they fit the CPU's cache
 DEVICE_BYTES = 8 * 2**30  # features up to this size are moved to the accelerator as a whole
 
 
 def chunks(rows: Tensor) -> Iterator[Tensor]:
-    """The rows in slices of at most `CHUNK`."""
+    """Yield the rows in slices of at most `CHUNK`."""
     return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
 
 
 class Shuffle:
-    """Endless seeded passes over one head's samples, each pass in a new order."""
+    """Endless seeded passes over the samples of one head, each in a new order."""
 
     def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
         self.rows = rows.to(torch.int64)
@@ -25,6 +25,7 @@ class Shuffle:
         self.left = self.rows[:0]
 
     def draw(self, count: int) -> Tensor:
+        """Return the next `count` rows."""
         while len(self.left) < count:
             order = torch.randperm(len(self.rows), generator=self.generator)
             self.left = torch.cat([self.left, self.rows[order]])
@@ -51,7 +52,10 @@ class Samples:
         self.device = device
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """For rows [H, B]: inputs [H, B, D], target probabilities [H, B, C], weights [H, B]."""
+        """Return inputs [H, B, D], target probabilities [H, B, C] and weights [H, B] or None.
+
+        rows: [H, B] row indices, a row of them for each head.
+        """
         flat = rows.flatten()
         inputs = self.features.index_select(0, flat.to(self.features.device))
         if self.labels is None:
@@ -67,25 +71,27 @@ class Samples:
 
 
 def hard_labels(targets: ProbTable) -> Tensor:
-    """The most probable class [N] int64 of each row, -1 where a row is an abstention."""
+    """Return the most probable class [N] int64 of each row; -1 for an abstention."""
     labels, mass = targets.top()
     return torch.where(mass > 0, labels, -1)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """[N, C] float32 with a 1 at each label; a row of zeros for -1."""
+    """Return [N, C] float32 with a 1 at each label; the row of label -1 is zeros."""
     rows = torch.zeros(len(labels), num_classes, device=labels.device)
     return rows.scatter_(1, labels.clamp_min(0)[:, None], (labels >= 0).float()[:, None])
 
 
 def column_scaling(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [D] and reciprocal standard deviation [D] of the columns over these rows.
+    """Return mean [D] and reciprocal standard deviation [D] of the columns over these rows.
 
-    A column that is constant over them says nothing; its reciprocal is set to 0.
+    The reciprocal of a constant column is set to 0.
     """
     total = torch.zeros(features.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    center = features[int(rows[0])].to(torch.float32)  # near the mean: keeps the variance exact
+    center = features[int(rows[0])].to(
+        torch.float32
+    )  # subtracted first: the sums of squares stay small
     for chunk in chunks(rows):
         part = features[chunk].to(torch.float32) - center
         total += part.sum(0)

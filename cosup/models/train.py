@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cosup.errors import RunError, inside
 from cosup.files import write_atomic
 from cosup.losses.base import Metrics, Objective
-from cosup.models.fit import LOOK_EVERY
+from cosup.models.fit import CHECK_EVERY
 from cosup.models.images import Pixels
 from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.section import TrainingSection
@@ -217,14 +217,14 @@ def _close(stream: Iterator[Batch]) -> None:
 class _Watch:
     """Stops where the loss is not finite, and tells whoever listens about the others.
 
-    Every step on a CPU; the first, every `LOOK_EVERY`th, those saved and the last elsewhere, where
+    Every step on a CPU; the first, every `CHECK_EVERY`th, those saved and the last elsewhere, where
     a look waits for the device.
     """
 
     def __init__(self, training: TrainingSection, total: int, context: TrainContext) -> None:
         self.training = training
         self.total = total
-        self.every = 1 if context.compute.device.type == "cpu" else LOOK_EVERY
+        self.every = 1 if context.compute.device.type == "cpu" else CHECK_EVERY
         self.on_step = context.report
         self.settings = context.settings
         self.ranks = context.compute.ranks

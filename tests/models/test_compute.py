@@ -15,13 +15,17 @@ def test_a_cpu_is_always_there_and_auto_is_something_that_computes() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "tpu", "", "cpu:3", "meta"])
-def test_a_device_that_is_not_here_is_a_mistake(name: str) -> None:
-    with pytest.raises(UserError, match=r"execution\.device.*allowed: auto, cpu"):
+def test_an_unavailable_device_is_refused(name: str) -> None:
+    with pytest.raises(UserError) as caught:
         resolve_device(name)
+    assert (caught.value.key, caught.value.value) == (("execution", "device"), name)
+    assert str(caught.value.allowed).startswith("auto, cpu")
 
 
 def test_precision() -> None:
     assert resolve_precision("auto", CPU) == "float32"
     assert resolve_precision("bfloat16", CPU) == "bfloat16"
-    with pytest.raises(UserError, match=r"execution\.precision: 'half'"):
+    with pytest.raises(UserError) as caught:
         resolve_precision("half", CPU)
+    assert (caught.value.key, caught.value.value) == (("execution", "precision"), "half")
+    assert caught.value.allowed == "auto, bfloat16, float32"

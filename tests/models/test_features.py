@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -223,11 +223,11 @@ def test_a_full_disk_is_said_and_the_work_kept(
     monkeypatch.setattr(cache_module, "SAVE_EVERY", 8)
     real, calls = cache_module._sync, []
 
-    def full(descriptor: int, flush: object) -> None:
-        calls.append(descriptor)
-        if len(calls) > 2:
+    def full(file: IO[bytes]) -> None:
+        calls.append(file)
+        if len(calls) > 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor, flush)  # type: ignore[arg-type]
+        real(file)
 
     monkeypatch.setattr(cache_module, "_sync", full)
     with pytest.raises(RunError, match="disk full"):
@@ -246,7 +246,7 @@ def test_the_wrong_number_of_images_and_broken_weights_are_errors(
     broken = load_backbone(BackboneSection(name="test_resnet", weights=None, image_size=32))
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
-    with pytest.raises(RunError, match="'test_resnet' gave values that are not finite"):
+    with pytest.raises(RunError, match="'test_resnet' returned values that are not finite"):
         cached(broken, Reader(), ROWS, tmp_path, "broken")
 
 
