@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,13 @@ FLOORS: list[set[str]] = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-PAPER = {room for rooms in FLOORS[1:6] for room in rooms} | {"probabilities", "evidence"}
-TORCH_ALONE = {"torch", "cosup"} | set(sys.stdlib_module_names)
+PAPER = {room for rooms in FLOORS[1:6] for room in rooms} | {"probabilities", "evidence", "seeds"}
+STANDARD = set(sys.stdlib_module_names)
 FILES = sorted(HOUSE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(HOUSE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -79,11 +84,73 @@ def test_imports_go_down(path: Path) -> None:
         assert down, f"{path.relative_to(HOUSE)} (floor of {room}) imports {module}"
 
 
-def test_the_first_floor_needs_torch_alone() -> None:
-    for path in FILES:
+def closure(module: str) -> set[str]:
+    """Return the modules that importing a module of cosup imports: of cosup, and others by top
+    package. Imports within functions wait for their use."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name.startswith("cosup."):
+            waiting.append(name.rpartition(".")[0])  # a package is imported before its modules
+        waiting.extend(imported_with(name))
+    return found
+
+
+@cache
+def imported_with(name: str) -> set[str]:
+    """Return the modules of cosup and the other packages that a module of cosup imports first."""
+    if name not in MODULES:
+        return set()
+    found = at_import(ast.parse(MODULES[name].read_text()).body)
+    return {module if module in MODULES else module.split(".")[0] for module in found}
+
+
+def at_import(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Yield every module imported by statements that run when their module is imported."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from at_import(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in ("body", "orelse", "handlers", "finalbody"):
+                yield from at_import(getattr(node, part, []))
+
+
+@pytest.mark.parametrize("floor", range(len(FLOORS)))
+def test_a_floor_imports_nothing_from_above(floor: int) -> None:
+    for name, path in MODULES.items():
+        room = room_of(path)
+        if FLOOR.get(room) == floor:
+            above = {
+                other
+                for other in closure(name)
+                if FLOOR.get(other.removeprefix("cosup.").split(".")[0], 0) > floor
+                and other.startswith("cosup.")
+            }
+            assert not above, f"{name} imports {sorted(above)}"
+
+
+def test_the_algorithm_needs_torch_and_numpy_alone() -> None:
+    for name, path in MODULES.items():
         if room_of(path) in PAPER:
-            outside = {module.split(".")[0] for module in imports(path)} - TORCH_ALONE
-            assert not outside - {"numpy"}, f"{path.relative_to(HOUSE)} imports {outside}"
+            outside = {top for top in closure(name) if not top.startswith("cosup")}
+            assert outside <= {"torch", "numpy"} | STANDARD, f"{name}: {sorted(outside - STANDARD)}"
+
+
+def test_settings_need_the_standard_library_alone() -> None:
+    for name, path in MODULES.items():
+        if room_of(path) == "settings":
+            outside = {top for top in closure(name) if not top.startswith("cosup")}
+            assert outside <= STANDARD, f"{name}: {sorted(outside - STANDARD)}"
 
 
 def test_ray_is_imported_by_the_cluster_floor_alone() -> None:
