@@ -1,156 +1,207 @@
-"""The comparisons every honest run needs: the same student on the same samples, taught otherwise.
+"""The controls: the same student on the same samples, with a simpler supervision.
 
-Each control is a function of the task; `CONTROLS` names them. Those that use the truth (the oracle,
-the ceiling) bound what assignment, and what any supervision, could reach.
+`CONTROLS` holds everything about each of them: how it is computed, what it needs, how it is named.
+The config schema, the run, the table it prints and the report read it, so a new control is one
+entry. Those that read the true labels (the oracle, the ceiling) bound what assignment, and what any
+supervision, could reach. The module imports no torch: the schema needs the names alone.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from cosup.assignment import Assigner, Mean, Oracle, Random, Single
-from cosup.config.schema import Config
-from cosup.errors import UserError
-from cosup.evidence import Truth
-from cosup.levels import Level, Stream, Task
-from cosup.losses import CrossEntropy
-from cosup.losses.base import Objective
-from cosup.probabilities import ProbTable
-from cosup.rounds import Outcome, Recipe, assign, run_rounds
-from cosup.seeds import seed_for
+    from cosup.levels import Level
+    from cosup.probabilities import ProbTable
 
-PLAIN = Objective(CrossEntropy(), control=True)
-"""What controls minimise that don't repeat the run's own rounds."""
+__all__ = [
+    "CONTROLS",
+    "GENERALIST",
+    "Control",
+    "ControlContext",
+    "Need",
+    "control_title",
+    "needing",
+]
+
+Need = Literal["labels", "text_prototypes", "generalist"]
+"""labels: true labels of student_train. text_prototypes: a head that starts from text features.
+generalist: a teacher of the whole task, trained with the budget of all specialists."""
+
+GENERALIST = "equal_budget_generalist"
+"""The name of that teacher, and of the control that it teaches."""
+
+
+class ControlContext(Protocol):
+    """What a control is computed from: a run's task and ways to train its student.
+
+    Each method returns the class probabilities of the test samples.
+    """
+
+    @property
+    def finest(self) -> "Level":
+        """The finest level of the hierarchy."""
+        ...
+
+    @property
+    def best_teacher(self) -> "Level":
+        """A level of the best single teacher alone."""
+        ...
+
+    @property
+    def generalist(self) -> "Level":
+        """A level of the generalist alone that was trained with the specialists' budget."""
+        ...
+
+    @property
+    def true_labels(self) -> "Tensor":
+        """True labels [N] int64 of student_train, -1 where unknown."""
+        ...
+
+    @property
+    def given_labels(self) -> "Tensor":
+        """Labels [N] int64 of student_train as given, noise included, -1 where unknown."""
+        ...
+
+    def untrained(self) -> "ProbTable":
+        """Predict with the student as it starts."""
+        ...
+
+    def trained_on(self, labels: "Tensor") -> "ProbTable":
+        """Train the student on labels [N] with cross-entropy."""
+        ...
+
+    def taught_by(self, level: "Level", assigner: str) -> "ProbTable":
+        """Train the student once on all of a level's annotations with cross-entropy."""
+        ...
+
+    def rerun(self, assigner: str) -> "ProbTable":
+        """Repeat the run's rounds with another assigner."""
+        ...
+
+    def self_trained(self) -> "ProbTable":
+        """Train the student on the coarsest level, then on its own predictions."""
+        ...
 
 
 @dataclass(frozen=True)
-class ControlContext:
-    """What a control may use.
+class Control:
+    """A control. The name is that of the config, of `summary.json` and of the files of a run."""
 
-    best_teacher: a level of the one teacher chosen as the best. generalist: a level of the one
-    teacher trained with the budget of all specialists, or None where it wasn't trained.
-    """
+    name: str
+    run: Callable[[ControlContext], "ProbTable"]
+    """Compute the class probabilities of the test samples."""
+    title: str
+    """Its name in words, as short as can be."""
+    label: str
+    """Its row in a table or a figure of supervisions."""
+    sentence: str
+    """A noun phrase for "the student beats ...", or "" for a bound, which it is not to beat."""
+    needs: frozenset[Need] = frozenset()
+    """What a run must have for it."""
+    uses_run_loss: bool = False
+    """Whether it depends on the run's loss; if not, runs that differ in their loss share it."""
+    is_trained: bool = True
+    """Whether its student is trained at all."""
+    headline: bool = False
+    """Whether the head of the report shows its accuracy."""
 
-    task: Task
-    recipe: Recipe
-    seed: int
-    best_teacher: Level
-    generalist: Level | None
-
-
-def zero_shot(context: ControlContext) -> ProbTable:
-    """The student before any training: CLIP's zero-shot, where prototypes start from text."""
-    student = context.recipe.new_student(PLAIN, seed_for(context.seed, "control", "zero_shot"))
-    return student.predict(context.task.test_inputs)
-
-
-def best_teacher(context: ControlContext) -> ProbTable:
-    """A student taught everything by the best single teacher, plainly (Burns et al. 2023)."""
-    return _taught_by(context, context.best_teacher, Single(), "best_teacher")
-
-
-def mean_ensemble(context: ControlContext) -> ProbTable:
-    """A student taught by the mean of the finest level's teachers."""
-    return _taught_by(context, context.task.levels[-1], Mean(), "mean_ensemble")
+    @property
+    def is_bound(self) -> bool:
+        """Whether it bounds what the student can reach."""
+        return not self.sentence
 
 
-def equal_budget_generalist(context: ControlContext) -> ProbTable:
-    """A student taught by one generalist that had the specialists' whole training budget."""
-    assert context.generalist is not None
-    return _taught_by(context, context.generalist, Single(), "equal_budget_generalist")
+_TABLE = (
+    Control(
+        "zero_shot",
+        lambda run: run.untrained(),
+        title="zero-shot",
+        label="student before any training (zero-shot)",
+        sentence="zero-shot CLIP, the same student before training",
+        needs=frozenset({"text_prototypes"}),
+        is_trained=False,
+        headline=True,
+    ),
+    Control(
+        GENERALIST,
+        lambda run: run.taught_by(run.generalist, "single"),
+        title="equal-budget generalist",
+        label="student taught by one generalist with all specialists' budget",
+        sentence="a student of one generalist with the training budget of all specialists",
+        needs=frozenset({"generalist"}),
+        headline=True,
+    ),
+    Control(
+        "mean_ensemble",
+        lambda run: run.taught_by(run.finest, "mean"),
+        title="mean ensemble",
+        label="student taught by the mean of the teachers",
+        sentence="a student of the mean of the teachers",
+        headline=True,
+    ),
+    Control(  # Burns et al. 2023: weak-to-strong generalisation with a single teacher
+        "best_teacher",
+        lambda run: run.taught_by(run.best_teacher, "single"),
+        title="best teacher",
+        label="student taught by the best teacher alone",
+        sentence="a student of the best single teacher",
+    ),
+    Control(
+        "self_training",
+        lambda run: run.self_trained(),
+        title="self-training",
+        label="student trained on its own predictions (self-training)",
+        sentence="self-training",
+        uses_run_loss=True,
+    ),
+    Control(
+        "random_assignment",
+        lambda run: run.rerun("random"),
+        title="random routing",
+        label="random routing",
+        sentence="random assignment of the samples to teachers",
+        uses_run_loss=True,
+    ),
+    Control(
+        "given_labels",
+        lambda run: run.trained_on(run.given_labels),
+        title="given labels",
+        label="student trained on the given labels, without teachers",
+        sentence="a student trained on the given labels",
+        needs=frozenset({"labels"}),
+    ),
+    Control(
+        "oracle_assignment",
+        lambda run: run.rerun("oracle"),
+        title="oracle routing",
+        label="oracle routing (reads the true labels)",
+        sentence="",
+        needs=frozenset({"labels"}),
+        uses_run_loss=True,
+    ),
+    Control(
+        "ceiling",
+        lambda run: run.trained_on(run.true_labels),
+        title="ceiling",
+        label="student trained on the true labels (ceiling)",
+        sentence="",
+        needs=frozenset({"labels"}),
+        headline=True,
+    ),
+)
+
+CONTROLS: dict[str, Control] = {control.name: control for control in _TABLE}
+"""Every control by its name, in the order in which tables and texts have them."""
 
 
-def self_training(context: ControlContext) -> ProbTable:
-    """A student taught by the coarsest level, then by itself, for as many rounds as the run has."""
-    task, recipe = context.task, context.recipe
-    rounds = len(task.levels) * recipe.repeat
-    seed = seed_for(context.seed, "control", "self_training")
-    plain = replace(recipe, assigner=Mean(), repeat=1)
-    first = replace(task, levels=task.levels[:1])
-    outcome = _last(first, plain, seed)
-    own, test = outcome.train_probs, outcome.test_probs
-    for number in range(1, rounds):
-        student = context.recipe.new_student(PLAIN, seed_for(seed, number))
-        student.update(task.inputs, own, torch.ones(len(own)))
-        own, test = student.predict_own(task.inputs), student.predict(task.test_inputs)
-    return test
+def needing(need: Need, names: Iterable[str]) -> list[str]:
+    """Return those of the named controls that need this."""
+    return [name for name in names if need in CONTROLS[name].needs]
 
 
-def random_assignment(context: ControlContext) -> ProbTable:
-    """The run's own rounds with teachers drawn at random."""
-    return _reassigned(context, Random(), "random")
-
-
-def oracle_assignment(context: ControlContext) -> ProbTable:
-    """The run's own rounds with teachers chosen by the true class and domain (uses the truth)."""
-    return _reassigned(context, Oracle(), "oracle")
-
-
-def ceiling(context: ControlContext) -> ProbTable:
-    """The student trained on the true labels of student_train (uses the truth)."""
-    return _trained_on(context, context.task.truth.labels, "ceiling")
-
-
-def given_labels(context: ControlContext) -> ProbTable:
-    """The student trained on the labels as they were given, noise included, without teachers."""
-    assert context.task.labels is not None
-    return _trained_on(context, context.task.labels, "given_labels")
-
-
-CONTROLS: dict[str, Callable[[ControlContext], ProbTable]] = {
-    "zero_shot": zero_shot,
-    "best_teacher": best_teacher,
-    "mean_ensemble": mean_ensemble,
-    "equal_budget_generalist": equal_budget_generalist,
-    "self_training": self_training,
-    "random_assignment": random_assignment,
-    "oracle_assignment": oracle_assignment,
-    "given_labels": given_labels,
-    "ceiling": ceiling,
-}
-
-NEED_TRUTH = frozenset({"oracle_assignment", "given_labels", "ceiling"})
-"""Controls that read the true labels of student_train."""
-
-
-def check_controls(config: Config, truth: Truth) -> None:
-    """Raise `UserError` for controls that can't be had: they need labels no one knows."""
-    asked = [name for name in config.controls if name in NEED_TRUTH]
-    if asked and not bool((truth.labels >= 0).any()):
-        raise UserError(
-            f"controls: {', '.join(asked)}: need true labels of student_train, and it has none; "
-            f"leave them out"
-        )
-
-
-def _trained_on(context: ControlContext, labels: Tensor, name: str) -> ProbTable:
-    """The student trained on labels [N] (-1: left out), plainly."""
-    task = context.task
-    student = context.recipe.new_student(PLAIN, seed_for(context.seed, "control", name))
-    targets = ProbTable.one_hot(labels.clamp_min(0), task.num_classes)
-    student.update(task.inputs, targets, (labels >= 0).float())
-    return student.predict(task.test_inputs)
-
-
-def _taught_by(context: ControlContext, level: Level, assigner: Assigner, name: str) -> ProbTable:
-    """One plain update: every annotation kept, cross-entropy."""
-    task = context.task
-    seed = seed_for(context.seed, "control", name)
-    student = context.recipe.new_student(PLAIN, seed)
-    stream = Stream(level, None, task.features, task.truth)
-    assigned = assign(assigner, stream, seed, context.recipe.hard)
-    _, confidence = assigned.targets.top()
-    student.update(task.inputs, assigned.targets, (confidence > 0).float())
-    return student.predict(task.test_inputs)
-
-
-def _reassigned(context: ControlContext, assigner: Assigner, name: str) -> ProbTable:
-    """Run the rounds of the run with another assigner."""
-    recipe = replace(context.recipe, assigner=assigner)
-    return _last(context.task, recipe, seed_for(context.seed, "control", name)).test_probs
-
-
-def _last(task: Task, recipe: Recipe, seed: int) -> Outcome:
-    return list(run_rounds(task, recipe, seed))[-1]
+def control_title(name: str) -> str:
+    """Return a control's name in words; of one that a later version wrote, what its name gives."""
+    return CONTROLS[name].title if name in CONTROLS else name.replace("_", " ")

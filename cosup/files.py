@@ -16,8 +16,6 @@ from torch import Tensor
 
 from cosup.errors import RunError
 
-MARKER = ".cosup-run.json"
-"""The file that tells a run's directory from anybody else's folder."""
 TEMPORARY = ".cosup-tmp"
 """How the names of files being written end; such files are swept away on resume."""
 

@@ -7,17 +7,22 @@ import torch
 from helpers.digits_task import described, digits_task, new_student, recipe
 from sklearn.metrics.pairwise import cosine_similarity
 
-from cosup.controls import CONTROLS, ControlContext
+from cosup.control_runs import ControlRun
+from cosup.controls import CONTROLS
+
+
+def run_control(name, task, recipe, best):
+    return CONTROLS[name].run(ControlRun(name, task, recipe, 0, best, best))
 
 
 def accuracies():
     task, labels = digits_task()
     best = replace(task.levels[0])
-    context = ControlContext(task, recipe(new_student()), 0, best, best)
+    own = recipe(new_student())
     return {
-        name: float((run(context).top()[0] == labels).float().mean())
-        for name, run in CONTROLS.items()
-        if name != "zero_shot"  # this student has nothing to say before it is trained
+        name: float((run_control(name, task, own, best).top()[0] == labels).float().mean())
+        for name, control in CONTROLS.items()
+        if control.is_trained  # this student cannot predict before it is trained
     }
 
 
@@ -42,8 +47,7 @@ def test_zero_shot_is_the_student_before_any_training() -> None:
     task, labels = digits_task()
     head = {"kind": "prototype", "scale": 20.0}
     make = new_student(prototypes=described(), head=head)
-    context = ControlContext(task, recipe(make), 0, task.levels[0], None)
-    predicted = CONTROLS["zero_shot"](context)
+    predicted = run_control("zero_shot", task, recipe(make), task.levels[0])
     # Independently: the nearest prototype by cosine.
     expected = cosine_similarity(task.test_inputs.numpy(), described().numpy())
     assert torch.equal(predicted.top()[0], torch.from_numpy(expected.argmax(1)))
@@ -62,7 +66,6 @@ def test_unknown_labels_are_left_out_of_the_ceiling():
     unknown = task.truth.labels.clone()
     unknown[task.truth.labels == 3] = -1
     blind = replace(task, truth=replace(task.truth, labels=unknown))
-    context = ControlContext(blind, recipe(new_student()), 0, task.levels[0], None)
-    predicted = CONTROLS["ceiling"](context).top()[0]
+    predicted = run_control("ceiling", blind, recipe(new_student()), task.levels[0]).top()[0]
     assert not (predicted == 3).any()
     assert (predicted == labels)[labels != 3].float().mean() > 0.9

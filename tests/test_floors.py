@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
     {
         "words",
         "errors",
+        "controls",
         "seeds",
         "registry",
         "probabilities",
@@ -29,11 +30,11 @@ FLOORS: list[set[str]] = [
     {"levels"},
     {"losses", "metrics", "assignment", "consistency"},
     {"rounds"},
-    {"decisions"},
+    {"decisions", "control_runs"},
     {"data", "models"},
     {"config"},
+    {"layout"},
     {"teachers", "student"},
-    {"controls"},
     {"analysis"},
     {"report"},
     {"runs"},
@@ -52,8 +53,18 @@ MODULES = {
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Every module that a file imports, wherever in it, but for those of type annotations alone."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -29,6 +29,7 @@ from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
 from cosup.analysis.records import Run
 from cosup.analysis.results import supervision_label
+from cosup.controls import control_title
 from cosup.words import listed, percent, plural, points
 
 __all__ = [
@@ -249,7 +250,7 @@ def supervision_domains_sentence(run: Run, table: pd.DataFrame) -> str:
     """
     shown = [("student", "student", "the student")]
     for kind, who, text in (
-        ("control", "zero_shot", "zero-shot"),
+        ("control", "zero_shot", control_title("zero_shot")),
         ("teacher", run.prepared["floor"]["teacher"], "the floor"),
     ):
         if len(_rows(table, kind, who)):

@@ -22,6 +22,7 @@ from cosup.analysis.student import CALIBRATION, CONFUSION, STUDENT_TEACHERS
 from cosup.analysis.teachers import ANNOTATION_ACCURACY, TEACHERS
 from cosup.analysis.training import COST, WEIGHTS
 from cosup.files import write_atomic
+from cosup.layout import TableFile
 
 __all__ = ["FIGURES", "SECTIONS", "TABLES", "Section", "findings", "tables", "write_tables"]
 
@@ -92,10 +93,6 @@ def findings(run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
 def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     """Write each table as NAME.parquet and NAME.csv (UTF-8, with a header)."""
     for name, table in tables.items():
-        _write_parquet(table, folder / f"{name}.parquet")
+        TableFile(folder / f"{name}.parquet").write(table)
         text = table.to_csv(index=False, lineterminator="\n")
         write_atomic(folder / f"{name}.csv", text.encode("utf-8", errors="surrogateescape"))
-
-
-def _write_parquet(table: pd.DataFrame, path: Path) -> None:
-    write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))

@@ -11,31 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from cosup.analysis.arrays import Codes, Floats, categories, codes, repeated
-from cosup.analysis.reading import read_json, read_lines, read_parquet, read_probs
-from cosup.config.yaml import parse_yaml, read_text
 from cosup.errors import RunError, UserError
 from cosup.evidence import Scopes, Truth
-from cosup.files import MARKER
+from cosup.layout import PREPARED, Layout
 from cosup.probabilities import ProbTable
 from cosup.words import listed
 
 __all__ = ["Answers", "Run", "Teacher", "load_run", "runs_inside"]
-
-SAMPLES = "samples.parquet"
-SAMPLE_COLUMNS = ("split", "sample_id", "true_label", "domain", "group", "answer")
-DECISION_COLUMNS = (
-    "sample_id",
-    "round",
-    "level",
-    "assigned_teacher",
-    "assignment_weight",
-    "annotation",
-    "annotation_confidence",
-    "kept",
-    "rejected_by",
-    "true_label",
-    "domain",
-)
 
 SHOWN = 20
 """Runs that a message names before "and N more"."""
@@ -85,6 +67,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = Layout(path)
         self.absent: dict[str, str] = {}
         self._answers: dict[tuple[str, str], Answers] = {}
 
@@ -99,40 +82,36 @@ class Run:
     @cached_property
     def finished(self) -> bool:
         """Is the run's summary written?"""
-        return (self.path / "summary.json").is_file()
+        return self.files.summary.exists()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """`summary.json`; {} of an unfinished run."""
-        return read_json(self.path / "summary.json") if self.finished else {}
+        return self.files.summary.read() if self.finished else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config, as a tree."""
-        path = self.path / "config.yaml"
-        tree = parse_yaml(read_text(path), str(path))
-        if not isinstance(tree, dict):
-            raise RunError(f"{path} is damaged or incomplete: not a config")
-        return tree
+        return self.files.config.read()
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """`environment.json`: versions, machine, device, commit, command."""
-        path = self.path / "environment.json"
-        return read_json(path) if path.is_file() else {}
+        file = self.files.environment
+        return file.read() if file.exists() else {}
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
         """What each finished stage left, by its name, in the order in which they were finished."""
-        files = sorted((self.path / "stages").glob("[!.]*.json"), key=lambda f: f.stat().st_mtime)
-        return {file.stem: read_json(file) for file in files}
+        return {name: file.read() for name, file in self.files.finished_stages().items()}
 
     @cached_property
     def missing(self) -> list[str]:
         """What a finished run has and this one has not, in words."""
         if not self.prepared:
             if self.finished:
-                return [f"{SAMPLES} (the run was made by an earlier version of cosup)"]
+                name = self.files.samples.path.name
+                return [f"{name} (the run was made by an earlier version of cosup)"]
             return ["teachers, annotations, rounds and controls"]
         rounds = self.expected_rounds
         lacking = [f"round {n} of {rounds}" for n in range(1, rounds + 1) if n not in self.rounds]
@@ -143,7 +122,7 @@ class Run:
     @cached_property
     def prepared(self) -> dict[str, Any]:
         """What `stages/prepared.json` says of classes, domains and teachers; {} before that."""
-        return self.stages.get("prepared", {})
+        return self.stages.get(PREPARED, {})
 
     @property
     def classes(self) -> list[str]:
@@ -190,7 +169,7 @@ class Run:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """`samples.parquet`: a row per sample of student_train, then of what measures."""
-        return read_parquet(self.path / SAMPLES, SAMPLE_COLUMNS)
+        return self.files.samples.read()
 
     @cached_property
     def train(self) -> pd.DataFrame:
@@ -224,18 +203,18 @@ class Run:
     @cached_property
     def scalars(self) -> pd.DataFrame:
         """`metrics.jsonl`: tag, step, value (nan where it wasn't finite), time (Unix seconds)."""
-        path = self.path / "metrics.jsonl"
-        rows = read_lines(path) if path.is_file() else []
+        file = self.files.metrics
+        rows = file.read() if file.exists() else []
         table = pd.DataFrame(rows, columns=["tag", "step", "value", "time"])
         return table.astype({"tag": "str", "step": "int64", "value": "float64", "time": "float64"})
 
     @cached_property
     def thumbnails(self) -> dict[str, bytes]:
         """PNGs by sample_id, of the samples that the report shows; {} where none were kept."""
-        path = self.path / "report" / "thumbnails.parquet"
-        if not path.is_file():
+        file = self.files.thumbnails
+        if not file.exists():
             return {}
-        table = read_parquet(path, ("sample_id", "png"))
+        table = file.read()
         return dict(zip(table["sample_id"], table["png"], strict=True))
 
     @cached_property
@@ -291,22 +270,21 @@ class Run:
 
     def probs(self, kind: str, who: str) -> ProbTable:
         """The whole probabilities of one of the `predictors`, a row per sample that measures."""
-        folder = self.path / "checkpoints"
+        files, answers, samples = self.files, len(self.answers), len(self.test)
         if kind == "teacher" and not self.few_shot:
-            return self._annotations("test", who, len(self.answers), len(self.test))
-        if kind == "student":
-            kind, who = "round", f"round {self.rounds[-1]}"
-        names = {
-            "round": f"round-{who.removeprefix('round ')}/test.safetensors",
-            "control": f"control-{who}.safetensors",
-            "teacher": f"teacher-{who}.safetensors",
-        }
-        path = folder / names[kind]
-        return read_probs([path], len(self.answers), len(self.test), path)
+            return files.annotations.read("test", who, answers, samples)
+        if kind == "teacher":
+            return files.episode_answers(who).read(answers, samples)
+        if kind == "control":
+            return files.control(who).read(answers, samples)
+        number = self.rounds[-1] if kind == "student" else int(who.removeprefix("round "))
+        return files.round(number).test.read(answers, samples)
 
     def annotations(self, teacher: str) -> ProbTable:
         """What a teacher says about the samples of student_train, a row for each of `train`."""
-        return self._annotations("student_train", teacher, len(self.classes), len(self.train))
+        return self.files.annotations.read(
+            "student_train", teacher, len(self.classes), len(self.train)
+        )
 
     def annotated(self, teacher: str) -> Answers:
         """The most probable class of each of a teacher's annotations of student_train."""
@@ -331,16 +309,11 @@ class Run:
         held: NDArray[np.bool_] = self.scopes().hold(Truth(labels, domains)).numpy()
         return held
 
-    def _annotations(self, split: str, teacher: str, num_classes: int, samples: int) -> ProbTable:
-        folder = self.path / "annotations" / split / teacher
-        files = sorted(folder.glob("[!.]*.safetensors"))
-        return read_probs(files, num_classes, samples, folder)
-
     def _split(self, name: str) -> pd.DataFrame:
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
     def _teacher(self, name: str) -> Teacher:
-        found = read_json(self.path / "teachers" / f"{name}.json")
+        found = self.files.teachers.record(name).read()
         scope = [
             None if found[key] is None else tuple(found[key]) for key in ("classes", "domains")
         ]
@@ -361,11 +334,11 @@ class Run:
         return tables
 
     def _read_round(self, number: int) -> pd.DataFrame:
-        path = self.path / "decisions" / f"round-{number}.parquet"
-        table = read_parquet(path, DECISION_COLUMNS)
+        file = self.files.round(number).decisions
+        table = file.read()
         if len(table) != len(self.train):
             raise RunError(
-                f"{path} is damaged or incomplete: {len(table)} samples, not {len(self.train)}"
+                f"{file.path} is damaged or incomplete: {len(table)} samples, not {len(self.train)}"
             )
         return table
 
@@ -377,13 +350,13 @@ def load_run(path: str | Path) -> Run:
     seeds, or losses): it names them.
     """
     path = Path(path)
-    if (path / MARKER).is_file() and (path / "stages").is_dir():
+    if Layout(path).has_records():
         return Run(path)
     inside = runs_inside(path)
     if inside:
         names = listed([run.relative_to(path) for run in inside], SHOWN)
         raise UserError(f"{path}: holds several runs; give one of them: {names}")
-    if (path / MARKER).is_file():
+    if Layout(path).is_run():
         raise UserError(f"{path}: the run has not finished anything yet")
     there = "there is no such directory" if not path.exists() else "not a run's directory"
     raise UserError(
@@ -395,5 +368,4 @@ def load_run(path: str | Path) -> Run:
 def runs_inside(path: Path) -> list[Path]:
     """The directories of runs up to two levels below this one: of seeds, of losses, of a folder of
     runs."""
-    found = [marker.parent for depth in ("*", "*/*") for marker in path.glob(f"{depth}/{MARKER}")]
-    return sorted(run for run in found if (run / "stages").is_dir())
+    return [run.path for run in Layout(path).runs_below()]

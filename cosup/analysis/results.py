@@ -13,25 +13,14 @@ from cosup.analysis.arrays import (
 from cosup.analysis.drawing import DotRow, Dots, Mark, Reference, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_rounds
 from cosup.analysis.records import Run
+from cosup.controls import CONTROLS, control_title
 from cosup.metrics import mcnemar, pgr, shares
 from cosup.seeds import seed_for
 from cosup.words import listed, percent, plural
 
-__all__ = ["CONTROL_LABELS", "OVERVIEW", "is_significant", "supervision_label"]
+__all__ = ["OVERVIEW", "is_significant", "supervision_label"]
 
 MOST_TEACHERS = 12
-
-CONTROL_LABELS = {
-    "zero_shot": "before any training (CLIP's zero-shot)",
-    "best_teacher": "taught by the best teacher alone",
-    "mean_ensemble": "taught by the mean of the teachers",
-    "equal_budget_generalist": "taught by one generalist with all the specialists' budget",
-    "self_training": "going on with its own labels",
-    "random_assignment": "teachers drawn at random",
-    "oracle_assignment": "teachers chosen by the truth (oracle)",
-    "given_labels": "trained on the labels as given",
-    "ceiling": "trained on the true labels (ceiling)",
-}
 
 
 def supervision_label(kind: str, who: str) -> str:
@@ -39,7 +28,7 @@ def supervision_label(kind: str, who: str) -> str:
     if kind == "student":
         return "the co-supervised student"
     if kind == "control":
-        return CONTROL_LABELS.get(who, who.replace("_", " "))
+        return CONTROLS[who].label if who in CONTROLS else control_title(who)
     return who
 
 

@@ -9,7 +9,6 @@ from cosup import words
 from cosup.analysis.arrays import row_at, rows_of
 from cosup.analysis.drawing import BarRow, Bars, Curve, Lines, Panel, Scale, Segment, View
 from cosup.analysis.figure import Excerpt, Figure, Unavailable
-from cosup.analysis.reading import read_json
 from cosup.analysis.records import Run
 from cosup.words import duration, known, percent
 
@@ -162,16 +161,15 @@ def _images(run: Run, part: str) -> int | None:
 
 def _trained(run: Run) -> int | None:
     batch = run.config["teachers"]["training"]["batch_size"]
-    files = (run.path / "teachers").glob("[!.]*.json")
-    steps = sum(int(read_json(file)["steps"]) for file in files)
+    steps = sum(int(record.read()["steps"]) for record in run.files.teachers.records())
     return steps * int(batch) if steps else None
 
 
 def _annotations(run: Run) -> int | None:
-    path = run.path / "annotations" / "manifest.json"
-    if not path.is_file():
+    manifest = run.files.annotations.manifest
+    if not manifest.exists():
         return None
-    entries = [entry for split in read_json(path).values() for entry in split.values()]
+    entries = [entry for split in manifest.read().values() for entry in split.values()]
     return int(np.sum([entry["samples"] for entry in entries])) if entries else None
 
 

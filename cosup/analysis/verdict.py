@@ -8,6 +8,7 @@ from cosup.analysis.arrays import Row, row_at, rows_of
 from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
+from cosup.controls import CONTROLS
 from cosup.words import known, listed, percent, points, span
 
 __all__ = ["verdict"]
@@ -15,19 +16,6 @@ __all__ = ["verdict"]
 Tables = Mapping[str, pd.DataFrame]
 Rows = Mapping[tuple[str, str], Row]
 """Rows of the overview by (kind, who)."""
-
-BASELINES = {
-    "zero_shot": "zero-shot CLIP, the same student before training",
-    "equal_budget_generalist": (
-        "a student of one generalist with the training budget of all specialists"
-    ),
-    "mean_ensemble": "a student of the mean of the teachers",
-    "best_teacher": "a student of the best single teacher",
-    "self_training": "self-training",
-    "random_assignment": "random assignment of the samples to teachers",
-    "given_labels": "a student trained on the given labels",
-}
-"""The controls that the student should outperform."""
 
 
 def verdict(run: Run, tables: Tables) -> list[str]:
@@ -60,9 +48,9 @@ def _comparisons(run: Run, rows: Rows) -> Iterator[str]:
     floor = run.prepared["floor"]["teacher"]
     if ("teacher", floor) in rows:
         yield _comparison(rows["teacher", floor], "the best single teacher", f"{floor}, ")
-    for name, phrase in BASELINES.items():
-        if ("control", name) in rows:
-            yield _comparison(rows["control", name], phrase)
+    for control in CONTROLS.values():
+        if not control.is_bound and ("control", control.name) in rows:
+            yield _comparison(rows["control", control.name], control.sentence)
 
 
 def _comparison(row: Row, phrase: str, detail: str = "") -> str:

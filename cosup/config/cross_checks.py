@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from cosup.config.rounds import Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
 from cosup.config.teachers import TeachersSection
+from cosup.controls import CONTROLS, needing
 from cosup.data.section import DataSection
 from cosup.models.section import TrainingSection
 from cosup.registry import mistakes
@@ -78,15 +79,17 @@ def _untrained(
     need = "needs student.head.init 'text' (others say nothing before they are trained)"
     if rounds.first_guide == "student" and not text:
         yield "rounds.first_guide", f"student: {need}"
-    if "zero_shot" in controls and not text:
-        yield "controls", f"zero_shot: {need}"
+    if not text:
+        for name in needing("text_prototypes", controls):
+            yield "controls", f"{name}: {need}"
     if student.training.steps == 0:
-        learning = [name for name in controls if name != "zero_shot"]
+        learning = [name for name in controls if CONTROLS[name].is_trained]
+        untrained = ", ".join(name for name in CONTROLS if not CONTROLS[name].is_trained)
         if learning:
             yield (
                 "controls",
                 f"{', '.join(learning)}: with student.training.steps 0 no control learns either "
-                "(allowed: zero_shot)",
+                f"(allowed: {untrained})",
             )
 
 

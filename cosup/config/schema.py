@@ -3,7 +3,7 @@
 The whole config, section by section, in the order of the data's way.
 """
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from cosup.config.cross_checks import check_together
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
+from cosup.controls import CONTROLS
 from cosup.data.section import DataSection
 from cosup.registry import Section
 from cosup.remote import is_uri
@@ -102,17 +103,10 @@ class ExecutionSection(Section):
         return cache
 
 
-ControlName = Literal[
-    "zero_shot",
-    "best_teacher",
-    "mean_ensemble",
-    "equal_budget_generalist",
-    "self_training",
-    "random_assignment",
-    "oracle_assignment",
-    "given_labels",
-    "ceiling",
-]
+if TYPE_CHECKING:
+    ControlName = str
+else:  # the names of the table of controls, which a type checker cannot read
+    ControlName = Literal[tuple(CONTROLS)]
 
 
 class RunSection(Section):

@@ -14,6 +14,7 @@ import yaml
 
 from cosup import words
 from cosup.analysis import Run
+from cosup.controls import CONTROLS
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
     numbers = [
         _accuracy(table, "student", "student", "student", main=True),
         _floor(run, table),
-        _accuracy(table, "control", "zero_shot", "zero-shot"),
-        _accuracy(table, "control", "ceiling", "ceiling"),
-        _accuracy(table, "control", "mean_ensemble", "mean ensemble"),
-        _accuracy(table, "control", "equal_budget_generalist", "equal-budget generalist"),
+        *(
+            _accuracy(table, "control", control.name, control.title)
+            for control in CONTROLS.values()
+            if control.headline
+        ),
     ]
     pgr = _pgr(run, table)
     return [number for number in (*numbers[:1], pgr, *numbers[1:]) if number is not None]

@@ -15,6 +15,7 @@ from cosup.analysis.figure import Figure
 from cosup.analysis.figures import SECTIONS, Section
 from cosup.errors import UserError
 from cosup.files import write_atomic
+from cosup.layout import Layout
 from cosup.remote import is_uri
 from cosup.report.masthead import Block, make_blocks, make_head
 from cosup.report.render import TableView, render, table_view
@@ -24,7 +25,6 @@ __all__ = ["PageFigure", "PageSection", "report_runs", "write_report"]
 
 log = logging.getLogger(__name__)
 
-PAGE = Path("report", "index.html")
 TABLES = "tables"
 NO_PICTURES = "The pictures are not shown: the run has no report/thumbnails.parquet."
 
@@ -71,7 +71,7 @@ def write_report(run: Run, output: Path | None = None) -> Path:
     `RunError`, naming the file, for a record that cannot be read, and `OSError` if the page cannot
     be written.
     """
-    path = output or run.path / PAGE
+    path = output or run.files.page
     made = tables(run)
     page = page_html(run, made)
     write_tables(made, path.parent / TABLES)
@@ -160,7 +160,7 @@ def _runs(place: str) -> list[Run]:
     if is_uri(place):
         raise UserError(f"{place}: reports are made from a local directory; copy the run first")
     path = Path(place)
-    inside = [] if (path / "samples.parquet").is_file() else runs_inside(path)
+    inside = [] if Layout(path).samples.exists() else runs_inside(path)
     return [load_run(one) for one in inside] or [load_run(path)]
 
 
@@ -170,6 +170,7 @@ def _check_output(output: Path, runs: Sequence[Run], text: bool) -> None:
     if len(runs) != 1:
         raise UserError(f"--output takes the report of one run, but {len(runs)} runs are given")
     if output.is_dir():
-        raise UserError(f"--output {output}: is a directory; give a file, as {output / PAGE.name}")
+        file = output / Layout(output).page.name
+        raise UserError(f"--output {output}: is a directory; give a file, as {file}")
     if output.exists() and MADE_BY not in output.read_bytes()[:2000]:
         raise UserError(f"--output {output}: exists and is not a report; choose another name")

@@ -22,7 +22,7 @@ from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.table import load_data
 from cosup.errors import UserError
-from cosup.files import write_json
+from cosup.layout import Layout
 from cosup.registry import Choice
 from cosup.remote import Place
 from cosup.runs.backend import Backend
@@ -67,16 +67,16 @@ def run_ablation(
         losses = {}
         for name, choice in zip(names, config.rounds.losses, strict=True):
             log.info("loss %s", name)
-            first = run.path / names[0]
+            first = run.files.of_loss(names[0]).path
             losses[name] = (run_one if config.run.seeds is None else run_seeds)(
                 with_loss(config, choice),
-                run.path / name,
+                run.files.of_loss(name).path,
                 resume=run.resumed,
                 shared=None if name == names[0] else first,
                 backend=backend,
             )
         correct = {
-            name: [load_correct(path) for path in _folders(run.path / name, config)]
+            name: [load_correct(path) for path in _folders(run.files.of_loss(name).path, config)]
             for name in names
         }
         summary = {
@@ -87,7 +87,7 @@ def run_ablation(
             "losses": losses,
             "paired": compare_pairs(correct, seed_for(seeds[0], "bootstrap")),
         }
-        write_json(run.path / "summary.json", summary)
+        run.files.summary.write(summary)
         return summary
 
 
@@ -143,7 +143,7 @@ def _folders(directory: Path, config: Config) -> list[Path]:
     """The directories of a loss's runs, one per seed."""
     if config.run.seeds is None:
         return [directory]
-    return [directory / f"seed-{seed}" for seed in config.run.seeds]
+    return [Layout(directory).of_seed(seed).path for seed in config.run.seeds]
 
 
 def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cosup.config.schema import Config, Losses
+from cosup.controls import needing
 from cosup.data.table import ImageData
 from cosup.evidence import Truth
 from cosup.levels import Level, Task
@@ -21,8 +22,6 @@ from cosup.teachers.base import Teacher
 from cosup.teachers.hierarchy import TeacherSpec, scopes
 from cosup.teachers.live import LiveTeachers
 from cosup.teachers.store import AnnotationStore
-
-BUDGET_GENERALIST = "equal_budget_generalist"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def assemble(
         _level(index, [teacher.spec for teacher in level], data, store, reads.provenance)
         for index, level in enumerate(teachers)
     ]
-    generalist = levels.pop() if BUDGET_GENERALIST in config.controls else None
+    generalist = levels.pop() if needing("generalist", config.controls) else None
     if asks_live(config):
         for index, level in enumerate(levels):
             levels[index] = replace(

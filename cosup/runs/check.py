@@ -3,7 +3,7 @@
 import torch
 
 from cosup.config.schema import Assigners, Config, Losses, MetaSection
-from cosup.controls import check_controls
+from cosup.controls import needing
 from cosup.data.table import ImageData
 from cosup.errors import UserError, about, inside
 from cosup.losses.features import FeatureLoss
@@ -13,14 +13,13 @@ from cosup.models.images import training_transform
 from cosup.models.networks import BATCH_NORMS
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
-from cosup.runs.assemble import BUDGET_GENERALIST
 from cosup.runs.candidates import check_candidates
 from cosup.teachers.hierarchy import Hierarchy, scopes
 
 
 def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     """What config and data, each right in itself, can get wrong together: `UserError`."""
-    check_controls(config, data.truth(data.rows("student_train")))
+    check_controls(config, hierarchy, data)
     check_candidates(config, data)
     check_labels(config, data)
     check_network(config, data)
@@ -29,12 +28,21 @@ def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     for number, level in enumerate(hierarchy):
         with about(f"rounds.assignment, level {number}"):
             assigner.check(scopes(level, len(data.classes), len(data.domains)))
-    if BUDGET_GENERALIST in config.controls and all(
-        spec.external is not None for spec in hierarchy[-1]
-    ):
+
+
+def check_controls(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
+    """Raise `UserError` for controls that need what the data or the teachers do not have."""
+    asked = needing("labels", config.controls)
+    if asked and not bool((data.truth(data.rows("student_train")).labels >= 0).any()):
         raise UserError(
-            f"controls: {BUDGET_GENERALIST}: the finest level's teachers are all external, and "
-            "their budget isn't known; leave it out"
+            f"controls: {', '.join(asked)}: need true labels of student_train, and it has none; "
+            "leave them out"
+        )
+    asked = needing("generalist", config.controls)
+    if asked and all(spec.external is not None for spec in hierarchy[-1]):
+        raise UserError(
+            f"controls: {', '.join(asked)}: the finest level's teachers are all external, so "
+            "their training budget is unknown; leave it out"
         )
 
 

@@ -1,7 +1,6 @@
 """The directory of a run: who may write it, what is finished, and its config."""
 
 import fcntl
-import json
 import logging
 import os
 import re
@@ -12,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosup.config import Config, config_differences, config_hash, config_tree, dump_config
-from cosup.config.yaml import parse_yaml
-from cosup.errors import RunError, UserError
-from cosup.files import MARKER, TEMPORARY, disk_errors, sweep, write_atomic, write_json
+from cosup.config import Config, config_differences, config_hash, config_tree
+from cosup.errors import UserError
+from cosup.files import TEMPORARY, disk_errors, sweep
+from cosup.layout import LOCK, MARKER, Layout, StageFile
 from cosup.runs.logs import log_to_file
 
 logger = logging.getLogger(__name__)
-
-LOCK = ".lock"
-LOG = "log.txt"
 
 
 def check_flags(resume: bool, overwrite: bool) -> None:
@@ -60,52 +56,44 @@ class RunDirectory:
         _check_free(path, config, resume, overwrite)
         with _locked(path) as made:
             _check_free(path, config, resume, overwrite)  # of what another run did meanwhile
-            resumed = resume and is_run(path)
+            resumed = resume and Layout(path).is_run()
             if overwrite:
                 _clear(path)
             try:
                 with _explained(path), disk_errors(path):
                     _prepare(path, config)
-                with log_to_file(path / LOG), _explained(path), disk_errors(path):
+                with log_to_file(Layout(path).log), _explained(path), disk_errors(path):
                     yield cls(path, resumed)
             except UserError as error:
                 _leave(path, made, error)
                 raise
 
+    @property
+    def files(self) -> Layout:
+        """Return the files of the run."""
+        return Layout(self.path)
+
     def is_done(self, stage: str) -> bool:
-        """Is this stage finished?"""
+        """Return whether a stage is finished."""
         return self._stage(stage).exists()
 
     def finish(self, stage: str, payload: dict[str, Any] | None = None) -> None:
-        """Record that a stage is finished, with what later stages need of it (plain JSON)."""
-        write_atomic(self._stage(stage), (json.dumps(payload or {}, indent=2) + "\n").encode())
+        """Record that a stage is finished, with the plain values that later stages need."""
+        self._stage(stage).write(payload or {})
 
     def load(self, stage: str) -> dict[str, Any]:
-        """The payload that a finished stage left, exactly (floats too)."""
-        path = self._stage(stage)
-        try:
-            payload: dict[str, Any] = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise RunError(f"stage '{stage}' isn't finished: no {path}") from None
-        except ValueError:
-            raise RunError(f"{path} is damaged; remove it and resume") from None
-        return payload
+        """Return the payload of a finished stage. Raises `RunError` if it cannot be read."""
+        return self._stage(stage).read()
 
-    def folder(self, *names: str) -> Path:
-        """A folder within the run, made if it isn't there."""
-        path = self.path.joinpath(*names)
+    def folder(self, path: Path) -> Path:
+        """Make a folder of the run. Raises `RunError` where the disk is full."""
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _stage(self, name: str) -> Path:
+    def _stage(self, name: str) -> StageFile:
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", name), f"not a stage's name: {name!r}"
-        return self.path / "stages" / f"{name}.json"
-
-
-def is_run(path: Path) -> bool:
-    """Is this the directory of a run?"""
-    return (path / MARKER).is_file()
+        return self.files.stage(name)
 
 
 def _check_free(path: Path, config: Config, resume: bool, overwrite: bool) -> None:
@@ -115,11 +103,11 @@ def _check_free(path: Path, config: Config, resume: bool, overwrite: bool) -> No
     if not (resume or overwrite):
         more = (
             "--resume goes on with it, --overwrite replaces it"
-            if is_run(path)
+            if Layout(path).is_run()
             else ("it holds other files; choose another with --output or run.name")
         )
         raise UserError(f"run directory {path}: exists and is not empty; {more}")
-    if not is_run(path):
+    if not Layout(path).is_run():
         flag = "--resume" if resume else "--overwrite"
         raise UserError(
             f"run directory {path}: {flag} needs a cosup run, and this is none "
@@ -143,12 +131,11 @@ def _has_content(path: Path) -> bool:
 
 
 def _check_same_config(path: Path, config: Config) -> None:
-    stored = json.loads((path / MARKER).read_text())
-    if stored.get("config_hash") == config_hash(config):
+    files = Layout(path)
+    if files.marker.read().get("config_hash") == config_hash(config):
         return
-    file = path / "config.yaml"
-    old = parse_yaml(file.read_text(), str(file)) if file.is_file() else {}
-    changes = config_differences(old if isinstance(old, dict) else {}, config_tree(config))
+    old = files.config.read() if files.config.exists() else {}
+    changes = config_differences(old, config_tree(config))
     raise UserError(
         f"run directory {path}: --resume needs the config it was started with; changed: "
         f"{'; '.join(changes) or 'the way the config is hashed'} (--overwrite starts anew)"
@@ -158,7 +145,7 @@ def _check_same_config(path: Path, config: Config) -> None:
 def _check_unlocked(path: Path) -> None:
     """Refuse a directory that another process is writing."""
     with suppress(FileNotFoundError):
-        handle = os.open(path / LOCK, os.O_RDONLY)
+        handle = os.open(Layout(path).lock, os.O_RDONLY)
         try:
             _take(handle, path)
         finally:
@@ -173,13 +160,13 @@ def _locked(path: Path) -> Iterator[list[Path]]:
     """
     made = _make(path)
     try:
-        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(Layout(path).lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         _unmake(made)
         raise UserError(f"run directory {path}: not writable ({error.strerror})") from None
     try:
         _take(handle, path)
-        if not _same_file(handle, path / LOCK):
+        if not _same_file(handle, Layout(path).lock):
             raise _taken(path, "unknown")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
@@ -243,20 +230,22 @@ def _clear(path: Path) -> None:
 def _prepare(path: Path, config: Config) -> None:
     """The marker and the resolved config; what a killed process was writing is removed."""
     sweep(path)
-    if not (path / MARKER).exists():
-        write_json(path / MARKER, {"format": 1, "config_hash": config_hash(config)})
-    write_atomic(path / "config.yaml", dump_config(config).encode())
+    files = Layout(path)
+    if not files.marker.exists():
+        files.marker.write({"format": 1, "config_hash": config_hash(config)})
+    files.config.write(config_tree(config))
 
 
 def _leave(path: Path, made: list[Path], error: UserError) -> None:
     """A user's mistake leaves nothing half-written, unless there is work worth resuming: a file
     in one of the run's folders (trained teachers, a seed that is finished), not records alone.
     """
-    if any(file.is_file() for file in path.rglob("*/*") if file.parent.name != "stages"):
+    stages = Layout(path).stages.name
+    if any(file.is_file() for file in path.rglob("*/*") if file.parent.name != stages):
         error.add_note(f"what is finished is kept in {path}; --resume goes on with it")
         return
     _clear(path)
-    (path / LOCK).unlink(missing_ok=True)
+    Layout(path).lock.unlink(missing_ok=True)
     _unmake(made)
 
 
@@ -273,7 +262,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except BaseException as error:
         logger.error("failed", exc_info=True, extra={"quiet": True})
-        log = path / LOG
+        log = Layout(path).log
         traceback = f", the traceback in {log}" if log.exists() and log.stat().st_size else ""
         error.add_note(f"what is finished is kept in {path}{traceback}")
         raise

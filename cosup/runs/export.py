@@ -3,7 +3,6 @@
 from typing import Any
 
 from jinja2 import Environment
-from safetensors.torch import load_file
 
 from cosup.config.schema import Config
 from cosup.models.classifier import build_classifier
@@ -46,8 +45,8 @@ def export_student(
 ) -> None:
     """Write `student/`: the last round's student, what it reads, and a card with its numbers."""
     last = summary["rounds"][-1]["round"]
-    state = load_file(run.path / "checkpoints" / f"round-{last}" / "student.safetensors")
-    section, folder = config.student.backbone, run.folder("student")
+    state = run.files.round(last).student.read()
+    section, folder = config.student.backbone, run.folder(run.files.student)
     network, meta = config.student.mode == "finetune", config.student.meta is not None
     clip = section.name.startswith(OPEN_CLIP)
     card = Environment(autoescape=False, keep_trailing_newline=True).from_string(CARD)

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from cosup.config.schema import Assigners, Filters, Losses
 from cosup.data.sources import SOURCES
-from cosup.errors import unknown_name
+from cosup.errors import RunError, unknown_name
+from cosup.layout import Layout
 from cosup.registry import Registry, setting_docs
-from cosup.runs.directory import is_run
 from cosup.validation import allowed, fields
 
 CONFIGS = Path("configs")
@@ -81,12 +81,12 @@ def _configs() -> dict[str, str]:
 def _runs() -> dict[str, str]:
     """Run directories of `outputs/` with what their `summary.json` says."""
     folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
-    return {str(folder): _summary(folder) for folder in folders if is_run(folder)}
+    return {str(folder): _summary(folder) for folder in folders if Layout(folder).is_run()}
 
 
 def _summary(folder: Path) -> str:
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = Layout(folder).summary.read()
         if "losses" in summary:
             reached = ", ".join(
                 f"{name} {one['student']['accuracy']:.3f}"
@@ -96,7 +96,7 @@ def _summary(folder: Path) -> str:
         student = summary["student"]
         pgr = "" if student.get("pgr") is None else f", PGR {student['pgr']:.3f}"
         return f"{summary['status']}, student {student['accuracy']:.3f}{pgr}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (RunError, KeyError, TypeError):
         return "not finished"
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cosup.errors import RunError, UserError
-from cosup.files import MARKER
+from cosup.layout import MARKER
 from cosup.remote import is_uri, shown, split
 from cosup.runs.directory import check_flags
 from cosup.runs.staging import SESSION, Staging, has_content, staging_root

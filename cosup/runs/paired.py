@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from cosup.files import save_tensors
+from cosup.layout import Layout
 from cosup.metrics import paired_comparison
 from cosup.probabilities import ProbTable
 from cosup.runs.directory import RunDirectory
@@ -63,7 +62,6 @@ def t_975(degrees: int) -> float:
     return z + first / n + second / n**2 + third / n**3
 
 
-FILE = Path("checkpoints") / "test-correct.safetensors"
 METRIC = "student.accuracy"
 
 
@@ -82,14 +80,12 @@ class Correct:
 
 def keep_correct(run: RunDirectory, test: TestSplit, student: ProbTable) -> None:
     """Keep, for later comparisons, on which test samples a run's student is right."""
-    run.folder("checkpoints")
-    tensors = {"correct": test.correct(student), "groups": test.groups}
-    save_tensors(run.path / FILE, tensors)
+    run.files.correct.write({"correct": test.correct(student), "groups": test.groups})
 
 
 def load_correct(directory: Path) -> Correct:
     """What `keep_correct` kept in a run's directory."""
-    tensors = load_file(directory / FILE)
+    tensors = Layout(directory).correct.read()
     return Correct(tensors["correct"], tensors["groups"])
 
 

@@ -9,7 +9,6 @@ from cosup.analysis import load_run
 from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
-from cosup.files import write_json
 from cosup.probabilities import ProbTable
 from cosup.report.page import write_report
 from cosup.runs.assemble import Prepared
@@ -66,12 +65,9 @@ def run_one(
             return run.load("summary")
         if shared is not None:
             take_over(shared, run)
-        write_json(
-            run.path / "environment.json",
-            describe_environment(config),
-        )
+        run.files.environment.write(describe_environment(config))
         summary = _run(config, run, recorder, backend or Local())
-        write_json(run.path / "summary.json", summary)
+        run.files.summary.write(summary)
         _report(run.path)
         run.finish("summary", summary)
         return summary

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cosup import words
 from cosup.config.schema import Config
+from cosup.controls import needing
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
@@ -20,7 +21,6 @@ from cosup.models.networks import load_backbone
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
 from cosup.runs.ablation import loss_names
-from cosup.runs.assemble import BUDGET_GENERALIST
 from cosup.runs.check import check_task
 from cosup.runs.inputs import feature_splits
 from cosup.runs.mirror import usable
@@ -133,7 +133,7 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
     counts = [len(data.rows(split)) for split in ANNOTATED]
     samples = sum(counts)
     teachers = sum(len(level) for level in hierarchy)
-    teachers += BUDGET_GENERALIST in config.controls
+    teachers += bool(needing("generalist", config.controls))
     classes = len(data.classes)
     row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
     shards = sum(-(-count // config.execution.shard_size) for count in counts)

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from cosup.config.schema import Config
+from cosup.controls import GENERALIST, needing
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.fit import recorded
-from cosup.runs.assemble import BUDGET_GENERALIST, Prepared, assemble
+from cosup.runs.assemble import Prepared, assemble
 from cosup.runs.backend import Backend, TeacherGroup
 from cosup.runs.check import check_task
 from cosup.runs.directory import RunDirectory
@@ -51,9 +52,10 @@ def prepare(config: Config, run: RunDirectory, recorder: Recorder, backend: Back
     with timed(run, "teachers"):
         levels = train_hierarchy(config, hierarchy, data, features, run, recorder, backend)
     with timed(run, "annotate"):
-        store = open_store(run.folder("annotations"), data, config.execution.shard_size)
+        folder = run.folder(run.files.annotations.folder)
+        store = open_store(folder, data, config.execution.shard_size)
         _annotate([teacher for level in levels for teacher in level], data, store, compute, backend)
-    scratch = run.path / "checkpoints" / "training"
+    scratch = run.files.training
     return assemble(config, data, levels, store, reads, compute, scratch, backend.launcher)
 
 
@@ -84,7 +86,7 @@ def train_hierarchy(
     backend: Backend,
 ) -> list[list[Teacher]]:
     """Every level's teachers; last, on a level of its own, the generalist with their budget."""
-    folder, paces = run.folder("teachers"), dict[str, Pace]()
+    folder, paces = run.folder(run.files.teachers.folder), dict[str, Pace]()
 
     def record(name: str, step: int, loss: float) -> None:
         paces.setdefault(name, Pace(f"teacher {name}"))(step, loss)
@@ -106,11 +108,11 @@ def _parts(config: Config, hierarchy: Hierarchy, data: ImageData) -> Iterator[Te
     """Every level's teachers and what they are made with."""
     for specs in hierarchy:
         yield specs, config.teachers
-    if BUDGET_GENERALIST in config.controls:
+    if needing("generalist", config.controls):
         steps = sum(planned_steps(spec, config.teachers, data) for spec in hierarchy[-1])
         budget = config.teachers.training.model_copy(update={"steps": steps, "epochs": None})
         section = config.teachers.model_copy(update={"training": budget})
-        yield [TeacherSpec(BUDGET_GENERALIST, len(hierarchy))], section
+        yield [TeacherSpec(GENERALIST, len(hierarchy))], section
 
 
 def _annotate(

@@ -40,21 +40,18 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cosup.config import settings
-from cosup.config.yaml import parse_yaml
 from cosup.errors import RunError
-from cosup.files import disk_errors, write_atomic
+from cosup.files import disk_errors
+from cosup.layout import Layout, LinesFile, YamlFile
 from cosup.report.routes import COLUMNS, Picture, routes_picture
 
 __all__ = [
-    "METRICS",
     "Recorder",
     "open_recorder",
 ]
 
 
 log = logging.getLogger(__name__)
-
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,20 @@ class JsonLines:
             self._file.close()
 
 
-def earlier_scalars(path: Path) -> list[Scalar]:
+def earlier_scalars(metrics: LinesFile) -> list[Scalar]:
     """The scalars of an earlier process; a line that was cut by a kill is removed."""
-    if not path.exists():
+    if not metrics.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    torn = lines.pop()
-    scalars = []
-    for line in lines:
-        item = json.loads(line)
-        value = math.nan if item["value"] is None else item["value"]
-        scalars.append(Scalar(item["tag"], value, item["step"], item["time"]))
-    if torn:
-        write_atomic(path, b"".join(line + b"\n" for line in lines))
-    return scalars
+    metrics.repair()
+    return [
+        Scalar(
+            item["tag"],
+            math.nan if item["value"] is None else item["value"],
+            item["step"],
+            item["time"],
+        )
+        for item in metrics.read()
+    ]
 
 
 Setting = bool | int | float | str
@@ -249,21 +246,22 @@ def open_recorder(folder: Path) -> Iterator[Recorder]:
     the decisions of its finished rounds, `summary.json`), which loses nothing when a process is
     killed, so that both hold the same and nothing is there twice.
     """
-    earlier = earlier_scalars(folder / METRICS)
+    files = Layout(folder)
+    earlier = earlier_scalars(files.metrics)
     for events in folder.glob(EVENTS):
         events.unlink()
     board = TensorBoard(folder)
-    board.begin(_settings(folder / "config.yaml"), earlier[0].time if earlier else time.time())
+    board.begin(_settings(files.config), earlier[0].time if earlier else time.time())
     for scalar in earlier:
         board.write(scalar)
-    _show_finished_rounds(board, folder)
-    recorder = Recorder([JsonLines(folder / METRICS), board], earlier, board)
-    was_finished = (folder / "summary.json").exists()
+    _show_finished_rounds(board, files)
+    recorder = Recorder([JsonLines(files.metrics.path), board], earlier, board)
+    was_finished = files.summary.exists()
     try:
         yield recorder
-        if (folder / "summary.json").exists():
+        if files.summary.exists():
             ended = earlier[-1].time if was_finished and earlier else time.time()
-            _show_result(board, json.loads((folder / "summary.json").read_text()), ended)
+            _show_result(board, files.summary.read(), ended)
     except BaseException:
         with suppress(RunError):  # a full disk again: the first failure is the one to tell
             board.end(False, time.time())
@@ -273,9 +271,9 @@ def open_recorder(folder: Path) -> Iterator[Recorder]:
     recorder.close()
 
 
-def _settings(path: Path) -> dict[str, Setting]:
+def _settings(config: YamlFile) -> dict[str, Setting]:
     """The settings that decide numbers, but those without a value; `a, b, c` of a list."""
-    tree = parse_yaml(path.read_text(), str(path)) if path.exists() else {}
+    tree = config.read() if config.exists() else {}
     return {
         key: ", ".join(map(str, value)) if isinstance(value, list) else value
         for key, value in settings(tree).items()
@@ -283,16 +281,16 @@ def _settings(path: Path) -> dict[str, Setting]:
     }
 
 
-def _show_finished_rounds(board: TensorBoard, folder: Path) -> None:
+def _show_finished_rounds(board: TensorBoard, files: Layout) -> None:
     number = 1
-    while (folder / "stages" / f"round-{number}.json").exists():
-        path = folder / "decisions" / f"round-{number}.parquet"
+    while files.stage(f"round-{number}").exists():
+        decisions = files.round(number).decisions
         try:
-            table = pd.read_parquet(path, columns=COLUMNS)
-        except (OSError, ValueError) as error:
-            log.warning("no picture of round %d for TensorBoard: %s (%s)", number, path, error)
+            table = decisions.read(COLUMNS)
+        except RunError as error:
+            log.warning("no picture of round %d for TensorBoard: %s", number, error)
         else:
-            _show_assignment(board, table, number, path.stat().st_mtime)
+            _show_assignment(board, table, number, decisions.path.stat().st_mtime)
         number += 1
 
 

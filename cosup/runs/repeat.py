@@ -7,7 +7,7 @@ from typing import Any
 
 from cosup.config.schema import Config
 from cosup.errors import UserError
-from cosup.files import write_json
+from cosup.layout import Layout
 from cosup.runs.backend import Backend
 from cosup.runs.directory import RunDirectory
 from cosup.runs.paired import spread
@@ -40,11 +40,11 @@ def run_seeds(
             one = config.model_copy(
                 update={"run": config.run.model_copy(update={"seed": seed, "seeds": None})}
             )
-            other = None if shared is None else shared / f"seed-{seed}"
-            path = run.path / f"seed-{seed}"
+            other = None if shared is None else Layout(shared).of_seed(seed).path
+            path = run.files.of_seed(seed).path
             summaries.append(run_one(one, path, resume=run.resumed, shared=other, backend=backend))
         summary = aggregate(summaries)
-        write_json(run.path / "summary.json", summary)
+        run.files.summary.write(summary)
         return summary
 
 

@@ -4,19 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+from cosup.controls import CONTROLS
 from cosup.files import TEMPORARY, disk_errors, write_atomic
+from cosup.layout import PENDING, Layout
 from cosup.runs.directory import RunDirectory
 
-FOLDERS = ("teachers", "annotations")
 STAGES = ("teachers", "annotate", "features")
-CONTROLS = (
-    "zero_shot",
-    "best_teacher",
-    "mean_ensemble",
-    "equal_budget_generalist",
-    "given_labels",
-    "ceiling",
-)
+SHARED = tuple(control.name for control in CONTROLS.values() if not control.uses_run_loss)
 """Controls whose student learns by plain cross-entropy, whatever the run's loss, or not at all."""
 
 
@@ -28,18 +22,18 @@ def take_over(source: Path, run: RunDirectory) -> None:
     written in place, and copies elsewhere. What is there already stays. The records bring their
     seconds along, so each run's summary says what that run takes by itself.
     """
-    for folder in FOLDERS:
-        for path in sorted((source / folder).rglob("*")):
-            if path.is_file() and not path.name.endswith((TEMPORARY, ".state")):
+    files = Layout(source)
+    for folder in (files.teachers.folder, files.annotations.folder):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.endswith((TEMPORARY, PENDING)):
                 _link(path, run.path / path.relative_to(source))
     # A record comes after its files: where it stands, they do.
-    for name in CONTROLS:
-        for path in (source / "checkpoints").glob(f"control-{name}.*"):
-            _link(path, run.path / "checkpoints" / path.name)
-    for stage in (*STAGES, *(f"control-{name}" for name in CONTROLS)):
-        path = source / "stages" / f"{stage}.json"
-        if path.exists():
-            _link(path, run.path / "stages" / path.name)
+    for name in SHARED:
+        if files.control(name).exists():
+            _link(files.control(name).path, run.files.control(name).path)
+    for stage in (*STAGES, *(f"control-{name}" for name in SHARED)):
+        if files.stage(stage).exists():
+            _link(files.stage(stage).path, run.files.stage(stage).path)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -18,14 +18,13 @@ from cosup.config.schema import Config
 from cosup.data.images import BrokenImage
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData
-from cosup.files import save_tensors, write_atomic
+from cosup.layout import PREPARED
 from cosup.runs.assemble import Prepared
 from cosup.runs.directory import RunDirectory
 from cosup.runs.inputs import feature_splits, measured_on
 
 log = logging.getLogger(__name__)
 
-STAGE = "prepared"
 THUMBNAIL = 64
 """Pixels of a thumbnail's longer side."""
 
@@ -57,14 +56,11 @@ def keep_samples(config: Config, run: RunDirectory, prepared: Prepared) -> None:
     if prepared.given is not None:
         columns["given_label"] = _joined((prepared.given, data.classes), (kinds, test.classes))
     table = pd.DataFrame(columns)
-    write_atomic(
-        run.path / "samples.parquet", lambda temporary: table.to_parquet(temporary, index=False)
-    )
+    run.files.samples.write(table)
     if test.kinds is not None:
         for name, probs in prepared.said.items():
-            path = run.folder("checkpoints") / f"teacher-{name}.safetensors"
-            save_tensors(path, probs.tensors())
-    run.finish(STAGE, _record(config, prepared, answers))
+            run.files.episode_answers(name).write(probs)
+    run.finish(PREPARED, _record(config, prepared, answers))
 
 
 def _record(config: Config, prepared: Prepared, answers: tuple[str, ...]) -> dict[str, object]:
@@ -109,8 +105,7 @@ def _write_thumbnails(run: RunDirectory, data: ImageData, wanted: set[str]) -> N
             except BrokenImage as error:
                 log.warning("no thumbnail: %s", error)
     table = pd.DataFrame({"sample_id": list(found), "png": list(found.values())})
-    path = run.folder("report") / "thumbnails.parquet"
-    write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))
+    run.files.thumbnails.write(table)
 
 
 def _thumbnail(data: ImageData, row: int) -> bytes:

@@ -8,15 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
 from cosup.config.schema import Assigners, Config, Filters, Losses, RoundsSection
 from cosup.consistency import Chain
-from cosup.controls import CONTROLS, ControlContext
+from cosup.control_runs import ControlRun
+from cosup.controls import CONTROLS
 from cosup.errors import about
-from cosup.files import save_tensors, write_atomic
 from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, recorded
 from cosup.probabilities import ProbTable
@@ -136,7 +135,8 @@ def finish_controls(
     """Run the controls that aren't finished; each one's predictions on the test split."""
     quiet = _StepLog(None)
     steps = config.student.training.total_steps(len(prepared.sample_ids))
-    context = ControlContext(
+    context = ControlRun(
+        "",
         prepared.task,
         round_recipe(config.rounds, student_factory(config, prepared, seed, quiet)),
         seed,
@@ -145,25 +145,25 @@ def finish_controls(
     )
     found: dict[str, ProbTable] = {}
     for name in config.controls:
-        file = run.folder("checkpoints") / f"control-{name}.safetensors"
+        file = run.files.control(name)
         if not run.is_done(f"control-{name}"):
             started = time.monotonic()
             quiet.pace = Pace(f"control {name}", steps)
             with about(f"control {name}"):
-                probs = CONTROLS[name](context)
-            save_tensors(file, probs.tensors())
+                probs = CONTROLS[name].run(replace(context, name=name))
+            file.write(probs)
             accuracy = prepared.test.accuracy(probs)
             log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
             recorder.scalar(f"controls/{name}", accuracy, 0)
             run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
             shutil.rmtree(prepared.scratch, ignore_errors=True)
-        found[name] = ProbTable.from_tensors(prepared.test.answers, load_file(file))
+        found[name] = file.read(prepared.test.answers)
     return found
 
 
 def test_probs(run: RunDirectory, number: int, answers: int) -> ProbTable:
     """What the student of a finished round predicts on what measures."""
-    return _read(run, number, "test", answers)
+    return run.files.round(number).test.read(answers)
 
 
 def _record(
@@ -181,15 +181,14 @@ def _record(
         prepared.data.domains,
         given=prepared.given,
     )
-    path = run.folder("decisions") / f"round-{number}.parquet"
-    write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))
+    files = run.files.round(number)
+    files.decisions.write(table)
     recorder.assignment(table, number)
-    folder = run.folder("checkpoints", f"round-{number}")
-    save_tensors(folder / "student.safetensors", outcome.student)
-    save_tensors(folder / "train.safetensors", outcome.train_probs.tensors())
-    save_tensors(folder / "test.safetensors", outcome.test_probs.tensors())
+    files.student.write(outcome.student)
+    files.train.write(outcome.train_probs)
+    files.test.write(outcome.test_probs)
     if outcome.assigner:
-        save_tensors(folder / "assigner.safetensors", outcome.assigner)
+        files.assigner.write(outcome.assigner)
     return {
         "round": number,
         "level": outcome.level,
@@ -228,19 +227,14 @@ def _finished(
         if not run.is_done(f"round-{number}"):
             break
         state = (state or RoundState()).at(level)
-        folder = run.path / "checkpoints" / f"round-{number}"
+        files = run.files.round(number)
         state = replace(
             state,
             finished=number,
-            train_probs=_read(run, number, "train", num_classes),
-            student=load_file(folder / "student.safetensors"),
+            train_probs=files.train.read(num_classes),
+            student=files.student.read(),
         )
     return state
-
-
-def _read(run: RunDirectory, number: int, split: str, num_classes: int) -> ProbTable:
-    path = run.path / "checkpoints" / f"round-{number}" / f"{split}.safetensors"
-    return ProbTable.from_tensors(num_classes, load_file(path))
 
 
 def _folds(groups: Tensor, count: int, seed: int) -> Tensor:

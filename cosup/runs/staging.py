@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 
 from cosup.config.schema import Config
 from cosup.errors import RunError, UserError
-from cosup.files import MARKER, TEMPORARY, write_json
+from cosup.files import TEMPORARY, write_json
+from cosup.layout import LOCK, MARKER, Layout
 from cosup.remote import Place, get, is_uri, join, listing, put, remove, shown
-from cosup.runs.directory import LOCK
 
 __all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_root"]
 
@@ -209,9 +209,10 @@ def has_content(path: Path) -> bool:
 def _rank(name: str) -> int:
     """Before all else what says that it is a run, and what tells how to read other files; last what
     says that it is finished, above all for the run as a whole."""
-    parts = PurePosixPath(name)
+    parts, files = PurePosixPath(name), Layout(Path())
+    summary = files.summary.path.name
     if parts.name == MARKER:
         return 0 if name == MARKER else 1
-    if parts.name == "manifest.json":
+    if parts.name == files.annotations.manifest.path.name:
         return 2
-    return 3 if parts.name != "summary.json" else 5 if name == "summary.json" else 4
+    return 3 if parts.name != summary else 5 if name == summary else 4

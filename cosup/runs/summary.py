@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from cosup.controls import CONTROLS, control_title
 from cosup.metrics import expected_calibration_error, paired_comparison, pgr, pgr_interval
 from cosup.probabilities import ProbTable
 from cosup.remote import Place
@@ -134,21 +135,6 @@ def _by(right: Tensor, index: Tensor, names: Sequence[str]) -> dict[str, float |
     return {name: float(hits[i] / total[i]) if total[i] else None for i, name in enumerate(names)}
 
 
-CONTROL_LABELS = {
-    "zero_shot": "student before any training (CLIP's zero-shot)",
-    "best_teacher": "student taught by the best teacher alone",
-    "mean_ensemble": "student taught by the mean of the teachers",
-    "equal_budget_generalist": "student taught by one generalist with all specialists' budget",
-    "self_training": "student that goes on with its own labels",
-    "random_assignment": "as cosup, teachers drawn at random",
-    "oracle_assignment": "as cosup, teachers chosen by the truth (oracle)",
-    "given_labels": "student trained on the labels as given, without teachers",
-    "ceiling": "student trained on the true labels (ceiling)",
-}
-FIRST = "zero_shot"
-BOUNDS = ("oracle_assignment", "ceiling")
-
-
 def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
     """Teachers, controls, the student, its bounds; what PGR means; and where to look next."""
     seeds = summary["seed"] if isinstance(summary["seed"], list) else []
@@ -163,8 +149,8 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
         table.add_row(f"teacher {teacher['name']} alone{note}", in_percent(teacher["accuracy"]), "")
     table.add_section()
     controls = summary["controls"]
-    for name in sorted(controls, key=lambda name: name != FIRST):
-        if name not in BOUNDS:
+    for name in sorted(controls, key=_is_trained):
+        if not _is_bound(name):
             _add_control(table, summary, name)
     table.add_section()
     student = summary["student"]
@@ -174,16 +160,25 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
         f"[bold]{_pgr(student)}[/bold]",
     )
     table.add_section()
-    for name in BOUNDS:
-        if name in controls:
+    for name in CONTROLS:
+        if _is_bound(name) and name in controls:
             _add_control(table, summary, name)
     return Group(table, Text(_explain(summary)), Text(_next(summary, directory)))
+
+
+def _is_trained(name: str) -> bool:
+    return name not in CONTROLS or CONTROLS[name].is_trained
+
+
+def _is_bound(name: str) -> bool:
+    return name in CONTROLS and CONTROLS[name].is_bound
 
 
 def _add_control(table: Table, summary: Mapping[str, Any], name: str) -> None:
     numbers = summary["controls"][name]
     accuracy = in_percent(numbers["accuracy"]) + _spread(summary, f"controls.{name}.accuracy")
-    table.add_row(CONTROL_LABELS.get(name, name), accuracy, in_percent(numbers["pgr"]))
+    label = CONTROLS[name].label if name in CONTROLS else control_title(name)
+    table.add_row(label, accuracy, in_percent(numbers["pgr"]))
 
 
 def _spread(summary: Mapping[str, Any], number: str) -> str:

@@ -12,6 +12,7 @@ from cosup.data.loader import TrainingBatches, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import about, inside
+from cosup.layout import TeacherFiles
 from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
 from cosup.models.compute import Compute
@@ -143,7 +144,7 @@ def _fit(teacher: NetworkTeacher, training: Training) -> int:
         seed=seed,
         compute=compute,
         report=lambda step, loss, _: training.report(teacher.name, step, loss),
-        state=None if directory is None else directory / f"{teacher.name}.state",
+        state=None if directory is None else TeacherFiles(directory).pending(teacher.name),
         identity=_identity(teacher, training),
         settings="teachers.training",
     )

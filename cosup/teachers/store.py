@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cosup.errors import RunError
-from cosup.files import save_tensors, write_json
+from cosup.files import save_tensors
+from cosup.layout import AnnotationFiles
 from cosup.probabilities import ProbTable
 
 __all__ = ["AnnotationStore", "Annotator", "StoredAnnotations"]
@@ -125,7 +126,7 @@ class AnnotationStore:
         return list(entry.get("abstains", []))
 
     def _path(self, split: str, name: str, shard: int) -> Path:
-        return self.directory / split / name / f"{shard:05d}.safetensors"
+        return AnnotationFiles(self.directory).shard(split, name, shard).path
 
     def _key(self, split: str, teacher: Annotator) -> str:
         parts = (
@@ -157,8 +158,8 @@ class AnnotationStore:
             return
         if entry is not None:
             log.info("annotations of %s by %s are stale: doing them anew", split, teacher.name)
-            for path in (self.directory / split / teacher.name).glob("*.safetensors"):
-                path.unlink()
+            for file in AnnotationFiles(self.directory).shards(split, teacher.name):
+                file.path.unlink()
         manifest[split][teacher.name] = {
             "key": key,
             "teacher": teacher.identity,
@@ -167,16 +168,11 @@ class AnnotationStore:
             "shards": self.shards(split),
             "abstains": (~teacher.support).nonzero()[:, 0].tolist(),
         }
-        write_json(self.directory / "manifest.json", manifest)
+        AnnotationFiles(self.directory).manifest.write(manifest)
 
     def _manifest(self) -> dict[str, dict[str, Any]]:
-        try:
-            content = json.loads((self.directory / "manifest.json").read_text())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise RunError(f"can't read {self.directory / 'manifest.json'}: {error}") from error
-        return dict(content)
+        file = AnnotationFiles(self.directory).manifest
+        return file.read() if file.exists() else {}
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
-from cosup.files import discard, save_tensors, write_json
+from cosup.errors import RunError
+from cosup.files import discard
+from cosup.layout import TeacherFiles
 from cosup.settings.teachers import TABLE, TEACHERS
 from cosup.teachers.base import Teacher, Training, training_rows
 from cosup.teachers.external import file_digest
@@ -140,7 +141,7 @@ def save_group(teachers: Sequence[Teacher], training: Training) -> None:
     companions = tuple(teacher.name for teacher in teachers)
     for teacher in teachers:
         save_teacher(teacher, training, companions)
-        discard(_folder(training) / f"{teacher.name}.state")
+        discard(_files(training).pending(teacher.name))
 
 
 def save_teacher(teacher: Teacher, training: Training, companions: Sequence[str] = ()) -> None:
@@ -149,12 +150,11 @@ def save_teacher(teacher: Teacher, training: Training, companions: Sequence[str]
     companions: the names of all teachers that were trained together with it. Raises `RunError` if
     the disk is full.
     """
-    folder = _folder(training)
+    files = _files(training)
     if teacher.has_weights:
-        save_tensors(folder / f"{teacher.name}.safetensors", teacher.state())
+        files.weights(teacher.name).write(teacher.state())
     # The JSON file is written last: where it exists, the weights do.
-    write_json(
-        folder / f"{teacher.name}.json",
+    files.record(teacher.name).write(
         {
             "name": teacher.name,
             "kind": teacher.kind,
@@ -175,20 +175,20 @@ def load_teacher(
 
     Returns None if it is absent or broken, or if anything it depends on has changed.
     """
-    folder = _folder(training)
+    files = _files(training)
     try:
-        about = json.loads((folder / f"{spec.name}.json").read_text())
-    except (OSError, ValueError):
+        about = files.record(spec.name).read()
+    except RunError:
         return None
     if about.get("recipe") != _recipe(spec, companions, training):
         return None
     kind = kind_of(spec, training.section)
     try:
-        state = load_file(folder / f"{spec.name}.safetensors") if kind.has_weights else {}
+        state = files.weights(spec.name).read() if kind.has_weights else {}
         teacher = kind.restore(spec, training, state, int(about["steps"]))
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         log.warning(
-            "cannot load teacher %s from %s, training it again: %s", spec.name, folder, error
+            "cannot load teacher %s from %s, training it again: %s", spec.name, files.folder, error
         )
         return None
     if teacher.identity != about["identity"]:
@@ -197,9 +197,9 @@ def load_teacher(
     return teacher
 
 
-def _folder(training: Training) -> Path:
+def _files(training: Training) -> TeacherFiles:
     assert training.directory is not None, "the training has no directory"
-    return training.directory
+    return TeacherFiles(training.directory)
 
 
 def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) -> str:

@@ -12,7 +12,8 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from cosup.files import MARKER, save_tensors, write_json
+from cosup.files import save_tensors, write_json
+from cosup.layout import MARKER
 from cosup.probabilities import ProbTable
 
 CLASSES = ("cat", "dog", "eel")

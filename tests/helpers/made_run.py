@@ -22,7 +22,8 @@ from cosup.analysis.decisions import decisions_table, noise_measures, round_meas
 from cosup.config import config_hash, dump_config, load_config
 from cosup.consistency import Kept
 from cosup.evidence import Scopes, Truth
-from cosup.files import MARKER, save_tensors, write_json
+from cosup.files import save_tensors, write_json
+from cosup.layout import MARKER
 from cosup.levels import Assignment
 from cosup.probabilities import ProbTable
 from cosup.rounds import Outcome

@@ -21,13 +21,13 @@ from cosup.analysis.comparison import compare
 from cosup.analysis.domains import MEAN, draw_supervision_domains
 from cosup.analysis.drawing import Matrix
 from cosup.analysis.figures import FIGURES
-from cosup.analysis.results import CONTROL_LABELS as PAGE_LABELS
 from cosup.config.schema import ControlName
+from cosup.controls import CONTROLS
 from cosup.report.compare import write_comparison
 from cosup.report.compare_text import comparison_text
 from cosup.report.page import page_html
 from cosup.report.terminal import _supervisions_by_domain, report_text, runs_by_domain
-from cosup.runs.summary import CONTROL_LABELS, summary_table
+from cosup.runs.summary import summary_table
 
 
 def printed(what: RenderableType, width: int = 400) -> str:
@@ -67,8 +67,8 @@ def test_the_figure_has_every_supervision(run: Path) -> None:
     assert view.columns == [*DOMAINS, MEAN]
     named = {
         "the co-supervised student": ("student", "student"),
-        "taught by the best teacher alone": ("control", "best_teacher"),
-        "trained on the true labels (ceiling)": ("control", "ceiling"),
+        CONTROLS["best_teacher"].label: ("control", "best_teacher"),
+        CONTROLS["ceiling"].label: ("control", "ceiling"),
         "teacher level1_1": ("teacher", "level1_1"),
     }
     assert set(named) <= set(view.rows)
@@ -214,8 +214,10 @@ def test_runs_of_one_domain_have_no_such_table(tmp_path: Path) -> None:
 
 
 def test_every_control_has_its_words() -> None:
-    for names in (PAGE_LABELS, CONTROL_LABELS):
-        assert {*get_args(ControlName), "zero_shot"} == set(names)
+    assert set(get_args(ControlName)) == set(CONTROLS)
+    labels = [text for control in CONTROLS.values() for text in (control.title, control.label)]
+    assert len(set(labels)) >= 2 * len(CONTROLS) - 1
+    assert all(labels)
 
 
 def test_the_summary_begins_with_the_untrained_student() -> None:
@@ -238,9 +240,7 @@ def test_the_summary_begins_with_the_untrained_student() -> None:
         text.index(words)
         for words in (
             "teacher all alone (floor)",
-            "student before any training (CLIP's zero-shot)",
-            "student taught by the best teacher alone",
-            "student taught by the mean of the teachers",
+            *(CONTROLS[name].label for name in ("zero_shot", "best_teacher", "mean_ensemble")),
             "the co-supervised student",
         )
     ]

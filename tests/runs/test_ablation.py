@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console, RenderableType
-from safetensors.torch import load_file
 
 from cosup.analysis import load_run, runs_inside, tables
 from cosup.cli import call
@@ -18,11 +17,11 @@ from cosup.config import Config, check_config
 from cosup.config.schema import Losses
 from cosup.errors import UserError
 from cosup.files import write_json
+from cosup.layout import Layout
 from cosup.runs import describe_run, plan_config, run_config
 from cosup.runs.ablation import loss_names
 from cosup.runs.directory import RunDirectory
 from cosup.runs.listing import _summary
-from cosup.runs.paired import FILE
 from cosup.runs.reuse import take_over
 
 SEEDS = (0, 1)
@@ -118,7 +117,10 @@ def test_what_no_loss_changes_is_made_once(finished: tuple[Path, dict[str, Any]]
     assert len(shared) > 10
     for path in shared:
         assert (first / path).samefile(second / path), path
-    for own in (Path("checkpoints/control-random_assignment.safetensors"), FILE):
+    for own in (
+        Path("checkpoints/control-random_assignment.safetensors"),
+        Layout(Path()).correct.path,
+    ):
         assert not (first / own).samefile(second / own)
 
 
@@ -309,7 +311,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
 def test_a_runs_own_record_of_what_was_right(finished: tuple[Path, dict[str, Any]]) -> None:
     directory, summary = finished
     for place, seed in enumerate(SEEDS):
-        tensors = load_file(directory / NAMES[0] / f"seed-{seed}" / FILE)
+        tensors = Layout(directory).of_loss(NAMES[0]).of_seed(seed).correct.read()
         values = summary["losses"][NAMES[0]]["over_seeds"]["student.accuracy"]["values"]
         assert float(tensors["correct"].double().mean()) == pytest.approx(values[place])
         assert tensors["groups"].dtype == torch.int64

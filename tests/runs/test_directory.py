@@ -12,7 +12,8 @@ import pytest
 
 from cosup.config import Config, check_config
 from cosup.errors import RunError, UserError
-from cosup.runs.directory import LOCK, LOG, MARKER, RunDirectory, is_run
+from cosup.layout import LOCK, MARKER, Layout
+from cosup.runs.directory import RunDirectory
 
 
 def config(**rounds: Any) -> Config:
@@ -39,7 +40,7 @@ def test_a_new_run_is_made_with_its_config(tmp_path: Path) -> None:
     with RunDirectory.open(path, config()) as run:
         assert not run.resumed
         assert "digits" in (path / "config.yaml").read_text()
-        assert is_run(path)
+        assert Layout(path).is_run()
 
 
 def test_stages_are_kept_exactly(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_stages_are_kept_exactly(tmp_path: Path) -> None:
         assert run.is_done("teachers")
         assert run.load("teachers") == {"seconds": 0.1 + 0.2}
         assert not run.is_done("rounds")
-        with pytest.raises(RunError, match="'rounds' isn't finished"):
+        with pytest.raises(RunError, match=r"rounds.json"):
             run.load("rounds")
 
 
@@ -186,7 +187,7 @@ def test_a_mistake_found_inside_leaves_nothing_half_written(tmp_path: Path) -> N
 
     def mistaken() -> None:
         with RunDirectory.open(path, config()) as run:
-            run.folder("annotations")
+            run.folder(run.files.annotations.folder)
             run.finish("data", {"seconds": 1.0})
             raise UserError("data.root: no such folder")
 
@@ -214,9 +215,9 @@ def test_a_failure_is_in_the_log_and_the_note_says_where(tmp_path: Path) -> None
     path = tmp_path / "r"
     with pytest.raises(ZeroDivisionError) as caught, RunDirectory.open(path, config()):
         raise ZeroDivisionError("oops")
-    assert str(path / LOG) in caught.value.__notes__[0]
-    assert "ZeroDivisionError: oops" in (path / LOG).read_text()
-    assert "Traceback" in (path / LOG).read_text()
+    assert str(Layout(path).log) in caught.value.__notes__[0]
+    assert "ZeroDivisionError: oops" in (Layout(path).log).read_text()
+    assert "Traceback" in (Layout(path).log).read_text()
 
 
 def test_a_damaged_stage_is_named(tmp_path: Path) -> None:

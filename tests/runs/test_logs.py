@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cosup.layout import Layout
 from cosup.runs import logs
 from cosup.runs.logs import log_to_console, log_to_file, progress
-from cosup.runs.recorder import METRICS, Recorder, open_recorder
+from cosup.runs.recorder import Recorder, open_recorder
 
 logger = logging.getLogger("cosup.test")
 
@@ -24,7 +25,7 @@ def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in Layout(folder).metrics.path.read_text().splitlines()]
 
 
 def test_log_lines_reach_console_and_file(
@@ -80,7 +81,7 @@ def test_a_cut_run_that_repeats_a_stage_records_nothing_twice(tmp_path: Path) ->
     with open_recorder(tmp_path) as recorder:
         for step in range(3):
             recorder.scalar("loss", 1.0 - step / 4, step)
-    with (tmp_path / METRICS).open("a") as file:
+    with Layout(tmp_path).metrics.path.open("a") as file:
         file.write('{"tag": "loss", "val')  # killed while writing
     with open_recorder(tmp_path) as recorder:
         for step in range(5):

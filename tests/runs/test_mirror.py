@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from cosup import remote
 from cosup.config import Config, check_config
 from cosup.errors import RunError, UserError
+from cosup.layout import LOCK, MARKER, Layout
 from cosup.remote import listing
 from cosup.runs import mirror, run_config, staging
-from cosup.runs.directory import LOCK, LOG, MARKER, RunDirectory
+from cosup.runs.directory import RunDirectory
 from cosup.runs.mirror import mirrored
 from cosup.runs.plan import _place
 from cosup.runs.staging import SESSION, Staging, staging_root
@@ -83,12 +84,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def names(uri: str) -> set[str]:
-    return set(listing(uri)) - {SESSION, LOG}
+    return set(listing(uri)) - {SESSION, Layout(Path()).log.name}
 
 
 def write(path: Path, stage: str, **flags: bool) -> None:
     with RunDirectory.open(path, config(), **flags) as run:
-        (run.folder("teachers") / f"{stage}.bin").write_bytes(stage.encode())
+        (run.folder(run.files.teachers.folder) / f"{stage}.bin").write_bytes(stage.encode())
         run.finish(stage)
 
 

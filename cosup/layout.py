@@ -1,0 +1,450 @@
+"""The files of a run directory: the name of each, its reader and its writer.
+
+`Layout(path)` gives every file as an object with `path`, `exists`, `read` and `write`. Writers are
+atomic (`cosup.files`). A file that is damaged, incomplete or gone raises a `RunError` that names
+it. pandas and safetensors are imported when a file of theirs is read: listing runs needs neither.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosup.config.yaml import parse_yaml, to_yaml
+from cosup.errors import RunError, UserError, in_short
+from cosup.files import save_tensors, write_atomic, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from cosup.probabilities import ProbTable
+
+__all__ = [
+    "AnnotationFiles",
+    "File",
+    "JsonFile",
+    "Layout",
+    "LinesFile",
+    "ProbFile",
+    "RoundFiles",
+    "StageFile",
+    "TableFile",
+    "TeacherFiles",
+    "TensorFile",
+    "YamlFile",
+]
+
+MARKER = ".cosup-run.json"
+"""The file that tells a run directory from any other folder."""
+LOCK = ".lock"
+PENDING = ".state"
+"""The suffix of the saved state of an unfinished training."""
+PREPARED = "prepared"
+"""The stage that records classes, domains and teachers."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a run."""
+
+    path: Path
+
+    def exists(self) -> bool:
+        """Return whether the file is there."""
+        return self.path.is_file()
+
+
+class JsonFile(File):
+    """A JSON object, readable and atomic."""
+
+    def read(self) -> dict[str, Any]:
+        """Return the object."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise damaged(self.path, error) from error
+        if not isinstance(content, dict):
+            raise damaged(self.path, "not an object")
+        return content
+
+    def write(self, value: Mapping[str, Any]) -> None:
+        """Write the object; numbers that are not finite become null."""
+        write_json(self.path, value)
+
+
+class StageFile(JsonFile):
+    """The payload of a finished stage: a JSON object that keeps every float as it is."""
+
+    def write(self, value: Mapping[str, Any]) -> None:
+        """Write the payload; numbers that are not finite stay what they are."""
+        write_atomic(self.path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+class YamlFile(File):
+    """A config as a tree of plain values."""
+
+    def read(self) -> dict[str, Any]:
+        """Return the tree. Raises `RunError` for what is not a config."""
+        try:
+            tree = parse_yaml(self.path.read_text(encoding="utf-8"), self.path.name)
+        except (OSError, ValueError) as error:
+            raise damaged(self.path, error) from error
+        if not isinstance(tree, dict):
+            raise damaged(self.path, "not a config")
+        return tree
+
+    def write(self, tree: Mapping[str, Any]) -> None:
+        """Write the tree, keys in the order given."""
+        write_atomic(self.path, to_yaml(tree).encode())
+
+
+class LinesFile(File):
+    """A JSON object per line, appended while a run is going on."""
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the objects; a last line without its end is left out."""
+        try:
+            *lines, _ = self.path.read_text(encoding="utf-8").split("\n")
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise damaged(self.path, error) from error
+
+    def repair(self) -> None:
+        """Remove a last line that was cut when a process was killed."""
+        whole, newline, cut = self.path.read_bytes().rpartition(b"\n")
+        if cut:
+            write_atomic(self.path, whole + newline)
+
+
+@dataclass(frozen=True)
+class TableFile(File):
+    """A Parquet table. columns: those that it must have, at least."""
+
+    columns: tuple[str, ...] = ()
+
+    def read(self, columns: Iterable[str] | None = None) -> "pd.DataFrame":
+        """Return the table, or these columns of it alone."""
+        import pandas as pd
+
+        chosen = None if columns is None else list(columns)
+        try:
+            table = pd.read_parquet(self.path, columns=chosen)
+        except PermissionError:
+            raise UserError(f"{self.path}: not readable (permission denied)") from None
+        except Exception as error:  # pyarrow's own, OSError, ValueError, UnicodeDecodeError
+            raise damaged(self.path, error) from error
+        lacking = [name for name in chosen or self.columns if name not in table.columns]
+        if lacking:
+            raise damaged(self.path, f"no column {', '.join(lacking)}")
+        return table
+
+    def write(self, table: "pd.DataFrame") -> None:
+        """Write the table without its index."""
+        write_atomic(self.path, lambda temporary: table.to_parquet(temporary, index=False))
+
+
+class TensorFile(File):
+    """Named tensors (safetensors)."""
+
+    def read(self) -> "dict[str, Tensor]":
+        """Return the tensors by name."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise damaged(self.path, error) from error
+
+    def write(
+        self, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
+    ) -> None:
+        """Write the tensors; metadata: text that can be read without them."""
+        save_tensors(self.path, tensors, metadata)
+
+
+class ProbFile(File):
+    """The class probabilities of samples, compact (`cosup.probabilities`)."""
+
+    def read(self, num_classes: int, samples: int | None = None) -> "ProbTable":
+        """Return the table; samples: how many rows it must have, where that is known."""
+        from cosup.probabilities import ProbTable
+
+        try:
+            table = ProbTable.from_tensors(num_classes, TensorFile(self.path).read())
+            _check_probs(table)
+        except (KeyError, ValueError) as error:
+            raise damaged(self.path, error) from error
+        _check_samples(self.path, len(table), samples)
+        return table
+
+    def write(self, table: "ProbTable", metadata: dict[str, str] | None = None) -> None:
+        """Write the table."""
+        save_tensors(self.path, table.tensors(), metadata)
+
+
+@dataclass(frozen=True)
+class TeacherFiles:
+    """The teachers of a run: a record and weights for each, and states of unfinished trainings."""
+
+    folder: Path
+
+    def record(self, name: str) -> JsonFile:
+        """Return the file of a teacher's kind, level, scope, steps and identity."""
+        return JsonFile(self.folder / f"{name}.json")
+
+    def records(self) -> list[JsonFile]:
+        """Return the records that are there, ordered by name."""
+        return [JsonFile(path) for path in sorted(self.folder.glob("[!.]*.json"))]
+
+    def weights(self, name: str) -> TensorFile:
+        """Return the file of a teacher's weights."""
+        return TensorFile(self.folder / f"{name}.safetensors")
+
+    def pending(self, name: str) -> Path:
+        """Return the path of the state of an unfinished training."""
+        return self.folder / f"{name}{PENDING}"
+
+
+@dataclass(frozen=True)
+class AnnotationFiles:
+    """The annotations of a run: one file per split, teacher and shard, and a manifest."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> JsonFile:
+        """Return the file of what was annotated, and under which key."""
+        return JsonFile(self.folder / "manifest.json")
+
+    def shard(self, split: str, teacher: str, number: int) -> ProbFile:
+        """Return the file of one shard."""
+        return ProbFile(self.folder / split / teacher / f"{number:05d}.safetensors")
+
+    def shards(self, split: str, teacher: str) -> list[ProbFile]:
+        """Return the shards that are there, in order."""
+        paths = (self.folder / split / teacher).glob("[!.]*.safetensors")
+        return [ProbFile(path) for path in sorted(paths)]
+
+    def read(self, split: str, teacher: str, num_classes: int, samples: int) -> "ProbTable":
+        """Return all annotations of a split by a teacher, which must be so many samples."""
+        import torch
+
+        from cosup.probabilities import ProbTable
+
+        parts = [shard.read(num_classes) for shard in self.shards(split, teacher)]
+        _check_samples(self.folder / split / teacher, sum(map(len, parts)), samples)
+        empty = ProbTable.compress(torch.zeros(0, num_classes))
+        return ProbTable.concat(parts) if parts else empty
+
+
+@dataclass(frozen=True)
+class RoundFiles:
+    """The files of one round. folder: its checkpoint."""
+
+    decisions: TableFile
+    folder: Path
+
+    @property
+    def student(self) -> TensorFile:
+        """Return the file of the student's weights after the round."""
+        return TensorFile(self.folder / "student.safetensors")
+
+    @property
+    def train(self) -> ProbFile:
+        """Return the file of the student's probabilities of student_train."""
+        return ProbFile(self.folder / "train.safetensors")
+
+    @property
+    def test(self) -> ProbFile:
+        """Return the file of the student's probabilities of the test samples."""
+        return ProbFile(self.folder / "test.safetensors")
+
+    @property
+    def assigner(self) -> TensorFile:
+        """Return the file of the fitted assigner, for one that has a state."""
+        return TensorFile(self.folder / "assigner.safetensors")
+
+
+SAMPLE_COLUMNS = ("split", "sample_id", "true_label", "domain", "group", "answer")
+DECISION_COLUMNS = (
+    "sample_id",
+    "round",
+    "level",
+    "assigned_teacher",
+    "assignment_weight",
+    "annotation",
+    "annotation_confidence",
+    "kept",
+    "rejected_by",
+    "true_label",
+    "domain",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of the run in a directory, there or not."""
+
+    path: Path
+
+    @property
+    def marker(self) -> JsonFile:
+        """Return the file that makes the directory a run's: its format and its config's hash."""
+        return JsonFile(self.path / MARKER)
+
+    @property
+    def lock(self) -> Path:
+        """Return the path of the lock that the writing process holds."""
+        return self.path / LOCK
+
+    @property
+    def config(self) -> YamlFile:
+        """Return the file of the resolved config."""
+        return YamlFile(self.path / "config.yaml")
+
+    @property
+    def environment(self) -> JsonFile:
+        """Return the file of versions, machine, device, commit and command."""
+        return JsonFile(self.path / "environment.json")
+
+    @property
+    def summary(self) -> JsonFile:
+        """Return the file of the run's numbers; it is written when the run is finished."""
+        return JsonFile(self.path / "summary.json")
+
+    @property
+    def metrics(self) -> LinesFile:
+        """Return the file of scalars over steps."""
+        return LinesFile(self.path / "metrics.jsonl")
+
+    @property
+    def log(self) -> Path:
+        """Return the path of the run's log."""
+        return self.path / "log.txt"
+
+    @property
+    def samples(self) -> TableFile:
+        """Return the table of samples: student_train, then test."""
+        return TableFile(self.path / "samples.parquet", SAMPLE_COLUMNS)
+
+    @property
+    def teachers(self) -> TeacherFiles:
+        """Return the files of the teachers."""
+        return TeacherFiles(self.path / "teachers")
+
+    @property
+    def annotations(self) -> AnnotationFiles:
+        """Return the files of the annotations."""
+        return AnnotationFiles(self.path / "annotations")
+
+    @property
+    def stages(self) -> Path:
+        """Return the folder of the payloads of finished stages."""
+        return self.path / "stages"
+
+    def stage(self, name: str) -> StageFile:
+        """Return the file of a stage's payload; it is there once the stage is finished."""
+        return StageFile(self.stages / f"{name}.json")
+
+    def finished_stages(self) -> dict[str, StageFile]:
+        """Return the stages that are there by name, in the order in which they were finished."""
+        files = sorted(self.stages.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
+        return {path.stem: StageFile(path) for path in files}
+
+    def round(self, number: int) -> RoundFiles:
+        """Return the files of a round (from 1)."""
+        decisions = self.path / "decisions" / f"round-{number}.parquet"
+        return RoundFiles(
+            TableFile(decisions, DECISION_COLUMNS), self.checkpoints / f"round-{number}"
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of students, predictions and states of unfinished trainings."""
+        return self.path / "checkpoints"
+
+    @property
+    def training(self) -> Path:
+        """Return the folder of the states of the student's unfinished trainings."""
+        return self.checkpoints / "training"
+
+    def control(self, name: str) -> ProbFile:
+        """Return the file of a control's probabilities of the test samples."""
+        return ProbFile(self.checkpoints / f"control-{name}.safetensors")
+
+    def episode_answers(self, teacher: str) -> ProbFile:
+        """Return the file of a teacher's probabilities of the queries of episodes."""
+        return ProbFile(self.checkpoints / f"teacher-{teacher}.safetensors")
+
+    @property
+    def correct(self) -> TensorFile:
+        """Return the file of which test samples the last student has right, and their groups."""
+        return TensorFile(self.checkpoints / "test-correct.safetensors")
+
+    @property
+    def student(self) -> Path:
+        """Return the folder of the exported student."""
+        return self.path / "student"
+
+    @property
+    def page(self) -> Path:
+        """Return the path of the report's page."""
+        return self.path / "report" / "index.html"
+
+    @property
+    def thumbnails(self) -> TableFile:
+        """Return the table of the report's pictures, as PNG."""
+        return TableFile(self.path / "report" / "thumbnails.parquet", ("sample_id", "png"))
+
+    def of_seed(self, seed: int) -> "Layout":
+        """Return the run of one seed, where several were run."""
+        return Layout(self.path / f"seed-{seed}")
+
+    def of_loss(self, name: str) -> "Layout":
+        """Return the run of one loss, where several were run."""
+        return Layout(self.path / name)
+
+    def is_run(self) -> bool:
+        """Return whether the directory is a run's, or holds the runs of several seeds or losses."""
+        return self.marker.exists()
+
+    def has_records(self) -> bool:
+        """Return whether the directory is that of a single run which has finished a stage."""
+        return self.is_run() and self.stages.is_dir()
+
+    def runs_below(self) -> "list[Layout]":
+        """Return the single runs up to two levels below: of seeds, losses, a folder of runs."""
+        markers = [path for depth in ("*", "*/*") for path in self.path.glob(f"{depth}/{MARKER}")]
+        found = sorted(marker.parent for marker in markers)
+        return [run for run in map(Layout, found) if run.has_records()]
+
+
+def damaged(path: Path, reason: object) -> RunError:
+    """Return the error of a file that cannot be read; it names the file and the reason."""
+    if isinstance(reason, RunError):
+        return reason
+    if isinstance(reason, FileNotFoundError):
+        reason = "the file is gone"
+    text = in_short(reason) if isinstance(reason, BaseException) else str(reason)
+    return RunError(f"{path} is damaged or incomplete: {text}")
+
+
+def _check_probs(table: "ProbTable") -> None:
+    """Raise `ValueError` for numbers that are not probabilities of these classes."""
+    import torch
+
+    if table.values.ndim != 2 or not table.values.is_floating_point():
+        raise ValueError("not probabilities")
+    if table.indices is None and table.values.shape[1] != table.num_classes:
+        raise ValueError(f"{table.values.shape[1]} classes, not {table.num_classes}")
+    if not math.isfinite(float(table.values.sum(dtype=torch.float64))):
+        raise ValueError("probabilities that are no numbers")
+
+
+def _check_samples(path: Path, found: int, wanted: int | None) -> None:
+    if wanted is not None and found != wanted:
+        raise damaged(path, f"{found} samples, not {wanted}")
