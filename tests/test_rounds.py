@@ -20,9 +20,11 @@ from cosup.errors import RunError
 from cosup.evidence import mix
 from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
 from cosup.losses import LOSSES, AdaptiveConfidence, CrossEntropy, Objective
+from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
 from cosup.rounds import RoundState, run_rounds
 from cosup.student.head import HeadStudent
+from cosup.student.jobs import StudentSetup
 
 
 def accuracy(probs, labels):
@@ -174,7 +176,8 @@ def test_a_short_run_keeps_its_numbers():
                 curve.append(value)
 
         section, device = student_section(), torch.device("cpu")
-        return HeadStudent(section, CLASSES, loss, seed=seed, device=device, on_step=look)
+        setup = StudentSetup(section, CLASSES, Compute(device), on_step=look)
+        return HeadStudent(setup, loss, seed)
 
     filters = {"teacher_student": TeacherStudent(), "local_global": LocalGlobal()}
     objective = Objective(AdaptiveConfidence())

@@ -88,7 +88,9 @@ class Worker:
         tell = _Reporter(self.desk, number) if self.ranks.rank == 0 else None
         if isinstance(sent.job, HeadJob):
             job = replace(sent.job, features=_tensor(ray.get(sent.features)))
-            result: Mapping[str, Tensor] = job.run(self.device, self.ranks, tell).state_dict()
+            result: Mapping[str, Tensor] = job.run(
+                Compute(self.device, ranks=self.ranks), tell
+            ).state_dict()
         else:
             result = self._network(number, sent, sent.job, tell)
         if self.ranks.rank == 0:
@@ -118,8 +120,9 @@ class Worker:
                 self.setup.decoders(),
                 self.setup.config.execution.batch_size,
                 scratch=scratch,
+                ranks=self.ranks,
             )
-            return job.run(self.data, compute, self.ranks, tell, send).model.state_dict()
+            return job.run(self.data, compute, tell, send).model.state_dict()
 
     def _send(self, number: int, file: io.BufferedIOBase, path: str) -> None:
         """Write a file on the driver's disk."""

@@ -82,7 +82,7 @@ class RayLauncher(Closing):
         self._error: BaseException | None = None
         self._features: tuple[torch.Tensor, Any] | None = None
 
-    def heads(self, job: HeadJob, device: torch.device, on_step: OnStep | None) -> HeadBank:
+    def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
         """The fitted heads. Raises as the fit does, and `RunError` for what befalls the cluster."""
         job.check(self.places.count)
         if self._features is None or self._features[0] is not job.features:

@@ -27,6 +27,7 @@ from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
 from cosup.seeds import torch_generator
 from cosup.student.head import HeadStudent
+from cosup.student.jobs import StudentSetup
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent
 from cosup.words import percent, plural
@@ -41,35 +42,22 @@ def student_factory(
     folds = None
     if config.student.cross_fit:
         folds = _folds(prepared.groups, config.student.cross_fit, seed)
-    section = config.student
-    compute = replace(prepared.compute, scratch=prepared.scratch)
+    section = config.student.model_copy(update={"head": prepared.head})
+    setup = StudentSetup(
+        section,
+        prepared.task.num_classes,
+        replace(prepared.compute, scratch=prepared.scratch),
+        folds,
+        on_step,
+        prepared.launcher,
+    )
 
     def head(minimised: Objective, student_seed: int) -> Student:
-        return HeadStudent(
-            section.model_copy(update={"head": prepared.head}),
-            prepared.task.num_classes,
-            minimised,
-            seed=student_seed,
-            device=compute.device,
-            folds=folds,
-            prototypes=prepared.prototypes,
-            on_step=on_step,
-            launcher=prepared.launcher,
-        )
+        return HeadStudent(setup, minimised, student_seed, prepared.prototypes)
 
     def network(minimised: Objective, student_seed: int) -> Student:
-        return NetworkStudent(
-            section,
-            prepared.task.num_classes,
-            minimised,
-            seed=student_seed,
-            compute=compute,
-            folds=folds,
-            meta=_meta(config, minimised),
-            live_annotations=config.rounds.live_annotations,
-            on_step=on_step,
-            launcher=prepared.launcher,
-        )
+        meta, live = _meta(config, minimised), config.rounds.live_annotations
+        return NetworkStudent(setup, minimised, student_seed, meta, live)
 
     return head if section.mode == "head" else network
 

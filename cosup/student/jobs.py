@@ -1,54 +1,97 @@
-"""Trainings of a student as things that can be handed to another process, and who carries them out.
+"""Trainings of a student, and the launcher that runs them in this process or in others.
 
-A job holds all that its training reads but the images, which every process reads for itself.
+A job holds everything that its training reads except the images, which each process reads itself.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cosup.config.student import StudentSection
+from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
+from cosup.errors import inside
 from cosup.losses.base import Objective
-from cosup.losses.features import FeatureLoss
+from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
-from cosup.models.compute import Compute
+from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.fit import HeadFit, OnStep, fit_heads
 from cosup.models.heads import HeadBank
-from cosup.models.ranks import ALONE, Ranks
+from cosup.models.images import training_transform
+from cosup.models.ranks import check_slices
 from cosup.models.section import TrainingSection
-from cosup.student.fit_network import Lesson, check_shares, fit_network
-from cosup.student.meta_stage import MetaStage
+from cosup.models.train import Batch, TrainContext, Trainee, train_network
+from cosup.probabilities import ProbTable
+from cosup.protocols import Guidance
+from cosup.seeds import seed_for
 
-__all__ = ["HeadJob", "Launcher", "LocalLauncher", "NetworkJob"]
+__all__ = [
+    "HeadJob",
+    "Launcher",
+    "Lesson",
+    "LocalLauncher",
+    "NetworkJob",
+    "OnSaved",
+    "StudentSetup",
+]
 
-Saved = Callable[[Path], None]
-"""Told when the state of an unfinished training was written."""
+OnSaved = Callable[[Path], None]
+"""Called after the state of an unfinished training was written."""
 
 
 class HeadJob(HeadFit):
-    """Heads of a student to be fitted together; the fields are those of `HeadFit`."""
+    """Fits a student's heads together; the fields are those of `HeadFit`."""
 
     def check(self, workers: int) -> None:
-        """Raise `UserError` for batches that so many workers can't share."""
+        """Raise `UserError` for batches that this many workers cannot share."""
         check_shares(self.training, self.largest, workers)
 
-    def run(
-        self, device: torch.device, ranks: Ranks = ALONE, on_step: OnStep | None = None
-    ) -> HeadBank:
+    def run(self, compute: Compute, on_step: OnStep | None = None) -> HeadBank:
         """Return the fitted heads, on the CPU. Raises `RunError` for a loss that is not finite."""
-        return fit_heads(self, Compute(device, ranks=ranks), on_step)
+        return fit_heads(self, compute, on_step)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """N samples and what a network learns from them.
+
+    images: [N] rows of the sample table. targets: N rows. weights: [N]; 0 leaves a sample out.
+    guidance: true labels and live teachers, where they are used.
+    """
+
+    images: NDArray[np.int64]
+    targets: ProbTable
+    weights: Tensor
+    guidance: Guidance
+
+    def batch(self, images: Tensor, rows: Tensor) -> Batch:
+        """Return the batch of these rows [B], whose augmented images are `images`."""
+        labels, teacher = self.guidance.labels, self.guidance.teacher
+        return Batch(
+            images,
+            self.targets.dense(rows),
+            self.weights[rows],
+            None if labels is None else labels[rows],
+            None if teacher is None else teacher[rows],
+        )
 
 
 @dataclass(frozen=True)
 class NetworkJob:
-    """A network to be trained; the fields as of `fit_network`.
+    """Trains a whole network on a lesson.
 
-    classifier: as it starts. meta: the stage to train it by instead; an episode is one batch, so
-    the first rank does that alone.
+    classifier: the network before training. rows: [n] rows of the lesson to train on. steps:
+    optimiser steps. state: name of the file in `compute.scratch` that holds the state of the
+    unfinished training. live_annotations: replace the targets by the live teachers' annotations of
+    the augmented images.
     """
 
     classifier: Classifier
@@ -60,83 +103,147 @@ class NetworkJob:
     seed: int
     state: str
     live_annotations: bool = False
-    meta: MetaStage | None = None
 
     @property
     def asks_live(self) -> bool:
-        """Whether the level's teachers are asked while it trains."""
+        """Whether live teachers are run during the training."""
         return self.live_annotations or isinstance(self.objective.loss, FeatureLoss)
 
     def check(self, workers: int) -> None:
-        """Raise `UserError` for batches that so many workers can't share."""
-        if self.meta is None:
-            check_shares(self.training, len(self.rows), workers)
+        """Raise `UserError` for batches that this many workers cannot share."""
+        check_shares(self.training, len(self.rows), workers)
 
     def run(
         self,
         data: ImageData,
         compute: Compute,
-        ranks: Ranks = ALONE,
         on_step: OnStep | None = None,
-        saved: Saved | None = None,
+        saved: OnSaved | None = None,
     ) -> Classifier:
-        """The classifier, trained in place and on the CPU. Raises as the training does."""
-        if self.meta is not None:
-            if ranks.rank == 0:
-                self.meta.train(
-                    self.classifier,
-                    data,
-                    self.lesson,
-                    self.rows,
-                    self.seed,
-                    compute,
-                    state=self.state,
-                    saved=saved,
-                )
-            return self.classifier.cpu()
-        fit_network(
-            self.classifier,
-            data,
-            self.lesson,
-            self.rows,
-            self.objective,
-            self.training,
-            self.steps,
-            compute,
-            self.seed,
-            live_annotations=self.live_annotations,
-            state=self.state,
-            on_step=on_step,
-            ranks=ranks,
+        """Train the classifier in place; return it on the CPU.
+
+        Raises `UserError` for feature maps that cannot be paired and for batches that the ranks
+        cannot share, `RunError` for a loss that is not finite.
+        """
+        self.check(compute.ranks.size)
+        context = TrainContext(
+            seed=self.seed,
+            compute=compute,
+            report=on_step,
+            state=compute.state_file(self.state),
             saved=saved,
+            identity=self._identity(data),
+            live=self.lesson.guidance.live if self.asks_live else None,
+            live_annotations=self.live_annotations,
+            settings="student.training",
         )
+        module = Trainee(self.classifier, self._connector())
+        loader = self._loader(data, compute)
+
+        def batches(start: int) -> Iterator[Batch]:
+            with closing(loader(start)) as stream:
+                for images, positions in stream:
+                    yield self.lesson.batch(images, self.rows[positions])
+
+        pixels = self.classifier.pixels
+        train_network(module, batches, self.objective, self.training, self.steps, context, pixels)
         return self.classifier.cpu()
+
+    def _connector(self) -> Connector | None:
+        """Build the layers that compare feature maps; None for other losses."""
+        loss, live = self.objective.loss, self.lesson.guidance.live
+        if not isinstance(loss, FeatureLoss):
+            return None
+        assert live is not None, "a loss on feature maps needs networks as teachers"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.seed, "connector"))
+            return loss.connect(self.classifier.shapes(), live.shapes)
+
+    def _loader(self, data: ImageData, compute: Compute) -> TrainingBatches:
+        ranks = compute.ranks
+        return TrainingBatches(
+            data,
+            self.lesson.images[self.rows.numpy()],
+            training_transform(self.training.augment, self.classifier.input),
+            self.training.batch_for(len(self.rows), ranks.size),
+            self.steps,
+            seed_for(self.seed, "batches"),
+            compute.workers if data.images.files else 0,
+            ranks.rank,
+            ranks.size,
+        )
+
+    def _identity(self, data: ImageData) -> str:
+        """Hash what is learned: a state stored for other targets must not be resumed."""
+        lesson = self.lesson
+        digest = hashlib.sha256(data.fingerprint.encode())
+        tensors = {**lesson.targets.tensors(), "weights": lesson.weights, "rows": self.rows}
+        for name, tensor in sorted(tensors.items()):
+            content = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+            digest.update(name.encode() + content)
+        return digest.hexdigest()
+
+
+def check_shares(training: TrainingSection, samples: int, workers: int) -> None:
+    """Raise `UserError` if workers cannot share the batches of this many samples."""
+    with inside("student.training"):
+        batch = training.batch_for(samples, workers)
+        check_slices(batch, workers, training.accumulate, training.mixing.active)
 
 
 class Launcher(Protocol):
-    """Who carries out trainings, in this process or elsewhere; the same ones either way."""
+    """Runs jobs, in this process or in others, with equal results.
 
-    def heads(self, job: HeadJob, device: torch.device, on_step: OnStep | None) -> HeadBank:
-        """The fitted heads, on the CPU; `device` is this process's."""
+    compute: this process's compute context. Other processes use their own, and keep the states of
+    unfinished trainings in this one's `scratch`.
+    """
+
+    def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
+        """Return the fitted heads, on the CPU."""
         ...
 
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
     ) -> Classifier:
-        """The job's classifier, trained and on the CPU; `compute` is this process's, but its
-        `scratch` keeps the state wherever the training is."""
+        """Return the job's classifier, trained and on the CPU."""
         ...
 
 
 class LocalLauncher:
-    """In this process."""
+    """Runs jobs in this process."""
 
-    def heads(self, job: HeadJob, device: torch.device, on_step: OnStep | None) -> HeadBank:
-        """The fitted heads."""
-        return job.run(device, on_step=on_step)
+    def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
+        """Return the fitted heads."""
+        return job.run(compute, on_step)
 
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
     ) -> Classifier:
-        """The trained classifier."""
-        return job.run(data, compute, on_step=on_step)
+        """Return the trained classifier."""
+        return job.run(data, compute, on_step)
+
+
+@dataclass(frozen=True)
+class StudentSetup:
+    """Settings and resources that the students of a run share.
+
+    section: the `student` section. folds: [N] fold of each training sample, for
+    `section.cross_fit` folds; None without cross-fitting. on_step: called after every step of the
+    main training. launcher: runs the trainings.
+    """
+
+    section: StudentSection
+    num_classes: int
+    compute: Compute = DEFAULT_COMPUTE
+    folds: Tensor | None = None
+    on_step: OnStep | None = None
+    launcher: Launcher = field(default_factory=LocalLauncher)
+
+    def __post_init__(self) -> None:
+        assert (self.folds is not None) == (self.section.cross_fit > 0)
+
+    def outside_folds(self, rows: Tensor) -> list[Tensor]:
+        """Return, for each fold, the rows that lie outside it; empty without cross-fitting."""
+        if self.folds is None:
+            return []
+        return [rows[self.folds[rows] != fold] for fold in range(self.section.cross_fit)]

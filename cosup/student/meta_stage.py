@@ -1,17 +1,16 @@
-"""The meta stage of a student: from telling all base classes apart to telling a few by examples.
+"""The meta stage of few-shot learning: the student learns to tell a few classes apart by examples.
 
 Chen et al., "Meta-Baseline", arXiv 2003.04390; with a weak teacher's supervision, Guo et al.,
-"Vision Superalignment", arXiv 2402.03749, few-shot section. An episode's classes are those that its
-images are annotated with (their labels, where the student may see them); the target of a query is
-its annotation, narrowed to the episode's classes. The published code asks the teacher's own
-embedding about the episode instead; here any teacher that annotates will do.
+"Vision Superalignment", arXiv 2402.03749, few-shot section. The classes of an episode are those
+that its images are annotated with (their labels, where the student may use them). The target of a
+query is its annotation, restricted to the episode's classes. The published code uses the teacher's
+own embedding of the episode instead; here any teacher that annotates will do.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,96 +24,125 @@ from cosup.losses.base import Objective
 from cosup.models.centroids import MetaLearner
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
+from cosup.models.fit import OnStep
 from cosup.models.images import training_transform
 from cosup.models.ranks import ALONE
 from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, TrainContext, train_network
-from cosup.student.fit_network import Lesson
+from cosup.seeds import seed_for
+from cosup.student.jobs import Lesson, NetworkJob, OnSaved
+
+__all__ = ["MetaJob", "MetaStage"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MetaStage:
-    """How a student goes through the meta stage."""
+    """Settings of the meta stage: its section, image augmentation and objective."""
 
     section: MetaSection
     augment: AugmentSection
     objective: Objective
 
-    def train(
-        self,
-        classifier: Classifier,
-        data: ImageData,
-        lesson: Lesson,
-        rows: Tensor,
-        seed: int,
-        compute: Compute,
-        *,
-        state: str = "",
-        saved: Callable[[Path], None] | None = None,
-    ) -> None:
-        """Train the classifier's network in place on episodes of the lesson's samples `rows` [n].
-
-        state, saved: as of `fit_network`. Raises `RunError` where too few of them are annotated
-        with enough classes.
-        """
-        section = self.section
-        labels = _plentiful(_labels(lesson, rows), section.shots + section.queries)
-        try:
-            size = EpisodeSize(section.ways, section.shots, section.queries)
-            episodes = EpisodePool(labels.numpy()).draw(size, section.steps, seed)
-        except UserError as error:
-            raise RunError(f"student.meta: the annotations that were kept: {error}") from None
-        places = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], 1)
-        loader = TrainingBatches(
-            data,
-            lesson.images[rows.numpy()],
-            training_transform(self.augment, classifier.input),
-            places.shape[1],
-            section.steps,
-            seed,
-            compute.workers if data.images.files else 0,
-            order=places.__getitem__,
+    def job(self, classifier: Classifier, lesson: Lesson, rows: Tensor, seed: int) -> "MetaJob":
+        """Return the job that trains the classifier on the lesson's samples `rows` [n]."""
+        training, state = self.section.training(), f"{seed}-meta.state"
+        steps, meta_seed = self.section.steps, seed_for(seed, "meta")
+        return MetaJob(
+            classifier, lesson, rows, self.objective, training, steps, meta_seed, state, stage=self
         )
+
+
+@dataclass(frozen=True)
+class MetaJob(NetworkJob):
+    """Trains a whole network on episodes of a lesson.
+
+    An episode is one batch that ranks cannot share, so the first rank trains alone.
+    """
+
+    stage: MetaStage = field(kw_only=True)
+
+    def check(self, workers: int) -> None:
+        """Accept any number of workers."""
+
+    def run(
+        self,
+        data: ImageData,
+        compute: Compute,
+        on_step: OnStep | None = None,
+        saved: OnSaved | None = None,
+    ) -> Classifier:
+        """Train the classifier in place; return it on the CPU.
+
+        Raises `RunError` if too few samples are annotated with enough classes.
+        """
+        if compute.ranks.rank == 0:
+            self._train(data, replace(compute, ranks=ALONE), saved)
+        return self.classifier.cpu()
+
+    def _train(self, data: ImageData, compute: Compute, saved: OnSaved | None) -> None:
+        section = self.stage.section
+        episodes = self._episodes()
+        loader = self._episode_loader(data, compute, episodes)
 
         def batches(start: int) -> Iterator[Batch]:
             with closing(loader(start)) as stream:
                 for step, (images, _) in enumerate(stream, start):
-                    yield _batch(images, lesson, rows, episodes, step)
+                    yield _batch(images, self.lesson, self.rows, episodes, step)
 
-        learner = MetaLearner(
-            classifier, section.ways, section.shots, section.queries, section.scale
+        context = TrainContext(
+            seed=self.seed,
+            compute=compute,
+            state=compute.state_file(self.state),
+            saved=saved,
+            settings="student.meta",
         )
-        train_network(
-            learner,
-            batches,
-            self.objective,
-            section.training(),
-            section.steps,
-            TrainContext(
-                seed=seed,
-                compute=replace(compute, ranks=ALONE),
-                state=compute.state_file(state),
-                saved=saved,
-                settings="student.meta",
-            ),
-            classifier.pixels,
+        counts = section.ways, section.shots, section.queries
+        learner, pixels = (
+            MetaLearner(self.classifier, *counts, section.scale),
+            self.classifier.pixels,
         )
-        classifier.cpu()
+        train_network(learner, batches, self.objective, self.training, self.steps, context, pixels)
+
+    def _episodes(self) -> Episodes:
+        section = self.stage.section
+        labels = _drop_rare(_labels(self.lesson, self.rows), section.shots + section.queries)
+        try:
+            size = EpisodeSize(section.ways, section.shots, section.queries)
+            return EpisodePool(labels.numpy()).draw(size, section.steps, self.seed)
+        except UserError as error:
+            raise RunError(f"student.meta: the annotations that were kept: {error}") from None
+
+    def _episode_loader(
+        self, data: ImageData, compute: Compute, episodes: Episodes
+    ) -> TrainingBatches:
+        places = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], 1)
+        return TrainingBatches(
+            data,
+            self.lesson.images[self.rows.numpy()],
+            training_transform(self.stage.augment, self.classifier.input),
+            places.shape[1],
+            self.steps,
+            self.seed,
+            compute.workers if data.images.files else 0,
+            order=places.__getitem__,
+        )
 
 
 def _labels(lesson: Lesson, rows: Tensor) -> Tensor:
-    """[n] the class that each sample counts as: its label where that is known, else annotated."""
+    """Return the class [n] of each sample: its label where known, else the annotated class."""
     annotated, mass = lesson.targets.top()
     annotated = torch.where(mass > 0, annotated, -1)
     given = lesson.guidance.labels
     return (annotated if given is None else torch.where(given >= 0, given, annotated))[rows]
 
 
-def _plentiful(labels: Tensor, least: int) -> Tensor:
-    """[n] the labels, -1 for classes of fewer than `least` samples: a weak teacher may hardly ever
-    name a class."""
+def _drop_rare(labels: Tensor, least: int) -> Tensor:
+    """Return the labels [n], with -1 for classes of fewer than `least` samples.
+
+    A weak teacher may hardly ever predict some class.
+    """
     counts = torch.bincount(labels[labels >= 0])
     few = counts < least
     if bool((few & (counts > 0)).any()):
@@ -127,7 +155,7 @@ def _plentiful(labels: Tensor, least: int) -> Tensor:
 
 
 def _batch(images: Tensor, lesson: Lesson, rows: Tensor, episodes: Episodes, step: int) -> Batch:
-    """An episode: targets [N * Q, N] of its queries, over the classes of the episode."""
+    """Return one episode: targets [N * Q, N] of its queries over the classes of the episode."""
     classes = episodes.classes[step]
     query = rows[episodes.query[step].flatten()]
     targets = lesson.targets.dense(query)[:, classes]

@@ -29,8 +29,7 @@ from cosup.models.compute import Compute
 from cosup.models.section import TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
-from cosup.student.fit_network import Lesson
-from cosup.student.jobs import NetworkJob
+from cosup.student.jobs import Lesson, NetworkJob
 
 CPU = torch.device("cpu")
 

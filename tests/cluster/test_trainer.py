@@ -87,8 +87,8 @@ def test_one_worker_is_the_local_run(one: RayLauncher, tmp_path: Path) -> None:
     """To the last bit: heads, networks with all that is random, live teachers, the meta stage."""
     losses: dict[int, float] = {}
     local: dict[int, float] = {}
-    heads = one.heads(head_job(), CPU, lambda step, loss, _: losses.update({step: loss}))
-    expected = head_job().run(CPU, on_step=lambda step, loss, _: local.update({step: loss}))
+    heads = one.heads(head_job(), Compute(), lambda step, loss, _: losses.update({step: loss}))
+    expected = head_job().run(Compute(), on_step=lambda step, loss, _: local.update({step: loss}))
     assert same(state(heads), state(expected))
     assert 1 in losses
     assert losses.items() <= local.items()
@@ -140,7 +140,7 @@ def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Pa
 
     with RayLauncher(setup, Places(2, CPUS, 0), tries=3, wait=60) as two:
         whole = trained(two, job(), tmp_path / "whole")
-        heads = two.heads(head_job(), CPU, None)
+        heads = two.heads(head_job(), Compute(), None)
         workers = actor_pids(WORKER)
         assert len(set(workers.values())) == 2
         lost = trained(two, job(), tmp_path / "lost", at(1, lose, []))
@@ -149,7 +149,7 @@ def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Pa
     assert_nothing_left()
     assert same(state(lost), state(whole))
     features = head_job().features
-    tables = [predict_heads(bank, features)[0] for bank in (heads, head_job().run(CPU))]
+    tables = [predict_heads(bank, features)[0] for bank in (heads, head_job().run(Compute()))]
     assert float((tables[0].top()[0] == tables[1].top()[0]).float().mean()) > 0.995
 
 
@@ -157,9 +157,9 @@ def assert_the_error_arrives(launcher: RayLauncher) -> None:
     """As the training raises it, and though the other worker waits for the one that did."""
     diverging = {"lr": 1e38, "schedule": "constant"}
     with pytest.raises(RunError) as caught:
-        launcher.heads(head_job(**diverging), CPU, None)
+        launcher.heads(head_job(**diverging), Compute(), None)
     with pytest.raises(RunError) as expected:
-        head_job(**diverging).run(CPU)
+        head_job(**diverging).run(Compute())
     assert str(caught.value) == str(expected.value)
 
 
@@ -172,4 +172,4 @@ def test_no_place_for_the_workers(
         RayLauncher(setup, Places(3, 1.5, 0), tries=3, wait=3) as launcher,
         pytest.raises(RunError, match=r"3 workers of 1.5 CPUs .* in 3 s .*2 nodes of 2 CPUs"),
     ):
-        launcher.heads(head_job(), CPU, None)
+        launcher.heads(head_job(), Compute(), None)

@@ -19,10 +19,12 @@ from cosup.consistency import Chain, Filter
 from cosup.evidence import Scopes, Truth
 from cosup.levels import ArrayAnnotations, Level, Task
 from cosup.losses import CrossEntropy, Objective
+from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection, TrainingSection
 from cosup.protocols import Student
 from cosup.rounds import NewStudent, Recipe
 from cosup.student.head import HeadStudent
+from cosup.student.jobs import StudentSetup
 
 BLOCKS: list[list[int] | None] = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 CLASSES = 10
@@ -96,15 +98,8 @@ def new_student(
     def make(objective: Objective, seed: int) -> Student:
         section = student_section(**changes)
         device = torch.device("cpu")
-        return HeadStudent(
-            section,
-            CLASSES,
-            objective,
-            seed=seed,
-            device=device,
-            folds=folds,
-            prototypes=prototypes,
-        )
+        setup = StudentSetup(section, CLASSES, Compute(device), folds)
+        return HeadStudent(setup, objective, seed, prototypes)
 
     return make
 

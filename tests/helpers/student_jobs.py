@@ -19,8 +19,7 @@ from cosup.models.heads import HeadBank
 from cosup.models.section import AugmentSection, HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
-from cosup.student.fit_network import Lesson
-from cosup.student.jobs import HeadJob, NetworkJob
+from cosup.student.jobs import HeadJob, Lesson, NetworkJob
 from cosup.student.meta_stage import MetaStage
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.live import LiveTeachers
@@ -101,10 +100,7 @@ def meta_job() -> NetworkJob:
     section = MetaSection(steps=3, ways=3, shots=2, queries=4, lr=0.05)
     stage = MetaStage(section, AugmentSection(), Objective(CrossEntropy()))
     job = network_job()
-    return NetworkJob(
-        job.classifier, job.lesson, job.rows, stage.objective, section.training(), 3, 5, "m.state",
-        meta=stage,
-    )  # fmt: skip
+    return replace(stage.job(job.classifier, job.lesson, job.rows, 0), seed=5, state="m.state")
 
 
 def live_job() -> NetworkJob:

@@ -22,6 +22,7 @@ from cosup.models.section import AugmentSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.student.exported import save_network
+from cosup.student.jobs import StudentSetup
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent, split_state
 
@@ -59,7 +60,11 @@ def student(**changes: Any) -> NetworkStudent:
     )
     objective = changes.pop("objective", Objective(CrossEntropy()))
     compute = Compute(CPU, scratch=changes.pop("scratch", None))
-    return NetworkStudent(section, 10, objective, seed=1, compute=compute, **changes)
+    shared = {
+        name: changes.pop(name) for name in ("folds", "on_step", "launcher") if name in changes
+    }
+    setup = StudentSetup(section, 10, compute, **shared)
+    return NetworkStudent(setup, objective, 1, **changes)
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -213,7 +218,7 @@ def test_a_taught_network_tells_new_classes_apart() -> None:
 
 
 def test_the_exported_network_predicts_alike(tmp_path: Path) -> None:
-    section = taught().section.backbone
+    section = taught().setup.section.backbone
     names = digits().classes
     save_network(tmp_path, taught().state_dict(), section, names, "# card\n")
     loaded = cosup.load_student(tmp_path, device="cpu")
@@ -225,7 +230,7 @@ def test_the_exported_network_predicts_alike(tmp_path: Path) -> None:
 
 
 def test_an_exported_meta_student_says_that_it_only_embeds(tmp_path: Path) -> None:
-    section = taught().section.backbone
+    section = taught().setup.section.backbone
     save_network(tmp_path, taught().state_dict(), section, digits().classes, "", meta=True)
     loaded = cosup.load_student(tmp_path, device="cpu")
     assert loaded.embed([digits().read(0)]).shape == (1, 64)

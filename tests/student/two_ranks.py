@@ -83,7 +83,7 @@ class Killed(Exception):
 def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
     """A training that is cut after its fifth step on every rank, and goes on; only the first rank
     sees the state."""
-    compute = Compute(CPU, scratch=folder / f"rank-{ranks.rank}")
+    compute = Compute(CPU, scratch=folder / f"rank-{ranks.rank}", ranks=ranks)
 
     def die(step: int, *_: object) -> None:
         if step == 5:
@@ -91,12 +91,12 @@ def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
 
     saved: list[Path] = []
     try:
-        network_job(**EVERYTHING).run(DATA, compute, ranks, die, saved.append)
+        network_job(**EVERYTHING).run(DATA, compute, die, saved.append)
     except Killed:
         assert len(saved) == (ranks.rank == 0)
     steps: list[int] = []
     again = network_job(**EVERYTHING)
-    again.run(DATA, compute, ranks, lambda step, *_: steps.append(step))
+    again.run(DATA, compute, lambda step, *_: steps.append(step))
     assert steps == [4, 5, 6, 7, 8], steps
     return state(again.classifier)
 
@@ -108,7 +108,7 @@ def diverged(ranks: Ranks) -> str:
     members = torch.arange(6)
     job = HeadJob(**{**vars(job), "members": [members]})
     try:
-        job.run(CPU, ranks)
+        job.run(Compute(CPU, ranks=ranks))
     except RunError as error:
         return str(error)
     return "nothing"
@@ -128,21 +128,21 @@ def told(seen: Told) -> OnStep:
 
 def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """All that is compared."""
-    compute = Compute(CPU)
+    compute = Compute(CPU, ranks=ranks)
     heads, networks = Told(), Told()
     found: dict[str, Any] = {
-        "head": state(head_job().run(CPU, ranks, told(heads))),
+        "head": state(head_job().run(compute, told(heads))),
         "head told": heads,
-        "head unweighted": state(head_job(weighted=False).run(CPU, ranks)),
+        "head unweighted": state(head_job(weighted=False).run(compute)),
         "plain": plain(ranks),
         "plain in parts": plain(ranks, accumulate=2),
         "with batch norm": plain(ranks, norms=True),
-        "network": state(network_job().run(DATA, compute, ranks, told(networks))),
+        "network": state(network_job().run(DATA, compute, told(networks))),
         "network told": networks,
-        "everything": state(network_job(**EVERYTHING).run(DATA, compute, ranks)),
-        "live": state(live_job().run(DATA, compute, ranks)),
+        "everything": state(network_job(**EVERYTHING).run(DATA, compute)),
+        "live": state(live_job().run(DATA, compute)),
         "resumed": resumed(ranks, folder),
-        "meta": state(meta_job().run(DATA, compute, ranks)),
+        "meta": state(meta_job().run(DATA, compute)),
         "diverged": diverged(ranks),
     }
     return found

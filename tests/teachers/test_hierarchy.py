@@ -142,7 +142,7 @@ def test_levels_that_do_not_cover_the_task() -> None:
     half = {"name": "half", "scope": {"class": ["0", "1", "2"]}}
     refused(section(by="explicit", teachers=[[half]]), "level 0", "half", "classes 3, 4, 5")
     sketch = {"name": "sketch", "scope": {"domain": "rot0"}}
-    refused(external(sketch), "doesn't cover the task", "domains rot30, rot60, rot90")
+    refused(external(sketch), "doesn't cover the task", "domains rot30, rot60 and rot90")
     # Every class and every domain is held, but not every class in every domain.
     cross = [
         {"name": "a", "scope": {"class": "0"}},
