@@ -1,8 +1,8 @@
-"""The command line: one short function per verb, and what its failures look like.
+"""The command line: one short function per command, and its exit statuses.
 
-A user's mistake is one line (each, where there are several) and exit 2; a failure while running
-is one line that says how to go on, and exit 1; Ctrl-C is exit 130. Heavy imports are made by the
-verb that needs them, so that `--help` and `--version` are quick.
+A user error prints one line per error and exits with 2. A failure during a run prints one line with
+the command that resumes the run, and exits with 1. Ctrl-C exits with 130. Each command imports what
+it needs, so that `--help` and `--version` are fast.
 """
 
 import os
@@ -21,34 +21,36 @@ from cosup.errors import RunError, UserError
 
 app = typer.Typer(
     add_completion=False,
-    help="Train a strong vision model from the annotations of several weak, specialised ones.",
+    help="Train an image classifier from several unreliable sources of labels.",
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Config file (YAML).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings laid over it: rounds.repeat=2"),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Override settings of the config: rounds.repeat=2"
+    ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run where it stands.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 COMPARISON = Path("comparison.html")
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The `cosup` command."""
-    # Before torch is imported: threads that spin while they wait slow down everything else on a
-    # shared machine, and each other, tenfold.
+    """Run the `cosup` command and exit with its status."""
+    # Must be set before torch is imported. Threads that spin while waiting slow down other
+    # processes on a shared machine, and each other, by a factor of ten.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(call(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def call(arguments: list[str]) -> int:
-    """Run a command line; its exit status."""
+    """Run a command line and return its exit status."""
     try:
         code = app(args=arguments or ["--help"], prog_name="cosup", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # `cosup ls | head`: the reader has what it wanted
+    except BrokenPipeError:  # `cosup ls | head` closes the pipe early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -63,7 +65,7 @@ def call(arguments: list[str]) -> int:
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Co-supervised learning on images."""
+    """Train an image classifier from several unreliable sources of labels."""
     if version:
         import cosup
 
@@ -77,12 +79,12 @@ def run(
     overrides: Overrides = None,
     output: Annotated[
         str | None,
-        typer.Option(help="The run's directory or URI, instead of run.output/run.name."),
+        typer.Option(help="Run directory or URI, instead of run.output/run.name."),
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the resolved config, and run nothing.")
+        bool, typer.Option("--print-config", help="Print the resolved config and exit.")
     ] = False,
 ) -> None:
     """Run an experiment."""
@@ -99,7 +101,7 @@ def run(
         from cosup.runs.staging import run_place
 
         place = run_place(loaded, output)
-        # A job that is stopped, or a machine that goes down, is left as by Ctrl-C: tidily.
+        # Handle a stopped job or a shutdown of the machine like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with log_to_console():
             summary = run_config(loaded, place, resume, overwrite)
@@ -115,17 +117,20 @@ def submit(
         typer.Option(
             metavar="URL",
             envvar="RAY_API_SERVER_ADDRESS",
-            help="The cluster's dashboard, such as http://127.0.0.1:8265.",
+            help="Address of the cluster's dashboard, such as http://127.0.0.1:8265.",
         ),
     ] = ...,  # type: ignore[assignment]
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Show the job's log until it ends.")
+        bool,
+        typer.Option(
+            "--wait/--no-wait", help="Show the log until the job ends, or return at once."
+        ),
     ] = True,
     working_dir: Annotated[
         Path | None,
         typer.Option(
-            help="A folder that is shipped and in which the job starts (but for what its "
-            ".gitignore names)."
+            help="Folder to upload as the job's working directory (without what its "
+            ".gitignore lists)."
         ),
     ] = None,
     resume: Resume = False,
@@ -158,7 +163,7 @@ def submit(
 
 @app.command()
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Check a config; every mistake in it is a line."""
+    """Check a config and list every error in it."""
     with explained():
         from cosup.config import load_config
 
@@ -168,7 +173,7 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Say what a run would train, annotate and cache, and do nothing."""
+    """Show what a run would train, annotate and cache, without running it."""
     with explained():
         from cosup.config import load_config
 
@@ -182,17 +187,17 @@ def plan(config: ConfigFile, overrides: Overrides = None) -> None:
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Directories of runs, finished or not."),
+        typer.Argument(metavar="RUN...", help="Run directories, finished or not."),
     ],
     text: Annotated[
-        bool, typer.Option("--text", help="Print the core tables, and write nothing.")
+        bool, typer.Option("--text", help="Print the main tables instead of writing a page.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The page, instead of RUN/report/index.html."),
+        typer.Option(metavar="FILE", help="Page to write, instead of RUN/report/index.html."),
     ] = None,
 ) -> None:
-    """Show who taught what and whether it was right: a page per run."""
+    """Write a report page per run: who taught what, and whether it was right."""
     with explained():
         from cosup.report.page import report_runs
 
@@ -205,12 +210,13 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN...", help="Directories of finished runs, or one that holds several."
+            metavar="RUN RUN...",
+            help="Directories of finished runs, or one directory that contains several.",
         ),
     ],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = COMPARISON,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Page to write.")] = COMPARISON,
 ) -> None:
-    """Show runs side by side: what differs in their configs and in their answers."""
+    """Compare runs: their configs, accuracies and predictions."""
     with explained():
         from cosup.report.compare import compare_runs
 
@@ -226,7 +232,7 @@ def list_things(
         typer.Argument(metavar="KIND", help="configs, assigners, filters, losses, sources, runs"),
     ] = "",
 ) -> None:
-    """List what there is: configs, assigners, filters, losses, sources, runs."""
+    """List configs, assigners, filters, losses, sources or runs."""
     with explained():
         from cosup.runs.listing import listing
 
@@ -235,9 +241,9 @@ def list_things(
 
 @contextmanager
 def explained(again: str = "") -> Iterator[None]:
-    """Turn what goes wrong inside into lines on stderr and an exit status.
+    """Turn exceptions into lines on stderr and an exit status.
 
-    again: the command that goes on with what was cut; told where a run directory was open.
+    again: the command that resumes the run; it is printed if a run directory was open.
     """
     try:
         yield
@@ -262,14 +268,15 @@ def explained(again: str = "") -> Iterator[None]:
 
 
 def _again(config: Path, overrides: list[str] | None, output: str | None) -> str:
-    if again := os.environ.get("COSUP_AGAIN"):  # a job's, which was submitted elsewhere
+    # In a job: the command to run on the machine that submitted it.
+    if again := os.environ.get("COSUP_AGAIN"):
         return again
     where = ["--output", output] if output else []
     return shlex.join(["cosup", "run", str(config), *(overrides or ()), *where, "--resume"])
 
 
 def _resume(error: BaseException, again: str) -> str:
-    """How to go on, where a run directory was open: its note says what is there."""
+    """Return how to resume, if a run directory was open (it adds a note to the exception)."""
     notes = _notes(error)
     return f"; {notes[-1]}; go on with: {again}" if notes and again else ""
 
@@ -279,7 +286,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _keep_traceback() -> None:
-    """Where no run directory holds it, show it to those who ask."""
+    """Print the traceback on request, if no run directory has recorded it."""
     if os.environ.get("COSUP_TRACEBACK"):
         traceback.print_exc()
     else:
@@ -287,12 +294,12 @@ def _keep_traceback() -> None:
 
 
 def say(line: str) -> None:
-    """A line for the user, apart from the output."""
+    """Print a line to stderr."""
     typer.echo(line, err=True)
 
 
 def show(thing: object) -> None:
-    """Print text, or anything that rich can draw."""
+    """Print text or any renderable of rich."""
     from rich.console import Console
 
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(thing)
