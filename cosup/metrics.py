@@ -1,11 +1,13 @@
-"""What is measured on predictions, assignments and filters.
+"""Metrics of predictions, assignments and filters, with intervals.
 
-Arrays are NumPy's or CPU tensors. A label of -1 is unknown and counts nowhere. A share of nothing
-is nan. Intervals are percentile intervals of the bootstrap over groups (Efron and Tibshirani, "An
-Introduction to the Bootstrap", 1993, chapter 13; Field and Welsh, 2007, for clusters): samples
-that share a group, such as rotations of one scan, are drawn together.
+Arrays are NumPy arrays or CPU tensors. A label of -1 is unknown and not counted. A share of no
+samples is nan. Intervals over samples are percentile intervals of the bootstrap over groups (Efron
+and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; Field and Welsh, 2007, for
+clusters): samples of the same group, such as rotations of one scan, are drawn together.
 """
 
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +23,15 @@ Array = Tensor | npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 95.0
+"""Level of all intervals, in percent."""
 DRAWS_AT_ONCE = 2**21
-TINY = 1e-12
+"""Group indices drawn at a time by the bootstrap; bounds its memory."""
+SMALLEST_PROBABILITY = 1e-12
+"""Probabilities are clamped to this before taking logarithms."""
 
 
 def accuracy(predicted: Array, labels: Array) -> float:
-    """Share of predicted classes [N] that are the labels [N]."""
+    """Return the share of predicted classes [N] that are the labels [N]."""
     right, known = _right(predicted, labels)
     return _mean(right[known])
 
@@ -34,7 +39,7 @@ def accuracy(predicted: Array, labels: Array) -> float:
 def per_group_accuracy(
     predicted: Array, labels: Array, groups: Array, names: Sequence[str]
 ) -> dict[str, float]:
-    """Accuracy by name of the group (codes [N] into names); groups without samples are left out."""
+    """Return the accuracy by group (codes [N] into names), without groups that have no samples."""
     right, known = _right(predicted, labels)
     codes = np.asarray(groups)[known]
     total = np.bincount(codes, minlength=len(names))
@@ -43,7 +48,10 @@ def per_group_accuracy(
 
 
 def pgr(floor: float, student: float, ceiling: float) -> float | None:
-    """Performance gap recovered (Burns et al., arXiv 2312.09390, section 3); None without a gap."""
+    """Return the performance gap recovered (PGR), or None without a gap.
+
+    Burns et al., arXiv 2312.09390, section 3.
+    """
     return (student - floor) / (ceiling - floor) if ceiling > floor else None
 
 
@@ -55,10 +63,10 @@ def pgr_interval(
     samples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """95 % interval of the PGR from who was right [M] bool on the same test samples.
+    """Return the 95 % interval of the PGR from correctness [M] bool on the same test samples.
 
-    groups: [M] int codes of what is drawn together; None draws single samples. None without a gap,
-    or where so many draws (2.5 %) show none that one end of the interval lies at infinity.
+    groups: [M] int codes of samples drawn together; None draws single samples. Returns None without
+    a gap, or if so many draws (2.5 %) have none that one end of the interval is infinite.
     """
     floor, student, ceiling = (
         np.asarray(part, dtype=np.float64)
@@ -87,9 +95,9 @@ class Comparison:
 def paired_comparison(
     first: Array, second: Array, groups: Array | None = None, samples: int = 2000, seed: int = 0
 ) -> Comparison:
-    """Mean of first - second over pairs [M]: correctness on samples, or accuracies over seeds.
+    """Return the mean of first - second over pairs [M], with its bootstrap interval.
 
-    groups: [M] int codes of what is drawn together; None draws single pairs.
+    groups: [M] int codes of pairs drawn together; None draws single pairs.
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if not len(difference):
@@ -103,9 +111,9 @@ def paired_comparison(
 
 @dataclass(frozen=True)
 class Shares:
-    """Means of K columns over the same samples, their 95 % intervals, and how each compares.
+    """Means of K columns over the same samples and their differences, with 95 % intervals.
 
-    mean, low, high: [K]. gain, gain_low, gain_high: [K], the first column less each one.
+    mean, low, high: [K]. gain, gain_low, gain_high: [K], the first column minus each one.
     """
 
     mean: Floats
@@ -119,9 +127,9 @@ class Shares:
 def shares(
     columns: Array, groups: Array | None = None, samples: int = 2000, seed: int = 0
 ) -> Shares:
-    """Means of columns [M, K] of 0 and 1, with intervals, all from the same draws of groups.
+    """Return means of columns [M, K] of 0 and 1, with intervals from the same draws of groups.
 
-    Those draws are `paired_comparison`'s of the same seed, and so are the intervals.
+    The draws, and so the intervals, are those of `paired_comparison` with the same seed.
     """
     values = np.asarray(columns, dtype=np.float64)
     means = resampled_means(values, groups, samples, seed)
@@ -135,7 +143,7 @@ def shares(
 def resampled_means(
     columns: Array, groups: Array | None = None, samples: int = 2000, seed: int = 0
 ) -> Floats:
-    """[samples, K] means of columns [M, K] in each draw of groups [M] (None: of single rows).
+    """Return [samples, K] means of columns [M, K] in each draw of groups [M] (None: of rows).
 
     The draws are those of `paired_comparison` with the same seed.
     """
@@ -149,7 +157,7 @@ def resampled_means(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number: Holm's step-down method (1979), in the order given."""
+    """Return p-values corrected for their number by Holm's step-down method (1979), in order."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     corrected, largest = [0.0] * len(p_values), 0.0
     for done, place in enumerate(order):
@@ -159,38 +167,63 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Exact two-sided p-value of McNemar's test (1947): of samples that one of two alone gets
-    right, would a fair coin share them out as unevenly? 1 where there is none.
+    """Return the exact two-sided p-value of McNemar's test (1947); 1 without any such sample.
+
+    first_only, second_only: number of samples that only one of two predictors gets right.
     """
+    from scipy.special import bdtr  # only where it is used: the rounds import this module
+
     count, fewer = first_only + second_only, min(first_only, second_only)
-    if 2 * fewer == count:
-        return 1.0
-    # log C(n, i) for i = 0 .. fewer, summed relative to the largest, which is the last.
-    i = np.arange(1, fewer + 1, dtype=np.float64)
-    log = np.concatenate([[0.0], np.cumsum(np.log(count - i + 1) - np.log(i))])
-    tail = log[-1] + np.log(np.exp(log - log[-1]).sum()) - count * np.log(2.0)
-    return float(min(1.0, 2 * np.exp(tail)))
+    return float(min(1.0, 2 * bdtr(fewer, count, 0.5))) if 2 * fewer < count else 1.0
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Return mean, sample deviation and 95 % interval (Student's t) of the finite values.
+
+    `{"mean", "deviation", "ci95", "values"}`; deviation and interval are None for fewer than two.
+    """
+    found = [value for value in values if value is not None and math.isfinite(value)]
+    result: dict[str, Any] = {"mean": None, "deviation": None, "ci95": None, "values": list(values)}
+    if not found:
+        return result
+    mean = statistics.fmean(found)
+    if len(found) < 2:
+        return {**result, "mean": mean}
+    deviation = statistics.stdev(found)
+    half = t_975(len(found) - 1) * deviation / math.sqrt(len(found))
+    return {**result, "mean": mean, "deviation": deviation, "ci95": [mean - half, mean + half]}
+
+
+def t_975(degrees: int) -> float:
+    """Return the 97.5 % quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # as in `mcnemar`
+
+    return float(stdtrit(degrees, 0.975))
 
 
 def agreement(first: Array, second: Array) -> float:
-    """Share of samples to which both give the same class [N]."""
+    """Return the share of samples with the same class in both [N]."""
     return _mean(np.asarray(first) == np.asarray(second))
 
 
 def kappa(first: Array, second: Array) -> float:
-    """Cohen's kappa (1960) of classes [N]: agreement beyond chance; nan if chance is certain."""
-    _, codes = np.unique(np.stack([np.asarray(first), np.asarray(second)]), return_inverse=True)
-    one, two = codes.reshape(2, -1)
-    if not len(one):
+    """Return Cohen's kappa (1960) of classes [N]: agreement beyond chance.
+
+    nan without samples, or if both give one and the same class to all.
+    """
+    from sklearn.metrics import cohen_kappa_score  # slow to import, and seldom used
+
+    one, two = np.asarray(first), np.asarray(second)
+    if len(np.unique(np.concatenate([one, two]))) < 2:
         return float("nan")
-    size = int(codes.max()) + 1
-    chance = float(np.bincount(one, minlength=size) / len(one) @ np.bincount(two, minlength=size))
-    chance /= len(one)
-    return (_mean(one == two) - chance) / (1 - chance) if chance < 1 else float("nan")
+    return float(cohen_kappa_score(one, two))
 
 
 def expected_calibration_error(probs: Array, labels: Array, bins: int = 15) -> float:
-    """ECE of probs [N, C], over equal bins of confidence (Guo et al., arXiv 1706.04599, 2)."""
+    """Return the ECE of probs [N, C] over equal bins of confidence.
+
+    Guo et al., arXiv 1706.04599, section 2.
+    """
     values, truth = _known(probs, labels)
     if not len(truth):
         return float("nan")
@@ -203,27 +236,27 @@ def expected_calibration_error(probs: Array, labels: Array, bins: int = 15) -> f
 
 
 def brier(probs: Array, labels: Array) -> float:
-    """Brier score (1950) of probs [N, C]: squared error summed over classes, in 0 .. 2."""
+    """Return the Brier score (1950) of probs [N, C]: squared error over all classes, in 0 .. 2."""
     values, truth = _known(probs, labels)
     own = values[np.arange(len(truth)), truth]
     return _mean((values**2).sum(1) - 2 * own + 1)
 
 
 def negative_log_likelihood(probs: Array, labels: Array) -> float:
-    """Mean -log p of the label, in nats, for probs [N, C]; p is at least 1e-12."""
+    """Return the mean -log p of the label, in nats, for probs [N, C]; p is at least 1e-12."""
     values, truth = _known(probs, labels)
-    return _mean(-np.log(np.maximum(values[np.arange(len(truth)), truth], TINY)))
+    return _mean(-np.log(np.maximum(values[np.arange(len(truth)), truth], SMALLEST_PROBABILITY)))
 
 
 def assignment_accuracy(weights: Tensor, scopes: Scopes, truth: Truth) -> float:
-    """Share of the weight [N, T] that goes to teachers whose scope holds the sample's truth."""
+    """Return the share of weight [N, T] on teachers whose scope contains the sample."""
     known = truth.labels >= 0
     weights = weights.double()
     return _mean(((weights * scopes.hold(truth)).sum(1) / weights.sum(1))[known].numpy())
 
 
 def kept_precision(keep: Array, annotated: Array, labels: Array) -> float:
-    """Share of kept annotations that are right.
+    """Return the share of kept annotations that are right.
 
     keep: [N] bool. annotated: [N] the annotations' classes (-1: abstained). labels: [N].
     """
@@ -232,15 +265,15 @@ def kept_precision(keep: Array, annotated: Array, labels: Array) -> float:
 
 
 def kept_recall(keep: Array, annotated: Array, labels: Array) -> float:
-    """Share of right annotations that are kept; arguments as for `kept_precision`."""
+    """Return the share of right annotations that are kept; arguments as for `kept_precision`."""
     right, known = _right(annotated, labels)
     return _mean(np.asarray(keep)[known & right])
 
 
 def effective_teachers(weights: Array) -> float:
-    """How many teachers a set of weights [N, T] really uses: exp of the entropy of their shares.
+    """Return the effective number of teachers of weights [N, T]: exp of the entropy of their load.
 
-    1 when a single teacher gets all samples, T when all get the same (Hill, 1973, order 1).
+    1 if one teacher gets all samples, T if all get the same (Hill, 1973, order 1).
     """
     load = np.asarray(weights, dtype=np.float64).sum(0)
     shares = load[load > 0] / load.sum()
@@ -262,7 +295,7 @@ def _mean(values: npt.NDArray[Any]) -> float:
 
 
 def _group_sums(values: Floats, groups: Array | None) -> Floats:
-    """[G, K] sums of values [M, K] over groups."""
+    """Return sums [G, K] of values [M, K] over groups."""
     if groups is None:
         return values
     _, codes = np.unique(np.asarray(groups), return_inverse=True)
@@ -270,7 +303,7 @@ def _group_sums(values: Floats, groups: Array | None) -> Floats:
 
 
 def _bootstrap(sums: Floats, samples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Sums [*, K] over G groups drawn with replacement, `samples` times in all."""
+    """Yield sums [*, K] over G groups drawn with replacement, `samples` times in all."""
     size = len(sums)
     step = max(1, DRAWS_AT_ONCE // size)
     for start in range(0, samples, step):

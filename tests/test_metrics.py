@@ -9,7 +9,6 @@ from scipy.stats import norm
 from sklearn.metrics import (
     accuracy_score,
     brier_score_loss,
-    cohen_kappa_score,
     log_loss,
     precision_score,
     recall_score,
@@ -31,6 +30,8 @@ from cosup.metrics import (
     per_group_accuracy,
     pgr,
     pgr_interval,
+    spread,
+    t_975,
 )
 
 
@@ -111,13 +112,23 @@ def test_paired_comparison_is_the_mean_difference_with_its_standard_error(
     assert math.isnan(nothing.difference)
 
 
-def test_agreement_and_kappa_are_sklearns(rng: np.random.Generator) -> None:
+def test_agreement_is_accuracy_and_kappa_corrects_for_chance(
+    rng: np.random.Generator,
+) -> None:
     first = rng.integers(0, 5, 300)
     second = np.where(rng.random(300) < 0.6, first, rng.integers(0, 7, 300))
     assert agreement(first, second) == pytest.approx(accuracy_score(first, second))
-    assert kappa(first, second) == pytest.approx(cohen_kappa_score(first, second))
+    # Worked from counts: (observed - chance) / (1 - chance).
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / 300
+    shares = [(np.sum(first == c) / 300, np.sum(second == c) / 300) for c in range(7)]
+    chance = sum(one * two for one, two in shares)
+    assert kappa(first, second) == pytest.approx((observed - chance) / (1 - chance))
+    # By hand: 0.7 agree; chance is 0.5 * 0.6 + 0.5 * 0.4.
+    one, two = np.repeat([0, 1], 5), np.array([0, 0, 0, 0, 1, 0, 0, 1, 1, 1])
+    assert kappa(one, two) == pytest.approx((0.7 - 0.5) / 0.5)
     assert kappa(torch.from_numpy(first), torch.from_numpy(first)) == pytest.approx(1)
     assert math.isnan(kappa(np.zeros(3), np.zeros(3)))
+    assert math.isnan(kappa(np.zeros(0), np.zeros(0)))
 
 
 def test_likelihood_and_brier_are_sklearns(rng: np.random.Generator) -> None:
@@ -172,3 +183,28 @@ def test_effective_teachers_counts_from_one_to_all() -> None:
     assert effective_teachers(torch.eye(4)) == pytest.approx(4)
     assert effective_teachers(torch.full((5, 2), 0.5)) == pytest.approx(2)
     assert 1 < effective_teachers(torch.eye(2)[[0, 0, 0, 1]]) < 2
+
+
+def test_quantiles_of_students_t_are_those_of_its_closed_forms_and_of_tables() -> None:
+    assert t_975(1) == pytest.approx(math.tan(0.475 * math.pi))
+    assert t_975(2) == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)))
+    tabled = {3: 3.182, 5: 2.571, 10: 2.228, 20: 2.086, 40: 2.021, 120: 1.980}
+    assert {degrees: round(t_975(degrees), 3) for degrees in tabled} == tabled
+
+
+def test_spread_is_the_t_interval_of_the_mean() -> None:
+    found = spread([1.0, 2.0, None, 3.0, float("nan")])
+    half = 4.302653 / math.sqrt(3)  # the deviation is 1
+    assert found["mean"] == pytest.approx(2)
+    assert found["deviation"] == pytest.approx(1)
+    assert found["ci95"] == pytest.approx([2 - half, 2 + half])
+
+
+def test_spread_of_few_values() -> None:
+    assert spread([None, 0.5]) == {
+        "mean": 0.5,
+        "deviation": None,
+        "ci95": None,
+        "values": [None, 0.5],
+    }
+    assert spread([None])["mean"] is None

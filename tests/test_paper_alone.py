@@ -71,7 +71,7 @@ SCRIPT = textwrap.dedent(
         "local_global": consistency.LocalGlobal(),
     }
     recipe = rounds.Recipe(
-        assigner=assignment.Gate(),
+        assigner=assignment.DawidSkene(),
         objective=losses.Objective(losses.CrossEntropy()),
         new_student=Nearest,
         filters=consistency.Chain(list(filters), list(filters.values())),

@@ -8,9 +8,9 @@ from typing import Any
 from cosup.config.schema import Config
 from cosup.errors import UserError
 from cosup.layout import Layout
+from cosup.metrics import spread
 from cosup.runs.backend import Backend
 from cosup.runs.directory import RunDirectory
-from cosup.runs.paired import spread
 from cosup.runs.pipeline import run_one
 
 log = logging.getLogger(__name__)

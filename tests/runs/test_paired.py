@@ -16,8 +16,6 @@ from cosup.runs.paired import (
     keep_correct,
     load_correct,
     more_than_noise,
-    spread,
-    t_975,
 )
 from cosup.runs.summary import TestSplit as Split
 
@@ -26,11 +24,6 @@ def drawn(seed: int, share: float, count: int = 400, groups: int = 100) -> Corre
     rng = np.random.default_rng(seed)
     right = torch.from_numpy(rng.random(count) < share)
     return Correct(right, torch.arange(count) % groups)
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 10, 11, 12, 15, 20, 40, 100, 1000])
-def test_the_quantiles_of_students_t(degrees: int) -> None:
-    assert t_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=6e-4)
 
 
 def test_over_seeds_it_is_the_paired_t_interval() -> None:
@@ -99,16 +92,6 @@ def test_more_than_noise_means_every_interval_on_one_side(
     over_seeds: list[float] | None, samples: list[float], more: bool
 ) -> None:
     assert more_than_noise({"ci95": over_seeds, "ci95_samples": samples}) is more
-
-
-def test_spread_of_few_values() -> None:
-    assert spread([None, 0.5]) == {
-        "mean": 0.5,
-        "deviation": None,
-        "ci95": None,
-        "values": [None, 0.5],
-    }
-    assert spread([None])["mean"] is None
 
 
 def test_what_a_student_got_right_is_kept_and_an_abstention_is_wrong(tmp_path: Path) -> None:
