@@ -1,4 +1,4 @@
-"""Runs side by side, on the same test samples: what differs in their configs and their answers."""
+"""Comparison of runs on the same test samples."""
 
 import json
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ TAIL = (100 - LEVEL) / 2
 
 
 class _Compared:
-    """The runs, and what their students answered, in the order of the first one's samples.
+    """The answers of K runs to M test samples, in the order of the first run.
 
-    label: [M, K] int64 places in `answers` (-1: abstains), correct: [M, K] bool, of M test samples
-    and K runs. scores: [M, 3 K], where student, floor and ceiling of each run are right (nan
-    without a ceiling). draws: [D, 3 K] their means in D bootstrap draws of groups.
+    label: [M, K] int64 indices of `answers` (-1: abstains). correct: [M, K] bool. scores: [M, 3 K]
+    1 where student, floor and ceiling of each run are correct (nan without a ceiling). draws:
+    [D, 3 K] means of the scores in D bootstrap draws of groups.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -54,17 +54,17 @@ class _Compared:
         self.draws = resampled_means(self.scores, groups, seed=seed)
 
     def accuracy(self, place: int) -> Floats:
-        """[D] a run's accuracy in each draw."""
+        """Return [D] the accuracy of a run in each draw."""
         found: Floats = self.draws[:, 3 * place]
         return found
 
     def pgr(self, place: int) -> float | None:
-        """A run's PGR; None without a ceiling above its floor."""
+        """Return the PGR of a run; None without a ceiling above its floor."""
         student, floor, ceiling = self.scores[:, 3 * place : 3 * place + 3].mean(0).tolist()
         return pgr(floor, student, ceiling)
 
     def pgr_draws(self, place: int) -> Floats:
-        """[D] a run's PGR in each draw; nan where the draw shows no gap."""
+        """Return [D] the PGR of a run in each draw; nan if the draw has no gap."""
         student, floor, ceiling = self.draws[:, 3 * place : 3 * place + 3].T
         gap = ceiling - floor
         found: Floats = np.divide(
@@ -74,29 +74,29 @@ class _Compared:
 
 
 def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
-    """What two runs or more differ in. Shares and accuracies are fractions in 0 .. 1.
+    """Compare two or more runs. Shares and accuracies are fractions in [0, 1].
 
-    Runs are called by what tells their directories apart. Intervals are 95 % ones of the bootstrap
-    over groups of test samples, paired: every run on the same draws.
+    Runs are named by their directories. Intervals are 95 % intervals of a paired bootstrap over
+    groups of test samples. Returns these tables:
 
     runs       run, student (accuracy), low, high, floor, ceiling, pgr, pgr_low, pgr_high (PGR as in
                the run's summary), seconds, peak_rss_mb, directory
-    config     key, and a column per run with the setting as JSON: settings that decide numbers, and
-               what is known of the environment (`environment.`), where they differ
-    pairs      first, second (of each pair the later run is the first, so that a list which begins
-               with the baseline reads as gains over it), difference (of accuracy, first - second),
+    config     key, and a column per run with the setting as JSON: settings that affect the results
+               and parts of the environment (`environment.`) that differ
+    pairs      first, second (the later run is `first`, so that differences are gains over a
+               baseline that is given first), difference (of accuracy, first - second),
                low, high, pgr_difference, pgr_low, pgr_high (null without PGR), agreement (share of
                samples with the same answer), both_right, first_only, second_only, both_wrong
                (samples), p_value (exact McNemar test on single samples), p_corrected (by Holm, for
                the number of pairs)
-    flipped    sample_id, true_label, domain, right (how many runs are), and `RUN label` and
-               `RUN correct` of each: samples that some run gets right and another doesn't
+    flipped    samples on which some runs are correct and others wrong: sample_id, true_label,
+               domain, right (the number of correct runs), and `RUN label` and `RUN correct` per run
     classes    class, samples, and a column per run with its accuracy
-    domains    domain and the same; where there are several, the last row is the unweighted mean of
-               the accuracies above it ("mean over domains"), with the samples of all
-    curves     run, tag, step, value: what the runs recorded while they went
+    domains    domain, samples, and a column per run; with several domains the last row is the
+               unweighted mean of the accuracies ("mean over domains") and all samples
+    curves     run, tag, step, value: the numbers recorded during the runs
 
-    Raises `UserError` for runs that can't be compared, as `cosup.analysis.comparable.aligned`.
+    Raises `UserError` for runs that cannot be compared (`cosup.analysis.comparable.aligned`).
     """
     found = _Compared(runs)
     return {
@@ -111,14 +111,14 @@ def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
 
 
 def _labels(run: Run, order: Codes, answers: list[str]) -> Codes:
-    """[M] what a run's student answers, as places in `answers`."""
+    """Return [M] the answers of a run's student as indices of `answers`."""
     place = np.array([*(answers.index(name) for name in run.answers), -1], dtype=np.int64)
     found: Codes = place[run.answered("student", "student").label[order]]
     return found
 
 
 def _scores(run: Run, order: Codes) -> Floats:
-    """[M, 3] is the student right, the floor, the ceiling?"""
+    """Return [M, 3]: 1 where student, floor and ceiling are correct."""
     floor = run.correct("teacher", run.prepared["floor"]["teacher"])
     ceiling: NDArray[Any] = np.full(len(floor), np.nan)
     if "ceiling" in run.controls:
@@ -168,7 +168,7 @@ def _config(found: _Compared) -> pd.DataFrame:
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """What it was computed with, and on."""
+    """Return the versions and the machine of a run."""
     environment = run.environment
     known = {
         **{f"packages.{name}": value for name, value in environment.get("packages", {}).items()},
@@ -214,8 +214,7 @@ def _pairs(found: _Compared) -> pd.DataFrame:
 
 
 def _interval(draws: Floats) -> tuple[float, float]:
-    """The 95 % interval of a number from its draws; nan where so many (2.5 %) lack it that one end
-    may lie at infinity."""
+    """Return the 95 % interval of draws; nan if 2.5 % or more of them are not finite."""
     known = draws[np.isfinite(draws)]
     if 1 - len(known) / len(draws) >= TAIL / 100:
         return float("nan"), float("nan")
@@ -236,7 +235,7 @@ def _flipped(found: _Compared) -> pd.DataFrame:
 
 
 def _by(found: _Compared, column: str, called: str) -> pd.DataFrame:
-    """Accuracy of each run by the names in a column of the test samples, those that occur."""
+    """Return the accuracy of each run by the values of a column of the test samples."""
     names = found.test[column].cat.categories
     place = found.test[column].cat.codes.to_numpy().astype(np.int64)
     known = place >= 0
@@ -252,7 +251,7 @@ def _by(found: _Compared, column: str, called: str) -> pd.DataFrame:
 
 
 def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies by domain, then their mean, each domain counting alike."""
+    """Append the unweighted mean over the domains."""
     if len(table) < 2:
         return table
     names = [*table["domain"].astype(str), MEAN]

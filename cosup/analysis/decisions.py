@@ -25,12 +25,12 @@ def decisions_table(
     domains: tuple[str, ...],
     given: Tensor | None = None,
 ) -> pd.DataFrame:
-    """One round's decisions. `student_*` is the student that guided the round, before its update.
+    """Make the table of a round's decisions, a row per sample of student_train.
 
     Columns: sample_id, round, level, assigned_teacher, assignment_weight, annotation,
-    annotation_confidence, student_label, student_confidence (null in the first round: no student
-    yet), kept, rejected_by, loss_weight, true_label (null where unknown), domain. With noise in the
-    labels, given [N] (as trainers saw them) adds given_label and noisy.
+    annotation_confidence, student_label, student_confidence (of the student before its update in
+    this round; null in the first round), kept, rejected_by, loss_weight, true_label (null if
+    unknown), domain. given: [N] labels with noise, as seen in training; adds given_label and noisy.
     """
     weight, teacher = outcome.assigned.weights.max(1)
     label, confidence = outcome.assigned.targets.top()
@@ -65,10 +65,10 @@ def decisions_table(
 
 
 def noise_measures(keep: Tensor, truth: Truth, given: Tensor | None) -> dict[str, float | None]:
-    """What the filters did to wrong labels; nothing where labels have no noise.
+    """Measure how the filters treat wrong given labels; {} without label noise.
 
-    noise: share of samples whose given label is wrong. noise_rejected: share of those that were
-    rejected. clean_rejected: share of the others that were. None for a share of nothing.
+    noise: share of samples whose given label is wrong. noise_rejected, clean_rejected: share of
+    samples with a wrong and with a correct given label that are rejected (None without samples).
     """
     if given is None:
         return {}
@@ -85,11 +85,11 @@ def noise_measures(keep: Tensor, truth: Truth, given: Tensor | None) -> dict[str
 
 
 def round_measures(outcome: Outcome, scopes: Scopes, truth: Truth) -> dict[str, float | None]:
-    """How well a round routed and filtered, on samples whose label is known (None if none is).
+    """Measure assignment and filters of a round on samples with a known label (None without any).
 
-    assignment_accuracy: share sent to a teacher whose scope holds the sample. annotation_accuracy:
-    share of assigned annotations that are right. kept: share kept. kept_precision: share right
-    among the kept. kept_recall: share of the right ones that are kept.
+    assignment_accuracy: share of the weight on in-scope teachers. annotation_accuracy: share of
+    assigned annotations that are correct. kept: share kept. kept_precision: share of the kept
+    annotations that are correct. kept_recall: share of the correct annotations that are kept.
     """
     known = truth.labels >= 0
     keep = outcome.kept.keep
@@ -109,7 +109,7 @@ def round_measures(outcome: Outcome, scopes: Scopes, truth: Truth) -> dict[str, 
 
 
 def _named(index: Tensor, names: tuple[str, ...]) -> "pd.Series[str]":
-    """Indices as categories; -1 is missing."""
+    """Convert indices (-1: missing) to a categorical column."""
     codes = index.numpy().astype(np.int32)
     return pd.Series(pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(names))))
 

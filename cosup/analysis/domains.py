@@ -48,14 +48,14 @@ MOST_NAMES, MOST_ROWS, MOST_DOMAINS = 30, 24, 23
 
 
 def classes_table(run: Run) -> pd.DataFrame:
-    """A row per class of what measures: see `_by_name`."""
+    """Make the table of classes: a row per test class (columns: `_by_name`)."""
     require_rounds(run)
     names = list(run.prepared["measured_classes"])
     return _by_name(run, "true_label", names, run.classes)
 
 
 def domains_table(run: Run) -> pd.DataFrame:
-    """A row per domain of what measures: see `_by_name`."""
+    """Make the table of domains: a row per test domain (columns: `_by_name`)."""
     require_rounds(run)
     names = list(run.prepared["measured_domains"])
     if len(names) == 1:
@@ -64,10 +64,12 @@ def domains_table(run: Run) -> pd.DataFrame:
 
 
 def _by_name(run: Run, column: str, names: list[str], trained: list[str]) -> pd.DataFrame:
-    """name, samples (that measure), then accuracies: student, floor (the best single teacher),
-    first_round, ceiling; gained (student - floor), to_ceiling (ceiling - student); of the last
-    round's samples in student_train assigned_accuracy (of their annotations) and kept (share).
-    Null where there is nothing to count; in few-shot runs the last two are of other classes.
+    """Make a row per name of a column of the test samples.
+
+    Columns: name, samples, the accuracies student, floor (the best single teacher), first_round
+    and ceiling, gained (student - floor), to_ceiling (ceiling - student), and for student_train in
+    the last round assigned_accuracy (of the annotations) and kept (share). Values without samples
+    are null; few-shot runs have the last two for the training classes.
     """
     place = codes(run.test[column], names)
     samples = np.bincount(place[place >= 0], minlength=len(names))
@@ -101,7 +103,7 @@ def _by_name(run: Run, column: str, names: list[str], trained: list[str]) -> pd.
 def _last_round(
     run: Run, column: str, names: Sequence[str], trained: Sequence[str]
 ) -> tuple[Values, Values]:
-    """Accuracy of the assigned annotations, and the share kept, by name: [len(names)] each."""
+    """Return accuracy of the assigned annotations and share kept in the last round, by name."""
     nothing = np.full(len(names), np.nan)
     if list(names) != list(trained):
         return nothing, nothing
@@ -207,11 +209,11 @@ DOMAINS = Figure(
 
 
 def supervision_domains_table(run: Run) -> pd.DataFrame:
-    """A row per supervision and domain of what measures, then one for its mean over the domains.
+    """Make a row per supervision and test domain, and one for its mean over the domains.
 
-    who, kind (student, control, teacher; the order of `overview`), domain, samples, accuracy. The
-    mean ("mean over domains") is the unweighted one of the domains' accuracies, the "Avg" of papers
-    on DomainNet; its samples are those of all domains. Domains without a sample are left out.
+    Columns: who, kind (student, control, teacher; in the order of `overview`), domain, samples,
+    accuracy. The mean ("mean over domains") weights the domains equally, as the "Avg" of papers on
+    DomainNet; its samples are those of all domains. Domains without samples are left out.
     """
     require_rounds(run)
     names = list(run.prepared["measured_domains"])

@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 Legend = Sequence[tuple[str, str]]
-"""(kind, words) of each mark that needs a word."""
+"""(kind, text) of each mark in the legend."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Ticks, as (place, text), and what is measured."""
+    """The ticks of an axis as (position, text), and its title."""
 
     ticks: Sequence[tuple[float, str]]
     title: str = ""
@@ -68,7 +68,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class DotRow:
-    """A named row: marks, a line between two places (`span`), and numbers at the right."""
+    """A named row with marks, a line between two positions (`span`), and numbers at the right."""
 
     name: str
     marks: Sequence[Mark]
@@ -119,7 +119,7 @@ class BarRow:
 
 @dataclass(frozen=True)
 class Bars:
-    """Stacked bars side by side."""
+    """Rows of stacked bars."""
 
     rows: Sequence[BarRow]
     value_title: str
@@ -132,7 +132,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a matrix; value in [0, 1] gives its shade, None leaves it empty."""
+    """A cell of a matrix. value: its shade in [0, 1]; None: no shade."""
 
     value: float | None
     text: str
@@ -141,10 +141,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A table; its cells are shaded by their value (`heat`), or a bar in them is (`measures`).
+    """A table whose cells are shaded by value (style `heat`) or contain a bar (style `measures`).
 
-    row_kinds, column_kinds: the `kind` of each, where they have any: a `student` row is bold, a
-    `mean` stands apart. phrases: the rows' names are so long that they wrap.
+    row_kinds, column_kinds: the `kind` of each row and column, or nothing. long_names: the names of
+    the rows may wrap.
     """
 
     rows: Sequence[str]
@@ -163,7 +163,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through (x, y) places, y upwards; with `dots`, its points are drawn too."""
+    """A line through (x, y) positions, y upwards. dots: marks drawn on it."""
 
     name: str
     kind: str
@@ -173,7 +173,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes with its curves; `bars` are columns (left, width, height) behind them."""
+    """A pair of axes with curves. bars: columns (left, width, height) behind the curves."""
 
     title: str
     x: Axis
@@ -185,7 +185,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Lines:
-    """Panels beside each other."""
+    """Panels in a row."""
 
     panels: Sequence[Panel]
     legend: Legend = ()
@@ -197,7 +197,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class FlowNode:
-    """A box of a flow: left edge, top and height as shares of the drawing."""
+    """A box of a flow with left edge, top and height as shares of the drawing."""
 
     x: float
     y: float
@@ -209,7 +209,7 @@ class FlowNode:
 
 @dataclass(frozen=True)
 class Link:
-    """A ribbon between two boxes as an SVG path in a 1000 x 1000 space."""
+    """A ribbon between two boxes, as an SVG path in a 1000 x 1000 space."""
 
     path: str
     tooltip: str
@@ -218,7 +218,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Flow:
-    """Boxes in columns and the ribbons between them; height in pixels."""
+    """Columns of boxes and the ribbons between them. height: in pixels."""
 
     columns: Sequence[tuple[float, str]]
     nodes: Sequence[FlowNode]
@@ -240,7 +240,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Samples of one kind."""
+    """Examples of one kind."""
 
     caption: str
     explanation: str
@@ -253,9 +253,9 @@ View = Dots | Bars | Matrix | Lines | Flow | Gallery
 
 
 class Scale:
-    """Maps values from [low, high] to [0, 1], with round ticks between.
+    """Map values in [low, high] to positions in [0, 1], with round ticks.
 
-    write: the text of a tick, given its value and the step from tick to tick.
+    write: returns the text of a tick from its value and the distance between ticks.
     """
 
     def __init__(
@@ -266,19 +266,19 @@ class Scale:
 
     @classmethod
     def of_shares(cls, values: Iterable[float | None], zero: bool = False) -> "Scale":
-        """Fits fractions, drawn in percent; starts at 0 where asked for or where near it."""
+        """Return a scale for fractions, in percent. It starts at 0 if `zero`, or if 0 is near."""
         known = [float(v) for v in values if v is not None and not words.missing(v)] or [0.0, 1.0]
         low, high = min(known), max(known)
         step = _step(max(high - low, 0.05), 5)
         low = 0.0 if zero or low < 0.25 * high else math.floor(low / step + 1e-9) * step
         high = min(max(1.0, high), math.ceil(high / step - 1e-9) * step)
-        high = max(high, min(1.0, low + 2 * step))  # also where all are the same
+        high = max(high, min(1.0, low + 2 * step))  # also if all values are equal
         low = min(low, max(0.0, high - 2 * step))
         return cls(low, high, lambda v, step: words.in_percent(v, 0 if step >= 0.00999 else 1))
 
     @classmethod
     def of_numbers(cls, values: Iterable[float], most: int = 5, zero: bool = False) -> "Scale":
-        """Fits any numbers."""
+        """Return a scale for any numbers. It starts at 0 if `zero`, or if 0 is near."""
         known = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
         low, high = min(known), max(known)
         low = min(low, 0.0) if zero or 0 < low < 0.3 * high else low
@@ -287,19 +287,19 @@ class Scale:
         return cls(low, high, lambda v, step: f"{v:,.0f}" if step >= 0.9999 else f"{v:.3g}", most)
 
     def at(self, value: float) -> float:
-        """The place of a value; what lies outside is put on the edge."""
+        """Return the position of a value; values outside are placed on the edge."""
         if self.high == self.low:
             return 0.5
         return round(min(1.0, max(0.0, (float(value) - self.low) / (self.high - self.low))), 4)
 
     def span(self, low: Any, high: Any) -> tuple[float, float] | None:
-        """The places of an interval; None where a bound is missing."""
+        """Return the positions of an interval; None if a bound is missing."""
         if words.missing(low) or words.missing(high):
             return None
         return self.at(low), self.at(high)
 
     def axis(self, title: str = "") -> Axis:
-        """The ticks."""
+        """Return the axis with its ticks."""
         step = _step(max(self.high - self.low, 1e-9), self._most - 1)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
@@ -308,7 +308,7 @@ class Scale:
 
 
 def _step(width: float, parts: int) -> float:
-    """1, 2 or 5 times a power of ten, at most `parts` of it in width."""
+    """Return 1, 2 or 5 times a power of ten, so that about `parts` of it fit in width."""
     raw = width / max(parts, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)

@@ -44,24 +44,24 @@ MOST = 24
 MOST_SHOWN = 12
 """Samples of each kind in the drawing."""
 CANDIDATES = (256, 4096)
-"""Of more samples, at least and at most so many have their teachers compared class by class: those
-whose first answers differ most, weighted by their confidence."""
+"""Least and largest number of samples whose full annotations are compared: those whose teachers'
+first answers differ most, weighted by confidence."""
 COMPARED = 2**27
-"""Probabilities that are compared, if that leaves enough candidates."""
+"""Probabilities that are compared at most, if that leaves enough candidates."""
 ELEMENTS = 2**24
 
 
 def examples_table(run: Run) -> pd.DataFrame:
-    """At most 24 samples of each kind, the foremost first.
+    """Make the table of examples: at most 24 samples of each kind, highest score first.
 
-    kind: of the last round "rejected_right" (a right annotation that was rejected), "kept_wrong"
-    (a wrong one that was kept), "contested" (teachers of its level that contradict each other), and
-    "student_wrong" (what the student gets wrong of what measures). rank (from 1), sample_id, split,
-    teacher, annotation, annotation_confidence, student_label, student_confidence (on student_train
-    the student that guided the round, on test the last one), true_label, domain, rejected_by, score
-    (what ranks them: the annotation's confidence, or the student's; of contested samples the bits
-    by which the entropy of the teachers' mean annotation exceeds the mean of their entropies). Null
-    is what there isn't. Without labels of student_train its first two kinds are not there.
+    Columns: kind (of the last round "rejected_right": correct annotations that were rejected,
+    "kept_wrong": wrong annotations that were kept, "contested": samples on which the teachers of
+    its level disagree; "student_wrong": errors of the student on test samples), rank (from 1),
+    sample_id, split, teacher, annotation, annotation_confidence, student_label,
+    student_confidence (on student_train of the student before its update in the last round, on
+    test of the final student), true_label, domain, rejected_by, score (the confidence of the
+    annotation or of the student; for "contested" the disagreement in bits, see `_disagreement`).
+    Values that do not apply are null. The first two kinds need labels of student_train.
     """
     require_rounds(run)
     now = round_decisions(run, run.rounds[-1])
@@ -80,7 +80,7 @@ def examples_table(run: Run) -> pd.DataFrame:
 
 
 def _trained(run: Run, kind: str, chosen: Bools, score: Floats) -> pd.DataFrame:
-    """The chosen samples of student_train with the highest score, from the last round."""
+    """Return the chosen samples of student_train with the highest score."""
     rows = _first(np.flatnonzero(chosen), score)
     found = run.round(run.rounds[-1]).iloc[rows].reset_index(drop=True)
     return _table(
@@ -110,7 +110,7 @@ def _contested(run: Run, now: RoundDecisions) -> pd.DataFrame:
 
 
 def _likely(run: Run, names: list[str]) -> Codes:
-    """The samples whose teachers' first answers, weighted by their confidence, differ most."""
+    """Return the samples whose teachers' first answers, weighted by confidence, differ most."""
     size = len(run.train)
     most = int(np.clip(COMPARED // (len(names) * len(run.classes)), *CANDIDATES))
     if size <= most:
@@ -129,8 +129,11 @@ def _likely(run: Run, names: list[str]) -> Codes:
 
 
 def _disagreement(tables: list[ProbTable]) -> Floats:
-    """[n] bits: entropy of the mean annotation less the mean of entropies (the Jensen-Shannon
-    divergence; Lin 1991); teachers that abstain have no part in it."""
+    """Return [n] the Jensen-Shannon divergence (Lin 1991) of the teachers' annotations, in bits.
+
+    It is the entropy of the mean annotation minus the mean of the entropies. Teachers that abstain
+    are left out.
+    """
     parts = []
     for rows in _blocks(len(tables[0]), len(tables) * tables[0].num_classes):
         probs = torch.stack([table.dense(rows) for table in tables], dim=1)
@@ -149,13 +152,13 @@ def _blocks(size: int, width: int) -> Iterator[slice]:
 
 
 def _entropy(probs: Tensor) -> Tensor:
-    """In bits, over the last axis."""
+    """Return the entropy over the last axis, in bits."""
     entropy: Tensor = torch.special.entr(probs).sum(-1) / math.log(2)
     return entropy
 
 
 def _measured(run: Run) -> pd.DataFrame:
-    """What the student gets wrong, the surest first."""
+    """Return the errors of the student on test samples, most confident first."""
     student = run.answered("student", "student")
     rows = _first(np.flatnonzero(~run.correct("student", "student")), student.confidence)
     found = run.test.iloc[rows].reset_index(drop=True)
@@ -177,13 +180,13 @@ def _measured(run: Run) -> pd.DataFrame:
 
 
 def _first(rows: Codes, score: Floats) -> Codes:
-    """The `MOST` rows with the highest score; among equals in their own order."""
+    """Return the `MOST` rows with the highest score; ties keep their order."""
     found: Codes = rows[np.argsort(-score[rows], kind="stable")[:MOST]]
     return found
 
 
 def _table(kind: str, found: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
-    """The columns of an example, in the table's order."""
+    """Return the columns of the table in its order."""
     table = pd.DataFrame(
         {
             "kind": kind,

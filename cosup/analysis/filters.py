@@ -20,13 +20,13 @@ MOST_ROUNDS = 6
 
 
 def filters_table(run: Run) -> pd.DataFrame:
-    """A row per round and filter, then one for all of them together ("all").
+    """Make the table of filters: a row per round and filter, and one for all filters ("all").
 
-    round, filter, rejected, share (of all samples), precision (share of the rejected whose
-    annotation is wrong), recall (share of the wrong annotations that it rejected), noise_caught
-    (share of the samples with a wrong given label that it rejected; null without label noise). A
-    sample counts for the first filter that rejects it; "abstained" counts where all assigned
-    teachers abstain. Where no label is known precision and recall are null.
+    Columns: round, filter, rejected, share (of all samples), precision (share of the rejected
+    annotations that are wrong), recall (share of the wrong annotations that are rejected),
+    noise_caught (share of the samples with a wrong given label that are rejected; null without
+    label noise). A sample counts for the first filter that rejects it, and for "abstained" if all
+    assigned teachers abstain. Precision and recall are null if no label is known.
     """
     rows = []
     for now in all_decisions(run):
@@ -44,7 +44,7 @@ def filters_table(run: Run) -> pd.DataFrame:
 
 
 def _reasons(run: Run) -> list[str]:
-    """Why an annotation can be rejected, in the order of the filters."""
+    """Return the possible reasons of a rejection, in the order of the filters."""
     return list(run.round(run.rounds[-1])["rejected_by"].cat.categories)
 
 

@@ -1,4 +1,4 @@
-"""A run's records as pandas tables, read from its directory when they are first asked for."""
+"""The records of a run, read from its directory when they are first used."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +19,17 @@ from cosup.words import listed
 
 __all__ = ["Answers", "Run", "Teacher", "load_run", "runs_inside"]
 
-SHOWN = 20
-"""Runs that a message names before "and N more"."""
+MOST_RUNS = 20
+"""Runs that an error lists before "and N more"."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher of the hierarchy. classes, domains: its scope, as places in the run's; None: all.
-    steps: optimiser steps of its training here."""
+    """A teacher of the hierarchy.
+
+    classes, domains: its scope, as indices of the run's classes and domains; None: all. steps:
+    optimizer steps of its training in this run.
+    """
 
     name: str
     level: int
@@ -38,15 +41,17 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Answers:
-    """The most probable answer to each sample: label [M] int64 (-1: abstains) and confidence [M]
-    float32, its share of the row's mass."""
+    """The most probable answer to each sample.
+
+    label: [M] int64, -1 for an abstention. confidence: [M] float32, share of the row's mass.
+    """
 
     label: Codes
     confidence: Floats
 
     @staticmethod
     def of(table: ProbTable) -> "Answers":
-        """Those of a table's rows."""
+        """Return the answers of a table of probabilities."""
         label, value = table.top()
         total = table.values.to(torch.float32).sum(1)
         if table.rest is not None:
@@ -58,11 +63,11 @@ class Answers:
 class Run:
     """The records of one run.
 
-    path: its directory. absent: of the tables that `tables` could not make, why not; filled by it.
+    path: its directory. absent: the reason for each table that `tables` could not make.
 
-    An unfinished run has what its finished stages left: its student is that of the last finished
-    round. A file that can't be read is a `RunError` that names it, raised when the file is first
-    needed.
+    An unfinished run has the records of its finished stages; its student is that of the last
+    finished round. Files are read when they are first needed; one that cannot be read raises
+    `RunError`, which names it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,17 +81,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the config calls it (`run.name`)."""
+        """The name in the config (`run.name`)."""
         return str(self.config.get("run", {}).get("name", self.path.name))
 
     @cached_property
     def finished(self) -> bool:
-        """Is the run's summary written?"""
+        """Whether the summary of the run is written."""
         return self.files.summary.exists()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """`summary.json`; {} of an unfinished run."""
+        """`summary.json`; {} for an unfinished run."""
         return self.files.summary.read() if self.finished else {}
 
     @cached_property
@@ -102,12 +107,12 @@ class Run:
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """What each finished stage left, by its name, in the order in which they were finished."""
+        """The record of each finished stage by name, in the order in which they finished."""
         return {name: file.read() for name, file in self.files.finished_stages().items()}
 
     @cached_property
     def missing(self) -> list[str]:
-        """What a finished run has and this one has not, in words."""
+        """The names of the records that a finished run has and this one lacks."""
         if not self.prepared:
             if self.finished:
                 name = self.files.samples.path.name
@@ -121,27 +126,27 @@ class Run:
 
     @cached_property
     def prepared(self) -> dict[str, Any]:
-        """What `stages/prepared.json` says of classes, domains and teachers; {} before that."""
+        """`stages/prepared.json` with classes, domains and teachers; {} before preparation."""
         return self.stages.get(PREPARED, {})
 
     @property
     def classes(self) -> list[str]:
-        """The classes that teachers and student were trained on."""
+        """The classes of teachers and student."""
         return list(self.prepared.get("classes", []))
 
     @property
     def domains(self) -> list[str]:
-        """The domains; ["all"] where there are none."""
+        """The domains; ["all"] if there are none."""
         return list(self.prepared.get("domains", []))
 
     @property
     def few_shot(self) -> bool:
-        """Is it measured by episodes of classes that nobody has learnt?"""
+        """Whether the student is evaluated on episodes of novel classes."""
         return self.config["data"].get("few_shot") is not None
 
     @property
     def expected_rounds(self) -> int:
-        """How many rounds the config asks for."""
+        """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
         return len(levels) * int(self.config["rounds"]["repeat"])
 
@@ -153,7 +158,7 @@ class Run:
 
     @cached_property
     def controls(self) -> list[str]:
-        """The controls that are finished, in the config's order."""
+        """The finished controls, in the order of the config."""
         return [name for name in self.config["controls"] if f"control-{name}" in self.stages]
 
     @cached_property
@@ -163,46 +168,46 @@ class Run:
 
     @property
     def teacher_names(self) -> list[str]:
-        """Their names."""
+        """The names of the teachers."""
         return [teacher.name for teacher in self.teachers]
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """`samples.parquet`: a row per sample of student_train, then of what measures."""
+        """`samples.parquet`: a row per sample of student_train, then per test sample."""
         return self.files.samples.read()
 
     @cached_property
     def train(self) -> pd.DataFrame:
-        """The samples of student_train, numbered from 0: the order of each round's decisions."""
+        """The samples of student_train, in the order of each round's decisions."""
         return self._split("student_train")
 
     @cached_property
     def test(self) -> pd.DataFrame:
-        """The samples that measure, numbered from 0: the order of all predictions."""
+        """The test samples, in the order of all predictions."""
         return self._split("test")
 
     @cached_property
     def answers(self) -> list[str]:
-        """What a prediction can be: the classes, or the ways of an episode."""
+        """The possible predictions: the classes, or the ways of an episode."""
         return list(self.prepared["answers"])
 
     @cached_property
     def truth(self) -> Codes:
-        """[M] int64 the right answer to each sample that measures, a place in `answers`."""
+        """[M] int64 the true answer to each test sample, as an index of `answers`."""
         return codes(self.test["answer"], self.answers)
 
     @cached_property
     def decisions(self) -> pd.DataFrame:
-        """The decisions of all finished rounds, one below the other."""
+        """The decisions of all finished rounds."""
         return pd.concat([self.round(number) for number in self.rounds], ignore_index=True)
 
     def round(self, number: int) -> pd.DataFrame:
-        """The decisions of one round, a row per sample of student_train, in their order."""
+        """Return the decisions of one round, a row per sample of student_train."""
         return self._decisions[number]
 
     @cached_property
     def scalars(self) -> pd.DataFrame:
-        """`metrics.jsonl`: tag, step, value (nan where it wasn't finite), time (Unix seconds)."""
+        """`metrics.jsonl`: tag, step, value (nan if not finite), time (Unix seconds)."""
         file = self.files.metrics
         rows = file.read() if file.exists() else []
         table = pd.DataFrame(rows, columns=["tag", "step", "value", "time"])
@@ -210,7 +215,7 @@ class Run:
 
     @cached_property
     def thumbnails(self) -> dict[str, bytes]:
-        """PNGs by sample_id, of the samples that the report shows; {} where none were kept."""
+        """PNGs by sample_id, of the samples in the report; {} if there are none."""
         file = self.files.thumbnails
         if not file.exists():
             return {}
@@ -219,7 +224,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """What everybody says of the samples that measure, one below the other.
+        """The predictions of student, rounds, controls and teachers on the test samples.
 
         Columns: who, kind (student, round, control, teacher), sample_id, position (in `test`),
         label (null: abstains), confidence, correct.
@@ -247,8 +252,7 @@ class Run:
         )
 
     def predictors(self) -> list[tuple[str, str]]:
-        """(kind, who) of everybody whose answers are there: the student, its rounds, controls,
-        teachers."""
+        """Return (kind, who) of student, rounds, controls and teachers with predictions."""
         student = [("student", "student")] if self.rounds else []
         return [
             *student,
@@ -258,18 +262,18 @@ class Run:
         ]
 
     def answered(self, kind: str, who: str) -> Answers:
-        """What one of the `predictors` says of the samples that measure."""
+        """Return the answers of one of the `predictors` to the test samples."""
         if (kind, who) not in self._answers:
             self._answers[kind, who] = Answers.of(self.probs(kind, who))
         return self._answers[kind, who]
 
     def correct(self, kind: str, who: str) -> NDArray[np.bool_]:
-        """[M] bool: where is one of the `predictors` right?"""
+        """Return [M] bool: is one of the `predictors` correct on each test sample?"""
         found: NDArray[np.bool_] = self.answered(kind, who).label == self.truth
         return found
 
     def probs(self, kind: str, who: str) -> ProbTable:
-        """The whole probabilities of one of the `predictors`, a row per sample that measures."""
+        """Return the probabilities of one of the `predictors`, a row per test sample."""
         files, answers, samples = self.files, len(self.answers), len(self.test)
         if kind == "teacher" and not self.few_shot:
             return files.annotations.read("test", who, answers, samples)
@@ -281,19 +285,19 @@ class Run:
         return files.round(number).test.read(answers, samples)
 
     def annotations(self, teacher: str) -> ProbTable:
-        """What a teacher says about the samples of student_train, a row for each of `train`."""
+        """Return the annotations of a teacher, a row per sample of student_train."""
         return self.files.annotations.read(
             "student_train", teacher, len(self.classes), len(self.train)
         )
 
     def annotated(self, teacher: str) -> Answers:
-        """The most probable class of each of a teacher's annotations of student_train."""
+        """Return the most probable class of each annotation of a teacher."""
         if ("annotations", teacher) not in self._answers:
             self._answers["annotations", teacher] = Answers.of(self.annotations(teacher))
         return self._answers["annotations", teacher]
 
     def scopes(self) -> Scopes:
-        """The scopes of all teachers of the hierarchy, in their order."""
+        """Return the scopes of all teachers, in their order."""
         return Scopes.of(
             [teacher.classes for teacher in self.teachers],
             len(self.classes),
@@ -303,7 +307,7 @@ class Run:
         )
 
     def holds(self, samples: pd.DataFrame) -> NDArray[np.bool_]:
-        """[n, T] bool: does each teacher's scope hold each of these samples (`train`, `test`)?"""
+        """Return [n, T] bool: is each sample (of `train` or `test`) in each teacher's scope?"""
         labels = torch.from_numpy(codes(samples["true_label"], self.classes))
         domains = torch.from_numpy(codes(samples["domain"], self.domains))
         held: NDArray[np.bool_] = self.scopes().hold(Truth(labels, domains)).numpy()
@@ -321,7 +325,7 @@ class Run:
 
     @cached_property
     def _decisions(self) -> dict[int, pd.DataFrame]:
-        """Each round's decisions; all with the same categories, so that they can be joined."""
+        """The decisions by round, with the same categories in all, so that they can be joined."""
         tables = {number: self._read_round(number) for number in self.rounds}
         reasons = [table["rejected_by"].cat.categories for table in tables.values()]
         names = {
@@ -344,28 +348,28 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """The records of the run in a directory, finished or not.
+    """Open the run in a directory, finished or not.
 
-    Raises `UserError` for what is no run's directory, and for one that holds several runs (over
-    seeds, or losses): it names them.
+    Raises `UserError` for a path that is not a run's directory, and for a directory with several
+    runs (over seeds, or losses), which it lists.
     """
     path = Path(path)
     if Layout(path).has_records():
         return Run(path)
     inside = runs_inside(path)
     if inside:
-        names = listed([run.relative_to(path) for run in inside], SHOWN)
-        raise UserError(f"{path}: holds several runs; give one of them: {names}")
+        problem = "the directory contains several runs; give one of them"
+        names = listed([run.relative_to(path) for run in inside], MOST_RUNS)
+        raise UserError(problem, where=str(path), allowed=names)
     if Layout(path).is_run():
-        raise UserError(f"{path}: the run has not finished anything yet")
-    there = "there is no such directory" if not path.exists() else "not a run's directory"
+        raise UserError("no stage of the run is finished yet", where=str(path))
+    problem = "not a run's directory" if path.exists() else "no such directory"
+    expected = "a directory with config.yaml, samples.parquet, decisions/ and summary.json"
     raise UserError(
-        f"{path}: {there}; a run's holds config.yaml, samples.parquet, decisions/ and summary.json "
-        "(`cosup run CONFIG` makes it)"
+        f"{problem}; runs are made by `cosup run CONFIG`", where=str(path), allowed=expected
     )
 
 
 def runs_inside(path: Path) -> list[Path]:
-    """The directories of runs up to two levels below this one: of seeds, of losses, of a folder of
-    runs."""
+    """Return the directories of runs up to two levels below this one."""
     return [run.path for run in Layout(path).runs_below()]

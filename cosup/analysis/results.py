@@ -38,12 +38,12 @@ def is_significant(row: Row) -> bool:
 
 
 def overview_table(run: Run) -> pd.DataFrame:
-    """A row for the student, each control, and each teacher.
+    """Make the overview: a row for the student, each control and each teacher.
 
-    who, kind (student, control, teacher), accuracy, low, high (its 95 % interval), pgr (null
-    without floor and ceiling), gain (the student's accuracy less this one's), gain_low, gain_high,
-    p_value (exact McNemar test of the two on single samples). Intervals are bootstraps over groups
-    (`cosup.metrics`), with the draws of `summary.json`.
+    Columns: who, kind (student, control, teacher), accuracy, low, high (its 95 % interval), pgr
+    (null without floor and ceiling), gain (the student's accuracy minus this one), gain_low,
+    gain_high, p_value (exact McNemar test against the student on single samples). Intervals are
+    bootstraps over groups (`cosup.metrics`) with the same draws as in `summary.json`.
     """
     require_rounds(run)
     everybody = [(kind, who) for kind, who in run.predictors() if kind != "round"]

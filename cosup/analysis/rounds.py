@@ -42,14 +42,14 @@ MOST_ROUNDS, MOST_LOADS, MOST_BARS = 8, 16, 48
 
 
 def rounds_table(run: Run) -> pd.DataFrame:
-    """A row per finished round.
+    """Make the table of rounds: a row per finished round.
 
-    round, level, teachers (how many), assigner, then the round's measures as in `summary.json`
-    (null where no label is known): assignment_accuracy, annotation_accuracy, kept, kept_precision,
-    kept_recall, student_accuracy; effective_teachers (2 to the entropy), entropy (bits, of the
-    shares of samples that the teachers get), changed (share of samples whose teacher is another
-    than in the round before; null in the first), soft (are samples shared among teachers? Then a
-    sample counts for the one with the most weight).
+    Columns: round, level, teachers (their number), assigner, the measures of the round as in
+    `summary.json` (null if no label is known): assignment_accuracy, annotation_accuracy, kept,
+    kept_precision, kept_recall, student_accuracy; effective_teachers (2 to the entropy), entropy
+    (bits, of the shares of samples assigned to the teachers), changed (share of samples with
+    another teacher than in the previous round; null in the first), soft (are samples shared among
+    teachers? If so, a sample counts for the teacher with the largest weight).
     """
     rows = []
     before: RoundDecisions | None = None
@@ -171,10 +171,10 @@ ROUNDS = Figure(
 
 
 def load_table(run: Run) -> pd.DataFrame:
-    """A row per round and teacher of its level, those that get no sample too.
+    """Make the table of loads: a row per round and teacher of its level, also without samples.
 
-    round, level, teacher, samples, share (of all samples), kept (share of its samples),
-    annotation_accuracy (of its samples' annotations), kept_accuracy (of those that are kept).
+    Columns: round, level, teacher, samples, share (of all samples), kept (share of its samples),
+    annotation_accuracy (of its samples' annotations), kept_accuracy (of the kept ones).
     """
     names, parts = run.teacher_names, []
     for now in all_decisions(run):
@@ -203,7 +203,7 @@ def load_table(run: Run) -> pd.DataFrame:
 
 
 def _count(teacher: Codes, place: Codes, chosen: Bools) -> Codes:
-    """How many of the chosen samples each of these teachers has."""
+    """Return the number of the chosen samples of each teacher."""
     found: Codes = np.bincount(teacher[chosen], minlength=int(place.max()) + 1)[place]
     return found
 

@@ -34,11 +34,11 @@ GAP = 0.025
 
 
 def assignment_table(run: Run) -> pd.DataFrame:
-    """A row per round, teacher, and domain or true class of which the teacher gets any sample.
+    """Make the table of assignments: a row per round, teacher and domain or true class.
 
-    round, teacher, by ("domain", "class"), name, samples, share (of that domain's or class's
-    samples, per round), annotation_accuracy (null where no label is known), kept (share). Domains
-    are there where there are several, classes where labels are known.
+    Columns: round, teacher, by ("domain", "class"), name, samples, share (of the samples of that
+    domain or class in the round), annotation_accuracy (null if no label is known), kept (share).
+    Domains are listed if there are several, classes if labels are known.
     """
     parts = []
     both = list(dict.fromkeys([*run.domains, *run.classes]))
@@ -159,9 +159,9 @@ ASSIGNMENT = Figure(
 
 
 def flow_table(run: Run) -> pd.DataFrame:
-    """How many samples go from each teacher of a round to each of the next.
+    """Make the table of flows: the samples that go from a teacher to one of the next round.
 
-    round, teacher, next_round, next_teacher, samples; pairs that occur alone.
+    Columns: round, teacher, next_round, next_teacher, samples. Pairs without samples are left out.
     """
     found, names, parts = all_decisions(run), run.teacher_names, []
     for now, after in pairwise(found):

@@ -46,11 +46,11 @@ AXIS = Axis([(0.0, "0"), (0.5, "50"), (1.0, "100")], "confidence, %")
 
 
 def student_teachers_table(run: Run) -> pd.DataFrame:
-    """The student beside each teacher, on what measures; rows without a sample are left out.
+    """Make the table that compares the student with each teacher on test samples.
 
-    teacher, where ("all", "inside" or "outside" of its scope), samples, agreement (share with the
-    same answer), and shares that sum to 1: both_right, student_only (the student surpasses it),
-    teacher_only, same_error (the student has its error), other_error.
+    Columns: teacher, where ("all", "inside" or "outside" its scope), samples, agreement (share with
+    the same answer), and shares that sum to 1: both_right, student_only, teacher_only, same_error,
+    other_error. Rows without samples are left out.
     """
     require_rounds(run)
     student = run.answered("student", "student").label
@@ -158,8 +158,9 @@ STUDENT_TEACHERS = Figure(
 
 
 def confusion_table(run: Run) -> pd.DataFrame:
-    """true, predicted, samples: how often the student takes one class for another (or itself),
-    on what measures; pairs that occur alone. A way of an episode stands for its class there.
+    """Make the confusion matrix of the student on test samples, a row per pair that occurs.
+
+    Columns: true, predicted, samples. The ways of an episode are replaced by their classes.
     """
     require_rounds(run)
     names = list(run.prepared["measured_classes"])
@@ -243,11 +244,11 @@ CONFUSION = Figure(
 
 
 def calibration_table(run: Run) -> pd.DataFrame:
-    """Confidence and accuracy by bin of confidence, for the student, each round and each control.
+    """Make a row per bin of confidence for the student, each round and each control.
 
-    who ("student", "round 1", "control ceiling"), low, high (the bin is (low, high]), samples,
-    confidence, accuracy (means); bins without samples are left out. The weighted gaps of a `who`
-    sum to its expected calibration error (`cosup.metrics`).
+    Columns: who ("student", "round 1", "control ceiling"), low, high (the bin is (low, high]),
+    samples, confidence, accuracy (means). Bins without samples are left out. The weighted gaps of
+    a `who` sum to its expected calibration error (`cosup.metrics`).
     """
     require_rounds(run)
     parts = []

@@ -34,12 +34,12 @@ ENOUGH = 10
 
 
 def teachers_table(run: Run) -> pd.DataFrame:
-    """A row per teacher of the hierarchy, level by level.
+    """Make the table of teachers: a row per teacher of the hierarchy, level by level.
 
-    teacher, level, kind, scope (in words), parent (the teacher of the level above whose scope
-    holds this one's; null without one), steps, accuracy (on what measures), accuracy_inside and
-    accuracy_outside of its scope with samples_inside and samples_outside (null in few-shot runs:
-    nobody has learnt those classes), abstains (share of what measures).
+    Columns: teacher, level, kind, scope (in words), parent (the teacher of the level above whose
+    scope contains this one's, or null), steps, accuracy (on test samples), accuracy_inside and
+    accuracy_outside of its scope with samples_inside and samples_outside (null in few-shot runs,
+    where the test classes are in no scope), abstains (share of test samples).
     """
     require_samples(run)
     known = None if run.few_shot else run.holds(run.test)
@@ -73,7 +73,7 @@ def teachers_table(run: Run) -> pd.DataFrame:
 
 
 def _parent(teacher: Teacher, run: Run) -> str | None:
-    """The narrowest teacher of the level above whose scope holds all of this one's."""
+    """Return the narrowest teacher of the level above whose scope contains this one's."""
     above = [other for other in run.teachers if other.level == teacher.level - 1]
     holding = [
         other
@@ -205,11 +205,11 @@ TEACHERS = Figure(
 
 
 def annotation_accuracy_table(run: Run) -> pd.DataFrame:
-    """A row per teacher and true class of student_train with any sample.
+    """Make the table of annotations: a row per teacher and true class of student_train.
 
-    teacher, class, samples, accuracy (of all its annotations of that class; an abstention is
-    wrong), assigned_samples and assigned_accuracy (of those that it was assigned in the last round
-    that used its level; null where there are none).
+    Columns: teacher, class, samples, accuracy (of all its annotations of the class; an abstention
+    is wrong), assigned_samples and assigned_accuracy (of the samples assigned to it in the last
+    round that used its level; null without samples).
     """
     require_samples(run)
     truth = codes(run.train["true_label"], run.classes)

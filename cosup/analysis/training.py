@@ -21,9 +21,11 @@ MOST_PANELS, MOST_CURVES = 8, 8
 
 
 def weights_table(run: Run) -> pd.DataFrame:
-    """round, step, name, value: what the student's training recorded in each round; among it the
-    loss and, for a loss that has one, the mean weight of the student's own class
-    (`adaptive_weight`) and how often teacher and student name the same class (`agreement`).
+    """Make the table of numbers recorded during the student's training.
+
+    Columns: round, step, name, value. Names include the loss and, for losses that have them, the
+    mean weight of the student's own prediction (`adaptive_weight`) and the share of samples on
+    which teacher and student agree (`agreement`).
     """
     scalars = run.scalars
     parts = scalars["tag"].str.extract(TAG)
@@ -95,13 +97,13 @@ WEIGHTS = Figure(
 
 
 def cost_table(run: Run) -> pd.DataFrame:
-    """A row per finished stage.
+    """Make the table of costs: a row per finished stage.
 
-    stage, part (data, features, teachers, annotate, rounds, controls), seconds, share (of all),
-    images, images_per_second. Images are: of data, those that were listed and checked; of features,
-    those read or found in the cache; of teachers, those seen in training, step by step; of
-    annotate, annotations (an image counts for each teacher); of rounds and controls, the samples of
-    student_train, once. Null where it isn't known. Memory: `run.summary["peak_rss_mb"]`.
+    Columns: stage, part (data, features, teachers, annotate, rounds, controls), seconds, share (of
+    all), images, images_per_second. Images are: for data the images listed and checked; for
+    features the images read or found in the cache; for teachers the images seen in training; for
+    annotate the annotations; for rounds and controls the samples of student_train. Unknown values
+    are null. The peak memory is in `run.summary["peak_rss_mb"]`.
     """
     rows = [
         {"stage": _words(stage), "part": part, "seconds": seconds, "images": images}
@@ -144,7 +146,7 @@ def _words(stage: str) -> str:
 
 
 def _images(run: Run, part: str) -> int | None:
-    """How many images a stage of this part works through."""
+    """Return the number of images that a stage processes."""
     sizes = run.prepared.get("samples")
     if part == "teachers":
         return _trained(run)

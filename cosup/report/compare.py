@@ -193,8 +193,9 @@ def _shown(name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def _check_output(output: Path) -> None:
     if output.is_dir():
-        raise UserError(
-            f"--output {output}: is a directory; give a file, as {output / 'comparison.html'}"
-        )
-    if output.exists() and MADE_BY not in output.read_bytes()[:20_000]:
-        raise UserError(f"--output {output}: exists and is not a comparison; choose another name")
+        problem = "is a directory; give a file such as comparison.html in it"
+    elif output.exists() and MADE_BY not in output.read_bytes()[:20_000]:
+        problem = "exists and is not a comparison; choose another name"
+    else:
+        return
+    raise UserError(problem, key=("--output",), value=str(output))

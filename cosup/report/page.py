@@ -158,7 +158,7 @@ def report_runs(
 
 def _runs(place: str) -> list[Run]:
     if is_uri(place):
-        raise UserError(f"{place}: reports are made from a local directory; copy the run first")
+        raise UserError("reports are made from a local directory; copy it first", where=place)
     path = Path(place)
     inside = [] if Layout(path).samples.exists() else runs_inside(path)
     return [load_run(one) for one in inside] or [load_run(path)]
@@ -166,11 +166,13 @@ def _runs(place: str) -> list[Run]:
 
 def _check_output(output: Path, runs: Sequence[Run], text: bool) -> None:
     if text:
-        raise UserError("--output and --text exclude each other; give one of them")
+        raise UserError("excludes --text; give one of them", key=("--output",))
     if len(runs) != 1:
-        raise UserError(f"--output takes the report of one run, but {len(runs)} runs are given")
+        raise UserError(f"takes the report of one run; {len(runs)} are given", key=("--output",))
     if output.is_dir():
-        file = output / Layout(output).page.name
-        raise UserError(f"--output {output}: is a directory; give a file, as {file}")
-    if output.exists() and MADE_BY not in output.read_bytes()[:2000]:
-        raise UserError(f"--output {output}: exists and is not a report; choose another name")
+        problem = f"is a directory; give a file such as {Layout(output).page.name} in it"
+    elif output.exists() and MADE_BY not in output.read_bytes()[:2000]:
+        problem = "exists and is not a report; choose another name"
+    else:
+        return
+    raise UserError(problem, key=("--output",), value=str(output))

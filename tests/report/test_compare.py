@@ -221,14 +221,14 @@ def test_the_verb_writes_the_page_and_prints(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["RUN"], "1 run to compare; give the directories of at least two finished runs"),
-        (["RUN", "RUN"], "is given twice"),
-        (["RUN", "nowhere"], "nowhere: there is no such directory"),
+        (["RUN"], "1 run to compare"),
+        (["RUN", "RUN"], "given twice"),
+        (["RUN", "nowhere"], "nowhere: no such directory"),
         (["RUN", "empty"], "empty: not a run's directory"),
         (["RUN", "fewer"], "their test samples differ: 40 of 240 are not in fewer"),
-        (["RUN", "cut"], "cut: isn't finished: there is no control ceiling, summary"),
-        (["RUN", "OTHER", "--output", "empty"], "--output empty: is a directory"),
-        (["RUN", "OTHER", "--output", "notes.txt"], "--output notes.txt"),
+        (["RUN", "cut"], "cut: the run is not finished: no control ceiling and summary"),
+        (["RUN", "OTHER", "--output", "empty"], "--output: 'empty': is a directory"),
+        (["RUN", "OTHER", "--output", "notes.txt"], "--output: 'notes.txt'"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(

@@ -70,8 +70,8 @@ def test_mistakes_are_a_line_each(
         ([str(tmp_path / "none")], str(tmp_path / "none")),
         ([str(tmp_path)], str(tmp_path)),
         (["s3://bucket/run"], "s3://bucket/run"),
-        ([str(made_run), "--output", str(other)], f"--output {other}"),
-        ([str(made_run), "--output", str(tmp_path)], f"--output {tmp_path}"),
+        ([str(made_run), "--output", str(other)], f"--output: '{other}'"),
+        ([str(made_run), "--output", str(tmp_path)], f"--output: '{tmp_path}'"),
         ([str(made_run), "--text", "--output", "x"], "--text"),
     ):
         assert call(["report", *arguments]) == 2
