@@ -196,7 +196,7 @@ ANNOTATIONS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "level that doesn't cover": (
         external("good.csv", ", scope: {class: [one, two]}"),
-        ["level 0 (crowd)", "doesn't cover", "nought, three"],
+        ["level 0 (crowd)", "does not cover", "nought and three"],
     ),
 }
 MODELS: dict[str, tuple[list[str], list[str]]] = {
@@ -237,7 +237,7 @@ MODELS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "explicit levels that don't cover": (
         ["teachers.hierarchy={by: explicit, teachers: [[{name: a, scope: {class: [one]}}]]}"],
-        ["level 0 (a)", "doesn't cover", "nought"],
+        ["level 0 (a)", "does not cover", "nought"],
     ),
     "single without a teacher": (
         ["rounds.assignment=single"],

@@ -1,4 +1,4 @@
-"""The `student` section: the strong model, and how it is trained."""
+"""The `student` section: the strong model and its training."""
 
 from typing import Literal
 
@@ -12,31 +12,31 @@ from cosup.validation import Mistake
 
 
 class MetaSection(Section):
-    """The meta stage of few-shot learning: after it has learnt to classify, the student learns from
-    episodes of the base classes to tell a few of them apart by a few examples ("Meta-Baseline",
-    Chen et al., arXiv 2003.04390)."""
+    """The meta stage of few-shot learning: the trained student learns from episodes of the base
+    classes to tell a few classes apart by a few examples ("Meta-Baseline", Chen et al., arXiv
+    2003.04390)."""
 
     steps: int = Field(default=500, gt=0)
     """Episodes, one per optimiser step."""
     ways: int = Field(default=5, ge=2)
-    """Classes of an episode."""
+    """Classes per episode."""
     shots: int = Field(default=1, gt=0)
-    """Examples of each class."""
+    """Examples per class."""
     queries: int = Field(default=15, gt=0)
-    """Further images of each class, which are to be told apart."""
+    """Further images per class, which are classified."""
     scale: float = Field(default=10.0, gt=0)
-    """The cosines' factor (inverse temperature) at the start; it is learnt."""
+    """Initial factor (inverse temperature) of the cosines; it is learned."""
     optimizer: str = "sgd"
-    """Any optimiser of timm's."""
+    """Any optimiser of timm."""
     lr: float = Field(default=1e-3, gt=0)
-    """The learning rate, constant."""
+    """The constant learning rate."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """Weight decay."""
     loss: LossChoice | None = None
-    """What it minimises; null: as `rounds.loss`."""
+    """The loss; null: `rounds.loss`."""
 
     def training(self) -> TrainingSection:
-        """As a training section."""
+        """Return the settings as a training section."""
         return TrainingSection(
             steps=self.steps,
             batch_size=self.ways * (self.shots + self.queries),
@@ -54,13 +54,13 @@ class StudentSection(Section):
     """`head`: a head on the backbone's frozen features. `finetune`: the whole network, on images.
     """
     backbone: BackboneSection
-    """The network, pretrained or (weights: null) not."""
+    """The network, pretrained or (weights: null) randomly initialised."""
     head: HeadSection = HeadSection()
-    """What is trained on its features (`finetune`: linear alone)."""
+    """The head that is trained on its features (`finetune`: linear only)."""
     training: TrainingSection = TrainingSection(steps=1000)
-    """How each round trains it."""
+    """The training in each round."""
     meta: MetaSection | None = None
-    """The meta stage after each round (`data.few_shot`); null: there is none."""
+    """The meta stage after each round (`data.few_shot`); null: none."""
     cross_fit: int = Field(default=0, ge=0)
     """Folds for cross-fitted predictions (0: the student predicts its own training samples)."""
 

@@ -1,4 +1,4 @@
-"""The `teachers` section: the hierarchy, what a teacher is, and those made elsewhere."""
+"""The `teachers` section: the hierarchy, the model of its teachers, and external annotations."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from cosup.settings.teachers import TABLE, TEACHERS, KindMatch, TeacherTraits, m
 
 
 class ScopeSection(Section):
-    """What a teacher was trained on: the named classes and domains; null means all."""
+    """The classes and domains that a teacher was trained on; null means all."""
 
     classes: list[str | int] | None = Field(default=None, alias="class")
     """Class names (or indices)."""
@@ -29,24 +29,24 @@ class ScopeSection(Section):
 
 
 class TeacherModelSection(Section):
-    """The weak model. `name` says what kind it is."""
+    """The weak model. `name` selects the kind of teacher."""
 
     name: str
-    """`linear_pixels`, `linear_features`, a timm name, `hf-hub:owner/model`, one of cosup's own
-    `cifar_NAME`, or `call:MODULE:FUNCTION` (a Python callable: images uint8 [B, 3, H, W] ->
-    probabilities [B, C]).
+    """`linear_pixels`, `linear_features`, `call:MODULE:FUNCTION` (a Python function: images uint8
+    [B, 3, H, W] -> probabilities [B, C]), a kind of an installed package, or else a network: a timm
+    name, `hf-hub:owner/model`, or cosup's own `cifar_NAME`.
     """
     size: int = Field(default=8, ge=1)
-    """`linear_pixels`: side in pixels that images are scaled down to, in grey."""
+    """`linear_pixels`: side in pixels of the small grey images."""
     backbone: BackboneSection | None = None
-    """`linear_features`: the weak backbone whose frozen features a linear model reads."""
+    """`linear_features`: the weak backbone whose frozen features the linear model reads."""
     weights: str | None = None
-    """timm models: start from these weights (as a backbone's); null trains from scratch."""
+    """Networks: initial weights, given as for a backbone; null trains from scratch."""
     image_size: int | None = Field(default=None, ge=8)
-    """timm models and callables: side of the square input in pixels; null: the model's own."""
+    """Networks and functions: side of the square input in pixels; null: the network's default."""
     checkpoint: str | None = None
-    """timm models: a trained classifier over all of the task's classes, in their order; it is used
-    as it is. May hold `{name}`, which becomes the teacher's name."""
+    """Networks: file of a trained classifier over the task's classes, in their order; it is used
+    unchanged. `{name}` in it is replaced by the teacher's name."""
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "TeacherModelSection":
@@ -66,23 +66,23 @@ class TeacherModelSection(Section):
 
 
 class TeacherSection(Section):
-    """One teacher, spelled out (`hierarchy.by: explicit`)."""
+    """One teacher of `hierarchy.by: explicit`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     """Its name in tables, files and reports."""
     scope: ScopeSection = ScopeSection()
-    """What it is trained on."""
+    """The classes and domains that it is trained on."""
 
 
 class HierarchySection(Section):
-    """The tree of teachers, coarse to fine."""
+    """The levels of teachers, coarse to fine."""
 
     by: Literal["class", "domain", "explicit"] = "class"
-    """Specialists for blocks of classes, for domains, or as spelled out in `teachers`."""
+    """Specialists for blocks of classes, for domains, or as listed in `teachers`."""
     levels: list[int] = Field(default=[1], min_length=1)
     """The number of teachers of each level, coarse to fine (`by: class` or `domain`)."""
     partition: Literal["contiguous", "random"] = "contiguous"
-    """Blocks in the order of the classes or domains, or a random partition by the run's seed."""
+    """Blocks in the order of classes or domains, or a random partition drawn by the run's seed."""
     teachers: list[list[TeacherSection]] | None = None
     """`by: explicit`: the teachers of each level."""
 
@@ -96,31 +96,31 @@ class HierarchySection(Section):
 
 
 class ExternalSection(Section):
-    """A teacher made elsewhere, known by its annotations."""
+    """An external teacher, given by its annotations."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     """Its name in tables, files and reports."""
     annotations: str
     """A Parquet or CSV file: `sample_id`, and either `label` or a column per class."""
     scope: ScopeSection = ScopeSection()
-    """What it knows."""
+    """The classes and domains that it knows."""
     level: int = -1
-    """The level it belongs to, from 0; -1 is the finest."""
+    """Its level, from 0; -1 is the finest."""
     missing: Literal["error", "abstain"] = "error"
-    """What a sample without a row means: a mistake, or that this teacher abstains on it."""
+    """Samples without a row: an error, or this teacher abstains on them."""
 
 
 class TeachersSection(Section):
-    """Who annotates."""
+    """The teachers, which annotate samples."""
 
     hierarchy: HierarchySection | None = HierarchySection()
-    """The teachers trained here; null where all are external."""
+    """The teachers that are trained; null if all are external."""
     model: TeacherModelSection = TeacherModelSection(name="linear_pixels")
-    """What each of them is."""
+    """The model of each of them."""
     training: TrainingSection = TrainingSection(steps=1000)
-    """How each of them is trained (the budget is per teacher)."""
+    """The training of each of them; the budget is per teacher."""
     external: list[ExternalSection] = []
-    """Teachers made elsewhere, each an annotation table."""
+    """External teachers, each an annotation table."""
 
     @model_validator(mode="after")
     def _somebody(self) -> "TeachersSection":

@@ -1,4 +1,4 @@
-"""The exported student: a folder that holds its weights, what it reads, and its class names.
+"""The exported student: a folder with its weights, its input settings and its class names.
 
 student = load_student("outputs/quickstart/student")
 probs = student.predict([Image.open("some.png")])      # [1, C], columns as student.classes
@@ -33,10 +33,11 @@ HEAD, NETWORK, SETTINGS, CARD = "head.safetensors", "model.safetensors", "studen
 
 @dataclass(frozen=True)
 class ExportedStudent:
-    """A trained student. classes: the names of the probabilities' columns.
+    """A trained student.
 
-    model: uint8 images [B, 3, H, W] -> logits [B, C]. meta: it went through the meta stage of
-    few-shot learning, after which its classifier is out of date and `embed` is what it is for.
+    model: uint8 images [B, 3, H, W] -> logits [B, C]. classes: names of the columns of
+    probabilities. meta: whether it went through the meta stage of few-shot learning, after which
+    its classifier is out of date and only `embed` is useful.
     """
 
     model: "HeadOnBackbone | Classifier"
@@ -46,7 +47,10 @@ class ExportedStudent:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> Tensor:
-        """Class probabilities [N, C] of PIL images of any mode and size."""
+        """Predict class probabilities [N, C] of PIL images of any mode and size.
+
+        Raises `UserError` after a meta stage.
+        """
         if self.meta:
             raise UserError(
                 "this student went through the meta stage and no longer classifies its base "
@@ -57,7 +61,7 @@ class ExportedStudent:
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        """What its last layer reads, [N, D]: pooled features."""
+        """Return embeddings [N, D]: the pooled features that its last layer reads."""
         return self.model.embed(self._pixels(images)).float().cpu()
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
@@ -73,12 +77,12 @@ class HeadOnBackbone(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, on the CPU."""
+        """Return logits, on the CPU."""
         logits: Tensor = self.head(self.backbone(images).cpu())
         return logits[0]
 
     def embed(self, images: Tensor) -> Tensor:
-        """The backbone's features [B, D]."""
+        """Return the backbone's features [B, D]."""
         features: Tensor = self.backbone(images)
         return features
 
@@ -91,9 +95,9 @@ def save_student(
     classes: Sequence[str],
     card: str,
 ) -> None:
-    """Write the folder: head weights, what they stand on, and the model card (Markdown).
+    """Write the folder of a head: its weights, settings and model card (Markdown).
 
-    The backbone's own weights are named, not copied; `weights` is their hash.
+    The backbone's weights are referenced, not copied; `weights` is their hash.
     """
     save_tensors(folder / HEAD, head)
     _describe(folder, {"backbone": backbone.model_dump(), "weights": weights}, classes, card)
@@ -107,16 +111,16 @@ def save_network(
     card: str,
     meta: bool = False,
 ) -> None:
-    """Write the folder of a whole network: its weights under timm's names, settings, the card."""
+    """Write the folder of a whole network: weights under timm's names, settings, model card."""
     save_tensors(folder / NETWORK, network)
     _describe(folder, {"backbone": backbone.model_dump(), "meta": meta}, classes, card)
 
 
 def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
-    """The student in a run's `student` folder.
+    """Load the student in a run's `student` folder.
 
-    Raises `UserError` if the folder isn't one, or the backbone's weights are no longer those that
-    the head was trained on.
+    Raises `UserError` if the folder is not an exported student, or if the backbone's weights are
+    not those that the head was trained on.
     """
     folder = Path(folder)
     try:

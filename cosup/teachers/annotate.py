@@ -1,4 +1,4 @@
-"""Annotating: every teacher says what it sees in every sample, shard by shard, into the store."""
+"""Annotate all samples with all teachers, shard by shard, into the annotation store."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.teachers.base import Rows, Teacher
+from cosup.teachers.base import SampleRows, Teacher
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 
 __all__ = ["OnShard", "annotate", "annotate_rows", "groups_of", "open_store"]
 
 OnShard = Callable[[str, str, int, int], None]
-"""Called after each shard: split, teacher, shards done, shards to do (of this call)."""
+"""Called after each shard: split, teacher, number of shards done, number of shards of this call."""
 
 
 def open_store(directory: Path, data: ImageData, shard_size: int) -> AnnotationStore:
-    """The store of a run's annotations; other samples, or another order, make its shards stale."""
+    """Return the store of a run's annotations; its shards are valid for these samples only."""
     return AnnotationStore(
         directory,
         "-".join(data.split_fingerprint(split)[:16] for split in ANNOTATED),
@@ -35,10 +35,10 @@ def annotate(
     splits: Sequence[str] = ANNOTATED,
     on_shard: OnShard | None = None,
 ) -> None:
-    """Fill the store with what it is missing of these teachers.
+    """Annotate the shards of these teachers that the store lacks.
 
-    Teachers that read the same (the same transform, the same features) share one pass, so each
-    image is decoded once for all of them. Raises `RunError` for a full disk.
+    Teachers with equal inputs (`reads`) share one pass, so each image is decoded once for all of
+    them. Raises `RunError` for a full disk.
     """
     todo = {
         split: {teacher.name: store.missing(split, teacher) for teacher in teachers}
@@ -55,7 +55,7 @@ def annotate(
 
 
 def groups_of(teachers: Sequence[Teacher]) -> list[list[Teacher]]:
-    """Teachers by what they read."""
+    """Group teachers by their inputs."""
     groups: dict[str, list[Teacher]] = {}
     for teacher in teachers:
         groups.setdefault(teacher.reads, []).append(teacher)
@@ -70,8 +70,10 @@ def _annotate_group(
     split: str,
     missing: dict[str, list[int]],
 ) -> Iterator[str]:
-    """Annotate the missing shards of teachers that read the same; the name of each shard's
-    teacher as it is written."""
+    """Annotate the missing shards of teachers with equal inputs.
+
+    Yields the teacher's name after each shard is written.
+    """
     shards = sorted({shard for teacher in group for shard in missing[teacher.name]})
     if not shards:
         return
@@ -85,13 +87,13 @@ def _annotate_group(
 
 
 def annotate_rows(
-    teachers: Sequence[Teacher], data: ImageData, rows: Rows, compute: Compute
+    teachers: Sequence[Teacher], data: ImageData, rows: SampleRows, compute: Compute
 ) -> list[ProbTable]:
-    """What each of these teachers, who read the same, says about these rows of one split.
+    """Return the annotations of rows of one split by teachers with equal inputs.
 
-    Batches are cut from the first row on. As the last digits depend on the batch that an image is
-    in, a shard is always annotated by itself: it is then the same to the last bit, whoever does it
-    and whichever others are missing.
+    Batches start at the first row. The last digits of an annotation depend on the batch that the
+    image is in, so each shard is annotated by itself: it then has the same bits in every process
+    and after every interruption.
     """
     tables: list[list[ProbTable]] = [[] for _ in teachers]
     for batch in teachers[0].inputs(data, rows, compute):

@@ -1,7 +1,4 @@
-"""The contract of teachers, and what they share.
-
-Cross-entropy over a teacher's own classes: it is not taught that the others don't exist.
-"""
+"""The contract of teachers, and functions that several kinds share."""
 
 import hashlib
 import json
@@ -28,8 +25,8 @@ from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [
-    "OnStep",
-    "Rows",
+    "OnTeacherStep",
+    "SampleRows",
     "ScopedCrossEntropy",
     "Teacher",
     "Training",
@@ -39,11 +36,12 @@ __all__ = [
 ]
 
 
-Rows = NDArray[np.int64]
+SampleRows = NDArray[np.int64]
+"""[N] row numbers of the sample table."""
 
-OnStep = Callable[[str, int, float], None]
-"""Called while teachers train: their names (joined by "+" where several train together), the step
-from 1, and the mean loss."""
+OnTeacherStep = Callable[[str, int, float], None]
+"""Called after every training step: the names of the teachers that are trained together, joined by
+"+", the step from 1, and the mean loss."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Training:
     data: ImageData
     seed: int
     features: FeatureCache
-    on_step: OnStep | None = None
+    on_step: OnTeacherStep | None = None
     directory: Path | None = None
 
     @property
@@ -90,11 +88,20 @@ class Teacher(TeacherTraits, ABC):
     @classmethod
     @abstractmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> "list[Teacher]":
-        """These teachers of one level, in their order. Raises `UserError`, `RunError`."""
+        """Train teachers of one level; return them in the order of `specs`.
+
+        Raises `UserError` for errors in the config or in a file, `RunError` for a loss that is not
+        finite.
+        """
 
     @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
-        """Raise `UserError` for what can be seen to be wrong before anything is trained."""
+        """Raise `UserError` for errors that can be found before training.
+
+        By default, a kind that `needs_labelled_samples` needs some in each scope.
+        """
+        if not cls.needs_labelled_samples:
+            return
         for spec in specs:
             training_rows(spec, training.data)
 
@@ -103,36 +110,40 @@ class Teacher(TeacherTraits, ABC):
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> "Teacher":
-        """The teacher whose `state` this is."""
+        """Return the teacher that had this `state` after `steps` steps."""
 
     @property
     @abstractmethod
     def reads(self) -> str:
-        """The key of its inputs: teachers with equal keys take the same ones."""
+        """The key of its inputs; teachers with equal keys share their inputs."""
 
     @abstractmethod
-    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
-        """What `annotate` takes, for these rows of the sample table, in batches and in order."""
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield the inputs of `annotate` for rows of the sample table, in batches and in order."""
 
     @abstractmethod
     def annotate(self, inputs: Tensor) -> Tensor:
-        """Probabilities [B, C] float32 on the CPU; rows sum to 1, or to 0 for an abstention."""
+        """Return probabilities [B, C] float32 on the CPU; rows sum to 1, or to 0 to abstain."""
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Embeddings [B, D] float32 on the CPU: what its last layer reads.
+        """Return embeddings [B, D] float32 on the CPU: the inputs of its last layer.
 
-        Raises `UserError` for kinds that have none.
+        Raises `UserError` for kinds without `has_embedding`.
         """
         raise UserError(
-            f"few-shot measures embeddings; teacher '{self.name}' ({self.kind}) has none; use a "
-            "network or linear_features"
+            f"teacher '{self.name}' has no embedding, which few-shot evaluation needs",
+            key="teachers.model.name",
+            value=self.kind,
+            allowed="a network, or linear_features",
         )
 
     def network(self) -> Classifier:
-        """Return the network. Raises `UserError` for kinds that are not networks."""
+        """Return the network. Raises `UserError` for kinds without `is_network`."""
         raise UserError(
-            "feature maps and live annotations need teachers that are networks; "
-            f"'{self.name}' is {self.kind}"
+            f"teacher '{self.name}' is not a network, which feature maps and live annotations need",
+            key="teachers.model.name",
+            value=self.kind,
+            allowed="a network",
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -155,7 +166,7 @@ class Teacher(TeacherTraits, ABC):
 
     @cached_property
     def identity(self) -> str:
-        """A hash of what it is: kind, inputs, classes, weights."""
+        """A hash of its kind, inputs, classes and weights."""
         about = [
             self.kind,
             self.reads,
@@ -167,13 +178,12 @@ class Teacher(TeacherTraits, ABC):
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def origin(self) -> str:
-        """What tells it apart from others of its kind beyond its weights."""
+        """Return what identifies it among teachers of its kind, beyond its weights."""
         return ""
 
 
-def training_rows(spec: TeacherSpec, data: ImageData) -> Rows:
-    """The rows of teacher_train that lie in a teacher's scope, by their given labels: what it is
-    trained on.
+def training_rows(spec: TeacherSpec, data: ImageData) -> SampleRows:
+    """Return the rows of teacher_train in a teacher's scope, judged by their given labels.
 
     Raises `UserError` if there are none.
     """
@@ -184,18 +194,19 @@ def training_rows(spec: TeacherSpec, data: ImageData) -> Rows:
         if members is not None:
             inside &= np.isin(found.numpy(), members)
     if not inside.any():
-        raise UserError(f"teacher '{spec.name}': no sample of teacher_train lies in its scope")
+        problem = "no sample of teacher_train is in its scope"
+        raise UserError(problem, where=f"teacher '{spec.name}'")
     return rows[inside]
 
 
 def masked_softmax(logits: Tensor, support: Tensor) -> Tensor:
-    """Probabilities [B, C] on the CPU: a softmax over the classes of `support` [C] alone."""
+    """Return probabilities [B, C] on the CPU: a softmax over the classes of `support` [C]."""
     outside = ~support.to(logits.device)
     return logits.float().masked_fill(outside, -torch.inf).softmax(-1).cpu()
 
 
 def restrict(probs: Tensor, support: Tensor) -> Tensor:
-    """Probabilities [B, C] within `support` [C], scaled up to 1 (0 where none lies within it)."""
+    """Restrict probabilities [B, C] to `support` [C] and scale them to sum to 1 (or 0)."""
     inside = probs * support
     total = inside.sum(1, keepdim=True)
     return inside / torch.where(total > 0, total, torch.ones_like(total))
@@ -203,15 +214,16 @@ def restrict(probs: Tensor, support: Tensor) -> Tensor:
 
 @dataclass
 class ScopedCrossEntropy(Loss):
-    """Cross-entropy of each head to its targets, the softmax taken over its classes alone.
+    """Cross-entropy over the classes of each teacher's scope.
 
-    support: [H, C] bool, or [C] for one network. Targets must lie within it.
+    Classes outside the scope are left out of the softmax, so a teacher does not learn that they are
+    absent. support: [H, C] bool for H heads, or [C] for one network. Targets are 0 outside it.
     """
 
     support: Tensor
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
-        """Losses [H, B] (or [B]) of logits and targets [H, B, C] (or [B, C])."""
+        """Return losses [H, B] (or [B]) of logits and targets [H, B, C] (or [B, C])."""
         inside = self.support.to(logits.device).unsqueeze(-2)
         log_probs = logits.masked_fill(~inside, -torch.inf).log_softmax(-1)
         # -inf times a target of 0 would not be 0.

@@ -1,4 +1,4 @@
-"""A teacher that is any Python callable named in the config: `call:MODULE:FUNCTION`."""
+"""Teachers that are Python functions named in the config: `call:MODULE:FUNCTION`."""
 
 import hashlib
 import importlib
@@ -14,10 +14,10 @@ from torch import Tensor
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, within
 from cosup.models.compute import Compute
 from cosup.settings.teachers import CallKind, match_kind
-from cosup.teachers.base import Rows, Teacher, Training, restrict
+from cosup.teachers.base import SampleRows, Teacher, Training, restrict
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = ["CallableTeacher", "load_callable"]
@@ -26,10 +26,10 @@ DEFAULT_SIZE = 224
 
 
 class CallableTeacher(CallKind, Teacher):
-    """Hands images uint8 [B, 3, size, size] to a function, which gives probabilities [B, C].
+    """Calls a function with images uint8 [B, 3, size, size]; it returns probabilities [B, C].
 
-    A function with a parameter `teacher` is told the teacher's name. Rows must sum to 1, or to 0
-    where it abstains; mass outside the teacher's scope is taken away and the rest scaled up.
+    A function with a parameter `teacher` gets the teacher's name. Rows must sum to 1, or to 0 to
+    abstain. Probabilities outside the teacher's scope are set to 0, and the others rescaled.
     """
 
     def __init__(self, spec: TeacherSpec, name: str, num_classes: int, size: int) -> None:
@@ -40,7 +40,7 @@ class CallableTeacher(CallKind, Teacher):
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
-        """Nothing to train: import the function."""
+        """Import the function."""
         model = training.section.model
         size = model.image_size or DEFAULT_SIZE
         return [cls(spec, model.name, len(training.data.classes), size) for spec in specs]
@@ -54,21 +54,24 @@ class CallableTeacher(CallKind, Teacher):
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
-        """The same as `train`."""
+        """Import the function again."""
         return cls.train([spec], training)[0]
 
     @property
     def reads(self) -> str:
-        """Its transform."""
+        """The key of its transform."""
         return self.transform.key
 
-    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
-        """Images uint8 [B, 3, size, size]."""
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield images uint8 [B, 3, size, size]."""
         return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
-        """Probabilities [B, C]. Raises `RunError` if the function fails or gives anything else."""
+        """Return probabilities [B, C].
+
+        Raises `RunError` if the function fails or returns something else.
+        """
         named = "teacher" in inspect.signature(self.function).parameters
         try:
             found = self.function(inputs, **({"teacher": self.name} if named else {}))
@@ -81,12 +84,12 @@ class CallableTeacher(CallKind, Teacher):
         return restrict(probs, self.support)
 
     def origin(self) -> str:
-        """The function's name and a hash of its file."""
+        """Return the function's name and a hash of its file."""
         return f"{self.called} {self.name} {self.source}"
 
     def _check(self, probs: Tensor, count: int) -> None:
         expected = (count, self.num_classes)
-        where = f"teacher '{self.name}': {self.called} gave"
+        where = f"teacher '{self.name}': {self.called} returned"
         if tuple(probs.shape) != expected:
             raise RunError(f"{where} an array of shape {tuple(probs.shape)} (allowed: {expected})")
         if not bool((torch.isfinite(probs) & (probs >= 0)).all()):
@@ -99,27 +102,30 @@ class CallableTeacher(CallKind, Teacher):
 
 
 def load_callable(name: str) -> tuple[Callable[..., Any], str]:
-    """The function of `call:MODULE:FUNCTION`, and a hash of the file it stands in.
+    """Import the function of `call:MODULE:FUNCTION`; return it and a hash of its file.
 
-    Modules are found as Python finds them, and in the working directory. Raises `UserError`.
+    Modules are searched on Python's path and in the working directory. Raises `UserError`.
     """
-    setting = f"teachers.model.name: '{name}'"
+    with within("teachers.model.name"):
+        return _import_function(name)
+
+
+def _import_function(name: str) -> tuple[Callable[..., Any], str]:
     module_name, _, function_name = match_kind(name).argument.partition(":")
     if not module_name or not function_name:
-        raise UserError(f"{setting} (allowed: call:MODULE:FUNCTION)")
+        problem = "does not name a function"
+        raise UserError(problem, value=name, allowed="call:MODULE:FUNCTION")
     sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        text = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"{setting}: can't import '{module_name}': {type(error).__name__}: {text}"
-        ) from error
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise UserError(f"cannot import '{module_name}': {reason}", value=name) from error
     finally:
         sys.path.remove(str(Path.cwd()))
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise UserError(f"{setting}: '{module_name}' has no function '{function_name}'")
+        raise UserError(f"'{module_name}' has no function '{function_name}'", value=name)
     file = getattr(module, "__file__", None)
     content = Path(file).read_bytes() if file and Path(file).is_file() else b""
     return function, hashlib.sha256(content).hexdigest()

@@ -1,9 +1,8 @@
-"""Annotation tables made elsewhere: by people, by a rule, by another system.
+"""Annotation tables made by people, by rules or by another system.
 
-A Parquet or CSV file has a column `sample_id` and either `label` (a class's name or index; blank
-or -1 is no label) or a column per class with probabilities. It is read chunk by chunk and kept
-compact, and every mistake in it is one line that names the file, the row (from 1) and sample, and
-the value.
+A Parquet or CSV file has a column `sample_id` and either `label` (the name or index of a class;
+blank or -1 is no label) or a column of probabilities per class. It is read in chunks and stored
+compactly. Errors name the file, the row (from 1), the sample and the value.
 """
 
 import hashlib
@@ -27,17 +26,17 @@ __all__ = ["AnnotationTable", "check_file", "file_digest", "read_annotations"]
 
 CHUNK_ELEMENTS = 2**22
 SUM_TOLERANCE = 0.01
-"""How far from 1 a row's probabilities may sum (they are often rounded); they are rescaled."""
-INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")  # what pandas writes unasked
-ALLOWED = "allowed: finite, not negative, each row summing to 1"
+"""Tolerance of the sum of a row's probabilities, which are often rounded; they are rescaled."""
+INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")  # pandas writes them by default
+PROBABILITIES = "finite, not negative, each row summing to 1"
 
 
 @dataclass(frozen=True)
 class AnnotationTable:
-    """An annotation table, checked.
+    """A checked annotation table.
 
-    ids: [N] sample ids, unique. probs: N rows over the task's C classes, all zero where the table
-    gives no label.
+    ids: [N] unique sample ids. probs: N rows over the task's C classes, all zero for samples
+    without a label.
     """
 
     path: Path
@@ -46,27 +45,27 @@ class AnnotationTable:
 
 
 def check_file(path: Path) -> None:
-    """Raise `UserError` unless this is a file that can be read and whose name says its format."""
+    """Raise `UserError` unless this is a readable file of the format that its name indicates."""
+    where = f"annotation table {path}"
     if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"annotation table {path} {what} (allowed: a Parquet or CSV file)")
+        raise UserError(what, allowed="a Parquet or CSV file", where=where)
     try:
         with path.open("rb") as file:
             head = file.read(4)
     except OSError as error:
-        raise UserError(f"annotation table {path} can't be read: {error.strerror}") from None
+        raise UserError(f"cannot be read: {error.strerror}", where=where) from None
     if _suffix(path) not in (".parquet", ".pq", ".csv", ".csv.gz"):
-        allowed = ".parquet, .csv, .csv.gz"
-        raise UserError(f"annotation table {path}: unknown ending (allowed: {allowed})")
+        raise UserError("unknown ending", allowed=".parquet, .csv, .csv.gz", where=where)
     if not head:
-        raise UserError(f"annotation table {path} is empty")
+        raise UserError("is empty", where=where)
     if (head == b"PAR1") != (_suffix(path) in (".parquet", ".pq")):
-        found = "a Parquet file" if head == b"PAR1" else "no Parquet file"
-        raise UserError(f"annotation table {path} is {found}, other than its name says")
+        found = "is a Parquet file" if head == b"PAR1" else "is no Parquet file"
+        raise UserError(f"{found}, although its name says otherwise", where=where)
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's content."""
+    """Return the SHA-256 hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -80,8 +79,8 @@ def read_annotations(
 ) -> AnnotationTable:
     """Read and check an annotation table of the task's classes.
 
-    scope: the classes the annotator knows (None: all); others must have no mass. may_abstain: a
-    row may have no label, or probabilities that are all 0. Raises `UserError`.
+    scope: the classes that the annotator knows (None: all); the probability of others must be 0.
+    may_abstain: allow rows without a label, or whose probabilities are all 0. Raises `UserError`.
     """
     check_file(path)
     reader = _Reader(path, tuple(classes), scope, may_abstain)
@@ -91,7 +90,7 @@ def read_annotations(
 
 
 class _Reader:
-    """Checks chunks of a table, in order, and gathers them compactly."""
+    """Checks the chunks of a table, in order, and stores them compactly."""
 
     def __init__(
         self, path: Path, classes: tuple[str, ...], scope: Sequence[int] | None, may_abstain: bool
@@ -108,7 +107,7 @@ class _Reader:
         self.rows = 0
 
     def add(self, chunk: pd.DataFrame) -> None:
-        """Check the next rows and keep them."""
+        """Check and store the next rows."""
         if not self.ids:
             self.columns = self._layout([str(column) for column in chunk.columns])
         chunk.columns = pd.Index([str(column) for column in chunk.columns])
@@ -127,45 +126,46 @@ class _Reader:
         self.rows += len(chunk)
 
     def finish(self) -> AnnotationTable:
-        """The whole table. Raises `UserError` if it has no rows, or a sample twice."""
+        """Return the whole table. Raises `UserError` if it has no rows, or a sample twice."""
         if not self.rows:
-            raise UserError(f"annotation table {self.path} has no rows")
+            raise self._error("has no rows")
         ids = pd.Index(np.concatenate(self.ids), dtype="object")
         again = np.flatnonzero(ids.duplicated())
         if len(again):
             first = int(np.flatnonzero(ids == ids[again[0]])[0])
-            raise UserError(
-                f"annotation table {self.path}: sample '{ids[again[0]]}' stands in rows "
-                f"{first + 1} and {int(again[0]) + 1} (allowed: one row per sample)"
-            )
+            found = f"sample '{ids[again[0]]}' is in rows {first + 1} and {int(again[0]) + 1}"
+            raise self._error(found, allowed="one row per sample")
         return AnnotationTable(self.path, ids, ProbTable.concat(self.parts))
 
-    def _fail(self, row: int, ids: NDArray[np.object_] | None, message: str) -> NoReturn:
+    def _error(self, problem: str, allowed: str | None = None) -> UserError:
+        return UserError(problem, allowed=allowed, where=f"annotation table {self.path}")
+
+    def _place(self, row: int, ids: NDArray[np.object_] | None) -> str:
         sample = "" if ids is None else f", sample '{ids[row]}'"
-        raise UserError(
-            f"annotation table {self.path}, row {self.rows + row + 1}{sample}: {message}"
-        )
+        return f"annotation table {self.path}, row {self.rows + row + 1}{sample}"
+
+    def _fail(
+        self,
+        row: int,
+        ids: NDArray[np.object_] | None,
+        problem: str,
+        allowed: str | None = None,
+    ) -> NoReturn:
+        raise UserError(problem, allowed=allowed, where=self._place(row, ids))
 
     def _layout(self, columns: list[str]) -> dict[str, int] | None:
-        """The class of each probability column; None if there is one column of labels."""
+        """Return the class of each probability column, or None for one column of labels."""
         if "sample_id" not in columns:
-            raise UserError(
-                f"annotation table {self.path} has no column 'sample_id' "
-                f"(found: {', '.join(columns[:10])})"
-            )
+            raise self._error(f"no column 'sample_id' (found: {', '.join(columns[:10])})")
         rest = [column for column in columns if column not in ("sample_id", *INDEX_COLUMNS)]
         named = [column for column in rest if column in self.known and column != "label"]
         if "label" in rest and "label" not in self.known:
             if named:
-                raise UserError(
-                    f"annotation table {self.path} has a column 'label' and columns of classes "
-                    f"such as '{named[0]}' (allowed: one or the other)"
-                )
+                found = f"has a column 'label' and columns of classes, such as '{named[0]}'"
+                raise self._error(found, allowed="one or the other")
             return None
         if not rest:
-            raise UserError(
-                f"annotation table {self.path} has neither a column 'label' nor a column per class"
-            )
+            raise self._error("has neither a column 'label' nor a column per class")
         return self._class_columns(rest)
 
     def _class_columns(self, columns: list[str]) -> dict[str, int]:
@@ -174,24 +174,21 @@ class _Reader:
             index = self._class_of(column)
             if index is None:
                 error = unknown_name("class", column, self.known)
-                raise UserError(f"annotation table {self.path}: a column names an {error}")
+                raise error.moved(where=f"annotation table {self.path}, columns")
             if index in found.values():
-                raise UserError(
-                    f"annotation table {self.path} has two columns for class "
-                    f"'{self.classes[index]}' (allowed: one per class)"
-                )
+                found_twice = f"has two columns for class '{self.classes[index]}'"
+                raise self._error(found_twice, allowed="one per class")
             found[column] = index
         absent = [c for c in np.flatnonzero(self.inside) if c not in set(found.values())]
         if absent:
-            raise UserError(
-                f"annotation table {self.path} has no column for class "
-                f"'{self.classes[absent[0]]}' ({len(absent)} of {len(self.classes)} are missing; "
-                "classes outside the teacher's scope need none)"
+            raise self._error(
+                f"has no column for class '{self.classes[absent[0]]}' ({len(absent)} of "
+                f"{len(self.classes)} are missing; classes outside the teacher's scope need none)"
             )
         return found
 
     def _class_of(self, value: Any) -> int | None:
-        """The index of a class given by name or index; None if there is no such class."""
+        """Return the index of a class given by name or index; None if there is no such class."""
         if isinstance(value, float | np.floating) and float(value).is_integer():
             value = int(value)
         text = str(value)
@@ -210,18 +207,19 @@ class _Reader:
     def _from_labels(
         self, column: "pd.Series[Any]", ids: NDArray[np.object_]
     ) -> NDArray[np.float32]:
-        """One-hot rows [n, C] float32, all zero where there is no label."""
+        """Return one-hot rows [n, C] float32, all zero without a label."""
         codes, values = pd.factorize(column)
         blank = np.array([str(value) in ("", "-1", "-1.0") for value in values] + [True])
         none = np.flatnonzero(blank[codes])  # code -1 (NaN) reads the last entry
         if len(none) and not self.may_abstain:
-            self._fail(int(none[0]), ids, "has no label (allowed with `missing: abstain`)")
+            self._fail(int(none[0]), ids, "has no label", "no label with `missing: abstain`")
         index = np.zeros(len(blank), dtype=np.int64)
         for code, value in enumerate(values):
             found = None if blank[code] else self._class_of(value)
             if found is None and not blank[code]:
                 row = int(np.flatnonzero(codes == code)[0])
-                self._fail(row, ids, str(unknown_name("class", str(value), self.known)))
+                error = unknown_name("class", str(value), self.known)
+                raise error.moved(where=self._place(row, ids))
             index[code] = found or 0
         probs = np.zeros((len(column), len(self.classes)), dtype=np.float32)
         probs[np.arange(len(column)), index[codes]] = 1.0
@@ -231,7 +229,7 @@ class _Reader:
     def _from_columns(
         self, chunk: pd.DataFrame, columns: dict[str, int], ids: NDArray[np.object_]
     ) -> NDArray[np.float32]:
-        """Probabilities [n, C] float32 that sum to 1, or to 0 where the table abstains."""
+        """Return probabilities [n, C] float32 that sum to 1, or to 0 to abstain."""
         probs = np.zeros((len(chunk), len(self.classes)), dtype=np.float64)
         for column, index in columns.items():
             probs[:, index] = pd.to_numeric(chunk[column], errors="coerce").to_numpy(np.float64)
@@ -240,19 +238,19 @@ class _Reader:
             row, index = (int(place) for place in bad[0])
             column = next(name for name, of in columns.items() if of == index)
             value = chunk[column].iloc[row]
-            self._fail(row, ids, f"class '{self.classes[index]}' is '{value}' ({ALLOWED})")
+            self._fail(row, ids, f"class '{self.classes[index]}' is '{value}'", PROBABILITIES)
         total = probs.sum(1)
         empty = total == 0 if self.may_abstain else np.zeros(len(total), dtype=bool)
         off = np.flatnonzero((np.abs(total - 1) > SUM_TOLERANCE) & ~empty)
         if len(off):
             row = int(off[0])
             hint = "; `missing: abstain` allows 0" if total[row] == 0 else ""
-            self._fail(row, ids, f"probabilities sum to {total[row]:g} ({ALLOWED}{hint})")
+            self._fail(row, ids, f"probabilities sum to {total[row]:g}", PROBABILITIES + hint)
         return np.asarray(probs / np.where(empty, 1, total)[:, None], dtype=np.float32)
 
 
 def _chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
-    """The table, at most `rows` rows at a time; at least one chunk, maybe of no rows."""
+    """Yield the table, at most `rows` rows at a time; at least one chunk, which may be empty."""
     try:
         if _suffix(path) in (".parquet", ".pq"):
             with pq.ParquetFile(path) as file:
@@ -279,12 +277,13 @@ def _chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     except (pa.ArrowException, ValueError, OSError, EOFError) as error:
         kind = "Parquet" if _suffix(path) in (".parquet", ".pq") else "CSV"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"annotation table {path} can't be read as {kind}: {reason}") from None
+        where = f"annotation table {path}"
+        raise UserError(f"cannot be read as {kind}: {reason}", where=where) from None
 
 
 def _next_chunk(reader: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
     with warnings.catch_warnings():
-        # pandas drops fields beyond the header with a warning alone.
+        # pandas only warns about fields beyond the header, and drops them.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
             return next(reader, None)

@@ -1,4 +1,4 @@
-"""The tree of teachers: levels from coarse to fine, each of whose scopes together cover the task.
+"""The hierarchy of teachers: levels from coarse to fine; the scopes of a level cover the task.
 
 The levels follow CSL (Liu and Alahi, arXiv 2402.15505, and its published code): 1, 2, 4, 8
 teachers, each on a block of the classes, or each on some of the domains.
@@ -18,7 +18,7 @@ from cosup.config.teachers import (
     TeacherSection,
     TeachersSection,
 )
-from cosup.errors import UserError, unknown_name
+from cosup.errors import UserError, unknown_name, within
 from cosup.evidence import Scopes
 from cosup.seeds import numpy_generator
 from cosup.words import listed
@@ -28,10 +28,10 @@ __all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes"]
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """One teacher of the hierarchy, before it exists.
+    """Specification of one teacher.
 
-    classes, domains: indices of its scope, ascending; None means all. external: the annotation
-    table it is made of, or None if it is trained here.
+    classes, domains: indices of its scope, ascending; None means all. external: its annotation
+    table, or None for a teacher of `teachers.hierarchy`.
     """
 
     name: str
@@ -52,11 +52,11 @@ Hierarchy = tuple[tuple[TeacherSpec, ...], ...]
 def plan_hierarchy(
     section: TeachersSection, classes: Sequence[str], domains: Sequence[str], seed: int
 ) -> Hierarchy:
-    """The teachers of each level, coarse to fine; external ones stand last in their level.
+    """Return the teachers of each level, coarse to fine; external teachers come last in a level.
 
-    An external teacher's level may lie just beyond the hierarchy's: such teachers make a level of
-    their own. Raises `UserError` for an unknown class or domain, more teachers than there are
-    classes or domains, a name used twice, and a level that doesn't cover the task.
+    The level of external teachers may be one finer than the hierarchy's finest: they then form a
+    level of their own. Raises `UserError` for an unknown class or domain, more teachers than there
+    are classes or domains, a name used twice, and a level that does not cover the task.
     """
     levels: list[list[TeacherSpec]] = []
     if section.hierarchy is not None:
@@ -70,7 +70,7 @@ def plan_hierarchy(
 
 
 def scopes(level: Sequence[TeacherSpec], num_classes: int, num_domains: int) -> Scopes:
-    """The scopes of a level's teachers, in their order."""
+    """Return the scopes of a level's teachers, in their order."""
     return Scopes.of(
         [spec.classes for spec in level],
         num_classes,
@@ -95,18 +95,20 @@ def _trained_levels(
     for level, count in enumerate(section.levels):
         if count > len(names):
             raise UserError(
-                f"teachers.hierarchy.levels: {count} teachers by {section.by}, "
-                f"but the data has {len(names)} (at most {len(names)} are allowed)"
+                f"{count} teachers by {section.by}, but the data has {len(names)}",
+                key="teachers.hierarchy.levels",
+                value=section.levels,
+                allowed=f"at most {len(names)}",
             )
-        specs = _blocks(section, level, count, names, seed)
-        levels.append([_unique(spec, taken) for spec in specs])
+        specs = _block_specs(section, level, count, names, seed)
+        levels.append([_rename_if_taken(spec, taken) for spec in specs])
     return levels
 
 
-def _blocks(
+def _block_specs(
     section: HierarchySection, level: int, count: int, names: Sequence[str], seed: int
 ) -> list[TeacherSpec]:
-    """The teachers of one level: `count` blocks of the classes or domains, as equal as can be."""
+    """Return the teachers of one level: `count` blocks of classes or domains of equal size."""
     if count == 1:
         return [TeacherSpec("all", level)]
     order = np.arange(len(names))
@@ -128,22 +130,22 @@ def _block_name(
 ) -> str:
     by = section.by
     if len(block) == 1:
-        return f"{by}_{_plain(names[block[0]])}"
+        return f"{by}_{_file_name(names[block[0]])}"
     plural = "classes" if by == "class" else "domains"
     if section.partition == "random":
         return f"{plural}_part{number + 1}of{count}"
     if by == "class":
         return f"{plural}_{block[0]}-{block[-1]}"
-    return f"{plural}_{'-'.join(_plain(names[index]) for index in block)}"[:100]
+    return f"{plural}_{'-'.join(_file_name(names[index]) for index in block)}"[:100]
 
 
-def _plain(name: str) -> str:
-    """A class's or domain's name as part of a file name."""
+def _file_name(name: str) -> str:
+    """Return the name of a class or domain as part of a file name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60] or "_"
 
 
-def _unique(spec: TeacherSpec, taken: set[str]) -> TeacherSpec:
-    """The spec under a name that no other generated teacher has (`all`, `all_2`, ...)."""
+def _rename_if_taken(spec: TeacherSpec, taken: set[str]) -> TeacherSpec:
+    """Return the spec with a name that no other generated teacher has (`all`, `all_2`, ...)."""
     name, number = spec.name, 1
     while name in taken:
         number += 1
@@ -159,8 +161,8 @@ def _explicit(
     classes: Sequence[str],
     domains: Sequence[str],
 ) -> TeacherSpec:
-    where = f"teachers.hierarchy.teachers.{level}.{position}.scope"
-    return TeacherSpec(teacher.name, level, *_resolve_scope(teacher.scope, where, classes, domains))
+    with within(f"teachers.hierarchy.teachers.{level}.{position}.scope"):
+        return TeacherSpec(teacher.name, level, *_resolve_scope(teacher.scope, classes, domains))
 
 
 def _add_external(
@@ -171,40 +173,46 @@ def _add_external(
     classes: Sequence[str],
     domains: Sequence[str],
 ) -> None:
-    """Put an external teacher into its level, which may be a new one."""
+    """Add an external teacher to its level, which may be a new one."""
     asked = {other.level for other in siblings if other.level >= 0}
     finest = max(len(levels) - 1, *asked, 0)
     level = finest if external.level == -1 else external.level
     gap = next((number for number in range(len(levels), finest) if number not in asked), None)
     if level < 0 or gap is not None:
         allowed = "-1 for the finest, or 0 and up, leaving no level without a teacher"
-        empty = "" if gap is None else f"; level {gap} has no teacher"
         raise UserError(
-            f"teachers.external.{position}.level: {external.level}{empty} (allowed: {allowed})"
+            "is negative" if gap is None else f"level {gap} has no teacher",
+            key=f"teachers.external.{position}.level",
+            value=external.level,
+            allowed=allowed,
         )
     while len(levels) <= level:
         levels.append([])
-    found = _resolve_scope(external.scope, f"teachers.external.{position}.scope", classes, domains)
+    with within(f"teachers.external.{position}.scope"):
+        found = _resolve_scope(external.scope, classes, domains)
     levels[level].append(TeacherSpec(external.name, level, *found, external=external))
 
 
 def _resolve_scope(
-    scope: ScopeSection, where: str, classes: Sequence[str], domains: Sequence[str]
+    scope: ScopeSection, classes: Sequence[str], domains: Sequence[str]
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     return (
-        _resolve(scope.classes, classes, "class", where),
-        _resolve(scope.domains, domains, "domain", where),
+        _resolve(scope.classes, classes, "class"),
+        _resolve(scope.domains, domains, "domain"),
     )
 
 
 def _resolve(
-    wanted: Sequence[str | int] | None, names: Sequence[str], kind: str, where: str
+    wanted: Sequence[str | int] | None, names: Sequence[str], kind: str
 ) -> tuple[int, ...] | None:
-    """Indices of the named classes or domains; a number that is no name is an index."""
+    """Return the indices of the named classes or domains; a number that is not a name is an index.
+
+    Raises `UserError` with the key `kind`.
+    """
     if wanted is None:
         return None
     if not wanted:
-        raise UserError(f"{where}.{kind}: [] names no {kind}; leave it out to mean all")
+        raise UserError(f"names no {kind}", key=kind, value=[], allowed="null, which means all")
     known = {name: index for index, name in enumerate(names)}
     found = set()
     for item in wanted:
@@ -212,13 +220,11 @@ def _resolve(
             found.add(known[str(item)])
         elif isinstance(item, int):
             if not 0 <= item < len(names):
-                raise UserError(
-                    f"{where}.{kind}: {item} is not a {kind} "
-                    f"(allowed: a name, or an index of 0 to {len(names) - 1})"
-                )
+                allowed = f"a name, or an index of 0 to {len(names) - 1}"
+                raise UserError(f"is not a {kind}", key=kind, value=item, allowed=allowed)
             found.add(item)
         else:
-            raise UserError(f"{where}: {unknown_name(kind, item, names)}")
+            raise unknown_name(kind, item, names, key=kind)
     return None if len(found) == len(names) else tuple(sorted(found))
 
 
@@ -227,16 +233,19 @@ def _check_names(levels: Sequence[Sequence[TeacherSpec]]) -> None:
     for name, count in counts.items():
         if count > 1:
             raise UserError(
-                f"teachers: the name '{name}' is used {count} times (each teacher needs its own)"
+                f"the name is used {count} times",
+                key="teachers",
+                value=name,
+                allowed="a name of its own for each teacher",
             )
 
 
 def _check_cover(
     number: int, level: Sequence[TeacherSpec], classes: Sequence[str], domains: Sequence[str]
 ) -> None:
-    """Every class of every domain must lie in the scope of some teacher of the level."""
+    """Raise `UserError` unless each class of each domain is in the scope of a teacher."""
     if not level:
-        raise UserError(f"teachers: level {number} has no teacher")
+        raise UserError(f"level {number} has no teacher", key="teachers")
     table = scopes(level, len(classes), len(domains))
     held = (table.classes[:, :, None] & table.domains[:, None, :]).any(0).numpy()
     if held.all():
@@ -250,5 +259,6 @@ def _check_cover(
         missing = "classes " + listed(pairs)
     names = listed([spec.name for spec in level])
     raise UserError(
-        f"teachers: level {number} ({names}) doesn't cover the task: no scope holds {missing}"
+        f"level {number} ({names}) does not cover the task: no scope contains {missing}",
+        key="teachers",
     )

@@ -1,10 +1,8 @@
-"""What linear teachers share: those of a level that have the same budget are fitted together.
+"""Linear teachers, on the frozen features of a weak backbone or on small grey images.
 
-A linear model on a weak backbone's frozen features (CSL's teachers: AlexNet with a linear head).
-
-The features come from the cache, so a backbone runs once per image, however many teachers read it.
-
-The weakest teacher: a linear model on the image's grey pixels, scaled down.
+Teachers of a level that have the same number of steps are fitted together. Features come from the
+cache, so a backbone runs once per image for any number of teachers. The teachers of CSL are of this
+kind: AlexNet with a linear head.
 """
 
 from collections import defaultdict
@@ -27,7 +25,7 @@ from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 from cosup.settings.teachers import LinearFeaturesKind, LinearPixelsKind
 from cosup.teachers.base import (
-    Rows,
+    SampleRows,
     ScopedCrossEntropy,
     Teacher,
     Training,
@@ -46,17 +44,19 @@ __all__ = [
 ]
 
 
+FEATURES_PER_BATCH, IMAGES_PER_BATCH = 4096, 256
+
 Fitted = tuple[HeadBank, int]
-"""A bank of one head, and the steps it was trained for."""
+"""A bank of one head, and the number of steps it was trained for."""
 
 
 def fit_level(
-    specs: Sequence[TeacherSpec], rows: Rows, features: Tensor, training: Training
+    specs: Sequence[TeacherSpec], rows: SampleRows, features: Tensor, training: Training
 ) -> list[Fitted]:
-    """One linear head per teacher, each on its scope's samples.
+    """Fit one linear head per teacher to the samples of its scope.
 
-    rows: [N] rows of teacher_train, ascending; features: [N, D] of them. Teachers with the same
-    number of steps share one batched loop, so a teacher's numbers depend on its companions.
+    rows: [N] rows of teacher_train, ascending. features: [N, D]. Teachers with the same number of
+    steps share one batched loop, so the numbers of a teacher depend on the others.
     """
     members = [
         torch.from_numpy(np.searchsorted(rows, training_rows(spec, training.data)))
@@ -71,13 +71,13 @@ def fit_level(
         chosen = [specs[position] for position in positions]
         with about(f"teachers {', '.join(spec.name for spec in chosen)}"):
             parts = [members[position] for position in positions]
-            bank = _fit(chosen, parts, features, targets, steps, training)
+            bank = _fit_heads(chosen, parts, features, targets, steps, training)
         fitted.update((p, (bank.select(h), steps)) for h, p in enumerate(positions))
     return [fitted[position] for position in range(len(specs))]
 
 
-def labels_as_targets(data: ImageData, rows: Rows) -> ProbTable:
-    """The given labels of labelled samples, one-hot and compact."""
+def labels_as_targets(data: ImageData, rows: SampleRows) -> ProbTable:
+    """Return the given labels of labelled samples as compact one-hot targets."""
     labels = data.given(rows)
     count, classes = len(labels), len(data.classes)
     parts = []
@@ -87,7 +87,7 @@ def labels_as_targets(data: ImageData, rows: Rows) -> ProbTable:
     return ProbTable.concat(parts)
 
 
-def _fit(
+def _fit_heads(
     specs: Sequence[TeacherSpec],
     members: list[Tensor],
     features: Tensor,
@@ -118,11 +118,8 @@ def _fit(
     )
 
 
-BATCH = 4096
-
-
 class LinearFeatures(LinearFeaturesKind, Teacher):
-    """Reads its backbone's features [B, D]."""
+    """A linear model on a backbone's features [B, D]."""
 
     def __init__(
         self, spec: TeacherSpec, head: HeadBank, source: FeatureSource, steps: int
@@ -133,7 +130,7 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
-        """Fit all of these teachers on the cached features of teacher_train."""
+        """Fit all teachers together on the cached features of teacher_train."""
         source = _source(training)
         rows = training.data.rows("teacher_train")
         features = source.of_split(training.data, "teacher_train")
@@ -145,7 +142,7 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
 
     @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
-        """Every scope has samples, and the backbone can be had."""
+        """Raise `UserError` for a scope without samples or a backbone that is not available."""
         super().check(specs, training)
         _source(training)
 
@@ -153,30 +150,30 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
-        """The teacher with this head."""
+        """Return the teacher with this head."""
         return cls(spec, head_bank(state), _source(training), steps)
 
     @property
     def reads(self) -> str:
-        """Its backbone and transform."""
+        """The key of its backbone and transform."""
         return f"features-{self.source.key}"
 
-    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
-        """Features [B, D] of rows of one split."""
-        return self.source.batches(data, rows, BATCH)
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield features [B, D] of rows of one split."""
+        return self.source.batches(data, rows, FEATURES_PER_BATCH)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
-        """Probabilities [B, C] of features [B, D]."""
+        """Return probabilities [B, C] of features [B, D]."""
         return masked_softmax(self.head(inputs)[0], self.support)
 
     @torch.inference_mode()
     def embed(self, inputs: Tensor) -> Tensor:
-        """The backbone's features [B, D] themselves, as the cache has them."""
+        """Return the cached features [B, D]."""
         return inputs.float().cpu()
 
     def state(self) -> dict[str, Tensor]:
-        """The head's weights."""
+        """Return the head's weights."""
         return self.head.state_dict()
 
 
@@ -188,7 +185,7 @@ def _source(training: Training) -> FeatureSource:
 
 
 class LinearPixels(LinearPixelsKind, Teacher):
-    """Reads uint8 images [B, 1, size, size]; pixels enter as 0 .. 1."""
+    """A linear model on grey uint8 images [B, 1, size, size], scaled to 0 .. 1."""
 
     def __init__(
         self, spec: TeacherSpec, head: HeadBank, transform: PixelTransform, steps: int
@@ -199,12 +196,12 @@ class LinearPixels(LinearPixelsKind, Teacher):
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
-        """Decode teacher_train once, and fit all of these teachers on it."""
+        """Decode teacher_train once and fit all teachers together on it."""
         transform = PixelTransform(training.section.model.size)
         data = training.data
         rows = data.rows("teacher_train")
-        batches = image_batches(data, rows, transform, 256, training.compute.workers)
-        features = torch.cat([_flat(batch).half() for batch in batches])
+        batches = image_batches(data, rows, transform, IMAGES_PER_BATCH, training.compute.workers)
+        features = torch.cat([_scaled_pixels(batch).half() for batch in batches])
         fitted = fit_level(specs, rows, features, training)
         return [
             cls(spec, head, transform, steps)
@@ -215,27 +212,27 @@ class LinearPixels(LinearPixelsKind, Teacher):
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
-        """The teacher with this head."""
+        """Return the teacher with this head."""
         return cls(spec, head_bank(state), PixelTransform(training.section.model.size), steps)
 
     @property
     def reads(self) -> str:
-        """Its transform."""
+        """The key of its transform."""
         return self.transform.key
 
-    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
-        """Small grey images uint8 [B, 1, size, size]."""
-        return image_batches(data, rows, self.transform, 256, compute.workers)
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield grey images uint8 [B, 1, size, size]."""
+        return image_batches(data, rows, self.transform, IMAGES_PER_BATCH, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
-        """Probabilities [B, C] of images uint8 [B, 1, size, size]."""
-        return masked_softmax(self.head(_flat(inputs))[0], self.support)
+        """Return probabilities [B, C] of images uint8 [B, 1, size, size]."""
+        return masked_softmax(self.head(_scaled_pixels(inputs))[0], self.support)
 
     def state(self) -> dict[str, Tensor]:
-        """The head's weights."""
+        """Return the head's weights."""
         return self.head.state_dict()
 
 
-def _flat(images: Tensor) -> Tensor:
+def _scaled_pixels(images: Tensor) -> Tensor:
     return images.flatten(1).float() / 255

@@ -1,4 +1,4 @@
-"""Teachers that are asked while a student trains: what they make of the very images it sees."""
+"""Live teachers: networks that run on the augmented images of a student's training."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,15 +15,15 @@ from cosup.teachers.base import Teacher
 __all__ = ["LiveTeachers"]
 
 TINIEST = torch.finfo(torch.float32).tiny
-"""Stands for probability 0 under a logarithm (log: -87.3)."""
+"""Replaces probability 0 before a logarithm (log: -87.3)."""
 
 
 class LiveTeachers(nn.Module):
-    """(pixels, who is asked about each) -> what the teachers see; frozen, in eval mode.
+    """(pixels, teacher of each image) -> outputs of the teachers; frozen, in eval mode.
 
-    teachers: of one level; the numbers in a call are places in this list. features: whether maps
-    and embeddings are wanted too, by losses that read them; their shapes must then be alike.
-    Raises `UserError` for shapes that differ, naming both.
+    teachers: teachers of one level, in the order of their numbers. features: also return feature
+    maps and embeddings, which then must have equal shapes. Raises `UserError` for teachers that are
+    not networks and for different shapes.
     """
 
     supports: Tensor
@@ -43,40 +43,40 @@ class LiveTeachers(nn.Module):
         supports = torch.stack([teacher.support for teacher in teachers])
         self.register_buffer("supports", supports, persistent=False)
         self.to(compute.device).eval().requires_grad_(False)
-        self.shapes = _common(teachers) if features else FeatureShapes()
+        self.shapes = _common_shapes(teachers) if features else FeatureShapes()
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """The device of the networks."""
         return self.supports.device
 
     def train(self, mode: bool = True) -> "LiveTeachers":
-        """Stays in eval mode, whatever it is a part of."""
+        """Stay in eval mode, also as part of another module."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor, teacher: Tensor) -> NetworkOutput:
-        """What teacher[b] sees in pixels[b], on the device.
+        """Run teacher[b] on pixels[b]; return its outputs, on the device.
 
-        pixels: [B, 3, H, W] in 0 .. 255 (float, not normalised); resized (bilinear, antialiased)
-        for networks that read another size. teacher: [B] int64; negative for images nobody is
-        asked about, of which all is 0. Logits [B, C] float32 are log-probabilities within each
-        teacher's scope; probability 0 becomes `TINIEST`, so that all are finite. Every teacher
-        runs once, on its own images; maps and embeddings come in the precision that it runs in.
+        pixels: [B, 3, H, W] in 0 .. 255 (float, not normalised), resized (bilinear, antialiased)
+        for networks of another input size. teacher: [B] int64; the outputs of images with a
+        negative number are 0. Logits [B, C] float32 are log-probabilities within each teacher's
+        scope, with probability 0 replaced by `TINIEST`, so that all are finite. Each teacher runs
+        once, on its own images; maps and embeddings have the precision that it runs in.
         """
-        pixels, asked = pixels.to(self.device), teacher.cpu()
-        assert len(asked) == len(pixels)
-        assert int(asked.max()) < len(self.networks), "there is no teacher of this number"
-        present = [number for number in sorted(set(asked.tolist())) if number >= 0]
-        if present and bool((asked == present[0]).all()):
-            return self._ask(present[0], pixels)
+        pixels, numbers = pixels.to(self.device), teacher.cpu()
+        assert len(numbers) == len(pixels)
+        assert int(numbers.max()) < len(self.networks), "there is no teacher of this number"
+        present = [number for number in sorted(set(numbers.tolist())) if number >= 0]
+        if present and bool((numbers == present[0]).all()):
+            return self._run(present[0], pixels)
         parts = []
         for number in present:
-            rows = (asked == number).nonzero()[:, 0].to(self.device)
-            parts.append((rows, self._ask(number, pixels[rows])))
+            rows = (numbers == number).nonzero()[:, 0].to(self.device)
+            parts.append((rows, self._run(number, pixels[rows])))
         return self._scattered(parts, len(pixels))
 
-    def _ask(self, number: int, pixels: Tensor) -> NetworkOutput:
+    def _run(self, number: int, pixels: Tensor) -> NetworkOutput:
         network = self.networks[number]
         size = network.input.size
         if pixels.shape[-2:] != (size, size):
@@ -85,16 +85,17 @@ class LiveTeachers(nn.Module):
             )
         with autocast(self.device, self.precision):
             inputs = network.pixels(pixels)
-            seen = network.see(inputs) if self.features else NetworkOutput(network.model(inputs))
-        return NetworkOutput(self._annotations(seen.logits, number), seen.maps, seen.embedding)
+            output = network.see(inputs) if self.features else NetworkOutput(network.model(inputs))
+        annotations = self._annotations(output.logits, number)
+        return NetworkOutput(annotations, output.maps, output.embedding)
 
     def _annotations(self, logits: Tensor, number: int) -> Tensor:
-        """Log-probabilities within the teacher's scope."""
+        """Return log-probabilities within the teacher's scope."""
         inside = logits.float().masked_fill(~self.supports[number], -torch.inf)
         return inside.softmax(-1).clamp_min(TINIEST).log()
 
     def _scattered(self, parts: Sequence[tuple[Tensor, NetworkOutput]], size: int) -> NetworkOutput:
-        """What each part saw, at its rows."""
+        """Put the outputs of each part at its rows."""
         if not parts:
             classes = len(self.supports[0])
             maps = tuple(torch.zeros(size, *m, device=self.device) for m in self.shapes.maps)
@@ -108,26 +109,28 @@ class LiveTeachers(nn.Module):
                 out[rows] = tensor
             return out
 
-        seen = [part for _, part in parts]
-        embeddings = [one.embedding for one in seen if one.embedding is not None]
+        outputs = [output for _, output in parts]
+        embeddings = [output.embedding for output in outputs if output.embedding is not None]
         return NetworkOutput(
-            whole([one.logits for one in seen]),
-            tuple(whole(stage) for stage in zip(*(one.maps for one in seen), strict=True)),
+            whole([output.logits for output in outputs]),
+            tuple(whole(stage) for stage in zip(*(output.maps for output in outputs), strict=True)),
             whole(embeddings) if embeddings else None,
         )
 
 
-def _common(teachers: Sequence[Teacher]) -> FeatureShapes:
-    """The shapes of what all of them see."""
+def _common_shapes(teachers: Sequence[Teacher]) -> FeatureShapes:
+    """Return the shapes of the teachers' features. Raises `UserError` if they differ."""
     found = [(teacher.name, teacher.network().shapes()) for teacher in teachers]
     for (name, shapes), (other, others) in pairwise(found):
         if shapes != others:
             raise UserError(
-                f"feature maps of teachers must be alike: those of '{name}' are "
-                f"{_words(shapes)}, those of '{other}' {_words(others)}"
+                f"teachers '{name}' and '{other}' have different feature maps: "
+                f"{_describe_shapes(shapes)}, and {_describe_shapes(others)}",
+                key="teachers.hierarchy",
+                allowed="networks with equal feature maps in a level",
             )
     return found[0][1]
 
 
-def _words(shapes: FeatureShapes) -> str:
+def _describe_shapes(shapes: FeatureShapes) -> str:
     return f"{shapes.text} and {shapes.embedding} features"

@@ -1,4 +1,4 @@
-"""A whole network, trained here from scratch or from weights, or a checkpoint used as it is."""
+"""Teachers that are networks, trained from scratch or from weights, or a checkpoint."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_netw
 from cosup.seeds import seed_for
 from cosup.settings.teachers import NetworkKind
 from cosup.teachers.base import (
-    Rows,
+    SampleRows,
     ScopedCrossEntropy,
     Teacher,
     Training,
@@ -36,7 +36,7 @@ __all__ = ["NetworkTeacher"]
 
 
 class NetworkTeacher(NetworkKind, Teacher):
-    """Reads uint8 images [B, 3, size, size]."""
+    """A network that reads uint8 images [B, 3, size, size]."""
 
     def __init__(
         self, spec: TeacherSpec, classifier: Classifier, device: torch.device, steps: int
@@ -48,18 +48,19 @@ class NetworkTeacher(NetworkKind, Teacher):
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
-        """Train these teachers one after another, or load their checkpoints."""
+        """Train the teachers in turn, or load their checkpoints."""
         return [cls._train_one(spec, training) for spec in specs]
 
     @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
-        """Every scope has samples, and the network or its checkpoints can be had."""
+        """Raise `UserError` for a scope without samples, wrong settings, or a network, weights or
+        a checkpoint that is not available."""
         if training.section.model.checkpoint is not None:
             cls.train(specs, training)
             return
         super().check(specs, training)
         setting = training.section.training
-        classifier = _build(specs[0], training, training.section.model.weights)
+        classifier = _build_network(specs[0], training, training.section.model.weights)
         with inside("teachers.training"):
             check_settings(Objective(ScopedCrossEntropy(torch.ones(1))), setting)
             build_network_optimizer(classifier, setting)
@@ -68,42 +69,42 @@ class NetworkTeacher(NetworkKind, Teacher):
     @classmethod
     def _train_one(cls, spec: TeacherSpec, training: Training) -> Teacher:
         model, device = training.section.model, training.compute.device
-        classifier = _build(spec, training, model.weights)
+        classifier = _build_network(spec, training, model.weights)
         if model.checkpoint is not None:
             with about("teachers.model.checkpoint"):
                 load_checkpoint(classifier, model.checkpoint.replace("{name}", spec.name))
             return cls(spec, classifier, device, steps=0)
         teacher = cls(spec, classifier, device, steps=0)
-        teacher.steps = _fit(teacher, training)
+        teacher.steps = _train_network(teacher, training)
         return teacher
 
     @classmethod
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
-        """The teacher with this network."""
-        classifier = _build(spec, training, None)
+        """Return the teacher whose network has this state."""
+        classifier = _build_network(spec, training, None)
         classifier.model.load_state_dict(dict(state))
         return cls(spec, classifier, training.compute.device, steps)
 
     @property
     def reads(self) -> str:
-        """Its transform."""
+        """The key of its transform."""
         return self.transform.key
 
-    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
-        """Images uint8 [B, 3, size, size]."""
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield images uint8 [B, 3, size, size]."""
         return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
-        """Probabilities [B, C] of images uint8 [B, 3, size, size]."""
+        """Return probabilities [B, C] of images uint8 [B, 3, size, size]."""
         logits = self.classifier.to(self.device).eval()(inputs)
         return masked_softmax(logits, self.support)
 
     @torch.inference_mode()
     def embed(self, inputs: Tensor) -> Tensor:
-        """Embeddings [B, D] of images uint8 [B, 3, size, size]: what the last layer reads."""
+        """Return embeddings [B, D] of images uint8 [B, 3, size, size]."""
         return self.classifier.to(self.device).eval().embed(inputs).float().cpu()
 
     def network(self) -> Classifier:
@@ -111,11 +112,11 @@ class NetworkTeacher(NetworkKind, Teacher):
         return self.classifier
 
     def state(self) -> dict[str, Tensor]:
-        """The network's weights, under the library's own names."""
+        """Return the network's weights under the library's own names."""
         return {name: t.detach().cpu() for name, t in self.classifier.model.state_dict().items()}
 
 
-def _build(spec: TeacherSpec, training: Training, weights: str | None) -> Classifier:
+def _build_network(spec: TeacherSpec, training: Training, weights: str | None) -> Classifier:
     model = training.section.model
     seed = seed_for(training.seed, "teachers", spec.name)
     classes = len(training.data.classes)
@@ -124,8 +125,11 @@ def _build(spec: TeacherSpec, training: Training, weights: str | None) -> Classi
         return build_classifier(model.name, classes, weights, model.image_size, seed, drop_path)
 
 
-def _fit(teacher: NetworkTeacher, training: Training) -> int:
-    """Train on the scope's samples; the number of steps. Raises `RunError` if it diverges."""
+def _train_network(teacher: NetworkTeacher, training: Training) -> int:
+    """Train on the samples of the scope; return the number of steps.
+
+    Raises `RunError` for a loss that is not finite.
+    """
     setting, compute = training.section.training, training.compute
     rows = training_rows(teacher.spec, training.data)
     seed = seed_for(training.seed, "teachers", teacher.name)
@@ -145,7 +149,7 @@ def _fit(teacher: NetworkTeacher, training: Training) -> int:
         compute=compute,
         report=lambda step, loss, _: training.report(teacher.name, step, loss),
         state=None if directory is None else TeacherFiles(directory).pending(teacher.name),
-        identity=_identity(teacher, training),
+        identity=_training_hash(teacher, training),
         settings="teachers.training",
     )
     with about(f"teacher '{teacher.name}'"):
@@ -162,7 +166,7 @@ def _fit(teacher: NetworkTeacher, training: Training) -> int:
 
 
 def _batches(images: TrainingBatches, labels: Tensor, classes: int) -> Batches:
-    """The images with their labels [N] as targets."""
+    """Return the batches of images, with their labels [N] as targets."""
 
     def batches(start: int) -> Iterator[Batch]:
         with closing(images(start)) as stream:
@@ -173,8 +177,8 @@ def _batches(images: TrainingBatches, labels: Tensor, classes: int) -> Batches:
     return batches
 
 
-def _identity(teacher: NetworkTeacher, training: Training) -> str:
-    """A hash of what a state of its training fits: what it learns from."""
+def _training_hash(teacher: NetworkTeacher, training: Training) -> str:
+    """Hash what the teacher learns from: the state of another training must not be resumed."""
     parts = (
         teacher.name,
         teacher.spec.classes,

@@ -1,10 +1,10 @@
-"""The annotation store: what every teacher says about every sample, on disk, shard by shard.
+"""The annotation store: the annotations of all teachers on disk, in shards.
 
-One safetensors file per (split, teacher, shard), which is there whole or not at all, so that an
-interrupted annotation goes on with the missing shards. `manifest.json` says, per split and teacher,
-the key of the annotations (teacher, what it reads, the samples) and the classes on which it
-abstains; shards under another key are stale and get replaced. Memory does not grow with N: readers
-hold one shard per teacher. Probabilities are compact as in `cosup.probabilities`.
+There is one safetensors file per (split, teacher, shard). Files are written atomically, so an
+interrupted annotation resumes with the missing shards. `manifest.json` has, per split and teacher,
+the key of the annotations (a hash of teacher, inputs and samples) and the classes on which the
+teacher abstains; shards with another key are stale and are replaced. Memory does not grow with N:
+readers hold one shard per teacher. Probabilities are compact as in `cosup.probabilities`.
 """
 
 import hashlib
@@ -29,40 +29,40 @@ __all__ = ["AnnotationStore", "Annotator", "StoredAnnotations"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-MAX_ELEMENTS = 2**24
+STORE_FORMAT = 1
+ELEMENTS_PER_READ = 2**24
 
 
 class Annotator(Protocol):
-    """What the store must know of a teacher."""
+    """The attributes of a teacher that the store uses."""
 
     @property
     def name(self) -> str:
-        """Names its files."""
+        """Its name, which names its files."""
         ...
 
     @property
     def identity(self) -> str:
-        """Changes whenever its annotations could."""
+        """A hash that changes whenever its annotations could."""
         ...
 
     @property
     def reads(self) -> str:
-        """What it reads: the key of its transform or features."""
+        """The key of its inputs: of a transform or of features."""
         ...
 
     @property
     def support(self) -> Tensor:
-        """[C] bool: the classes it can name."""
+        """[C] bool: the classes in its scope."""
         ...
 
 
 @dataclass(frozen=True)
 class AnnotationStore:
-    """Annotations of a dataset's splits.
+    """Annotations of the splits of a dataset.
 
-    directory: where the files are. fingerprint: of the samples and their order. num_classes: C.
-    sizes: samples per split. shard_size: samples per file.
+    directory: folder of the files. fingerprint: hash of the samples and their order. num_classes:
+    C. sizes: samples per split. shard_size: samples per file.
     """
 
     directory: Path
@@ -72,22 +72,22 @@ class AnnotationStore:
     shard_size: int = 4096
 
     def shards(self, split: str) -> int:
-        """The number of shards of a split."""
+        """Return the number of shards of a split."""
         return -(-self.sizes[split] // self.shard_size)
 
     def rows(self, split: str, shard: int) -> slice:
-        """The samples of a shard, as positions within the split."""
+        """Return the samples of a shard, as positions in the split."""
         start = shard * self.shard_size
         return slice(start, min(start + self.shard_size, self.sizes[split]))
 
     def missing(self, split: str, teacher: Annotator) -> list[int]:
-        """Shards that this teacher has yet to annotate: absent, broken, or of another key."""
+        """Return the shards that this teacher must annotate: absent, broken or stale ones."""
         key = self._key(split, teacher)
         shards = range(self.shards(split))
         return [shard for shard in shards if not self._holds(split, teacher.name, shard, key)]
 
     def write(self, split: str, teacher: Annotator, shard: int, table: ProbTable) -> None:
-        """Store one shard. Raises `RunError` if the disk is full."""
+        """Write one shard. Raises `RunError` if the disk is full."""
         rows = self.rows(split, shard)
         if (len(table), table.num_classes) != (rows.stop - rows.start, self.num_classes):
             raise ValueError(
@@ -100,13 +100,13 @@ class AnnotationStore:
         save_tensors(path, table.tensors(), {"key": key, "classes": str(self.num_classes)})
 
     def read(self, split: str, name: str, shard: int) -> ProbTable:
-        """One shard of one teacher. Raises `RunError` if it is missing or broken."""
+        """Read one shard of one teacher. Raises `RunError` if it is missing or broken."""
         path = self._path(split, name, shard)
         try:
             table = ProbTable.from_tensors(self.num_classes, load_file(path))
         except (OSError, SafetensorError, KeyError) as error:
             raise RunError(
-                f"can't read the annotations in {path}: {error}; delete the file and annotate again"
+                f"cannot read annotations in {path}: {error}; delete the file and annotate again"
             ) from error
         rows = self.rows(split, shard)
         if len(table) != rows.stop - rows.start:
@@ -117,11 +117,11 @@ class AnnotationStore:
         return table
 
     def level(self, split: str, names: Sequence[str]) -> "StoredAnnotations":
-        """The annotations of a level's teachers, in this order."""
+        """Return the annotations of a level's teachers, in this order."""
         return StoredAnnotations(self, split, tuple(names))
 
     def abstains(self, split: str, name: str) -> list[int]:
-        """The classes that a teacher can't name."""
+        """Return the classes on which a teacher abstains."""
         entry = self._manifest().get(split, {}).get(name, {})
         return list(entry.get("abstains", []))
 
@@ -130,7 +130,7 @@ class AnnotationStore:
 
     def _key(self, split: str, teacher: Annotator) -> str:
         parts = (
-            FORMAT,
+            STORE_FORMAT,
             teacher.identity,
             teacher.reads,
             self.fingerprint,
@@ -151,13 +151,13 @@ class AnnotationStore:
         return bool(metadata.get("key") == key)
 
     def _announce(self, split: str, teacher: Annotator, key: str) -> None:
-        """Enter the teacher in the manifest, before its first shard under this key."""
+        """Add the teacher to the manifest before its first shard with this key is written."""
         manifest = self._manifest()
         entry = manifest.setdefault(split, {}).get(teacher.name)
         if entry is not None and entry["key"] == key:
             return
         if entry is not None:
-            log.info("annotations of %s by %s are stale: doing them anew", split, teacher.name)
+            log.info("annotations of %s by %s are stale: annotating again", split, teacher.name)
             for file in AnnotationFiles(self.directory).shards(split, teacher.name):
                 file.path.unlink()
         manifest[split][teacher.name] = {
@@ -177,7 +177,7 @@ class AnnotationStore:
 
 @dataclass(frozen=True)
 class StoredAnnotations:
-    """A level's annotations of one split's N samples, read from the store as they are needed."""
+    """A level's annotations of the N samples of a split, read from the store when needed."""
 
     store: AnnotationStore
     split: str
@@ -186,8 +186,8 @@ class StoredAnnotations:
     def __len__(self) -> int:
         return self.store.sizes[self.split]
 
-    def iter_dense(self, max_elements: int = MAX_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
-        """(rows, annotations [n, T, C] float32) in the samples' order, n T C <= max_elements."""
+    def iter_dense(self, max_elements: int = ELEMENTS_PER_READ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, annotations [n, T, C] float32) in order, with n T C <= max_elements."""
         step = max(1, max_elements // (len(self.names) * self.store.num_classes))
         for shard in range(self.store.shards(self.split)):
             whole = self.store.rows(self.split, shard)
@@ -198,7 +198,7 @@ class StoredAnnotations:
                 yield rows, _stack([table.take(part) for table in tables])
 
     def table(self, name: str) -> ProbTable:
-        """All annotations of one teacher, compact."""
+        """Return all annotations of one teacher, compact."""
         shards = range(self.store.shards(self.split))
         if not shards:
             return ProbTable.compress(torch.zeros(0, self.store.num_classes))
@@ -206,7 +206,7 @@ class StoredAnnotations:
 
 
 def _stack(tables: Sequence[ProbTable]) -> Tensor:
-    """Dense annotations [n, T, C]; filled in place, so that no second copy is held."""
+    """Return dense annotations [n, T, C], filled in place to avoid a second copy."""
     out = torch.empty(len(tables[0]), len(tables), tables[0].num_classes)
     for position, table in enumerate(tables):
         out[:, position] = table.dense()

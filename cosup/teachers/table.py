@@ -1,4 +1,4 @@
-"""A teacher made elsewhere, known by its annotation table alone."""
+"""Teachers that are annotation tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.models.compute import Compute
 from cosup.settings.teachers import TableKind
-from cosup.teachers.base import Rows, Teacher, Training
+from cosup.teachers.base import SampleRows, Teacher, Training
 from cosup.teachers.external import AnnotationTable, file_digest, read_annotations
 from cosup.teachers.hierarchy import TeacherSpec
 
@@ -20,11 +20,12 @@ __all__ = ["ANNOTATED", "TableTeacher"]
 
 ANNOTATED = ("student_train", "validation", "test")
 """The splits that teachers annotate; an annotation table needs no rows for teacher_train."""
-BATCH = 4096
+
+ROWS_PER_BATCH = 4096
 
 
 class TableTeacher(TableKind, Teacher):
-    """Reads row numbers of the sample table; answers with its own table's rows for them."""
+    """Looks annotations up in its table, by row number of the sample table."""
 
     def __init__(
         self, spec: TeacherSpec, table: AnnotationTable, data: ImageData, digest: str
@@ -38,7 +39,7 @@ class TableTeacher(TableKind, Teacher):
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
-        """Nothing to train: read the tables. Raises `UserError` for whatever is wrong in them."""
+        """Read the tables. Raises `UserError` for errors in them."""
         return [cls._read(spec, training.data) for spec in specs]
 
     @classmethod
@@ -50,7 +51,7 @@ class TableTeacher(TableKind, Teacher):
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
-        """The same as `train`."""
+        """Read the table again."""
         return cls._read(spec, training.data)
 
     @classmethod
@@ -63,26 +64,27 @@ class TableTeacher(TableKind, Teacher):
 
     @property
     def reads(self) -> str:
-        """Row numbers."""
+        """The key of row numbers."""
         return "rows"
 
-    def inputs(self, data: ImageData, rows: Rows, compute: Compute) -> Iterator[Tensor]:
-        """Row numbers [B]."""
-        for start in range(0, len(rows), BATCH):
-            yield torch.from_numpy(rows[start : start + BATCH])
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield row numbers [B]."""
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            yield torch.from_numpy(rows[start : start + ROWS_PER_BATCH])
 
     def annotate(self, inputs: Tensor) -> Tensor:
-        """Probabilities [B, C] of rows [B] of the sample table; zero where it says nothing."""
+        """Return probabilities [B, C] of rows [B] of the sample table; 0 for missing samples."""
         places = self.places[inputs]
         probs = self.table.probs.dense(places.clamp_min(0))
         return probs * (places >= 0)[:, None]
 
     def origin(self) -> str:
-        """A hash of the file."""
+        """Return a hash of the file."""
         return self.digest
 
     def _check(self, data: ImageData) -> None:
-        """Every sample it must annotate has a row, or some have where it may abstain."""
+        """Raise `UserError` unless every sample has a row, or, if it may abstain, some have."""
+        where = f"annotation table {self.table.path}"
         assert self.spec.external is not None
         for split in ANNOTATED:
             rows = data.rows(split)
@@ -92,12 +94,14 @@ class TableTeacher(TableKind, Teacher):
             first = data.table["sample_id"].iloc[int(absent[0])]
             if len(absent) == len(rows) and split == "student_train":
                 raise UserError(
-                    f"annotation table {self.table.path}: none of its sample ids (the first is "
-                    f"'{self.table.ids[0]}') is in {split} (whose first is '{first}')"
+                    f"none of its sample ids (the first is '{self.table.ids[0]}') is in {split}, "
+                    f"whose first is '{first}'",
+                    where=where,
                 )
             if self.spec.external.missing == "error":
                 raise UserError(
-                    f"annotation table {self.table.path} has no row for {len(absent)} of "
-                    f"{len(rows)} samples of {split}, the first is '{first}' (give every sample "
-                    f"a row, or set `missing: abstain` for teacher '{self.name}')"
+                    f"has no row for {len(absent)} of {len(rows)} samples of {split}; the first is "
+                    f"'{first}'",
+                    allowed=f"a row for every sample, or `missing: abstain` for '{self.name}'",
+                    where=where,
                 )

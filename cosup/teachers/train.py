@@ -1,4 +1,4 @@
-"""Making teachers: training a level, and keeping what was trained for a resumed run."""
+"""Train the teachers of a level, and store them for resumed runs."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+RECIPE_FORMAT = 1
 
 
 def kind_of(spec: TeacherSpec, section: TeachersSection) -> type[Teacher]:
@@ -203,7 +203,7 @@ def _files(training: Training) -> TeacherFiles:
 
 
 def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) -> str:
-    """A hash of all that a teacher depends on: its spec, model, budget, samples and seed."""
+    """Hash everything that a teacher depends on: its spec, model, budget, samples and seed."""
     section, data = training.section, training.data
     files = [
         Path(file.replace("{name}", spec.name))
@@ -211,7 +211,7 @@ def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) ->
         if file
     ]
     parts = (
-        FORMAT,
+        RECIPE_FORMAT,
         spec.name,
         spec.classes,
         spec.domains,

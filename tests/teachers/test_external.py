@@ -105,7 +105,7 @@ BAD_ROWS = [
     ("a,0.5,0.5,0.5", "probabilities sum to 1.5"),
     ("a,0,0,0", "`missing: abstain` allows 0"),
     (",1,0,0", "has no sample_id"),
-    ("z,1,0,0", "'z' stands in rows 1 and 2"),
+    ("z,1,0,0", "'z' is in rows 1 and 2"),
 ]
 
 
@@ -127,7 +127,7 @@ BAD_HEADS = [
     ("sample_id,label\na,\n", "has no label"),
     ('sample_id,label\n"a,cat\nb', "CSV"),
     ("sample_id,label\na,cat,more\nb,dog\n", "more fields than the header"),
-    ("sample_id,label\na,cat\nb,dog,more\n", "can't be read as CSV"),
+    ("sample_id,label\na,cat\nb,dog,more\n", "cannot be read as CSV"),
     ("sample_id;label\na;cat\n", "no column 'sample_id' (found: sample_id;label)"),
 ]
 

@@ -1,12 +1,12 @@
 """The tree of teachers: every level covers the task, names are unique, mistakes are one line."""
 
 import numpy as np
-import pytest
+from helpers.user_errors import error_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosup.config.teachers import TeachersSection
-from cosup.errors import UserError
+from cosup.errors import MISSING, UserError
 from cosup.teachers.hierarchy import plan_hierarchy, scopes
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -22,13 +22,14 @@ def external(*tables: dict[str, object], hierarchy: object = None) -> TeachersSe
     return TeachersSection.model_validate({"hierarchy": hierarchy, "external": tables})
 
 
-def refused(plan: TeachersSection, *expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        plan_hierarchy(plan, DIGITS, ANGLES, 0)
-    message = str(caught.value)
-    assert "\n" not in message
-    for text in expected:
-        assert text in message
+def refused(plan: TeachersSection, key: str, value: object = MISSING, *names: str) -> UserError:
+    """Return the error of a plan: its key, its value, and the names that its text has."""
+    error = error_of(plan_hierarchy, plan, DIGITS, ANGLES, 0)
+    assert error.key == tuple(key.split("."))
+    assert error.value == value
+    for name in names:
+        assert name in str(error)
+    return error
 
 
 def test_class_blocks_are_contiguous_and_named_readably() -> None:
@@ -124,35 +125,50 @@ def test_external_teachers_may_cover_a_level_together() -> None:
 
 
 def test_more_teachers_than_classes_or_domains() -> None:
-    refused(section(levels=[1, 11]), "levels", "11", "10")
-    refused(section(by="domain", levels=[5]), "5 teachers by domain", "4")
+    key = "teachers.hierarchy.levels"
+    error = refused(section(levels=[1, 11]), key, [1, 11], "11", "10")
+    assert error.allowed is not None
+    assert "10" in error.allowed
+    error = refused(section(by="domain", levels=[5]), key, [5], "5", "domain")
+    assert error.allowed is not None
+    assert "4" in error.allowed
 
 
 def test_unknown_class_and_domain_name_the_nearest() -> None:
     scope = {"domain": "rot31"}
-    refused(external({"name": "x", "scope": scope}), "teachers.external.0.scope", "'rot30'")
+    external_scope = "teachers.external.0.scope"
+    error = refused(external({"name": "x", "scope": scope}), f"{external_scope}.domain", "rot31")
+    assert error.nearest == ("rot30",)
     scope = {"class": "elevn"}
     plan = section(by="explicit", teachers=[[{"name": "x", "scope": scope}]])
-    refused(plan, "teachers.hierarchy.teachers.0.0.scope", "unknown class 'elevn'", "allowed: 0, 1")
-    refused(external({"name": "x", "scope": {"class": 10}}), "10", "0 to 9")
-    refused(external({"name": "x", "scope": {"class": []}}), "names no class")
+    error = refused(plan, "teachers.hierarchy.teachers.0.0.scope.class", "elevn", "class")
+    assert error.allowed == ", ".join(DIGITS)
+    scope = f"{external_scope}.class"
+    error = refused(external({"name": "x", "scope": {"class": 10}}), scope, 10)
+    assert error.allowed is not None
+    assert "0 to 9" in error.allowed
+    error = refused(external({"name": "x", "scope": {"class": []}}), scope, [])
+    assert error.allowed is not None
 
 
 def test_levels_that_do_not_cover_the_task() -> None:
     half = {"name": "half", "scope": {"class": ["0", "1", "2"]}}
-    refused(section(by="explicit", teachers=[[half]]), "level 0", "half", "classes 3, 4, 5")
+    plan = section(by="explicit", teachers=[[half]])
+    refused(plan, "teachers", MISSING, "level 0", "half", "classes 3, 4, 5")
     sketch = {"name": "sketch", "scope": {"domain": "rot0"}}
-    refused(external(sketch), "doesn't cover the task", "domains rot30, rot60 and rot90")
+    refused(external(sketch), "teachers", MISSING, "sketch", "domains rot30, rot60 and rot90")
     # Every class and every domain is held, but not every class in every domain.
     cross = [
         {"name": "a", "scope": {"class": "0"}},
         {"name": "b", "scope": {"domain": ["rot0", "rot30"]}},
     ]
-    refused(external(*cross), "'1' in 'rot60'")
+    refused(external(*cross), "teachers", MISSING, "'1' in 'rot60'")
 
 
 def test_names_are_used_once_and_levels_have_no_gap() -> None:
-    refused(external({"name": "all"}, hierarchy={"levels": [1]}), "'all' is used 2 times")
-    refused(external({"name": "x", "level": 3}), "teachers.external.0.level: 3", "level 0")
-    refused(external({"name": "x", "level": -2}), "-2")
-    refused(section(by="explicit", teachers=[[], [{"name": "x"}]]), "level 0 has no teacher")
+    refused(external({"name": "all"}, hierarchy={"levels": [1]}), "teachers", "all", "2 times")
+    level = "teachers.external.0.level"
+    refused(external({"name": "x", "level": 3}), level, 3, "level 0")
+    refused(external({"name": "x", "level": -2}), level, -2)
+    empty = section(by="explicit", teachers=[[], [{"name": "x"}]])
+    refused(empty, "teachers", MISSING, "level 0 has no teacher")

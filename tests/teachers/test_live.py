@@ -1,16 +1,17 @@
 """Live teachers say of an image what its own teacher says, and nothing of them ever changes."""
 
+import re
 from typing import cast
 
 import pytest
 import torch
+from helpers.user_errors import error_of
 from teacher_helpers import finest, teachers_section
 from torch import Tensor
 from torch.nn import functional
 
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
-from cosup.errors import UserError
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
 from cosup.models.heads import HeadBank
@@ -159,21 +160,24 @@ def test_annotations_alone_need_no_maps(images: Tensor) -> None:
 
 def test_teachers_that_see_in_other_shapes_are_refused() -> None:
     pair = [network("wide", None, "cifar_vgg8"), network("thin", None, "cifar_resnet20")]
-    with pytest.raises(UserError, match=r"'wide' are 64x16x16.*'thin' 16x16x16.*64 features"):
-        LiveTeachers(pair, Compute())
+    error = error_of(LiveTeachers, pair, Compute())
+    assert error.key == ("teachers", "hierarchy")
+    assert re.search(r"'wide' and 'thin'.*64x16x16.*16x16x16.*64 features", str(error))
     sizes = [network("small", size=16), network("large", size=32)]
-    with pytest.raises(UserError, match=r"'small'.*'large'"):
-        LiveTeachers(sizes, Compute())
+    assert re.search(r"'small'.*'large'", str(error_of(LiveTeachers, sizes, Compute())))
 
 
 def test_teachers_that_are_no_networks_are_refused(data: ImageData, features: FeatureCache) -> None:
     section = teachers_section(training={"steps": 2})
     specs = finest(section, data)[:1]
     (linear,) = LinearPixels.train(specs, Training(section, data, 0, features))
-    with pytest.raises(UserError, match=f"networks; '{linear.name}' is linear_pixels"):
-        LiveTeachers([linear], Compute())
-    with pytest.raises(UserError, match=r"few-shot measures embeddings.*linear_pixels.*has none"):
-        linear.embed(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    for error in (error_of(LiveTeachers, [linear], Compute()), error_of(linear.embed, pixels)):
+        assert error.key == ("teachers", "model", "name")
+        assert error.value == "linear_pixels"
+        assert error.allowed is not None
+        assert "network" in error.allowed
+        assert f"'{linear.name}'" in str(error)
 
 
 def test_the_features_are_the_embedding_of_a_linear_model_on_them() -> None:
