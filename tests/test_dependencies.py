@@ -53,6 +53,10 @@ def test_imports_are_declared() -> None:
     assert imported_distributions() - OPTIONAL - required == set()
 
 
+def test_declared_packages_are_imported() -> None:
+    assert distributions(PROJECT["dependencies"]) - imported_distributions() == set()
+
+
 def test_optional_imports_belong_to_an_extra() -> None:
     extras = PROJECT["optional-dependencies"]
     declared = distributions(extras["clip"]) | distributions(extras["cluster"])
