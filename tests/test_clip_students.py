@@ -1,4 +1,4 @@
-"""CLIP students on real images: prototypes that start from text, and what becomes of them.
+"""CLIP students on real images: prototypes that start from text, and their training.
 
 A small CLIP of open_clip's own architecture is trained here for a minute on the training part of
 Fashion-MNIST, so that text and images align; the runs read its test part, which it has not seen.
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def clip(request: pytest.FixtureRequest) -> Path:
-    """The folder of a small CLIP; pytest keeps it for the next time, as it takes a minute."""
+    """Return the folder of a small CLIP; pytest caches it, because building it takes a minute."""
     digest = hashlib.sha256(Path(small_clip.__file__).read_bytes()).hexdigest()[:16]
     folder = request.config.cache.mkdir(f"small_clip_{STEPS}_{digest}")
     if not (folder / "open_clip_config.json").exists():
@@ -52,7 +52,7 @@ def clip(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def world(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory in which the configs find the CLIP, with the runs that tests look at."""
+    """Return a working directory with the CLIP that the configs use, and the runs to test."""
     root = tmp_path_factory.mktemp("clip")
     shutil.copytree(clip, root / "outputs/small_clip")
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,7 @@ def summary(root: Path, name: str) -> dict[str, Any]:
 
 
 def measured(root: Path) -> tuple[list[Image.Image], Tensor]:
-    """The images that measure, rotated by PIL, and their labels; read without cosup's sources."""
+    """Return the test images, rotated by PIL, and their labels, without cosup's sources."""
     samples = pd.read_parquet(root / "outputs/fashion_mnist_cpl/samples.parquet")
     samples = samples[samples["split"] == "test"]
     pixels, labels = small_clip.fashion_mnist("test")
@@ -88,7 +88,7 @@ def measured(root: Path) -> tuple[list[Image.Image], Tensor]:
 
 @torch.inference_mode()
 def whole_clip(folder: Path, images: list[Image.Image], texts: Tensor | None) -> Tensor:
-    """Probabilities by open_clip alone: its model, its preprocessing, its zero-shot classifier.
+    """Compute probabilities with open_clip only: its model, preprocessing and zero-shot classifier.
 
     texts: [C, D] in place of the text features.
     """

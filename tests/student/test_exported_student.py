@@ -1,4 +1,4 @@
-"""The exported student predicts what the run's student did, on images alone."""
+"""The exported student predicts from images what the run's student predicted."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_it_predicts_from_images(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == "# card\n"
 
 
-def test_other_backbone_weights_and_no_student_are_said(tmp_path: Path) -> None:
+def test_other_backbone_weights_and_missing_students_are_errors(tmp_path: Path) -> None:
     head = {"weight": torch.zeros(1, 3, 1280), "bias": torch.zeros(1, 3)}
     save_student(tmp_path / "other", head, SECTION, "another hash", ["a", "b", "c"], "")
     with pytest.raises(UserError, match="tf_efficientnet_lite0 has other weights"):

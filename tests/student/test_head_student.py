@@ -1,4 +1,4 @@
-"""The student on features: weights, folds, parts, and its state."""
+"""The head student: weights, folds, parts and state."""
 
 import torch
 from helpers.digits_task import CLASSES, digits_task, new_student
@@ -12,7 +12,7 @@ def truth_table():
     return task, ProbTable.one_hot(task.truth.labels, CLASSES)
 
 
-def test_cross_fitted_predictions_come_from_a_student_that_did_not_see_the_target():
+def test_cross_fitted_predictions_are_of_heads_not_fitted_to_the_target():
     # Labels drawn at random can be learnt by heart, but not predicted for samples held out.
     task, _ = digits_task(200)
     noise = torch.randint(0, CLASSES, (200,), generator=torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ def test_cross_fitted_predictions_come_from_a_student_that_did_not_see_the_targe
     assert held_out < 0.2
 
 
-def test_cross_fitted_predictions_stand_at_their_samples():
+def test_cross_fitted_predictions_are_in_the_order_of_samples():
     task, targets = truth_table()
     folds = torch.randint(0, 3, (len(targets),), generator=torch.Generator().manual_seed(1))
     student = new_student(folds, cross_fit=3)(Objective(CrossEntropy()), 0)
@@ -38,7 +38,7 @@ def test_cross_fitted_predictions_stand_at_their_samples():
     assert (own == task.truth.labels).float().mean() > 0.85
 
 
-def test_parts_are_trained_on_their_rows_and_the_student_stays_as_it_is():
+def test_parts_are_trained_on_their_rows_and_the_student_is_unchanged():
     task, targets = truth_table()
     student = new_student()(Objective(CrossEntropy()), 0)
     student.update(task.inputs, targets, torch.ones(len(targets)))
@@ -51,7 +51,7 @@ def test_parts_are_trained_on_their_rows_and_the_student_stays_as_it_is():
     assert torch.equal(student.predict(task.test_inputs).values, before.values)
 
 
-def test_its_state_gives_it_back():
+def test_a_loaded_state_predicts_the_same():
     task, targets = truth_table()
     student = new_student()(Objective(CrossEntropy()), 0)
     student.update(task.inputs, targets, torch.ones(len(targets)))

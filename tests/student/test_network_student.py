@@ -1,5 +1,4 @@
-"""A whole network as the student: it learns what it is told and no more, predicts plain images, and
-goes on where it was killed."""
+"""The network student: training, predictions without augmentation, and resumed trainings."""
 
 from functools import cache
 from pathlib import Path
@@ -43,7 +42,7 @@ def digits() -> ImageData:
 
 
 def part(split: str, count: int | None = None) -> tuple[ImageRows, Tensor]:
-    """Images of a split, and their true labels."""
+    """Return images of a split and their true labels."""
     rows = digits().rows(split)[:count]
     return ImageRows(digits(), rows), digits().truth(rows).labels
 
@@ -73,20 +72,20 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 @cache
 def taught() -> NetworkStudent:
-    """Long enough to have learnt something."""
+    """Return a student that was trained long enough to learn."""
     inputs, labels = part("student_train")
     made = student(training={"steps": 90, "augment": {"crop": "padded", "padding": 1}})
     made.update(inputs, ProbTable.one_hot(labels, 10), torch.ones(len(labels)))
     return made
 
 
-def test_it_learns_from_annotations() -> None:
+def test_the_network_learns_from_annotations() -> None:
     inputs, labels = part("test")
     assert (taught().predict(inputs).top()[0] == labels).float().mean() > 0.8
 
 
 def test_predictions_are_of_images_without_augmentation() -> None:
-    """They are those of the network on plainly scaled images, and the same every time."""
+    """They equal the network's outputs on images without augmentation, every time."""
     inputs, _ = part("test", 20)
     network = taught().network_
     assert network is not None
@@ -99,8 +98,8 @@ def test_predictions_are_of_images_without_augmentation() -> None:
     assert torch.equal(taught().predict_own(inputs).values, found.values)
 
 
-def test_a_sample_of_weight_0_is_not_there() -> None:
-    """Wrong annotations that are left out change nothing: as if there were no such samples."""
+def test_samples_of_weight_0_have_no_effect() -> None:
+    """Wrong annotations with weight 0 have the effect of absent samples."""
     inputs, labels = part("student_train", 80)
     weights = (torch.arange(80) % 4 > 0).float()
     wrong = torch.where(weights > 0, labels, (labels + 1) % 10)
@@ -111,8 +110,8 @@ def test_a_sample_of_weight_0_is_not_there() -> None:
     assert equal(first.state_dict(), second.state_dict())
 
 
-def test_labels_teach_where_they_count() -> None:
-    """With annotations of one class alone, only a student that sees labels learns the others."""
+def test_true_labels_teach_where_they_have_weight() -> None:
+    """With annotations of one class only, a student needs true labels to learn the others."""
     inputs, labels = part("student_train")
     nonsense, ones = ProbTable.one_hot(torch.zeros_like(labels), 10), torch.ones(len(labels))
     test, truth = part("test")
@@ -125,8 +124,8 @@ def test_labels_teach_where_they_count() -> None:
     assert right[1] > 0.7
 
 
-def test_cross_fitted_predictions_are_of_networks_that_did_not_see_the_sample() -> None:
-    """Folds annotated with a class each: a network that never saw a fold's class can't name it."""
+def test_cross_fitted_predictions_are_of_networks_not_trained_on_the_sample() -> None:
+    """Each fold has its own class: a network trained without a fold cannot predict its class."""
     inputs, _ = part("student_train", 90)
     folds = torch.arange(90) % 3
     made = student(cross_fit=3, folds=folds, training={"steps": 25})
@@ -134,7 +133,7 @@ def test_cross_fitted_predictions_are_of_networks_that_did_not_see_the_sample() 
     assert (made.predict_own(inputs).top()[0] != folds).float().mean() > 0.9
 
 
-def test_parts_are_students_of_their_rows() -> None:
+def test_parts_are_trained_on_their_rows() -> None:
     inputs, labels = part("student_train", 200)
     made = student(training={"steps": 30})
     low, high = torch.nonzero(labels < 5)[:, 0], torch.nonzero(labels >= 5)[:, 0]
@@ -144,7 +143,7 @@ def test_parts_are_students_of_their_rows() -> None:
     assert (parts.predict(1, test).top()[0] >= 5).all()
 
 
-def test_a_state_is_taken_up_and_trained_on() -> None:
+def test_a_loaded_state_is_trained_further() -> None:
     inputs, labels = part("student_train", 60)
     targets, ones = ProbTable.one_hot(labels, 10), torch.ones(60)
     state = taught().state_dict()
@@ -162,7 +161,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_equal_weights(tmp_path: Path) -> None:
     inputs, labels = part("student_train", 100)
     targets, ones = ProbTable.one_hot(labels, 10), torch.ones(100)
     setting = {"save_every": 5, "ema": 0.9, "augment": {"crop": "padded", "flip": 0.5}}
@@ -190,7 +189,7 @@ def episodes() -> EpisodeRows:
     return EpisodeRows(digits().subset(rows), drawn)
 
 
-def test_the_meta_stage_leaves_the_classifier_as_it_is_and_answers_episodes() -> None:
+def test_the_meta_stage_predicts_episodes_and_keeps_the_classifier() -> None:
     section = MetaSection(steps=6, ways=3, shots=2, queries=4, lr=0.05)
     stage = MetaStage(section, AugmentSection(), Objective(CrossEntropy()))
     inputs, labels = part("student_train", 200)
@@ -210,14 +209,14 @@ def test_the_meta_stage_leaves_the_classifier_as_it_is_and_answers_episodes() ->
     assert torch.equal(other.predict(episodes()).values, answers.values)
 
 
-def test_a_taught_network_tells_new_classes_apart() -> None:
-    """Digits that it knows, by nearest centroid: far above chance (1/3)."""
+def test_a_trained_network_separates_new_classes() -> None:
+    """Nearest centroids of known digits are far above chance (1/3)."""
     drawn = episodes()
     right = taught().predict(drawn).top()[0] == drawn.way
     assert right.float().mean() > 0.75
 
 
-def test_the_exported_network_predicts_alike(tmp_path: Path) -> None:
+def test_the_exported_network_predicts_the_same(tmp_path: Path) -> None:
     section = taught().setup.section.backbone
     names = digits().classes
     save_network(tmp_path, taught().state_dict(), section, names, "# card\n")
@@ -229,7 +228,7 @@ def test_the_exported_network_predicts_alike(tmp_path: Path) -> None:
     assert loaded.embed([digits().read(0)]).shape == (1, 64)
 
 
-def test_an_exported_meta_student_says_that_it_only_embeds(tmp_path: Path) -> None:
+def test_an_exported_meta_student_only_embeds(tmp_path: Path) -> None:
     section = taught().setup.section.backbone
     save_network(tmp_path, taught().state_dict(), section, digits().classes, "", meta=True)
     loaded = cosup.load_student(tmp_path, device="cpu")

@@ -1,4 +1,4 @@
-"""Trainings by two processes together: what they come to is what one process comes to."""
+"""Trainings shared by two processes give the results of one process."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ Found = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple[Found, Found]:
-    """What both ranks have."""
+    """Return the results of both ranks."""
     folder, here = tmp_path_factory.mktemp("ranks"), Path(two_ranks.__file__)
     path = os.pathsep.join([str(here.parents[2]), str(here.parents[1])])
     environment = {**os.environ, "PYTHONPATH": path}
@@ -46,7 +46,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple[F
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What one process has."""
+    """Return the results of one process."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -59,16 +59,18 @@ STEP_BY_STEP = ["head", "head unweighted", "plain", "plain in parts", "with batc
 
 
 @pytest.mark.parametrize("what", STEP_BY_STEP)
-def test_the_gradient_is_the_whole_batchs(
+def test_the_gradient_is_that_of_the_whole_batch(
     what: str, ranks: tuple[Found, Found], alone: Found
 ) -> None:
-    """Slices of unequal size and weight: up to rounding, every step is the one of a process; the
-    network's batch norms look at the slices of both."""
+    """With slices of unequal size and weight, each step equals that of one process up to rounding;
+    the network's batch norms use the slices of both ranks."""
     for name, tensor in alone[what].items():
         torch.testing.assert_close(ranks[0][what][name], tensor, rtol=2e-3, atol=1e-5, msg=name)
 
 
-def test_losses_and_metrics_are_the_whole_batchs(ranks: tuple[Found, Found], alone: Found) -> None:
+def test_losses_and_metrics_are_those_of_the_whole_batch(
+    ranks: tuple[Found, Found], alone: Found
+) -> None:
     for what, close in (("head told", 1e-3), ("network told", 1e-2)):
         assert [step for step, *_ in ranks[0][what]] == [step for step, *_ in alone[what]]
         for (_, loss, metrics), (_, expected, others) in zip(
@@ -84,29 +86,31 @@ ALIKE = ["head", "plain", "network", "everything", "live", "resumed"]
 
 
 @pytest.mark.parametrize("what", ALIKE)
-def test_both_have_the_same_weights_and_statistics(what: str, ranks: tuple[Found, Found]) -> None:
+def test_both_ranks_have_equal_weights_and_statistics(
+    what: str, ranks: tuple[Found, Found]
+) -> None:
     assert same(ranks[0][what], ranks[1][what])
 
 
-def test_a_cut_training_goes_on_to_the_same_weights(
+def test_an_interrupted_training_resumes_to_equal_weights(
     ranks: tuple[Found, Found], alone: Found
 ) -> None:
-    """With each rank's own random numbers, though the first alone sees the file."""
+    """Each rank keeps its random numbers, although only the first reads the file."""
     assert same(alone["resumed"], alone["everything"])
     assert same(ranks[0]["resumed"], ranks[0]["everything"])
     assert same(ranks[1]["resumed"], ranks[1]["everything"])
 
 
-def test_the_meta_stage_is_the_first_ranks(ranks: tuple[Found, Found], alone: Found) -> None:
+def test_the_first_rank_trains_the_meta_stage(ranks: tuple[Found, Found], alone: Found) -> None:
     assert same(ranks[0]["meta"], alone["meta"])
 
 
-def test_all_stop_where_one_diverges(ranks: tuple[Found, Found]) -> None:
+def test_all_ranks_stop_when_one_diverges(ranks: tuple[Found, Found]) -> None:
     assert ranks[0]["diverged"] == ranks[1]["diverged"]
     assert "not finite at step 1 of" in ranks[0]["diverged"]
 
 
-def test_heads_say_the_same_of_nearly_every_image(ranks: tuple[Found, Found], alone: Found) -> None:
+def test_heads_agree_on_nearly_every_image(ranks: tuple[Found, Found], alone: Found) -> None:
     """Whole trainings of networks: `tests/benchmarks/bench_workers.py`."""
     features = head_job().features
     answers = [predict_heads(head_bank(f["head"]), features)[0].top()[0] for f in (alone, ranks[0])]
@@ -121,7 +125,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("batch", "allowed"), MISTAKES)
-def test_batches_that_workers_cant_share(batch: tuple[Any, ...], allowed: str) -> None:
+def test_batches_that_workers_cannot_share(batch: tuple[Any, ...], allowed: str) -> None:
     check_slices(batch[0], 1, *batch[2:])
     with pytest.raises(UserError) as caught:
         check_slices(*batch)
@@ -129,7 +133,7 @@ def test_batches_that_workers_cant_share(batch: tuple[Any, ...], allowed: str) -
     assert caught.value.allowed == allowed
 
 
-def test_jobs_are_checked_before_they_are_sent() -> None:
+def test_jobs_are_checked_before_they_run() -> None:
     for job in (head_job(batch_size=2), network_job(batch_size=2)):
         job.check(2)
         with pytest.raises(UserError) as caught:

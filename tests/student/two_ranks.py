@@ -1,6 +1,6 @@
-"""What one of two processes does that train together: `python two_ranks.py RANK FOLDER`.
+"""Run one of two processes that train together: `python two_ranks.py RANK FOLDER`.
 
-It carries out the trainings of `test_ranks.py` and writes what they come to, rank by rank.
+It runs the trainings of `test_ranks.py` and writes the results of its rank.
 """
 
 import sys
@@ -51,7 +51,7 @@ class Plain(nn.Module):
 
 
 def plain(ranks: Ranks, accumulate: int = 1, norms: bool = False) -> dict[str, Tensor]:
-    """Trained on batches of 21, whose slices differ in size and weight."""
+    """Train on batches of 21, whose slices differ in size and weight."""
     base = build_classifier("cifar_resnet8", 10, None, 16)
     torch.manual_seed(0)
     classifier = base if norms else Classifier("plain", Plain(), base.input, 10)
@@ -81,8 +81,8 @@ class Killed(Exception):
 
 
 def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
-    """A training that is cut after its fifth step on every rank, and goes on; only the first rank
-    sees the state."""
+    """Train, interrupt every rank after its fifth step, and resume; only the first rank has the
+    state."""
     compute = Compute(CPU, scratch=folder / f"rank-{ranks.rank}", ranks=ranks)
 
     def die(step: int, *_: object) -> None:
@@ -102,7 +102,7 @@ def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
 
 
 def diverged(ranks: Ranks) -> str:
-    """What is said of a loss that only the second rank's samples make infinite."""
+    """Return the error of a loss that only the second rank's samples make infinite."""
     job = head_job(weighted=False, batch_size=300, standardize=False)
     job.features[5::2] = torch.inf
     members = torch.arange(6)
@@ -118,7 +118,7 @@ Told = list[tuple[int, float, dict[str, float]]]
 
 
 def told(seen: Told) -> OnStep:
-    """Writes down the steps that a training tells of."""
+    """Return a callback that records the steps of a training."""
 
     def on_step(step: int, loss: float, metrics: Metrics) -> None:
         seen.append((step, loss, {name: float(value) for name, value in metrics.items()}))
@@ -127,7 +127,7 @@ def told(seen: Told) -> OnStep:
 
 
 def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
-    """All that is compared."""
+    """Return all results that are compared."""
     compute = Compute(CPU, ranks=ranks)
     heads, networks = Told(), Told()
     found: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Real digits, few of them, and what teachers compute with."""
+"""Fixtures: a few real digits, and a feature cache on the CPU."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Annotating: the store holds what teachers say, images are decoded once, work resumes."""
+"""Annotation: the store has all annotations, images are decoded once, and work resumes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def teachers(data: ImageData, features: FeatureCache) -> list[Teacher]:
 
 
 @pytest.mark.parametrize("shard_size", [37, 300, 4096])
-def test_the_store_holds_what_teachers_say(
+def test_the_store_has_the_teachers_annotations(
     data: ImageData,
     features: FeatureCache,
     teachers: list[Teacher],
@@ -76,7 +76,7 @@ def test_each_image_is_decoded_once_and_only_missing_shards_are_done(
     assert told == [("student_train", name, 1, 1)]
 
 
-def test_an_annotation_that_was_cut_goes_on(
+def test_an_interrupted_annotation_resumes(
     data: ImageData,
     features: FeatureCache,
     teachers: list[Teacher],

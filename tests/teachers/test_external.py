@@ -1,4 +1,4 @@
-"""Annotation tables: what is allowed is read as written, a mistake is one line with its place."""
+"""Annotation tables: valid ones are read exactly; errors name the file, row and sample."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Teachers learn from the labels they are given, wrong ones included, and see no others."""
+"""Teachers learn from given labels only, including wrong ones."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ BLOCKS = {"by": "class", "levels": [2]}
 
 
 def turned(data: ImageData) -> ImageData:
-    """Every label is given as the next class."""
+    """Return the data with each given label replaced by the next class."""
     return replace(data, table=data.table.assign(given=(data.table["label"] + 1) % 10))
 
 
@@ -32,7 +32,7 @@ def test_scopes_and_targets_are_of_the_given_labels(data: ImageData) -> None:
     assert other.split_fingerprint("teacher_train") != data.split_fingerprint("teacher_train")
 
 
-def test_a_level_learns_what_it_is_given(data: ImageData, features: FeatureCache) -> None:
+def test_a_level_learns_the_given_labels(data: ImageData, features: FeatureCache) -> None:
     section = teachers_section(hierarchy={"by": "class", "levels": [1]})
     other = turned(data)
     (teacher,) = train_level(finest(section, data), Training(section, other, 0, features))
@@ -47,7 +47,7 @@ def test_a_level_learns_what_it_is_given(data: ImageData, features: FeatureCache
 def test_shared_samples_reach_teachers_through_the_feature_cache(
     data: ImageData, features: FeatureCache, drawn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows that teachers train on are found in the split that they really are in."""
+    """Rows that teachers train on are found in the split that they belong to."""
     shared = replace(data, share_train=True, drawn=drawn)
     section = teachers_section(
         hierarchy=BLOCKS,

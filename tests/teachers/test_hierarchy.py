@@ -1,4 +1,4 @@
-"""The tree of teachers: every level covers the task, names are unique, mistakes are one line."""
+"""The hierarchy of teachers: each level covers the task, names are unique, errors have keys."""
 
 import numpy as np
 from helpers.user_errors import error_of

@@ -1,4 +1,4 @@
-"""Live teachers say of an image what its own teacher says, and nothing of them ever changes."""
+"""Live teachers annotate each image with its own teacher, and are never changed."""
 
 import re
 from typing import cast
@@ -92,7 +92,7 @@ def test_each_teacher_runs_once_on_its_own_images(
     assert sizes == [("low", 5), ("all", 7)]
 
 
-def test_images_nobody_is_asked_about_are_zero(
+def test_images_without_a_teacher_have_zero_outputs(
     teachers: list[NetworkTeacher], images: Tensor
 ) -> None:
     live = LiveTeachers(teachers, Compute())
@@ -113,7 +113,7 @@ def test_images_of_another_size_are_resized(teachers: list[NetworkTeacher], imag
     torch.testing.assert_close(live(large, asked).logits, live(wanted, asked).logits)
 
 
-def test_nothing_of_a_teacher_changes(teachers: list[NetworkTeacher], images: Tensor) -> None:
+def test_teachers_are_not_changed(teachers: list[NetworkTeacher], images: Tensor) -> None:
     before = [teacher.identity for teacher in teachers]
     live = LiveTeachers(teachers, Compute())
     parent = torch.nn.ModuleList([live]).train()
@@ -142,7 +142,7 @@ def test_bfloat16_is_close(teachers: list[NetworkTeacher], images: Tensor) -> No
 
 
 def test_annotations_alone_need_no_maps(images: Tensor) -> None:
-    """Networks whose shapes differ, or that give no maps, can still annotate."""
+    """Networks of different shapes, or without feature maps, can still annotate."""
     teachers: list[Teacher] = [
         network("one", (0, 1)),
         network("two", None, "cifar_vgg8"),
@@ -158,7 +158,7 @@ def test_annotations_alone_need_no_maps(images: Tensor) -> None:
     assert not live(images.float(), torch.full((12,), -1)).logits.any()
 
 
-def test_teachers_that_see_in_other_shapes_are_refused() -> None:
+def test_teachers_with_different_feature_maps_are_refused() -> None:
     pair = [network("wide", None, "cifar_vgg8"), network("thin", None, "cifar_resnet20")]
     error = error_of(LiveTeachers, pair, Compute())
     assert error.key == ("teachers", "hierarchy")
@@ -167,7 +167,9 @@ def test_teachers_that_see_in_other_shapes_are_refused() -> None:
     assert re.search(r"'small'.*'large'", str(error_of(LiveTeachers, sizes, Compute())))
 
 
-def test_teachers_that_are_no_networks_are_refused(data: ImageData, features: FeatureCache) -> None:
+def test_teachers_that_are_not_networks_are_refused(
+    data: ImageData, features: FeatureCache
+) -> None:
     section = teachers_section(training={"steps": 2})
     specs = finest(section, data)[:1]
     (linear,) = LinearPixels.train(specs, Training(section, data, 0, features))
@@ -190,7 +192,7 @@ def test_the_features_are_the_embedding_of_a_linear_model_on_them() -> None:
     assert torch.equal(embedded, features.float())
 
 
-def test_a_network_teachers_embedding_is_what_its_last_layer_reads(
+def test_the_embedding_of_a_network_is_the_input_of_its_last_layer(
     teachers: list[NetworkTeacher], images: Tensor
 ) -> None:
     teacher = teachers[0]

@@ -1,4 +1,4 @@
-"""Networks as teachers are trained as students are: augmented, averaged, and resumed if killed."""
+"""Teachers that are networks are trained like students: augmented, averaged and resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ def section(**changes: Any) -> TeachersSection:
 
 
 class Killed(Exception):
-    """Raised in the middle of a training."""
+    """Raised during a training."""
 
 
-def test_a_killed_teacher_goes_on_where_it_was(
+def test_a_killed_training_of_a_teacher_resumes(
     data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     config = section()
@@ -64,8 +64,8 @@ def test_a_killed_teacher_goes_on_where_it_was(
     assert seen == [5, 6]
 
 
-def test_teachers_learn_the_labels_they_are_given(data: ImageData, features: FeatureCache) -> None:
-    """Noise is in `given`; the true labels have no part in training."""
+def test_teachers_learn_the_given_labels(data: ImageData, features: FeatureCache) -> None:
+    """Label noise is in `given`; true labels are not used in training."""
     from dataclasses import replace
 
     config = section()
@@ -92,7 +92,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
-def test_mistakes_are_found_before_anything_is_trained(
+def test_errors_are_found_before_training(
     data: ImageData, features: FeatureCache, changes: dict[str, Any], message: str
 ) -> None:
     config = section(**changes)
@@ -103,7 +103,7 @@ def test_mistakes_are_found_before_anything_is_trained(
     assert "\n" not in str(caught.value)
 
 
-def test_state_has_timms_names_alone(data: ImageData, features: FeatureCache) -> None:
+def test_the_state_has_only_timms_names(data: ImageData, features: FeatureCache) -> None:
     import timm
 
     config = section()

@@ -1,4 +1,4 @@
-"""The store: what is written comes back, shards are whole or absent, stale ones are done anew."""
+"""The store: reading returns what was written, writes are atomic, stale shards are replaced."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def new_store(path: Path, count: int, classes: int = 5, shard: int = 10) -> Anno
     elements=st.integers(1, 2000),
     teachers=st.integers(1, 3),
 )
-def test_what_is_written_comes_back(
+def test_reading_returns_what_was_written(
     tmp_path_factory: pytest.TempPathFactory,
     count: int,
     classes: int,
@@ -130,7 +130,7 @@ def test_shards_of_another_key_are_stale(tmp_path: Path, change: str) -> None:
     assert len(list((tmp_path / "student_train" / "t").iterdir())) == 1
 
 
-def test_the_manifest_says_what_is_stored_and_who_abstains(tmp_path: Path) -> None:
+def test_the_manifest_lists_stored_annotations_and_abstentions(tmp_path: Path) -> None:
     store = new_store(tmp_path, 12)
     for name in ("a", "b"):
         fill(store, "student_train", Fake(name, 5), annotations(12, 5, 0))
@@ -142,7 +142,7 @@ def test_the_manifest_says_what_is_stored_and_who_abstains(tmp_path: Path) -> No
     assert store.abstains("student_train", "nobody") == []
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, fake = new_store(tmp_path, 12), Fake("t", 5)
