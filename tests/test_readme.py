@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cosup.cli import call
-from cosup.config import check_config
+from cosup.config import check_config, load_config
+from cosup.controls import CONTROLS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -80,6 +81,11 @@ def test_bring_your_own_can_be_planned(
 def test_commands_that_ci_runs_have_a_line_of_their_own(command: str) -> None:
     assert command in README.splitlines()
     assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_table_has_the_labels_that_a_run_prints() -> None:
+    for name in load_config(ROOT / "configs" / "quickstart.yaml").controls:
+        assert f"│ {CONTROLS[name].label} " in README
 
 
 def test_readme_is_short() -> None:
