@@ -30,6 +30,7 @@ from cosup.teachers.base import training_rows
 from cosup.teachers.features import cached_part
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.table import ANNOTATED
+from cosup.teachers.train import planned_steps
 
 SHOWN = 5
 """Classes or domains of a scope that are named."""
@@ -178,5 +179,7 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
 def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
     if spec.external is not None:
         return spec.external.annotations, "-"
-    rows = training_rows(spec, data)
-    return f"{len(rows):,} samples", f"{config.teachers.training.total_steps(len(rows)):,}"
+    steps = planned_steps(spec, config.teachers, data)
+    if not steps:
+        return config.teachers.model.name, "-"
+    return f"{len(training_rows(spec, data)):,} samples", f"{steps:,}"

@@ -130,7 +130,8 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
         section = BackboneSection.model_validate(settings["backbone"])
         classes = tuple(settings["classes"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder}: not an exported student ({error})") from None
+        problem = f"is not an exported student ({error})"
+        raise UserError(problem, where=str(folder)) from None
     where = resolve_device(device)
     if whole:
         built = encoder_in(folder, section)
@@ -139,7 +140,8 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
             network.model.load_state_dict(tensors)
         except RuntimeError as error:
             text = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder}: {NETWORK} doesn't fit {section.name} ({text})") from None
+            problem = f"{NETWORK} does not fit {section.name} ({text})"
+            raise UserError(problem, where=str(folder)) from None
         network.to(where).eval()
         return ExportedStudent(
             network, eval_transform(network.input), classes, bool(settings["meta"])
@@ -147,9 +149,8 @@ def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
     compute = Compute(where, resolve_precision("auto", where))
     backbone = load_backbone(encoder_in(folder, section), compute)
     if settings["weights"] != hash_tensors(backbone.model.state_dict()):
-        raise UserError(
-            f"{folder}: the backbone {section.name} has other weights than those it was trained on"
-        )
+        problem = f"the backbone {section.name} has other weights than those it was trained on"
+        raise UserError(problem, where=str(folder))
     model = HeadOnBackbone(backbone, head_bank(tensors))
     return ExportedStudent(model, eval_transform(backbone.input), classes)
 

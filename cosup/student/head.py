@@ -53,7 +53,7 @@ class HeadStudent(Student):
 
     def predict(self, inputs: TestInputs) -> ProbTable:
         """Predict class probabilities of samples it was not fitted to."""
-        return predict_heads(self._bank().select(0), _features(inputs), self.setup.compute)[0]
+        return predict_heads(self._bank().select(0), _head_inputs(inputs), self.setup.compute)[0]
 
     def predict_own(self, inputs: Inputs) -> ProbTable:
         """Predict class probabilities of its training samples, each by its fold's head if
@@ -61,7 +61,7 @@ class HeadStudent(Student):
         folds = self.setup.folds
         if folds is None:
             return self.predict(inputs)
-        bank, features = self._bank(), _features(inputs)
+        bank, features = self._bank(), _head_inputs(inputs)
         return by_fold(
             folds,
             self.setup.section.cross_fit,
@@ -98,7 +98,7 @@ class HeadStudent(Student):
     ) -> HeadJob:
         section = self.setup.section
         return HeadJob(
-            features=_features(inputs),
+            features=_head_inputs(inputs),
             targets=targets,
             members=list(members),
             head=section.head,
@@ -120,9 +120,9 @@ class HeadParts(PartPredictor):
 
     def predict(self, part: int, inputs: Inputs) -> ProbTable:
         """Predict class probabilities with the head of one set."""
-        return predict_heads(self.bank.select(part), _features(inputs))[0]
+        return predict_heads(self.bank.select(part), _head_inputs(inputs))[0]
 
 
-def _features(inputs: TestInputs) -> Tensor:
+def _head_inputs(inputs: TestInputs) -> Tensor:
     assert isinstance(inputs, Tensor), "a head reads features"
     return inputs

@@ -107,7 +107,8 @@ class MetaJob(NetworkJob):
 
     def _episodes(self) -> Episodes:
         section = self.stage.section
-        labels = _drop_rare(_labels(self.lesson, self.rows), section.shots + section.queries)
+        classes = _sample_classes(self.lesson, self.rows)
+        labels = _drop_rare(classes, section.shots + section.queries)
         try:
             size = EpisodeSize(section.ways, section.shots, section.queries)
             return EpisodePool(labels.numpy()).draw(size, section.steps, self.seed)
@@ -130,7 +131,7 @@ class MetaJob(NetworkJob):
         )
 
 
-def _labels(lesson: Lesson, rows: Tensor) -> Tensor:
+def _sample_classes(lesson: Lesson, rows: Tensor) -> Tensor:
     """Return the class [n] of each sample: its label where known, else the annotated class."""
     annotated, mass = lesson.targets.top()
     annotated = torch.where(mass > 0, annotated, -1)

@@ -107,7 +107,7 @@ class NetworkStudent(Student):
     def fit_parts(
         self, inputs: Inputs, targets: ProbTable, members: Sequence[Tensor]
     ) -> "NetworkParts":
-        """Train one network per set of rows, in turn, on the annotations alone."""
+        """Train one network per set of rows, in turn, on annotations only."""
         data, lesson = _lesson(inputs, targets, torch.ones(len(targets)), None)
         parts = []
         for number, rows in enumerate(members):
@@ -139,7 +139,7 @@ class NetworkStudent(Student):
         return self.network_
 
     def _build(self) -> Classifier:
-        """Build the network at its start: loaded, or as the backbone section says."""
+        """Build the network, with initial weights unless it starts from a loaded state."""
         section, start = self.setup.section, self.start
         backbone = section.backbone
         return build_classifier(
