@@ -9,7 +9,6 @@ What an ablation over losses prints at the end: a row per loss, and what the pai
 """
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,12 @@ from rich.text import Text
 from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.table import load_data
-from cosup.errors import UserError
 from cosup.layout import Layout
-from cosup.registry import Choice
 from cosup.remote import Place
 from cosup.runs.backend import Backend
 from cosup.runs.check import check_task
-from cosup.runs.choose_loss import with_loss
 from cosup.runs.directory import RunDirectory
+from cosup.runs.losses import loss_names, with_loss
 from cosup.runs.paired import compare_pairs, load_correct, more_than_noise
 from cosup.runs.pipeline import run_one
 from cosup.runs.prepare import make_compute
@@ -38,9 +35,6 @@ from cosup.teachers.hierarchy import plan_hierarchy
 from cosup.words import in_percent, in_points, interval, noun
 
 log = logging.getLogger(__name__)
-
-LONGEST = 60
-"""Characters of a loss's name that may come from its settings."""
 
 
 def run_ablation(
@@ -89,43 +83,6 @@ def run_ablation(
         }
         run.files.summary.write(summary)
         return summary
-
-
-def loss_names(losses: Sequence[Choice]) -> list[str]:
-    """A name per loss, fit for a folder: its own, or, where several entries share that, with the
-    settings in which they differ: `adaptive_confidence-half`, `distillation-tau-4.0`.
-
-    Raises `UserError` for an entry that is given twice.
-    """
-    names: list[str] = []
-    for place, choice in enumerate(losses):
-        if choice in losses[:place]:
-            raise UserError(
-                f"rounds.losses: {choice.name} is given twice with the same settings; give each "
-                "loss once"
-            )
-        others = [other.settings for other in losses if other.name == choice.name]
-        suffix = "".join(
-            f"-{_shown(key, value)}"
-            for key, value in choice.settings.items()
-            if any(other[key] != value for other in others)
-        )
-        name = _fit(choice.name) + (suffix if len(suffix) <= LONGEST else "")
-        count = 1
-        while (numbered := name if count == 1 else f"{name}-{count}") in names:
-            count += 1
-        names.append(numbered)
-    return names
-
-
-def _shown(key: str, value: Any) -> str:
-    """A word speaks for itself; a number needs the setting's name."""
-    return _fit(value if isinstance(value, str) else f"{key}-{value}")
-
-
-def _fit(text: str) -> str:
-    """With what a folder's name can hold."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")
 
 
 def _check(config: Config) -> None:

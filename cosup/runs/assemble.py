@@ -1,8 +1,7 @@
-"""All that rounds and controls read, put together; and each teacher measured alone."""
+"""Assemble what rounds and controls read, and measure each teacher alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,21 +12,56 @@ from cosup.data.table import ImageData
 from cosup.evidence import Truth
 from cosup.levels import Level, Task
 from cosup.models.compute import Compute
-from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
-from cosup.runs.inputs import Measured, StudentReads
-from cosup.runs.summary import TestSplit
-from cosup.student.jobs import Launcher
+from cosup.runs.context import RunContext
+from cosup.runs.inputs import Evaluation, StudentInputs
 from cosup.teachers.base import Teacher
-from cosup.teachers.hierarchy import TeacherSpec, scopes
+from cosup.teachers.hierarchy import scopes
 from cosup.teachers.live import LiveTeachers
 from cosup.teachers.store import AnnotationStore
 
 
 @dataclass(frozen=True)
+class Annotated:
+    """Trained teachers and their annotations of a run's data.
+
+    levels: from the coarsest to the finest; last, on a level of its own, the generalist with the
+    budget of all specialists, if a control needs it.
+    """
+
+    data: ImageData
+    levels: Sequence[Sequence[Teacher]]
+    store: AnnotationStore
+    compute: Compute
+
+    def level(self, index: int, teachers: Sequence[Teacher], features: Tensor | None) -> Level:
+        """Return a level as rounds read it.
+
+        features: [M, D] of teacher_train. Its provenance is which teacher's scope holds which
+        labelled sample of teacher_train.
+        """
+        data, specs = self.data, [teacher.spec for teacher in teachers]
+        table = scopes(specs, len(data.classes), len(data.domains))
+        provenance = None
+        if features is not None:
+            rows = data.rows("teacher_train")
+            known = Truth(data.given(rows), data.truth(rows).domains)
+            provenance = (features, table.hold(known).float())
+        names = [spec.name for spec in specs]
+        return Level(index, table, self.store.level("student_train", names), provenance)
+
+    def answers(self, teacher: Teacher, evaluation: Evaluation) -> ProbTable:
+        """Return a teacher's probabilities of the samples of an evaluation."""
+        return evaluation.answers(teacher, self.store, self.compute)
+
+
+@dataclass(frozen=True)
 class TeacherRecord:
-    """A teacher as the summary names it. accuracy: on the test split; chosen_by: on the samples
-    that serve to choose the best one (`choose_split`), None where no label is known."""
+    """A teacher as the summary lists it.
+
+    accuracy: on the test samples. chosen_by: on the samples by which the best teacher is chosen
+    (`MeasuredTeachers.chosen_on`); None if none of their labels is known.
+    """
 
     name: str
     level: int
@@ -37,153 +71,161 @@ class TeacherRecord:
 
 
 @dataclass(frozen=True)
+class MeasuredTeachers:
+    """The teachers of the hierarchy, each measured alone.
+
+    answers: each teacher's probabilities of the test samples. chosen_on: the samples by which the
+    best teacher is chosen. best_level, generalist_level: levels of that teacher alone, and of the
+    generalist with the specialists' budget (None without it).
+    """
+
+    records: tuple[TeacherRecord, ...]
+    answers: dict[str, ProbTable]
+    chosen_on: str
+    best_level: Level
+    generalist_level: Level | None
+
+    @property
+    def floor(self) -> TeacherRecord:
+        """Return the best teacher."""
+        return max(self.records, key=lambda record: record.chosen_by or 0.0)
+
+    @property
+    def floor_answers(self) -> ProbTable:
+        """Return the best teacher's probabilities of the test samples."""
+        return self.answers[self.floor.name]
+
+
+@dataclass(frozen=True)
+class TrainingSamples:
+    """The samples of student_train.
+
+    sample_ids: names. groups: [N] int64, resampled together. noisy_labels: [N] labels as trainers
+    get them if the data have label noise, else None.
+    """
+
+    sample_ids: list[str]
+    groups: Tensor
+    noisy_labels: Tensor | None
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """All that rounds, controls and the summary read. groups: [N] of student_train's samples;
-    scratch: the folder that keeps the states of trainings which are not finished;
-    given: [N] labels of student_train as trainers see them, where they have noise; launcher: who
-    trains students; test_ids: the names of the samples that measure; said: what each teacher says
-    about those; head, prototypes: as of `StudentReads`."""
+    """Everything that rounds, controls and the summary read.
+
+    compute: with the folder of the states of unfinished trainings as its scratch.
+    """
 
     data: ImageData
     task: Task
-    test: TestSplit
-    teachers: tuple[TeacherRecord, ...]
-    floor: TeacherRecord
-    chosen_on: str
-    floor_probs: ProbTable
-    best_level: Level
-    generalist_level: Level | None
-    groups: Tensor
-    sample_ids: list[str]
-    validation: TestSplit | None
+    samples: TrainingSamples
+    inputs: StudentInputs
+    teachers: MeasuredTeachers
     compute: Compute
-    scratch: Path
-    given: Tensor | None
-    launcher: Launcher
-    test_ids: list[str]
-    said: dict[str, ProbTable]
-    head: HeadSection
-    prototypes: Tensor | None
+
+    @property
+    def test(self) -> Evaluation:
+        """Return the test samples."""
+        return self.inputs.test
 
 
-def assemble(
-    config: Config,
-    data: ImageData,
-    teachers: Sequence[Sequence[Teacher]],
-    store: AnnotationStore,
-    reads: StudentReads,
-    compute: Compute,
-    scratch: Path,
-    launcher: Launcher,
-) -> Prepared:
-    """Put together what the rounds read, and measure each teacher alone."""
-    rows, test, validation = data.rows("student_train"), reads.test, reads.validation
-    levels = [
-        _level(index, [teacher.spec for teacher in level], data, store, reads.provenance)
-        for index, level in enumerate(teachers)
-    ]
-    generalist = levels.pop() if needing("generalist", config.controls) else None
-    if asks_live(config):
-        for index, level in enumerate(levels):
-            levels[index] = replace(
-                level,
-                live=LiveTeachers(teachers[index], compute, reads_maps(config)),
-            )
-    everyone = {teacher.name: teacher for level in teachers for teacher in level}
-    records, said = [], {}
-    for teacher in (teacher for level in teachers[: len(levels)] for teacher in level):
-        said[teacher.name] = test.of_teacher(teacher, store, compute)
-        chosen_by = _chosen_by(teacher, data, store, validation, compute)
-        records.append(
-            TeacherRecord(
-                teacher.name,
-                teacher.spec.level,
-                teacher.steps,
-                test.split.accuracy(said[teacher.name]),
-                chosen_by,
-            )
-        )
-    floor = max(records, key=lambda record: record.chosen_by or 0.0)
-    best = [everyone[floor.name].spec]
+def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -> Prepared:
+    """Assemble what the rounds read, and measure each teacher alone."""
+    config, data = context.config, annotated.data
+    rows, validation = data.rows("student_train"), inputs.validation
+    teachers = list(annotated.levels)
+    generalist = teachers.pop() if needing("generalist", config.controls) else None
     task = Task(
-        tuple(levels),
-        reads.train,
-        test.inputs,
-        data.truth(rows),
-        len(data.classes),
-        reads.features,
-        data.given(rows),
-        None if validation is None else validation.inputs,
+        levels=_levels(config, annotated, teachers, inputs.provenance),
+        inputs=inputs.train,
+        test_inputs=inputs.test.inputs,
+        truth=data.truth(rows),
+        num_classes=len(data.classes),
+        features=inputs.features,
+        labels=data.given(rows),
+        validation_inputs=None if validation is None else validation.inputs,
+    )
+    samples = TrainingSamples(
+        sample_ids=data.sample_ids(rows),
+        groups=torch.from_numpy(data.groups(rows)),
+        noisy_labels=None if config.data.noise is None else data.given(rows),
     )
     return Prepared(
-        data,
-        task,
-        test.split,
-        tuple(records),
-        floor,
-        "student_train" if validation is None else validation.part,
-        said[floor.name],
-        _level(len(levels), best, data, store, reads.provenance),
-        generalist,
-        torch.from_numpy(data.groups(rows)),
-        data.sample_ids(rows),
-        None if validation is None else validation.split,
-        compute,
-        scratch,
-        None if config.data.noise is None else data.given(rows),
-        launcher,
-        test.sample_ids,
-        said,
-        reads.head,
-        reads.prototypes,
+        data=data,
+        task=task,
+        samples=samples,
+        inputs=inputs,
+        teachers=_measured(annotated, teachers, generalist, inputs),
+        compute=replace(annotated.compute, scratch=context.files.training),
     )
 
 
 def asks_live(config: Config) -> bool:
-    """Whether the student's training asks the teachers about its own, augmented images."""
+    """Return whether the student's training asks the teachers about its augmented images."""
     return config.rounds.live_annotations or reads_maps(config)
 
 
 def reads_maps(config: Config) -> bool:
-    """Whether the loss compares what student and teachers see, not only what they say."""
+    """Return whether the loss compares feature maps of student and teachers."""
     return bool(Losses.entry(config.rounds.loss.name).settings.reads_features)
 
 
-def _chosen_by(
-    teacher: Teacher,
-    data: ImageData,
-    store: AnnotationStore,
-    validation: Measured | None,
-    compute: Compute,
-) -> float | None:
-    """The accuracy that the best single teacher is chosen by: never on what measures.
+def _levels(
+    config: Config,
+    annotated: Annotated,
+    teachers: Sequence[Sequence[Teacher]],
+    provenance: Tensor | None,
+) -> tuple[Level, ...]:
+    levels = [annotated.level(index, level, provenance) for index, level in enumerate(teachers)]
+    if asks_live(config):
+        maps, compute = reads_maps(config), annotated.compute
+        levels = [
+            replace(level, live=LiveTeachers(members, compute, maps))
+            for level, members in zip(levels, teachers, strict=True)
+        ]
+    return tuple(levels)
 
-    On validation if there is one; else on student_train's true labels, a choice with hindsight
-    that favours the floor; where none of those is known, the first teacher is taken.
+
+def _measured(
+    annotated: Annotated,
+    teachers: Sequence[Sequence[Teacher]],
+    generalist: Sequence[Teacher] | None,
+    inputs: StudentInputs,
+) -> MeasuredTeachers:
+    """Measure each teacher, and choose the best one."""
+    records, answers = [], {}
+    everyone = {teacher.name: teacher for level in teachers for teacher in level}
+    for name, teacher in everyone.items():
+        answers[name] = annotated.answers(teacher, inputs.test)
+        accuracy = inputs.test.split.accuracy(answers[name])
+        chosen_by = _chosen_by(annotated, teacher, inputs.validation)
+        records.append(TeacherRecord(name, teacher.spec.level, teacher.steps, accuracy, chosen_by))
+    floor = max(records, key=lambda record: record.chosen_by or 0.0)
+    index, features = len(teachers), inputs.provenance
+    return MeasuredTeachers(
+        records=tuple(records),
+        answers=answers,
+        chosen_on="student_train" if inputs.validation is None else inputs.validation.part,
+        best_level=annotated.level(index, [everyone[floor.name]], features),
+        generalist_level=None
+        if generalist is None
+        else annotated.level(index, generalist, features),
+    )
+
+
+def _chosen_by(
+    annotated: Annotated, teacher: Teacher, validation: Evaluation | None
+) -> float | None:
+    """Return the accuracy by which the best teacher is chosen, never that on the test samples.
+
+    It is measured on validation if there is one, else on the true labels of student_train, which
+    favours the floor. None if no label is known: the first teacher is then the best.
     """
     if validation is not None:
-        return validation.split.accuracy(validation.of_teacher(teacher, store, compute))
+        return validation.split.accuracy(annotated.answers(teacher, validation))
+    data, store = annotated.data, annotated.store
     truth: Truth = data.truth(data.rows("student_train"))
     known = truth.labels >= 0
     label, confidence = store.level("student_train", [teacher.name]).table(teacher.name).top()
     right = (label == truth.labels) & (confidence > 0)
     return float(right[known].double().mean()) if bool(known.any()) else None
-
-
-def _level(
-    index: int,
-    specs: Sequence[TeacherSpec],
-    data: ImageData,
-    store: AnnotationStore,
-    features: Tensor | None,
-) -> Level:
-    """A level as rounds read it; its provenance is which teacher's scope holds which labelled
-    sample of teacher_train, whose features these are."""
-    table = scopes(specs, len(data.classes), len(data.domains))
-    provenance = None
-    if features is not None:
-        rows = data.rows("teacher_train")
-        taught = Truth(data.given(rows), data.truth(rows).domains)
-        provenance = (features, table.hold(taught).float())
-    names = [spec.name for spec in specs]
-    return Level(index, table, store.level("student_train", names), provenance)

@@ -13,7 +13,7 @@ from cosup.models.images import training_transform
 from cosup.models.networks import BATCH_NORMS
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
-from cosup.runs.candidates import check_candidates
+from cosup.runs.losses import check_candidates
 from cosup.teachers.hierarchy import Hierarchy, scopes
 
 

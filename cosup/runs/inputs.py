@@ -1,4 +1,4 @@
-"""What the student of a run reads, and what it is measured on: features, images, or episodes."""
+"""The inputs of a run's student: features or images to train on, splits or episodes to test on."""
 
 import logging
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from cosup.models.compute import Compute
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Inputs, TestInputs
-from cosup.runs.candidates import candidates
 from cosup.runs.logs import progress
+from cosup.runs.losses import candidates
 from cosup.runs.summary import TestSplit
 from cosup.seeds import seed_for
 from cosup.teachers.base import Teacher
@@ -32,12 +32,13 @@ PROVENANCE = "teacher_train"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A part of the data that students and teachers are measured on.
+class Evaluation:
+    """The samples on which students and teachers are evaluated.
 
-    inputs: what the student reads of it. split: the truth about it. episodes: where it is measured
-    by episodes over classes that nobody has learnt; else `part` is a split that teachers annotate.
-    sample_ids: the images' names, in order.
+    part: the name of the split, or of the novel classes. inputs: what the student reads of them.
+    split: their true labels, domains and groups. sample_ids: the names of the images, in order.
+    episodes: the episodes of novel classes, for few-shot learning; None for a split that teachers
+    annotate.
     """
 
     part: str
@@ -46,9 +47,8 @@ class Measured:
     sample_ids: list[str]
     episodes: EpisodeRows | None = None
 
-    def of_teacher(self, teacher: Teacher, store: AnnotationStore, compute: Compute) -> ProbTable:
-        """What a teacher says about it: its annotations, or the nearest centroids among what it
-        sees in each episode."""
+    def answers(self, teacher: Teacher, store: AnnotationStore, compute: Compute) -> ProbTable:
+        """Return a teacher's annotations; in episodes, the nearest centroids of its embeddings."""
         if self.episodes is None:
             return store.level(self.part, [teacher.name]).table(teacher.name)
         found = self.episodes
@@ -58,26 +58,29 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class StudentReads:
-    """What a run's student reads. features: of student_train and of teacher_train, where the
-    assigner looks at them (a fine-tuned student's: those of its network before the first round).
-    head: the student's, its scale as its backbone gives it. prototypes: [C, D] text features that
-    it starts from, where it does.
+class StudentInputs:
+    """What the student of a run reads, and how it starts.
+
+    train: its inputs of student_train. features, provenance: [n, D] features of student_train and
+    of teacher_train, if the assigner needs them; those of a fine-tuned student's network before the
+    first round. head: the settings of its head, with the logit scale of its backbone. prototypes:
+    [C, D] text features that the head starts from, or None.
     """
 
     train: Inputs
-    test: Measured
-    validation: Measured | None
+    test: Evaluation
+    validation: Evaluation | None
     features: Tensor | None
     provenance: Tensor | None
     head: HeadSection
     prototypes: Tensor | None
 
 
-def student_reads(config: Config, data: ImageData, cache: FeatureCache) -> StudentReads:
-    """Features for a head, out of the cache and computed where it lacks them; images for a network.
+def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> StudentInputs:
+    """Compute the features for a head, or list the images for a network.
 
-    Raises `UserError` for episodes that can't be drawn.
+    Features are read from the cache where it has them. Raises `UserError` for episodes that cannot
+    be drawn.
     """
     prototypes = _prototypes(config, data, cache)
     features = _features(config, data, cache)
@@ -95,19 +98,19 @@ def student_reads(config: Config, data: ImageData, cache: FeatureCache) -> Stude
         validation = None
         if len(data.rows("validation")):
             validation = _split("validation", read("validation"), data)
-    return StudentReads(
-        read("student_train"),
-        test,
-        validation,
-        features.get("student_train"),
-        features.get(PROVENANCE),
-        _head(config, cache),
-        prototypes,
+    return StudentInputs(
+        train=read("student_train"),
+        test=test,
+        validation=validation,
+        features=features.get("student_train"),
+        provenance=features.get(PROVENANCE),
+        head=_head(config, cache),
+        prototypes=prototypes,
     )
 
 
 def split_of(data: ImageData, split: str) -> TestSplit:
-    """The truth about a split."""
+    """Return the true labels, domains and groups of a split."""
     rows = data.rows(split)
     truth = data.truth(rows)
     groups = torch.from_numpy(data.groups(rows))
@@ -118,7 +121,7 @@ def _images(data: ImageData, split: str) -> Inputs:
     return ImageRows(data, data.rows(split))
 
 
-def _episodes(part: str, novel: ImageData, config: Config) -> Measured:
+def _episodes(part: str, novel: ImageData, config: Config) -> Evaluation:
     section = config.data.few_shot
     assert section is not None
     drawn = episode_rows(novel, section, seed_for(config.run.seed, part))
@@ -131,15 +134,15 @@ def _episodes(part: str, novel: ImageData, config: Config) -> Measured:
         kinds=drawn.class_of,
     )
     queries = drawn.episodes.query.flatten().numpy()
-    return Measured(part, drawn, split, novel.sample_ids(queries), drawn)
+    return Evaluation(part, drawn, split, novel.sample_ids(queries), drawn)
 
 
-def _split(part: str, inputs: Inputs, data: ImageData) -> Measured:
-    return Measured(part, inputs, split_of(data, part), data.sample_ids(data.rows(part)))
+def _split(part: str, inputs: Inputs, data: ImageData) -> Evaluation:
+    return Evaluation(part, inputs, split_of(data, part), data.sample_ids(data.rows(part)))
 
 
 def measured_on(config: Config) -> str:
-    """What accuracies are measured on, in words."""
+    """Return what accuracies are measured on, in words."""
     section = config.data.few_shot
     if section is None:
         return "on the test split"
@@ -148,7 +151,7 @@ def measured_on(config: Config) -> str:
 
 
 def feature_splits(config: Config) -> list[str]:
-    """The splits whose features a head, or the assigner, reads."""
+    """Return the splits whose features a head or the assigner reads."""
     rounds = config.rounds
     needs = Assigners.settings(rounds.assignment).needs
     splits = []
@@ -160,7 +163,7 @@ def feature_splits(config: Config) -> list[str]:
 
 
 def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[str, Tensor]:
-    """The student's features [n, D] float16 of each split that a head or the assigner reads."""
+    """Compute the features [n, D] float16 of each split that a head or the assigner reads."""
     splits = feature_splits(config)
     if not splits:
         return {}
@@ -176,7 +179,7 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[s
 
 
 def _head(config: Config, features: FeatureCache) -> HeadSection:
-    """The student's head; prototypes on CLIP take its logit scale unless they are given one."""
+    """Return the head's settings; prototypes on CLIP take its logit scale unless one is given."""
     section = config.student
     if section.mode != "head" or section.head.kind != "prototype" or section.head.scale:
         return section.head
@@ -185,25 +188,25 @@ def _head(config: Config, features: FeatureCache) -> HeadSection:
 
 
 def _prototypes(config: Config, data: ImageData, features: FeatureCache) -> Tensor | None:
-    """[C, D] text features of the classes, where the head starts from them."""
+    """Return the text features [C, D] of the classes, for a head that starts from them."""
     section = config.student
     if section.mode != "head" or section.head.init != "text":
         return None
     with inside("student.head"):
         prompts = prompts_of(section.backbone, section.head, data.classes)
     with about("student.backbone"):
-        features.source(section.backbone)  # what is wrong with all of it is said first
+        features.source(section.backbone)  # its errors come before those of the text encoder
         compute = Compute(features.compute.device, cache=features.compute.cache)
         return text_features(section.backbone, prompts, compute)
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Turn how many are done into how many are newly done."""
+    """Turn a count of all that is done into a count of what is newly done."""
     last = 0
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         nonlocal last
         advance(done - last)
         last = done
 
-    return tell
+    return report

@@ -1,4 +1,4 @@
-"""`cosup run`: prepare, rounds, controls, summary; each stage is recorded, so a run can resume."""
+"""Run one experiment: prepare, rounds, controls, summary. Finished stages are not repeated."""
 
 import logging
 from dataclasses import asdict
@@ -14,17 +14,17 @@ from cosup.report.page import write_report
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
 from cosup.runs.choose_loss import STAGE as CHOICE
-from cosup.runs.choose_loss import chosen_loss
+from cosup.runs.choose_loss import choose_loss
+from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
-from cosup.runs.environment import describe_environment
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
 from cosup.runs.paired import keep_correct
 from cosup.runs.prepare import prepare
-from cosup.runs.recorder import Recorder, open_recorder
+from cosup.runs.recorder import open_recorder
+from cosup.runs.records import describe_environment, write_samples, write_thumbnails
 from cosup.runs.reuse import take_over
-from cosup.runs.sample_records import keep_samples, keep_thumbnails
-from cosup.runs.stages import finish_controls, finish_rounds, test_probs
+from cosup.runs.stages import finish_controls, finish_rounds
 from cosup.runs.summary import (
     Numbers,
     control_numbers,
@@ -48,13 +48,14 @@ def run_one(
     shared: Path | None = None,
     backend: Backend | None = None,
 ) -> dict[str, Any]:
-    """Run a config with its one seed; the content of `summary.json`.
+    """Run a config with its one seed. Return the content of `summary.json`.
 
-    shared: the directory of a finished run that differs in its loss alone; what no loss changes is
-    taken over from it. backend: who computes; None is this process.
+    shared: the directory of a finished run that differs in its loss alone; what does not depend on
+    the loss is copied from it. backend: what computes; None is this process.
 
-    Raises `UserError` for what can be mended (nothing is half-written), and `RunError` for a
-    failure on the way, after which `resume` goes on with the stage that was cut.
+    Raises `UserError` for an error in the config or the data (no incomplete run is left behind),
+    and `RunError` for a failure while running, after which `resume` continues the stage that was
+    interrupted.
     """
     with (
         RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
@@ -65,57 +66,32 @@ def run_one(
             return run.load("summary")
         if shared is not None:
             take_over(shared, run)
+        context = RunContext(config, run, recorder, backend or Local())
         run.files.environment.write(describe_environment(config))
-        summary = _run(config, run, recorder, backend or Local())
-        run.files.summary.write(summary)
-        _report(run.path)
+
+        prepared = prepare(context)
+        write_samples(context, prepared)
+        chosen, choice = choose_loss(context, prepared)
+        rounds = finish_rounds(chosen, prepared)
+        controls = finish_controls(chosen, prepared)
+
+        summary = _summary(context, prepared, rounds, controls)
+        if choice is not None:
+            summary["loss_choice"] = choice
+        _finish(context, prepared, summary)
         run.finish("summary", summary)
         return summary
 
 
-def _run(config: Config, run: RunDirectory, recorder: Recorder, backend: Backend) -> dict[str, Any]:
-    seed = config.run.seed
-    prepared = prepare(config, run, recorder, backend)
-    keep_samples(config, run, prepared)
-    chosen, choice = chosen_loss(config, prepared, run, seed)
-    rounds = finish_rounds(chosen, prepared, run, recorder, seed)
-    keep_correct(run, prepared.test, test_probs(run, len(rounds), prepared.test.answers))
-    controls = finish_controls(chosen, prepared, run, recorder, seed)
-    summary = _summary(config, prepared, run, rounds, controls)
-    if choice is not None:
-        summary["loss_choice"] = choice
-    for name in ("accuracy", "pgr"):
-        if summary["student"][name] is not None:
-            recorder.scalar(f"student/{name}", summary["student"][name], len(rounds))
-    export_student(config, prepared.data.classes, run, summary)
-    keep_thumbnails(run, prepared.data)
-    return summary
-
-
-def _report(path: Path) -> None:
-    """Write a finished run's page; a failure is told, and costs the run nothing."""
-    try:
-        write_report(load_run(path))
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        log.warning("no report: %s (try again with: cosup report %s)", reason, path)
-
-
 def _summary(
-    config: Config,
-    prepared: Prepared,
-    run: RunDirectory,
-    rounds: list[Numbers],
-    controls: dict[str, ProbTable],
+    context: RunContext, prepared: Prepared, rounds: list[Numbers], controls: dict[str, ProbTable]
 ) -> Numbers:
-    test, data = prepared.test, prepared.data
-    student = test_probs(run, len(rounds), test.answers)
+    config, run, data = context.config, context.run, prepared.data
+    test, teachers = prepared.test.split, prepared.teachers
+    student = run.files.round(len(rounds)).test.read(test.answers)
+    keep_correct(run, test, student)
     ceiling = controls.get("ceiling")
-    parts = [(part, run.load(part)["seconds"]) for part in PARTS]
-    parts += [("rounds", item["seconds"]) for item in rounds]
-    parts += [("rounds", run.load(CHOICE)["seconds"])] if run.is_done(CHOICE) else []
-    parts += [("controls", run.load(f"control-{name}")["seconds"]) for name in controls]
-    seed = seed_for(config.run.seed, "bootstrap")
+    seed = seed_for(context.seed, "bootstrap")
     return {
         "run": config.run.name,
         "status": "finished",
@@ -123,21 +99,51 @@ def _summary(
         "config_hash": config_hash(config),
         "measured": measured_on(config),
         "floor": {
-            "teacher": prepared.floor.name,
-            "accuracy": prepared.floor.accuracy,
-            "chosen_on": prepared.chosen_on,
+            "teacher": teachers.floor.name,
+            "accuracy": teachers.floor.accuracy,
+            "chosen_on": teachers.chosen_on,
         },
         "ceiling": {"accuracy": None if ceiling is None else test.accuracy(ceiling)},
-        "student": student_numbers(test, student, prepared.floor_probs, ceiling, seed),
+        "student": student_numbers(test, student, teachers.floor_answers, ceiling, seed),
         "rounds": [{k: v for k, v in item.items() if k != "seconds"} for item in rounds],
-        "controls": control_numbers(test, controls, prepared.floor_probs, seed),
-        "teachers": [asdict(record) for record in prepared.teachers],
+        "controls": control_numbers(test, controls, teachers.floor_answers, seed),
+        "teachers": [asdict(record) for record in teachers.records],
         "data": {
             "samples": {split: len(data.rows(split)) for split in SPLITS},
             "classes": len(data.classes),
             "domains": list(data.domains),
             "broken": list(data.broken),
         },
-        "seconds": sum_seconds(parts),
+        "seconds": sum_seconds(_seconds(run, rounds, controls)),
         "peak_rss_mb": peak_rss_mb(),
     }
+
+
+def _seconds(
+    run: RunDirectory, rounds: list[Numbers], controls: dict[str, ProbTable]
+) -> list[tuple[str, float]]:
+    """Return the part of each finished stage and the seconds that it took."""
+    parts = [(part, run.load(part)["seconds"]) for part in PARTS]
+    parts += [("rounds", item["seconds"]) for item in rounds]
+    parts += [("rounds", run.load(CHOICE)["seconds"])] if run.is_done(CHOICE) else []
+    return [
+        *parts,
+        *(("controls", run.load(f"control-{name}")["seconds"]) for name in controls),
+    ]
+
+
+def _finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
+    """Export the student, write the summary, and write the report."""
+    run = context.run
+    for name in ("accuracy", "pgr"):
+        if summary["student"][name] is not None:
+            number = len(summary["rounds"])
+            context.recorder.scalar(f"student/{name}", summary["student"][name], number)
+    export_student(context.config, prepared.data.classes, run, summary)
+    write_thumbnails(run, prepared.data)
+    run.files.summary.write(summary)
+    try:
+        write_report(load_run(run.path))
+    except Exception as error:  # the run is finished: a failure of its report must not fail it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning("no report: %s (try again with: cosup report %s)", reason, run.path)

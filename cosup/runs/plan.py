@@ -20,9 +20,9 @@ from cosup.models.features import features_key, has_features
 from cosup.models.networks import load_backbone
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
-from cosup.runs.ablation import loss_names
 from cosup.runs.check import check_task
 from cosup.runs.inputs import feature_splits
+from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
 from cosup.runs.prepare import make_compute
 from cosup.runs.staging import run_place

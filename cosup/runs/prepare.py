@@ -1,9 +1,7 @@
-"""The first part of a run: data, teachers, annotations, features. What is on disk is not redone."""
+"""Prepare a run: load data, extract features, train teachers and annotate."""
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,19 +12,17 @@ from cosup.controls import GENERALIST, needing
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.fit import recorded
-from cosup.runs.assemble import Prepared, assemble
+from cosup.runs.assemble import Annotated, Prepared, assemble
 from cosup.runs.backend import Backend, TeacherGroup
 from cosup.runs.check import check_task
-from cosup.runs.directory import RunDirectory
-from cosup.runs.inputs import student_reads
+from cosup.runs.context import RunContext
+from cosup.runs.inputs import student_inputs
 from cosup.runs.logs import Pace, progress
-from cosup.runs.recorder import Recorder
 from cosup.runs.staging import staging_root
 from cosup.teachers.annotate import open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
-from cosup.teachers.store import AnnotationStore
 from cosup.teachers.train import check_teachers, obtain_level, planned_steps, teacher_groups
 
 log = logging.getLogger(__name__)
@@ -34,33 +30,35 @@ log = logging.getLogger(__name__)
 MOST_THREADS = 16
 
 
-def prepare(config: Config, run: RunDirectory, recorder: Recorder, backend: Backend) -> Prepared:
-    """Load and split the data, train the teachers, let them annotate, extract features.
+def prepare(context: RunContext) -> Prepared:
+    """Load and split the data, extract features, train the teachers and let them annotate.
 
-    What can be seen to be wrong before training is raised before it, as `UserError`.
+    What is already on disk is reused. Errors that can be found before training are raised before
+    it, as `UserError`.
     """
+    config, backend = context.config, context.backend
     compute = make_compute(config)
-    with timed(run, "data"):
+    with context.timed("data"):
         data = load_data(config.data, config.run.seed, compute.workers, compute.cache)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     check_task(config, hierarchy, data)
     features = FeatureCache(compute)
     check_teachers(hierarchy, Training(config.teachers, data, config.run.seed, features))
     features = backend.begin(config, data, features)
-    with timed(run, "features"):
-        reads = student_reads(config, data, features)
-    with timed(run, "teachers"):
-        levels = train_hierarchy(config, hierarchy, data, features, run, recorder, backend)
-    with timed(run, "annotate"):
-        folder = run.folder(run.files.annotations.folder)
+    with context.timed("features"):
+        inputs = student_inputs(config, data, features)
+    with context.timed("teachers"):
+        levels = _train_hierarchy(context, hierarchy, data, features)
+    with context.timed("annotate"):
+        folder = context.run.folder(context.files.annotations.folder)
         store = open_store(folder, data, config.execution.shard_size)
-        _annotate([teacher for level in levels for teacher in level], data, store, compute, backend)
-    scratch = run.files.training
-    return assemble(config, data, levels, store, reads, compute, scratch, backend.launcher)
+        annotated = Annotated(data, levels, store, compute)
+        _annotate(annotated, backend)
+    return assemble(context, annotated, inputs)
 
 
 def make_compute(config: Config) -> Compute:
-    """Device, precision, threads and cache of the `execution` section, made definite."""
+    """Return the compute context of the `execution` section, with every `auto` resolved."""
     execution = config.execution
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
@@ -76,27 +74,22 @@ def make_compute(config: Config) -> Compute:
     )
 
 
-def train_hierarchy(
-    config: Config,
-    hierarchy: Hierarchy,
-    data: ImageData,
-    features: FeatureCache,
-    run: RunDirectory,
-    recorder: Recorder,
-    backend: Backend,
+def _train_hierarchy(
+    context: RunContext, hierarchy: Hierarchy, data: ImageData, features: FeatureCache
 ) -> list[list[Teacher]]:
-    """Every level's teachers; last, on a level of its own, the generalist with their budget."""
-    folder, paces = run.folder(run.files.teachers.folder), dict[str, Pace]()
+    """Train the teachers of every level; last, on a level of its own, the generalist."""
+    config = context.config
+    folder, paces = context.run.folder(context.files.teachers.folder), dict[str, Pace]()
 
     def record(name: str, step: int, loss: float) -> None:
         paces.setdefault(name, Pace(f"teacher {name}"))(step, loss)
         if recorded(step):
-            recorder.scalar(f"teachers/{name}", loss, step)
+            context.recorder.scalar(f"teachers/{name}", loss, step)
 
     parts = list(_parts(config, hierarchy, data))
     groups = [(g, section) for specs, section in parts for g in teacher_groups(specs, section)]
     training = Training(config.teachers, data, config.run.seed, features, record, folder)
-    backend.train(groups, training)
+    context.backend.train(groups, training)
     levels = [obtain_level(specs, replace(training, section=section)) for specs, section in parts]
     for teacher in (teacher for level in levels for teacher in level):
         if teacher.steps:
@@ -105,7 +98,7 @@ def train_hierarchy(
 
 
 def _parts(config: Config, hierarchy: Hierarchy, data: ImageData) -> Iterator[TeacherGroup]:
-    """Every level's teachers and what they are made with."""
+    """Yield the teachers of every level with the settings of their training."""
     for specs in hierarchy:
         yield specs, config.teachers
     if needing("generalist", config.controls):
@@ -115,25 +108,12 @@ def _parts(config: Config, hierarchy: Hierarchy, data: ImageData) -> Iterator[Te
         yield [TeacherSpec(GENERALIST, len(hierarchy))], section
 
 
-def _annotate(
-    teachers: Sequence[Teacher],
-    data: ImageData,
-    store: AnnotationStore,
-    compute: Compute,
-    backend: Backend,
-) -> None:
-    """Let these teachers annotate what they have not, and say so."""
+def _annotate(annotated: Annotated, backend: Backend) -> None:
+    """Compute the annotations that the store lacks."""
+    store, data, compute = annotated.store, annotated.data, annotated.compute
+    teachers = [teacher for level in annotated.levels for teacher in level]
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
     with progress("annotating", sum(missing.values())) as advance:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
     for name in (name for name, count in missing.items() if count):
         log.info("teacher %s: annotated %d samples", name, sum(store.sizes.values()))
-
-
-@contextmanager
-def timed(run: RunDirectory, part: str) -> Iterator[None]:
-    """Record the seconds spent, added to those of the run that is being resumed."""
-    started = time.monotonic()
-    before = run.load(part)["seconds"] if run.is_done(part) else 0.0
-    yield
-    run.finish(part, {"seconds": before + time.monotonic() - started})

@@ -1,7 +1,6 @@
-"""Rounds and controls as stages of a run: each is recorded when it ends, and skipped on resume."""
+"""Rounds and controls as stages of a run: recorded when finished, skipped when it is resumed."""
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from cosup.probabilities import ProbTable
 from cosup.protocols import Student
 from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, run_rounds
 from cosup.runs.assemble import Prepared
+from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
@@ -36,34 +36,34 @@ log = logging.getLogger(__name__)
 
 
 def student_factory(
-    config: Config, prepared: Prepared, seed: int, on_step: OnStep | None = None
+    context: RunContext, prepared: Prepared, on_step: OnStep | None = None
 ) -> NewStudent:
-    """Makes the config's student; its folds, if any, keep groups together."""
+    """Return a function that makes the config's student. Cross-fitting folds keep groups whole."""
+    config, inputs = context.config, prepared.inputs
     folds = None
     if config.student.cross_fit:
-        folds = _folds(prepared.groups, config.student.cross_fit, seed)
-    section = config.student.model_copy(update={"head": prepared.head})
+        folds = _folds(prepared.samples.groups, config.student.cross_fit, context.seed)
     setup = StudentSetup(
-        section,
+        config.student.model_copy(update={"head": inputs.head}),
         prepared.task.num_classes,
-        replace(prepared.compute, scratch=prepared.scratch),
+        prepared.compute,
         folds,
         on_step,
-        prepared.launcher,
+        context.backend.launcher,
     )
 
-    def head(minimised: Objective, student_seed: int) -> Student:
-        return HeadStudent(setup, minimised, student_seed, prepared.prototypes)
+    def head(minimised: Objective, seed: int) -> Student:
+        return HeadStudent(setup, minimised, seed, inputs.prototypes)
 
-    def network(minimised: Objective, student_seed: int) -> Student:
+    def network(minimised: Objective, seed: int) -> Student:
         meta, live = _meta(config, minimised), config.rounds.live_annotations
-        return NetworkStudent(setup, minimised, student_seed, meta, live)
+        return NetworkStudent(setup, minimised, seed, meta, live)
 
-    return head if section.mode == "head" else network
+    return head if config.student.mode == "head" else network
 
 
 def _meta(config: Config, minimised: Objective) -> MetaStage | None:
-    """The meta stage of a student that minimises this: a control's stays with its own loss."""
+    """Return the meta stage of a student; that of a control keeps the control's loss."""
     section = config.student.meta
     if section is None:
         return None
@@ -92,17 +92,20 @@ def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
     )
 
 
-def finish_rounds(
-    config: Config, prepared: Prepared, run: RunDirectory, recorder: Recorder, seed: int
-) -> list[dict[str, Any]]:
-    """Run the rounds that aren't finished; every round's numbers, in order."""
-    task = prepared.task
-    step = _StepLog(recorder)
-    steps = config.student.training.total_steps(len(prepared.sample_ids))
-    recipe = round_recipe(config.rounds, student_factory(config, prepared, seed, step))
+def build_recipe(context: RunContext, prepared: Prepared, on_step: OnStep | None = None) -> Recipe:
+    """Build the objects that the rounds of a run are run with, its student among them."""
+    return round_recipe(context.config.rounds, student_factory(context, prepared, on_step))
+
+
+def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any]]:
+    """Run the rounds that are not finished. Return the numbers of every round, in order."""
+    task, run = prepared.task, context.run
+    step = _StepLog(context.recorder)
+    steps = _student_steps(context, prepared)
+    recipe = build_recipe(context, prepared, step)
     schedule = recipe.schedule(len(task.levels))
     state = _finished(run, schedule, task.num_classes)
-    outcomes = run_rounds(task, recipe, seed, state)
+    outcomes = run_rounds(task, recipe, context.seed, state)
     for number, _ in schedule[0 if state is None else state.finished :]:
         started = time.monotonic()
         step.tag = f"round_{number}"
@@ -110,68 +113,64 @@ def finish_rounds(
         with about(f"round {number}, student"):
             outcome = next(outcomes)
         assert outcome.number == number
-        numbers = _record(outcome, prepared, run, recorder, config.rounds.assignment.name)
-        _log(numbers, recorder)
+        numbers = _record(context, prepared, outcome)
+        _log(numbers, context.recorder)
         run.finish(f"round-{number}", {**numbers, "seconds": time.monotonic() - started})
-        shutil.rmtree(prepared.scratch, ignore_errors=True)
+        context.discard_training_states()
     return [run.load(f"round-{number}") for number, _ in schedule]
 
 
-def finish_controls(
-    config: Config, prepared: Prepared, run: RunDirectory, recorder: Recorder, seed: int
-) -> dict[str, ProbTable]:
-    """Run the controls that aren't finished; each one's predictions on the test split."""
+def finish_controls(context: RunContext, prepared: Prepared) -> dict[str, ProbTable]:
+    """Run the controls that are not finished. Return each one's probabilities of test samples."""
+    run, split = context.run, prepared.test.split
     quiet = _StepLog(None)
-    steps = config.student.training.total_steps(len(prepared.sample_ids))
-    context = ControlRun(
-        "",
-        prepared.task,
-        round_recipe(config.rounds, student_factory(config, prepared, seed, quiet)),
-        seed,
-        prepared.best_level,
-        prepared.generalist_level,
+    steps = _student_steps(context, prepared)
+    control = ControlRun(
+        name="",
+        task=prepared.task,
+        recipe=build_recipe(context, prepared, quiet),
+        run_seed=context.seed,
+        best_teacher=prepared.teachers.best_level,
+        budget_generalist=prepared.teachers.generalist_level,
     )
     found: dict[str, ProbTable] = {}
-    for name in config.controls:
+    for name in context.config.controls:
         file = run.files.control(name)
         if not run.is_done(f"control-{name}"):
             started = time.monotonic()
             quiet.pace = Pace(f"control {name}", steps)
             with about(f"control {name}"):
-                probs = CONTROLS[name].run(replace(context, name=name))
+                probs = CONTROLS[name].run(replace(control, name=name))
             file.write(probs)
-            accuracy = prepared.test.accuracy(probs)
+            accuracy = split.accuracy(probs)
             log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
-            recorder.scalar(f"controls/{name}", accuracy, 0)
+            context.recorder.scalar(f"controls/{name}", accuracy, 0)
             run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
-            shutil.rmtree(prepared.scratch, ignore_errors=True)
-        found[name] = file.read(prepared.test.answers)
+            context.discard_training_states()
+        found[name] = file.read(split.answers)
     return found
 
 
-def test_probs(run: RunDirectory, number: int, answers: int) -> ProbTable:
-    """What the student of a finished round predicts on what measures."""
-    return run.files.round(number).test.read(answers)
+def _student_steps(context: RunContext, prepared: Prepared) -> int:
+    return context.config.student.training.total_steps(len(prepared.samples.sample_ids))
 
 
-def _record(
-    outcome: Outcome, prepared: Prepared, run: RunDirectory, recorder: Recorder, assigner: str
-) -> dict[str, Any]:
-    """Write a round's decisions and checkpoint; its numbers."""
-    level = prepared.task.levels[outcome.level]
-    number = outcome.number
+def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
+    """Write a round's decisions and checkpoint. Return its numbers."""
+    task, data, number = prepared.task, prepared.data, outcome.number
+    scopes, noisy = task.levels[outcome.level].scopes, prepared.samples.noisy_labels
     table = decisions_table(
         outcome,
-        level.scopes,
-        prepared.sample_ids,
-        prepared.task.truth,
-        prepared.data.classes,
-        prepared.data.domains,
-        given=prepared.given,
+        scopes,
+        prepared.samples.sample_ids,
+        task.truth,
+        data.classes,
+        data.domains,
+        given=noisy,
     )
-    files = run.files.round(number)
+    files = context.files.round(number)
     files.decisions.write(table)
-    recorder.assignment(table, number)
+    context.recorder.assignment(table, number)
     files.student.write(outcome.student)
     files.train.write(outcome.train_probs)
     files.test.write(outcome.test_probs)
@@ -180,16 +179,16 @@ def _record(
     return {
         "round": number,
         "level": outcome.level,
-        "teachers": list(level.scopes.names),
-        "assigner": assigner,
-        **round_measures(outcome, level.scopes, prepared.task.truth),
-        **noise_measures(outcome.kept.keep, prepared.task.truth, prepared.given),
+        "teachers": list(scopes.names),
+        "assigner": context.config.rounds.assignment.name,
+        **round_measures(outcome, scopes, task.truth),
+        **noise_measures(outcome.kept.keep, task.truth, noisy),
         "rejected": {
             reason: count
             for index, reason in enumerate(outcome.kept.reasons)
             if (count := int((outcome.kept.rejected_by == index).sum()))
         },
-        "student_accuracy": prepared.test.accuracy(outcome.test_probs),
+        "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
     }
 
 
@@ -226,7 +225,7 @@ def _finished(
 
 
 def _folds(groups: Tensor, count: int, seed: int) -> Tensor:
-    """[N] fold of each sample, groups whole, as equal as can be."""
+    """Return the fold [N] of each sample: groups are kept whole, folds about equally large."""
     _, index = torch.unique(groups, return_inverse=True)
     size = int(index.max()) + 1
     order = torch.randperm(size, generator=torch_generator(seed, "folds"))
@@ -236,7 +235,7 @@ def _folds(groups: Tensor, count: int, seed: int) -> Tensor:
 
 
 class _StepLog:
-    """Records a training's loss and its metrics every so many steps, and tells how far it is."""
+    """Records a training's loss and metrics at certain steps, and logs its progress."""
 
     def __init__(self, recorder: Recorder | None, tag: str = "", pace: Pace | None = None) -> None:
         self.recorder = recorder

@@ -19,9 +19,9 @@ from cosup.errors import UserError
 from cosup.files import write_json
 from cosup.layout import Layout
 from cosup.runs import describe_run, plan_config, run_config
-from cosup.runs.ablation import loss_names
 from cosup.runs.directory import RunDirectory
 from cosup.runs.listing import _summary
+from cosup.runs.losses import loss_names
 from cosup.runs.reuse import take_over
 
 SEEDS = (0, 1)

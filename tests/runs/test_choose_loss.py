@@ -9,8 +9,11 @@ import pytest
 from cosup.config import Config, check_config
 from cosup.config.schema import Losses
 from cosup.runs import choose_loss, run_config
-from cosup.runs.candidates import candidates
+from cosup.runs.backend import Local
+from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
+from cosup.runs.losses import candidates
+from cosup.runs.recorder import Recorder
 
 CONSTANTS = [0.0, 0.5]
 
@@ -94,25 +97,25 @@ def test_the_best_is_taken_the_first_of_equal_ones_and_nothing_twice(
 ) -> None:
     tried: list[int] = []
 
-    def fake(
-        config: Config, candidate: Any, prepared: Any, run: RunDirectory, seed: int, number: int
-    ) -> None:
+    def fake(context: RunContext, prepared: Any, candidate: Any, stage: str) -> None:
+        number = int(stage.removeprefix("choose-loss-"))
         tried.append(number)
         accuracy = accuracies[number - 1]
         record = {"constant": candidate.value, "accuracy": accuracy, "seconds": 1.0}
-        run.finish(f"choose-loss-{number}", record)
+        context.run.finish(stage, record)
 
-    monkeypatch.setattr(choose_loss, "_try", fake)
+    monkeypatch.setattr(choose_loss, "_measure", fake)
     best = config(tmp_path, weight="best_constant", constants=CONSTANTS)
     nothing: Any = None
     with RunDirectory.open(tmp_path / "r", best) as run:
         run.finish("choose-loss-1", {"constant": 0.0, "accuracy": accuracies[0], "seconds": 1.0})
-        made, choice = choose_loss.chosen_loss(best, nothing, run, 0)
+        context = RunContext(best, run, Recorder(), Local())
+        made, choice = choose_loss.choose_loss(context, nothing)
         assert choice is not None
         assert choice["constant"] == chosen
-        assert made.rounds.loss.settings["constant"] == chosen
-        assert made.rounds.loss.settings["weight"] == "constant"
-        assert choose_loss.chosen_loss(best, nothing, run, 0) == (made, choice)
+        assert made.config.rounds.loss.settings["constant"] == chosen
+        assert made.config.rounds.loss.settings["weight"] == "constant"
+        assert choose_loss.choose_loss(context, nothing) == (made, choice)
         assert run.load("choose-loss")["seconds"] == 2.0
     assert tried == [2], "the first was on record"
 
@@ -121,5 +124,6 @@ def test_any_other_loss_is_left_as_it_is(tmp_path: Path) -> None:
     plain = config(tmp_path)
     nothing: Any = None
     with RunDirectory.open(tmp_path / "r", plain) as run:
-        assert choose_loss.chosen_loss(plain, nothing, run, 0) == (plain, None)
+        context = RunContext(plain, run, Recorder(), Local())
+        assert choose_loss.choose_loss(context, nothing) == (context, None)
         assert not run.is_done("choose-loss")

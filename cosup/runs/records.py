@@ -1,0 +1,218 @@
+"""Write what a run records for its analysis: environment, samples and thumbnails."""
+
+import io
+import logging
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosup.analysis.arrays import categories
+from cosup.analysis.examples import examples_table
+from cosup.analysis.figure import Unavailable
+from cosup.analysis.records import load_run
+from cosup.config.schema import Config
+from cosup.data.images import BrokenImage
+from cosup.data.section import SPLITS
+from cosup.data.table import ImageData
+from cosup.layout import PREPARED
+from cosup.models.compute import resolve_device
+from cosup.runs.assemble import Prepared
+from cosup.runs.context import RunContext
+from cosup.runs.directory import RunDirectory
+from cosup.runs.inputs import feature_splits, measured_on
+from cosup.runs.summary import TestSplit
+
+log = logging.getLogger(__name__)
+
+THUMBNAIL = 64
+"""Pixels of the longer side of a thumbnail."""
+
+
+def write_samples(context: RunContext, prepared: Prepared) -> None:
+    """Write `samples.parquet` and `stages/prepared.json`, whenever a run has been prepared.
+
+    samples.parquet: a row per sample of student_train, then of the test samples, in the order of
+    all arrays of the run: split ("student_train" or "test"), sample_id, true_label (null where
+    unknown), domain, group (int64: resampled together by a bootstrap), answer (the right
+    prediction: the true label, or the way of an episode), and, with label noise, given_label. A
+    teacher's answers in episodes are in no store: `checkpoints/teacher-NAME.safetensors`.
+    """
+    data, truth, samples = prepared.data, prepared.task.truth, prepared.samples
+    test, files = prepared.test.split, context.files
+    answers = _answers(test)
+    kinds = test.labels if test.kinds is None else test.kinds
+    ids = [*samples.sample_ids, *prepared.test.sample_ids]
+    sizes = (len(samples.sample_ids), len(prepared.test.sample_ids))
+    columns = {
+        "split": categories(np.repeat([0, 1], sizes), ["student_train", "test"]),
+        "sample_id": pd.Series(ids, dtype="str"),
+        "true_label": _joined((truth.labels, data.classes), (kinds, test.classes)),
+        "domain": _joined((truth.domains, data.domains), (test.domains, test.domain_names)),
+        "group": torch.cat([samples.groups, test.groups]).numpy(),
+        "answer": _joined((truth.labels, data.classes), (test.labels, answers)),
+    }
+    if samples.noisy_labels is not None:
+        columns["given_label"] = _joined(
+            (samples.noisy_labels, data.classes), (kinds, test.classes)
+        )
+    files.samples.write(pd.DataFrame(columns))
+    if test.kinds is not None:
+        for name, probs in prepared.teachers.answers.items():
+            files.episode_answers(name).write(probs)
+    context.run.finish(PREPARED, _prepared_record(context.config, prepared))
+
+
+def _prepared_record(config: Config, prepared: Prepared) -> dict[str, object]:
+    """Return the names that samples and predictions are counted by, and the teachers in order."""
+    data, test, teachers = prepared.data, prepared.test.split, prepared.teachers
+    return {
+        "classes": list(data.classes),
+        "domains": list(data.domains),
+        "measured": measured_on(config),
+        "measured_classes": list(test.classes),
+        "measured_domains": list(test.domain_names),
+        "answers": list(_answers(test)),
+        "teachers": [asdict(record) for record in teachers.records],
+        "floor": {"teacher": teachers.floor.name, "chosen_on": teachers.chosen_on},
+        "samples": {split: len(data.rows(split)) for split in SPLITS},
+        "features": sum(len(data.rows(split)) for split in feature_splits(config)),
+    }
+
+
+def write_thumbnails(run: RunDirectory, data: ImageData) -> None:
+    """Write `report/thumbnails.parquet`, of the samples in the table `examples`: sample_id, png
+    (bytes, at most 64 pixels a side).
+
+    An image that cannot be read any more is left out. A failure is a warning: the run goes on.
+    """
+    try:
+        wanted = set(examples_table(load_run(run.path))["sample_id"])
+        _write_thumbnails(run, data, wanted)
+    except Unavailable as reason:
+        log.info("no thumbnails: %s", reason)
+    except Exception as error:
+        log.warning("no thumbnails: %s", " ".join(str(error).split()) or type(error).__name__)
+
+
+def _write_thumbnails(run: RunDirectory, data: ImageData, wanted: set[str]) -> None:
+    sources = [source for source in (data, data.novel) if source is not None]
+    found: dict[str, bytes] = {}
+    for source in sources:
+        ids = source.table["sample_id"]
+        for row in np.flatnonzero(ids.isin(wanted).to_numpy(bool)).tolist():
+            try:
+                found[str(ids.iloc[row])] = _thumbnail(source, row)
+            except BrokenImage as error:
+                log.warning("no thumbnail: %s", error)
+    table = pd.DataFrame({"sample_id": list(found), "png": list(found.values())})
+    run.files.thumbnails.write(table)
+
+
+def _thumbnail(data: ImageData, row: int) -> bytes:
+    image = data.read(row)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    content = io.BytesIO()
+    image.save(content, format="png")
+    return content.getvalue()
+
+
+def _answers(test: TestSplit) -> tuple[str, ...]:
+    """Return the possible predictions: the classes, or the ways of an episode, by number."""
+    if test.kinds is None:
+        return test.classes
+    return tuple(f"way {way + 1}" for way in range(test.answers))
+
+
+def _joined(*parts: tuple[Tensor, tuple[str, ...]]) -> "pd.Categorical[str]":
+    """Return indices into several lists of names (-1: missing) as one categorical column."""
+    names = list(dict.fromkeys(name for _, own in parts for name in own))
+    place = {name: number for number, name in enumerate(names)}
+    codes: list[NDArray[np.int64]] = []
+    for index, own in parts:
+        table = np.array([place[name] for name in own] + [-1], dtype=np.int64)
+        codes.append(table[index.numpy()])  # -1 takes the last entry
+    return categories(np.concatenate(codes), names)
+
+
+PACKAGES = (
+    "cosup",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+    "scikit-learn",
+    "pydantic",
+    "ray",
+)
+
+
+def describe_environment(config: Config) -> dict[str, Any]:
+    """Return the content of `environment.json`: versions, machine, device and commit.
+
+    Raises `UserError` if this machine does not have the device of the config.
+    """
+    return {
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": {
+            "cores": os.cpu_count(),
+            "usable": _usable_cores(),
+            "threads": torch.get_num_threads(),
+        },
+        "device": _device(resolve_device(config.execution.device)),
+        "commit": _commit(),
+        "command": sys.argv,
+        "working_directory": str(Path.cwd()),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _device(device: torch.device) -> dict[str, Any]:
+    if device.type != "cuda":
+        return {"name": str(device)}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "name": str(device),
+        "model": properties.name,
+        "memory_gb": round(properties.total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+    }
+
+
+def _commit() -> dict[str, Any] | None:
+    """Return the commit of the working directory, and whether files differ from it."""
+    commit = _git("rev-parse", "HEAD")
+    return {"id": commit, "changed": bool(_git("status", "--porcelain"))} if commit else None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
