@@ -155,7 +155,7 @@ MODELS: dict[str, tuple[list[str], list[str]]] = {
     "a description without a model": ([f"{CLIP}odd"], ["student.", "'open_clip:odd'", "embed_dim"]),
     "weights of another architecture": (
         ["student.backbone.weights=wide/open_clip_model.safetensors"],
-        ["student.backbone: weights 'wide/open_clip_model.safetensors' don't fit", "128", "64"],
+        ["student.backbone: weights 'wide/open_clip_model.safetensors': do not fit", "128", "64"],
     ),
     "weights of something else": (
         ["student.backbone.weights=alien.pt"],

@@ -417,7 +417,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     ),
     "drop path where there is none": (
         [*NETWORKS, "teachers.training.drop_path=0.1"],
-        ["'cifar_resnet8'", "drop_path", "0.1", "allowed: 0"],
+        ["'cifar_resnet8'", "drop_path", "0.1", "allowed: training.drop_path: 0"],
     ),
     "misspelt backbone to fine-tune": (
         [*FINETUNE, "student.backbone.name=resnt18"],

@@ -1,10 +1,8 @@
-"""What a network reads, from the image file on: its size, its scaling, its normalisation.
+"""Image inputs of networks: size and normalisation, training transforms, mixup and cutmix.
 
-What is done to training images, built of timm's and torchvision's transforms.
-
-Mixup and cutmix by timm, with the matrix of what was mixed, for whatever belongs to the images.
-
-Zhang et al., "mixup", arXiv 1710.09412; Yun et al., "CutMix", arXiv 1905.04899.
+Transforms are composed of timm's and torchvision's. Mixup (Zhang et al., arXiv 1710.09412) and
+cutmix (Yun et al., arXiv 1905.04899) are timm's, with the matrix of mixing shares, so that weights
+and labels are mixed like the targets.
 """
 
 from collections.abc import Callable
@@ -33,11 +31,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network reads: square RGB images of `size` pixels, and how timm prepares them.
+    """The input of a network: square RGB images, and their preprocessing in timm's terms.
 
-    mean, std: per channel, of values in [0, 1]. crop_pct: the share of the resized image's shorter
-    side that the centre crop keeps. interpolation: of the resizing (`bicubic`, `bilinear`, ...).
-    squash: both sides are resized alike, whatever the image's proportions.
+    size: side in pixels. mean, std: per channel, of values in [0, 1]. crop_pct: share of the
+    resized image's shorter side that the centre crop keeps. interpolation: mode of resizing
+    (`bicubic`, `bilinear`, ...). squash: resize both sides to the same length, without keeping the
+    aspect ratio.
     """
 
     size: int
@@ -49,45 +48,46 @@ class InputSpec:
 
 
 class Pixels(nn.Module):
-    """uint8 images [B, 3, H, W] -> normalised float32 on the buffers' device."""
+    """Normalise uint8 images [B, 3, H, W] to float32 on the device of the buffers."""
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
         std = torch.tensor(spec.std).view(1, -1, 1, 1)
-        # Not saved: a checkpoint holds the network's own tensors, under its own names.
+        # Not saved: a checkpoint holds only the tensors of the network, under its names.
         self.gain: Tensor
         self.shift: Tensor
         self.register_buffer("gain", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images, in the memory order (channels last) that convolutions like best."""
+        """Return normalised images in channels-last order, the fastest one for convolutions."""
         moved = images.to(self.gain.device, non_blocking=True)
         floats = moved.to(torch.float32, memory_format=torch.channels_last)
         return torch.addcmul(self.shift, floats, self.gain)
 
 
-_TIMM: Any = timm.data  # its hints leave out what it exports
+_TIMM: Any = timm.data  # its type hints are incomplete
 
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """RGB image -> uint8 [3, S, S], by the global generators of Python, NumPy and torch.
+    """Transform an RGB image to uint8 [3, S, S], with the global generators of all libraries.
 
-    key: what it does, as text, where it draws nothing (equal keys give equal tensors); else None.
+    key: identifies a transform without random steps (equal keys give equal tensors); None for a
+    random one.
     """
 
     parts: Callable[[Image.Image], Tensor]
     key: str | None
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """uint8 [3, S, S]."""
+        """Return uint8 [3, S, S]."""
         return self.parts(image)
 
 
 def draws(section: AugmentSection) -> bool:
-    """Whether images come out differently each time (erasing is done on batches)."""
+    """Return whether the transform of single images is random (erasing is applied to batches)."""
     return (
         section.crop != "none"
         or section.flip > 0
@@ -97,20 +97,22 @@ def draws(section: AugmentSection) -> bool:
 
 
 def training_transform(section: AugmentSection, spec: InputSpec) -> TrainingTransform:
-    """The transform for a network's input; what is off leaves the one of prediction.
+    """Return the training transform for a network's input; without augmentation, prediction's.
 
-    Order: crop, flip, the policy or the colour changes, as timm's. Erasing needs normalised pixels
-    and is done on batches. Raises `UserError` for a policy that timm can't read, and for colour
-    changes beside one (timm leaves them out).
+    The order is timm's: crop, flip, then policy or colour jitter. Erasing is applied to batches,
+    because it needs normalised pixels. Raises `UserError` for an invalid policy, and for colour
+    jitter together with a policy (timm would ignore it).
     """
     if section.auto_augment is not None and section.color_jitter > 0:
         raise UserError(
-            f"augment.color_jitter: {section.color_jitter:g} has no effect beside auto_augment "
-            f"'{section.auto_augment}' (allowed with it: 0)"
+            f"has no effect together with auto_augment '{section.auto_augment}'",
+            key="augment.color_jitter",
+            value=section.color_jitter,
+            allowed="0",
         )
     primary, secondary, final = _timm_parts(section, spec)
     if section.crop != "resized":
-        # As the transform of prediction scales and cuts.
+        # Resize and crop as the transform of prediction does.
         shorter = int(spec.size / spec.crop_pct)
         to = (shorter, shorter) if spec.squash else shorter
         scaling = transforms.Resize(to, _TIMM.str_to_interp_mode(spec.interpolation))
@@ -127,7 +129,7 @@ def training_transform(section: AugmentSection, spec: InputSpec) -> TrainingTran
 def _timm_parts(
     section: AugmentSection, spec: InputSpec
 ) -> tuple[transforms.Compose, transforms.Compose, transforms.Compose]:
-    """timm's training transform in its three stages: crop and flip, colours, to a tensor."""
+    """Return timm's training transform in three parts: crop and flip, colours, to a tensor."""
     try:
         primary, secondary, final = _TIMM.create_transform(
             spec.size,
@@ -146,31 +148,34 @@ def _timm_parts(
         if section.auto_augment is None:
             raise
         raise UserError(
-            f"augment.auto_augment: timm can't read '{section.auto_augment}' ({in_short(error)}); "
-            "allowed: its policies, such as 'rand-m9-mstd0.5-inc1', 'augmix-m5-w4-d2', 'original'"
+            f"not a policy of timm ({in_short(error)})",
+            key="augment.auto_augment",
+            value=section.auto_augment,
+            allowed="such as 'rand-m9-mstd0.5-inc1', 'augmix-m5-w4-d2' or 'original'",
         ) from None
     return primary, secondary, final
 
 
 class Mixing:
-    """Mixes pairs of images; draws from NumPy's global generator, as timm does."""
+    """Mix pairs of images by timm's Mixup, which draws from NumPy's global generator."""
 
     def __init__(self, section: MixupSection) -> None:
         self.section = section
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixed pixels [B, 3, H, W] (in place) and shares [B, B], whose rows sum to 1.
+        """Mix pixels [B, 3, H, W] in place; return them and the shares [B, B].
 
-        Row i says of which images, in what shares, the mixed image i is made: `shares @ targets`
-        are its targets. Raises `UserError` if B is odd.
+        Row i of the shares sums to 1 and holds the share of every original image in the mixed image
+        i, so that `shares @ targets` are the mixed targets. Raises `UserError` if B is odd.
         """
         count = len(pixels)
         if count % 2:
             raise UserError(
-                f"batch_size: {count} images at a time: mixing pairs them; batch_size / accumulate "
-                "must be even"
+                f"mixing pairs of images needs an even number of them, not {count}",
+                key="batch_size",
+                allowed="an even multiple of accumulate",
             )
-        # Each image is a class of its own, so timm's mixed targets are the shares.
+        # Each image gets a class of its own, so that the targets mixed by timm are the shares.
         mixup = Mixup(  # type: ignore[no-untyped-call]
             mixup_alpha=self.section.mixup,
             cutmix_alpha=self.section.cutmix,

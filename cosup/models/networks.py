@@ -1,7 +1,7 @@
-"""Networks by name, without their classifier: timm's, the hub's, torchvision's, CLIP's image
-encoders, and CIFAR's.
+"""Build networks by name, without their classifier, and load frozen backbones.
 
-Backbones: frozen pretrained networks that turn images into features.
+Names are those of timm, of the Hugging Face hub, torchvision, CLIP's image encoders (open_clip) and
+cosup's networks for CIFAR.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ TORCHVISION = "torchvision:"
 CIFAR = "cifar_"
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers that need at least two samples per batch in training."""
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's pixels
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network whose output is its pooled features [B, num_features].
+    """A network that returns its pooled features [B, num_features].
 
-    slot: the submodule that takes a classifier; empty for timm's, which have a method for it.
-    logit_scale: what CLIP multiplies cosines by; None for other networks.
+    slot: name of the submodule to replace by a classifier; empty for timm's networks, which have a
+    method for it. logit_scale: CLIP's scale of cosines; None for other networks.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Network:
 def build_network(
     name: str, weights: str | None, image_size: int | None, drop_path: float = 0.0
 ) -> Network:
-    """The named network without its classifier, in eval mode on the CPU.
+    """Build a network without its classifier, in eval mode on the CPU.
 
-    weights: `pretrained`, `package:MODULE`, a file, or None for a random start (from torch's
-    global generator). drop_path: stochastic depth, the rate of the deepest block (Huang et al.,
-    arXiv 1603.09382). Raises `UserError` for unknown names, weights that aren't there or don't
-    fit, image sizes that the network can't read, and drop_path for networks without it.
+    weights: `pretrained`, `package:MODULE`, a file, or None for random weights (from torch's global
+    generator). drop_path: rate of stochastic depth in the deepest block (Huang et al., arXiv
+    1603.09382). Raises `UserError` for an unknown name, weights that are missing or do not fit, an
+    unsupported image size, and drop_path of a network without stochastic depth.
     """
     own, slot, scale = weights == "pretrained", "", None
     model: nn.Module
@@ -78,7 +78,7 @@ def build_network(
 
 
 def with_classifier(network: Network, classes: int) -> nn.Module:
-    """The network with a fresh classifier over `classes`, under the library's own name for it."""
+    """Return the network with a new classifier over `classes`, under the library's name for it."""
     model: Any = network.model
     if network.slot:
         model.set_submodule(network.slot, nn.Linear(network.num_features, classes))
@@ -94,8 +94,9 @@ def _cifar(
         raise unknown_name("backbone", name, CIFAR_NETWORKS)
     if pretrained:
         raise UserError(
-            f"backbone '{name}': no pretrained weights are published for it (allowed: weights: "
-            "null, or a file)"
+            "backbone {value} has no published weights",
+            value=name,
+            allowed="weights: null, or a file",
         )
     if drop_path:
         raise _no_drop_path(name, drop_path)
@@ -112,9 +113,11 @@ def _timm(
     if pretrained and not name.startswith(HUB) and not timm.is_model_pretrained(name):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
         allowed = f"tags {', '.join(tags)}" if tags else "weights: null, or a file"
-        raise UserError(f"backbone '{name}': timm has no pretrained weights for it ({allowed})")
+        raise UserError(
+            "timm has no pretrained weights for backbone {value}", value=name, allowed=allowed
+        )
     if tag and not pretrained and not name.startswith(HUB):
-        name = base  # a tag names weights, and none of timm's are wanted
+        name = base  # a tag names pretrained weights, which are not loaded here
     with downloads(name):
         model = _create_timm(name, pretrained, image_size, drop_path)
     found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
@@ -131,7 +134,7 @@ def _timm(
 def _create_timm(
     name: str, pretrained: bool, image_size: int | None, drop_path: float
 ) -> nn.Module:
-    """Transformers must be told the image size; convolutional networks don't know the argument."""
+    """Create timm's network; `img_size` is an argument of transformers only."""
     settings: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     if drop_path:
         settings["drop_path_rate"] = drop_path
@@ -152,7 +155,7 @@ def _create_timm(
 
 
 def _has_drop_path(name: str, model: nn.Module, drop_path: float) -> nn.Module:
-    """The model, if it has stochastic depth or needs none: some swallow arguments in silence."""
+    """Return the model; raise `UserError` if it ignored drop_path, as some networks do."""
     drops = (getattr(module, "drop_prob", 0.0) for module in model.modules())
     if drop_path and not any(drops):
         raise _no_drop_path(name, drop_path)
@@ -161,14 +164,16 @@ def _has_drop_path(name: str, model: nn.Module, drop_path: float) -> nn.Module:
 
 def _no_drop_path(name: str, drop_path: float) -> UserError:
     return UserError(
-        f"'{name}' has no stochastic depth, and training.drop_path is {drop_path:g} (allowed: 0)"
+        f"backbone {{value}} has no stochastic depth, and training.drop_path is {drop_path:g}",
+        value=name,
+        allowed="training.drop_path: 0",
     )
 
 
 def _torchvision(
     name: str, pretrained: bool, image_size: int | None, drop_path: float
 ) -> tuple[nn.Module, InputSpec, str]:
-    from torchvision import models  # slow to import, and few configs need it
+    from torchvision import models  # slow to import and rarely used
 
     short, known = name.removeprefix(TORCHVISION), models.list_models(module=models)
     if short not in known:
@@ -190,7 +195,9 @@ def _torchvision(
             raise _wrong_size(name, image_size or 0, error) from None
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise UserError(f"backbone '{name}' ends in no linear classifier; use timm's of that name")
+        raise UserError(
+            "backbone {value} has no linear classifier; timm may have the same network", value=name
+        )
     model.set_submodule(linear[-1], nn.Identity())
     preset = weights.transforms()
     return (
@@ -207,7 +214,7 @@ def _torchvision(
 
 
 def unknown_timm(name: str) -> UserError:
-    """The error for a name that timm doesn't know: the nearest ones, not all thousand."""
+    """Return the error for a name unknown to timm, with the nearest names."""
     known = [*timm.list_models(), *CIFAR_NETWORKS]
     allowed = (
         "a timm name, cifar_NAME, hf-hub:owner/model, torchvision:NAME, open_clip:MODEL@WEIGHTS"
@@ -217,27 +224,26 @@ def unknown_timm(name: str) -> UserError:
 
 @torch.inference_mode()
 def _probe(name: str, model: nn.Module, spec: InputSpec) -> int:
-    """The number of outputs, found by reading one black image."""
+    """Return the number of features, found by a forward pass of one black image."""
     try:
         output = model(torch.zeros(1, 3, spec.size, spec.size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise _wrong_size(name, spec.size, error) from None
     if not isinstance(output, Tensor) or output.dim() != 2:
-        raise UserError(f"backbone '{name}' doesn't give one feature vector per image")
+        raise UserError("backbone {value} does not return one vector per image", value=name)
     return output.shape[1]
 
 
 def _wrong_size(name: str, size: int, error: Exception) -> UserError:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return UserError(f"image_size: {size} doesn't suit '{name}' ({text})")
+    return UserError(f"does not fit backbone '{name}' ({text})", key="image_size", value=size)
 
 
 class Backbone(nn.Module):
-    """uint8 images [B, 3, H, W] -> features [B, num_features] float32.
+    """A frozen network that maps uint8 images [B, 3, H, W] to features [B, num_features] float32.
 
-    identity: changes with the architecture, any weight, the input or the precision. logit_scale:
-    what CLIP multiplies cosines by, None for other networks. `forward` normalises on the backbone's
-    device and returns features there.
+    identity: hash of architecture, weights, input and precision. logit_scale: CLIP's scale of
+    cosines; None for other networks.
     """
 
     def __init__(self, network: Network, compute: Compute) -> None:
@@ -254,11 +260,11 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the backbone and of the features it returns."""
         return self.pixels.gain.device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of uint8 images; inference mode is the caller's."""
+        """Return features of uint8 images. The caller decides about inference mode."""
         inputs = self.pixels(images)
         with self.compute.autocast():
             features: Tensor = self.model(inputs)
@@ -266,7 +272,7 @@ class Backbone(nn.Module):
 
 
 def load_backbone(section: BackboneSection, compute: Compute = DEFAULT_COMPUTE) -> Backbone:
-    """The section's backbone, ready to run; random weights (null) are the same every time.
+    """Load the section's backbone. Random weights (null) are the same in every run.
 
     Raises `UserError` as `build_network` does.
     """
@@ -277,9 +283,9 @@ def load_backbone(section: BackboneSection, compute: Compute = DEFAULT_COMPUTE) 
 
 
 def _identity(network: Network, precision: Precision) -> str:
-    """A hash of everything that a feature depends on, but the image.
+    """Return a hash of everything that features depend on besides the image.
 
-    The modules as text tell apart what differs in no tensor (an activation, say).
+    The text of the modules covers differences without tensors, such as activations.
     """
     parts = [network.name, asdict(network.input), precision, str(network.model)]
     digest = hashlib.sha256(json.dumps(parts).encode())

@@ -89,9 +89,8 @@ def column_scaling(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     total = torch.zeros(features.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    center = features[int(rows[0])].to(
-        torch.float32
-    )  # subtracted first: the sums of squares stay small
+    # Subtracted first: sums of squares far from 0 lose digits.
+    center = features[int(rows[0])].to(torch.float32)
     for chunk in chunks(rows):
         part = features[chunk].to(torch.float32) - center
         total += part.sum(0)

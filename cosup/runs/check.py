@@ -5,7 +5,7 @@ import torch
 from cosup.config.schema import Assigners, Config, Losses, MetaSection
 from cosup.controls import needing
 from cosup.data.table import ImageData
-from cosup.errors import UserError, about, inside
+from cosup.errors import UserError, about, inside, within
 from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip_text import check_prompts
@@ -70,7 +70,7 @@ def check_network(config: Config, data: ImageData) -> None:
     if section.mode != "finetune":
         return
     backbone, training = section.backbone, section.training
-    with about("student.backbone"):
+    with within("student.backbone"):
         classifier = build_classifier(
             backbone.name,
             len(data.classes),
@@ -127,7 +127,7 @@ def _check_pairing(config: Config, data: ImageData, student: Classifier) -> None
     if not isinstance(loss, FeatureLoss):
         return
     model = config.teachers.model
-    with about("teachers.model"):
+    with within("teachers.model"):
         teacher = build_classifier(model.name, len(data.classes), None, model.image_size)
     with about(f"rounds.loss {config.rounds.loss.name}"):
         loss.connect(student.shapes(), teacher.shapes())

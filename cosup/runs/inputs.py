@@ -11,7 +11,7 @@ from cosup.config.schema import Assigners, Config
 from cosup.data.episodes import EpisodeRows, episode_rows
 from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
-from cosup.errors import about, inside
+from cosup.errors import inside, within
 from cosup.models.centroids import episode_probs
 from cosup.models.clip_text import prompts_of, text_features
 from cosup.models.compute import Compute
@@ -167,7 +167,7 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[s
     splits = feature_splits(config)
     if not splits:
         return {}
-    with about("student.backbone"):
+    with within("student.backbone"):
         source = features.source(config.student.backbone)
     found = {}
     for split in splits:
@@ -194,7 +194,7 @@ def _prototypes(config: Config, data: ImageData, features: FeatureCache) -> Tens
         return None
     with inside("student.head"):
         prompts = prompts_of(section.backbone, section.head, data.classes)
-    with about("student.backbone"):
+    with within("student.backbone"):
         features.source(section.backbone)  # its errors come before those of the text encoder
         compute = Compute(features.compute.device, cache=features.compute.cache)
         return text_features(section.backbone, prompts, compute)

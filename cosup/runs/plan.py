@@ -12,7 +12,7 @@ from cosup.controls import needing
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
-from cosup.errors import about
+from cosup.errors import within
 from cosup.models.classifier import build_classifier
 from cosup.models.clip_text import prompts_of
 from cosup.models.compute import Compute
@@ -111,7 +111,7 @@ def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]
 
 
 def _features(config: Config, data: ImageData, compute: Compute, splits: Sequence[str]) -> str:
-    with about("student.backbone"):
+    with within("student.backbone"):
         section = config.student.backbone
         backbone = load_backbone(section, Compute(precision=compute.precision))
     transform = eval_transform(backbone.input).key

@@ -15,7 +15,7 @@ from torch import Tensor
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
-from cosup.errors import about
+from cosup.errors import about, within
 from cosup.losses.base import Objective
 from cosup.models.compute import Compute
 from cosup.models.fit import HeadFit, fit_heads
@@ -180,7 +180,7 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
 def _source(training: Training) -> FeatureSource:
     backbone = training.section.model.backbone
     assert backbone is not None
-    with about("teachers.model.backbone"):
+    with within("teachers.model.backbone"):
         return training.features.source(backbone)
 
 

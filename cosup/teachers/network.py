@@ -11,7 +11,7 @@ from torch import Tensor
 from cosup.data.loader import TrainingBatches, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
-from cosup.errors import about, inside
+from cosup.errors import about, inside, within
 from cosup.layout import TeacherFiles
 from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
@@ -71,7 +71,7 @@ class NetworkTeacher(NetworkKind, Teacher):
         model, device = training.section.model, training.compute.device
         classifier = _build_network(spec, training, model.weights)
         if model.checkpoint is not None:
-            with about("teachers.model.checkpoint"):
+            with within("teachers.model.checkpoint"):
                 load_checkpoint(classifier, model.checkpoint.replace("{name}", spec.name))
             return cls(spec, classifier, device, steps=0)
         teacher = cls(spec, classifier, device, steps=0)
@@ -120,7 +120,7 @@ def _build_network(spec: TeacherSpec, training: Training, weights: str | None) -
     model = training.section.model
     seed = seed_for(training.seed, "teachers", spec.name)
     classes = len(training.data.classes)
-    with about("teachers.model"):
+    with within("teachers.model"):
         drop_path = training.section.training.drop_path
         return build_classifier(model.name, classes, weights, model.image_size, seed, drop_path)
 

@@ -87,7 +87,7 @@ def test_transformers_take_the_image_size() -> None:
         ({"name": "resnet18.nosuch", "weights": "pretrained"}, "a1_in1k"),
         ({"name": "torchvision:squeezenet1_0"}, "no linear classifier"),
         ({"name": "test_vit", "image_size": 8}, "image_size: 8"),
-        ({"weights": PACKAGE}, "don't fit"),
+        ({"weights": PACKAGE}, "do not fit"),
     ],
 )
 def test_mistakes_are_explained(settings: dict[str, object], wanted: str) -> None:
@@ -102,7 +102,7 @@ def test_offline_the_error_says_how_to_give_a_file(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for name in ("test_resnet", "hf-hub:nobody/nothing"):
-        with pytest.raises(UserError, match=f"weights of '{name}' can't be had.*a file"):
+        with pytest.raises(UserError, match=f"'{name}' cannot be downloaded.*a file"):
             load(name, weights="pretrained")
 
 

@@ -409,7 +409,7 @@ def test_mixing_gives_the_shares_of_what_it_mixed(section: dict[str, float]) -> 
         mixed, shares = Mixing(MixupSection.model_validate(section))(pixels)
         torch.testing.assert_close(shares.sum(1), torch.ones(8))
         torch.testing.assert_close(mixed.mean((1, 2, 3)), shares @ values, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="7 images at a time"):
+    with pytest.raises(UserError, match=r"^batch_size: .* 7"):
         Mixing(MixupSection(mixup=0.5))(torch.zeros(7, 3, 8, 8))
 
 
@@ -460,7 +460,7 @@ def test_bfloat16_trains_and_warns_where_it_is_slow(
 MISTAKES = [
     ({"optimizer": "sdg"}, {}, r"training.optimizer: unknown optimizer 'sdg'; did you mean .*sgd"),
     ({"mixing": {"mixup": 0.5}}, {"loss": "dkd"}, r"loss 'dkd' needs one"),
-    ({"mixing": {"cutmix": 0.5}}, {"size": 5}, r"batch_size: 5 images at a time.*even"),
+    ({"mixing": {"cutmix": 0.5}}, {"size": 5}, r"training.batch_size: .*even"),
     ({"batch_size": 1}, {"size": 1}, r"batch_size: 1 gives network 'test_resnet' one image"),
     ({"batch_size": 4, "accumulate": 4}, {"size": 4}, r"batch_size: 4 in 4 parts gives network"),
 ]

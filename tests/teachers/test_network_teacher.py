@@ -86,7 +86,7 @@ BAD = [
     ),
     (
         {"augment": {"auto_augment": "nonsense"}},
-        "teachers.training.augment.auto_augment: timm can't read 'nonsense'",
+        "teachers.training.augment.auto_augment: 'nonsense'",
     ),
 ]
 
