@@ -11,6 +11,7 @@ from cosup.words import either, literal
 
 __all__ = [
     "MISSING",
+    "Key",
     "RunError",
     "UserError",
     "UserErrors",
@@ -79,6 +80,12 @@ class UserError(ValueError):
     def errors(self) -> "tuple[UserError, ...]":
         """The single mistakes: this one, or those of a `UserErrors`."""
         return (self,)
+
+    def at(self, key: Key) -> Self:
+        """Return a copy with another key."""
+        changed = copy.copy(self)
+        changed.key = key
+        return changed
 
     def moved(self, key: str | Sequence[str] = (), where: str | None = None) -> Self:
         """Return a copy with `key` put before its key and `where` before its place."""

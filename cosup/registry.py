@@ -1,52 +1,26 @@
-"""The base of every config section.
+"""Registries: classes that a config chooses by name.
 
-Registries: a literal dict `NAME -> class` beside the classes, third parties' entry points, and
-the config value `{name: gate, hard: true}` that names an entry and its settings.
-
-A registered class is a dataclass whose fields are its settings; an attribute docstring describes
-each. pydantic checks the settings against the fields, so an assigner needs no pydantic itself.
+A registry holds cosup's own entries, from a literal dict beside the settings (`cosup.settings`),
+and the entry points of installed packages. A config value `{name: gate, hard: true}` names an entry
+and its settings. The settings are checked against a dataclass, and the class itself is imported
+only when it is built.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, model_serializer
-from pydantic_core import PydanticCustomError
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
 
-from cosup.errors import UserError, unknown_name
+from cosup.errors import UserError, known_names, unknown_name, within
+from cosup.sections import Choice
 from cosup.settings import Entry
-from cosup.validation import Mistake, find_mistakes
-from cosup.words import literal
+from cosup.validation import check_settings
 
-
-class Section(BaseModel):
-    """A frozen group of settings: unknown keys are mistakes, attribute docstrings describe keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
-    )
-
-    @classmethod
-    def known_keys(cls, value: object) -> list[str]:
-        """The keys that may stand in this section, given what does stand in it."""
-        return [field.alias or name for name, field in cls.model_fields.items()]
-
-
-class Choice(BaseModel):
-    """A registered name with its settings, all of them (defaults filled in)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    settings: dict[str, Any] = {}
-
-    @model_serializer
-    def _flat(self) -> dict[str, Any]:
-        return {"name": self.name, **self.settings}
-
+__all__ = ["Registry"]
 
 T = TypeVar("T")
 
@@ -87,71 +61,35 @@ class Registry(Generic[T]):
         """Build the settings of a choice alone, without importing its class."""
         return self.entry(choice.name).settings(**choice.settings)
 
-    def check(self, value: Any) -> Choice:
-        """Validate `"name"` or `{name: ..., setting: ...}` and fill in the defaults.
+    def allowed(self) -> str:
+        """Return the known names, in words."""
+        return f"the name of one {self.kind} (known: {known_names(self.known())})"
 
-        Made for a pydantic `BeforeValidator`: raises `PydanticCustomError`, whose context carries
-        every mistake found, each with the key it stands under.
+    def check(self, value: Any) -> Choice:
+        """Validate `"name"` or `{name: ..., setting: ...}`, and fill in the defaults.
+
+        Raises `UserError` with every mistake.
         """
         if isinstance(value, Choice):
             return value
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-            raise mistakes(
-                [
-                    (
-                        (),
-                        f"{literal(value)}: give the name of one {self.kind}, or "
-                        f"{{name: ..., setting: ...}} (known: {', '.join(sorted(self.known()))})",
-                    )
-                ]
+            raise UserError(
+                f"must be the name of one {self.kind}, or {{name: ..., setting: ...}}",
+                value=value,
+                allowed=known_names(self.known()),
             )
-        try:
-            cls = self.entry(value["name"]).settings
-        except UserError as error:
-            raise mistakes([(("name",), str(error))]) from None
+        with within("name"):
+            settings_class = self.entry(value["name"]).settings
         settings = {str(key): item for key, item in value.items() if key != "name"}
-        return Choice(name=value["name"], settings=check_settings(cls, settings))
+        return Choice(name=value["name"], settings=check_settings(settings_class, settings))
 
-
-def check_settings(cls: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Validate settings against a dataclass's fields; the settings with defaults filled in."""
-    adapter = _adapter(cls)
-    built, found = find_mistakes(cls, adapter, settings)
-    if found:
-        raise mistakes(found)
-    dumped: dict[str, Any] = adapter.dump_python(built, mode="json")
-    return {name: dumped[name] for name in setting_names(cls)}
-
-
-def setting_names(cls: type[Any]) -> list[str]:
-    """The names of a dataclass's settings, in the order they are written."""
-    return [field.name for field in fields(cls) if field.init]
-
-
-def setting_docs(cls: type[Any]) -> dict[str, tuple[str, Any]]:
-    """For each setting its description and its default (`...` where it must be given)."""
-    properties = _adapter(cls).json_schema().get("properties", {})
-    return {
-        name: (item.get("description", ""), item.get("default", ...))
-        for name, item in properties.items()
-    }
-
-
-def mistakes(found: list[Mistake]) -> PydanticCustomError:
-    """A pydantic error that carries several (key, message) pairs to the config's error report."""
-    text = "; ".join(": ".join(filter(None, (".".join(key), message))) for key, message in found)
-    return PydanticCustomError("cosup_mistakes", "{text}", {"text": text, "found": found})
-
-
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    if cls not in _ADAPTERS:
-        _ADAPTERS[cls] = TypeAdapter(cls)
-    return _ADAPTERS[cls]
-
-
-_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Let pydantic check a setting declared as `Annotated[Choice, registry]`."""
+        return no_info_before_validator_function(self.check, handler(source))
 
 
 @cache

@@ -196,15 +196,15 @@ CONFIGS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "zero_shot without text": (
         ["student.head.init=random"],
-        ["controls: zero_shot", "student.head.init 'text'"],
+        ["controls: 'zero_shot'", "student.head.init 'text'"],
     ),
     "no steps, and a control": (
         ["student.training.steps=0", "controls=[ceiling]"],
-        ["controls: ceiling", "steps 0", "allowed: zero_shot"],
+        ["controls: ['ceiling']", "steps 0", "allowed: zero_shot"],
     ),
     "unknown templates": (
         ["student.head.templates=imagnet"],
-        ["student.head.templates: 'imagnet'", "known: cifar"],
+        ["student.head.templates: 'imagnet'", "allowed: cifar"],
     ),
 }
 

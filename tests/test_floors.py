@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
         "evidence",
         "settings",
         "validation",
+        "sections",
         "files",
         "remote",
     },

@@ -1,4 +1,4 @@
-"""The config: its schema, and loading it from YAML with every mistake named at once."""
+"""Configs: their schema, and loading them from YAML; an error lists every mistake at once."""
 
 from cosup.config.load import (
     check_config,

@@ -1,18 +1,18 @@
-"""A config may stand on another: `base: other.yaml` beside its sections.
+"""Extend one config by another: `base: other.yaml` beside the sections.
 
-The base's keys are taken, and this file's are laid over them; then come the overrides. A base may
-have a base, and need not be complete by itself. Its path is relative to the file that names it.
+The settings of the file replace those of its base, and overrides replace both. A base may have a
+base itself, and need not be complete. Its path is relative to the file with the key.
 
-- Mappings merge key by key; anything else (a value, a list, null) replaces what was there.
-- What names another choice starts afresh: where a mapping's `name` or `kind` (`rounds.loss`,
-  `student.backbone`, `student.head`, ...) or the `source` of `data` isn't the base's, nothing of
-  the base's is left in it, so that no setting is kept which was meant for something else. Of
-  `data` these are the splits too. With the same name, or none, it merges. The command line has no
-  such rule: `student.backbone.name=resnet50` sets that one key.
-- A bare name (`assignment: gate`) is a whole choice: it replaces the base's and all its settings.
-  Where the base gives one, settings alone (`assignment: {hard: false}`) are added to it.
-- What the base repeats by an `&anchor` is changed in the one place that is written here.
-- `run.name` is inherited like the rest, and with it the run's directory.
+- Mappings merge key by key; any other value (a list and null included) replaces the base's.
+- A mapping that chooses something else replaces the base's mapping whole: where its `name` or
+  `kind` (`rounds.loss`, `student.backbone`, `student.head`, ...) or the `source` of `data` differs
+  from the base's, no setting of the base is kept, as it was meant for another choice. For `data`
+  this includes the splits. Mappings with the same name, or without one, merge. Overrides set single
+  keys: `student.backbone.name=resnet50` changes that key only.
+- A bare name (`assignment: gate`) is a complete choice: it replaces the base's with all its
+  settings. If the base has a bare name, settings alone (`assignment: {hard: false}`) are added.
+- What the base repeats by an `&anchor` changes only where this file sets it.
+- `run.name`, and with it the run's directory, is taken from the base like any other setting.
 """
 
 import os
@@ -21,31 +21,28 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosup.config.errors import contents
-from cosup.config.yaml import parse_yaml, read_text
+from cosup.config.yaml import describe_content, parse_yaml, read_text
 from cosup.errors import UserError, about
-from cosup.words import literal
 
 BASE = "base"
 """The key that names the base."""
 
-_BY_NAME = (("rounds", "assignment"), ("rounds", "loss"), ("student", "meta", "loss"))
-"""What may be written as a bare name."""
+_BARE_NAMES = (("rounds", "assignment"), ("rounds", "loss"), ("student", "meta", "loss"))
+"""Choices that may be written as a bare name."""
 
 
 class Layer(NamedTuple):
-    """What one file says."""
+    """The content of one file, without the key `base`."""
 
     path: Path
     tree: Any
-    """Without `base`."""
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """A config's file, then its base, then the base's base, and so on.
+    """Read a config's file, then its base, then the base's base, and so on.
 
-    `UserError` for a file that can't be read, a base that is no mapping, and one that stands on
-    itself; of a base it names the file that asked for it too.
+    Raises `UserError` for a file that cannot be read, a base that is not a mapping, and a base that
+    extends itself; an error about a base also names the file that extends it.
     """
     tree = parse_yaml(read_text(path), str(path))
     layers = [_layer(path, tree)]
@@ -55,25 +52,26 @@ def read_layers(path: Path) -> list[Layer]:
             _check_no_cycle(path, layers)
             tree = parse_yaml(read_text(path), str(path))
             if not isinstance(tree, dict):
-                raise UserError(f"{path}: {contents(tree)}; a base is a mapping of sections")
+                text = f"{describe_content(tree)}; a base is a mapping of sections"
+                raise UserError(text, where=str(path))
         layers.append(_layer(path, tree))
     return layers
 
 
-def together(layers: Sequence[Layer]) -> Any:
-    """The tree of all layers, each laid over those after it."""
+def merge(layers: Sequence[Layer]) -> Any:
+    """Return the tree of all layers; each layer's settings replace those of the layers after it."""
     trees = [layer.tree for layer in reversed(layers)]
     try:
-        return reduce(_laid, trees)
+        return reduce(_merged, trees)
     except RecursionError:
         paths = ", ".join(str(layer.path) for layer in layers)
-        raise UserError(f"{paths}: each has an anchor within itself; write it out") from None
+        raise UserError("each has an anchor within itself; write it out", where=paths) from None
 
 
 def file_of(key: Sequence[str], layers: Sequence[Layer]) -> Path:
-    """The file whose value counts at a key; the first of them for what stands in none."""
-    stands = _holds(together(layers), key)
-    return next((one.path for one in layers if stands and _holds(one.tree, key)), layers[0].path)
+    """Return the file that sets a key; the first file for a key that none sets."""
+    is_set = _has(merge(layers), key)
+    return next((one.path for one in layers if is_set and _has(one.tree, key)), layers[0].path)
 
 
 def _layer(path: Path, tree: Any) -> Layer:
@@ -84,7 +82,7 @@ def _layer(path: Path, tree: Any) -> Layer:
 
 def _path_of(value: Any, named_in: Path) -> Path:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise UserError(f"{literal(value)}: must be the path of one YAML file")
+        raise UserError("must be {allowed}", value=value, allowed="the path of one YAML file")
     return named_in.parent / value
 
 
@@ -92,32 +90,32 @@ def _check_no_cycle(path: Path, layers: Sequence[Layer]) -> None:
     real = os.path.realpath(path)
     if any(os.path.realpath(layer.path) == real for layer in layers):
         chain = " -> ".join(str(one) for one in (*(layer.path for layer in layers), path))
-        raise UserError(f"a config can't stand on itself: {chain}")
+        raise UserError(f"a config cannot extend itself: {chain}")
 
 
-def _laid(base: Any, over: Any, at: tuple[str, ...] = ()) -> Any:
-    """A tree of both, `over` first; neither is changed, and what is merged is new."""
-    if at in _BY_NAME and isinstance(base, str):
+def _merged(base: Any, over: Any, at: tuple[str, ...] = ()) -> Any:
+    """Merge two trees into a new one, `over` first; neither is changed."""
+    if at in _BARE_NAMES and isinstance(base, str):
         base = {"name": base}
-    if not (isinstance(base, dict) and isinstance(over, dict)) or _is_another(base, over, at):
+    if not (isinstance(base, dict) and isinstance(over, dict)) or _chooses_other(base, over, at):
         return over
     merged = {
-        key: _laid(base[key], value, (*at, str(key))) if key in base else value
+        key: _merged(base[key], value, (*at, str(key))) if key in base else value
         for key, value in over.items()
     }
     return {**base, **merged}
 
 
-def _is_another(base: dict[Any, Any], over: dict[Any, Any], at: tuple[str, ...]) -> bool:
-    """Whether `over` names another choice than the base does."""
+def _chooses_other(base: dict[Any, Any], over: dict[Any, Any], at: tuple[str, ...]) -> bool:
+    """Return whether `over` names another choice than the base."""
     if len(at) < 2 and at != ("data",):  # `run.name` names no choice
         return False
     key = "source" if at == ("data",) else "name" if "name" in {**base, **over} else "kind"
     return key in base and key in over and bool(base[key] != over[key])
 
 
-def _holds(node: Any, key: Sequence[str]) -> bool:
-    """Whether a key stands in a tree; one within a plain value does (a bare name's `name`)."""
+def _has(node: Any, key: Sequence[str]) -> bool:
+    """Return whether a tree has a key; a plain value has every key (a bare name's `name`)."""
     for part in key:
         if isinstance(node, dict):
             inner = {str(name): value for name, value in node.items()}

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from cosup.registry import Choice, Registry, Section
+from cosup.registry import Registry
+from cosup.sections import Choice, Section
 from cosup.settings.assigners import ASSIGNERS
 from cosup.settings.filters import FILTERS
 from cosup.settings.losses import LOSSES
@@ -18,9 +19,9 @@ Assigners: "Registry[Assigner]" = Registry("assigner", ASSIGNERS, "cosup.assigne
 Filters: "Registry[Filter]" = Registry("filter", FILTERS, "cosup.filters")
 Losses: "Registry[Loss]" = Registry("loss", LOSSES, "cosup.losses")
 
-AssignerChoice = Annotated[Choice, BeforeValidator(Assigners.check)]
-FilterChoice = Annotated[Choice, BeforeValidator(Filters.check)]
-LossChoice = Annotated[Choice, BeforeValidator(Losses.check)]
+AssignerChoice = Annotated[Choice, Assigners]
+FilterChoice = Annotated[Choice, Filters]
+LossChoice = Annotated[Choice, Losses]
 
 
 class RoundsSection(Section):

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cosup.config.cross_checks import check_together
+from cosup.config.cross_checks import check_sections
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
 from cosup.controls import CONTROLS
 from cosup.data.section import DataSection
-from cosup.registry import Section
+from cosup.errors import UserError
 from cosup.remote import is_uri
+from cosup.sections import Section
 
 __all__ = [
     "ActorsSection",
@@ -99,7 +100,7 @@ class ExecutionSection(Section):
     @classmethod
     def _cache(cls, cache: str | None) -> str | None:
         if cache is not None and is_uri(cache):
-            raise ValueError("is memory-mapped, so it must be a folder of this machine, not a URI")
+            raise UserError("must be {allowed}", value=cache, allowed="a folder of this machine")
         return cache
 
 
@@ -136,5 +137,5 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _together(self) -> "Config":
-        check_together(self.data, self.teachers, self.student, self.rounds, self.controls)
+        check_sections(self.data, self.teachers, self.student, self.rounds, self.controls)
         return self

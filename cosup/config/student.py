@@ -1,14 +1,16 @@
 """The `student` section: the strong model and its training."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cosup.config.rounds import LossChoice
+from cosup.errors import UserError, raise_all, within
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection, HeadSection, TrainingSection
-from cosup.registry import Section, mistakes
-from cosup.validation import Mistake
+from cosup.sections import Section
+from cosup.words import literal
 
 
 class MetaSection(Section):
@@ -68,39 +70,43 @@ class StudentSection(Section):
     @classmethod
     def _folds(cls, value: int) -> int:
         if value == 1:
-            raise ValueError("1: must be 0, or at least 2 folds")
+            raise UserError("must be {allowed}", value=value, allowed="0, or at least 2 folds")
         return value
 
     @model_validator(mode="after")
     def _fits_mode(self) -> "StudentSection":
-        try:
+        with within("training"):
             if self.mode == "head":
                 self.training.check_head(untrained=self.head.init == "text")
             else:
                 self.training.check_network()
-        except ValueError as error:
-            key, _, text = str(error).partition(": ")
-            raise mistakes([(("training", key), text)]) from None
-        if self.mode == "head":
-            if self.meta is not None:
-                raise ValueError("meta: needs mode 'finetune', a head leaves the network as it is")
-            self._check_text()
-            return self
-        if self.head.kind != "linear":
-            text = f"'{self.head.kind}': mode 'finetune' takes linear alone"
-            raise mistakes([(("head", "kind"), text)])
+        if self.mode == "finetune" and self.head.kind != "linear":
+            raise UserError(
+                "must be {allowed} with mode 'finetune'",
+                key="head.kind",
+                value=self.head.kind,
+                allowed="linear",
+            )
+        if self.mode == "head" and self.meta is not None:
+            raise UserError("needs mode 'finetune': a head does not change the network", key="meta")
+        if self.mode == "head" and self.head.init == "text":
+            raise_all(self._text_mistakes())
         return self
 
-    def _check_text(self) -> None:
-        """Text features lie in CLIP's own space, and say nothing in another."""
-        if self.head.init != "text":
-            return
-        found: list[Mistake] = []
+    def _text_mistakes(self) -> Iterator[UserError]:
+        """Check that features are comparable with text features, which are in CLIP's own space."""
         if not self.backbone.name.startswith(OPEN_CLIP):
-            text = f"'text': needs a backbone with a text encoder, {OPEN_CLIP}MODEL@WEIGHTS, not "
-            found.append((("head", "init"), f"{text}'{self.backbone.name}'"))
+            yield UserError(
+                "needs a backbone with a text encoder, {allowed}, not "
+                + literal(self.backbone.name),
+                key="head.init",
+                value="text",
+                allowed=f"{OPEN_CLIP}MODEL@WEIGHTS",
+            )
         if self.training.standardize:
-            text = "true: would move the features away from their texts (allowed: false)"
-            found.append((("training", "standardize"), text))
-        if found:
-            raise mistakes(found)
+            yield UserError(
+                "would scale the features, but not the text features",
+                key="training.standardize",
+                value=True,
+                allowed="false",
+            )

@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cosup.errors import UserError
+from cosup.errors import UserError, within
 from cosup.models.section import BackboneSection, TrainingSection
-from cosup.registry import Section, mistakes
+from cosup.sections import Section
 from cosup.settings.teachers import TABLE, TEACHERS, KindMatch, TeacherTraits, match_kind
+from cosup.words import literal
 
 
 class ScopeSection(Section):
@@ -50,13 +51,11 @@ class TeacherModelSection(Section):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "TeacherModelSection":
-        try:
+        with within("name"):
             traits = self.match.traits
-        except UserError as error:
-            raise mistakes([(("name",), str(error))]) from None
         for key in traits.required:
             if getattr(self, key) is None:
-                raise ValueError(f"{self.name} needs a {key}")
+                raise UserError(f"must be given with name {literal(self.name)}", key=key)
         return self
 
     @property
@@ -89,9 +88,15 @@ class HierarchySection(Section):
     @model_validator(mode="after")
     def _complete(self) -> "HierarchySection":
         if (self.by == "explicit") != (self.teachers is not None):
-            raise ValueError("'teachers' goes with 'by: explicit', and only with it")
+            raise UserError(
+                "must be given with by 'explicit', and only then",
+                key="teachers",
+                value=self.teachers,
+            )
         if any(count < 1 for count in self.levels):
-            raise ValueError(f"levels {self.levels}: every level needs at least one teacher")
+            raise UserError(
+                "every level needs at least one teacher", key="levels", value=self.levels
+            )
         return self
 
 
@@ -125,7 +130,7 @@ class TeachersSection(Section):
     @model_validator(mode="after")
     def _somebody(self) -> "TeachersSection":
         if self.hierarchy is None and not self.external:
-            raise ValueError("no teacher: give a hierarchy, or external annotations")
+            raise UserError("no teacher: give a hierarchy, or external annotations")
         return self
 
     def kinds(self) -> list[tuple[str, str, type[TeacherTraits]]]:

@@ -1,9 +1,7 @@
-"""YAML as configs use it: true and false are the only truth values, `1e-3` is a number, a key
-given twice is a mistake.
+"""Read and write the YAML of configs, and apply dotted overrides (`rounds.consistency.0.k=5`).
 
-The plain YAML 1.1 of PyYAML reads `no` as false, `1e-3` as text and `on:` as a key named true.
-
-Dotted overrides: `rounds.consistency.0.k=5`.
+In a config only true and false are booleans, `1e-3` is a number, and a key given twice is an error.
+PyYAML's YAML 1.1 reads `no` as false, `1e-3` as text and `on:` as a key named true.
 """
 
 import re
@@ -13,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from cosup.errors import UserError
+from cosup.errors import UserError, about, in_short
 
 _RULES: list[tuple[str, str, str]] = [
     ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
@@ -65,101 +63,107 @@ class _Dumper(yaml.SafeDumper):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The content of a YAML text; `UserError` naming where, line and column if it can't be read."""
+    """Return the content of a YAML text.
+
+    Raises `UserError` with `where`, the line and the column if the text is not valid.
+    """
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{where}{at}: not valid YAML: {error.problem}") from None
+        raise UserError(f"not valid YAML: {error.problem}", where=f"{where}{at}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"not valid YAML: {in_short(error)}", where=where) from None
 
 
 def to_yaml(tree: Any) -> str:
-    """YAML that `parse_yaml` reads back to the same tree, keys in the order given."""
+    """Return YAML that `parse_yaml` reads as the same tree, with the keys in the order given."""
     text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 
 def read_text(path: Path) -> str:
-    """The text of a config file; `UserError` naming it if it isn't there or isn't text."""
+    """Return the text of a config file; raise `UserError` if there is no such text file."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         there = f" (in {path.parent}: {', '.join(near)})" if near else ""
-        raise UserError(f"config {path}: no such file{there}") from None
+        problem = f"no such file{there}"
     except IsADirectoryError:
-        raise UserError(f"config {path}: is a folder; give a YAML file") from None
+        problem = "is a folder; give a YAML file"
     except PermissionError:
-        raise UserError(f"config {path}: not readable (permission denied)") from None
+        problem = "not readable (permission denied)"
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"config {path}: not a text file (byte {error.start} isn't UTF-8)"
-        ) from None
+        problem = f"not a text file (byte {error.start} is not UTF-8)"
     except OSError as error:
-        raise UserError(f"config {path}: not readable ({error.strerror})") from None
+        problem = f"not readable ({error.strerror})"
+    raise UserError(problem, where=f"config {path}")
+
+
+def describe_content(tree: Any) -> str:
+    """Describe the content of a file that is not a mapping."""
+    return "empty" if tree is None else f"contains a {type(tree).__name__}"
 
 
 def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
-    """A copy of the tree with `section.key=value` set; the value is read as YAML.
+    """Return a copy of the tree with `section.key=value` set; the value is read as YAML.
 
-    Sections on the way that aren't there are made (the check of the whole config then names those
-    that nothing knows). A list is entered by index. Within `rounds`, a bare name on the way
+    Sections that are missing on the way are created (the check of the whole config reports those
+    that do not exist). A list is entered by index. Within `rounds`, a bare name on the way
     (`assignment: gate`) becomes `{name: gate}`, so that its settings can be overridden.
     """
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise UserError(f"override '{override}': write it as section.key=value")
+    with about(f"override '{override}'"):
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise UserError("write it as section.key=value")
     value = parse_yaml(text, f"override '{override}'")
-    try:
-        tree = _copied(tree)
-    except RecursionError:
-        raise UserError(f"override '{override}': the config has an anchor within itself") from None
-    spot: Any = tree
-    for depth, part in enumerate(parts[:-1]):
-        spot = _enter(spot, part, parts[: depth + 1], override)
-    if isinstance(spot, list):
-        spot[_index(spot, parts[-1], parts[:-1], override)] = value
-    else:
-        spot[parts[-1]] = value
+    with about(f"override '{override}'"):
+        try:
+            tree = _copied(tree)
+        except RecursionError:
+            raise UserError("the config has an anchor within itself") from None
+        spot: Any = tree
+        for depth, part in enumerate(parts[:-1]):
+            spot = _enter(spot, part, parts[: depth + 1])
+        if isinstance(spot, list):
+            spot[_index(spot, parts[-1], parts[:-1])] = value
+        else:
+            spot[parts[-1]] = value
     return tree
 
 
 def _copied(node: Any) -> Any:
-    """A copy in which nothing is shared: what YAML repeats by `*anchor` is overridden in one place
-    alone."""
+    """Copy a tree so that nothing is shared: an override changes one place, even where YAML repeats
+    a part by `*anchor`."""
     if isinstance(node, dict):
         return {key: _copied(value) for key, value in node.items()}
     return [_copied(item) for item in node] if isinstance(node, list) else node
 
 
-def _enter(spot: Any, part: str, path: list[str], override: str) -> Any:
-    """The section or list under `part`, made or spelled out where needed."""
-    name: Any = _index(spot, part, path[:-1], override) if isinstance(spot, list) else part
+def _enter(spot: Any, part: str, path: list[str]) -> Any:
+    """Return the section or list under `part`; create or expand it where needed."""
+    name: Any = _index(spot, part, path[:-1]) if isinstance(spot, list) else part
     inner = spot[name] if isinstance(spot, list) else spot.get(name)
     if inner is None:
         inner = {}
     elif isinstance(inner, str) and path[0] == "rounds":
         inner = {"name": inner}
     elif not isinstance(inner, dict | list):
-        raise UserError(
-            f"override '{override}': {'.'.join(path)} is {inner!r}, not a section; "
-            "override it whole"
-        )
+        raise UserError("not a section; override it whole", key=path, value=inner)
     spot[name] = inner
     return inner
 
 
-def _index(items: list[Any], part: str, path: list[str], override: str) -> int:
-    where = ".".join(path)
+def _index(items: list[Any], part: str, path: list[str]) -> int:
     if not items:
-        raise UserError(f"override '{override}': {where} is an empty list; override it whole")
+        raise UserError("an empty list; override it whole", key=path)
     if not part.isdecimal() or int(part) >= len(items):
         raise UserError(
-            f"override '{override}': {where}.{part}: {where} is a list; "
-            f"give an index from 0 to {len(items) - 1}"
+            f"{'.'.join(path)} is a list; give an index",
+            key=(*path, part),
+            allowed=f"0 to {len(items) - 1}",
         )
     return int(part)

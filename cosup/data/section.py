@@ -7,11 +7,14 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from cosup.data.sources import SOURCES
 from cosup.data.sources.base import SPLITS as SPLITS
-from cosup.registry import Choice, Section, setting_names
+from cosup.errors import UserError
+from cosup.sections import Choice, Section
+from cosup.validation import setting_names
+from cosup.words import either
 
 
 class SplitShares(Section):
@@ -32,7 +35,7 @@ class SplitShares(Section):
     def _at_most_one(self) -> "SplitShares":
         total = self.teacher_train + self.student_train + self.validation + self.test
         if total > 1 + 1e-9:
-            raise ValueError(f"the shares sum to {total:g}; at most 1 is allowed")
+            raise UserError(f"the shares sum to {total:g}", allowed="a sum of at most 1")
         return self
 
 
@@ -69,9 +72,13 @@ class NoiseSection(Section):
         ):
             given = getattr(self, name) is not None
             if given and self.kind not in kinds:
-                raise ValueError(f"{name} goes with kind {' and '.join(kinds)}, not {self.kind}")
+                raise UserError(
+                    f"needs kind {either(map(repr, kinds))}, not '{self.kind}'",
+                    key=name,
+                    value=getattr(self, name),
+                )
             if not given and self.kind in kinds:
-                raise ValueError(f"kind {self.kind} needs a {name}")
+                raise UserError(f"must be given with kind '{self.kind}'", key=name)
         return self
 
 
@@ -97,14 +104,14 @@ class FewShotSection(Section):
     @model_validator(mode="after")
     def _only_numbers_are_drawn(self) -> "FewShotSection":
         if self.draw and not (isinstance(self.novel, int) and isinstance(self.validation, int)):
-            raise ValueError("draw: true: needs numbers of classes, not names or given")
+            raise UserError("needs numbers of classes, not names or given", key="draw", value=True)
         return self
 
 
 class DataSection(Section):
     """Images, labels, domains and splits. The settings of the source are keys of this section."""
 
-    source: Annotated[Choice, BeforeValidator(SOURCES.check)]
+    source: Annotated[Choice, SOURCES]
     """A registered source (`cosup ls sources`)."""
     splits: SplitShares | Literal["given"] = SplitShares(
         teacher_train=0.3, student_train=0.5, test=0.2
@@ -152,9 +159,13 @@ class DataSection(Section):
         for split, absent, setting in rules:
             share = getattr(self.splits, split)
             if absent and share:
-                raise ValueError(f"splits: {split} {share:g}: must be 0 with data.{setting}")
+                raise UserError(
+                    f"must be 0 with data.{setting}", key=("splits", split), value=share
+                )
             if not absent and not share:
-                raise ValueError(f"splits: {split} 0: must be above 0 without data.{setting}")
+                raise UserError(
+                    f"must be above 0 without data.{setting}", key=("splits", split), value=share
+                )
         return self
 
     @model_validator(mode="before")

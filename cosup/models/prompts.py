@@ -87,19 +87,20 @@ def template_lists() -> list[str]:
 
 
 def check_templates(templates: str | Sequence[str]) -> None:
-    """Raise `ValueError` for templates that can't be used, as far as is seen without open_clip."""
+    """Raise `UserError` for templates that can't be used, as far as is seen without open_clip."""
     if isinstance(templates, str):
         if HOLE not in templates and templates not in template_lists():
-            raise ValueError(
-                f"'{templates}': has no {HOLE} for the class's name, and is no list of templates "
-                f"(known: {', '.join(template_lists())})"
+            raise UserError(
+                f"has no {HOLE} for the class's name, and is not the name of a list of templates",
+                value=templates,
+                allowed=", ".join(template_lists()),
             )
         return
     if not templates:
-        raise ValueError(f"[]: give at least one template, such as 'a photo of a {HOLE}.'")
+        raise UserError(f"give at least one template, such as 'a photo of a {HOLE}.'", value=[])
     for template in templates:
         if HOLE not in template:
-            raise ValueError(f"'{template}': has no {HOLE} for the class's name")
+            raise UserError(f"has no {HOLE} for the class's name", value=template)
 
 
 def build_prompts(

@@ -1,12 +1,12 @@
 """Config sections of models: backbones, heads, and how a head or a network is trained."""
 
-import json
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cosup.errors import MISSING, UserError
 from cosup.models.prompts import check_templates
-from cosup.registry import Section, mistakes
+from cosup.sections import Section
 
 
 class BackboneSection(Section):
@@ -62,7 +62,7 @@ class HeadSection(Section):
     @model_validator(mode="after")
     def _text_is_for_prototypes(self) -> "HeadSection":
         if self.init == "text" and self.kind != "prototype":
-            raise mistakes([(("init",), f"'text': needs kind 'prototype', not '{self.kind}'")])
+            raise UserError(f"needs kind 'prototype', not '{self.kind}'", key="init", value="text")
         return self
 
 
@@ -94,7 +94,12 @@ class AugmentSection(Section):
     def _ordered(self) -> "AugmentSection":
         low, high = self.scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"scale {list(self.scale)}: must be 0 < smallest <= largest <= 1")
+            raise UserError(
+                "must be {allowed}",
+                key="scale",
+                value=list(self.scale),
+                allowed="0 < smallest <= largest <= 1",
+            )
         return self
 
 
@@ -172,19 +177,22 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingSection":
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(
-                f"steps {self.steps} and epochs {self.epochs}: give one of the two (null unsets it)"
+            raise UserError(
+                "give one of steps and epochs (null unsets the other)",
+                value={"steps": self.steps, "epochs": self.epochs},
             )
         if any(not 0 < share < 1 for share in self.milestones):
-            raise ValueError(f"milestones {self.milestones}: each must be between 0 and 1")
+            raise UserError("each must be between 0 and 1", key="milestones", value=self.milestones)
         if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"accumulate {self.accumulate}: must divide batch_size ({self.batch_size})"
+            raise UserError(
+                f"must divide batch_size ({self.batch_size})",
+                key="accumulate",
+                value=self.accumulate,
             )
         return self
 
     def check_head(self, untrained: bool = False) -> None:
-        """Raise `ValueError` for settings that a head, or another linear model, has no use for.
+        """Raise `UserError` for settings that a head, or another linear model, has no use for.
 
         untrained: it predicts without any training too.
         """
@@ -197,23 +205,42 @@ class TrainingSection(Section):
         ]
         if given:
             value = getattr(self, given[0])
-            shown = "" if isinstance(value, Section) else f"{json.dumps(value)}: "
-            text = "is for whole networks, not for a head or a linear model"
-            raise ValueError(f"{given[0]}: {shown}{text}")
+            raise UserError(
+                "is for whole networks, not for a head or a linear model",
+                key=given[0],
+                value=MISSING if isinstance(value, Section) else value,
+            )
         if self.optimizer not in ("adam", "adamw"):
-            raise ValueError(f"optimizer: '{self.optimizer}': a head takes adam or adamw")
+            raise UserError(
+                "must be {allowed} for a head",
+                key="optimizer",
+                value=self.optimizer,
+                allowed="adam or adamw",
+            )
         if self.schedule == "multistep":
-            raise ValueError("schedule: 'multistep': a head takes cosine or constant")
+            raise UserError(
+                "must be {allowed} for a head",
+                key="schedule",
+                value=self.schedule,
+                allowed="cosine or constant",
+            )
 
     def check_network(self) -> None:
-        """Raise `ValueError` for settings that a whole network has no use for."""
+        """Raise `UserError` for settings that a whole network has no use for."""
         self._check_steps()
         if self.standardize:
-            raise ValueError("standardize: true: is for heads; a network normalises its own pixels")
+            raise UserError(
+                "is for heads: a network normalises its own pixels", key="standardize", value=True
+            )
 
     def _check_steps(self) -> None:
         if self.steps == 0:
-            raise ValueError("steps: 0: leaves it untrained (allowed for student.head.init 'text')")
+            raise UserError(
+                "must be {allowed}",
+                key="steps",
+                value=0,
+                allowed="above 0; 0 only with student.head.init 'text'",
+            )
 
     def batch_for(self, samples: int, workers: int = 1) -> int:
         """The samples per step where there are so many: no more than these, and where images are

@@ -14,8 +14,9 @@ from cosup.config.schema import Assigners, Filters, Losses
 from cosup.data.sources import SOURCES
 from cosup.errors import RunError, unknown_name
 from cosup.layout import Layout
-from cosup.registry import Registry, setting_docs
-from cosup.validation import allowed, fields
+from cosup.registry import Registry
+from cosup.sections import allowed, settings_of
+from cosup.validation import setting_docs
 
 CONFIGS = Path("configs")
 RUNS = Path("outputs")
@@ -48,7 +49,7 @@ def _settings(registry: Registry[Any]) -> RenderableType:
     for name, entry in sorted(registry.known().items()):
         cls = entry.settings
         parts.append(Text.assemble((name, "bold"), "  ", _first_line(cls)))
-        types = fields(cls)
+        types = settings_of(cls)
         for setting, (text, default) in setting_docs(cls).items():
             value = "must be given" if default is ... else json.dumps(default)
             head = f"    {setting}: {value}  ({allowed(types[setting])})"

@@ -13,8 +13,9 @@ from typing import Any
 from cosup.config.schema import Config, Losses
 from cosup.data.table import ImageData
 from cosup.errors import UserError
-from cosup.registry import Choice, setting_names
+from cosup.sections import Choice
 from cosup.settings.losses import LossSettings
+from cosup.validation import setting_names
 
 LONGEST = 60
 """Maximum number of characters of a loss's name that come from its settings."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cosup.assignment import ASSIGNERS, Assigner
 from cosup.errors import UserError
 from cosup.evidence import Evidence, Scopes, mix
-from cosup.registry import check_settings, setting_docs
+from cosup.validation import check_settings, setting_docs
 
 quick = settings(max_examples=5, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

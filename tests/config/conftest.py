@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Writes a config into the working directory, over `base.yaml` unless it says otherwise."""
+    """Return a function that writes a config, by default one that extends `base.yaml`."""
     monkeypatch.chdir(tmp_path)
 
     def written(text: str, name: str = "c.yaml", base: str = "base.yaml") -> Path:

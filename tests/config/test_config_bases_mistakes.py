@@ -1,97 +1,109 @@
-"""What is wrong with a config that stands on another, or with its base, is said with the file."""
+"""Check errors of configs that extend another: each names the file that it is about."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.user_errors import key_of, mistakes_of
 
 from cosup.config import load_config
 from cosup.errors import UserError
+from cosup.validation import UnknownKey
 
 Write = Callable[..., Path]
 
 
-def lines_of(path: Path, *overrides: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        load_config(path, overrides)
-    return str(caught.value).splitlines()
+def errors_of(path: Path, *overrides: str) -> tuple[UserError, ...]:
+    return mistakes_of(load_config, path, overrides)
+
+
+def files_of(path: Path, *overrides: str) -> dict[str, str | None]:
+    return {key_of(error): error.where for error in errors_of(path, *overrides)}
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_cycle_is_one_line_that_shows_the_chain(write: Write, length: int, before: int) -> None:
+def test_a_cycle_is_one_error_with_the_chain(write: Write, length: int, before: int) -> None:
     names = [f"{number}.yaml" for number in range(before + length)]
     following = [*names[1:], f"./{names[before]}"]
     for name, base in zip(names, following, strict=True):
         write("", name, base=base)
-    (line,) = lines_of(Path(names[0]))
-    chain = " -> ".join([*names, names[before]])
-    assert line == f"{names[-1]}: base: a config can't stand on itself: {chain}"
+    (error,) = errors_of(Path(names[0]))
+    assert error.where == f"{names[-1]}: base"
+    assert error.problem.endswith(" -> ".join([*names, names[before]]))
 
 
-def test_the_same_file_by_another_way_is_a_cycle_too(write: Write) -> None:
+def test_a_cycle_through_another_path(write: Write) -> None:
     write("", "a.yaml", base="b.yaml")
     Path("b.yaml").symlink_to("a.yaml")
-    (line,) = lines_of(Path("a.yaml"))
-    assert line == "a.yaml: base: a config can't stand on itself: a.yaml -> b.yaml"
-    (line,) = lines_of(write("", "in/c.yaml", base="../in/c.yaml"))
-    assert line.endswith("a config can't stand on itself: in/c.yaml -> in/../in/c.yaml")
+    (error,) = errors_of(Path("a.yaml"))
+    assert error.where == "a.yaml: base"
+    assert error.problem.endswith("a.yaml -> b.yaml")
+    (error,) = errors_of(write("", "in/c.yaml", base="../in/c.yaml"))
+    assert error.problem.endswith("in/c.yaml -> in/../in/c.yaml")
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "where", "problem"),
     [
-        (None, "config in/b.yaml: no such file (in in: c.yaml)"),
-        ("run: [1, 2\nb: 3\n", "in/b.yaml:2:"),
-        ("a: 1\na: 2\n", "in/b.yaml:2:1: not valid YAML: 'a' is given twice (first in line 1)"),
-        ("", "in/b.yaml: empty; a base is a mapping of sections"),
-        ("- 1\n", "in/b.yaml: holds list; a base is a mapping of sections"),
-        ("text\n", "in/b.yaml: holds str; a base is a mapping of sections"),
+        (None, "config in/b.yaml", "(in in: c.yaml)"),
+        ("run: [1, 2\nb: 3\n", "in/b.yaml:2:", "YAML"),
+        ("a: 1\na: 2\n", "in/b.yaml:2:1", "'a' is given twice (first in line 1)"),
+        ("", "in/b.yaml", "empty"),
+        ("- 1\n", "in/b.yaml", "list"),
+        ("text\n", "in/b.yaml", "str"),
     ],
 )
 def test_a_base_that_cannot_be_read_names_both_files(
-    write: Write, content: str | None, says: str
+    write: Write, content: str | None, where: str, problem: str
 ) -> None:
     path = write("run: {sed: 1}", "in/c.yaml", base="b.yaml")
     if content is not None:
         Path("in/b.yaml").write_text(content)
-    (line,) = lines_of(path)
-    assert line.startswith(f"in/c.yaml: base: {says}")
+    (error,) = errors_of(path)
+    assert str(error.where).startswith(f"in/c.yaml: base: {where}")
+    assert problem in error.problem
 
 
-def test_of_a_chain_the_file_that_names_the_missing_one_is_named(write: Write) -> None:
+def test_the_file_that_extends_a_missing_one_is_named(write: Write) -> None:
     write("", "mid.yaml", base="none.yaml")
-    (line,) = lines_of(write("", base="mid.yaml"))
-    assert line.startswith("mid.yaml: base: config none.yaml: no such file")
-    (line,) = lines_of(write("", base="."))
-    assert line == "c.yaml: base: config .: is a folder; give a YAML file"
+    (error,) = errors_of(write("", base="mid.yaml"))
+    assert error.where == "mid.yaml: base: config none.yaml"
+    (error,) = errors_of(write("", base="."))
+    assert error.where == "c.yaml: base: config ."
+    assert "folder" in error.problem
 
 
-@pytest.mark.parametrize("value", ["3", "null", "[base.yaml, b.yaml]", "{a: b}", "''", r'"\0"'])
-def test_a_base_that_is_no_path(write: Write, value: str) -> None:
-    (line,) = lines_of(write("run: {seed: 1}", base=value))
-    assert line.startswith("c.yaml: base: ")
-    assert line.endswith(": must be the path of one YAML file")
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("null", None),
+        ("[base.yaml, b.yaml]", ["base.yaml", "b.yaml"]),
+        ("{a: b}", {"a": "b"}),
+        ("''", ""),
+        (r'"\0"', "\0"),
+    ],
+)
+def test_a_base_must_be_a_path(write: Write, text: str, value: object) -> None:
+    (error,) = errors_of(write("run: {seed: 1}", base=text))
+    assert (error.where, error.value) == ("c.yaml: base", value)
+    assert error.allowed == "the path of one YAML file"
 
 
-def test_only_a_file_names_its_base(write: Write) -> None:
+def test_only_a_file_can_extend_another(write: Write) -> None:
     write("data: {source: digits}\nstudent: {backbone: {name: vgg11}}", "base.yaml", base="")
     path = write("run: {seed: 4}")
     for override in ("base=other.yaml", "base.x=1"):
-        first, second = lines_of(path, override, "run.sed=1")
-        assert first == (
-            f"c.yaml: override '{override}': only a file can name its base; write 'base: ...' in it"
-        )
-        assert second.startswith("c.yaml: run.sed: unknown key")
-    (line,) = lines_of(write("run: {base: base.yaml}"))
-    assert line.startswith("c.yaml: run.base: unknown key 'base'")
+        first, second = errors_of(path, override, "run.sed=1")
+        assert first.where == f"c.yaml: override '{override}'"
+        assert (second.where, key_of(second)) == ("c.yaml", "run.sed")
+    (error,) = errors_of(write("run: {base: base.yaml}"))
+    assert isinstance(error, UnknownKey)
+    assert (error.where, key_of(error), error.value) == ("c.yaml", "run.base", "base")
 
 
-def files_of(lines: Sequence[str]) -> dict[str, str]:
-    return {line.split(": ")[1]: line.split(": ")[0] for line in lines}
-
-
-def test_mistakes_come_at_once_each_with_the_file_it_stands_in(write: Write) -> None:
+def test_mistakes_come_at_once_each_with_its_file(write: Write) -> None:
     write(
         "run: {sed: 1}\n"
         "data: {limit: -1, rotation: [0]}\n"
@@ -108,15 +120,14 @@ def test_mistakes_come_at_once_each_with_the_file_it_stands_in(write: Write) -> 
         "execution: {workers: 0}\n",
         base="b.yaml",
     )
-    lines = lines_of(path, "controls=[celing]", "rounds.annotation_weight=-1")
-    assert files_of(lines) == {
+    assert files_of(path, "controls=[celing]", "rounds.annotation_weight=-1") == {
         "run.sed": "b.yaml",
         "data.limit": "b.yaml",
         "data.rotation": "b.yaml",
         "data.max_broken": "c.yaml",
-        "teachers.external.0.annotations": "c.yaml",  # stands in none
+        "teachers.external.0.annotations": "c.yaml",  # no file has it
         "student.cross_fit": "b.yaml",
-        "student.training": "c.yaml",  # steps of the base, epochs of this one: this one mends it
+        "student.training": "c.yaml",  # the base has steps, this one epochs: this one can fix it
         "student.backbone.name": "c.yaml",
         "rounds.assignment.name": "b.yaml",
         "rounds.repeat": "c.yaml",
@@ -126,17 +137,18 @@ def test_mistakes_come_at_once_each_with_the_file_it_stands_in(write: Write) -> 
         "controls.0": "c.yaml",
         "execution.workers": "c.yaml",
     }
-    # What an override set stands in no file's name but the one that was asked for.
-    assert files_of(lines_of(path, "run.sed=2"))["run.sed"] == "c.yaml"
+    # An override is in no file; its mistakes name the one given.
+    assert files_of(path, "run.sed=2")["run.sed"] == "c.yaml"
 
 
-def test_what_a_new_choice_leaves_out_is_no_mistake_of_the_base(write: Write) -> None:
+def test_a_key_that_a_new_choice_lacks_is_not_the_mistake_of_the_base(write: Write) -> None:
     write("data: {source: image_folder, root: images}", "b.yaml", base="")
-    (line, *_) = lines_of(write("data: {source: domain_folder}", base="b.yaml"))
-    assert line == "c.yaml: data.root: must be given: text"
+    (error, *_) = errors_of(write("data: {source: domain_folder}", base="b.yaml"))
+    assert (error.where, key_of(error), error.allowed) == ("c.yaml", "data.root", "text")
 
 
 def test_an_anchor_within_itself_is_refused(write: Write) -> None:
     write("run: &same {name: x, seed: *same}\n", "b.yaml", base="")
-    (line,) = lines_of(write("run: &same {name: x, seed: *same}\n", base="b.yaml"))
-    assert line == "c.yaml, b.yaml: each has an anchor within itself; write it out"
+    (error,) = errors_of(write("run: &same {name: x, seed: *same}\n", base="b.yaml"))
+    assert error.where == "c.yaml, b.yaml"
+    assert "anchor" in error.problem

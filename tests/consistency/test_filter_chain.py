@@ -18,7 +18,8 @@ from cosup.consistency import (
 )
 from cosup.errors import RunError
 from cosup.evidence import Assigned, Evidence
-from cosup.registry import Registry, setting_docs
+from cosup.registry import Registry
+from cosup.validation import setting_docs
 
 NAMES = sorted(FILTERS)
 REGISTRY = Registry("filter", FILTERS)

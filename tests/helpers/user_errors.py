@@ -1,6 +1,6 @@
 """Catch the `UserError` of a call, to assert on its key, value and what is allowed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -14,3 +14,22 @@ def error_of(call: Callable[..., object], *args: Any, **settings: Any) -> UserEr
         call(*args, **settings)
     assert "\n" not in str(caught.value)
     return caught.value
+
+
+def mistakes_of(function: Callable[..., object], *arguments: Any) -> tuple[UserError, ...]:
+    """Call a function that must raise `UserError`; return its single mistakes."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    errors = caught.value.errors
+    assert [str(error) for error in errors] == str(caught.value).splitlines()
+    return errors
+
+
+def key_of(error: UserError) -> str:
+    """Return the key of an error, dotted."""
+    return ".".join(error.key)
+
+
+def keys_of(errors: Iterable[UserError]) -> list[str]:
+    """Return the keys of errors, dotted and sorted."""
+    return sorted(map(key_of, errors))

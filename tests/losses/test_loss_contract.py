@@ -17,7 +17,8 @@ from cosup.losses import (
     Loss,
     RelationalDistillation,
 )
-from cosup.registry import Registry, setting_docs
+from cosup.registry import Registry
+from cosup.validation import setting_docs
 
 NAMES = sorted(LOSSES)
 REGISTRY = Registry("loss", LOSSES)

@@ -87,7 +87,7 @@ def test_cifars_list_is_clips_own() -> None:
 @pytest.mark.parametrize(
     ("templates", "words"),
     [
-        ("a photo", ["'a photo'", "no {}", "known: cifar", "imagenet_simple"]),
+        ("a photo", ["'a photo'", "no {}", "allowed: cifar", "imagenet_simple"]),
         ("imagent", ["'imagent'", "imagenet"]),
         ("", ["''", "no {}"]),
         ([], ["[]", "at least one", "a photo of a {}."]),

@@ -1,0 +1,185 @@
+"""The base of config sections, and what a setting takes, in words: `a whole number above 0`."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, model_serializer
+from pydantic.fields import FieldInfo
+
+__all__ = [
+    "Choice",
+    "Described",
+    "Section",
+    "Setting",
+    "allowed",
+    "is_section",
+    "item_of",
+    "known_keys",
+    "nearest",
+    "options_of",
+    "settings_of",
+]
+
+
+class Section(BaseModel):
+    """A frozen group of settings. Unknown keys are errors; attribute docstrings describe keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+    @classmethod
+    def known_keys(cls, value: object) -> list[str]:
+        """Return the keys that are allowed in this section, given its content."""
+        return list(settings_of(cls))
+
+
+class Choice(BaseModel):
+    """A registered name with all of its settings (defaults filled in)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, **self.settings}
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Metadata of an annotated type that describes what is allowed."""
+
+    def allowed(self) -> str:
+        """Return what is allowed, in words."""
+
+
+class Setting(NamedTuple):
+    """The type of a setting and its constraints."""
+
+    annotation: Any
+    constraints: tuple[Any, ...] = ()
+
+
+def settings_of(cls: type[Any]) -> dict[str, Setting]:
+    """Return the settings of a section or dataclass, by the key they are written under."""
+    if issubclass(cls, BaseModel):
+        return {
+            field.alias or name: Setting(field.annotation, tuple(field.metadata))
+            for name, field in cls.model_fields.items()
+        }
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: _plain(Setting(hints[f.name])) for f in dataclasses.fields(cls) if f.init}
+
+
+def known_keys(cls: type[Any], value: Any) -> list[str]:
+    """Return the keys of a section (which may depend on its content) or of a dataclass."""
+    return cls.known_keys(value) if issubclass(cls, Section) else list(settings_of(cls))
+
+
+def is_section(option: Any) -> bool:
+    """Return whether a type is a group of settings with keys of their own."""
+    if not isinstance(option, type) or issubclass(option, Choice):
+        return False
+    return issubclass(option, BaseModel) or dataclasses.is_dataclass(option)
+
+
+def options_of(setting: Setting) -> list[Any]:
+    """Return the types of a union's members, or the type itself."""
+    return [member.annotation for member in _members(setting)]
+
+
+def item_of(option: Any) -> Setting:
+    """Return the type of the items of a list, or of the values of a mapping."""
+    arguments = [a for a in typing.get_args(option) if a is not Ellipsis]
+    return _plain(Setting(arguments[-1])) if arguments else Setting(Any)
+
+
+def allowed(setting: Setting) -> str:
+    """Return what a setting takes, in words: `a whole number above 0 or null`."""
+    texts = [
+        _words(Setting(option.annotation, (*option.constraints, *setting.constraints)))
+        for option in _members(setting)
+    ]
+    return " or ".join(dict.fromkeys(texts))
+
+
+def nearest(given: Any, setting: Setting) -> list[str]:
+    """Return the choice of a setting that is closest to a misspelt one, if there is one."""
+    if not isinstance(given, str):
+        return []
+    choices = [
+        str(choice)
+        for option in options_of(setting)
+        if typing.get_origin(option) is typing.Literal
+        for choice in typing.get_args(option)
+    ]
+    return difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
+
+
+def _plain(setting: Setting) -> Setting:
+    """Separate the type and the constraints of an `Annotated`."""
+    annotation, constraints = setting
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation, *extra = typing.get_args(annotation)
+        for entry in extra:
+            constraints += tuple(entry.metadata) if isinstance(entry, FieldInfo) else (entry,)
+    return Setting(annotation, constraints)
+
+
+def _members(setting: Setting) -> list[Setting]:
+    """Return a union's members, each with its own constraints, or the setting itself."""
+    plain = _plain(setting)
+    if typing.get_origin(plain.annotation) in (typing.Union, types.UnionType):
+        return [_plain(Setting(option)) for option in typing.get_args(plain.annotation)]
+    return [plain]
+
+
+def _words(setting: Setting) -> str:
+    option, constraints = _plain(setting)
+    origin = typing.get_origin(option) or option
+    if origin is typing.Literal:
+        return _one_of([str(choice) for choice in typing.get_args(option)])
+    if option is int or option is float:
+        name = "a whole number" if option is int else "a number"
+        return " ".join(filter(None, (name, _range(constraints))))
+    if origin in (list, tuple):
+        least = next((c.min_length for c in constraints if hasattr(c, "min_length")), None)
+        many = f" of at least {least}" if least else ""
+        return f"a list{many} (each item: {allowed(item_of(option))})"
+    if origin is dict:
+        return f"a mapping (each value: {allowed(item_of(option))})"
+    if option is str:
+        pattern = next((c.pattern for c in constraints if getattr(c, "pattern", None)), None)
+        return f"text of the form {pattern}" if pattern else "text"
+    if is_section(option):
+        return f"a section with some of the keys {', '.join(settings_of(option))}"
+    described = next((c for c in constraints if isinstance(c, Described)), None)
+    if described is not None:
+        return described.allowed()
+    return _SIMPLE.get(option, "a value of type " + getattr(option, "__name__", str(option)))
+
+
+_SIMPLE: dict[Any, str] = {bool: "true or false", type(None): "null", Any: "any value"}
+
+
+def _one_of(choices: list[str]) -> str:
+    return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+
+
+def _range(constraints: tuple[Any, ...]) -> str:
+    """Return `of at least 0 and below 1` for annotated-types constraints."""
+    words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+    limits = {
+        name: f"{getattr(constraint, name):g}"
+        for name in words
+        for constraint in constraints
+        if getattr(constraint, name, None) is not None
+    }
+    if limits.keys() == {"ge", "le"}:
+        return f"from {limits['ge']} to {limits['le']}"
+    return " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
