@@ -1,9 +1,8 @@
-"""cosup: train a strong vision model from the annotations of several weak, specialised ones.
+"""Train a strong image classifier on the annotations of several weak, specialised teachers.
 
-The pieces serve in anybody's own training loop: `cosup.assignment`, `cosup.consistency`,
-`cosup.losses` and `cosup.metrics` work on tensors, and `cosup.decide` puts them together;
-`cosup.analysis` gives the tables of a run. Everything is imported when it is first used, so that
-`import cosup` is quick.
+`cosup.assignment`, `cosup.consistency`, `cosup.losses` and `cosup.metrics` work on tensors and can
+be used in any training loop; `cosup.decide` combines them. `cosup.analysis` returns the tables of
+a run. Everything is imported when it is first used, so that `import cosup` is fast.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""Compact class probabilities: what the annotation store writes and a round keeps in memory.
+"""Compact class probabilities, as stored on disk and kept in memory by the rounds.
 
-Up to `DENSE_LIMIT` classes a row is stored whole, in float16. Beyond, a row is its `TOP_K` largest
-probabilities with their classes, and the mass of the rest, which `dense` spreads evenly over the
-other classes of the row's support. 1.3 million rows of 1,000 classes then take about 170 MB.
+With at most `DENSE_LIMIT` classes, a row is stored in full, in float16. With more, a row is its
+`TOP_K` largest probabilities with their classes, and the mass of the rest, which `dense` spreads
+evenly over the other classes of the support. 1.3 million rows of 1,000 classes take about 170 MB.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ TOP_K = 32
 
 @dataclass(frozen=True)
 class ProbTable:
-    """Probabilities of N samples over C classes, compact.
+    """Compact probabilities of N samples over C classes.
 
     values: [N, K] float16, K = C when dense, else `TOP_K`.
     indices: [N, K] int32 classes of `values`, or None when dense.
@@ -36,7 +36,7 @@ class ProbTable:
 
     @staticmethod
     def compress(probs: Tensor, support: Tensor | None = None) -> "ProbTable":
-        """Compact `probs` [N, C] (rows sum to 1, or to 0 for an abstention)."""
+        """Return the table of `probs` [N, C] (rows sum to 1, or to 0 for an abstention)."""
         classes = probs.shape[1]
         if classes <= DENSE_LIMIT:
             return ProbTable(classes, probs.to(torch.float16), support=support)
@@ -52,7 +52,7 @@ class ProbTable:
 
     @staticmethod
     def empty(samples: int, num_classes: int) -> "ProbTable":
-        """A table of abstentions, to be filled by `put`."""
+        """Return a table of abstentions, to be filled by `put`."""
         if num_classes <= DENSE_LIMIT:
             return ProbTable(num_classes, torch.zeros(samples, num_classes, dtype=torch.float16))
         return ProbTable(
@@ -63,16 +63,16 @@ class ProbTable:
         )
 
     def put(self, rows: slice, part: "ProbTable") -> None:
-        """Overwrite these rows with those of a table that was compressed alike."""
+        """Overwrite these rows with those of a table of the same form."""
         self.values[rows] = part.values
         if self.indices is not None:
-            self.indices[rows] = _given(part.indices)
+            self.indices[rows] = _required(part.indices)
         if self.rest is not None:
-            self.rest[rows] = _given(part.rest)
+            self.rest[rows] = _required(part.rest)
 
     @staticmethod
     def one_hot(labels: Tensor, num_classes: int) -> "ProbTable":
-        """Certain labels [N]: one class per row, whatever the number of classes."""
+        """Return the table of labels [N]: one class per row, for any number of classes."""
         return ProbTable(
             num_classes,
             torch.ones(len(labels), 1, dtype=torch.float16),
@@ -81,13 +81,13 @@ class ProbTable:
         )
 
     def dense(self, rows: Tensor | slice | None = None) -> Tensor:
-        """Rows as [n, C] float32, each summing to 1 (an abstention's to 0)."""
+        """Return rows [n, C] float32 that sum to 1 (to 0 for an abstention)."""
         part = self if rows is None else self.take(rows)
-        probs = part._spread() if part.indices is not None else part.values.to(torch.float32)
+        probs = part._expand() if part.indices is not None else part.values.to(torch.float32)
         total = probs.sum(1, keepdim=True)
         return probs / torch.where(total > 0, total, torch.ones_like(total))
 
-    def _spread(self) -> Tensor:
+    def _expand(self) -> Tensor:
         assert self.indices is not None
         assert self.rest is not None
         index = self.indices.to(torch.int64)
@@ -99,7 +99,7 @@ class ProbTable:
         return probs.mul_(share[:, None]).scatter_(1, index, self.values.to(torch.float32))
 
     def take(self, rows: Tensor | slice) -> "ProbTable":
-        """The table of these rows alone."""
+        """Return the table of these rows."""
         return ProbTable(
             self.num_classes,
             self.values[rows],
@@ -109,14 +109,14 @@ class ProbTable:
         )
 
     def top(self) -> tuple[Tensor, Tensor]:
-        """The most probable class [N] int64 of each row and its probability [N] float32."""
+        """Return the most probable class [N] int64 of each row, and its probability [N] float32."""
         values, position = self.values.to(torch.float32).max(1)
         if self.indices is None:
             return position, values
         return self.indices.gather(1, position[:, None])[:, 0].to(torch.int64), values
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file must hold to give this table back through `from_tensors`."""
+        """Return the tensors of the table by name, for `from_tensors`."""
         named = {
             "values": self.values,
             "indices": self.indices,
@@ -127,7 +127,7 @@ class ProbTable:
 
     @staticmethod
     def from_tensors(num_classes: int, tensors: dict[str, Tensor]) -> "ProbTable":
-        """The inverse of `tensors`."""
+        """Return the table of these `tensors`."""
         return ProbTable(
             num_classes,
             tensors["values"],
@@ -138,18 +138,38 @@ class ProbTable:
 
     @staticmethod
     def concat(tables: Iterable["ProbTable"]) -> "ProbTable":
-        """The rows of several tables of the same classes, one after another."""
+        """Return the rows of several tables of the same form, one after another."""
         parts = list(tables)
         first = parts[0]
         return ProbTable(
             first.num_classes,
             torch.cat([part.values for part in parts]),
-            None if first.indices is None else torch.cat([_given(part.indices) for part in parts]),
-            None if first.rest is None else torch.cat([_given(part.rest) for part in parts]),
+            None
+            if first.indices is None
+            else torch.cat([_required(part.indices) for part in parts]),
+            None if first.rest is None else _concat(part.rest for part in parts),
             first.support,
         )
 
 
-def _given(tensor: Tensor | None) -> Tensor:
+def _concat(tensors: Iterable[Tensor | None]) -> Tensor:
+    return torch.cat([_required(tensor) for tensor in tensors])
+
+
+def _required(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor
+
+
+def rank_in_group(values: Tensor, groups: Tensor) -> Tensor:
+    """Return the rank [N] of each value in its group, from 0 for the smallest; ties in order.
+
+    groups: [N] int64, -1 or more.
+    """
+    order = values.argsort(stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    sizes = torch.bincount(groups + 1)
+    starts = (sizes.cumsum(0) - sizes)[groups[order] + 1]
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - starts
+    return rank

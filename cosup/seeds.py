@@ -1,4 +1,4 @@
-"""Randomness has a name: each stream is seeded by the run's seed and the names of its use."""
+"""Seeds and random generators, derived from the seed of the run and the names of their use."""
 
 import hashlib
 import random
@@ -11,25 +11,27 @@ import torch
 
 
 def seed_for(run_seed: int, *names: str | int) -> int:
-    """A seed in [0, 2**31) that depends on the run's seed and on every name, in order."""
+    """Return a seed in [0, 2**31) that depends on the seed of the run and on the names in order."""
     text = "\x1f".join(str(part) for part in (run_seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def torch_generator(run_seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator for the stream with these names."""
+    """Return a CPU generator for this seed and these names."""
     return torch.Generator().manual_seed(seed_for(run_seed, *names))
 
 
 def numpy_generator(run_seed: int, *names: str | int) -> np.random.Generator:
-    """A NumPy generator for the stream with these names."""
+    """Return a NumPy generator for this seed and these names."""
     return np.random.default_rng(seed_for(run_seed, *names))
 
 
 @contextmanager
 def forked_seeds(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch within, and give them back as they
-    were: for libraries that draw from nothing else (augmentation, mixing, dropout)."""
+    """Seed the global generators of Python, NumPy and torch inside, and restore them afterwards.
+
+    For libraries that use no other generator (augmentation, mixing, dropout).
+    """
     before = random_states(device)
     reseed(seed, device)
     try:
@@ -39,16 +41,16 @@ def forked_seeds(seed: int, device: torch.device | str = "cpu") -> Iterator[None
 
 
 def reseed(seed: int, device: torch.device | str = "cpu") -> None:
-    """Seed the global generators of Python, NumPy, torch's CPU and, where it is one, the GPU."""
+    """Seed the global generators of Python, NumPy and torch, and of the GPU if it is the device."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (the libraries' own generator)
+    np.random.seed(seed)  # noqa: NPY002 (other libraries use it)
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
 def random_states(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The states of the global generators, in plain types and tensors alone."""
+    """Return the states of the global generators, as plain types and tensors."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     states = {
         "python": random.getstate(),
@@ -61,7 +63,7 @@ def random_states(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any], device: torch.device | str = "cpu") -> None:
-    """The inverse of `random_states`."""
+    """Restore the states returned by `random_states`."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = states["numpy"]

@@ -257,7 +257,7 @@ NO_HEAD = "is for whole networks, not for a head"
 LOSSES: dict[str, tuple[list[str], list[str]]] = {
     "reviewkd: other numbers of maps": (
         [*NETWORKS, VIT, "rounds.loss=reviewkd"],
-        ["rounds.loss", "stages: null", "can't pair", *SHAPES, "stages may be 1 to"],
+        ["rounds.loss", "stages: null", "can't pair", *SHAPES, "allowed: 1 to"],
     ),
     "fitnet: no such map": (
         [*NETWORKS, VIT, "rounds.loss={name: fitnet, hint_stage: 5}"],

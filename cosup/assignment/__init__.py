@@ -1,4 +1,4 @@
-"""Assigners: which teacher(s) of a level annotate which sample."""
+"""Assigners: choose the teachers that annotate each sample of a level."""
 
 from cosup.assignment.agreement import Agreement
 from cosup.assignment.base import Assigner, available, to_weights

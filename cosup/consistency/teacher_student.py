@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cosup.consistency.base import Filter, Measures, within_top
 from cosup.evidence import Assigned, Evidence
+from cosup.probabilities import rank_in_group
 from cosup.settings.filters import TeacherStudentSettings
 
 SMALLEST = 1e-12
@@ -39,24 +40,13 @@ class TeacherStudent(TeacherStudentSettings, Filter):
             return inside
         answered = labels >= 0
         if not self.class_balanced:
-            return (_rank(loss, torch.zeros_like(labels)) < inside.sum()) & answered
+            return (rank_in_group(loss, torch.zeros_like(labels)) < inside.sum()) & answered
         sizes = torch.bincount(labels + 1)[1:]
         # The share r of each class, rounded up, so that no class is lost.
         quota = -(-inside.sum() * sizes // answered.sum().clamp_min(1))
-        return answered & (_rank(loss, labels) < _of(quota, labels))
+        return answered & (rank_in_group(loss, labels) < _of(quota, labels))
 
 
 def _of(per_class: Tensor, labels: Tensor) -> Tensor:
     """Return the number of the class of each label; 0 for the label -1."""
     return torch.cat([per_class.new_zeros(1), per_class])[labels + 1]
-
-
-def _rank(loss: Tensor, groups: Tensor) -> Tensor:
-    """Return the rank [N] of each sample by loss in its group, from 0; ties keep their order."""
-    order = loss.argsort(stable=True)
-    order = order[groups[order].argsort(stable=True)]
-    sizes = torch.bincount(groups + 1)
-    starts = (sizes.cumsum(0) - sizes)[groups[order] + 1]
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - starts
-    return rank

@@ -1,15 +1,17 @@
-"""Adaptive confidence: Guo et al., "Vision Superalignment: Weak-to-Strong Generalization for Vision
-Foundation Models", arXiv 2402.03749, the adaptive loss; METHODS.md section 2.
+"""The adaptive confidence loss (AdaptConf).
+
+Guo et al., "Vision Superalignment: Weak-to-Strong Generalization for Vision Foundation Models",
+arXiv 2402.03749; METHODS.md section 2.
 
     L = (1 - a) tau^2 KL(teacher || student) + a CE(z, s)
     a = e^{CE(z,s)/T} / (e^{CE(z,s)/T} + e^{CE(z,t)/T})
 
 with s the student's class and t the teacher's. Equivalently a = 1 / (1 + (p[s]/p[t])^{1/T}), so
 a <= 1/2, and a = 1/2 where the two agree. There the loss sharpens the student; where the student
-confidently disagrees, a goes to 0 and the loss follows the teacher.
+disagrees with high confidence, a goes to 0 and the loss follows the teacher.
 
-Other weights in its place (`weight`) show what the adaptive one is worth. As T goes to 0, a goes to
-1/2 where the two agree and to 0 elsewhere: `half_where_agree` needs no T at all.
+Other weights (`weight`) are for ablations. As T goes to 0, a goes to 1/2 where the two agree and to
+0 elsewhere, which is `half_where_agree`.
 """
 
 from dataclasses import dataclass
@@ -33,14 +35,14 @@ from cosup.settings.losses import AdaptiveConfidenceSettings
 
 @dataclass
 class AdaptiveConfidence(AdaptiveConfidenceSettings, Loss):
-    """Follow the teacher or the student's own class, weighted per sample by their confidences."""
+    """Follow the teacher or the student's own class, weighted per sample by their confidence."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
-        """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
+        """Return losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
 
         Metrics: `adaptive_weight`, the mean weight of the student's own class; `agreement`, the
-        share of samples whose teacher and student name the same class. No gradient flows through
-        the weight. Raises `UserError` where `weight` is `best_constant`: a loss can't choose.
+        share of samples with the same class from teacher and student. No gradient flows through
+        the weight. Raises `UserError` if `weight` is `best_constant`, which a run has to choose.
         """
         student = log_probs(logits)
         targets = targets.to(student.dtype)
@@ -62,17 +64,22 @@ class AdaptiveConfidence(AdaptiveConfidenceSettings, Loss):
         }
 
     def _weight(self, agree: Tensor, difference: Tensor) -> Tensor:
-        """The weight of the student's own class [..., B]; difference: CE(z, s) - CE(z, t)."""
+        """Return the weight [..., B] of the student's own class.
+
+        agree: [..., B] bool. difference: CE(z, s) - CE(z, t).
+        """
         if self.weight == "best_constant":
             raise UserError(
-                "weight: 'best_constant': is chosen by a run on its validation split; elsewhere "
-                "give 'constant' and a constant"
+                "is chosen by a run on its validation split; elsewhere give 'constant' and a "
+                "constant",
+                key="weight",
+                value=self.weight,
             )
         if self.weight in ("half", "constant"):
             return torch.full_like(difference, 0.5 if self.weight == "half" else self.constant)
         if self.weight == "half_where_agree":
             return 0.5 * agree.to(difference.dtype)
         temperature = 1.0 if self.form == "paper" else self.temperature
-        # The ratio of exponentials, without computing either.
+        # The ratio of the exponentials, without their overflow.
         ratio = difference / temperature
         return (-ratio if self.weight == "complement" else ratio).sigmoid()

@@ -1,13 +1,15 @@
-"""Augmented confidence: Burns et al., "Weak-to-Strong Generalization", arXiv 2312.09390, section
-4.3.2 and appendix A.4; METHODS.md section 2.
+"""The augmented confidence loss (AugConf).
+
+Burns et al., "Weak-to-Strong Generalization", arXiv 2312.09390, section 4.3.2 and appendix A.4;
+METHODS.md section 2.
 
     L = (1 - a) CE(z, teacher) + a CE(z, s_hat)
 
 with s_hat the student's own class and a rising linearly from 0 over the first part of training.
-In the binary original s_hat is a threshold on the student's probability, set so that the batch has
-the teacher's class balance. For C classes cosup (`balanced`) gives each class as many samples as
-the teacher does, those that the student is surest of: Gale and Shapley's deferred acceptance
-(1962), which for two classes is the threshold.
+In the binary original, s_hat is a threshold on the student's probability, set so that the batch has
+the class balance of the teacher. For C classes, `balanced` gives each class as many samples as the
+teacher does, those with the highest probability under the student, by the deferred acceptance of
+Gale and Shapley (1962). For two classes this is the threshold.
 """
 
 from dataclasses import dataclass
@@ -24,22 +26,23 @@ from cosup.losses.base import (
     ramped,
     soft_cross_entropy,
 )
+from cosup.probabilities import rank_in_group
 from cosup.settings.losses import AugmentedConfidenceSettings
 
 
 @dataclass
 class AugmentedConfidence(AugmentedConfidenceSettings, Loss):
-    """Follow the teacher first, and then more and more the student's own class."""
+    """Follow the teacher at first, then increasingly the student's own class."""
 
     def weight(self, progress: float) -> float:
-        """a at this share of the training."""
+        """Return a at this share of the training."""
         return self.max_weight * ramped(progress, self.ramp)
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
-        """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
+        """Return losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
 
         Metrics: `own_weight`, a; `agreement`, the share of samples whose s_hat is the teacher's
-        class. Classes are balanced over the B samples of each head by itself.
+        class. Classes are balanced over the B samples of each head separately.
         """
         student = log_probs(logits)
         targets = targets.to(student.dtype)
@@ -55,40 +58,30 @@ class AugmentedConfidence(AugmentedConfidenceSettings, Loss):
 
 
 def balanced_labels(log_student: Tensor, targets: Tensor) -> Tensor:
-    """Labels [..., B] that the student favours, as many of each class as the teacher gives.
+    """Return labels [..., B] probable under the student, as many of each class as in the targets.
 
-    log_student, targets: [..., B, C]. A sample proposes its most probable class; a class that gets
-    more proposals than it has places turns down the least probable, which then propose their next.
-    A sample without an annotation (its target is all zero) takes no place; its label means nothing.
+    log_student, targets: [..., B, C]. Each sample proposes its most probable class. A class with
+    more proposals than places rejects the least probable ones, which then propose their next class.
+    A sample without an annotation (its target is all zero) takes no place; its label is arbitrary.
     """
     heads, samples, classes = _three(log_student).shape
     answers = answered(targets).reshape(-1)
     head = torch.arange(heads * samples, device=log_student.device) // samples * classes
     taught = (head + targets.argmax(-1).reshape(-1))[answers]
     places = torch.bincount(taught, minlength=heads * classes)
-    # A class without places turns everybody down: proposing to it would only cost rounds.
+    # A class without places rejects all proposals, which would only cost iterations.
     closed = (places == 0).reshape(heads, 1, classes)
     scores = _three(log_student).masked_fill(closed, -torch.inf).reshape(-1, classes)
     while True:
         best, choice = scores.max(-1)
-        asked = head + choice
-        refused = answers & (_place(best.masked_fill(~answers, -torch.inf), asked) >= places[asked])
-        if not refused.any():
+        proposed = head + choice
+        best = best.masked_fill(~answers, -torch.inf)
+        rejected = answers & (rank_in_group(-best, proposed) >= places[proposed])
+        if not rejected.any():
             return choice.reshape(log_student.shape[:-1])
-        scores[refused, choice[refused]] = -torch.inf
+        scores[rejected, choice[rejected]] = -torch.inf
 
 
 def _three(values: Tensor) -> Tensor:
-    """[..., B, C] as [H, B, C]."""
+    """Reshape [..., B, C] to [H, B, C]."""
     return values.reshape(-1, *values.shape[-2:])
-
-
-def _place(values: Tensor, groups: Tensor) -> Tensor:
-    """Each value's place [N] within its group, the largest first; ties in order."""
-    order = values.argsort(descending=True, stable=True)
-    order = order[groups[order].argsort(stable=True)]
-    sizes = torch.bincount(groups)
-    place = torch.empty_like(order)
-    starts = (sizes.cumsum(0) - sizes)[groups[order]]
-    place[order] = torch.arange(len(order), device=order.device) - starts
-    return place

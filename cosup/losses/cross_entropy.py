@@ -1,4 +1,4 @@
-"""Cross-entropy with the assigned annotation: the naive weak-to-strong loss."""
+"""Cross-entropy with the assigned annotation: the plain weak-to-strong loss."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from cosup.settings.losses import CrossEntropySettings
 
 @dataclass
 class CrossEntropy(CrossEntropySettings, Loss):
-    """-sum_c target[c] log p_student[c]."""
+    """Minimise -sum_c target[c] log p_student[c]."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
-        """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros."""
+        """Return losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros."""
         student = log_probs(logits)
         return soft_cross_entropy(student, targets.to(student.dtype)), {}

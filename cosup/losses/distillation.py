@@ -1,6 +1,8 @@
-"""Knowledge distillation: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network",
-arXiv 1503.02531, section 2; and, of a head of prototypes, the logit distillation of CPL (Li et al.,
-"Class Prototype Learning", arXiv 2511.18396; METHODS.md section 3).
+"""Knowledge distillation.
+
+Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
+With a head of prototypes it is the logit distillation of CPL (Li et al., "Class Prototype
+Learning", arXiv 2511.18396; METHODS.md section 3).
 """
 
 from dataclasses import dataclass
@@ -13,12 +15,12 @@ from cosup.settings.losses import DistillationSettings
 
 @dataclass
 class Distillation(DistillationSettings, Loss):
-    """tau^2 KL(target^(1/teacher_tau) || student softened by tau)."""
+    """Minimise tau^2 KL(target^(1/teacher_tau) || student softened by tau)."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
-        """Losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
+        """Return losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
 
-        tau^2 keeps the size of the gradient independent of tau, as in the paper.
+        tau^2 makes the scale of the gradient independent of tau, as in the paper.
         """
         student = log_probs(logits, self.tau)
         teacher_tau = self.tau if self.teacher_tau is None else self.teacher_tau

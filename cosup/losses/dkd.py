@@ -1,18 +1,18 @@
-"""Decoupled knowledge distillation: Zhao et al., "Decoupled Knowledge Distillation",
-arXiv 2203.08679, section 3; equations 5 to 7.
+"""Decoupled knowledge distillation (DKD).
 
-With one class y singled out, KL(teacher || student) falls into two parts,
+Zhao et al., "Decoupled Knowledge Distillation", arXiv 2203.08679, section 3, equations 5 to 7. For
+a target class y, KL(teacher || student) has two parts,
 
     KL = TCKD + (1 - p[y]) NCKD
     TCKD = KL((p[y], 1 - p[y]) || (q[y], 1 - q[y]))          y against all others
     NCKD = KL(p[c] / (1 - p[y]) || q[c] / (1 - q[y]))        among the others, c != y
 
-(p the teacher, q the student), of which the second hardly counts where the teacher is sure. DKD
-gives each a weight of its own: L = tau^2 (alpha TCKD + beta NCKD), p and q softened by tau.
+(p the teacher, q the student), and the second has little weight where the teacher is confident.
+DKD weights each part: L = tau^2 (alpha TCKD + beta NCKD), with p and q softened by tau.
 
-cosup's NCKD runs over the classes that the annotation names (p[c] > 0). A specialist gives 0 to all
-classes outside its scope, which is silence, not knowledge; with every class counted, and beta 8, a
-student of two class specialists learns their scopes and little else.
+Here NCKD is over the classes with p[c] > 0. A specialist gives 0 to all classes outside its scope,
+which says nothing about the sample; with all classes counted, and beta 8, a student of two class
+specialists learns their scopes and little else.
 """
 
 from dataclasses import dataclass
@@ -36,19 +36,19 @@ from cosup.settings.losses import DecoupledDistillationSettings
 
 @dataclass
 class DecoupledDistillation(DecoupledDistillationSettings, Loss):
-    """Follow the teacher on the class and on all others, each with its own weight."""
+    """Follow the teacher on the target class and on the others, each with its own weight."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
-        """As `with_labels`, with the annotation's most probable class singled out."""
+        """As `with_labels`; the target class is the most probable one of the annotation."""
         return self.with_labels(logits, targets, progress, None)
 
     def with_labels(
         self, logits: Tensor, targets: Tensor, progress: float, labels: Tensor | None
     ) -> tuple[Tensor, Metrics]:
-        """Losses [..., B] of logits and targets [..., B, C], C at least 2; labels [..., B] or None.
+        """Return losses [..., B] of logits and targets [..., B, C], C at least 2.
 
-        0 for a target row of zeros. Where a target says nothing of the other classes (it is
-        one-hot at y), NCKD is 0. Metrics: the means of `tckd` and `nckd`, without their weights.
+        labels: [..., B], or None. The loss is 0 for a target row of zeros, and NCKD is 0 if a
+        target is one-hot at y. Metrics: the means of `tckd` and `nckd`, without their weights.
         """
         assert logits.shape[-1] > 1, "one class has no others"
         student = log_probs(logits, self.tau)
@@ -71,11 +71,11 @@ class DecoupledDistillation(DecoupledDistillationSettings, Loss):
     def _single_against_others(
         self, student: Tensor, teacher: Tensor, single: Tensor, is_single: Tensor
     ) -> Tensor:
-        """TCKD [..., B] of the softened log-student and teacher [..., B, C]."""
+        """Return TCKD [..., B] of the softened log-student and teacher [..., B, C]."""
         chosen = teacher.gather(-1, single[..., None])[..., 0]
         rest = teacher.masked_fill(is_single, 0).sum(-1)
         log_chosen = -label_cross_entropy(student, single)
-        # From the others' logits: 1 - q[y] is 0 in float32 where the student is sure.
+        # From the other logits: 1 - q[y] is 0 in float32 where the student is confident.
         log_rest = student.masked_fill(is_single, -torch.inf).logsumexp(-1)
         return kl_divergence(
             torch.stack([log_chosen, log_rest], -1), torch.stack([chosen, rest], -1)
@@ -83,9 +83,9 @@ class DecoupledDistillation(DecoupledDistillationSettings, Loss):
 
 
 def _among_themselves(others: Tensor, tau: float) -> Tensor:
-    """Softened and normalised; a row of zeros stays zero.
+    """Return the other classes softened and normalised; a row of zeros stays zero.
 
-    Relative to their own largest: beside a sure teacher's class they could all underflow.
+    Relative to their own largest: next to a confident target class they could all underflow.
     """
     largest = others.amax(-1, keepdim=True)
     softened = tempered(others / torch.where(largest > 0, largest, 1), tau)

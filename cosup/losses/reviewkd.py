@@ -1,13 +1,13 @@
-"""Knowledge review: Chen et al., "Distilling Knowledge via Knowledge Review", arXiv 2104.09044,
-sections 3.2 and 3.3.
+"""Knowledge review (ReviewKD).
 
-Each stage of the teacher teaches the student's stages of its own depth and deeper. From the deepest
-stage to the shallowest, a fusion module (ABF) joins the student's map, brought to a common width,
-with what came down from the stages below, weighting the two place by place (attention); the result
-is compared with the teacher's map of that stage by a hierarchical context loss (HCL): the squared
-error of the maps and of their averages over 4x4, 2x2 and 1x1 grids, those smaller than the map with
-weights 1/2, 1/4 and 1/8 in this order, divided by the sum of all weights. As published, what the
-classifiers read (the embeddings) is the deepest stage of all, as a 1x1 map.
+Chen et al., "Distilling Knowledge via Knowledge Review", arXiv 2104.09044, sections 3.2 and 3.3.
+Each stage of the teacher is compared with the student's stages at the same depth and deeper. From
+the deepest stage to the shallowest, a fusion module (ABF) merges the student's map, projected to a
+common number of channels, with the fused map of the deeper stages, weighted at each position
+(attention). The result is compared with the teacher's map by a hierarchical context loss (HCL): the
+squared error of the maps and of their averages over 4x4, 2x2 and 1x1 grids, those smaller than the
+map with weights 1/2, 1/4 and 1/8 in this order, divided by the sum of all weights. As published,
+the inputs of the classifiers (the embeddings) are the deepest stage, as a 1x1 map.
 """
 
 from collections.abc import Sequence
@@ -23,42 +23,42 @@ from cosup.losses.features import Connector, FeatureLoss, full
 from cosup.protocols import FeatureShapes, MapShape, NetworkOutput
 from cosup.settings.losses import KnowledgeReviewSettings
 
-WIDEST = 512
+MAX_CHANNELS = 512
+"""Default limit of the channels of the fused maps."""
 GRIDS = (4, 2, 1)
+"""Sides of the grids over which maps are averaged."""
 
 
 @dataclass
 class KnowledgeReview(KnowledgeReviewSettings, FeatureLoss):
-    """Cross-entropy with the annotation, and each of the teacher's stages from all of the
-    student's that are as deep or deeper."""
+    """Cross-entropy with the annotation, and each stage of the teacher compared with the stages of
+    the student at the same depth or deeper."""
 
     def connect(self, student: FeatureShapes, teacher: FeatureShapes) -> Connector:
-        """Fusion modules; their weights are drawn from torch's global random numbers."""
+        """Return the fusion modules; their weights are drawn from the global generator of torch."""
         have = (len(student.maps), len(teacher.maps))
         count = self.stages if self.stages is not None else have[0]
         if not 0 < count <= min(have) or (self.stages is None and have[0] != have[1]):
             raise UserError(
-                f"stages: {'null' if self.stages is None else self.stages}: reviewkd can't pair "
-                f"the student's {have[0]} feature maps ({student.text}) with the teacher's "
-                f"{have[1]} ({teacher.text}); {_advice(min(have))}"
+                f"reviewkd can't pair the student's {have[0]} feature maps ({student.text}) with "
+                f"the teacher's {have[1]} ({teacher.text})",
+                key="stages",
+                value=self.stages,
+                allowed=f"1 to {min(have)}" if min(have) else "none: both networks need a map",
             )
         embeddings = bool(student.embedding and teacher.embedding)
         ours, theirs = _stages(student, count, embeddings), _stages(teacher, count, embeddings)
-        channels = self.channels or min(WIDEST, ours[-1][0])
+        channels = self.channels or min(MAX_CHANNELS, ours[-1][0])
         return Review(self.weight, self.ramp, count, embeddings, channels, ours, theirs)
 
 
-def _advice(most: int) -> str:
-    return f"stages may be 1 to {most}" if most else "both networks need at least one"
-
-
 def _stages(shapes: FeatureShapes, count: int, embeddings: bool) -> list[MapShape]:
-    """The stages that are paired, the deepest last."""
+    """Return the shapes of the paired stages, the deepest last."""
     return [*shapes.maps[-count:], *([(shapes.embedding, 1, 1)] if embeddings else [])]
 
 
 class Review(Connector):
-    """Fuses the student's stages from deep to shallow and compares each with the teacher's."""
+    """Fusion of the student's stages from deep to shallow, each compared with the teacher's."""
 
     def __init__(
         self,
@@ -82,28 +82,28 @@ class Review(Connector):
         )
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
-        """Losses [B]: the stages' context losses summed, times weight and ramp."""
+        """Return losses [B]: the sum of the context losses of the stages, times weight and ramp."""
         ours, theirs = self._maps(student), self._maps(teacher)
         below: Tensor | None = None
         losses: Tensor | None = None
         for stage in reversed(range(len(ours))):
             hint = theirs[stage].detach()
-            guess, below = self.fusions[stage](ours[stage], below, hint.shape[-2:])
-            loss = context_loss(full(guess), full(hint))
+            predicted, below = self.fusions[stage](ours[stage], below, hint.shape[-2:])
+            loss = context_loss(full(predicted), full(hint))
             losses = loss if losses is None else losses + loss
         assert losses is not None
         return self.weight * ramped(progress, self.ramp) * losses
 
-    def _maps(self, seen: NetworkOutput) -> list[Tensor]:
-        maps = list(seen.maps[-self.count :])
+    def _maps(self, output: NetworkOutput) -> list[Tensor]:
+        maps = list(output.maps[-self.count :])
         if self.embeddings:
-            assert seen.embedding is not None
-            maps.append(seen.embedding[:, :, None, None])
+            assert output.embedding is not None
+            maps.append(output.embedding[:, :, None, None])
         return maps
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (ABF, figure 3a) of a student's map with that from below."""
+    """Attention-based fusion (ABF, figure 3a) of a map of the student with the deeper fused map."""
 
     def __init__(self, channels: int, middle: int, wanted: int, fuses: bool) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Fusion(nn.Module):
     def forward(
         self, student: Tensor, below: Tensor | None, size: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """The guess at the teacher's map, of this size, and what goes on to the stage above."""
+        """Return the prediction of the teacher's map, of this size, and the fused map."""
         fused: Tensor = self.enter(student)
         if self.attention is not None:
             assert below is not None
@@ -133,7 +133,7 @@ def _normed_convolution(channels: int, wanted: int, kernel_size: int) -> nn.Modu
 
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """HCL (figure 3b) per sample [B] of maps [B, C, h, w]."""
+    """Return the HCL (figure 3b) per sample [B] of maps [B, C, h, w]."""
     losses = _squared_error(student, teacher)
     weight = total = 1.0
     for grid in GRIDS:

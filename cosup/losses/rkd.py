@@ -1,15 +1,15 @@
-"""Relational knowledge distillation: Park et al., "Relational Knowledge Distillation",
-arXiv 1904.05068, section 3.2, equations 4 to 9.
+"""Relational knowledge distillation (RKD).
 
-Student and teacher embed a batch of B images, each in its own space; what is compared is how the
-images lie to each other, l_H being the Huber loss (smooth L1):
+Park et al., "Relational Knowledge Distillation", arXiv 1904.05068, section 3.2, equations 4 to 9.
+Student and teacher embed a batch of B images, each in its own space. The distances and angles
+between the embeddings are compared, with l_H the Huber loss (smooth L1):
 
     distance   mean over pairs (i, j) of l_H(|s_j - s_i| / mean distance, same of the teacher)
     angle      mean over triples (i, j, k) of l_H(cos at i between j and k, same of the teacher)
 
-A mean counts all B^2 pairs and B^3 triples, the trivial ones (i = j, which cost nothing) as well,
-as in the published code, to which the usual weights (25 and 50) belong. Sample i's loss is the mean
-over those that it is the anchor of, so that the mean over samples is the published loss.
+A mean is over all B^2 pairs and B^3 triples, including trivial ones (i = j, with loss 0), as in the
+published code, for which the usual weights are 25 and 50. The loss of sample i is the mean over
+those with i as the anchor, so that the mean over samples is the published loss.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ from cosup.settings.losses import RelationalDistillationSettings
 
 @dataclass
 class RelationalDistillation(RelationalDistillationSettings, FeatureLoss):
-    """Cross-entropy with the annotation, and the distances and angles between embeddings."""
+    """Cross-entropy with the annotation, and distances and angles between embeddings."""
 
     def connect(self, student: FeatureShapes, teacher: FeatureShapes) -> Connector:
-        """Relations need no common width, but an embedding of each network."""
+        """Return the comparison of embeddings, which need not have the same size."""
         if not (student.embedding and teacher.embedding):
             raise UserError(
                 f"rkd can't pair the student's embedding (size {student.embedding or 'none'}, maps "
@@ -40,7 +40,7 @@ class RelationalDistillation(RelationalDistillationSettings, FeatureLoss):
 
 
 class Relations(Connector):
-    """Compares how the images of a batch lie to each other; it has no weights to learn."""
+    """Comparison of distances and angles between the embeddings of a batch; without weights."""
 
     def __init__(self, distance: float, angle: float) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class Relations(Connector):
         self.angle = angle
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
-        """Losses [B]; a batch of one has no relations, and costs 0."""
+        """Return losses [B]; 0 for a batch of one."""
         assert student.embedding is not None
         assert teacher.embedding is not None
-        # Autocast would take the angles' products in half precision.
+        # Autocast would compute the products of the angles in half precision.
         with torch.autocast(student.embedding.device.type, enabled=False):
             ours = _offsets(full(student.embedding))
             theirs = _offsets(full(teacher.embedding.detach()))
@@ -65,22 +65,22 @@ class Relations(Connector):
 
 
 def _offsets(embedding: Tensor) -> tuple[Tensor, Tensor]:
-    """From each sample i to each j, e_j - e_i [B, B, D], and their lengths [B, B].
+    """Return the differences e_j - e_i [B, B, D] and their lengths [B, B].
 
-    Subtracted one by one: lengths from inner products lose near neighbours to rounding.
+    Lengths from inner products would lose near neighbours to rounding.
     """
     offsets = embedding[None, :] - embedding[:, None]
     return offsets, torch.linalg.vector_norm(offsets, dim=-1)
 
 
 def _relative(lengths: Tensor) -> Tensor:
-    """Distances in units of the mean distance between different points."""
+    """Return distances relative to the mean distance between different points."""
     apart = lengths > 0
     mean = lengths.sum() / apart.sum().clamp_min(1)
     return lengths / torch.where(mean > 0, mean, 1)
 
 
 def _cosines(offsets: Tensor, lengths: Tensor) -> Tensor:
-    """Of the angles at i between j and k, [B, B, B]; 0 where two of the points coincide."""
+    """Return the cosines [B, B, B] of the angles at i between j and k; 0 if two points coincide."""
     directions = offsets / torch.where(lengths > 0, lengths, 1)[..., None]
     return directions @ directions.mT
