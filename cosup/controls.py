@@ -130,7 +130,7 @@ _TABLE = (
         lambda run: run.taught_by(run.generalist, "single"),
         title="equal-budget generalist",
         label="student taught by one generalist with all specialists' budget",
-        sentence="a student of one generalist with the training budget of all specialists",
+        sentence="a student taught by one generalist with the training budget of all specialists",
         needs=frozenset({"generalist"}),
         headline=True,
     ),
@@ -139,7 +139,7 @@ _TABLE = (
         lambda run: run.taught_by(run.finest, "mean"),
         title="mean ensemble",
         label="student taught by the mean of the teachers",
-        sentence="a student of the mean of the teachers",
+        sentence="a student taught by the mean of the teachers",
         headline=True,
     ),
     Control(  # Burns et al. 2023: weak-to-strong generalisation with a single teacher
@@ -147,7 +147,7 @@ _TABLE = (
         lambda run: run.taught_by(run.best_teacher, "single"),
         title="best teacher",
         label="student taught by the best teacher alone",
-        sentence="a student of the best single teacher",
+        sentence="a student taught by the best single teacher",
     ),
     Control(
         "self_training",
@@ -162,7 +162,7 @@ _TABLE = (
         lambda run: run.rerun("random"),
         title="random routing",
         label="random routing",
-        sentence="random assignment of the samples to teachers",
+        sentence="random routing",
         uses_run_loss=True,
     ),
     Control(

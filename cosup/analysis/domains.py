@@ -224,9 +224,9 @@ def supervision_domains_table(run: Run) -> pd.DataFrame:
         raise Unavailable("no true label of what measures is known")
     if len(there) == 1:
         raise Unavailable("what measures is of one domain alone")
-    everybody = [(kind, who) for kind, who in run.predictors() if kind != "round"]
-    accuracy = np.empty((len(everybody), len(there) + 1))
-    for row, (kind, who) in enumerate(everybody):
+    entries = [(kind, who) for kind, who in run.predictors() if kind != "round"]
+    accuracy = np.empty((len(entries), len(there) + 1))
+    for row, (kind, who) in enumerate(entries):
         right = place[run.correct(kind, who) & (place >= 0)]
         accuracy[row, :-1] = np.bincount(right, minlength=len(names))[there] / samples[there]
     accuracy[:, -1] = accuracy[:, :-1].mean(1)
@@ -236,10 +236,10 @@ def supervision_domains_table(run: Run) -> pd.DataFrame:
     columns = [*there, known.index(MEAN)]
     return pd.DataFrame(
         {
-            "who": repeated([who for _, who in everybody], width),
-            "kind": pd.Categorical(np.repeat([kind for kind, _ in everybody], width), dtype=kinds),
-            "domain": categories(np.tile(columns, len(everybody)), known),
-            "samples": np.tile([*samples[there], samples.sum()], len(everybody)),
+            "who": repeated([who for _, who in entries], width),
+            "kind": pd.Categorical(np.repeat([kind for kind, _ in entries], width), dtype=kinds),
+            "domain": categories(np.tile(columns, len(entries)), known),
+            "samples": np.tile([*samples[there], samples.sum()], len(entries)),
             "accuracy": accuracy.ravel(),
         }
     )
@@ -290,19 +290,19 @@ Supervision = tuple[str, str]
 
 def draw_supervision_domains(table: pd.DataFrame) -> list[View]:
     """Draw a row for each supervision and a column for each domain; the mean is last."""
-    everybody, few_rows = supervisions(table, MOST_ROWS)
+    entries, few_rows = supervisions(table, MOST_ROWS)
     domains, few_domains = largest_domains(table, MOST_DOMAINS)
     found = by_supervision(table)
     columns = [*domains, MEAN]
     return [
         Matrix(
-            [_name(*who) for who in everybody],
+            [_name(*who) for who in entries],
             columns,
-            [[_cell(found[who][name], who, name) for name in columns] for who in everybody],
+            [[_cell(found[who][name], who, name) for name in columns] for who in entries],
             "supervision",
             "domain",
             left_out=" ".join(filter(None, (few_rows, few_domains))),
-            row_kinds=[kind for kind, _ in everybody],
+            row_kinds=[kind for kind, _ in entries],
             column_kinds=[*[""] * len(domains), "mean"],
             long_names=True,
         )

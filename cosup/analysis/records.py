@@ -229,16 +229,16 @@ class Run:
         Columns: who, kind (student, round, control, teacher), sample_id, position (in `test`),
         label (null: abstains), confidence, correct.
         """
-        everybody = self.predictors()
+        entries = self.predictors()
         size = len(self.test)
-        found = [self.answered(kind, who) for kind, who in everybody]
+        found = [self.answered(kind, who) for kind, who in entries]
         label = np.concatenate([answers.label for answers in found] or [np.zeros(0, np.int64)])
         position = np.tile(np.arange(size, dtype=np.int32), len(found))
         ids = pd.Categorical(self.test["sample_id"])
         return pd.DataFrame(
             {
-                "who": repeated([who for _, who in everybody], size),
-                "kind": repeated([kind for kind, _ in everybody], size),
+                "who": repeated([who for _, who in entries], size),
+                "kind": repeated([kind for kind, _ in entries], size),
                 "sample_id": pd.Categorical.from_codes(
                     np.tile(ids.codes, len(found)), dtype=ids.dtype
                 ),

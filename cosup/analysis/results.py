@@ -46,17 +46,17 @@ def overview_table(run: Run) -> pd.DataFrame:
     bootstraps over groups (`cosup.metrics`) with the same draws as in `summary.json`.
     """
     require_rounds(run)
-    everybody = [(kind, who) for kind, who in run.predictors() if kind != "round"]
-    right = np.stack([run.correct(kind, who) for kind, who in everybody], axis=1)
+    entries = [(kind, who) for kind, who in run.predictors() if kind != "round"]
+    right = np.stack([run.correct(kind, who) for kind, who in entries], axis=1)
     seed = seed_for(int(run.config["run"]["seed"]), "bootstrap")
     found = shares(right, run.test["group"].to_numpy(), seed=seed)
     student = right[:, 0]
-    accuracy = dict(zip(everybody, found.mean.tolist(), strict=True))
+    accuracy = dict(zip(entries, found.mean.tolist(), strict=True))
     return pd.DataFrame(
         {
-            "who": [who for _, who in everybody],
+            "who": [who for _, who in entries],
             "kind": pd.Categorical(
-                [kind for kind, _ in everybody], categories=["student", "control", "teacher"]
+                [kind for kind, _ in entries], categories=["student", "control", "teacher"]
             ),
             "accuracy": found.mean,
             "low": found.low,
@@ -91,13 +91,13 @@ def overview_sentence(run: Run, table: pd.DataFrame) -> str:
         return f"The student reaches an accuracy of {accuracy}. The run has no controls."
     better = [row for row in controls if is_significant(row) and row["gain"] > 0]
     worse = [
-        str(row["who"]).replace("_", " ")
+        control_title(str(row["who"]))
         for row in controls
         if is_significant(row) and row["gain"] < 0
     ]
-    below = listed(worse) if worse else "none"
+    below = f"{len(worse)} ({listed(worse)})" if worse else "none"
     return (
-        f"The student reaches {accuracy}, significantly above {len(better)} of "
+        f"With an accuracy of {accuracy} the student is significantly above {len(better)} of "
         f"{plural(len(controls), 'control')} and significantly below {below}."
     )
 
@@ -164,7 +164,8 @@ OVERVIEW = Figure(
     overview_table,
     overview_sentence,
     draw_overview,
-    "Lines are 95 % intervals. The student's lead is paired on the same test samples. Dashed lines "
-    "mark the best single teacher and the ceiling.",
+    "Lines are 95 % confidence intervals (CI). The student's lead is paired on the same test "
+    "samples; it is significant if its interval excludes 0. The intervals are not corrected for "
+    "the number of comparisons. Dashed lines mark the best single teacher and the ceiling.",
     Excerpt(("who", "kind", "accuracy", "low", "high", "pgr", "gain", "p_value"), ends="accuracy"),
 )

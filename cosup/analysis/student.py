@@ -57,13 +57,13 @@ def student_teachers_table(run: Run) -> pd.DataFrame:
     known = None if run.few_shot else run.holds(run.test)
     rows = []
     for place, teacher in enumerate(run.teachers):
-        said = run.answered("teacher", teacher.name).label
-        chosen: list[Bools] = [np.ones(len(said), bool)]
+        answers = run.answered("teacher", teacher.name).label
+        chosen: list[Bools] = [np.ones(len(answers), bool)]
         if known is not None:
             chosen += [known[:, place], ~known[:, place]]
         for where, part in zip(PLACES, chosen, strict=False):
             if part.any():
-                shares = _shares(student[part], said[part], run.truth[part])
+                shares = _shares(student[part], answers[part], run.truth[part])
                 rows.append({"teacher": teacher.name, "where": where, **shares})
     table = pd.DataFrame(rows)
     table["teacher"] = pd.Categorical(table["teacher"], categories=run.teacher_names)

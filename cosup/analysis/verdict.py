@@ -42,7 +42,7 @@ def _comparisons(run: Run, rows: Rows) -> Iterator[str]:
     student = rows["student", "student"]
     last = "" if run.finished else f" after round {run.rounds[-1]}"
     yield (
-        f"The student reaches an accuracy of {percent(student['accuracy'])} "
+        f"The co-supervised student reaches an accuracy of {percent(student['accuracy'])} "
         f"{run.prepared['measured']}{last} (95 % CI {span(student['low'], student['high'])} %)."
     )
     floor = run.prepared["floor"]["teacher"]

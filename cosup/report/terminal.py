@@ -74,14 +74,14 @@ def _absent(absent: Mapping[str, str]) -> list[RenderableType]:
 
 def _supervisions_by_domain(table: pd.DataFrame, title: Text) -> Table:
     """Return the table `supervision_domains` with a column for each domain."""
-    everybody, left_out = supervisions(table, MOST_ROWS)
+    entries, left_out = supervisions(table, MOST_ROWS)
     found = by_supervision(table)
     rows = [
         (
             who if kind == "student" else f"{kind} {who}",
             {name: row["accuracy"] for name, row in found[kind, who].items()},
         )
-        for kind, who in everybody
+        for kind, who in entries
     ]
     return _by_domain(table, title, "who", rows, left_out)
 

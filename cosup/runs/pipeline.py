@@ -83,6 +83,12 @@ def run_one(
         return summary
 
 
+def _episodes(config: Config) -> Numbers:
+    """Return the number of episodes that the student is evaluated on, if it is."""
+    section = config.data.few_shot
+    return {} if section is None else {"episodes": section.episodes}
+
+
 def _summary(
     context: RunContext, prepared: Prepared, rounds: list[Numbers], controls: dict[str, ProbTable]
 ) -> Numbers:
@@ -113,6 +119,7 @@ def _summary(
             "classes": len(data.classes),
             "domains": list(data.domains),
             "broken": list(data.broken),
+            **_episodes(config),
         },
         "seconds": sum_seconds(_seconds(run, rounds, controls)),
         "peak_rss_mb": peak_rss_mb(),

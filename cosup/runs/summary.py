@@ -186,7 +186,7 @@ def _spread(summary: Mapping[str, Any], number: str) -> str:
     deviation = summary.get("over_seeds", {}).get(number, {}).get("deviation")
     if deviation is not None:
         return f" ± {in_percent(deviation)}"
-    if not summary["measured"].startswith("over") or summary.get("over_seeds"):
+    if "episodes" not in summary["data"] or summary.get("over_seeds"):
         return ""
     found: Any = summary
     for key in f"{number}_ci95".split("."):
@@ -205,7 +205,7 @@ def _pgr(student: Mapping[str, Any]) -> str:
 def _explain(summary: Mapping[str, Any]) -> str:
     last = summary["rounds"][-1]
     lines = []
-    if summary["measured"].startswith("over"):
+    if "episodes" in summary["data"]:
         lines.append("In brackets beside an accuracy: its 95 % interval over episodes.")
     if summary["student"]["pgr"] is not None:
         lines.append(

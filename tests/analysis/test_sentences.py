@@ -54,7 +54,8 @@ def test_significant_and_not(made: Path) -> None:
         ),
     )
     assert found[0] == (
-        "The student reaches an accuracy of 80.0 % on the test split (95 % CI 79.0 to 81.0 %)."
+        "The co-supervised student reaches an accuracy of 80.0 % on the test split (95 % CI 79.0 "
+        "to 81.0 %)."
     )
     assert found[1] == (
         "It outperforms the best single teacher (level0_0, 60.0 %) by 20.0 points (95 % CI 15.0 to "
