@@ -1,12 +1,11 @@
-"""The directory of a run: who may write it, what is finished, and its config."""
+"""Open the directory of a run for one writer, and record which stages are finished."""
 
-import fcntl
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,55 @@ from cosup.config import Config, config_differences, config_hash, config_tree
 from cosup.errors import UserError
 from cosup.files import TEMPORARY, disk_errors, sweep
 from cosup.layout import LOCK, MARKER, Layout, StageFile
+from cosup.runs.lock import Locked, check_unlocked, locked
 from cosup.runs.logs import log_to_file
 
 logger = logging.getLogger(__name__)
 
 
+CHOOSE = "choose another with --output or run.name"
+
+
 def check_flags(resume: bool, overwrite: bool) -> None:
-    """Raise `UserError` where a run is both to go on and to be replaced."""
+    """Raise `UserError` if a run is to be both resumed and overwritten."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
 
 
+def place_error(place: object, problem: str) -> UserError:
+    """Return the error of a run directory that cannot be used; place: its path or URI."""
+    return UserError(problem, where=f"run directory {place}")
+
+
+def locked_error(place: object, process: str) -> UserError:
+    """Return the error of a run directory that another process is writing."""
+    return place_error(
+        place, f"is being written by another run (process {process}); wait for it, or {CHOOSE}"
+    )
+
+
+def check_existing(place: object, is_run: bool, resume: bool, overwrite: bool) -> None:
+    """Raise `UserError` for a place with content that may not be resumed or overwritten."""
+    if not (resume or overwrite):
+        more = (
+            "--resume continues the run, --overwrite replaces it"
+            if is_run
+            else f"it holds other files; {CHOOSE}"
+        )
+        raise place_error(place, f"exists and is not empty; {more}")
+    if not is_run:
+        flag = "--resume" if resume else "--overwrite"
+        raise place_error(
+            place, f"{flag} needs a cosup run, and this is none (no {MARKER}); {CHOOSE}"
+        )
+
+
 @dataclass(frozen=True)
 class RunDirectory:
-    """An open run directory: this process alone writes it.
+    """An open run directory, which this process alone writes.
 
-    A stage is a named part of the run, finished once and for all: its payload is in
-    `stages/NAME.json`, and a resumed run skips it.
+    A stage is a named part of the run. The payload of a finished one is in `stages/NAME.json`, and
+    a resumed run skips it.
     """
 
     path: Path
@@ -42,12 +73,12 @@ class RunDirectory:
     def open(
         cls, path: str | Path, config: Config, *, resume: bool = False, overwrite: bool = False
     ) -> Iterator["RunDirectory"]:
-        """Take a run directory, new or (with resume or overwrite) one of an earlier run.
+        """Open a new run directory, or (with resume or overwrite) that of an earlier run.
 
-        `UserError`, and nothing changed on disk, if it exists and neither flag is given, holds
-        anything but a run, is being written by another process, can't be written, or is resumed
-        with another config. Resuming what isn't there starts anew. What goes wrong inside is
-        logged with its traceback to `log.txt`, and a note on the exception names that file.
+        Raises `UserError`, and changes nothing on disk, if the directory exists and neither flag is
+        given, if it is not a run's, if another process is writing it, if it cannot be written, or
+        if it is resumed with another config. Resuming a missing run starts it. An exception inside
+        is logged with its traceback to `log.txt`, and a note on it names that file.
         """
         path = Path(path)
         check_flags(resume, overwrite)
@@ -55,7 +86,7 @@ class RunDirectory:
             _check_unlocked(path)
         _check_free(path, config, resume, overwrite)
         with _locked(path) as made:
-            _check_free(path, config, resume, overwrite)  # of what another run did meanwhile
+            _check_free(path, config, resume, overwrite)  # another run may have been faster
             resumed = resume and Layout(path).is_run()
             if overwrite:
                 _clear(path)
@@ -97,36 +128,23 @@ class RunDirectory:
 
 
 def _check_free(path: Path, config: Config, resume: bool, overwrite: bool) -> None:
-    """Refuse a directory that isn't ours to write, without touching it."""
-    if not _has_content(path):
-        return
-    if not (resume or overwrite):
-        more = (
-            "--resume goes on with it, --overwrite replaces it"
-            if Layout(path).is_run()
-            else ("it holds other files; choose another with --output or run.name")
-        )
-        raise UserError(f"run directory {path}: exists and is not empty; {more}")
-    if not Layout(path).is_run():
-        flag = "--resume" if resume else "--overwrite"
-        raise UserError(
-            f"run directory {path}: {flag} needs a cosup run, and this is none "
-            f"(no {MARKER}); choose another with --output or run.name"
-        )
-    if resume:
-        _check_same_config(path, config)
+    """Raise `UserError` for a directory that may not be written, without touching it."""
+    if _has_content(path):
+        check_existing(path, Layout(path).is_run(), resume, overwrite)
+        if resume:
+            _check_same_config(path, config)
 
 
 def _has_content(path: Path) -> bool:
-    """Is there more than what a run leaves that is killed in its first moment?"""
+    """Return whether there is more than the lock and the temporary files of a killed run."""
     try:
         names = {entry.name for entry in os.scandir(path)}
     except FileNotFoundError:
         return False
     except NotADirectoryError:
-        raise UserError(f"run directory {path}: it, or what it stands in, is a file") from None
+        raise place_error(path, "it, or a folder above it, is a file") from None
     except OSError as error:
-        raise UserError(f"run directory {path}: not readable ({error.strerror})") from None
+        raise place_error(path, f"not readable ({error.strerror})") from None
     return any(name != LOCK and not name.endswith(TEMPORARY) for name in names)
 
 
@@ -136,77 +154,45 @@ def _check_same_config(path: Path, config: Config) -> None:
         return
     old = files.config.read() if files.config.exists() else {}
     changes = config_differences(old, config_tree(config))
-    raise UserError(
-        f"run directory {path}: --resume needs the config it was started with; changed: "
-        f"{'; '.join(changes) or 'the way the config is hashed'} (--overwrite starts anew)"
+    raise place_error(
+        path,
+        "--resume needs the config that the run was started with; changed: "
+        f"{'; '.join(changes) or 'how the config is hashed'} (--overwrite starts again)",
     )
 
 
 def _check_unlocked(path: Path) -> None:
-    """Refuse a directory that another process is writing."""
-    with suppress(FileNotFoundError):
-        handle = os.open(Layout(path).lock, os.O_RDONLY)
-        try:
-            _take(handle, path)
-        finally:
-            os.close(handle)
+    """Raise `UserError` if another process is writing the directory."""
+    try:
+        check_unlocked(Layout(path).lock)
+    except Locked as error:
+        raise locked_error(path, error.process) from None
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[list[Path]]:
-    """Hold the run's lock; the kernel lets go of it however the process ends.
-
-    Gives the folders that were made for it, innermost first.
-    """
+    """Hold the lock of a run. Yields the folders that were made for it, innermost first."""
     made = _make(path)
-    try:
-        handle = os.open(Layout(path).lock, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        _unmake(made)
-        raise UserError(f"run directory {path}: not writable ({error.strerror})") from None
-    try:
-        _take(handle, path)
-        if not _same_file(handle, Layout(path).lock):
-            raise _taken(path, "unknown")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(Layout(path).lock))
+        except Locked as error:
+            raise locked_error(path, error.process) from None
+        except OSError as error:
+            _unmake(made)
+            raise place_error(path, f"not writable ({error.strerror})") from None
         yield made
-    finally:
-        os.close(handle)
-
-
-def _take(handle: int, path: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-        raise _taken(path, pid) from None
-
-
-def _taken(path: Path, pid: str) -> UserError:
-    return UserError(
-        f"run directory {path}: is being written by another run (process {pid}); wait for it, "
-        "or choose another with --output or run.name"
-    )
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    """Is the open file still the one of this name? (A run that gave up removes its lock.)"""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _make(path: Path) -> list[Path]:
-    """Make the folder and those above it; those made, innermost first."""
+    """Make the folder and those above it. Return those that were missing, innermost first."""
     absolute = path.absolute()
     missing = [p for p in (absolute, *absolute.parents) if not p.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _unmake(missing)
-        raise UserError(f"run directory {path}: cannot be made ({error.strerror})") from None
+        raise place_error(path, f"cannot be made ({error.strerror})") from None
     return missing
 
 
@@ -217,7 +203,7 @@ def _unmake(made: list[Path]) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove a run's files; the marker last, so that a killed overwrite can be repeated."""
+    """Remove the files of a run, the marker last: a killed overwrite can then be repeated."""
     for entry in sorted(path.iterdir(), key=lambda p: p.name == MARKER):
         if entry.name == LOCK:
             continue
@@ -228,7 +214,7 @@ def _clear(path: Path) -> None:
 
 
 def _prepare(path: Path, config: Config) -> None:
-    """The marker and the resolved config; what a killed process was writing is removed."""
+    """Write the marker and the resolved config; remove the temporary files of a killed process."""
     sweep(path)
     files = Layout(path)
     if not files.marker.exists():
@@ -237,12 +223,13 @@ def _prepare(path: Path, config: Config) -> None:
 
 
 def _leave(path: Path, made: list[Path], error: UserError) -> None:
-    """A user's mistake leaves nothing half-written, unless there is work worth resuming: a file
-    in one of the run's folders (trained teachers, a seed that is finished), not records alone.
+    """Remove the run after a user's mistake, unless it holds work that can be resumed.
+
+    That is a file in one of its folders (a trained teacher, a finished seed), not records alone.
     """
     stages = Layout(path).stages.name
     if any(file.is_file() for file in path.rglob("*/*") if file.parent.name != stages):
-        error.add_note(f"what is finished is kept in {path}; --resume goes on with it")
+        error.add_note(f"finished work is kept in {path}; --resume continues it")
         return
     _clear(path)
     Layout(path).lock.unlink(missing_ok=True)
@@ -251,18 +238,18 @@ def _leave(path: Path, made: list[Path], error: UserError) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Log a failure with its traceback, and note on it where that is and how to go on."""
+    """Log an exception with its traceback, and note on it where that is."""
     try:
         yield
     except UserError:
         raise
     except KeyboardInterrupt as error:
         logger.info("interrupted", extra={"quiet": True})
-        error.add_note(f"what is finished is kept in {path}")
+        error.add_note(f"finished work is kept in {path}")
         raise
     except BaseException as error:
         logger.error("failed", exc_info=True, extra={"quiet": True})
         log = Layout(path).log
         traceback = f", the traceback in {log}" if log.exists() and log.stat().st_size else ""
-        error.add_note(f"what is finished is kept in {path}{traceback}")
+        error.add_note(f"finished work is kept in {path}{traceback}")
         raise

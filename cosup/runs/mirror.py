@@ -1,25 +1,23 @@
-"""Runs whose directory is a URI: written in a staging folder of this machine, copied from there.
+"""Run in a staging folder on this machine, and copy the run from there to a URI.
 
-The run itself knows nothing of it: it writes a local directory as any run does. While it goes on,
-a thread copies what has changed every minute, oldest first, so that what has arrived is always a
-run as it stood at some moment, which can be resumed, on any machine. The file `SESSION` at the URI
-names the staging folder that wrote there last: that one is further than the URI when it resumes;
-any other is out of date, and is fetched anew.
+The run writes a local directory as any run does. Meanwhile a thread copies what has changed every
+minute, oldest first, so that the URI always holds the run in a state that it had, which can be
+resumed on any machine. The file `SESSION` at the URI names the staging folder that wrote there
+last. On resume that folder is ahead of the URI; any other one is out of date and is fetched again.
 """
 
-import fcntl
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cosup.errors import RunError, UserError
 from cosup.layout import MARKER
 from cosup.remote import is_uri, shown, split
-from cosup.runs.directory import check_flags
+from cosup.runs.directory import check_existing, check_flags, locked_error
+from cosup.runs.lock import Locked, locked
 from cosup.runs.staging import SESSION, Staging, has_content, staging_root
 
 __all__ = ["mirrored", "staging_root", "usable"]
@@ -29,22 +27,21 @@ log = logging.getLogger(__name__)
 EVERY = 60.0
 """Seconds between two copies of what has changed."""
 PAUSES = (0.0, 2.0, 10.0)
-"""Seconds before each of the tries to copy what is left at the end."""
-CHOOSE = "choose another with --output or run.name"
+"""Seconds before each attempt to copy the rest at the end."""
 
 
 @contextmanager
 def mirrored(place: str, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
-    """The local directory to run in, for a run's place: the place itself, if it is a path.
+    """Yield the local directory to run in: the place itself if it is a path.
 
-    For a URI it is the staging folder. It holds, with `resume`, what the run at the URI has; else
-    it is empty. At the end, also of a run that fails, all of it is copied; a finished run's staging
-    folder is then removed.
+    For a URI it is the staging folder. With `resume` it holds the files of the run at the URI, else
+    it is empty. At the end it is copied, also if the run fails; the staging folder of a finished
+    run is then removed.
 
-    Raises `UserError`, and nothing is changed, if there is a run and neither flag is given, if
-    there is something else, if the URI can't be used, or if another process of this machine writes
-    the run. `RunError`, after everything is done, if the run can't be copied: it stays where it is,
-    and resuming copies it.
+    Raises `UserError`, and changes nothing, if there is a run and neither flag is given, if there
+    are other files, if the URI cannot be used, or if another process of this machine is writing the
+    run. Raises `RunError` at the end if the run cannot be copied: it is kept, and resuming copies
+    it.
     """
     if not is_uri(place):
         yield Path(place)
@@ -65,14 +62,14 @@ def mirrored(place: str, *, resume: bool = False, overwrite: bool = False) -> It
         failure = _copied(staging, finished=True)
         if failure is not None:
             raise RunError(
-                f"{failure}; nothing is lost: the run is finished and whole in {staging.path}, and "
+                f"{failure}; nothing is lost: the run is finished and complete in {staging.path}; "
                 "the same command with --resume copies it from there"
             ) from failure
         staging.empty()
 
 
 def _take_over(staging: Staging, resume: bool, overwrite: bool) -> None:
-    """Make the staging folder what the run begins with, and the URI's last writer."""
+    """Fill or empty the staging folder, and record it as the last writer of the URI."""
     with usable():
         there, writer = staging.look()
     ours = writer is not None and writer == staging.identity
@@ -84,7 +81,7 @@ def _take_over(staging: Staging, resume: bool, overwrite: bool) -> None:
         staging.fetch(there)
     elif resume and there:
         if has_content(staging.path):
-            log.info("another machine has gone on with %s; what was here is older", staging.name)
+            log.info("another machine has continued %s; the files here are older", staging.name)
         staging.empty()
         staging.fetch(there)
     else:
@@ -95,36 +92,24 @@ def _take_over(staging: Staging, resume: bool, overwrite: bool) -> None:
 
 @contextmanager
 def usable() -> Iterator[None]:
-    """Before the run has begun, what fails is the URI or the rights to it: the user's to mend."""
+    """Turn a `RunError` into a `UserError`: before a run, the URI or the rights to it are wrong."""
     try:
         yield
     except RunError as error:
-        raise UserError(f"run.output: {error}") from error
+        raise UserError(str(error), key="run.output") from error
 
 
 def _check_free(
     staging: Staging, there: dict[str, int], ours: bool, resume: bool, overwrite: bool
 ) -> None:
-    """Refuse as a local directory is refused, in the same words (`cosup.runs.directory`)."""
-    kept = ours and MARKER in staging.files()  # not copied yet, and as good as there
-    if not (there or kept):
-        return
-    run = kept or MARKER in there
-    where = f"run directory {staging.name}"
-    if not (resume or overwrite):
-        more = (
-            "--resume goes on with it, --overwrite replaces it"
-            if run
-            else f"it holds other files; {CHOOSE}"
-        )
-        raise UserError(f"{where}: exists and is not empty; {more}")
-    if not run:
-        flag = "--resume" if resume else "--overwrite"
-        raise UserError(f"{where}: {flag} needs a cosup run, and this is none; {CHOOSE}")
+    """Raise `UserError` as for a local directory (`cosup.runs.directory`)."""
+    pending = ours and MARKER in staging.files()  # not copied yet, but it belongs to the URI
+    if there or pending:
+        check_existing(staging.name, pending or MARKER in there, resume, overwrite)
 
 
 class _Pusher(threading.Thread):
-    """Copies what has changed now and then; a failure is a warning, and is tried again."""
+    """Copies at intervals what has changed. A failure is logged, and tried again."""
 
     def __init__(self, staging: Staging) -> None:
         super().__init__(name="cosup-mirror", daemon=True)
@@ -146,7 +131,7 @@ class _Pusher(threading.Thread):
             self.failure = ""
 
     def stop(self) -> None:
-        """Let it finish the copy it is at."""
+        """Stop after the copy that is going on."""
         self._stopped.set()
         self.join()
 
@@ -159,7 +144,7 @@ class _Pusher(threading.Thread):
 
 
 def _copied(staging: Staging, finished: bool) -> Exception | None:
-    """Copy all that is left; why not, if that fails."""
+    """Copy what is left. Return the failure if that is not possible."""
     failure: Exception | None = None
     for pause in PAUSES:
         time.sleep(pause)
@@ -175,16 +160,13 @@ def _copied(staging: Staging, finished: bool) -> Exception | None:
 
 
 def _explain(error: BaseException, staging: Staging, failure: Exception | None) -> None:
-    """Let an error and its notes speak of the URI, where all of the run is, or say what is not."""
+    """Make an error and its notes name the URI, or the staging folder if not all was copied."""
     if failure is not None:
-        error.add_note(f"what is finished is kept in {staging.path}, but not all of it: {failure}")
+        error.add_note(f"finished work is kept in {staging.path}, but not all of it: {failure}")
         return
     local = str(staging.path)
-    if isinstance(error, UserError):
-        about = f"run directory {local}"
-        error.args = tuple(
-            str(a).replace(about, f"run directory {staging.name}") for a in error.args
-        )
+    if isinstance(error, UserError) and error.where is not None:
+        error.where = error.where.replace(local, staging.name)
     if getattr(error, "__notes__", None):
         error.__notes__ = [note.replace(local, staging.name) for note in error.__notes__]
     if not has_content(staging.path):
@@ -194,26 +176,17 @@ def _explain(error: BaseException, staging: Staging, failure: Exception | None) 
 
 @contextmanager
 def _locked(path: Path, uri: str) -> Iterator[None]:
-    """Hold a lock; the kernel lets go of it however the process ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: the staging folder of {shown(uri)} is not writable "
-            f"({error.strerror}); set COSUP_CACHE to a folder that is"
-        ) from None
-    try:
+    """Hold the lock of a staging folder."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        except Locked as error:
+            raise locked_error(shown(uri), error.process) from None
+        except OSError as error:
             raise UserError(
-                f"run directory {shown(uri)}: is being written by another run (process {pid}); "
-                f"wait for it, or {CHOOSE}"
+                f"the staging folder of {shown(uri)} is not writable ({error.strerror}); set "
+                "COSUP_CACHE to a folder that is",
+                where=str(path.parent),
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
-    finally:
-        os.close(handle)

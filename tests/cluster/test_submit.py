@@ -244,7 +244,7 @@ def test_ctrl_c_leaves_the_job_and_stop_ends_it_cleanly(
     client.stop_job(name)
     log: list[str] = []
     assert Job(client, name).follow(log.append) == (130, f"job {name} was stopped")
-    kept = f"interrupted; what is finished is kept in {tmp_path}/runs/tiny; go on with: "
+    kept = f"interrupted; finished work is kept in {tmp_path}/runs/tiny; go on with: "
     (said,) = (line for line in "".join(log).splitlines() if line.startswith("interrupted"))
     assert said.startswith(f"{kept}cosup submit {config} execution.backend=local ")
     assert said.endswith(f" --address {head} --resume")

@@ -208,7 +208,7 @@ def test_another_ablation_in_its_place_needs_overwrite(
     path = tmp_path / "r"
     shutil.copytree(finished[0], path)
     other = config(output, NAMES[:1], run={"output": str(output), "seed": 3}, controls=[])
-    with pytest.raises(UserError, match="--resume goes on with it"):
+    with pytest.raises(UserError, match="--resume continues"):
         run_config(other, path)
     with pytest.raises(UserError, match=r"changed: .*rounds\.losses"):
         run_config(other, path, resume=True)

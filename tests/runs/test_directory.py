@@ -58,7 +58,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "r"
     start(path)
     before = tree(path)
-    with pytest.raises(UserError, match="exists and is not empty; --resume goes on with it"):
+    with pytest.raises(UserError, match="exists and is not empty; --resume continues"):
         RunDirectory.open(path, config()).__enter__()
     assert tree(path) == before
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import cosup.runs.pipeline  # noqa: F401  (loaded, so that conftest.py leaves out its reports)
 from cosup import remote
 from cosup.config import Config, check_config
 from cosup.errors import RunError, UserError
@@ -182,7 +183,7 @@ def test_a_new_run_arrives_and_leaves_no_copy(place: str, cache: Path) -> None:
 def test_an_existing_run_is_refused_and_left_alone(place: str, tmp_path: Path) -> None:
     run(place, "one")
     before = listing(place)
-    with pytest.raises(UserError, match="exists and is not empty; --resume goes on") as caught:
+    with pytest.raises(UserError, match="exists and is not empty; --resume continues") as caught:
         run(place, "two")
     assert str(caught.value).startswith(f"run directory {place}: ")
     with pytest.raises(UserError, match="exclude each other"):
@@ -256,7 +257,7 @@ def test_a_failed_run_is_copied_and_the_note_names_the_place(place: str, tmp_pat
 
     with pytest.raises(KeyboardInterrupt) as caught:
         interrupted()
-    assert caught.value.__notes__ == [f"what is finished is kept in {place}"]
+    assert caught.value.__notes__ == [f"finished work is kept in {place}"]
     assert "interrupted" in read(place, "log.txt", tmp_path)
     assert "stages/one.json" in names(place)
 
@@ -293,7 +294,7 @@ def test_a_run_that_can_not_be_copied_is_kept_and_copied_by_resuming(
     assert "no route" in str(caught.value)
     assert str(path) in str(caught.value)
     assert (path / "stages" / "one.json").exists()
-    with pytest.raises(UserError, match="--resume goes on"):
+    with pytest.raises(UserError, match="--resume continues"):
         run(place, "two")
     store.on = False
     with mirrored(place, resume=True) as again:
@@ -314,7 +315,7 @@ def test_a_failed_run_that_can_not_be_copied_says_both(
 
     with pytest.raises(ZeroDivisionError) as caught:
         fail()
-    assert "what is finished is kept in /" in caught.value.__notes__[-1]
+    assert "finished work is kept in /" in caught.value.__notes__[-1]
     assert "no route" in caught.value.__notes__[-1]
 
 
