@@ -1,11 +1,7 @@
-"""What a network sees on the way to its logits: the maps of its stages and its embedding.
+"""Classifiers: whole networks that map images to class logits, with their feature maps.
 
-All of it comes out of one forward pass through timm's own feature extraction, so that batch norm,
-dropout and stochastic depth act once.
-
-Classifiers: whole networks from images to class logits, for those that are trained here.
-
-What a network says of images: one pass without augmentation.
+Logits, maps of the stages and embedding come from one forward pass through timm's feature
+extraction, so that batch norm, dropout and stochastic depth are applied once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,49 +23,60 @@ from cosup.protocols import FeatureShapes, NetworkOutput
 from cosup.seeds import seed_for
 
 __all__ = [
+    "Classifier",
+    "build_classifier",
     "embedding",
     "evaluating",
     "feature_names",
-    "is_plain",
-    "see",
-    "shapes_of",
+    "load_checkpoint",
+    "network_output",
+    "predict_network",
 ]
 
 
-def see(
-    name: str, model: nn.Module, last: Sequence[nn.Module], pixels: Tensor, plain: bool = False
+def network_output(
+    name: str,
+    model: nn.Module,
+    last: Sequence[nn.Module],
+    pixels: Tensor,
+    linear_logits: bool = False,
 ) -> NetworkOutput:
-    """Logits, maps [B, C, h, w] of the stages in order, and the embedding [B, D].
+    """Return logits, maps [B, C, h, w] of the stages in order, and the embedding [B, D].
 
-    name: of the network, for errors. last: the layers that give the logits. pixels: normalised
-    images [B, 3, H, W]. plain: as `is_plain` says; it saves the hooks, for which torch.compile
-    would compile anew in every step. Raises `UserError` for networks that give no feature maps.
+    name: of the network, for errors. last: layers that compute the logits. pixels: normalised
+    images [B, 3, H, W]. linear_logits: result of `_has_linear_logits`; if true, no hooks are
+    needed, with which torch.compile would recompile in every step. Raises `UserError` for networks
+    without feature maps.
     """
     network: Any = model
-    if plain:
+    if linear_logits:
         features, maps = network.forward_intermediates(pixels, output_fmt="NCHW")
         pooled = network.forward_head(features, pre_logits=True)
         return NetworkOutput(last[0](pooled), tuple(maps), pooled)
     if hasattr(model, "forward_intermediates"):
-        with _caught(last) as inputs:
+        with _captured(last) as inputs:
             features, maps = network.forward_intermediates(pixels, output_fmt="NCHW")
             logits: Tensor = network.forward_head(features)
-        return NetworkOutput(logits, tuple(maps), _joined(inputs))
+        return NetworkOutput(logits, tuple(maps), _concatenated(inputs))
     stages = feature_names(model)
     if not stages:
         raise UserError(
-            f"network '{name}' gives no feature maps (allowed: timm's networks, and cosup's "
-            "cifar_...)"
+            "network {value} gives no feature maps",
+            value=name,
+            allowed="timm's networks, and cosup's cifar_...",
         )
-    with _caught(last) as inputs, _caught([model.get_submodule(s) for s in stages], 1) as outputs:
+    with (
+        _captured(last) as inputs,
+        _captured([model.get_submodule(s) for s in stages], 1) as outputs,
+    ):
         logits = model(pixels)
-    return NetworkOutput(logits, tuple(outputs), _joined(inputs))
+    return NetworkOutput(logits, tuple(outputs), _concatenated(inputs))
 
 
-def is_plain(model: nn.Module, last: Sequence[nn.Module], pixels: Tensor) -> bool:
-    """Whether the logits are one linear layer on timm's `pre_logits`, as in most families.
+def _has_linear_logits(model: nn.Module, last: Sequence[nn.Module], pixels: Tensor) -> bool:
+    """Return whether the logits are one linear layer on timm's `pre_logits`, as in most families.
 
-    Found by trying it on an image: some add another head's share (VOLO).
+    Tested with an image, because some networks add the logits of another head (VOLO).
     """
     network: Any = model
     if not hasattr(model, "forward_intermediates") or [type(m) for m in last] != [nn.Linear]:
@@ -82,29 +89,29 @@ def is_plain(model: nn.Module, last: Sequence[nn.Module], pixels: Tensor) -> boo
 
 
 def embedding(model: nn.Module, last: Sequence[nn.Module], pixels: Tensor) -> Tensor:
-    """What the last layers read, [B, D], of normalised images; of any network."""
-    with _caught(last) as inputs:
+    """Return the input [B, D] of the last layers for normalised images, for any network."""
+    with _captured(last) as inputs:
         model(pixels)
-    return _joined(inputs)
+    return _concatenated(inputs)
 
 
-def shapes_of(seen: NetworkOutput, model: nn.Module) -> FeatureShapes:
-    """The shapes of what a network sees, without the batch."""
-    assert seen.embedding is not None
-    maps = tuple((m.shape[1], m.shape[2], m.shape[3]) for m in seen.maps)
+def _shapes(output: NetworkOutput, model: nn.Module) -> FeatureShapes:
+    """Return the shapes of a network's output, without the batch."""
+    assert output.embedding is not None
+    maps = tuple((m.shape[1], m.shape[2], m.shape[3]) for m in output.maps)
     names = feature_names(model)
     known = names if len(names) == len(maps) else tuple(map(str, range(len(maps))))
-    return FeatureShapes(maps, seen.embedding.shape[1], known)
+    return FeatureShapes(maps, output.embedding.shape[1], known)
 
 
 def feature_names(model: nn.Module) -> tuple[str, ...]:
-    """The submodules whose outputs are the network's maps, as far as timm says."""
+    """Return the submodules whose outputs are the network's maps, as far as timm lists them."""
     return tuple(str(entry["module"]) for entry in getattr(model, "feature_info", ()))
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every part of `model` in eval mode, each put back to its own mode after."""
+    """Set all submodules to eval mode, and restore their modes afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -115,32 +122,32 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _caught(modules: Sequence[nn.Module], which: int = 0) -> Iterator[list[Tensor]]:
-    """Gather the inputs (which 0) or outputs (1) of submodules, in the order they run."""
-    caught: list[Tensor] = []
+def _captured(modules: Sequence[nn.Module], which: int = 0) -> Iterator[list[Tensor]]:
+    """Collect the inputs (which 0) or outputs (1) of submodules, in the order of execution."""
+    captured: list[Tensor] = []
 
-    def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        caught.append(output if which else inputs[0])
+    def capture(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        captured.append(output if which else inputs[0])
 
-    handles = [module.register_forward_hook(catch) for module in modules]
+    handles = [module.register_forward_hook(capture) for module in modules]
     try:
-        yield caught
+        yield captured
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _joined(inputs: Sequence[Tensor]) -> Tensor:
-    """[B, D]: side by side, where several layers give the logits (distilled, or in parallel)."""
+def _concatenated(inputs: Sequence[Tensor]) -> Tensor:
+    """Concatenate to [B, D] the inputs of all last layers (distilled networks have two)."""
     flat = [tensor.flatten(1) for tensor in inputs]
     return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
 
 class Classifier(nn.Module):
-    """uint8 images [B, 3, H, W] -> logits [B, C].
+    """A network with a classifier: maps uint8 images [B, 3, H, W] to logits [B, C].
 
-    `model` keeps the library's own names, so its `state_dict` loads wherever timm's does. slot: as
-    of `Network`.
+    `model` keeps the names of its library, so that its `state_dict` is compatible with timm. slot:
+    as in `Network`.
     """
 
     def __init__(
@@ -151,52 +158,53 @@ class Classifier(nn.Module):
         self.input = spec
         self.num_classes = num_classes
         self.slot = slot
-        self.plain: bool | None = None
+        self.linear_logits: bool | None = None
         self.pixels = Pixels(spec)
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, on the classifier's device."""
+        """Return logits, on the classifier's device."""
         logits: Tensor = self.model(self.pixels(images))
         return logits
 
-    def see(self, pixels: Tensor) -> NetworkOutput:
-        """Logits, feature maps and embedding of normalised images [B, 3, H, W], by one pass.
+    def outputs(self, pixels: Tensor) -> NetworkOutput:
+        """Return logits, feature maps and embedding of normalised images, by one forward pass.
 
-        The logits are those of `model(pixels)`. Raises `UserError` for networks that give no
-        feature maps.
+        pixels: [B, 3, H, W]. The logits equal `model(pixels)`. Raises `UserError` for networks
+        without feature maps.
         """
-        if self.plain is None:
+        if self.linear_logits is None:
             with torch.no_grad(), evaluating(self.model):
-                self.plain = is_plain(self.model, self._last(), self._black())
-        return see(self.name, self.model, self._last(), pixels, self.plain)
+                last, image = self._last(), self._black()
+                self.linear_logits = _has_linear_logits(self.model, last, image)
+        return network_output(self.name, self.model, self._last(), pixels, self.linear_logits)
 
     def shapes(self) -> FeatureShapes:
-        """Of what `see` gives for images of the input's size; raises as it does."""
+        """Return the shapes of `outputs` for images of the input's size. Raises as `outputs`."""
         with torch.no_grad(), evaluating(self.model):
-            return shapes_of(self.see(self._black()), self.model)
+            return _shapes(self.outputs(self._black()), self.model)
 
     def embed(self, images: Tensor) -> Tensor:
-        """What the last layer reads, [B, D], of uint8 images [B, 3, H, W]: pooled features."""
+        """Return pooled features [B, D], the last layer's input, of uint8 images [B, 3, H, W]."""
         return self.pooled(self.pixels(images))
 
     def pooled(self, pixels: Tensor) -> Tensor:
-        """As `embed`, of normalised images."""
+        """Return pooled features [B, D] of normalised images."""
         return embedding(self.model, self._last(), pixels)
 
     def _black(self) -> Tensor:
-        """One image, as the network reads it."""
+        """Return one black image of the input's size."""
         size = self.input.size
         return torch.zeros(1, 3, size, size, device=self.pixels.gain.device)
 
     def _last(self) -> Sequence[nn.Module]:
-        """The layers that give the logits: most networks have one."""
+        """Return the layers that compute the logits; most networks have one."""
         if self.slot:
             return [self.model.get_submodule(self.slot)]
         model: Any = self.model
         found = model.get_classifier()
         layers = found if isinstance(found, tuple | list | nn.ModuleList) else [found]
-        # Sequencer's classifier pools first.
+        # The classifier of Sequencer includes the pooling.
         return [layer.fc if isinstance(layer, ClassifierHead) else layer for layer in layers]
 
 
@@ -208,10 +216,10 @@ def build_classifier(
     seed: int = 0,
     drop_path: float = 0.0,
 ) -> Classifier:
-    """A network with a fresh classifier, random (by seed) or from a backbone's weights.
+    """Build a network with a new classifier, in eval mode on the CPU.
 
-    `name`, `weights` and `drop_path` as of `build_network`; raises `UserError` as it does. It
-    starts in eval mode, on the CPU.
+    name, weights, drop_path: as in `build_network`, which also raises `UserError`. seed: seed of
+    random weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "classifier"))
@@ -221,9 +229,9 @@ def build_classifier(
 
 
 def load_checkpoint(classifier: Classifier, path: str | Path) -> None:
-    """Load a trained classifier over all of the task's classes, its last layer included.
+    """Load the weights of a trained classifier, including its last layer.
 
-    Raises `UserError` naming the file and the first tensors that don't fit.
+    Raises `UserError` with the file and the first tensors that do not fit.
     """
     load_into(classifier.model, read_weights(str(path)), str(path))
 
@@ -234,9 +242,10 @@ def predict_network(
     batches: Iterable[Tensor],
     compute: Compute = DEFAULT_COMPUTE,
 ) -> ProbTable:
-    """Probabilities of images, one row each and in their order.
+    """Predict class probabilities of images, a row per image, in their order.
 
-    batches: uint8 [B, 3, S, S]. The classifier is moved to the device and put into eval mode.
+    batches: uint8 [B, 3, S, S], not augmented. The classifier is moved to the device and set to
+    eval mode.
     """
     classifier.to(compute.device).eval()
     tables = [ProbTable.compress(torch.zeros(0, classifier.num_classes))]

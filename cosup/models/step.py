@@ -1,7 +1,4 @@
-"""What `train_network` is given: batches, what is trained, and where.
-
-One step of training a network: erase, mix, ask the live teachers, forward, loss, backward.
-"""
+"""One training step of a network: erase, mix, run live teachers, forward, loss, backward."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -32,7 +29,7 @@ __all__ = [
     "Live",
     "Step",
     "TrainContext",
-    "Trainee",
+    "TrainModule",
     "check_settings",
     "compiled",
 ]
@@ -40,11 +37,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's samples, on the CPU.
+    """The samples of one step, on the CPU.
 
     images: uint8 [B, 3, S, S]. targets: probabilities [Q, C]. weights: [Q], or None for ones.
-    labels: true classes [Q] int64 (-1 unknown), or None. teacher: the index [B] int64 of the
-    teacher that a live one asks. Q is B, but for episodes, whose logits are of their queries.
+    labels: true classes [Q] int64 (-1 unknown), or None. teacher: index [B] int64 of the live
+    teacher of each image, or None. Q equals B, except for episodes: their logits and targets are
+    those of the queries.
     """
 
     images: Tensor
@@ -55,10 +53,10 @@ class Batch:
 
 
 Batches = Callable[[int], Iterator[Batch]]
-"""The batches from this step (from 0) on; the same ones whatever step they are asked from."""
+"""Function of a step (from 0): yields the batches from that step on, always the same ones."""
 
 Live = Callable[[Tensor, Tensor], NetworkOutput]
-"""What teachers see now: pixels float32 [B, 3, S, S] in 0 .. 255 (but for erased ones) and the
+"""Live teachers: pixels float32 [B, 3, S, S] in 0 .. 255 (except erased ones) and the index of a
 teacher [B] int64 of each -> `NetworkOutput`, its logits being log-probabilities."""
 
 
@@ -87,11 +85,10 @@ class TrainContext:
     settings: str = "training"
 
 
-class Trainee(nn.Module):
-    """A classifier in training: (pixels, what the teacher sees, progress) -> logits and, where a
-    connector compares the two, the per-sample losses of the features.
+class TrainModule(nn.Module):
+    """A classifier in training, with the connector of a loss on features.
 
-    Any module with this call can be trained. The connector is thrown away after.
+    Any module with this `forward` can be trained. The connector is discarded after training.
     """
 
     def __init__(self, classifier: Classifier, connector: Connector | None = None) -> None:
@@ -102,16 +99,19 @@ class Trainee(nn.Module):
     def forward(
         self, pixels: Tensor, teacher: NetworkOutput | None, progress: float
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits [B, C] and losses [B] (or None) of normalised images [B, 3, S, S]."""
+        """Return logits [B, C] of normalised images, and losses [B] of the connector or None.
+
+        teacher: output of the live teachers for the same images.
+        """
         if self.connector is None:
             return self.classifier.model(pixels), None
         assert teacher is not None, "a connector needs live teachers"
-        seen = self.classifier.see(pixels)
+        seen = self.classifier.outputs(pixels)
         return seen.logits, self.connector(seen, teacher, progress)
 
 
 class Step:
-    """Computes a batch's mean loss and adds its gradients to the module's."""
+    """Computes the mean loss of a batch and adds its gradients to those of the module."""
 
     def __init__(
         self,
@@ -133,12 +133,12 @@ class Step:
         self.erase = _erasing(chance, device) if chance else None
 
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Metrics]:
-        """The weighted mean loss (detached) and mean metrics of a batch, all its parts together."""
+        """Return the weighted mean loss (detached) and mean metrics over all parts of a batch."""
         total = self._total_weight(batch)
         parts = _parts(batch, self.training.accumulate)
         loss, sums = torch.zeros((), device=self.compute.device), dict[str, Tensor]()
         for number, part in enumerate(parts):
-            if self.compute.ranks.size == 1:  # else norms look at the others' images too
+            if self.compute.ranks.size == 1:  # else norms use the images of all ranks
                 _check_part(part, self.module, self.training)
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else _unsynced(self.module):
@@ -151,7 +151,7 @@ class Step:
         return loss, sums
 
     def _losses(self, part: Batch, progress: float) -> tuple[Tensor, Metrics]:
-        """The weighted sum of a part's losses, and metrics."""
+        """Return the weighted sum of the losses of a part, and its metrics."""
         device = self.compute.device
         x = self.pixels(_staged(part.images, device))
         if self.erase is not None:
@@ -179,20 +179,20 @@ class Step:
     def _live(self, x: Tensor, part: Batch) -> NetworkOutput | None:
         if self.context.live is None:
             return None
-        assert part.teacher is not None, "live teachers need to know which of them to ask"
+        assert part.teacher is not None, "live teachers need the index of the teacher of each image"
         with torch.no_grad():
             plain = (x - self.pixels.shift) / self.pixels.gain
             return self.context.live(plain, part.teacher.to(x.device))
 
     def _total_weight(self, batch: Batch) -> Tensor:
-        """The batch's weight; of distributed ones the mean over ranks, as gradients are."""
+        """Return the total weight of a batch, averaged over ranks as gradients are."""
         rows = torch.ones(len(batch.targets)) if batch.weights is None else batch.weights
         total = rows.sum().to(self.compute.device, torch.float32)
         return self.compute.ranks.mean(total).clamp_min(1e-12)
 
 
 def _labels(labels: Tensor | None, shares: Tensor | None, logits: Tensor) -> Tensor | None:
-    """Labels on the device; mixed images have no single one, but each image's in its share."""
+    """Return labels on the device; for mixed images the shares of the classes [B, C]."""
     if labels is None:
         return None
     labels = labels.to(logits.device)
@@ -203,17 +203,19 @@ def _labels(labels: Tensor | None, shares: Tensor | None, logits: Tensor) -> Ten
 
 
 def check_settings(objective: Objective, training: TrainingSection) -> None:
-    """Raise `UserError` for a loss and settings that don't go together."""
+    """Raise `UserError` for a loss that cannot be combined with the settings."""
     if training.mixing.active and objective.loss.one_class:
         raise UserError(
-            "mixing: mixup and cutmix make targets of several classes; loss "
-            f"'{registered_name(LOSSES, objective.loss)}' needs one (set mixup and cutmix to 0)"
+            "mixup and cutmix produce targets of several classes, and loss "
+            f"'{registered_name(LOSSES, objective.loss)}' needs one class",
+            key="mixing",
+            allowed="mixup: 0 and cutmix: 0",
         )
 
 
 @contextlib.contextmanager
 def compiled(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """Compile the classifiers within, and undo it after; `UserError` if that fails."""
+    """Compile the classifiers in `module`, and restore them afterwards; `UserError` on failure."""
     if not wanted:
         yield
         return
@@ -224,28 +226,30 @@ def compiled(module: nn.Module, wanted: bool) -> Iterator[None]:
     try:
         for part in found:
             part.model.__dict__["forward"] = torch.compile(part.model.forward)
-            part.__dict__["see"] = torch.compile(part.see)
+            part.__dict__["outputs"] = torch.compile(part.outputs)
         yield
     except TorchDynamoException as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0][:200] if lines else type(error).__name__
         raise UserError(
-            f"compile: true, but torch.compile fails here ({text}); it needs a working "
-            "compiler (allowed without one: false)"
+            f"torch.compile fails ({text}); it needs a working compiler",
+            key="compile",
+            value=True,
+            allowed="false without a compiler",
         ) from error
     finally:
         for part in found:
             part.model.__dict__.pop("forward", None)
-            part.__dict__.pop("see", None)
+            part.__dict__.pop("outputs", None)
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:
-    """The batch in `count` parts of (nearly) equal size."""
+    """Split the batch into `count` parts of (nearly) equal size."""
     if count == 1:
         return [batch]
     if len(batch.images) != len(batch.targets):
         raise UserError(
-            f"accumulate: {count}, but an episode can't be worked through in parts (allowed: 1)"
+            "an episode cannot be split into parts", key="accumulate", value=count, allowed="1"
         )
     names = ("images", "targets", "weights", "labels", "teacher")
     whole = {name: getattr(batch, name) for name in names}
@@ -255,23 +259,25 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
 
 
 def _check_part(part: Batch, module: nn.Module, training: TrainingSection) -> None:
-    """Raise `UserError` for one image where a network's batch norm needs two."""
+    """Raise `UserError` for a single image if the network has batch norms in training mode."""
     if len(part.images) > 1:
         return
     norms = (m for m in module.modules() if isinstance(m, BATCH_NORMS))
     if any(norm.training for norm in norms):
         names = [m.name for m in module.modules() if isinstance(m, Classifier)]
-        parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""
+        parts = f"in {training.accumulate} parts " if training.accumulate > 1 else ""
         sample = training.batch_size // training.accumulate > 1
         raise UserError(
-            f"batch_size: {training.batch_size}{parts} gives network "
-            f"'{', '.join(names) or type(module).__name__}' one image at a time"
-            f"{' (there is but one sample)' if sample else ''}; its batch norm needs at least two"
+            f"{parts}network '{', '.join(names) or type(module).__name__}' gets one image at a "
+            f"time{' (there is only one sample)' if sample else ''}; its batch norms need at least "
+            "two",
+            key="batch_size",
+            value=training.batch_size,
         )
 
 
 def _unsynced(module: nn.Module) -> contextlib.AbstractContextManager[object]:
-    """Distributed modules exchange gradients after the last part alone."""
+    """Return a context without exchange of gradients, which happens after the last part only."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return module.no_sync()
     return contextlib.nullcontext()
@@ -282,5 +288,5 @@ def _erasing(chance: float, device: str) -> RandomErasing:
 
 
 def _staged(images: Tensor, device: torch.device) -> Tensor:
-    """In pinned memory for a GPU, so that copying goes on while it computes."""
+    """Return images in pinned memory for a GPU, so that copying overlaps with computation."""
     return images.pin_memory() if device.type == "cuda" else images

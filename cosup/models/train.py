@@ -1,10 +1,9 @@
-"""The state of a training loop in a file, so that a killed run goes on as if it had not been.
+"""Train a network on images, for students and teachers, on one device or several.
 
-Training a whole network on images: one function, for students and teachers, one device or many.
-
-The caller gives the module, the batches from any step on, the objective, and a `TrainContext`
-(seed, compute context, callbacks, file of the state). The loop reads no global and keeps nothing
-else, so that a distributed launcher can wrap it.
+The state of the loop is saved to a file, from which a killed run resumes bit for bit. The caller
+gives the module, the batches from any step on, the objective, and a `TrainContext` (seed, compute
+context, callbacks, file of the state). The loop reads no global and keeps no other state, so that a
+distributed launcher can wrap it.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ from cosup.models.step import (
     Live,
     Step,
     TrainContext,
-    Trainee,
+    TrainModule,
     check_settings,
     compiled,
 )
@@ -45,7 +44,7 @@ __all__ = [
     "Live",
     "LoopState",
     "TrainContext",
-    "Trainee",
+    "TrainModule",
     "identity_of",
     "train_network",
 ]
@@ -63,7 +62,7 @@ def identity_of(
     steps: int,
     context: TrainContext,
 ) -> str:
-    """A hash of what the state of a loop fits: the caller's, the settings, where it starts."""
+    """Return a hash of the training that a saved state belongs to: data, settings, start."""
     parts = (
         FORMAT,
         context.identity,
@@ -82,8 +81,8 @@ def identity_of(
 class LoopState:
     """Weights, optimiser, scheduler, averaged weights, step and random states, saved atomically.
 
-    Of distributed processes the first alone reads and writes the file; it hands on what it holds,
-    so all go on from the same step.
+    Only the first rank reads and writes the file, and sends the content to the others, so that all
+    ranks resume at the same step.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class LoopState:
         self.identity = identity
 
     def save(self, step: int, *, due: bool) -> None:
-        """Save after `step` steps, where it is due. Raises `RunError` if the disk is full."""
+        """Save the state after `step` steps if it is due. Raises `RunError` if the disk is full."""
         if self.path is None or not due:
             return
         states = self.ranks.gathered(random_states(self.device))
@@ -122,7 +121,7 @@ class LoopState:
             self.saved(self.path)
 
     def restore(self) -> int:
-        """The number of steps already done: 0 where there is no state, or another one's."""
+        """Restore a saved state; return the number of completed steps, 0 without a usable state."""
         if self.path is None:
             return 0
         content = self.ranks.first(None if self.ranks.rank else self._read())
@@ -133,24 +132,24 @@ class LoopState:
         states = [content["random"], *content["others"]]
         restore_random_states(states[self.ranks.rank], self.device)
         step = int(content["step"])
-        log.info("going on from %s after %d steps", self.path, step)
+        log.info("resuming from %s after %d steps", self.path, step)
         return step
 
     def _read(self) -> dict[str, Any] | None:
-        """The file's content, if it is whole and of this training."""
+        """Return the content of the file if it is complete and belongs to this training."""
         if self.path is None or not self.path.exists():
             return None
         try:
-            # Random states must stay on the CPU; load_state_dict moves what belongs elsewhere.
+            # Random states must stay on the CPU; load_state_dict moves the other tensors.
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             identity = content["identity"]
             missing = {"step", "random", "others", *self.parts} - set(content)
-        except Exception as error:  # a damaged file raises nearly anything
+        except Exception as error:  # a damaged file raises errors of many kinds
             text = (str(error).splitlines() or [""])[0]
-            log.warning("%s can't be read, training starts anew: %s", self.path, text)
+            log.warning("%s is not readable, training starts again: %s", self.path, text)
             return None
         if identity != self.identity or missing:
-            log.warning("%s is of another training, this one starts anew", self.path)
+            log.warning("%s belongs to another training, this one starts again", self.path)
             return None
         return dict(content)
 
@@ -166,12 +165,13 @@ def train_network(
 ) -> nn.Module:
     """Train `module` in place for `steps` optimiser steps and return it, in eval mode.
 
-    module: called with normalised pixels, what the teacher sees (or None) and the progress; gives
-    logits [Q, C] and per-sample losses [Q] of features, or None (see `Trainee`). With `ema` it ends
-    with the averaged weights. The same inputs and seed give the same weights on one device, also
-    where a killed run goes on from its state.
+    module: called with normalised pixels, the live teachers' output (or None) and the progress;
+    returns logits [Q, C] and losses [Q] on features, or None (see `TrainModule`). With `ema` it
+    ends with the averaged weights. The same inputs and seed give the same weights on one device,
+    also after resuming from a saved state.
 
-    Raises `UserError` for settings that don't go together, `RunError` for a loss that isn't finite.
+    Raises `UserError` for settings that cannot be combined, `RunError` for a loss that is not
+    finite.
     """
     device, ranks = context.compute.device, context.compute.ranks
     seed = seed_for(context.seed, "train", ranks.rank)
@@ -187,38 +187,38 @@ def train_network(
         start = state.restore()
         with compiled(module, training.compile), contextlib.ExitStack() as stack:
             run = Step(ranks.wrap(module), pixels.to(device), objective, training, context)
-            watch = _Watch(training, steps, context)
+            monitor = _LossMonitor(training, steps, context)
             stream = batches(start)
             stack.callback(_close, stream)
             for step, batch in zip(range(start, steps), stream, strict=False):
                 scheduler.step_update(step)
                 optimizer.zero_grad(set_to_none=True)
                 loss, metrics = run(batch, step / max(1, steps - 1))
-                loss, metrics = watch.check(step, loss, metrics)
+                loss, metrics = monitor.check(step, loss, metrics)
                 if training.clip is not None:
                     nn.utils.clip_grad_norm_(module.parameters(), training.clip)
                 optimizer.step()
                 if ema is not None:
                     ema.update(module)
                 state.save(step + 1, due=(step + 1) % training.save_every == 0)
-                watch.report(step, loss, metrics)
+                monitor.report(step, loss, metrics)
     if ema is not None:
         module.load_state_dict(ema.module.state_dict())
-    watch.end(module)
+    monitor.end(module)
     return module.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
 def _close(stream: Iterator[Batch]) -> None:
-    """End the workers of batches that come from a generator."""
+    """Close a generator of batches, which ends its worker processes."""
     if isinstance(stream, Generator):
         stream.close()
 
 
-class _Watch:
-    """Stops where the loss is not finite, and tells whoever listens about the others.
+class _LossMonitor:
+    """Stops a training whose loss is not finite, and reports the loss to the callback.
 
-    Every step on a CPU; the first, every `CHECK_EVERY`th, those saved and the last elsewhere, where
-    a look waits for the device.
+    Checks every step on a CPU. On other devices, where a check waits for the device: the first, the
+    last and every `CHECK_EVERY`th step, and those before a save.
     """
 
     def __init__(self, training: TrainingSection, total: int, context: TrainContext) -> None:
@@ -230,9 +230,12 @@ class _Watch:
         self.ranks = context.compute.ranks
 
     def check(self, step: int, loss: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
-        """Before the weights of a step (from 0) change; where it looks, the means over all ranks,
-        so that all of them stop at the same step."""
-        if not self._looks(step) and (step + 1) % self.training.save_every:
+        """Check the loss before the weights change in a step (from 0).
+
+        Returns the means over the ranks in the steps that are checked, so that all ranks stop at
+        the same step.
+        """
+        if not self._checks(step) and (step + 1) % self.training.save_every:
             return loss, metrics
         loss, metrics = self.ranks.means(loss, metrics)
         if not math.isfinite(float(loss)):
@@ -240,16 +243,16 @@ class _Watch:
         return loss, metrics
 
     def report(self, step: int, loss: Tensor, metrics: Metrics) -> None:
-        """After a step (from 0)."""
-        if self.on_step is not None and self._looks(step):
+        """Report the loss after a step (from 0)."""
+        if self.on_step is not None and self._checks(step):
             self.on_step(step + 1, float(loss), metrics)
 
     def end(self, module: nn.Module) -> None:
-        """After the last step: nothing has looked at what it made."""
+        """Raise `RunError` if the last step made a weight infinite."""
         if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
             raise RunError(self._diverged(self.total))
 
-    def _looks(self, step: int) -> bool:
+    def _checks(self, step: int) -> bool:
         return (step + 1) % self.every == 0 or step in (0, self.total - 1)
 
     def _diverged(self, step: int) -> str:

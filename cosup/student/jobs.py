@@ -28,7 +28,7 @@ from cosup.models.heads import HeadBank
 from cosup.models.images import training_transform
 from cosup.models.ranks import check_slices
 from cosup.models.section import TrainingSection
-from cosup.models.train import Batch, TrainContext, Trainee, train_network
+from cosup.models.train import Batch, TrainContext, TrainModule, train_network
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.seeds import seed_for
@@ -137,7 +137,7 @@ class NetworkJob:
             live_annotations=self.live_annotations,
             settings="student.training",
         )
-        module = Trainee(self.classifier, self._connector())
+        module = TrainModule(self.classifier, self._connector())
         loader = self._loader(data, compute)
 
         def batches(start: int) -> Iterator[Batch]:

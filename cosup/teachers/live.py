@@ -85,7 +85,9 @@ class LiveTeachers(nn.Module):
             )
         with autocast(self.device, self.precision):
             inputs = network.pixels(pixels)
-            output = network.see(inputs) if self.features else NetworkOutput(network.model(inputs))
+            output = (
+                network.outputs(inputs) if self.features else NetworkOutput(network.model(inputs))
+            )
         annotations = self._annotations(output.logits, number)
         return NetworkOutput(annotations, output.maps, output.embedding)
 

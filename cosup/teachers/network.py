@@ -19,7 +19,7 @@ from cosup.models.compute import Compute
 from cosup.models.images import training_transform
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.step import check_settings
-from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
+from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_network
 from cosup.seeds import seed_for
 from cosup.settings.teachers import NetworkKind
 from cosup.teachers.base import (
@@ -154,7 +154,7 @@ def _train_network(teacher: NetworkTeacher, training: Training) -> int:
     )
     with about(f"teacher '{teacher.name}'"):
         train_network(
-            Trainee(teacher.classifier),
+            TrainModule(teacher.classifier),
             _batches(images, training.data.given(rows), teacher.num_classes),
             Objective(ScopedCrossEntropy(teacher.support)),
             setting,

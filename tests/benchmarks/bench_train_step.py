@@ -32,7 +32,7 @@ from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
-from cosup.models.train import Batch, TrainContext, Trainee, train_network
+from cosup.models.train import Batch, TrainContext, TrainModule, train_network
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -84,7 +84,7 @@ class Bench:
 
         context = TrainContext(compute=Compute(self.device, self.options.precision))
         train_network(
-            Trainee(classifier.requires_grad_(True)),
+            TrainModule(classifier.requires_grad_(True)),
             batches,
             Objective(CrossEntropy()),
             self.setting,

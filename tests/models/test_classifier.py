@@ -41,7 +41,7 @@ def pixels_of(classifier: Classifier, count: int = 2) -> Tensor:
 def test_seeing_gives_the_plain_logits(name: str) -> None:
     classifier = built(name)
     pixels = pixels_of(classifier)
-    seen, shapes = classifier.see(pixels), classifier.shapes()
+    seen, shapes = classifier.outputs(pixels), classifier.shapes()
     torch.testing.assert_close(seen.logits, classifier.model(pixels), rtol=1e-5, atol=1e-6)
     assert seen.embedding is not None
     assert FAMILIES[name] in (None, len(seen.maps))
@@ -53,14 +53,14 @@ def test_seeing_gives_the_plain_logits(name: str) -> None:
     classifier.eval()
     images = torch.randint(256, (2, *pixels.shape[1:]), dtype=torch.uint8)
     embedded = classifier.embed(images)
-    torch.testing.assert_close(embedded, classifier.see(classifier.pixels(images)).embedding)
+    torch.testing.assert_close(embedded, classifier.outputs(classifier.pixels(images)).embedding)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050"])
 def test_the_last_layer_turns_the_embedding_into_the_logits(name: str) -> None:
     classifier = built(name)
-    seen = classifier.see(pixels_of(classifier))
+    seen = classifier.outputs(pixels_of(classifier))
     last: nn.Linear = classifier.model.get_classifier()  # type: ignore[operator]
     assert seen.embedding is not None
     torch.testing.assert_close(seen.embedding @ last.weight.T + last.bias, seen.logits)
@@ -72,7 +72,7 @@ def test_maps_are_those_of_timms_own_extractor() -> None:
     extractor = timm.create_model("resnet10t", features_only=True).eval()
     extractor.load_state_dict(classifier.model.state_dict(), strict=False)
     pixels = pixels_of(classifier)
-    for ours, theirs in zip(classifier.see(pixels).maps, extractor(pixels), strict=True):
+    for ours, theirs in zip(classifier.outputs(pixels).maps, extractor(pixels), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -83,7 +83,7 @@ def test_in_training_everything_random_happens_once() -> None:
     two = copy.deepcopy(one)
     pixels = pixels_of(one, 4)
     torch.manual_seed(1)
-    seen = one.see(pixels)
+    seen = one.outputs(pixels)
     torch.manual_seed(1)
     logits = two.model(pixels)
     torch.testing.assert_close(seen.logits, logits)
@@ -97,7 +97,7 @@ def test_in_training_everything_random_happens_once() -> None:
 
 def test_maps_and_embedding_carry_gradients() -> None:
     classifier = built("cifar_resnet20").train()
-    seen = classifier.see(pixels_of(classifier))
+    seen = classifier.outputs(pixels_of(classifier))
     assert seen.embedding is not None
     total = torch.stack([m.mean() for m in (*seen.maps, seen.embedding)]).sum()
     torch.autograd.backward(total)
@@ -122,12 +122,12 @@ def test_asking_for_shapes_leaves_no_trace() -> None:
 def test_a_network_without_intermediates_is_read_by_its_feature_info() -> None:
     """Families of older timm's, and models of the hub."""
     classifier = built("resnet10t")
-    wanted = classifier.see(pixels := pixels_of(classifier))
+    wanted = classifier.outputs(pixels := pixels_of(classifier))
     hidden = type("Hidden", (type(classifier.model),), {"forward_intermediates": property()})
     classifier.model.__class__ = hidden
-    classifier.plain = None  # as if it had never seen anything
+    classifier.linear_logits = None  # as if it had never seen anything
     assert not hasattr(classifier.model, "forward_intermediates")
-    seen = classifier.see(pixels)
+    seen = classifier.outputs(pixels)
     torch.testing.assert_close(seen.logits, wanted.logits)
     torch.testing.assert_close(seen.embedding, wanted.embedding)
     for ours, theirs in zip(seen.maps, wanted.maps, strict=True):
@@ -141,7 +141,7 @@ def test_torchvisions_networks_have_an_embedding_but_no_maps() -> None:
     last = classifier.model.get_submodule(classifier.slot)
     torch.testing.assert_close(last(embedded), classifier(images))
     with pytest.raises(UserError, match="'torchvision:mobilenet_v3_small' gives no feature maps"):
-        classifier.see(pixels_of(classifier))
+        classifier.outputs(pixels_of(classifier))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,8 @@ def test_it_compiles_once() -> None:
     """Whole graphs, so that nothing of it is compiled anew in later steps."""
     classifier = built("resnet10t")
     classifier.shapes()
-    compiled = torch.compile(lambda x: classifier.see(x).maps[1], backend="eager", fullgraph=True)
+    compiled = torch.compile(
+        lambda x: classifier.outputs(x).maps[1], backend="eager", fullgraph=True
+    )
     pixels = pixels_of(classifier)
-    torch.testing.assert_close(compiled(pixels), classifier.see(pixels).maps[1])
+    torch.testing.assert_close(compiled(pixels), classifier.outputs(pixels).maps[1])

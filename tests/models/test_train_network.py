@@ -28,7 +28,7 @@ from cosup.models.images import Mixing, training_transform
 from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.ranks import Ranks
 from cosup.models.section import MixupSection, TrainingSection
-from cosup.models.train import Batch, Batches, TrainContext, Trainee, train_network
+from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_network
 from cosup.protocols import NetworkOutput
 
 TINY = "test_resnet"
@@ -80,7 +80,7 @@ def train(
     **context: Any,
 ) -> Classifier:
     objective = context.pop("objective", Objective(CrossEntropy()))
-    module = context.pop("module", None) or Trainee(classifier)
+    module = context.pop("module", None) or TrainModule(classifier)
     found = TrainContext(compute=compute, **context)
     steps = setting.total_steps(1500)
     batches = batches or plain_batches()
@@ -249,7 +249,7 @@ def test_a_damaged_or_foreign_state_is_not_used(
         state.write_bytes(broken)
         with caplog.at_level(logging.WARNING):
             again = train(tiny(), setting, state=state, identity="a")
-        assert "can't be read" in caplog.text
+        assert "is not readable" in caplog.text
         assert equal(weights_of(again), whole)
         caplog.clear()
     steps: list[int] = []
@@ -257,7 +257,7 @@ def test_a_damaged_or_foreign_state_is_not_used(
     with caplog.at_level(logging.WARNING):
         train(tiny(), setting, state=state, identity="b", report=lambda s, *_: steps.append(s))
     assert steps[0] == 1
-    assert "of another training" in caplog.text
+    assert "belongs to another training" in caplog.text
     state.write_bytes(content)
     steps.clear()
     train(
@@ -307,7 +307,7 @@ def test_accumulated_parts_are_the_whole_batch() -> None:
 
 def test_layer_decay_and_other_parameters() -> None:
     classifier = vit()
-    module = Trainee(classifier, _Distance(nn.Linear(4, 4)))
+    module = TrainModule(classifier, _Distance(nn.Linear(4, 4)))
     setting = training(optimizer="adamw", layer_decay=0.5, weight_decay=0.05)
     groups = build_network_optimizer(module, setting).param_groups
     scale = {id(p): g.get("lr_scale", 1.0) for g in groups for p in g["params"]}
@@ -351,7 +351,7 @@ def test_live_teachers_see_the_same_pixels_and_connectors_learn() -> None:
     layer = nn.Linear(10, 10)
     before = layer.weight.detach().clone()
     classifier = tiny()
-    module = Trainee(classifier, _Distance(layer))
+    module = TrainModule(classifier, _Distance(layer))
     metrics: list[dict[str, Tensor]] = []
     train(
         classifier, training(steps=3), batches, module=module, live=live,
@@ -395,7 +395,7 @@ def test_modules_whose_logits_have_other_rows_than_images() -> None:
     before = weights_of(classifier)
     train(classifier, training(steps=2), batches, module=_Episode(classifier))
     assert not equal(weights_of(classifier), before)
-    with pytest.raises(UserError, match=r"accumulate: 2, but an episode"):
+    with pytest.raises(UserError, match=r"training.accumulate: 2: "):
         train(tiny(), training(accumulate=2), batches, module=_Episode(tiny()))
 
 
@@ -459,10 +459,10 @@ def test_bfloat16_trains_and_warns_where_it_is_slow(
 
 MISTAKES = [
     ({"optimizer": "sdg"}, {}, r"training.optimizer: unknown optimizer 'sdg'; did you mean .*sgd"),
-    ({"mixing": {"mixup": 0.5}}, {"loss": "dkd"}, r"loss 'dkd' needs one"),
+    ({"mixing": {"mixup": 0.5}}, {"loss": "dkd"}, r"training.mixing: .*'dkd'"),
     ({"mixing": {"cutmix": 0.5}}, {"size": 5}, r"training.batch_size: .*even"),
-    ({"batch_size": 1}, {"size": 1}, r"batch_size: 1 gives network 'test_resnet' one image"),
-    ({"batch_size": 4, "accumulate": 4}, {"size": 4}, r"batch_size: 4 in 4 parts gives network"),
+    ({"batch_size": 1}, {"size": 1}, r"batch_size: 1: network 'test_resnet' gets one image"),
+    ({"batch_size": 4, "accumulate": 4}, {"size": 4}, r"batch_size: 4: in 4 parts network"),
 ]
 
 

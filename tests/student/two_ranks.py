@@ -31,7 +31,7 @@ from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.fit import OnStep
 from cosup.models.ranks import ALONE, Ranks, joined
-from cosup.models.train import Batch, TrainContext, Trainee, train_network
+from cosup.models.train import Batch, TrainContext, TrainModule, train_network
 from cosup.student.jobs import HeadJob
 
 
@@ -65,7 +65,7 @@ def plain(ranks: Ranks, accumulate: int = 1, norms: bool = False) -> dict[str, T
             yield Batch(own, found.targets.dense(rows), found.weights[rows])
 
     train_network(
-        Trainee(classifier),
+        TrainModule(classifier),
         batches,
         Objective(CrossEntropy()),
         training(steps=6, batch_size=20, optimizer="sgd", accumulate=accumulate, clip=0.5),

@@ -66,7 +66,7 @@ def test_each_image_gets_its_own_teachers_annotation(
         expected = teacher.annotate(images[own])
         torch.testing.assert_close(seen.logits[own].exp(), expected, rtol=1e-4, atol=1e-7)
         torch.testing.assert_close(seen.logits[own].softmax(1), expected, rtol=1e-4, atol=1e-7)
-        alone = teacher.classifier.see(teacher.classifier.pixels(images[own]))
+        alone = teacher.classifier.outputs(teacher.classifier.pixels(images[own]))
         torch.testing.assert_close(seen.embedding[own], alone.embedding)
         for ours, theirs in zip(seen.maps, alone.maps, strict=True):
             torch.testing.assert_close(ours[own], theirs)
@@ -81,13 +81,13 @@ def test_each_teacher_runs_once_on_its_own_images(
     sizes: list[tuple[str, int]] = []
     for teacher in teachers:
         teacher.classifier.model.register_forward_hook(lambda *_: None)
-        see = teacher.classifier.see
+        outputs = teacher.classifier.outputs
 
-        def counted(pixels: Tensor, name: str = teacher.name, see: object = see) -> object:
+        def counted(pixels: Tensor, name: str = teacher.name, outputs: object = outputs) -> object:
             sizes.append((name, len(pixels)))
-            return see(pixels)  # type: ignore[operator]
+            return outputs(pixels)  # type: ignore[operator]
 
-        monkeypatch.setattr(teacher.classifier, "see", counted)
+        monkeypatch.setattr(teacher.classifier, "outputs", counted)
     live(images.float(), torch.tensor([0] * 5 + [2] * 7))
     assert sizes == [("low", 5), ("all", 7)]
 
