@@ -12,8 +12,10 @@ from cosup import words
 __all__ = [
     "Bools",
     "Codes",
-    "Floats",
+    "Doubles",
     "Row",
+    "Singles",
+    "Tables",
     "Values",
     "categories",
     "codes",
@@ -31,11 +33,14 @@ __all__ = [
 ]
 
 Codes = NDArray[np.int64]
-Floats = NDArray[np.float32]
+Singles = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Values = NDArray[Any]
 Row = Mapping[str, Any]
 """A row of a table, from columns to values."""
+Tables = Mapping[str, pd.DataFrame]
+"""Tables by name."""
 
 
 def codes(column: "pd.Series[Any]", names: list[str]) -> Codes:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cosup.analysis.arrays import Codes, categories, codes
+from cosup.analysis.arrays import Bools, Codes, Doubles, categories, codes
 from cosup.analysis.comparable import aligned, labels, runs_to_compare
 from cosup.analysis.domains import MEAN
 from cosup.analysis.records import Run
@@ -19,8 +19,6 @@ from cosup.seeds import seed_for
 
 __all__ = ["compare", "labels", "runs_to_compare"]
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 NOT_THERE = "(not there)"
 TAIL = (100 - LEVEL) / 2
@@ -53,9 +51,9 @@ class _Compared:
         groups = self.test["group"].to_numpy()
         self.draws = resampled_means(self.scores, groups, seed=seed)
 
-    def accuracy(self, place: int) -> Floats:
+    def accuracy(self, place: int) -> Doubles:
         """Return [D] the accuracy of a run in each draw."""
-        found: Floats = self.draws[:, 3 * place]
+        found: Doubles = self.draws[:, 3 * place]
         return found
 
     def pgr(self, place: int) -> float | None:
@@ -63,11 +61,11 @@ class _Compared:
         student, floor, ceiling = self.scores[:, 3 * place : 3 * place + 3].mean(0).tolist()
         return pgr(floor, student, ceiling)
 
-    def pgr_draws(self, place: int) -> Floats:
+    def pgr_draws(self, place: int) -> Doubles:
         """Return [D] the PGR of a run in each draw; nan if the draw has no gap."""
         student, floor, ceiling = self.draws[:, 3 * place : 3 * place + 3].T
         gap = ceiling - floor
-        found: Floats = np.divide(
+        found: Doubles = np.divide(
             student - floor, gap, out=np.full_like(gap, np.nan), where=gap > 0
         )
         return found
@@ -117,7 +115,7 @@ def _labels(run: Run, order: Codes, answers: list[str]) -> Codes:
     return found
 
 
-def _scores(run: Run, order: Codes) -> Floats:
+def _scores(run: Run, order: Codes) -> Doubles:
     """Return [M, 3]: 1 where student, floor and ceiling are correct."""
     floor = run.correct("teacher", run.prepared["floor"]["teacher"])
     ceiling: NDArray[Any] = np.full(len(floor), np.nan)
@@ -213,7 +211,7 @@ def _pairs(found: _Compared) -> pd.DataFrame:
     return table
 
 
-def _interval(draws: Floats) -> tuple[float, float]:
+def _interval(draws: Doubles) -> tuple[float, float]:
     """Return the 95 % interval of draws; nan if 2.5 % or more of them are not finite."""
     known = draws[np.isfinite(draws)]
     if 1 - len(known) / len(draws) >= TAIL / 100:

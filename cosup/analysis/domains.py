@@ -33,10 +33,10 @@ from cosup.controls import control_title
 from cosup.words import listed, percent, plural, points
 
 __all__ = [
-    "CLASSES",
-    "DOMAINS",
+    "CLASSES_FIGURE",
+    "DOMAINS_FIGURE",
     "MEAN",
-    "SUPERVISION_DOMAINS",
+    "SUPERVISION_DOMAINS_FIGURE",
     "by_supervision",
     "largest_domains",
     "supervisions",
@@ -190,7 +190,7 @@ def _gain_row(row: Row, scale: Scale) -> DotRow:
 
 _GAIN_COLUMNS = ("name", "samples", "floor", "student", "ceiling", "gained")
 
-CLASSES = Figure(
+CLASSES_FIGURE = Figure(
     "classes",
     "Accuracy by class",
     classes_table,
@@ -198,7 +198,7 @@ CLASSES = Figure(
     _draw_gains("class"),
     excerpt=Excerpt(_GAIN_COLUMNS, ends="student"),
 )
-DOMAINS = Figure(
+DOMAINS_FIGURE = Figure(
     "domains",
     "Accuracy by domain",
     domains_table,
@@ -360,7 +360,7 @@ def _cell(row: Row, who: Supervision, name: str) -> Cell:
     return Cell(share, accuracy, f"{_name(*who)}: {accuracy} % of {where}")
 
 
-SUPERVISION_DOMAINS = Figure(
+SUPERVISION_DOMAINS_FIGURE = Figure(
     "supervision_domains",
     "Accuracy by supervision and domain, %",
     supervision_domains_table,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cosup import words
-from cosup.analysis.arrays import Bools, Codes, Floats, Row, categories, rows_of
+from cosup.analysis.arrays import Bools, Codes, Row, Singles, categories, rows_of
 from cosup.analysis.decisions import RoundDecisions, round_decisions
 from cosup.analysis.drawing import Example, Gallery, View
 from cosup.analysis.figure import Figure, Unavailable, require_rounds
@@ -18,7 +18,7 @@ from cosup.analysis.records import Run
 from cosup.probabilities import ProbTable
 from cosup.words import plural
 
-__all__ = ["EXAMPLES", "MOST", "examples_table"]
+__all__ = ["EXAMPLES_FIGURE", "MOST_LISTED", "examples_table"]
 
 KINDS = {
     "rejected_right": (
@@ -39,7 +39,7 @@ KINDS = {
     ),
 }
 """The title and the explanation of each kind."""
-MOST = 24
+MOST_LISTED = 24
 """Samples of each kind in the table."""
 MOST_SHOWN = 12
 """Samples of each kind in the drawing."""
@@ -79,7 +79,7 @@ def examples_table(run: Run) -> pd.DataFrame:
     return table.astype({"kind": pd.CategoricalDtype(list(KINDS))})
 
 
-def _trained(run: Run, kind: str, chosen: Bools, score: Floats) -> pd.DataFrame:
+def _trained(run: Run, kind: str, chosen: Bools, score: Singles) -> pd.DataFrame:
     """Return the chosen samples of student_train with the highest score."""
     rows = _first(np.flatnonzero(chosen), score)
     found = run.round(run.rounds[-1]).iloc[rows].reset_index(drop=True)
@@ -128,7 +128,7 @@ def _likely(run: Run, names: list[str]) -> Codes:
     return np.sort(np.argpartition(-entropy, most)[:most])
 
 
-def _disagreement(tables: list[ProbTable]) -> Floats:
+def _disagreement(tables: list[ProbTable]) -> Singles:
     """Return [n] the Jensen-Shannon divergence (Lin 1991) of the teachers' annotations, in bits.
 
     It is the entropy of the mean annotation minus the mean of the entropies. Teachers that abstain
@@ -141,7 +141,7 @@ def _disagreement(tables: list[ProbTable]) -> Floats:
         count = speaks.sum(1).clamp_min(1)
         spread = _entropy(probs.sum(1) / count[:, None])
         parts.append(spread - (_entropy(probs) * speaks).sum(1) / count)
-    found: Floats = torch.cat(parts).clamp_min(0).numpy()
+    found: Singles = torch.cat(parts).clamp_min(0).numpy()
     found[found < 1e-4] = 0  # rounding
     return found
 
@@ -179,9 +179,9 @@ def _measured(run: Run) -> pd.DataFrame:
     )
 
 
-def _first(rows: Codes, score: Floats) -> Codes:
-    """Return the `MOST` rows with the highest score; ties keep their order."""
-    found: Codes = rows[np.argsort(-score[rows], kind="stable")[:MOST]]
+def _first(rows: Codes, score: Singles) -> Codes:
+    """Return the `MOST_LISTED` rows with the highest score; ties keep their order."""
+    found: Codes = rows[np.argsort(-score[rows], kind="stable")[:MOST_LISTED]]
     return found
 
 
@@ -272,7 +272,7 @@ def _answer(label: Any, confidence: Any) -> str:
     return f"{label}, {words.in_percent(confidence, 0)}\u00a0%"
 
 
-EXAMPLES = Figure(
+EXAMPLES_FIGURE = Figure(
     "examples",
     "Errors and disagreements, sample by sample",
     examples_table,

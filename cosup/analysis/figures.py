@@ -1,6 +1,6 @@
-"""The contents of the page: its sections and figures, in order.
+"""The contents of the page: its chapters and figures, in order.
 
-`SECTIONS` is the only list of figures. The page, the tables of `tables(run)`, the written files and
+`CHAPTERS` is the only list of figures. The page, the tables of `tables(run)`, the written files and
 the terminal's report all follow it.
 """
 
@@ -10,55 +10,55 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosup.analysis.domains import CLASSES, DOMAINS, SUPERVISION_DOMAINS
-from cosup.analysis.examples import EXAMPLES
+from cosup.analysis.domains import CLASSES_FIGURE, DOMAINS_FIGURE, SUPERVISION_DOMAINS_FIGURE
+from cosup.analysis.examples import EXAMPLES_FIGURE
 from cosup.analysis.figure import Figure, Unavailable
-from cosup.analysis.filters import FILTERS
+from cosup.analysis.filters import FILTERS_FIGURE
 from cosup.analysis.records import Run
-from cosup.analysis.results import OVERVIEW
-from cosup.analysis.rounds import LOAD, ROUNDS
-from cosup.analysis.routing import ASSIGNMENT, FLOW
-from cosup.analysis.student import CALIBRATION, CONFUSION, STUDENT_TEACHERS
-from cosup.analysis.teachers import ANNOTATION_ACCURACY, TEACHERS
-from cosup.analysis.training import COST, WEIGHTS
+from cosup.analysis.results import OVERVIEW_FIGURE
+from cosup.analysis.rounds import LOAD_FIGURE, ROUNDS_FIGURE
+from cosup.analysis.routing import ASSIGNMENT_FIGURE, FLOW_FIGURE
+from cosup.analysis.student import CALIBRATION_FIGURE, CONFUSION_FIGURE, STUDENT_TEACHERS_FIGURE
+from cosup.analysis.teachers import ANNOTATION_ACCURACY_FIGURE, TEACHERS_FIGURE
+from cosup.analysis.training import COST_FIGURE, WEIGHTS_FIGURE
 from cosup.files import write_atomic
 from cosup.layout import TableFile
 
-__all__ = ["FIGURES", "SECTIONS", "TABLES", "Section", "findings", "tables", "write_tables"]
+__all__ = ["CHAPTERS", "FIGURES", "TABLES", "Chapter", "findings", "tables", "write_tables"]
 
 
 @dataclass(frozen=True)
-class Section:
-    """A section of the page."""
+class Chapter:
+    """A chapter of the page: a title and figures."""
 
     id: str
     title: str
     figures: Sequence[Figure] = ()
 
 
-SECTIONS = (
-    Section("verdict", "Verdict", [OVERVIEW]),
-    Section("teachers", "Teachers", [TEACHERS, ANNOTATION_ACCURACY]),
-    Section("routing", "Routing", [ROUNDS, ASSIGNMENT, LOAD, FLOW]),
-    Section("filters", "Filters", [FILTERS]),
-    Section(
+CHAPTERS = (
+    Chapter("verdict", "Verdict", [OVERVIEW_FIGURE]),
+    Chapter("teachers", "Teachers", [TEACHERS_FIGURE, ANNOTATION_ACCURACY_FIGURE]),
+    Chapter("routing", "Routing", [ROUNDS_FIGURE, ASSIGNMENT_FIGURE, LOAD_FIGURE, FLOW_FIGURE]),
+    Chapter("filters", "Filters", [FILTERS_FIGURE]),
+    Chapter(
         "student",
         "Student",
         [
-            DOMAINS,
-            SUPERVISION_DOMAINS,
-            CLASSES,
-            STUDENT_TEACHERS,
-            CONFUSION,
-            CALIBRATION,
-            WEIGHTS,
+            DOMAINS_FIGURE,
+            SUPERVISION_DOMAINS_FIGURE,
+            CLASSES_FIGURE,
+            STUDENT_TEACHERS_FIGURE,
+            CONFUSION_FIGURE,
+            CALIBRATION_FIGURE,
+            WEIGHTS_FIGURE,
         ],
     ),
-    Section("examples", "Examples", [EXAMPLES]),
-    Section("cost", "Cost", [COST]),
-    Section("reproduce", "Config, environment and how to reproduce"),
+    Chapter("examples", "Examples", [EXAMPLES_FIGURE]),
+    Chapter("cost", "Cost", [COST_FIGURE]),
+    Chapter("reproduce", "Config, environment and how to reproduce"),
 )
-FIGURES = {figure.name: figure for section in SECTIONS for figure in section.figures}
+FIGURES = {figure.name: figure for chapter in CHAPTERS for figure in chapter.figures}
 """The figures of the page by name."""
 TABLES = {name: figure.table for name, figure in FIGURES.items()}
 """The function that makes each table; its docstring describes the columns. Shares and accuracies

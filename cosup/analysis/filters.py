@@ -12,7 +12,7 @@ from cosup.analysis.figure import Excerpt, Figure
 from cosup.analysis.records import Run
 from cosup.words import known, listed, percent
 
-__all__ = ["ALL_FILTERS", "FILTERS"]
+__all__ = ["ALL_FILTERS", "FILTERS_FIGURE"]
 
 ALL_FILTERS = "all"
 """The row of the table for all filters together."""
@@ -122,7 +122,7 @@ def _filter_row(row: Row, widest: float, heading: str) -> BarRow:
     )
 
 
-FILTERS = Figure(
+FILTERS_FIGURE = Figure(
     "filters",
     "Annotations rejected by each filter",
     filters_table,

@@ -10,21 +10,21 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cosup.analysis.arrays import Codes, Floats, categories, codes, repeated
+from cosup.analysis.arrays import Codes, Singles, categories, codes, repeated
 from cosup.errors import RunError, UserError
 from cosup.evidence import Scopes, Truth
 from cosup.layout import PREPARED, Layout
 from cosup.probabilities import ProbTable
 from cosup.words import listed
 
-__all__ = ["Answers", "Run", "Teacher", "load_run", "runs_inside"]
+__all__ = ["Answers", "Run", "RunTeacher", "load_run", "runs_inside"]
 
 MOST_RUNS = 20
 """Runs that an error lists before "and N more"."""
 
 
 @dataclass(frozen=True)
-class Teacher:
+class RunTeacher:
     """A teacher of the hierarchy.
 
     classes, domains: its scope, as indices of the run's classes and domains; None: all. steps:
@@ -47,7 +47,7 @@ class Answers:
     """
 
     label: Codes
-    confidence: Floats
+    confidence: Singles
 
     @staticmethod
     def of(table: ProbTable) -> "Answers":
@@ -162,7 +162,7 @@ class Run:
         return [name for name in self.config["controls"] if f"control-{name}" in self.stages]
 
     @cached_property
-    def teachers(self) -> list[Teacher]:
+    def teachers(self) -> list[RunTeacher]:
         """The teachers of the hierarchy, level by level."""
         return [self._teacher(entry["name"]) for entry in self.prepared.get("teachers", [])]
 
@@ -316,12 +316,14 @@ class Run:
     def _split(self, name: str) -> pd.DataFrame:
         return self.samples[self.samples["split"] == name].reset_index(drop=True)
 
-    def _teacher(self, name: str) -> Teacher:
+    def _teacher(self, name: str) -> RunTeacher:
         found = self.files.teachers.record(name).read()
         scope = [
             None if found[key] is None else tuple(found[key]) for key in ("classes", "domains")
         ]
-        return Teacher(name, int(found["level"]), found["kind"], scope[0], scope[1], found["steps"])
+        return RunTeacher(
+            name, int(found["level"]), found["kind"], scope[0], scope[1], found["steps"]
+        )
 
     @cached_property
     def _decisions(self) -> dict[int, pd.DataFrame]:

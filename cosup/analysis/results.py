@@ -18,7 +18,7 @@ from cosup.metrics import mcnemar, pgr, shares
 from cosup.seeds import seed_for
 from cosup.words import listed, percent, plural
 
-__all__ = ["OVERVIEW", "is_significant", "supervision_label"]
+__all__ = ["OVERVIEW_FIGURE", "is_significant", "supervision_label"]
 
 MOST_TEACHERS = 12
 
@@ -158,7 +158,7 @@ def _bounds(table: pd.DataFrame, scale: Scale) -> list[Reference]:
     return lines
 
 
-OVERVIEW = Figure(
+OVERVIEW_FIGURE = Figure(
     "overview",
     "Accuracy under each kind of supervision",
     overview_table,

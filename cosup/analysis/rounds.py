@@ -25,7 +25,7 @@ from cosup.analysis.figure import Excerpt, Figure
 from cosup.analysis.records import Run
 from cosup.words import known, percent, plural
 
-__all__ = ["HARD", "LOAD", "ROUNDS"]
+__all__ = ["HARD", "LOAD_FIGURE", "ROUNDS_FIGURE"]
 
 MEASURES = (
     "assignment_accuracy",
@@ -148,7 +148,7 @@ def _decimals(value: Any) -> str:
     return words.NONE if words.missing(value) else f"{value:.2f}"
 
 
-ROUNDS = Figure(
+ROUNDS_FIGURE = Figure(
     "rounds",
     "Rounds",
     rounds_table,
@@ -263,7 +263,7 @@ def _load_row(row: Any, widest: float, heading: str) -> BarRow:
     )
 
 
-LOAD = Figure(
+LOAD_FIGURE = Figure(
     "load",
     "Load of each teacher",
     load_table,

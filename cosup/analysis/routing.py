@@ -24,7 +24,7 @@ from cosup.analysis.figure import Figure, Unavailable
 from cosup.analysis.records import Run
 from cosup.words import percent, plural
 
-__all__ = ["ASSIGNMENT", "FLOW"]
+__all__ = ["ASSIGNMENT_FIGURE", "FLOW_FIGURE"]
 
 MOST_ROWS, MOST_COLUMNS, MOST_NODES, MOST_ROUNDS = 24, 24, 10, 5
 OTHERS = "others"
@@ -148,7 +148,7 @@ def _sums(part: pd.DataFrame, by: str) -> "pd.Series[float]":
     return sums.set_axis(sums.index.astype(str))
 
 
-ASSIGNMENT = Figure(
+ASSIGNMENT_FIGURE = Figure(
     "assignment",
     "Assignment of samples to teachers",
     assignment_table,
@@ -319,7 +319,7 @@ def _ribbon(start: tuple[float, float, float], end: tuple[float, float, float]) 
     )
 
 
-FLOW = Figure(
+FLOW_FIGURE = Figure(
     "flow",
     "Flow of samples between teachers from round to round",
     flow_table,

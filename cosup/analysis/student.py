@@ -35,11 +35,11 @@ from cosup.analysis.figure import Excerpt, Figure, require_rounds
 from cosup.analysis.records import Run
 from cosup.words import percent, points
 
-__all__ = ["CALIBRATION", "CONFUSION", "STUDENT_TEACHERS"]
+__all__ = ["CALIBRATION_FIGURE", "CONFUSION_FIGURE", "STUDENT_TEACHERS_FIGURE"]
 
 BINS = 15
 PLACES = ("all", "inside", "outside")
-MOST_TEACHERS, MOST_CLASSES, MOST_PAIRS, MOST_PANELS = 16, 20, 20, 4
+MOST_TEACHERS, MOST_CLASSES, MOST_ERRORS, MOST_PANELS = 16, 20, 20, 4
 FEWEST = 5
 """Samples that a bin must have for its accuracy to be drawn."""
 AXIS = Axis([(0.0, "0"), (0.5, "50"), (1.0, "100")], "confidence, %")
@@ -136,7 +136,7 @@ def _teacher_row(row: Row, heading: str) -> BarRow:
     return BarRow(str(row["teacher"]), segments, agreement, samples, heading=heading)
 
 
-STUDENT_TEACHERS = Figure(
+STUDENT_TEACHERS_FIGURE = Figure(
     "student_teachers",
     "Student and teachers on the same samples",
     student_teachers_table,
@@ -215,7 +215,7 @@ def _confusion_cell(
 
 def _most_confused(table: pd.DataFrame, totals: "pd.Series[int]") -> Bars:
     errors = table[table["true"].astype(str) != table["predicted"].astype(str)]
-    worst = errors.nlargest(MOST_PAIRS, "samples")
+    worst = errors.nlargest(MOST_ERRORS, "samples")
     widest = float(worst["samples"].max()) if len(worst) else 1.0
     rows = []
     for row in rows_of(worst):
@@ -233,7 +233,7 @@ def _most_confused(table: pd.DataFrame, totals: "pd.Series[int]") -> Bars:
     return Bars(rows, "samples", "of the true class, %", left_out=f"{text} The table lists all.")
 
 
-CONFUSION = Figure(
+CONFUSION_FIGURE = Figure(
     "confusion",
     "Confusion matrix of the student, %",
     confusion_table,
@@ -331,7 +331,7 @@ def _reliability(name: str, part: pd.DataFrame) -> Panel:
     return Panel(title, AXIS, vertical, [diagonal, Curve(name, "student", curve)], bars, note)
 
 
-CALIBRATION = Figure(
+CALIBRATION_FIGURE = Figure(
     "calibration",
     "Calibration",
     calibration_table,

@@ -23,10 +23,10 @@ from cosup.analysis.arrays import (
 from cosup.analysis.decisions import all_decisions
 from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_labels, require_samples
-from cosup.analysis.records import Run, Teacher
+from cosup.analysis.records import Run, RunTeacher
 from cosup.words import percent
 
-__all__ = ["ANNOTATION_ACCURACY", "TEACHERS", "scope_in_words"]
+__all__ = ["ANNOTATION_ACCURACY_FIGURE", "TEACHERS_FIGURE", "scope_in_words"]
 
 MOST_TREE, MOST_SCOPE, MOST_TEACHERS, MOST_CLASSES = 40, 36, 24, 24
 ENOUGH = 10
@@ -72,7 +72,7 @@ def teachers_table(run: Run) -> pd.DataFrame:
     return table
 
 
-def _parent(teacher: Teacher, run: Run) -> str | None:
+def _parent(teacher: RunTeacher, run: Run) -> str | None:
     """Return the narrowest teacher of the level above whose scope contains this one's."""
     above = [other for other in run.teachers if other.level == teacher.level - 1]
     holding = [
@@ -90,7 +90,7 @@ def _within(part: Sequence[int] | None, whole: Sequence[int] | None) -> bool:
     return whole is None or (part is not None and set(part) <= set(whole))
 
 
-def scope_in_words(teacher: Teacher, classes: list[str], domains: list[str]) -> str:
+def scope_in_words(teacher: RunTeacher, classes: list[str], domains: list[str]) -> str:
     """Return a scope in words: `all`, `domain rot30`, `classes 0-4; domains photo and sketch`."""
     parts = []
     for indices, names, kind in (
@@ -189,7 +189,7 @@ def _as_tree(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[[index for index, _ in order]].assign(depth=[depth for _, depth in order])
 
 
-TEACHERS = Figure(
+TEACHERS_FIGURE = Figure(
     "teachers",
     "The hierarchy of teachers, inside and outside their scopes",
     teachers_table,
@@ -302,7 +302,7 @@ def _accuracy_cell(row: Row | None, teacher: str, name: str) -> Cell:
     return Cell(float(row["accuracy"]), words.in_percent(row["accuracy"], 0), tooltip)
 
 
-ANNOTATION_ACCURACY = Figure(
+ANNOTATION_ACCURACY_FIGURE = Figure(
     "annotation_accuracy",
     "Accuracy of the annotations by teacher and class, %",
     annotation_accuracy_table,

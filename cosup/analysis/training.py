@@ -12,7 +12,7 @@ from cosup.analysis.figure import Excerpt, Figure, Unavailable
 from cosup.analysis.records import Run
 from cosup.words import duration, known, percent
 
-__all__ = ["COST", "WEIGHTS"]
+__all__ = ["COST_FIGURE", "WEIGHTS_FIGURE"]
 
 PREPARING = ("data", "features", "teachers", "annotate")
 CHOICE = "choose-loss"
@@ -91,7 +91,7 @@ def _curves(name: str, part: pd.DataFrame, rounds: list[int]) -> Panel:
     return Panel(name.replace("_", " "), x.axis("step"), y.axis(), curves, note=note)
 
 
-WEIGHTS = Figure(
+WEIGHTS_FIGURE = Figure(
     "weights", "Training of the student", weights_table, weights_sentence, draw_weights
 )
 
@@ -205,7 +205,7 @@ def draw_cost(table: pd.DataFrame) -> list[View]:
     return [Bars(rows, "seconds", "images per second")]
 
 
-COST = Figure(
+COST_FIGURE = Figure(
     "cost",
     "Seconds by stage",
     cost_table,

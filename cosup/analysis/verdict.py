@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-import pandas as pd
-
-from cosup.analysis.arrays import Row, row_at, rows_of
+from cosup.analysis.arrays import Row, Tables, row_at, rows_of
 from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
@@ -13,7 +11,6 @@ from cosup.words import known, listed, percent, points, span
 
 __all__ = ["verdict"]
 
-Tables = Mapping[str, pd.DataFrame]
 Rows = Mapping[tuple[str, str], Row]
 """Rows of the overview by (kind, who)."""
 

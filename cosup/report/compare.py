@@ -1,6 +1,6 @@
 """The comparison of runs: one HTML file without external resources, and its tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from cosup import words
 from cosup.analysis import Run, write_tables
-from cosup.analysis.arrays import rows_of
+from cosup.analysis.arrays import Tables, rows_of
 from cosup.analysis.comparison import compare, labels, runs_to_compare
 from cosup.errors import UserError
 from cosup.files import write_atomic
@@ -29,9 +29,8 @@ from cosup.report.render import TableView, render, table_view
 
 __all__ = ["compare_runs", "write_comparison"]
 
-Tables = Mapping[str, pd.DataFrame]
 
-MADE_BY = b"cosup comparison</title>"
+COMPARISON_MARK = b"cosup comparison</title>"
 """Marks a page that cosup wrote and may overwrite."""
 MOST_SENTENCES = 10
 
@@ -194,7 +193,7 @@ def _shown(name: str, table: pd.DataFrame) -> pd.DataFrame:
 def _check_output(output: Path) -> None:
     if output.is_dir():
         problem = "is a directory; give a file such as comparison.html in it"
-    elif output.exists() and MADE_BY not in output.read_bytes()[:20_000]:
+    elif output.exists() and COMPARISON_MARK not in output.read_bytes()[:20_000]:
         problem = "exists and is not a comparison; choose another name"
     else:
         return

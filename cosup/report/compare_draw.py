@@ -24,7 +24,7 @@ from cosup.analysis.drawing import (
 )
 from cosup.report.compare_text import is_different
 
-MOST_PAIRS = 36
+MOST_DRAWN = 36
 MOST_NAMES = 40
 MOST_CURVES = 8
 MOST_PANELS = 12
@@ -68,7 +68,7 @@ def draw_runs(table: pd.DataFrame) -> Dots:
 
 def draw_pairs(table: pd.DataFrame) -> Dots:
     """Draw the difference of each pair with its paired interval; the line marks no difference."""
-    shown, left_out = _first(table, MOST_PAIRS)
+    shown, left_out = _first(table, MOST_DRAWN)
     bounds = pd.concat([shown[name] for name in ("low", "high", "difference")])
     scale = Scale.of_numbers([0.0, *(100 * bounds)])
     rows = []
@@ -102,7 +102,7 @@ def draw_pairs(table: pd.DataFrame) -> Dots:
 
 def draw_answers(table: pd.DataFrame) -> Bars:
     """Draw the share of samples on which both, one or neither of a pair is correct."""
-    shown, left_out = _first(table, MOST_PAIRS)
+    shown, left_out = _first(table, MOST_DRAWN)
     parts = (
         ("both_right", "both", "both correct"),
         ("first_only", "gain", "only the first correct"),

@@ -15,18 +15,18 @@ from cosup.analysis.comparison import labels
 from cosup.report.terminal import runs_by_domain
 
 MOST_SETTINGS = 20
-MOST_PAIRS = 20
+MOST_PRINTED = 20
 
 
 def comparison_text(runs: Sequence[Run], tables: Mapping[str, pd.DataFrame]) -> RenderableType:
     """Return the runs, the settings that differ, and a sentence for each pair."""
     pairs = rows_of(tables["pairs"])
     samples = len(runs[0].test)
-    lines = [pair_sentence(pair, len(pairs)) for pair in pairs[:MOST_PAIRS]]
+    lines = [pair_sentence(pair, len(pairs)) for pair in pairs[:MOST_PRINTED]]
     if len(pairs) == 1 and (sentence := pgr_sentence(pairs[0])):
         lines.append(sentence)
-    if len(pairs) > MOST_PAIRS:
-        lines.append(f"The page lists {len(pairs) - MOST_PAIRS} more pairs.")
+    if len(pairs) > MOST_PRINTED:
+        lines.append(f"The page lists {len(pairs) - MOST_PRINTED} more pairs.")
     lines.append(flipped_sentence(tables["flipped"], samples, len(runs)))
     return Group(
         _runs(tables["runs"], runs[0].summary["measured"], samples),

@@ -122,7 +122,7 @@ def _pgr(run: Run, table: pd.DataFrame) -> Number | None:
 
 
 @dataclass(frozen=True)
-class Block:
+class TextBlock:
     """Text, a table of facts, or code under a title. open: shown without a click."""
 
     title: str
@@ -132,12 +132,12 @@ class Block:
     open: bool = False
 
 
-def make_blocks(run: Run) -> list[Block]:
+def make_blocks(run: Run) -> list[TextBlock]:
     """Make the blocks with commands, environment and config."""
     return [_commands(run), _environment(run), _config(run)]
 
 
-def _commands(run: Run) -> Block:
+def _commands(run: Run) -> TextBlock:
     environment = run.environment
     text = [
         "The same config, seed, machine and number of threads give the same numbers. With another "
@@ -160,17 +160,17 @@ def _commands(run: Run) -> Block:
     if not run.finished:
         lines.append("# or resume it:")
         lines.append(f"cosup run {config} --output {shlex.quote(directory)} --resume")
-    return Block("Reproduce the run", text, code="\n".join(lines), open=True)
+    return TextBlock("Reproduce the run", text, code="\n".join(lines), open=True)
 
 
-def _environment(run: Run) -> Block:
+def _environment(run: Run) -> TextBlock:
     environment = run.environment
     facts = [(name, value) for name, value in _flat(environment) if name not in _PRIVATE]
     peak = run.summary.get("peak_rss_mb")
     if peak is not None:
         facts.insert(0, ("peak memory", f"{words.number(peak)} MiB"))
     text = [] if facts else ["The environment of the run was not recorded."]
-    return Block("Environment", text, facts)
+    return TextBlock("Environment", text, facts)
 
 
 _PRIVATE = ("working_directory", "command")
@@ -187,7 +187,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
             yield f"{above}{name}", str(value)
 
 
-def _config(run: Run) -> Block:
+def _config(run: Run) -> TextBlock:
     text = ["The resolved config, including defaults."]
     code = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-    return Block("Config", text, code=code.rstrip())
+    return TextBlock("Config", text, code=code.rstrip())

@@ -12,12 +12,12 @@ from rich.console import RenderableType
 from cosup.analysis import Run, findings, load_run, runs_inside, tables, verdict, write_tables
 from cosup.analysis.drawing import Example, Gallery, View
 from cosup.analysis.figure import Figure
-from cosup.analysis.figures import SECTIONS, Section
+from cosup.analysis.figures import CHAPTERS, Chapter
 from cosup.errors import UserError
 from cosup.files import write_atomic
 from cosup.layout import Layout
 from cosup.remote import is_uri
-from cosup.report.masthead import Block, make_blocks, make_head
+from cosup.report.masthead import TextBlock, make_blocks, make_head
 from cosup.report.render import TableView, render, table_view
 from cosup.report.terminal import report_text
 
@@ -25,7 +25,7 @@ __all__ = ["PageFigure", "PageSection", "report_runs", "write_report"]
 
 log = logging.getLogger(__name__)
 
-TABLES = "tables"
+TABLE_FOLDER = "tables"
 NO_PICTURES = "The pictures are not shown: the run has no report/thumbnails.parquet."
 
 
@@ -50,7 +50,7 @@ class PageSection:
     title: str
     text: Sequence[str] = ()
     figures: Sequence[PageFigure] = ()
-    blocks: Sequence[Block] = ()
+    blocks: Sequence[TextBlock] = ()
     table: TableView | None = None
 
 
@@ -74,7 +74,7 @@ def write_report(run: Run, output: Path | None = None) -> Path:
     path = output or run.files.page
     made = tables(run)
     page = page_html(run, made)
-    write_tables(made, path.parent / TABLES)
+    write_tables(made, path.parent / TABLE_FOLDER)
     write_atomic(path, page.encode("utf-8"))
     log.info("report of %s: %s", run.name, path)
     return path
@@ -83,20 +83,20 @@ def write_report(run: Run, output: Path | None = None) -> Path:
 def page_html(run: Run, made: Mapping[str, pd.DataFrame]) -> str:
     """Render the page of a run from its tables."""
     contents = Contents(run, made, findings(run, made))
-    sections = [_section(section, contents) for section in SECTIONS]
+    sections = [_section(chapter, contents) for chapter in CHAPTERS]
     return render("report.html.j2", head=make_head(run, made), sections=sections)
 
 
-def _section(section: Section, contents: Contents) -> PageSection:
+def _section(chapter: Chapter, contents: Contents) -> PageSection:
     run, text = contents.run, []
-    if section.id == "verdict":
+    if chapter.id == "verdict":
         text = verdict(run, contents.tables)[bool(run.missing) :]  # the page begins with the first
     return PageSection(
-        section.id,
-        section.title,
+        chapter.id,
+        chapter.title,
         text,
-        [_figure(figure, contents) for figure in section.figures],
-        make_blocks(run) if section.id == "reproduce" else [],
+        [_figure(figure, contents) for figure in chapter.figures],
+        make_blocks(run) if chapter.id == "reproduce" else [],
     )
 
 
@@ -114,7 +114,7 @@ def _figure(figure: Figure, contents: Contents) -> PageFigure:
         contents.findings.get(figure.name, ""),
         views,
         NO_PICTURES if pictured and not run.thumbnails else figure.about,
-        table_view(table, figure.title, f"{TABLES}/{figure.name}"),
+        table_view(table, figure.title, f"{TABLE_FOLDER}/{figure.name}"),
     )
 
 
@@ -134,7 +134,7 @@ def _with_picture(example: Example, thumbnails: Mapping[str, bytes]) -> Example:
     )
 
 
-MADE_BY = b'<meta name="generator" content="cosup'
+REPORT_MARK = b'<meta name="generator" content="cosup'
 """Marks a page that cosup wrote and may overwrite."""
 
 
@@ -171,7 +171,7 @@ def _check_output(output: Path, runs: Sequence[Run], text: bool) -> None:
         raise UserError(f"takes the report of one run; {len(runs)} are given", key=("--output",))
     if output.is_dir():
         problem = f"is a directory; give a file such as {Layout(output).page.name} in it"
-    elif output.exists() and MADE_BY not in output.read_bytes()[:2000]:
+    elif output.exists() and REPORT_MARK not in output.read_bytes()[:2000]:
         problem = "exists and is not a report; choose another name"
     else:
         return

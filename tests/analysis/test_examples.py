@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
 
 from cosup.analysis import load_run, tables
-from cosup.analysis.examples import MOST, _disagreement
+from cosup.analysis.examples import MOST_LISTED, _disagreement
 from cosup.probabilities import ProbTable
 
 
@@ -28,7 +28,7 @@ def test_rejected_though_right_and_kept_though_wrong(path: Path) -> None:
         ]
         chosen.sort(key=lambda row: -row["annotation_confidence"])
         part = table[table["kind"] == kind]
-        assert part["sample_id"].tolist() == [row["sample_id"] for row in chosen[:MOST]]
+        assert part["sample_id"].tolist() == [row["sample_id"] for row in chosen[:MOST_LISTED]]
         assert part["rank"].tolist() == list(range(1, len(part) + 1))
         assert part["score"].tolist() == part["annotation_confidence"].tolist()
         for shown, row in zip(part.to_dict("records"), chosen, strict=False):
@@ -45,8 +45,8 @@ def test_what_the_student_gets_wrong(path: Path) -> None:
     wrong = [n for n, label in enumerate(labels) if label != test["answer"][n]]
     wrong.sort(key=lambda place: -np.float32(confidence[place]))
     part = table[table["kind"] == "student_wrong"].reset_index(drop=True)
-    np.testing.assert_allclose(part["score"], confidence[wrong[:MOST]], atol=1e-6)
-    assert set(part["sample_id"][:5]) <= set(test["sample_id"][wrong[: MOST + 5]])
+    np.testing.assert_allclose(part["score"], confidence[wrong[:MOST_LISTED]], atol=1e-6)
+    assert set(part["sample_id"][:5]) <= set(test["sample_id"][wrong[: MOST_LISTED + 5]])
     assert part["teacher"].isna().all()
     assert set(part["split"]) == {"test"}
 
@@ -73,7 +73,7 @@ def test_contested_against_scipy(made: Path) -> None:
     for place, (one, two) in enumerate(zip(*probs, strict=True)):
         if one.sum() and two.sum():  # SciPy's is the square root
             expected[ids[place]] = jensenshannon(one, two, base=2) ** 2
-    best = sorted(expected.values(), reverse=True)[:MOST]
+    best = sorted(expected.values(), reverse=True)[:MOST_LISTED]
     np.testing.assert_allclose(part["score"], best, atol=2e-3)
     for row in part.to_dict("records"):
         assert row["score"] == pytest.approx(expected[row["sample_id"]], abs=2e-3)
@@ -90,7 +90,7 @@ def test_the_most_contested_of_many_are_found(tmp_path: Path) -> None:
     part = part[part["kind"] == "contested"]
     names = run.stages["round-2"]["teachers"]
     score = pd.Series(_disagreement([run.annotations(name) for name in names]))
-    best = score.sort_values(ascending=False).to_numpy()[:MOST]
+    best = score.sort_values(ascending=False).to_numpy()[:MOST_LISTED]
     np.testing.assert_allclose(part["score"], best, rtol=0.01)
 
 

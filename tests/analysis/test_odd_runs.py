@@ -10,7 +10,7 @@ from helpers.made_run import Shape, make_run
 
 from cosup.analysis import TABLES, findings, load_run, tables, verdict, write_tables
 from cosup.analysis.arrays import count_groups
-from cosup.analysis.records import Teacher
+from cosup.analysis.records import RunTeacher
 from cosup.analysis.teachers import scope_in_words
 
 
@@ -135,7 +135,7 @@ def test_tables_are_written_and_read_back(made: Path, tmp_path: Path) -> None:
 def test_scopes_in_words(
     classes: tuple[int, ...] | None, domains: tuple[int, ...] | None, words: str
 ) -> None:
-    teacher = Teacher("one", 0, "linear_pixels", classes, domains, 1)
+    teacher = RunTeacher("one", 0, "linear_pixels", classes, domains, 1)
     assert scope_in_words(teacher, [str(n) for n in range(8)], ["photo", "sketch"]) == words
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cosup.analysis import Run, findings, load_run, tables, verdict
-from cosup.analysis.domains import MEAN, SUPERVISION_DOMAINS
+from cosup.analysis.domains import MEAN, SUPERVISION_DOMAINS_FIGURE
 from cosup.analysis.results import is_significant
 from cosup.words import listed, percent, plural, points, span
 
@@ -151,7 +151,7 @@ def grid(**rows: tuple[str, float, float, float]) -> pd.DataFrame:
 
 
 def sentence(run: Run, table: pd.DataFrame) -> str:
-    return SUPERVISION_DOMAINS.sentence(run, table)
+    return SUPERVISION_DOMAINS_FIGURE.sentence(run, table)
 
 
 def test_the_sentence(made: Path) -> None:
