@@ -1,25 +1,29 @@
-"""Which teacher a round sent which samples to: a picture for TensorBoard."""
+"""Draw the assignment of a round as a picture for TensorBoard: teachers by domains or classes."""
 
 import io
 import textwrap
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from cosup.analysis.rounds import HARD
 
 MOST = 40
-"""Teachers, and domains or classes, that a picture can hold."""
+"""Maximum number of teachers, and of domains or classes, in a picture."""
 ROWS = "assigned_teacher"
 COLUMNS = [ROWS, "assignment_weight", "domain", "true_label", "annotation"]
-"""What is read of a decisions table."""
+"""Columns of a decisions table that the picture needs."""
 WORDS = {"domain": "domain", "true_label": "true class", "annotation": "annotated class"}
-DPI = 110
+
+CELL = (46, 33)
+MARGIN = 12
+FONT_SIZE = 12
+LONGEST = 28
+"""Maximum number of characters of a name."""
+BLUE = np.array([8, 48, 107])
 
 
 @dataclass(frozen=True)
@@ -32,26 +36,30 @@ class Picture:
 
 
 def routes_picture(decisions: pd.DataFrame, title: str) -> Picture:
-    """A map of one round's assignment (its decisions table), for TensorBoard."""
-    share = routes(decisions)[1]
-    rows, columns = (min(size, MOST) for size in share.shape)
-    size = (3.4 + 0.42 * columns, 1.8 + 0.3 * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw_routes(figure.subplots(), decisions, title, width=int(9 * size[0]))
+    """Draw which teacher the samples of a round were assigned to, from its decisions table.
+
+    A row per teacher and a column per domain or class; of many, those with the most samples.
+    """
+    by, share = routes(decisions)
+    teachers = _largest(share.index, decisions[ROWS])
+    names = _largest(share.columns, decisions[by])
+    cut = len(teachers) < len(share.index) or len(names) < len(share.columns)
+    # Of a soft assignment, the teacher with the most weight is counted.
+    soft = bool((decisions["assignment_weight"] < HARD).any())
+    sent = "with this teacher as the most weighted" if soft else "assigned to each teacher"
+    more = f" (the {MOST} with the most samples)" if cut else ""
+    heading = f"share of each {WORDS[by]}{more} {sent}, {title}"
+    image = _draw(share.loc[teachers, names].to_numpy(float), teachers, names, heading)
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # a script that the font lacks is drawn as boxes
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(buffer, dpi=DPI, format="png")
-    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
-    return Picture(buffer.getvalue(), width, height)
+    image.save(buffer, format="png")
+    return Picture(buffer.getvalue(), *image.size)
 
 
 def routes(decisions: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """By what samples are told apart, and the share [teachers, names] of each that a teacher got.
+    """Return the column that groups the samples, and the share [teachers, names] per teacher.
 
-    By domain where there are several, else by true class, or, where that is unknown, by the class
-    that was annotated. A column sums to 1, or to nan for a name without samples.
+    Samples are grouped by domain if there are several, else by true class, or by annotated class if
+    no true class is known. A column of the table sums to 1; it is nan for a name without samples.
     """
     by = "domain" if decisions["domain"].nunique() > 1 else "true_label"
     if not decisions[by].notna().any():
@@ -66,40 +74,65 @@ def routes(decisions: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     return by, pd.DataFrame(share, teachers.categories, names.categories)
 
 
-def draw_routes(axes: Axes, decisions: pd.DataFrame, title: str, width: int = 80) -> None:
-    """Draw the map: a row per teacher, a column per name; of many, those with the most samples.
+def _draw(
+    share: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
+    teachers: Sequence[str],
+    names: Sequence[str],
+    heading: str,
+) -> Image.Image:
+    """Draw shares [teachers, names] as a grid of cells with both names and a heading."""
+    font = ImageFont.load_default(FONT_SIZE)
+    rows, columns = [_short(name) for name in teachers], [_short(name) for name in names]
+    left = 2 * MARGIN + _longest(rows, font)
+    top_of_names = _longest(columns, font)
+    grid = (CELL[0] * len(columns), CELL[1] * len(rows))
+    width = max(left + grid[0] + MARGIN, 420)
+    lines = textwrap.wrap(heading, int(width / (0.55 * FONT_SIZE)))
+    top = MARGIN + len(lines) * (FONT_SIZE + 4) + MARGIN
+    image = Image.new("RGB", (width, top + grid[1] + top_of_names + 2 * MARGIN), "white")
+    draw = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN + number * (FONT_SIZE + 4)), line, "black", font)
+    for row, name in enumerate(rows):
+        middle = top + CELL[1] * row + CELL[1] // 2
+        draw.text((left - MARGIN, middle), name, "black", font, anchor="rm")
+        for column, value in enumerate(share[row]):
+            corner = (left + CELL[0] * column, top + CELL[1] * row)
+            _draw_cell(draw, corner, value, font if share.size <= 80 else None)
+    for column, name in enumerate(columns):
+        text = Image.new("L", (top_of_names + 2, FONT_SIZE + 6), 0)
+        ImageDraw.Draw(text).text((0, 0), name, 255, font)
+        turned = text.rotate(-90, expand=True)
+        place = (
+            left + CELL[0] * column + (CELL[0] - turned.width) // 2,
+            top + grid[1] + MARGIN // 2,
+        )
+        image.paste("black", place, turned)
+    return image
 
-    title: which round it is; the whole title has lines of at most `width` characters.
-    """
-    by, share = routes(decisions)
-    teachers = _largest(share.index, decisions[ROWS])
-    names = _largest(share.columns, decisions[by])
-    cut = len(teachers) < len(share.index) or len(names) < len(share.columns)
-    share = share.loc[teachers, names]
-    axes.imshow(share.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(names)), [_short(name) for name in names], fontsize=8)
-    axes.set_yticks(range(len(teachers)), [_short(name) for name in teachers], fontsize=8)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)  # a dollar sign in a name is a dollar sign
-    if len(names) > 6:
-        for label in axes.get_xticklabels():
-            label.set(rotation=60, ha="right", rotation_mode="anchor")
-    if share.size <= 80:
-        for (row, column), value in np.ndenumerate(share.to_numpy()):
-            colour = "white" if value > 0.5 else "black"
-            text = f"{value:.2f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    more = f" (the {MOST} with the most samples)" if cut else ""
-    axes.set_xlabel(WORDS[by] + more, fontsize=8)
-    # A soft assignment is shown by the teacher with the most weight, and says so.
-    soft = bool((decisions["assignment_weight"] < HARD).any())
-    sent = "whose most weighted teacher is this" if soft else "sent to each teacher"
-    text = f"share of each {WORDS[by]} {sent}, {title}"
-    axes.set_title(textwrap.fill(text, width), fontsize=9, loc="left")
+
+def _draw_cell(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    value: float,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None,
+) -> None:
+    """Fill a cell, the darker the larger its share; write the share if there is a font."""
+    known = 0.0 if np.isnan(value) else float(value)
+    red, green, blue = (255 + (BLUE - 255) * known).astype(int).tolist()
+    x, y = corner
+    draw.rectangle((x, y, x + CELL[0] - 2, y + CELL[1] - 2), (red, green, blue))
+    if font is not None:
+        middle = (x + CELL[0] // 2, y + CELL[1] // 2)
+        draw.text(middle, f"{value:.2f}", "white" if known > 0.5 else "black", font, anchor="mm")
+
+
+def _longest(names: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return max((int(font.getlength(name)) for name in names), default=0)
 
 
 def _largest(names: pd.Index, of: "pd.Series[str]") -> list[str]:
-    """At most `MOST` of the names, in their own order."""
+    """Return at most `MOST` names, those with the most samples, in their own order."""
     if len(names) <= MOST:
         return list(names)
     most = set(of.value_counts().index[:MOST])
@@ -108,4 +141,4 @@ def _largest(names: pd.Index, of: "pd.Series[str]") -> list[str]:
 
 def _short(name: object) -> str:
     text = str(name)
-    return text if len(text) <= 28 else f"{text[:18]}…{text[-9:]}"
+    return text if len(text) <= LONGEST else f"{text[:18]}…{text[-9:]}"

@@ -1,4 +1,4 @@
-"""Runs: an experiment from its config to its summary, resumable. Import from the files: torch,
+"""Run experiments, from a config to a summary. Modules are imported when they are used, as torch,
 timm and pandas are slow to load."""
 
 from pathlib import Path
@@ -21,11 +21,10 @@ def run_config(
     overwrite: bool = False,
     backend: "Backend | None" = None,
 ) -> dict[str, Any]:
-    """Run a config, once or for each of `run.seeds` and of `rounds.losses`; the content of
-    `summary.json`.
+    """Run a config, once or for each of `run.seeds` and of `rounds.losses`.
 
-    backend: who computes; None is this process. `cosup.cluster.run_config` takes the one that
-    `execution.backend` names. Raises `UserError` and `RunError` as `run_one` does.
+    Returns the content of `summary.json`. backend: what computes; None is this process.
+    `cosup.cluster.run_config` uses the one that `execution.backend` names. Raises as `run_one`.
     """
     if backend is None and config.execution.backend != "local":
         raise UserError(
@@ -43,9 +42,8 @@ def run_config(
 
 
 def describe_run(summary: dict[str, Any], directory: Path | Place) -> RenderableType:
-    """What a finished run prints."""
-    from cosup.runs.ablation import ablation_table
-    from cosup.runs.summary import summary_table
+    """Return the table that a finished run prints."""
+    from cosup.runs.tables import ablation_table, summary_table
 
     if "losses" in summary:
         return ablation_table(summary, directory)
@@ -53,7 +51,7 @@ def describe_run(summary: dict[str, Any], directory: Path | Place) -> Renderable
 
 
 def plan_config(config: Config) -> RenderableType:
-    """What a run would do, as a table."""
+    """Return what a run would do, as a table."""
     from cosup.runs.plan import plan
 
     return plan(config)

@@ -1,18 +1,25 @@
-"""The losses of a run: those that it chooses from on validation, and those of an ablation.
+"""The losses of a run: those that it chooses from, those of an ablation, and what these share.
 
 `adaptive_confidence` with the weight `best_constant` (METHODS.md section 2, the ablation of the
 adaptive weight) stands for one loss per constant. A run takes the one that does best on its
 validation split (`cosup.runs.choose_loss`).
 """
 
+import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cosup.config.schema import Config, Losses
+from cosup.controls import CONTROLS
 from cosup.data.table import ImageData
 from cosup.errors import UserError
+from cosup.files import TEMPORARY, disk_errors, write_atomic
+from cosup.layout import PENDING, Layout
+from cosup.runs.directory import RunDirectory
 from cosup.sections import Choice
 from cosup.settings.losses import LossSettings
 from cosup.validation import setting_names
@@ -101,3 +108,40 @@ def _setting_text(key: str, value: Any) -> str:
 def _folder_text(text: str) -> str:
     """Replace the characters that the name of a folder cannot have."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")
+
+
+STAGES = ("teachers", "annotate", "features")
+SHARED = tuple(control.name for control in CONTROLS.values() if not control.uses_run_loss)
+"""Controls that do not depend on the run's loss."""
+
+
+def take_over(source: Path, run: RunDirectory) -> None:
+    """Give a run what a finished run of the same seed and another loss has in common with it.
+
+    These are the teachers, the annotations, the controls that no loss changes, and the records of
+    those stages with their seconds. Existing files stay. Files are hard links if the file system
+    has them, which is safe as no file of a run is changed in place, and copies otherwise.
+    """
+    files = Layout(source)
+    for folder in (files.teachers.folder, files.annotations.folder):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.endswith((TEMPORARY, PENDING)):
+                _link(path, run.path / path.relative_to(source))
+    # A record is written after its files: if it exists, they do.
+    for name in SHARED:
+        if files.control(name).exists():
+            _link(files.control(name).path, run.files.control(name).path)
+    for stage in (*STAGES, *(f"control-{name}" for name in SHARED)):
+        if files.stage(stage).exists():
+            _link(files.stage(stage).path, run.files.stage(stage).path)
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # no hard links here
+            write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))

@@ -19,11 +19,11 @@ from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
+from cosup.runs.losses import take_over
 from cosup.runs.paired import keep_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import describe_environment, write_samples, write_thumbnails
-from cosup.runs.reuse import take_over
 from cosup.runs.stages import finish_controls, finish_rounds
 from cosup.runs.summary import (
     Numbers,

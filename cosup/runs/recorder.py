@@ -1,14 +1,10 @@
-"""`metrics.jsonl`: the scalars of a run over steps, a line each.
+"""Record the scalars of a run in `metrics.jsonl` and, with pictures and settings, for TensorBoard.
 
-Event files for `tensorboard --logdir`: scalars, pictures, and hyperparameters.
-
-Written here, and not by torch's SummaryWriter: its thread shows a full disk as a traceback. The
-summaries of the HParams plugin are those that torch.utils.tensorboard.summary.hparams builds, but
-for the `Experiment`: TensorBoard reads that of one run alone, and without it finds by itself which
-settings of the runs in a folder differ.
-
-What a run records while it goes: scalars over steps, in `metrics.jsonl` and for TensorBoard,
-and for TensorBoard alone a picture of each round's assignment, the settings and what they led to.
+The event file is written with TensorBoard's own messages and `RecordWriter`, not with its
+`SummaryWriter`: that one writes in a thread, which prints a traceback when the disk is full, while
+the run goes on. The messages of the HParams plugin are those of
+`torch.utils.tensorboard.summary.hparams` without `Experiment`: TensorBoard reads that of a single
+run, and without it finds the settings in which runs differ.
 """
 
 import json
@@ -56,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scalar:
-    """One number: what it is, at which step, and when it was recorded (Unix seconds)."""
+    """A number with its tag, step and time (Unix seconds)."""
 
     tag: str
     value: float
@@ -65,7 +61,7 @@ class Scalar:
 
 
 class Writer(Protocol):
-    """Takes scalars; `close` makes them durable."""
+    """Writes scalars; `close` makes them durable."""
 
     def write(self, scalar: Scalar) -> None: ...
 
@@ -73,7 +69,7 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """A JSON object per line, flushed line by line; a value that isn't finite is null."""
+    """Writes a JSON object per line, each at once; a value that is not finite is null."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,7 +89,7 @@ class JsonLines:
 
 
 def earlier_scalars(metrics: LinesFile) -> list[Scalar]:
-    """The scalars of an earlier process; a line that was cut by a kill is removed."""
+    """Return the scalars of an earlier process; a line that was cut by a kill is removed."""
     if not metrics.exists():
         return []
     metrics.repair()
@@ -112,12 +108,12 @@ Setting = bool | int | float | str
 
 EVENTS = "events.out.tfevents.*"
 FLUSH_EVERY = 10.0
-"""Seconds after which TensorBoard, if it is watching, sees what is new."""
+"""Seconds between flushes, after which TensorBoard can read new events."""
 RGBA = 4
 
 
 class TensorBoard:
-    """The event file of a run."""
+    """Writes the event file of a run."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}"
@@ -127,12 +123,12 @@ class TensorBoard:
             self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, scalar: Scalar) -> None:
-        """A number on a curve."""
+        """Write a number."""
         value = Summary.Value(tag=scalar.tag, simple_value=scalar.value)
         self._show(value, scalar.step, scalar.time)
 
     def image(self, tag: str, picture: Picture, step: int, seconds: float) -> None:
-        """A picture at a step, made at `seconds` (Unix)."""
+        """Write a picture at a step, made at `seconds` (Unix)."""
         image = Summary.Image(
             height=picture.height,
             width=picture.width,
@@ -142,7 +138,7 @@ class TensorBoard:
         self._show(Summary.Value(tag=tag, image=image), step, seconds)
 
     def begin(self, settings: Mapping[str, Setting], seconds: float) -> None:
-        """The run's hyperparameters; it began at `seconds` (Unix)."""
+        """Write the hyperparameters of the run, which began at `seconds` (Unix)."""
         info = SessionStartInfo(start_time_secs=seconds)
         for key, value in settings.items():
             if isinstance(value, bool):
@@ -154,7 +150,7 @@ class TensorBoard:
         self._plugin(SESSION_START_INFO_TAG, {"session_start_info": info}, seconds)
 
     def end(self, succeeded: bool, seconds: float) -> None:
-        """The run ended at `seconds` (Unix)."""
+        """Write that the run ended at `seconds` (Unix)."""
         status = STATUS_SUCCESS if succeeded else STATUS_FAILURE
         info = SessionEndInfo(status=status, end_time_secs=seconds)
         self._plugin(SESSION_END_INFO_TAG, {"session_end_info": info}, seconds)
@@ -184,39 +180,39 @@ class TensorBoard:
 
 
 ASSIGNMENT = "assignment"
-"""The pictures' tag."""
+"""The tag of the pictures."""
 FINAL = {
     "student": ("student", "accuracy"),
     "pgr": ("student", "pgr"),
     "floor": ("floor", "accuracy"),
     "ceiling": ("ceiling", "accuracy"),
 }
-"""`Final/NAME` for TensorBoard, and where in the summary. Its table of runs begins with the five
-metrics that come first in the alphabet, capitals before the rest."""
+"""The keys in the summary of each `Final/NAME`. TensorBoard's table of runs begins with the five
+metrics that come first in the alphabet, capitals before the others."""
 
 
 class Recorder:
     """Sends scalars to its writers, each (tag, step) once, and pictures to TensorBoard.
 
-    A resumed run repeats the stage it was cut in, and so the scalars of it; those that are
-    already written are not written again.
+    A resumed run repeats the stage that was interrupted, with its scalars; those that are already
+    written are not written again.
     """
 
     def __init__(
         self,
         writers: Sequence[Writer] = (),
-        seen: Sequence[Scalar] = (),
+        earlier: Sequence[Scalar] = (),
         board: TensorBoard | None = None,
     ) -> None:
         self._writers = writers
-        self._seen = {(scalar.tag, scalar.step) for scalar in seen}
+        self._written = {(scalar.tag, scalar.step) for scalar in earlier}
         self._board = board
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Record one number."""
-        if (tag, step) in self._seen:
+        if (tag, step) in self._written:
             return
-        self._seen.add((tag, step))
+        self._written.add((tag, step))
         scalar = Scalar(tag, float(value), int(step), time.time())
         for writer in self._writers:
             writer.write(scalar)
@@ -227,24 +223,24 @@ class Recorder:
             self.scalar(f"{prefix}/{name}", value, step)
 
     def assignment(self, decisions: pd.DataFrame, number: int) -> None:
-        """Show which teacher a round sent which samples to."""
+        """Write a picture of which samples a round assigned to which teacher."""
         if self._board is not None:
             _show_assignment(self._board, decisions, number, time.time())
 
     def close(self) -> None:
         """Close the writers."""
-        with ExitStack() as stack:  # each of them, also where another fails
+        with ExitStack() as stack:  # each of them, also if another one fails
             for writer in self._writers:
                 stack.callback(writer.close)
 
 
 @contextmanager
 def open_recorder(folder: Path) -> Iterator[Recorder]:
-    """A recorder for `metrics.jsonl` and event files in a folder, going on where they stand.
+    """Open a recorder for `metrics.jsonl` and the event file of a run, to be continued.
 
-    Event files are written again from what the run has on disk (`config.yaml`, `metrics.jsonl`,
-    the decisions of its finished rounds, `summary.json`), which loses nothing when a process is
-    killed, so that both hold the same and nothing is there twice.
+    The event file is written again from `config.yaml`, `metrics.jsonl`, the decisions of finished
+    rounds and `summary.json`, which lose nothing when a process is killed. So both hold the same,
+    and nothing twice.
     """
     files = Layout(folder)
     earlier = earlier_scalars(files.metrics)
@@ -263,7 +259,7 @@ def open_recorder(folder: Path) -> Iterator[Recorder]:
             ended = earlier[-1].time if was_finished and earlier else time.time()
             _show_result(board, files.summary.read(), ended)
     except BaseException:
-        with suppress(RunError):  # a full disk again: the first failure is the one to tell
+        with suppress(RunError):  # a full disk again: the first failure is raised
             board.end(False, time.time())
         with suppress(RunError):
             recorder.close()
@@ -272,7 +268,7 @@ def open_recorder(folder: Path) -> Iterator[Recorder]:
 
 
 def _settings(config: YamlFile) -> dict[str, Setting]:
-    """The settings that decide numbers, but those without a value; `a, b, c` of a list."""
+    """Return the settings that change numbers, without empty ones; a list as `a, b, c`."""
     tree = config.read() if config.exists() else {}
     return {
         key: ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -27,7 +27,7 @@ from cosup.report.compare import write_comparison
 from cosup.report.compare_text import comparison_text
 from cosup.report.page import page_html
 from cosup.report.terminal import _supervisions_by_domain, report_text, runs_by_domain
-from cosup.runs.summary import summary_table
+from cosup.runs.tables import summary_table
 
 
 def printed(what: RenderableType, width: int = 400) -> str:
@@ -241,7 +241,7 @@ def test_the_summary_begins_with_the_untrained_student() -> None:
         for words in (
             "teacher all alone (floor)",
             *(CONTROLS[name].label for name in ("zero_shot", "best_teacher", "mean_ensemble")),
-            "the co-supervised student",
+            "co-supervised student",
         )
     ]
     assert np.all(np.diff(order) > 0)

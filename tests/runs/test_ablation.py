@@ -21,8 +21,7 @@ from cosup.layout import Layout
 from cosup.runs import describe_run, plan_config, run_config
 from cosup.runs.directory import RunDirectory
 from cosup.runs.listing import _summary
-from cosup.runs.losses import loss_names
-from cosup.runs.reuse import take_over
+from cosup.runs.losses import loss_names, take_over
 
 SEEDS = (0, 1)
 NAMES = ("distillation", "adaptive_confidence")
@@ -165,7 +164,7 @@ def test_what_it_prints(finished: tuple[Path, dict[str, Any]]) -> None:
     assert "over seeds" in sentence
     assert "over test samples" in sentence
     assert "of 2 seeds" in sentence
-    assert sentence.rstrip().endswith("more than noise")
+    assert sentence.rstrip().endswith("significant")
     assert "ceiling" in text
 
 

@@ -1,0 +1,233 @@
+"""Tables that a run, or an ablation over losses, prints at its end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cosup.controls import CONTROLS, control_title
+from cosup.layout import Layout
+from cosup.remote import Place
+from cosup.runs.paired import more_than_noise
+from cosup.words import in_percent, in_points, interval, noun
+
+
+def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
+    """Return what a run prints at its end: teachers, controls, student, bounds and files."""
+    seeds = summary["seed"] if isinstance(summary["seed"], list) else []
+    over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
+    title = f"{summary['run']}: accuracy {summary['measured']}, in %{over}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("supervision")
+    table.add_column("accuracy", justify="right")
+    table.add_column("PGR", justify="right")
+    for teacher in summary["teachers"]:
+        note = " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
+        table.add_row(f"teacher {teacher['name']} alone{note}", in_percent(teacher["accuracy"]), "")
+    table.add_section()
+    controls = summary["controls"]
+    for name in sorted(controls, key=_is_trained):
+        if not _is_bound(name):
+            _add_control(table, summary, name)
+    table.add_section()
+    student = summary["student"]
+    table.add_row(
+        "[bold]co-supervised student[/bold]",
+        f"[bold]{in_percent(student['accuracy'])}{_spread(summary, 'student.accuracy')}[/bold]",
+        f"[bold]{_pgr(student)}[/bold]",
+    )
+    table.add_section()
+    for name in CONTROLS:
+        if _is_bound(name) and name in controls:
+            _add_control(table, summary, name)
+    return Group(table, Text(_explain(summary)), Text(_files(summary, directory)))
+
+
+def _is_trained(name: str) -> bool:
+    return name not in CONTROLS or CONTROLS[name].is_trained
+
+
+def _is_bound(name: str) -> bool:
+    return name in CONTROLS and CONTROLS[name].is_bound
+
+
+def _add_control(table: Table, summary: Mapping[str, Any], name: str) -> None:
+    numbers = summary["controls"][name]
+    accuracy = in_percent(numbers["accuracy"]) + _spread(summary, f"controls.{name}.accuracy")
+    label = CONTROLS[name].label if name in CONTROLS else control_title(name)
+    table.add_row(label, accuracy, in_percent(numbers["pgr"]))
+
+
+def _spread(summary: Mapping[str, Any], number: str) -> str:
+    """Return the deviation over seeds, or without several seeds the interval over episodes."""
+    deviation = summary.get("over_seeds", {}).get(number, {}).get("deviation")
+    if deviation is not None:
+        return f" ± {in_percent(deviation)}"
+    if "episodes" not in summary["data"] or summary.get("over_seeds"):
+        return ""
+    found: Any = summary
+    for key in f"{number}_ci95".split("."):
+        found = found[key]
+    return rf" \[{in_percent(found[0])}, {in_percent(found[1])}]"
+
+
+def _pgr(student: Mapping[str, Any]) -> str:
+    text = in_percent(student["pgr"])
+    if student["pgr_ci95"] is None:
+        return text
+    low, high = student["pgr_ci95"]
+    return f"{text} [{in_percent(low)}, {in_percent(high)}]".replace("[", r"\[")
+
+
+def _explain(summary: Mapping[str, Any]) -> str:
+    last = summary["rounds"][-1]
+    lines = []
+    if "episodes" in summary["data"]:
+        lines.append("In brackets after an accuracy: its 95 % interval over episodes.")
+    if summary["student"]["pgr"] is not None:
+        lines.append(
+            "PGR (performance gap recovered): 0 is the best teacher alone (floor), 100 is the same "
+            "student trained on true labels (ceiling). In brackets: its 95 % interval."
+        )
+    elif "ceiling" in summary["controls"]:
+        lines.append(
+            "No PGR: the ceiling (the same student trained on true labels) is not above the floor "
+            "(the best teacher alone)."
+        )
+    else:
+        lines.append("No PGR: it needs the control 'ceiling'.")
+    if last["assignment_accuracy"] is not None:
+        lines.append(
+            f"Last round: {in_percent(last['assignment_accuracy'])} % of the samples were "
+            f"assigned to a teacher whose scope contains them; {in_percent(last['kept'])} % of the "
+            f"annotations were kept, of which {in_percent(last['kept_precision'])} % are correct."
+        )
+    if last.get("noise") is not None:
+        lines.append(
+            f"Label noise: {in_percent(last['noise'])} % of the given labels of student_train are "
+            f"wrong; {in_percent(last['noise_rejected'])} % of those samples were rejected, and "
+            f"{in_percent(last['clean_rejected'])} % of the others."
+        )
+    if summary["data"]["broken"]:
+        broken = summary["data"]["broken"]
+        more = ", ..." if len(broken) > 3 else ""
+        lines.append(f"Unreadable images left out: {len(broken)} ({', '.join(broken[:3])}{more})")
+    return "\n".join(lines)
+
+
+def _files(summary: Mapping[str, Any], directory: Path | Place) -> str:
+    """List the files to read next."""
+    root = Layout(Path())
+    several = isinstance(summary["seed"], list)  # then every seed has a directory of its own
+    one = root.of_seed(summary["seed"][0]) if several else root
+    last = summary["rounds"][-1]["round"]
+    rows: dict[str, Path | str] = {
+        "all numbers": root.summary.path,
+        "decisions per sample": one.round(last).decisions.path,
+        "report": one.page,
+        "trained student": f"{one.student}/",
+    }
+    return _file_list(rows, directory)
+
+
+def _file_list(rows: Mapping[str, Path | str], directory: Path | Place) -> str:
+    lines = [f"  {name:<24} {directory / str(path)}" for name, path in rows.items()]
+    return "\n".join(["Files:", *lines, f"  {'curves':<24} tensorboard --logdir {directory}"])
+
+
+def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
+    """Return what an ablation prints at its end: a row per loss, and comparisons of losses."""
+    seeds: Sequence[int] = summary["seed"]
+    losses: Mapping[str, Mapping[str, Any]] = summary["losses"]
+    over = f"{noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}"
+    measured = next(iter(losses.values())).get("measured", "on the test split")
+    title = f"{summary['run']}: the student's accuracy {measured} by loss, in %, {over}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("loss")
+    table.add_column("accuracy", justify="right")
+    if len(seeds) > 1:
+        table.add_column("by seed", justify="right")
+    table.add_column("PGR", justify="right")
+    for name, one in losses.items():
+        table.add_row(
+            name, _mean_accuracy(one), *_by_seed(one, seeds), in_percent(one["student"]["pgr"])
+        )
+    table.add_section()
+    _add_floor_and_ceiling(table, next(iter(losses.values())), len(seeds))
+    lines = [*_choices(losses), *_pairs(summary), _ablation_files(losses, seeds, directory)]
+    return Group(table, Text("\n".join(lines)))
+
+
+def _mean_accuracy(one: Mapping[str, Any]) -> str:
+    over = one.get("over_seeds", {}).get("student.accuracy", {})
+    deviation = over.get("deviation")
+    more = "" if deviation is None else f" ± {in_percent(deviation)}"
+    return in_percent(one["student"]["accuracy"]) + more
+
+
+def _by_seed(one: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+    if len(seeds) == 1:
+        return []
+    return [
+        "  ".join(in_percent(value) for value in one["over_seeds"]["student.accuracy"]["values"])
+    ]
+
+
+def _add_floor_and_ceiling(table: Table, one: Mapping[str, Any], seeds: int) -> None:
+    """Add floor and ceiling, which do not depend on the loss."""
+    more = [""] if seeds > 1 else []
+    floor = one["floor"]
+    table.add_row(f"teacher {floor['teacher']} alone (floor)", in_percent(floor["accuracy"]), *more)
+    if one["ceiling"]["accuracy"] is not None:
+        ceiling = in_percent(one["ceiling"]["accuracy"])
+        table.add_row(CONTROLS["ceiling"].label, ceiling, *more)
+
+
+def _choices(losses: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the constants that were chosen."""
+    for name, one in losses.items():
+        if "loss_choice" in one:
+            chosen = [one["loss_choice"]["constant"]]
+            over = one.get("over_seeds", {}).get("loss_choice.constant")
+            values = ", ".join(f"{value:g}" for value in (over["values"] if over else chosen))
+            yield f"{name}: constant {values}, chosen on the validation split"
+
+
+def _pairs(summary: Mapping[str, Any]) -> Iterator[str]:
+    first = next(iter(summary["losses"]))
+    pairs = [pair for pair in summary["paired"] if pair["second"] == first]
+    if pairs:
+        yield (
+            f"Difference to {first} in points, on the same seeds and test samples (95 % intervals, "
+            "not corrected for the number of pairs):"
+        )
+    for pair in pairs:
+        yield f"  {_sentence(pair)}"
+
+
+def _sentence(pair: Mapping[str, Any]) -> str:
+    seeds = len(pair["by_seed"])
+    head = f"{pair['first']}: {in_points(pair['difference'])}"
+    samples = f"{_interval(pair['ci95_samples'])} over test samples"
+    verdict = "significant" if more_than_noise(pair) else "not significant"
+    if pair["ci95"] is None:
+        return f"{head}, {samples}: {verdict} over test samples; one seed cannot show that of seeds"
+    over = f"{_interval(pair['ci95'])} over seeds"
+    return f"{head}, {over}, {samples}; better on {pair['better_on']} of {seeds} seeds: {verdict}"
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    low, high = bounds
+    return interval(low, high, in_points)
+
+
+def _ablation_files(
+    losses: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], directory: Path | Place
+) -> str:
+    root, first = Layout(Path()), next(iter(losses))
+    several = isinstance(losses[first]["seed"], list)
+    one = root.of_loss(first).of_seed(seeds[0]) if several else root.of_loss(first)
+    return _file_list({"all numbers and pairs": root.summary.path, "one run": one.path}, directory)
