@@ -35,7 +35,7 @@ class TestSplit:
         return len(self.classes) if self.kinds is None else int(self.labels.max()) + 1
 
     def correct(self, probs: ProbTable) -> Tensor:
-        """Return [M] bool: whether the most probable class is the true one, and not an abstention."""
+        """Return [M] bool: whether the most probable class is the true one (no abstention)."""
         label, confidence = probs.top()
         return (label == self.labels) & (confidence > 0)
 

@@ -228,7 +228,7 @@ def test_a_single_seed_is_told_apart(finished: tuple[Path, dict[str, Any]]) -> N
     pair = {**pair, "by_seed": pair["by_seed"][:1], "ci95": None, "deviation": None}
     one = {**summary, "seed": [0], "losses": losses, "paired": [pair]}
     text = text_of(describe_run(one, directory))
-    assert "noise of the test samples; one seed says nothing of seeds" in text
+    assert "significant over test samples; one seed cannot show that of seeds" in text
     assert "by seed" not in text
 
 
