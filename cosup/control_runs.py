@@ -5,25 +5,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner
-from cosup.assignment.baselines import Mean, Oracle, Random, Single
 from cosup.levels import Level, Stream, Task
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
 from cosup.rounds import Outcome, Recipe, assign, run_rounds
 from cosup.seeds import seed_for
+from cosup.settings.assigners import ASSIGNERS
 
 PLAIN = Objective(CrossEntropy(), control=True)
 """What controls minimise that do not repeat the run's own rounds."""
-
-ASSIGNERS: dict[str, type[Assigner]] = {
-    "single": Single,
-    "mean": Mean,
-    "random": Random,
-    "oracle": Oracle,
-}
-"""The assigners that controls use, as `cosup.settings.assigners` names them."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +69,19 @@ class ControlRun:
         """Train the student once on a level's annotations, all kept, with cross-entropy."""
         stream = Stream(level, None, self.task.features, self.task.truth)
         seed = self._seed(self.name)
-        assigned = assign(ASSIGNERS[assigner](), stream, seed, self.recipe.hard)
+        assigned = assign(ASSIGNERS[assigner].load()(), stream, seed, self.recipe.hard)
         _, confidence = assigned.targets.top()
         return self._trained(assigned.targets, (confidence > 0).float())
 
     def rerun(self, assigner: str) -> ProbTable:
         """Repeat the run's rounds with another assigner."""
-        recipe = replace(self.recipe, assigner=ASSIGNERS[assigner]())
+        recipe = replace(self.recipe, assigner=ASSIGNERS[assigner].load()())
         return self._last_round(self.task, recipe, self._seed(assigner)).test_probs
 
     def self_trained(self) -> ProbTable:
         """Train on the coarsest level's mean, then on own predictions, for as many rounds."""
         task, seed = self.task, self._seed(self.name)
-        mean = replace(self.recipe, assigner=Mean(), repeat=1)
+        mean = replace(self.recipe, assigner=ASSIGNERS["mean"].load()(), repeat=1)
         first = self._last_round(replace(task, levels=task.levels[:1]), mean, seed)
         own, test = first.train_probs, first.test_probs
         for number in range(1, len(task.levels) * self.recipe.repeat):

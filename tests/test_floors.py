@@ -1,4 +1,4 @@
-"""The house stands on its floors: imports go down only, and heavy ones wait for their use."""
+"""Modules import from lower floors only, and heavy packages only when they are used."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "cosup"
 
-# From the ground up; rooms of one floor don't know each other, but for those of the ground.
+# From the lowest floor up; modules of one floor do not import each other, except on the lowest.
 FLOORS: list[set[str]] = [
     {
         "words",
@@ -171,7 +171,7 @@ def test_ray_is_imported_by_the_cluster_floor_alone() -> None:
             assert not [m for m in imports(path) if m.split(".")[0] == "ray"], path
 
 
-def test_nobody_prints() -> None:
+def test_no_module_prints() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)

@@ -1,4 +1,4 @@
-"""Every metric against scikit-learn where it has one, or else against a case worked by hand."""
+"""Every metric against scikit-learn where it does not use it, or against a hand-worked case."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_pgr_interval_agrees_with_the_delta_method(rng: np.random.Generator) -> 
 
 
 def test_pgr_interval_draws_groups_together(rng: np.random.Generator) -> None:
-    """Four copies of each scan say no more than one does: the same draws, the same interval."""
+    """Four copies of each scan add no information: the same draws, the same interval."""
     correct = [rng.random(300) < p for p in (0.4, 0.6, 0.9)]
     alone = pgr_interval(*correct, groups=np.arange(300), samples=500)
     copies = [np.repeat(part, 4) for part in correct]

@@ -1,4 +1,4 @@
-"""The rounds: what they hand from level to level, what they keep, and that they can be cut."""
+"""Rounds on real digits: every assigner, filter and loss, resuming, and `decide`."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_every_assigner_runs_every_round_on_real_digits(assigner):
         weights = outcome.assigned.weights
         assert torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-5)
         assert len(outcome.train_probs) == len(weights)
-    # A generalist's student knows digits; chance is 0.1.
+    # Chance is 0.1.
     assert accuracy(outcomes[0].test_probs, labels) > 0.7
 
 
@@ -60,7 +60,7 @@ def test_every_filter_and_loss_runs_on_real_digits(name, loss):
     built = recipe(make, Oracle(), {name: FILTERS[name].load()()}, objective)
     rounds = run_rounds(task, built, seed=0)
     if name == "unanimity":
-        # Disjoint class specialists never agree: it keeps nothing, and says so.
+        # Disjoint class specialists never agree, so nothing is kept.
         with pytest.raises(RunError, match="unanimity"):
             list(rounds)
         return
@@ -78,8 +78,8 @@ def test_the_oracle_beats_random_assignment():
     assert found["oracle"] > found["random"] + 0.1
 
 
-def test_rejected_samples_are_not_learnt():
-    # With every annotation of one class rejected by hand, the student can't name the class.
+def test_rejected_samples_are_not_learned():
+    # With all annotations of one class rejected, the student never predicts it.
     task, _ = digits_task()
     student = new_student()(Objective(LOSSES["cross_entropy"].load()()), 0)
     outcome = list(run_rounds(task, recipe(new_student(), Oracle()), seed=0))[-1]
@@ -91,7 +91,7 @@ def test_rejected_samples_are_not_learnt():
 
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize("repeat", [1, 2])
-def test_rounds_go_on_from_what_finished_ones_left(fresh, repeat):
+def test_resumed_rounds_equal_uninterrupted_ones(fresh, repeat):
     task, _ = digits_task(300)
     student = new_student(training={"steps": 40, "batch_size": 64, "lr": 0.06})
     filters = {"local_global": LocalGlobal(), "coarser": LocalGlobal(against="coarser")}
@@ -108,7 +108,7 @@ def test_rounds_go_on_from_what_finished_ones_left(fresh, repeat):
             assert torch.equal(again.test_probs.values, first.test_probs.values)
 
 
-def test_the_stream_gives_the_same_whatever_its_batches(monkeypatch):
+def test_batches_do_not_change_the_outcome(monkeypatch):
     task, _ = digits_task()
     built = recipe(new_student(), DawidSkene(), {"teacher_student": TeacherStudent()})
     whole = list(run_rounds(task, built, seed=0))[-1]
@@ -119,7 +119,7 @@ def test_the_stream_gives_the_same_whatever_its_batches(monkeypatch):
     torch.testing.assert_close(whole.assigned.weights, parts.assigned.weights)
 
 
-def test_only_who_needs_the_truth_is_shown_it():
+def test_truth_and_features_are_passed_on_if_needed_only():
     task, _ = digits_task()
     stream = Stream(task.levels[1], None, task.features, task.truth)
     assert next(iter(stream.restricted(frozenset()))).truth is None
@@ -127,7 +127,7 @@ def test_only_who_needs_the_truth_is_shown_it():
     assert next(iter(stream.restricted(frozenset({"truth"})))).truth is not None
 
 
-def test_an_annotation_that_no_one_gives_is_rejected_and_named():
+def test_abstentions_are_rejected_with_a_reason():
     task, _ = digits_task()
     level = task.levels[1]
     annotations = level.annotations.annotations.clone()
@@ -151,7 +151,7 @@ def test_decide_takes_arrays_and_gives_decisions():
         assigner=ASSIGNERS["block"].load()(),
         filters=[FILTERS["teacher_student"].load()(mode="mask")],
     )
-    # By hand: class 0-4 goes to the first teacher, 5-9 to the second.
+    # By hand: classes 0-4 belong to the first teacher, 5-9 to the second.
     teacher = (student.argmax(1) >= 5).long()
     assert torch.equal(made.weights.argmax(1), teacher)
     assigned = annotations[torch.arange(len(teacher)), teacher]
@@ -199,6 +199,6 @@ def test_a_student_that_starts_from_text_guides_its_first_round() -> None:
     assert not torch.equal(outcomes[1].guide.dense(), untrained.dense())
     plain = next(run_rounds(task, replace(built, student_first=False), 0))
     assert plain.guide is None
-    # A resumed run has no use for the untrained student.
+    # A resumed run does not use the untrained student.
     rest = list(run_rounds(task, built, 0, RoundState().after(outcomes[0])))
     assert torch.equal(rest[0].test_probs.dense(), outcomes[1].test_probs.dense())

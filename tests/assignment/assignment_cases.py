@@ -80,7 +80,7 @@ def random_case(seed: int, samples: int, teachers: int, classes: int, abstain: f
     student = torch.randn(samples, classes, generator=generator).mul(2).softmax(1)
     annotations = torch.randn(samples, teachers, classes, generator=generator).mul(2).softmax(2)
     silent = torch.rand(samples, teachers, generator=generator) < abstain
-    silent[:1, 0] = False  # somebody says something
+    silent[:1, 0] = False  # at least one teacher answers
     annotations[silent] = 0
     features = torch.randn(samples, 3, generator=generator)
     labels = torch.randint(classes, (samples,), generator=generator)

@@ -72,7 +72,7 @@ def test_rows_sum_to_one_and_hard_ones_are_one_hot(
 @pytest.mark.parametrize(("name", "variant"), [case for case in ALL if case[0] != "single"])
 @quick
 @given(seed=seeds, teachers=st.integers(2, 4))
-def test_a_silent_teacher_gets_nothing_unless_all_are_silent(
+def test_abstaining_teachers_get_no_weight_unless_all_abstain(
     name: str, variant: dict[str, object], seed: int, teachers: int
 ) -> None:
     case = random_case(seed, 10, teachers, 5, abstain=0.4)
@@ -88,7 +88,7 @@ def test_a_silent_teacher_gets_nothing_unless_all_are_silent(
 def test_permuting_the_teachers_permutes_the_weights(
     name: str, variant: dict[str, object], seed: int, teachers: int, data: st.DataObject
 ) -> None:
-    if name == "dawid_skene":  # a tie of two teachers that always said the same goes to the first
+    if name == "dawid_skene":  # of two teachers that always agree the first is chosen
         variant = {**variant, "hard": False}
     case = random_case(seed, 10, teachers, 5)
     order = data.draw(st.permutations(range(teachers)))
@@ -112,22 +112,20 @@ def test_the_size_of_batches_changes_nothing(
 @every
 @quick
 @given(seed=seeds)
-def test_identical_teachers_give_their_annotation_whoever_is_chosen(
+def test_identical_teachers_give_their_annotation(
     name: str, variant: dict[str, object], seed: int
 ) -> None:
     case = random_case(seed, 8, 3, 5)
-    said = case.evidence.annotations[:, 0]
+    first = case.evidence.annotations[:, 0]
     evidence = dataclasses.replace(
-        case.evidence, annotations=said[:, None].expand(-1, 3, -1).contiguous()
+        case.evidence, annotations=first[:, None].expand(-1, 3, -1).contiguous()
     )
     weights = Case(evidence, case.scopes, case.provenance).run(ASSIGNERS[name].load()(**variant))
-    torch.testing.assert_close(mix(evidence.annotations, weights), said)
+    torch.testing.assert_close(mix(evidence.annotations, weights), first)
 
 
 @every
-def test_the_same_seed_gives_the_same_weights_and_state_goes_on(
-    name: str, variant: dict[str, object]
-) -> None:
+def test_weights_depend_on_seed_and_state_only(name: str, variant: dict[str, object]) -> None:
     case = random_case(3, 30, 3, 5, abstain=0.2)
     first, second = ASSIGNERS[name].load()(**variant), ASSIGNERS[name].load()(**variant)
     assert torch.equal(case.run(first, seed=7), case.run(second, seed=7))
@@ -141,7 +139,7 @@ def test_the_same_seed_gives_the_same_weights_and_state_goes_on(
 
 
 @every
-def test_inputs_are_left_as_they_were(name: str, variant: dict[str, object]) -> None:
+def test_inputs_do_not_change(name: str, variant: dict[str, object]) -> None:
     case, copy = random_case(5, 9, 3, 5, abstain=0.2), random_case(5, 9, 3, 5, abstain=0.2)
     case.run(ASSIGNERS[name].load()(**variant), size=4)
     assert torch.equal(case.evidence.annotations, copy.evidence.annotations)
@@ -154,7 +152,7 @@ def test_inputs_are_left_as_they_were(name: str, variant: dict[str, object]) -> 
 
 
 @every
-def test_no_sample_is_no_mistake_when_assigning(name: str, variant: dict[str, object]) -> None:
+def test_no_samples_can_be_assigned(name: str, variant: dict[str, object]) -> None:
     case = random_case(1, 6, 2, 5)
     assigner = ASSIGNERS[name].load()(**variant)
     case.run(assigner)
@@ -163,7 +161,7 @@ def test_no_sample_is_no_mistake_when_assigning(name: str, variant: dict[str, ob
 
 
 @pytest.mark.parametrize("name", ["dawid_skene", "gate"])
-def test_a_learner_must_be_fitted_and_needs_samples(name: str) -> None:
+def test_learned_assigners_must_be_fitted_and_need_samples(name: str) -> None:
     case = random_case(1, 4, 2, 5)
     with pytest.raises(UserError, match=f"{name}.*'fit'"):
         assign(ASSIGNERS[name].load()(), case.evidence, case.scopes)
@@ -173,7 +171,7 @@ def test_a_learner_must_be_fitted_and_needs_samples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(ASSIGNERS))
-def test_settings_come_from_the_config_with_a_description_each(name: str) -> None:
+def test_settings_have_defaults_and_descriptions(name: str) -> None:
     found = check_settings(ASSIGNERS[name].settings, {})
     assert found == {
         field.name: getattr(ASSIGNERS[name].load()(), field.name)
@@ -199,8 +197,11 @@ def test_settings_come_from_the_config_with_a_description_each(name: str) -> Non
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(name: str, setting: str, value: object) -> None:
-    with pytest.raises(UserError, match=f"{setting}: .*{value}.*must be"):
+    with pytest.raises(UserError) as caught:
         ASSIGNERS[name].load()(**{setting: value})
+    assert caught.value.key == (setting,)
+    assert caught.value.value is value
+    assert caught.value.allowed
 
 
 def test_names_of_scopes_stay_with_their_teachers() -> None:

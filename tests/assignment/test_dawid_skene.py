@@ -19,7 +19,7 @@ def _annotators(samples: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     for teacher, right in enumerate((0.9, 0.75, 0.6, 0.5)):
         noise = rng.integers(0, 4, samples)
         labels[:, teacher] = np.where(rng.random(samples) < right, truth, noise)
-    swapped = labels[:, 3]  # the last one mixes up two classes throughout
+    swapped = labels[:, 3]  # the last one always swaps two classes
     labels[:, 3] = np.where(swapped == 0, 1, np.where(swapped == 1, 0, swapped))
     labels[rng.random(labels.shape) < 0.2] = -1
     labels[(labels < 0).all(1), 0] = 0
@@ -56,8 +56,8 @@ def test_posterior_and_confusion_are_crowd_kits() -> None:
         np.testing.assert_allclose(posterior.numpy(), expected, atol=1e-5)
         assert ours.confusion_ is not None
         for teacher in range(4):
-            said_by_true = errors.loc[teacher].sort_index()[range(4)].to_numpy()
-            np.testing.assert_allclose(ours.confusion_[teacher].T, said_by_true, atol=1e-5)
+            rates = errors.loc[teacher].sort_index()[range(4)].to_numpy()
+            np.testing.assert_allclose(ours.confusion_[teacher].T, rates, atol=1e-5)
 
 
 def test_posterior_with_the_student_as_prior_is_bayes_rule() -> None:
@@ -97,11 +97,11 @@ def test_it_finds_the_better_annotators_without_labels() -> None:
     best_alone = (labels[answered[:, 0], 0] == truth[answered[:, 0]]).mean()
     assert (chosen == truth).mean() > best_alone - 0.02
     assert model.confusion_ is not None
-    # The one who mixes up 0 and 1 is seen through.
+    # The annotator that swaps 0 and 1 is detected.
     assert model.confusion_[3, 0, 1] > model.confusion_[3, 0, 0]
 
 
-def test_a_sample_nobody_annotates_keeps_its_prior() -> None:
+def test_a_sample_without_annotations_keeps_its_prior() -> None:
     case = random_case(1, 12, 3, 4)
     model = DawidSkene(iterations=2)
     case.run(model)

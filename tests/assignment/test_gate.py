@@ -38,7 +38,7 @@ def test_m_step_is_scikit_learns_logistic_regression() -> None:
 
 
 def test_m_step_weighs_its_examples_and_takes_soft_targets() -> None:
-    """Without inputs that vary the bias alone is fitted: the weighted mean of the targets."""
+    """With constant inputs only the bias is fitted: the weighted mean of the targets."""
     inputs = torch.zeros(4, 2)
     start = LinearGate.zeros(2, 2, torch.zeros(2), torch.ones(2))
     soft = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.8, 0.2], [0.8, 0.2]])
@@ -49,7 +49,7 @@ def test_m_step_weighs_its_examples_and_takes_soft_targets() -> None:
     )
 
 
-def test_standardisation_leaves_a_constant_feature_alone() -> None:
+def test_standardisation_does_not_scale_constant_features() -> None:
     features = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
     shift, scale = standardisation(features, wanted=True)
     assert ((features - shift) * scale).tolist() == [[-1, 0], [1, 0]]
@@ -80,7 +80,7 @@ def test_soft_weights_are_the_gates_probabilities_and_hard_ones_their_best() -> 
     assert 0 < float(probs.max(1).values.min()) < 1
 
 
-def test_a_stronger_provenance_stays_nearer_to_it() -> None:
+def test_stronger_provenance_stays_closer_to_it() -> None:
     case = random_case(0, 200, 3, 4)
     start = case.run(Gate("provenance", hard=False, provenance_strength=1e4, iterations=3))
     near = case.run(Gate("provenance", hard=False, provenance_strength=10))
@@ -88,7 +88,7 @@ def test_a_stronger_provenance_stays_nearer_to_it() -> None:
     assert (near - start).abs().mean() < (far - start).abs().mean()
 
 
-def test_features_in_half_precision_serve_as_well() -> None:
+def test_features_can_be_in_half_precision() -> None:
     case = rotated_digits()
     assert case.evidence.features is not None
     half = dataclasses.replace(case.evidence, features=case.evidence.features.half())
@@ -97,7 +97,7 @@ def test_features_in_half_precision_serve_as_well() -> None:
     assert (weights == case.run(Gate("provenance"))).all(1).float().mean() > 0.99
 
 
-def test_it_learns_from_a_drawn_part_whatever_the_batches() -> None:
+def test_a_drawn_part_of_the_samples_does_not_depend_on_batches() -> None:
     case = rotated_digits()
     whole = case.run(Gate("provenance", max_samples=150), seed=3)
     parts = case.run(Gate("provenance", max_samples=150), size=70, seed=3)
@@ -105,7 +105,7 @@ def test_it_learns_from_a_drawn_part_whatever_the_batches() -> None:
     assert routed_right(case, whole) > 0.85
 
 
-def test_samples_without_an_annotation_teach_nothing() -> None:
+def test_samples_without_annotations_are_left_out() -> None:
     case = random_case(0, 60, 3, 4)
     annotations = case.evidence.annotations.clone()
     annotations[40:] = 0
@@ -122,7 +122,7 @@ def test_needs_depend_on_the_prior() -> None:
     assert Gate("provenance").needs == {"features", "provenance"}
 
 
-def test_missing_pieces_are_named() -> None:
+def test_missing_inputs_are_named() -> None:
     case = random_case(0, 6, 2, 4)
     blind = dataclasses.replace(case.evidence, features=None)
     with pytest.raises(UserError, match="gate: no features"):

@@ -1,5 +1,4 @@
-"""single, mean, random, oracle, block, agreement, confidence: against cases worked by hand or by
-SciPy."""
+"""Simple assigners against hand-worked cases and SciPy."""
 
 import pytest
 import scipy.stats
@@ -20,7 +19,7 @@ def _one(*rows: list[float]) -> torch.Tensor:
     return torch.tensor([rows])
 
 
-def test_single_takes_the_named_teacher_and_nobody_else() -> None:
+def test_single_uses_the_named_teacher_only() -> None:
     scopes = Scopes.of([None, None], 2, names=["ann", "bob"])
     annotations = _one([0.9, 0.1], [0.0, 0.0])
     weights = Single("bob").weights(Evidence(torch.ones(1, 2) / 2, annotations), scopes)
@@ -28,7 +27,7 @@ def test_single_takes_the_named_teacher_and_nobody_else() -> None:
     assert mix(annotations, weights).sum() == 0  # empty: the chain rejects the sample
 
 
-def test_single_says_whom_it_could_take() -> None:
+def test_single_lists_the_teachers() -> None:
     scopes = Scopes.of([None, None], 2, names=["ann", "bob"])
     with pytest.raises(UserError, match="2 teachers; set 'teacher' to one of ann, bob"):
         Single().weights(Evidence(torch.ones(1, 2), torch.ones(1, 2, 2)), scopes)
@@ -36,7 +35,7 @@ def test_single_says_whom_it_could_take() -> None:
         Single("bb").weights(Evidence(torch.ones(1, 2), torch.ones(1, 2, 2)), scopes)
 
 
-def test_mean_counts_answers_alone() -> None:
+def test_mean_ignores_abstentions() -> None:
     annotations = torch.stack([_one([1.0, 0], [0, 1.0], [0, 0])[0], torch.zeros(3, 2)])
     weights = Mean().weights(Evidence(torch.ones(2, 2), annotations), Scopes.of([None] * 3, 2))
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]]))
@@ -65,11 +64,11 @@ def test_random_repeats_after_fit_and_differs_by_seed() -> None:
     assert not torch.equal(case.run(assigner, seed=2), first)
 
 
-def test_oracle_goes_to_the_holders_and_to_all_where_none_is_known() -> None:
+def test_oracle_uses_teachers_in_scope_and_all_if_there_are_none() -> None:
     scopes = Scopes.of([[0, 1], [2, 3], None], 4, [None, None, [1]], 2)
     truth = Truth(torch.tensor([0, 3, 3, -1]), torch.tensor([0, 1, 0, 0]))
     annotations = torch.full((4, 3, 4), 0.25)
-    annotations[2, 1] = 0  # the only holder of sample 2 is silent
+    annotations[2, 1] = 0  # the only teacher with sample 2 in scope abstains
     student = torch.full((4, 4), 0.25)
     soft = Oracle().weights(Evidence(student, annotations, truth=truth), scopes)
     third = 1 / 3
@@ -93,12 +92,12 @@ def test_block_is_the_published_rule_for_contiguous_blocks() -> None:
     assert weights.argmax(1).tolist() == expected
 
 
-def test_block_prefers_the_narrower_scope_and_soft_mass_the_heavier() -> None:
+def test_block_prefers_narrow_scopes_and_soft_mass_prefers_mass() -> None:
     scopes = Scopes.of([None, [0, 1], [2], [3]], 4)
     annotations = torch.full((2, 4, 4), 0.25)
     student = torch.tensor([[0.3, 0.25, 0.4, 0.05], [0.1, 0.1, 0.1, 0.7]])
     assert Block().weights(Evidence(student, annotations), scopes).argmax(1).tolist() == [2, 3]
-    annotations[0, 2] = 0  # the specialist is silent: the generalist holds the class too
+    annotations[0, 2] = 0  # the specialist abstains; the generalist has the class too
     assert Block().weights(Evidence(student, annotations), scopes).argmax(1).tolist() == [0, 3]
 
     blocks = scopes.take([1, 2, 3])
@@ -106,7 +105,7 @@ def test_block_prefers_the_narrower_scope_and_soft_mass_the_heavier() -> None:
     assert soft.argmax(1).tolist() == [0, 2]
 
 
-def test_block_needs_class_specialists_but_takes_a_lone_generalist() -> None:
+def test_block_needs_class_specialists_or_one_generalist() -> None:
     domains = Scopes.of([None, None], 3, [[0], [1]], 2, names=["photo", "sketch"])
     with pytest.raises(UserError, match=r"block: .*photo, sketch.*same classes"):
         Block().fit([], domains)
@@ -130,7 +129,7 @@ def test_agreement_kl_is_scipys() -> None:
     torch.testing.assert_close(weights.double(), (-expected / 0.7).softmax(1), rtol=0.05, atol=0.01)
 
 
-def test_agreement_with_partial_scopes_stays_finite_and_asks_where_the_mass_is() -> None:
+def test_agreement_with_partial_scopes_is_finite_and_follows_the_mass() -> None:
     scopes = Scopes.of([[0, 1], [2, 3]], 4)
     annotations = _one([0.5, 0.5, 0, 0], [0, 0, 0.9, 0.1])
     student = torch.tensor([[0.1, 0.0, 0.5, 0.4]])
@@ -141,7 +140,7 @@ def test_agreement_with_partial_scopes_stays_finite_and_asks_where_the_mass_is()
             assert weights.argmax(1).item() == 1
 
 
-def test_agreement_ce_takes_the_label_the_student_likes_best_then_the_surer_teacher() -> None:
+def test_agreement_ce_prefers_the_probable_label_then_the_confident_teacher() -> None:
     student = torch.tensor([[0.6, 0.3, 0.1]])
     annotations = _one([0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.7, 0.2, 0.1], [0.1, 0.1, 0.8])
     scopes = Scopes.of([None] * 4, 3)
@@ -154,7 +153,7 @@ def test_agreement_ce_takes_the_label_the_student_likes_best_then_the_surer_teac
 
 
 @pytest.mark.parametrize(("measure", "winner"), [("max_prob", 0), ("margin", 1), ("entropy", 2)])
-def test_confidence_measures_differ_as_they_should(measure: str, winner: int) -> None:
+def test_each_confidence_measure_has_its_own_winner(measure: str, winner: int) -> None:
     annotations = _one(
         [0.52, 0.46, 0.01, 0.01],  # largest maximum
         [0.50, 0.17, 0.17, 0.16],  # widest margin

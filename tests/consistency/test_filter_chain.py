@@ -1,4 +1,4 @@
-"""What every registered filter and any chain of them keeps."""
+"""The contract of filters and of chains, for every registered filter."""
 
 import logging
 
@@ -83,7 +83,7 @@ def test_chain_keeps_what_all_of_its_filters_keep(seed: int, size: int, names: l
     assert backwards.keep.equal(result.keep)
 
 
-def test_names_used_twice_are_told_apart_and_needs_are_joined() -> None:
+def test_repeated_names_are_numbered_and_needs_are_joined() -> None:
     both = chain("confidence", "local_global", "confidence")
     assert both.names == ("confidence", "local_global", "confidence_2")
     assert both.needs == {"local_probs", "global_probs"}
@@ -132,7 +132,7 @@ def test_keeping_nothing_is_an_error_that_names_filter_and_settings() -> None:
         check_kept(result, 0.0)
 
 
-def test_nothing_but_abstentions_is_an_error_that_says_so() -> None:
+def test_abstentions_only_are_an_error() -> None:
     result = keep_of(Chain([], []), Evidence(torch.eye(2), torch.zeros(2, 1, 2)), torch.ones(2, 1))
     with pytest.raises(RunError, match="abstains on each of the 2 samples"):
         check_kept(result, 0.0)

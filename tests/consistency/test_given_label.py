@@ -12,7 +12,7 @@ from cosup.errors import UserError
 from cosup.evidence import Evidence
 
 
-def test_a_sample_stays_where_its_teacher_says_its_label() -> None:
+def test_samples_whose_teacher_agrees_with_the_label_are_kept() -> None:
     one, two = [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]
     annotations = torch.tensor([[one, two], [one, two], [one, two], [[0.0] * 3, two]])
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
@@ -35,7 +35,7 @@ def test_it_rejects_wrong_labels_and_keeps_right_ones_on_real_digits() -> None:
     assert keep[~wrong].float().mean() > 0.8
 
 
-def test_labels_are_not_looked_at_where_the_student_may_not_see_them() -> None:
+def test_labels_need_true_label_weight() -> None:
     tree = {
         "data": {"source": "digits"},
         "student": {"backbone": {"name": "resnet18"}},

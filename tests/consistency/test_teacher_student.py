@@ -1,4 +1,4 @@
-"""Teacher-student consistency as METHODS.md section 1 states it, against a plain-Python reading."""
+"""Teacher-student consistency (METHODS.md section 1) against a plain-Python oracle."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_rank_keeps_the_r_n_samples_of_least_loss(seed: int, size: int, k: int) 
 
 
 def test_equal_losses_are_kept_in_the_samples_order() -> None:
-    """Six samples of one loss; two labels are within the top 1: the first two samples stay."""
+    """Six samples have one loss, two labels are in the top 1: the first two samples are kept."""
     student = torch.tensor([[0.4, 0.3, 0.3]] * 2 + [[0.5, 0.4, 0.1]] * 4)
     labels = torch.tensor([0, 0, 1, 1, 1, 1])
     found = Evidence(student, torch.eye(3)[labels][:, None])
@@ -56,7 +56,7 @@ def test_equal_losses_are_kept_in_the_samples_order() -> None:
     assert keep.tolist() == [True, True, False, False, False, False]
 
 
-def test_a_student_sure_of_nothing_has_exactly_k_top_classes() -> None:
+def test_a_uniform_student_has_exactly_k_top_classes() -> None:
     found = Evidence(torch.full((4, 4), 0.25), torch.eye(4)[:, None])
     keep = keep_of(TeacherStudent(mode="mask", k=3), found, torch.ones(4, 1))
     assert keep.tolist() == [True, True, True, False]

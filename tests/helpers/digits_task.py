@@ -39,7 +39,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def weak(pixels: np.ndarray) -> np.ndarray:
-    """What a weak teacher sees: the digit in 4 x 4 pixels."""
+    """Return the inputs of weak teachers: digits of 4 x 4 pixels."""
     return pixels.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(len(pixels), 16)
 
 
@@ -84,7 +84,7 @@ def student_section(**changes: object) -> StudentSection:
 
 
 def described() -> Tensor:
-    """Prototypes [10, 64] as a text encoder might give them: the mean of five images of each."""
+    """Return prototypes [10, 64] in place of text features: class means of five images."""
     pixels, labels = digits()
     rows = [np.flatnonzero(labels[:300] == label)[:5] for label in range(CLASSES)]
     return torch.from_numpy(np.stack([pixels[found].mean(0) for found in rows]))
@@ -93,7 +93,7 @@ def described() -> Tensor:
 def new_student(
     folds: Tensor | None = None, prototypes: Tensor | None = None, **changes: object
 ) -> NewStudent:
-    """Makes such students."""
+    """Return a function that makes such students."""
 
     def make(objective: Objective, seed: int) -> Student:
         section = student_section(**changes)

@@ -1,4 +1,4 @@
-"""What two small networks see, for the tests of feature losses; random: for shapes and formulas."""
+"""Random outputs of two small networks, for the tests of feature losses."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The weights that can take the adaptive one's place are what METHODS.md and the settings say."""
+"""The other weights of adaptive confidence, as in METHODS.md section 2 and its settings."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def expected(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "weight", ["adaptive", "complement", "half", "half_where_agree", "constant"]
 )
-def test_every_weight_is_what_it_says(weight: str, form: str) -> None:
+def test_every_weight_is_its_formula(weight: str, form: str) -> None:
     logits, targets = samples()
     loss = AdaptiveConfidence(0.5, form=form, weight=weight, constant=0.3)  # type: ignore[arg-type]
     losses, metrics = loss(logits, targets, 0.0)
@@ -77,8 +77,8 @@ def test_half_where_agree_is_the_limit_of_a_small_temperature() -> None:
     torch.testing.assert_close(losses, limit)
 
 
-def test_best_constant_is_for_a_run_to_choose() -> None:
-    """The loss says so in place of guessing, and hands out what there is to choose from."""
+def test_best_constant_is_chosen_by_a_run() -> None:
+    """The loss raises, and returns its candidates."""
     loss = AdaptiveConfidence(tau=3.0, weight="best_constant", constants=(0.1, 0.9))
     with pytest.raises(UserError, match=r"best_constant.*validation split"):
         loss(*samples(), 0.0)
@@ -94,7 +94,7 @@ def test_best_constant_is_for_a_run_to_choose() -> None:
         assert candidate(*samples(), 0.0)[0].isfinite().all()
 
 
-def test_a_list_of_constants_comes_through_a_config() -> None:
+def test_a_list_of_constants_can_be_given_in_a_config() -> None:
     registry = Registry("loss", LOSSES)
     choice = registry.check({"name": "adaptive_confidence", "constants": [0.2, 0.3]})
     assert registry.build(choice) == AdaptiveConfidence(constants=(0.2, 0.3))

@@ -1,4 +1,4 @@
-"""The student's own labels keep the teacher's class balance, as Burns et al. ask for."""
+"""The student's own labels keep the teacher's class balance, as in Burns et al."""
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def test_two_classes_give_the_threshold_of_the_binary_original() -> None:
 
 
 def test_abstentions_take_no_place() -> None:
-    """Two annotated samples, one of each class; the abstention is surest of class 0."""
+    """Two annotated samples, one of each class; the abstention has the highest probability of 0."""
     student = torch.tensor([[0.999, 0.001], [0.8, 0.2], [0.7, 0.3]]).log()
     targets = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert balanced_labels(student, targets)[1:].tolist() == [0, 1]
@@ -42,6 +42,6 @@ def test_abstentions_take_no_place() -> None:
     assert losses[0] == 0
 
 
-def test_a_student_that_agrees_is_left_as_it_is() -> None:
+def test_a_student_that_agrees_keeps_its_labels() -> None:
     student = torch.randn(50, 10, generator=torch.Generator().manual_seed(1)).log_softmax(1)
     assert balanced_labels(student, student.exp()).equal(student.argmax(1))

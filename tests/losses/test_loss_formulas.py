@@ -236,8 +236,8 @@ def test_dkds_two_parts_make_up_distillation() -> None:
     torch.testing.assert_close(whole, tckd + (1 - targets.amax(1)) * nckd)
 
 
-def test_dkd_hears_the_lesser_classes_of_a_sure_teacher_and_a_sure_student() -> None:
-    """1 - p[y] is 0 in float32 on both sides; the order among the others is still learnt."""
+def test_dkd_follows_small_probabilities_of_confident_networks() -> None:
+    """1 - p[y] is 0 in float32 on both sides; the order among the others is still learned."""
     targets = torch.tensor([[1.0, 3e-30, 1e-30]])
     logits = torch.tensor([[200.0, 0.0, 0.0]])
     losses, _ = DecoupledDistillation(0.0, 1.0, 1.0)(logits, targets, 0.0)

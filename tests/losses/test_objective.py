@@ -1,5 +1,4 @@
-"""The objective adds true labels to annotations by their weights, and hides them where they don't
-count: weak-to-strong training must not see one."""
+"""The objective weights annotations and true labels; without weight no loss gets a label."""
 
 import pytest
 import torch
@@ -61,8 +60,8 @@ def test_labels_of_mixed_images_are_shares_of_classes() -> None:
     assert float(metrics["true_label_loss"]) == pytest.approx(float(worked.sum()) / 5)
 
 
-def test_no_label_is_seen_where_true_labels_do_not_count() -> None:
-    """dkd singles out the label if it sees one."""
+def test_no_loss_gets_labels_without_weight() -> None:
+    """dkd uses the label as its target class if it gets one."""
     logits, targets, labels = samples(10, 4)
     labels = (targets.argmax(1) + 1) % 4
     blind, metrics = Objective(DecoupledDistillation())(logits, targets, 0.0, labels)

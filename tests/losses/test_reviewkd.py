@@ -81,7 +81,7 @@ def test_reviewkd_is_its_formula(progress: float, ramp: float) -> None:
     torch.testing.assert_close(losses, 3 * share * worked)
 
 
-def test_reviewkd_pairs_the_last_stages_when_told_how_many() -> None:
+def test_reviewkd_pairs_the_given_number_of_last_stages() -> None:
     deep = FeatureShapes((*((3, 4, 4),) * 4, (9, 2, 2)), embedding=9)
     connector = connected(KnowledgeReview(stages=2, ramp=0.0), deep, TEACHER)
     assert connector(seen(deep), seen(TEACHER), 0.5).shape == (3,)

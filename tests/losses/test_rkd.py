@@ -1,4 +1,4 @@
-"""Relations equal their formula, worked pair by pair and triple by triple."""
+"""RKD equals its formula, computed by loops over pairs and triples."""
 
 import math
 from dataclasses import replace
@@ -52,8 +52,8 @@ def test_rkd_is_its_formula_pair_by_pair_and_triple_by_triple() -> None:
     torch.testing.assert_close(losses, torch.tensor(worked, dtype=torch.float64))
 
 
-def test_rkd_compares_shapes_not_places_nor_sizes() -> None:
-    """Turned, moved and scaled embeddings lie to each other as before."""
+def test_rkd_ignores_rotation_translation_and_scale() -> None:
+    """Rotated, moved and scaled embeddings have the same relations."""
     teacher = seen(TEACHER, 6)
     assert teacher.embedding is not None
     turn, _ = torch.linalg.qr(torch.randn(7, 7, dtype=torch.float64))
@@ -64,7 +64,7 @@ def test_rkd_compares_shapes_not_places_nor_sizes() -> None:
 
 @pytest.mark.parametrize("same", [False, True])
 def test_rkd_of_one_image_or_of_one_point_is_finite(same: bool) -> None:
-    """One image has no relations: 0. A student that sees all images as one can still learn."""
+    """One image has no relations: 0. Equal embeddings of all images have a finite gradient."""
     student, teacher = seen(STUDENT, 4 if same else 1), seen(TEACHER, 4 if same else 1, seed=1)
     assert student.embedding is not None
     embedding = student.embedding[:1].expand_as(student.embedding).clone().requires_grad_()
