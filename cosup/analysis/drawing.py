@@ -284,7 +284,12 @@ class Scale:
         low = min(low, 0.0) if zero or 0 < low < 0.3 * high else low
         step = _step(max(high - low, 1e-9), most - 1)
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-        return cls(low, high, lambda v, step: f"{v:,.0f}" if step >= 0.9999 else f"{v:.3g}", most)
+
+        def write(value: float, step: float) -> str:
+            text = f"{value:,.0f}" if step >= 0.9999 else f"{value:.3g}"
+            return text.replace("-", words.MINUS)
+
+        return cls(low, high, write, most)
 
     def at(self, value: float) -> float:
         """Return the position of a value; values outside are placed on the edge."""
