@@ -17,7 +17,6 @@ __all__ = [
     "UserErrors",
     "about",
     "in_short",
-    "inside",
     "known_names",
     "raise_all",
     "unknown_name",
@@ -173,17 +172,6 @@ def about(where: str) -> Iterator[None]:
         raise error.moved(where=where) from error
     except RunError as error:
         raise error.moved(where) from error
-
-
-@contextmanager
-def inside(section: str) -> Iterator[None]:
-    """As `within`, for errors whose text begins with the key."""
-    try:
-        yield
-    except UserError as error:
-        if error.key:
-            raise error.moved(section) from error
-        raise UserError(f"{section}.{error}") from error
 
 
 def raise_all(errors: Iterable[UserError]) -> None:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, synced and renamed."""
+"""Write files atomically: under a temporary name, then synced and renamed."""
 
 import errno
 import glob
@@ -8,16 +8,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from cosup.errors import RunError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TEMPORARY = ".cosup-tmp"
-"""How the names of files being written end; such files are swept away on resume."""
+"""The end of the names of files being written; such files are removed on resume."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,7 +40,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one.
+    """Write a file so that a reader, or a crash at any moment, finds the old or the new one.
 
     content: the bytes, or a function that writes a file at the path it is given.
     """
@@ -51,7 +52,7 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
             mode = temporary.stat().st_mode
             if callable(content):
                 content(temporary)
-                temporary.chmod(mode)  # safetensors lets nobody but the owner read
+                temporary.chmod(mode)  # safetensors allows only the owner to read
             else:
                 temporary.write_bytes(content)
             _sync(temporary)
@@ -62,28 +63,30 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON atomically; numbers that aren't finite become null."""
+    """Write readable JSON atomically; numbers that are not finite become null."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, atomically."""
+    from safetensors.torch import save_file  # imports torch, which loading a config does not need
+
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, lambda temporary: save_file(whole, temporary, metadata))
 
 
 def discard(path: Path) -> None:
-    """Remove a file, if it is there, and what killed processes left of writing it."""
+    """Remove a file, if it exists, and the temporary files of killed processes that wrote it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
         left.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process was writing."""
+    """Remove the temporary files of killed processes."""
     for left in folder.rglob(f".*{TEMPORARY}"):
         left.unlink(missing_ok=True)
 

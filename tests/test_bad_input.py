@@ -339,7 +339,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     ),
     "parts of one": (
         [*FINETUNE, "student.training.batch_size=4", "student.training.accumulate=4"],
-        ["student.training.batch_size: 4 in 4 parts", "batch norm", "at least 2"],
+        ["student.training.batch_size: 4", "in 4 parts", "batch norm", "at least 2"],
     ),
     "teacher's batch of one": (
         [*NETWORKS, "teachers.training.batch_size=1"],
@@ -347,7 +347,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     ),
     "teacher's parts of one": (
         [*NETWORKS, "teachers.training.batch_size=4", "teachers.training.accumulate=4"],
-        ["teachers.training.batch_size: 4 in 4 parts", "'cifar_resnet8'", "batch norm"],
+        ["teachers.training.batch_size: 4", "in 4 parts", "'cifar_resnet8'", "batch norm"],
     ),
     "parts that don't divide": (
         [*FINETUNE, "student.training.batch_size=4", "student.training.accumulate=3"],

@@ -165,6 +165,11 @@ def test_settings_need_the_standard_library_alone() -> None:
             assert outside <= STANDARD, f"{name}: {sorted(outside - STANDARD)}"
 
 
+def test_configs_are_loaded_without_torch_and_pandas() -> None:
+    heavy = {"torch", "torchvision", "timm", "pandas", "sklearn", "scipy", "pyarrow"}
+    assert not heavy & closure("cosup.config"), heavy & closure("cosup.config")
+
+
 def test_ray_is_imported_by_the_cluster_floor_alone() -> None:
     for path in FILES:
         if room_of(path) != "cluster":

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cosup.errors import UserError, about, in_short
+from cosup.errors import UserError, in_short, within
 from cosup.files import save_tensors
 from cosup.models.clip import TOWER
 from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
@@ -46,7 +46,7 @@ def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequenc
     For names and templates that aren't right, and for a prompt that is longer than the text encoder
     reads (a tokenizer would cut it in silence).
     """
-    with about("init: 'text'"):
+    with within("init"):
         source = clip_source(backbone.name, backbone.weights)
         encode = _tokenizer(source)
     _tokens(source, prompts_of(backbone, head, classes), encode)
@@ -138,8 +138,9 @@ def _tokens(source: ClipSource, prompts: Prompts, encode: Encode) -> Tensor:
         text, least = texts[full[cut[0]]], int(needed[cut[0]])
         fits = (n for n in range(least, room) if (encode([text], n) != padding).sum() == least)
         raise UserError(
-            f"templates: the prompt '{text}' is {next(fits, room)} tokens long with its start and "
-            f"end, and the text encoder of {source.name} reads {length}"
+            f"the prompt '{text}' is {next(fits, room)} tokens long with its start and end, and "
+            f"the text encoder of {source.name} reads {length}",
+            key="templates",
         )
     return tokens
 

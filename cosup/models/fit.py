@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.errors import RunError, inside
+from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.heads import HeadBank, build_heads, use_class_means
@@ -133,7 +133,7 @@ def fit_heads(
     source = Samples(fit.features, fit.targets, fit.weights, fit.hard, compute.device)
     generators = [torch_generator(fit.seed, "batches", h) for h in range(len(fit.members))]
     shuffles = [Shuffle(*pair) for pair in zip(fit.members, generators, strict=True)]
-    with inside("training"):
+    with within("training"):
         check_slices(fit.batch_size, ranks.size)
     optimizer = build_optimizer(bank, training)
     module = ranks.wrap(bank)

@@ -8,7 +8,7 @@ import timm.scheduler
 import torch
 from timm.scheduler.scheduler import Scheduler
 
-from cosup.errors import UserError, about, in_short, unknown_of_many
+from cosup.errors import UserError, in_short, unknown_of_many, within
 from cosup.models.classifier import Classifier
 from cosup.models.section import TrainingSection
 
@@ -73,7 +73,7 @@ def build_network_optimizer(
     known = _OPTIM.list_optimizers()
     if training.optimizer not in known:
         usual = "timm's, such as adamw, sgd, lamb, lion"
-        with about("optimizer"):
+        with within("optimizer"):
             raise unknown_of_many("optimizer", training.optimizer, known, usual)
     info = _OPTIM.get_optimizer_info(training.optimizer)
     groups = _groups(module, training)
@@ -91,12 +91,14 @@ def build_network_optimizer(
         )
     except (AssertionError, ImportError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"optimizer: '{training.optimizer}' can't be made here ({in_short(error)})"
+            f"cannot be created here ({in_short(error)})", key="optimizer", value=training.optimizer
         ) from None
     if getattr(optimizer, "is_second_order", False):
         raise UserError(
-            f"optimizer: '{training.optimizer}' needs second derivatives, which aren't "
-            "computed (allowed: any of timm's first-order optimisers, such as sgd, adamw, lamb)"
+            "needs second derivatives, which are not computed",
+            key="optimizer",
+            value=training.optimizer,
+            allowed="any of timm's first-order optimisers, such as sgd, adamw, lamb",
         )
     return optimizer
 
@@ -117,8 +119,10 @@ def _groups(module: torch.nn.Module, training: TrainingSection) -> list[dict[str
         if training.layer_decay < 1 and len({group["lr_scale"] for group in groups}) == 1:
             name = found[0].name if found else type(core).__name__
             raise UserError(
-                f"layer_decay: {training.layer_decay:g}: '{name}' doesn't say which of its layers "
-                "come first (allowed: null)"
+                f"the layers of '{name}' have no known order",
+                key="layer_decay",
+                value=training.layer_decay,
+                allowed="null",
             )
     own = {id(p) for p in core.parameters()}
     rest = [p for p in module.parameters() if p.requires_grad and id(p) not in own]

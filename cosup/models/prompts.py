@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosup.errors import UserError
+from cosup.errors import MISSING, UserError, unknown_name
 
 __all__ = [
     "HOLE",
@@ -66,6 +66,7 @@ _OPEN_CLIPS = {
     "imagenet_simple": "SIMPLE_IMAGENET_TEMPLATES",
 }
 _IMAGENET = "imagenet"
+NAMES = "a list, a mapping from class to name, a text file with a line per class"
 _WORDNET = re.compile(r"n\d{8}")
 
 
@@ -121,12 +122,13 @@ def build_prompts(
     given = {*names} if isinstance(names, Mapping) else set() if names is None else {*classes}
     for name, label in zip(chosen, classes, strict=True):
         if not name:
-            raise UserError(f"class_names: class '{label}' has an empty name")
+            raise UserError(f"class '{label}' has an empty name", key="class_names")
         if label not in given and (not any(map(str.isalpha, name)) or _WORDNET.fullmatch(name)):
             raise UserError(
-                f"class_names: {'null: ' if names is None else ''}class '{label}' has no name that "
-                "a prompt could hold (give names here: a list, a mapping from class to name, or a "
-                "text file with a line per class)"
+                f"class '{label}' has no name that can be used in a prompt",
+                key="class_names",
+                value=None if names is None else MISSING,
+                allowed=NAMES,
             )
     if names != _IMAGENET:
         _check_apart(chosen, classes)
@@ -140,8 +142,9 @@ def _check_apart(names: Sequence[str], classes: Sequence[str]) -> None:
         same = " ".join(name.replace("_", " ").casefold().split())
         if same in first:
             raise UserError(
-                f"class_names: classes '{first[same]}' and '{label}' are both called '{name}': "
-                "their prompts would be the same"
+                f"classes '{first[same]}' and '{label}' are both called '{name}': their prompts "
+                "would be the same",
+                key="class_names",
             )
         first[same] = label
 
@@ -165,9 +168,7 @@ def _names(
     if isinstance(names, Mapping):
         unknown = [label for label in names if label not in classes]
         if unknown:
-            raise UserError(
-                f"class_names: '{unknown[0]}' is not a class (classes: {_some(classes)})"
-            )
+            raise unknown_name("class", unknown[0], classes, key="class_names")
         return [_plain(names.get(label, name)) for label, name in zip(classes, own, strict=True)]
     where = ""
     if isinstance(names, str):
@@ -175,7 +176,8 @@ def _names(
         names = library.IMAGENET_CLASSNAMES if names == _IMAGENET else _lines(names)
     if len(names) != len(classes):
         raise UserError(
-            f"class_names: {len(names)} names{where} for {len(classes)} classes ({_some(classes)})"
+            f"{len(names)} names{where} for {len(classes)} classes ({_some(classes)})",
+            key="class_names",
         )
     return [_plain(name) for name in names]
 
@@ -191,8 +193,10 @@ def _lines(path: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(
-            f"class_names: '{path}' can't be read ({reason}; allowed: a list, a mapping from class "
-            f"to name, a text file with a line per class, or {_IMAGENET})"
+            f"cannot be read ({reason})",
+            key="class_names",
+            value=path,
+            allowed=f"{NAMES}, or {_IMAGENET}",
         ) from None
 
 

@@ -18,7 +18,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from cosup.errors import RunError, inside
+from cosup.errors import RunError, within
 from cosup.files import write_atomic
 from cosup.losses.base import Metrics, Objective
 from cosup.models.fit import CHECK_EVERY
@@ -175,7 +175,7 @@ def train_network(
     """
     device, ranks = context.compute.device, context.compute.ranks
     seed = seed_for(context.seed, "train", ranks.rank)
-    with inside(context.settings), forked_seeds(seed, device):
+    with within(context.settings), forked_seeds(seed, device):
         check_settings(objective, training)
         module.to(device).to(memory_format=torch.channels_last).train()
         optimizer = build_network_optimizer(module, training)

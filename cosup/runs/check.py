@@ -5,7 +5,7 @@ import torch
 from cosup.config.schema import Assigners, Config, Losses, MetaSection
 from cosup.controls import needing
 from cosup.data.table import ImageData
-from cosup.errors import UserError, about, inside, within
+from cosup.errors import UserError, about, within
 from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip_text import check_prompts
@@ -15,6 +15,7 @@ from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.runs.losses import check_candidates
 from cosup.teachers.hierarchy import Hierarchy, scopes
+from cosup.words import plural
 
 
 def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
@@ -60,7 +61,7 @@ def check_text(config: Config, data: ImageData) -> None:
     """Whether prompts can be made of the classes' names, and be read whole."""
     section = config.student
     if section.mode == "head" and section.head.init == "text":
-        with inside("student.head"):
+        with within("student.head"):
             check_prompts(section.backbone, section.head, data.classes)
 
 
@@ -78,12 +79,12 @@ def check_network(config: Config, data: ImageData) -> None:
             backbone.image_size,
             drop_path=training.drop_path,
         )
-    with inside("student.training"):
+    with within("student.training"):
         training_transform(training.augment, classifier.input)
         build_network_optimizer(classifier, training)
         check_norms(classifier, training, len(data.rows("student_train")))
     if section.meta is not None:
-        with inside("student.meta"):
+        with within("student.meta"):
             check_meta(section.meta, config.rounds.true_label_weight > 0, data)
             build_network_optimizer(classifier, section.meta.training())
     _check_pairing(config, data, classifier)
@@ -93,10 +94,12 @@ def check_norms(classifier: Classifier, training: TrainingSection, samples: int)
     """Batch norms need two images at a time."""
     size = min(training.batch_size, samples) // training.accumulate
     if size < 2 and any(isinstance(module, BATCH_NORMS) for module in classifier.modules()):
-        parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""
+        parts = f" (in {training.accumulate} parts)" if training.accumulate > 1 else ""
         raise UserError(
-            f"batch_size: {training.batch_size}{parts}: gives '{classifier.name}' one "
-            "image at a time, and its batch norms need at least 2"
+            f"gives '{classifier.name}' one image at a time{parts}; "
+            "its batch norms need at least 2",
+            key="batch_size",
+            value=training.batch_size,
         )
 
 
@@ -104,20 +107,26 @@ def check_meta(section: MetaSection, with_labels: bool, data: ImageData) -> None
     """Whether episodes of the base classes can be drawn; of annotations that isn't known yet."""
     base, each = len(data.classes), section.shots + section.queries
     if section.ways > base:
-        raise UserError(f"ways: {section.ways}, but there are only {base} base classes")
+        raise UserError(
+            f"there are only {plural(base, 'base class')}", key="ways", value=section.ways
+        )
     labels = data.given(data.rows("student_train"))
     if with_labels and bool((labels >= 0).all()):
         counts = torch.bincount(labels, minlength=base)
         if int((counts >= each).sum()) < section.ways:
             raise UserError(
-                f"queries: {section.queries}: with shots {section.shots} an episode takes {each} "
-                f"images of each of {section.ways} classes, and student_train has at most "
-                f"{int(counts.sort(descending=True).values[section.ways - 1])}"
+                f"with shots {section.shots} an episode takes {each} images of each of "
+                f"{section.ways} classes, and student_train has at most "
+                f"{int(counts.sort(descending=True).values[section.ways - 1])}",
+                key="queries",
+                value=section.queries,
             )
     elif section.ways * each > len(labels):
         raise UserError(
-            f"queries: {section.queries}: with ways {section.ways} and shots {section.shots} an "
-            f"episode takes {section.ways * each} images, and student_train has {len(labels)}"
+            f"with ways {section.ways} and shots {section.shots} an episode takes "
+            f"{section.ways * each} images, and student_train has {len(labels)}",
+            key="queries",
+            value=section.queries,
         )
 
 

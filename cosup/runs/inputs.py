@@ -11,7 +11,7 @@ from cosup.config.schema import Assigners, Config
 from cosup.data.episodes import EpisodeRows, episode_rows
 from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
-from cosup.errors import inside, within
+from cosup.errors import within
 from cosup.models.centroids import episode_probs
 from cosup.models.clip_text import prompts_of, text_features
 from cosup.models.compute import Compute
@@ -192,7 +192,7 @@ def _prototypes(config: Config, data: ImageData, features: FeatureCache) -> Tens
     section = config.student
     if section.mode != "head" or section.head.init != "text":
         return None
-    with inside("student.head"):
+    with within("student.head"):
         prompts = prompts_of(section.backbone, section.head, data.classes)
     with within("student.backbone"):
         features.source(section.backbone)  # its errors come before those of the text encoder

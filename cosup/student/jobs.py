@@ -18,7 +18,7 @@ from torch import Tensor
 from cosup.config.student import StudentSection
 from cosup.data.loader import TrainingBatches
 from cosup.data.table import ImageData
-from cosup.errors import inside
+from cosup.errors import within
 from cosup.losses.base import Objective
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
@@ -186,7 +186,7 @@ class NetworkJob:
 
 def check_shares(training: TrainingSection, samples: int, workers: int) -> None:
     """Raise `UserError` if workers cannot share the batches of this many samples."""
-    with inside("student.training"):
+    with within("student.training"):
         batch = training.batch_for(samples, workers)
         check_slices(batch, workers, training.accumulate, training.mixing.active)
 

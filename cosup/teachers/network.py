@@ -11,7 +11,7 @@ from torch import Tensor
 from cosup.data.loader import TrainingBatches, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
-from cosup.errors import about, inside, within
+from cosup.errors import about, within
 from cosup.layout import TeacherFiles
 from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
@@ -61,7 +61,7 @@ class NetworkTeacher(NetworkKind, Teacher):
         super().check(specs, training)
         setting = training.section.training
         classifier = _build_network(specs[0], training, training.section.model.weights)
-        with inside("teachers.training"):
+        with within("teachers.training"):
             check_settings(Objective(ScopedCrossEntropy(torch.ones(1))), setting)
             build_network_optimizer(classifier, setting)
             training_transform(setting.augment, classifier.input)

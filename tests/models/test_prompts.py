@@ -155,9 +155,9 @@ def test_imagenets_names_are_open_clips() -> None:
         ({"x": "y"}, ("x", "y"), ["'x' and 'y'", "both called 'y'"]),
         (["a", "b", "c"], ("x", "y"), ["3 names for 2 classes", "(x, y)"]),
         ([], ("x", "y"), ["0 names"]),
-        ({"cta": "cat"}, ("cat", "dog"), ["'cta' is not a class", "cat, dog"]),
+        ({"cta": "cat"}, ("cat", "dog"), ["class_names", "'cta'", "cat, dog"]),
         ("no.txt", ("x", "y"), ["'no.txt'", "No such file", "imagenet"]),
-        ("", ("x", "y"), ["''", "can't be read"]),
+        ("", ("x", "y"), ["class_names: ''", "imagenet"]),
     ],
 )
 def test_names_that_cannot_be_used(
