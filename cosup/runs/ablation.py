@@ -1,11 +1,8 @@
-"""`rounds.losses`: the same config with several losses, and whether their difference is more than
-noise.
+"""Run a config with several losses (`rounds.losses`), and compare them in pairs.
 
-Every loss is run on the same seeds, in `DIRECTORY/LOSS` (`DIRECTORY/LOSS/seed-K` with
-`run.seeds`), each a complete run of its own. What no loss changes is made once per seed, by the
-first loss, and taken over by the others (`cosup.runs.losses`).
-
-What an ablation over losses prints at the end: a row per loss, and what the pairs say.
+Every loss is run on the same seeds, in `DIRECTORY/LOSS` (`DIRECTORY/LOSS/seed-K` with `run.seeds`),
+each as a complete run. What does not depend on the loss is computed once per seed, by the first
+loss, and taken over by the others (`cosup.runs.losses`).
 """
 
 import logging
@@ -38,7 +35,7 @@ def run_ablation(
     overwrite: bool = False,
     backend: Backend | None = None,
 ) -> dict[str, Any]:
-    """Run every loss of `rounds.losses` on every seed; the content of `directory/summary.json`.
+    """Run every loss of `rounds.losses` on every seed. Return the content of `summary.json`.
 
     `{"run", "status", "seed": [...], "config_hash", "losses": {name: summary of its run, over
     seeds where there are several}, "paired": [...]}`, pairs as in `cosup.runs.paired.compare`.
@@ -79,7 +76,7 @@ def run_ablation(
 
 
 def _check(config: Config) -> None:
-    """What config, data and any of the losses get wrong together."""
+    """Raise `UserError` for conflicts of config, data and any of the losses."""
     assert config.rounds.losses is not None
     compute = make_compute(config)
     section = config.data.model_copy(update={"check": "none"})
@@ -90,7 +87,7 @@ def _check(config: Config) -> None:
 
 
 def _folders(directory: Path, config: Config) -> list[Path]:
-    """The directories of a loss's runs, one per seed."""
+    """Return the directories of a loss's runs, one per seed."""
     if config.run.seeds is None:
         return [directory]
     return [Layout(directory).of_seed(seed).path for seed in config.run.seeds]

@@ -1,7 +1,7 @@
-"""Where a run computes: in this process, or wherever another backend does the same work.
+"""Backends of a run: this process, or one that does the same work elsewhere.
 
-A backend only does work ahead: what it trains, annotates and extracts lands where the code of a
-local run looks for it, and that code goes on from there. So both give the same numbers.
+A backend only works ahead: it puts trained teachers, annotations and features where the code of a
+local run looks for them, and that code continues from there. So all give the same numbers.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from cosup.teachers.store import AnnotationStore
 __all__ = ["Backend", "Local", "TeacherGroup"]
 
 TeacherGroup = tuple[Sequence[TeacherSpec], TeachersSection]
-"""Teachers that are trained at once, and with what."""
+"""Teachers that are trained together, and the settings of their training."""
 
 
 class Backend(Protocol):
-    """Who computes."""
+    """Computes the parts of a run."""
 
     @property
     def launcher(self) -> Launcher:
-        """Who trains students, of the run that has begun."""
+        """Return what trains the students of the current run."""
         ...
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
-        """A run of this config begins; what its teachers and its student compute with."""
+        """Start a run. Return the feature cache and compute context of its teachers and student."""
         ...
 
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
@@ -48,21 +48,21 @@ class Backend(Protocol):
         compute: Compute,
         on_shard: OnShard,
     ) -> None:
-        """Fill the store with what it misses of these teachers."""
+        """Add the annotations of these teachers that the store lacks."""
         ...
 
 
 class Local:
-    """All in this process."""
+    """Computes everything in this process."""
 
     launcher: Launcher = LocalLauncher()
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
-        """As they are."""
+        """Return the features as they are."""
         return features
 
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
-        """Nothing ahead: each level trains its own when it is asked for."""
+        """Do nothing: each level is trained when it is needed."""
 
     def annotate(
         self,
@@ -72,5 +72,5 @@ class Local:
         compute: Compute,
         on_shard: OnShard,
     ) -> None:
-        """One pass over the images for all that read the same."""
+        """Annotate in one pass over the images for all teachers with the same inputs."""
         annotate(teachers, data, store, compute, on_shard=on_shard)

@@ -1,4 +1,4 @@
-"""What config and data, each right in itself, can get wrong together: seen before any training."""
+"""Check a config against the data, before any training."""
 
 import torch
 
@@ -19,7 +19,7 @@ from cosup.words import plural
 
 
 def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
-    """What config and data, each right in itself, can get wrong together: `UserError`."""
+    """Raise `UserError` for settings that the data or the teachers do not allow."""
     check_controls(config, hierarchy, data)
     check_candidates(config, data)
     check_labels(config, data)
@@ -36,29 +36,34 @@ def check_controls(config: Config, hierarchy: Hierarchy, data: ImageData) -> Non
     asked = needing("labels", config.controls)
     if asked and not bool((data.truth(data.rows("student_train")).labels >= 0).any()):
         raise UserError(
-            f"controls: {', '.join(asked)}: need true labels of student_train, and it has none; "
-            "leave them out"
+            "needs true labels of student_train, and none is known; leave it out",
+            key="controls",
+            value=", ".join(asked),
         )
     asked = needing("generalist", config.controls)
     if asked and all(spec.external is not None for spec in hierarchy[-1]):
         raise UserError(
-            f"controls: {', '.join(asked)}: the finest level's teachers are all external, so "
-            "their training budget is unknown; leave it out"
+            "the training budget of the teachers of the finest level is unknown, as all of them "
+            "are external; leave it out",
+            key="controls",
+            value=", ".join(asked),
         )
 
 
 def check_labels(config: Config, data: ImageData) -> None:
-    """Settings that let the student see labels need some."""
+    """Raise `UserError` if the student is to use labels and none is known."""
     known = data.given(data.rows("student_train")) >= 0
     if config.rounds.true_label_weight and not bool(known.any()):
         raise UserError(
-            f"rounds.true_label_weight: {config.rounds.true_label_weight:g}: needs labels of "
-            "student_train, and it has none (allowed: 0)"
+            "needs labels of student_train, and none is known",
+            key="rounds.true_label_weight",
+            value=config.rounds.true_label_weight,
+            allowed="0",
         )
 
 
 def check_text(config: Config, data: ImageData) -> None:
-    """Whether prompts can be made of the classes' names, and be read whole."""
+    """Check the prompts of the class names, and that none is cut."""
     section = config.student
     if section.mode == "head" and section.head.init == "text":
         with within("student.head"):
@@ -66,7 +71,7 @@ def check_text(config: Config, data: ImageData) -> None:
 
 
 def check_network(config: Config, data: ImageData) -> None:
-    """Whether the student's network can be built, trained so, and paired with its teachers."""
+    """Check that the network can be built and trained, and compared with its teachers."""
     section = config.student
     if section.mode != "finetune":
         return
@@ -91,7 +96,7 @@ def check_network(config: Config, data: ImageData) -> None:
 
 
 def check_norms(classifier: Classifier, training: TrainingSection, samples: int) -> None:
-    """Batch norms need two images at a time."""
+    """Check that a network with batch norms gets at least two images at a time."""
     size = min(training.batch_size, samples) // training.accumulate
     if size < 2 and any(isinstance(module, BATCH_NORMS) for module in classifier.modules()):
         parts = f" (in {training.accumulate} parts)" if training.accumulate > 1 else ""
@@ -104,7 +109,7 @@ def check_norms(classifier: Classifier, training: TrainingSection, samples: int)
 
 
 def check_meta(section: MetaSection, with_labels: bool, data: ImageData) -> None:
-    """Whether episodes of the base classes can be drawn; of annotations that isn't known yet."""
+    """Check that episodes of the base classes can be drawn, as far as labels are known."""
     base, each = len(data.classes), section.shots + section.queries
     if section.ways > base:
         raise UserError(
@@ -131,7 +136,7 @@ def check_meta(section: MetaSection, with_labels: bool, data: ImageData) -> None
 
 
 def _check_pairing(config: Config, data: ImageData, student: Classifier) -> None:
-    """Losses on feature maps: can the student's and the teachers' be compared?"""
+    """Check that a loss on feature maps can compare those of student and teachers."""
     loss = Losses.build(config.rounds.loss)
     if not isinstance(loss, FeatureLoss):
         return

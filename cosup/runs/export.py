@@ -1,4 +1,4 @@
-"""The exported student and its model card."""
+"""Export the trained student with a model card."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ CARD = """\
 {% if network %}The whole network `{{ backbone }}`\
 {% else %}A {{ head }} head on frozen features of `{{ backbone }}`{% endif %}, taught by \
 {{ plural(teachers | length, "weak teacher") }} \
-({{ teachers | join(", ") }}). It saw {{ "labels too" if labels else "no true label" }}.\
-{% if clip and not network %} CLIP's image encoder lies beside it; its text encoder is not needed.\
+({{ teachers | join(", ") }}). It was trained with{{ "" if labels else "out" }} true labels.\
+{% if clip and not network %} CLIP's image encoder is stored with it.\
 {% endif %}
 
 | | accuracy {{ measured }} |
@@ -43,7 +43,7 @@ Classes: {{ classes | join(", ") }}
 def export_student(
     config: Config, classes: tuple[str, ...], run: RunDirectory, summary: dict[str, Any]
 ) -> None:
-    """Write `student/`: the last round's student, what it reads, and a card with its numbers."""
+    """Write the student of the last round, its backbone's settings and a model card."""
     last = summary["rounds"][-1]["round"]
     state = run.files.round(last).student.read()
     section, folder = config.student.backbone, run.folder(run.files.student)

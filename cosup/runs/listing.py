@@ -1,4 +1,4 @@
-"""What `cosup ls` shows."""
+"""List configs, registered classes and runs (`cosup ls`)."""
 
 import inspect
 import json
@@ -23,7 +23,7 @@ RUNS = Path("outputs")
 
 
 def listing(kind: str | None = None) -> RenderableType:
-    """The things of one kind; of every kind, by name, where none is given."""
+    """Return what there is of one kind, with settings; or the names of every kind."""
     if kind is None:
         return Group(*(_names(name, things()) for name, things in _KINDS.items()))
     if kind not in _KINDS:
@@ -44,7 +44,7 @@ def _names(kind: str, things: dict[str, str]) -> RenderableType:
 
 
 def _settings(registry: Registry[Any]) -> RenderableType:
-    """Each class of a registry with its settings, their defaults and what they take."""
+    """List each class of a registry with its settings, defaults and allowed values."""
     parts: list[RenderableType] = []
     for name, entry in sorted(registry.known().items()):
         cls = entry.settings
@@ -69,7 +69,7 @@ def _registered(registry: Registry[Any]) -> Callable[[], dict[str, str]]:
 
 
 def _configs() -> dict[str, str]:
-    """YAML files of `configs/` with the first sentence of the comment that heads them."""
+    """List the YAML files of `configs/` with the first sentence of their first comment."""
     found = {}
     for path in sorted(CONFIGS.glob("*.y*ml")):
         heading, _, _ = path.read_text(encoding="utf-8", errors="replace").partition("\n\n")
@@ -80,7 +80,7 @@ def _configs() -> dict[str, str]:
 
 
 def _runs() -> dict[str, str]:
-    """Run directories of `outputs/` with what their `summary.json` says."""
+    """List the run directories of `outputs/` with their results."""
     folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
     return {str(folder): _summary(folder) for folder in folders if Layout(folder).is_run()}
 

@@ -1,4 +1,4 @@
-"""What a run says: the console, `log.txt`, and how far it is."""
+"""Log to the console and to `log.txt`, and show progress."""
 
 import logging
 import sys
@@ -20,15 +20,15 @@ from rich.progress import (
 logger = logging.getLogger(__name__)
 
 PLAIN_EVERY = 20.0
-"""Seconds between the lines that stand for a progress bar where there is no terminal."""
+"""Seconds between the lines that replace a progress bar where there is no terminal."""
 
 _console = Console(stderr=True)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Log lines on stderr, above a progress bar if there is one.
+    """Writes log lines to stderr, above a progress bar if there is one.
 
-    A record with `extra={"quiet": True}` is for the file alone: the command line says it itself.
+    A record with `extra={"quiet": True}` is for the file alone: the command line prints it itself.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -59,7 +59,7 @@ def log_to_console(level: int = logging.INFO) -> Iterator[None]:
 
 
 class _FileHandler(logging.FileHandler):
-    """A log file that gives up in silence where it can't be written.
+    """Writes a log file, and ignores failures to write it.
 
     On a full disk the run itself ends with the reason; the log adds no traceback to that.
     """
@@ -97,9 +97,9 @@ def _attached(handler: logging.Handler) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far something is: a bar on a terminal, a plain line now and then elsewhere.
+    """Show progress: a bar on a terminal, a plain line at intervals elsewhere.
 
-    Gives a function to call with how many of `total` are newly done.
+    Yields a function to call with the number of the `total` items that are newly done.
     """
     if not _console.is_terminal:
         yield _plain_progress(what, total)
@@ -117,8 +117,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class Pace:
-    """Tells now and then how far a training is: a step's number, of how many if that is known, and
-    its loss."""
+    """Logs the step and loss of a training at intervals. total: number of steps, if known."""
 
     def __init__(self, what: str, total: int | None = None) -> None:
         self.what = what
@@ -126,7 +125,7 @@ class Pace:
         self._last = time.monotonic()
 
     def __call__(self, step: int, loss: float) -> None:
-        """After a step (from 1)."""
+        """Log after a step (from 1), if the last line is old enough."""
         if time.monotonic() - self._last < PLAIN_EVERY:
             return
         self._last = time.monotonic()

@@ -71,7 +71,7 @@ def mirrored(place: str, *, resume: bool = False, overwrite: bool = False) -> It
 def _take_over(staging: Staging, resume: bool, overwrite: bool) -> None:
     """Fill or empty the staging folder, and record it as the last writer of the URI."""
     with usable():
-        there, writer = staging.look()
+        there, writer = staging.state()
     ours = writer is not None and writer == staging.identity
     _check_free(staging, there, ours, resume, overwrite)
     if overwrite:

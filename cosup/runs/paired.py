@@ -27,30 +27,30 @@ METRIC = "student.accuracy"
 
 @dataclass(frozen=True)
 class Correct:
-    """Where a run's student was right: correct [M] bool on the test samples, groups [M] int64."""
+    """Which of the M test samples a student has right: correct [M] bool, groups [M] int64."""
 
     correct: Tensor
     groups: Tensor
 
     @property
     def accuracy(self) -> float:
-        """The share that is right, in [0, 1]."""
+        """Return the accuracy in [0, 1]."""
         return float(self.correct.double().mean())
 
 
-def keep_correct(run: RunDirectory, test: TestSplit, student: ProbTable) -> None:
-    """Keep, for later comparisons, on which test samples a run's student is right."""
+def save_correct(run: RunDirectory, test: TestSplit, student: ProbTable) -> None:
+    """Store which test samples the student of a run has right, for later comparisons."""
     run.files.correct.write({"correct": test.correct(student), "groups": test.groups})
 
 
 def load_correct(directory: Path) -> Correct:
-    """What `keep_correct` kept in a run's directory."""
+    """Load what `save_correct` stored in the directory of a run."""
     tensors = Layout(directory).correct.read()
     return Correct(tensors["correct"], tensors["groups"])
 
 
 def compare_pairs(runs: Mapping[str, Sequence[Correct]], seed: int) -> list[dict[str, Any]]:
-    """Every pair of `runs` (by name, one `Correct` per seed, the same seeds in the same order).
+    """Compare every pair of `runs` (by name, one `Correct` per seed, the same seeds in order).
 
     In each pair the later one is `first`, so that a list which starts with the baseline reads as
     gains over it. seed: of the bootstrap.
@@ -62,7 +62,7 @@ def compare_pairs(runs: Mapping[str, Sequence[Correct]], seed: int) -> list[dict
 
 
 def compare(first: Sequence[Correct], second: Sequence[Correct], seed: int) -> dict[str, Any]:
-    """The accuracy of `first` less that of `second`, seed by seed.
+    """Compare the accuracies of `first` and `second`, seed by seed.
 
     difference: the mean over seeds. deviation, ci95: over seeds, None for a single one (Student's
     t of the paired differences). ci95_samples: the paired bootstrap over test groups of that mean;
@@ -90,7 +90,7 @@ def compare(first: Sequence[Correct], second: Sequence[Correct], seed: int) -> d
     }
 
 
-def more_than_noise(pair: Mapping[str, Any]) -> bool:
-    """Do all intervals of a comparison lie on one side of 0?"""
+def is_significant_pair(pair: Mapping[str, Any]) -> bool:
+    """Return whether all intervals of a comparison exclude 0."""
     intervals = [pair["ci95_samples"], *([pair["ci95"]] if pair["ci95"] else [])]
     return all(low > 0 for low, _ in intervals) or all(high < 0 for _, high in intervals)

@@ -20,7 +20,7 @@ from cosup.runs.directory import RunDirectory
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
 from cosup.runs.losses import take_over
-from cosup.runs.paired import keep_correct
+from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import describe_environment, write_samples, write_thumbnails
@@ -95,7 +95,7 @@ def _summary(
     config, run, data = context.config, context.run, prepared.data
     test, teachers = prepared.test.split, prepared.teachers
     student = run.files.round(len(rounds)).test.read(test.answers)
-    keep_correct(run, test, student)
+    save_correct(run, test, student)
     ceiling = controls.get("ceiling")
     seed = seed_for(context.seed, "bootstrap")
     return {

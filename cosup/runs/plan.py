@@ -1,4 +1,4 @@
-"""`cosup plan`: what a run would train, annotate and cache; it writes nothing."""
+"""Print what a run would train, annotate and cache, without running it (`cosup plan`)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -33,11 +33,11 @@ from cosup.teachers.table import ANNOTATED
 from cosup.teachers.train import planned_steps
 
 SHOWN = 5
-"""Classes or domains of a scope that are named."""
+"""Maximum number of classes or domains that are listed per scope."""
 
 
 def plan(config: Config) -> RenderableType:
-    """Samples, teachers, annotations, features, rounds and controls, with sizes and cache hits.
+    """Return samples, teachers, annotations, features, rounds and controls, with their sizes.
 
     Raises `UserError` for whatever is wrong with config, data or weights.
     """
@@ -64,7 +64,7 @@ def plan(config: Config) -> RenderableType:
 
 
 def _place(config: Config) -> str:
-    """Where the run would be written, and whether there is one."""
+    """Return where the run would be written, and whether it exists."""
     where = run_place(config)
     if isinstance(where, Place):
         with usable():
@@ -87,7 +87,7 @@ def _samples(data: ImageData) -> str:
 
 
 def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]:
-    """What the student is, and the features that it or the assigner reads."""
+    """Yield the student, and the features that it or the assigner reads."""
     section, splits = config.student, feature_splits(config)
     if section.mode == "finetune":
         backbone = section.backbone
@@ -169,7 +169,7 @@ def _scope(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
 
 
 def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
-    """By name where they are few."""
+    """List the names if they are few, else the first of them and their number."""
     if chosen is None:
         return "all"
     more = f" ... ({len(chosen)})" if len(chosen) > SHOWN else ""

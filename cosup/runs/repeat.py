@@ -1,4 +1,4 @@
-"""`run.seeds`: the same config with several seeds, and what the numbers are over them."""
+"""Repeat a run with several seeds (`run.seeds`), and aggregate its numbers."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
 
 
 def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, sample deviation and 95 % interval (Student's t over seeds) of every number.
+    """Return the mean, sample deviation and 95 % interval (Student's t over seeds) of each number.
 
     The shape of a single summary is kept: a number becomes its mean; `over_seeds` holds, by its
     path (`student.accuracy`), mean, deviation, interval and the values themselves. The interval

@@ -1,4 +1,4 @@
-"""The staging folder of a run at a URI: what is in it, what is there, and how each gets across."""
+"""Copy files between the staging folder of a run and its URI."""
 
 import hashlib
 import json
@@ -27,15 +27,15 @@ SESSION = ".cosup-mirror"
 """At the URI: a file that names the staging folder that wrote there last. In a staging root: the
 folder with the records and locks of its runs."""
 SLACK = 50_000_000
-"""Nanoseconds by which the clock of files may be behind."""
+"""Nanoseconds by which the time of files may lag behind the clock."""
 THREADS = 8
 
 Stamp = tuple[int, int, int]
-"""Inode, size and time of change: another file, or other content, has another one."""
+"""Inode, size and modification time, which change with the file or its content."""
 
 
 def staging_root(output: str) -> Path:
-    """The local folder for what is written under `run.output`: itself, unless it is a URI; then a
+    """Return the local folder for `run.output`: itself, or for a URI a
     folder of `COSUP_CACHE` (`~/.cache/cosup` by default)."""
     if not is_uri(output):
         return Path(output)
@@ -46,7 +46,7 @@ def staging_root(output: str) -> Path:
 
 
 def run_place(config: Config, output: str | None = None) -> Path | Place:
-    """Where a config's run is written: `output`, or the folder of its name in `run.output`."""
+    """Return where a run is written: `output`, or the folder of its name in `run.output`."""
     if output is not None:
         return Place(output) if is_uri(output) else Path(output)
     base = config.run.output
@@ -54,10 +54,10 @@ def run_place(config: Config, output: str | None = None) -> Path | Place:
 
 
 class Staging:
-    """A run's folder on this machine, and its place at a URI.
+    """A run in a folder of this machine, and at a URI.
 
-    record: the file that keeps, from run to run, which staging folder this is and what of it is at
-    the URI as it is here. Without it the folder is worth nothing.
+    record: the file with the identity of the folder, and which of its files the URI has unchanged.
+    Without it the folder cannot be used.
     """
 
     def __init__(self, uri: str, path: Path, record: Path) -> None:
@@ -72,30 +72,30 @@ class Staging:
             pushed = {name: (int(a), int(b), int(c)) for name, (a, b, c) in kept["pushed"].items()}
             self.identity, self.pushed = str(kept["identity"]), pushed
 
-    def look(self) -> tuple[dict[str, int], str | None]:
-        """What is at the URI (bytes by name), and the identity of who wrote there last."""
+    def state(self) -> tuple[dict[str, int], str | None]:
+        """Return the files at the URI (bytes by name), and the identity of its last writer."""
         there = listing(self.uri)
         writer = self._writer() if there.pop(SESSION, None) is not None else None
         return there, writer
 
     def files(self) -> dict[str, Stamp]:
-        """What is in the folder, without locks and files being written."""
+        """Return the files in the folder, without locks and temporary files."""
         return {name: stamp for name, (stamp, _) in self._scan().items()}
 
     def empty(self) -> None:
-        """Empty the folder, and be another one from now on."""
+        """Empty the folder and give it a new identity."""
         self.record.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         self.identity, self.pushed = uuid.uuid4().hex, {}
 
     def clear(self, there: Iterable[str]) -> None:
-        """Remove what is at the URI: first what says it is finished, last that it is a run."""
+        """Remove the files at the URI: summaries first, the marker of a run last."""
         for name in sorted(there, key=_rank, reverse=True):
             remove(join(self.uri, name))
         remove(self.uri)
 
     def fetch(self, there: Mapping[str, int]) -> None:
-        """Get what is at the URI and not here."""
+        """Copy the files from the URI that are missing here."""
         lacking = [name for name in there if not (self.path / name).exists()]
         for name in lacking:
             if ".." in PurePosixPath(name).parts:
@@ -110,7 +110,7 @@ class Staging:
         self.pushed |= {name: files[name] for name in lacking if name in files}
 
     def sign(self) -> None:
-        """Become the URI's last writer; the record is kept before that is told."""
+        """Become the last writer of the URI; the record is stored before."""
         self._keep()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / SESSION
@@ -118,13 +118,13 @@ class Staging:
             put(file, join(self.uri, SESSION))
 
     def push(self, *, last: bool = False, finished: bool = False) -> None:
-        """Copy to the URI what has changed, and remove there what was removed here.
+        """Copy changed files to the URI, and remove there those that were removed here.
 
-        While the run goes on, what is younger than the look at the folder waits for the next time:
-        the file that it builds on may have been missed. So what arrives is, also if this is cut,
-        the run as it was at some moment.
+        During a run, files that are newer than the scan of the folder wait for the next time, as a
+        file that they depend on may have been missed. So the URI has the run in a state that it
+        had, even if the copying is interrupted.
 
-        last: the run has ended, nothing waits. finished: and remove what else is at the URI.
+        last: copy all files, as the run has ended. finished: also remove other files at the URI.
         """
         before = time.time_ns() - SLACK
         found = self._scan()
@@ -149,7 +149,7 @@ class Staging:
             self._keep()
 
     def drop(self) -> None:
-        """Remove the folder and its record, and the place at the URI if nothing is there."""
+        """Remove the folder, its record, and the place at the URI if it is empty."""
         if not set(listing(self.uri)) - {SESSION}:
             remove(self.uri)
         self.empty()
@@ -158,7 +158,7 @@ class Staging:
         get(join(self.uri, name), self.path / name)
 
     def _remove(self, names: set[str]) -> None:
-        """Files, and the folders that they leave empty."""
+        """Remove files at the URI, and the folders that become empty."""
         for name in sorted(names, key=_rank, reverse=True):
             remove(join(self.uri, name))
             self.pushed.pop(name, None)
@@ -186,7 +186,7 @@ class Staging:
         write_json(self.record, {"identity": self.identity, "pushed": self.pushed})
 
     def _scan(self) -> dict[str, tuple[Stamp, int]]:
-        """Every file's stamp, and when it got its name and content."""
+        """Return the stamp of every file, and when it was last written or renamed."""
         found: dict[str, tuple[Stamp, int]] = {}
         for folder, _, names in os.walk(self.path):
             for name in names:
@@ -202,13 +202,12 @@ class Staging:
 
 
 def has_content(path: Path) -> bool:
-    """Does a staging folder hold a run, or what is left of one?"""
+    """Return whether a staging folder has any file of a run."""
     return any(file.is_file() and file.name != LOCK for file in path.rglob("*"))
 
 
 def _rank(name: str) -> int:
-    """Before all else what says that it is a run, and what tells how to read other files; last what
-    says that it is finished, above all for the run as a whole."""
+    """Return the order of copying: markers and manifests first, summaries last."""
     parts, files = PurePosixPath(name), Layout(Path())
     summary = files.summary.path.name
     if parts.name == MARKER:

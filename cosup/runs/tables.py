@@ -11,7 +11,7 @@ from rich.text import Text
 from cosup.controls import CONTROLS, control_title
 from cosup.layout import Layout
 from cosup.remote import Place
-from cosup.runs.paired import more_than_noise
+from cosup.runs.paired import is_significant_pair
 from cosup.words import in_percent, in_points, interval, noun
 
 
@@ -212,7 +212,7 @@ def _sentence(pair: Mapping[str, Any]) -> str:
     seeds = len(pair["by_seed"])
     head = f"{pair['first']}: {in_points(pair['difference'])}"
     samples = f"{_interval(pair['ci95_samples'])} over test samples"
-    verdict = "significant" if more_than_noise(pair) else "not significant"
+    verdict = "significant" if is_significant_pair(pair) else "not significant"
     if pair["ci95"] is None:
         return f"{head}, {samples}: {verdict} over test samples; one seed cannot show that of seeds"
     over = f"{_interval(pair['ci95'])} over seeds"

@@ -13,9 +13,9 @@ from cosup.runs.paired import (
     Correct,
     compare,
     compare_pairs,
-    keep_correct,
+    is_significant_pair,
     load_correct,
-    more_than_noise,
+    save_correct,
 )
 from cosup.runs.summary import TestSplit as Split
 
@@ -61,7 +61,7 @@ def test_seeds_that_share_their_test_samples_make_the_interval_no_narrower() -> 
 def test_one_seed_has_no_interval_over_seeds() -> None:
     made = compare([drawn(0, 0.9)], [drawn(1, 0.5)], seed=0)
     assert (made["ci95"], made["deviation"], made["better_on"]) == (None, None, 1)
-    assert more_than_noise(made)
+    assert is_significant_pair(made)
 
 
 def test_every_pair_is_there_and_the_later_one_comes_first() -> None:
@@ -88,10 +88,10 @@ NAMED = {"a": 0.5, "b": 0.9, "c": 0.1}
         ([0.1, 0.2], [-0.2, -0.1], False),
     ],
 )
-def test_more_than_noise_means_every_interval_on_one_side(
+def test_is_significant_pair_means_every_interval_on_one_side(
     over_seeds: list[float] | None, samples: list[float], more: bool
 ) -> None:
-    assert more_than_noise({"ci95": over_seeds, "ci95_samples": samples}) is more
+    assert is_significant_pair({"ci95": over_seeds, "ci95_samples": samples}) is more
 
 
 def test_what_a_student_got_right_is_kept_and_an_abstention_is_wrong(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_a_student_got_right_is_kept_and_an_abstention_is_wrong(tmp_path: P
         ("a", "b"),
         ("all",),
     )
-    keep_correct(RunDirectory(tmp_path), test, ProbTable.compress(probs))
+    save_correct(RunDirectory(tmp_path), test, ProbTable.compress(probs))
     kept = load_correct(tmp_path)
     assert kept.correct.tolist() == [True, False, False, True]
     assert kept.groups.tolist() == [3, 3, 1, 0]
