@@ -170,6 +170,25 @@ def test_configs_are_loaded_without_torch_and_pandas() -> None:
     assert not heavy & closure("cosup.config"), heavy & closure("cosup.config")
 
 
+@pytest.mark.parametrize("name", ["cosup.config.schema", "cosup.config.load"])
+def test_config_needs_neither_torch_nor_pandas(name: str) -> None:
+    assert not closure(name) & {"torch", "torchvision", "timm", "pandas", "ray", "scipy", "sklearn"}
+
+
+def test_loading_a_config_imports_neither_torch_nor_pandas() -> None:
+    script = (
+        "import sys\n"
+        "from cosup.config import load_config\n"
+        "load_config('configs/quickstart.yaml')\n"
+        "heavy = {'torch', 'pandas', 'timm', 'ray'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=HOUSE.parent
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_ray_is_imported_by_the_cluster_floor_alone() -> None:
     for path in FILES:
         if room_of(path) != "cluster":
