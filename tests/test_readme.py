@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from helpers.made_run import make_run
+from helpers.synthetic_run import make_run
 from PIL import Image
 from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""A run's files read by plain means: pandas, safetensors' NumPy, loops. Nothing of cosup."""
+"""Read a run's files with pandas, safetensors and loops only, independently of cosup."""
 
 import json
 from functools import cache
@@ -16,7 +16,7 @@ def read(run: Path, name: str) -> dict[str, Any]:
 
 
 def samples(run: Path, split: str) -> pd.DataFrame:
-    """Rows of a split, names as plain strings ("" where null)."""
+    """Return the rows of a split, names as strings ("" for null)."""
     table = pd.read_parquet(run / "samples.parquet")
     table = table[table["split"] == split].reset_index(drop=True)
     for column in ("true_label", "domain", "answer"):
@@ -26,12 +26,12 @@ def samples(run: Path, split: str) -> pd.DataFrame:
 
 @cache
 def decisions(run: Path, number: int) -> list[dict[str, Any]]:
-    """A round's rows."""
+    """Return the decisions of a round as dictionaries."""
     return pd.read_parquet(run / "decisions" / f"round-{number}.parquet").to_dict("records")
 
 
 def top(path: Path, names: list[str]) -> tuple[list[str], NDArray[np.float64]]:
-    """Each row's most probable name ("" for an abstention) and its share of the row's mass."""
+    """Return each row's top name ("" for an abstention) and its share of the mass."""
     found = load_file(path)
     labels, confidence = [], []
     for row, values in enumerate(found["values"].astype(np.float64)):
@@ -45,20 +45,20 @@ def top(path: Path, names: list[str]) -> tuple[list[str], NDArray[np.float64]]:
 
 @cache
 def annotations(run: Path, split: str, teacher: str) -> list[str]:
-    """A teacher's most probable classes, shard after shard."""
+    """Return a teacher's most probable classes in the order of the shards."""
     names = read(run, "stages/prepared")["classes"]
     files = sorted((run / "annotations" / split / teacher).glob("*.safetensors"))
     return [label for file in files for label in top(file, names)[0]]
 
 
 def student(run: Path, number: int) -> tuple[list[str], NDArray[np.float64]]:
-    """The student of a round on what measures."""
+    """Return the predictions and confidences of a round's student on the test split."""
     answers = read(run, "stages/prepared")["answers"]
     return top(run / "checkpoints" / f"round-{number}" / "test.safetensors", answers)
 
 
 def control(run: Path, name: str) -> tuple[list[str], NDArray[np.float64]]:
-    """A control on what measures."""
+    """Return the predictions and confidences of a control on the test split."""
     answers = read(run, "stages/prepared")["answers"]
     return top(run / "checkpoints" / f"control-{name}.safetensors", answers)
 

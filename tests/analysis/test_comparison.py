@@ -1,4 +1,4 @@
-"""Comparisons of runs, against scipy, plain loops and a plain bootstrap; and what is refused."""
+"""Comparisons of runs equal SciPy, plain loops and a plain bootstrap; others are refused."""
 
 import shutil
 from dataclasses import replace
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.comparable_runs import CLASSES, DOMAINS, Made, drawn, make_run
+from helpers.comparable_runs import CLASSES, DOMAINS, RunAnswers, make_run, random_answers
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -21,16 +21,16 @@ from cosup.seeds import seed_for
 SEED = seed_for(0, "bootstrap")
 
 
-def loaded(folder: Path, **made: Made) -> list[Run]:
-    return [load_run(make_run(folder / name, one)) for name, one in made.items()]
+def loaded(folder: Path, **cases: RunAnswers) -> list[Run]:
+    return [load_run(make_run(folder / name, one)) for name, one in cases.items()]
 
 
-def right(made: Made) -> NDArray[np.bool_]:
-    return made.student == made.truth
+def right(answers: RunAnswers) -> NDArray[np.bool_]:
+    return answers.student == answers.truth
 
 
-def test_pairs_are_those_of_scipy_and_of_a_plain_loop(tmp_path: Path) -> None:
-    first, second = drawn(1, 0.7), drawn(2, 0.8)
+def test_pairs_equal_scipy_and_a_loop(tmp_path: Path) -> None:
+    first, second = random_answers(1, 0.7), random_answers(2, 0.8)
     tables = compare(loaded(tmp_path, first=first, second=second))
     (pair,) = tables["pairs"].to_dict("records")
     counts = {"both_right": 0, "first_only": 0, "second_only": 0, "both_wrong": 0}
@@ -51,8 +51,8 @@ def test_pairs_are_those_of_scipy_and_of_a_plain_loop(tmp_path: Path) -> None:
     assert pair["p_corrected"] == pair["p_value"]
 
 
-def test_intervals_are_those_of_a_plain_bootstrap_over_groups(tmp_path: Path) -> None:
-    first, second = drawn(1, 0.6), drawn(2, 0.8)
+def test_intervals_equal_a_plain_bootstrap_over_groups(tmp_path: Path) -> None:
+    first, second = random_answers(1, 0.6), random_answers(2, 0.8)
     pair = compare(loaded(tmp_path, first=first, second=second))["pairs"].iloc[0]
     rng = np.random.default_rng(5)
     members = [np.flatnonzero(first.group == group) for group in np.unique(first.group)]
@@ -73,15 +73,15 @@ def test_intervals_are_those_of_a_plain_bootstrap_over_groups(tmp_path: Path) ->
     assert pair["pgr_difference"] == pytest.approx(np.mean(gaps), abs=0.01)
 
 
-def test_draws_are_those_of_every_other_interval_of_a_run(tmp_path: Path) -> None:
-    made = [drawn(1, 0.6), drawn(2, 0.8)]
-    tables = compare(loaded(tmp_path, first=made[0], second=made[1]))
-    one, two = right(made[1]), right(made[0])
-    known = paired_comparison(one, two, made[0].group, seed=SEED)
+def test_draws_are_shared_with_the_runs_own_intervals(tmp_path: Path) -> None:
+    cases = [random_answers(1, 0.6), random_answers(2, 0.8)]
+    tables = compare(loaded(tmp_path, first=cases[0], second=cases[1]))
+    one, two = right(cases[1]), right(cases[0])
+    known = paired_comparison(one, two, cases[0].group, seed=SEED)
     pair = tables["pairs"].iloc[0]
     assert [pair["low"], pair["high"]] == pytest.approx([known.low, known.high])
     nothing = np.zeros(len(one), bool)
-    for row, (_, run) in zip(made, tables["runs"].iterrows(), strict=True):
+    for row, (_, run) in zip(cases, tables["runs"].iterrows(), strict=True):
         alone = paired_comparison(right(row), nothing, row.group, seed=SEED)
         assert [run["low"], run["high"]] == pytest.approx([alone.low, alone.high])
         assert row.ceiling is not None
@@ -100,69 +100,74 @@ def test_resampled_means_are_exact_for_one_group() -> None:
     np.testing.assert_allclose(found, np.full((7, 2), 0.5))
 
 
-def test_flipped_samples_are_those_of_a_loop(tmp_path: Path) -> None:
-    made = {"a": drawn(1, 0.6), "b": drawn(2, 0.7), "c": drawn(3, 0.8)}
-    made["b"].student[3] = -1  # abstains
-    table = compare(loaded(tmp_path, **made))["flipped"]
+def test_flipped_samples_equal_a_loop(tmp_path: Path) -> None:
+    cases = {"a": random_answers(1, 0.6), "b": random_answers(2, 0.7), "c": random_answers(3, 0.8)}
+    cases["b"].student[3] = -1  # abstains
+    table = compare(loaded(tmp_path, **cases))["flipped"]
     expected = []
-    for place, name in enumerate(made["a"].ids):
-        truth = made["a"].truth[place]
-        hits = [bool(one.student[place] == truth) for one in made.values()]
+    for place, name in enumerate(cases["a"].ids):
+        truth = cases["a"].truth[place]
+        hits = [bool(one.student[place] == truth) for one in cases.values()]
         if 0 < sum(hits) < 3:
-            answers = [one.student[place] for one in made.values()]
-            said = [None if answer < 0 else CLASSES[answer] for answer in answers]
-            where = DOMAINS[place * 2 // len(made["a"].ids)]
-            cells = [cell for pair in zip(said, hits, strict=True) for cell in pair]
+            answers = [one.student[place] for one in cases.values()]
+            labels_shown = [None if answer < 0 else CLASSES[answer] for answer in answers]
+            where = DOMAINS[place * 2 // len(cases["a"].ids)]
+            cells = [cell for pair in zip(labels_shown, hits, strict=True) for cell in pair]
             expected.append([name, CLASSES[truth], where, sum(hits), *cells])
-    columns = [f"{name} {what}" for name in made for what in ("label", "correct")]
+    columns = [f"{name} {what}" for name in cases for what in ("label", "correct")]
     assert list(table.columns) == ["sample_id", "true_label", "domain", "right", *columns]
     found = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     assert found == expected
 
 
-def test_classes_and_domains_are_those_of_a_loop(tmp_path: Path) -> None:
-    made = {"a": drawn(1, 0.6), "b": drawn(2, 0.7)}
-    tables = compare(loaded(tmp_path, **made))
+def test_classes_and_domains_equal_a_loop(tmp_path: Path) -> None:
+    cases = {"a": random_answers(1, 0.6), "b": random_answers(2, 0.7)}
+    tables = compare(loaded(tmp_path, **cases))
     for row in tables["classes"].to_dict("records"):
-        chosen = made["a"].truth == CLASSES.index(row["class"])
+        chosen = cases["a"].truth == CLASSES.index(row["class"])
         assert row["samples"] == chosen.sum()
-        for name, one in made.items():
+        for name, one in cases.items():
             assert row[name] == pytest.approx(right(one)[chosen].mean())
-    half = len(made["a"].ids) // 2
-    means = [right(made["a"])[:half].mean(), right(made["a"])[half:].mean()]
+    half = len(cases["a"].ids) // 2
+    means = [right(cases["a"])[:half].mean(), right(cases["a"])[half:].mean()]
     assert tables["domains"]["a"].tolist() == pytest.approx([*means, sum(means) / 2])
     assert tables["domains"]["domain"].tolist() == [*DOMAINS, "mean over domains"]
 
 
-def test_the_mean_over_domains_counts_each_alike(tmp_path: Path) -> None:
-    """Three domains of 240, 120 and 40 samples, by a plain groupby of who is right where."""
+def test_the_mean_over_domains_weights_them_equally(tmp_path: Path) -> None:
+    """Domains of 240, 120 and 40 samples: accuracies equal a plain groupby."""
     sizes = {"photo": 240, "sketch": 120, "clip": 40}
     where = np.repeat(list(sizes), list(sizes.values()))
-    made = {"a": drawn(1, 0.6, samples=400), "b": drawn(2, 0.7, samples=400)}
-    for name, one in made.items():
+    cases = {"a": random_answers(1, 0.6, samples=400), "b": random_answers(2, 0.7, samples=400)}
+    for name, one in cases.items():
         samples = make_run(tmp_path / name, one) / "samples.parquet"
         pd.read_parquet(samples).assign(domain=pd.Categorical(where)).to_parquet(samples)
-    table = compare([load_run(tmp_path / name) for name in made])["domains"].set_index("domain")
+    table = compare([load_run(tmp_path / name) for name in cases])["domains"].set_index("domain")
     assert table["samples"].tolist() == [40, 240, 120, 400]
-    for name, one in made.items():
+    for name, one in cases.items():
         by_domain = pd.Series(right(one)).groupby(where).mean()
         np.testing.assert_allclose(table[name][:-1], by_domain[table.index[:-1]])
         assert table[name].iloc[-1] == pytest.approx(by_domain.mean())
         assert abs(table[name].iloc[-1] - right(one).mean()) > 1e-4
 
 
-def test_one_domain_alone_has_no_mean(tmp_path: Path) -> None:
-    made = {"a": drawn(1, 0.6, domains=("all",)), "b": drawn(2, 0.7, domains=("all",))}
-    assert compare(loaded(tmp_path, **made))["domains"]["domain"].tolist() == ["all"]
+def test_a_single_domain_has_no_mean(tmp_path: Path) -> None:
+    cases = {
+        "a": random_answers(1, 0.6, domains=("all",)),
+        "b": random_answers(2, 0.7, domains=("all",)),
+    }
+    assert compare(loaded(tmp_path, **cases))["domains"]["domain"].tolist() == ["all"]
 
 
 def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
-    made = {
-        "a": drawn(1, 0.6, config={"rounds.loss": {"name": "x", "temperature": 0.5}}),
-        "b": drawn(1, 0.6, config={"teachers.levels": [1, 2], "execution.device": "cuda"}),
-        "c": drawn(1, 0.6, environment={"packages": {"torch": "9"}, "working_directory": "/x"}),
+    cases = {
+        "a": random_answers(1, 0.6, config={"rounds.loss": {"name": "x", "temperature": 0.5}}),
+        "b": random_answers(1, 0.6, config={"teachers.levels": [1, 2], "execution.device": "cuda"}),
+        "c": random_answers(
+            1, 0.6, environment={"packages": {"torch": "9"}, "working_directory": "/x"}
+        ),
     }
-    table = compare(loaded(tmp_path, **made))["config"]
+    table = compare(loaded(tmp_path, **cases))["config"]
     assert list(table.columns) == ["key", "a", "b", "c"]
     no = "(not there)"
     assert table.to_numpy().tolist() == [
@@ -173,11 +178,13 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
     ]
 
 
-def test_another_order_of_samples_or_of_classes_changes_nothing(tmp_path: Path) -> None:
-    first, second = drawn(1, 0.6), drawn(2, 0.8)
+def test_the_order_of_samples_and_classes_has_no_effect(tmp_path: Path) -> None:
+    first, second = random_answers(1, 0.6), random_answers(2, 0.8)
     plain = compare(loaded(tmp_path / "plain", first=first, second=second))
     order = np.random.default_rng(0).permutation(len(first.ids))
-    mixed = replace(second.taken(order).renamed(["zebra", *reversed(CLASSES)]), domains=DOMAINS)
+    mixed = replace(
+        second.select(order).reorder_classes(["zebra", *reversed(CLASSES)]), domains=DOMAINS
+    )
     other = compare(loaded(tmp_path / "other", first=first, second=mixed))
     for name in ("pairs", "classes", "domains", "flipped"):
         one, two = (tables[name].astype(object) for tables in (plain, other))
@@ -185,17 +192,17 @@ def test_another_order_of_samples_or_of_classes_changes_nothing(tmp_path: Path) 
 
 
 def test_without_a_ceiling_there_is_no_pgr(tmp_path: Path) -> None:
-    made = {"a": drawn(1, 0.6), "b": replace(drawn(2, 0.8), ceiling=None)}
-    tables = compare(loaded(tmp_path, **made))
+    cases = {"a": random_answers(1, 0.6), "b": replace(random_answers(2, 0.8), ceiling=None)}
+    tables = compare(loaded(tmp_path, **cases))
     assert tables["runs"]["pgr"].notna().tolist() == [True, False]
     empty = ["pgr_difference", "pgr_low", "pgr_high"]
     assert tables["pairs"][empty].isna().all(axis=None)
     assert np.isfinite(tables["pairs"]["low"]).all()
 
 
-def test_every_pair_of_more_runs_is_corrected_for_their_number(tmp_path: Path) -> None:
-    made = {name: drawn(seed, 0.55 + seed / 10) for seed, name in enumerate("abcd")}
-    table = compare(loaded(tmp_path, **made))["pairs"]
+def test_p_values_are_corrected_for_the_number_of_pairs(tmp_path: Path) -> None:
+    cases = {name: random_answers(seed, 0.55 + seed / 10) for seed, name in enumerate("abcd")}
+    table = compare(loaded(tmp_path, **cases))["pairs"]
     found = [(pair["second"], pair["first"]) for pair in table.to_dict("records")]
     assert found == list(combinations("abcd", 2))
     assert (table["p_corrected"] >= table["p_value"]).all()
@@ -215,10 +222,10 @@ def test_holm_worked_by_hand(values: list[float], corrected: list[float]) -> Non
     assert holm(values) == pytest.approx(corrected)
 
 
-def test_curves_are_what_was_recorded(tmp_path: Path) -> None:
+def test_curves_are_the_recorded_scalars(tmp_path: Path) -> None:
     scalars = [("round_1/loss", 1, 0.5), ("round_1/loss", 50, None)]
-    made = {"a": drawn(1, 0.6, scalars=scalars), "b": drawn(1, 0.6)}
-    table = compare(loaded(tmp_path, **made))["curves"]
+    cases = {"a": random_answers(1, 0.6, scalars=scalars), "b": random_answers(1, 0.6)}
+    table = compare(loaded(tmp_path, **cases))["curves"]
     assert table[["run", "tag", "step"]].to_numpy().tolist() == [
         ["a", "round_1/loss", 1],
         ["a", "round_1/loss", 50],
@@ -226,15 +233,17 @@ def test_curves_are_what_was_recorded(tmp_path: Path) -> None:
     assert table["value"].isna().tolist() == [False, True]
 
 
-def test_runs_are_called_by_what_tells_their_directories_apart(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / name, drawn(1, 0.5)) for name in ("x/seed-0", "y/seed-0", "z")]
+def test_labels_are_the_shortest_distinct_paths(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / name, random_answers(1, 0.5)) for name in ("x/seed-0", "y/seed-0", "z")
+    ]
     runs = [load_run(folder) for folder in folders]
     assert labels(runs[1:]) == ["seed-0", "z"]
     assert labels(runs[:2]) == ["x/seed-0", "y/seed-0"]
 
 
-def test_one_directory_that_holds_several_runs_stands_for_them(tmp_path: Path) -> None:
-    loaded(tmp_path, one=drawn(1, 0.5), two=drawn(2, 0.5))
+def test_a_directory_of_runs_is_expanded(tmp_path: Path) -> None:
+    loaded(tmp_path, one=random_answers(1, 0.5), two=random_answers(2, 0.5))
     assert [run.path.name for run in runs_to_compare([tmp_path])] == ["one", "two"]
     with pytest.raises(UserError) as caught:
         runs_to_compare([tmp_path, tmp_path / "one"])
@@ -251,17 +260,17 @@ def refused(runs: list[Run]) -> UserError:
     return caught.value
 
 
-def test_fewer_than_two_and_the_same_twice_are_refused(tmp_path: Path) -> None:
-    (run,) = loaded(tmp_path, a=drawn(1, 0.5))
+def test_fewer_than_two_runs_and_duplicates_are_refused(tmp_path: Path) -> None:
+    (run,) = loaded(tmp_path, a=random_answers(1, 0.5))
     for runs in ([], [run]):
         assert "two finished runs" in str(refused(runs).allowed)
     (tmp_path / "link").symlink_to(run.path)
     assert refused([run, load_run(tmp_path / "link")]).where == str(run.path)
 
 
-def test_unfinished_runs_are_refused_with_what_they_lack(tmp_path: Path) -> None:
-    (good,) = loaded(tmp_path, a=drawn(1, 0.5))
-    cut = load_run(make_run(tmp_path / "cut", drawn(1, 0.5), finished=False))
+def test_unfinished_runs_are_refused_with_their_missing_stages(tmp_path: Path) -> None:
+    (good,) = loaded(tmp_path, a=random_answers(1, 0.5))
+    cut = load_run(make_run(tmp_path / "cut", random_answers(1, 0.5), finished=False))
     error = refused([good, cut])
     assert error.where == str(cut.path)
     assert "control ceiling and summary" in error.problem
@@ -270,9 +279,9 @@ def test_unfinished_runs_are_refused_with_what_they_lack(tmp_path: Path) -> None
     assert "samples.parquet" in refused([good, load_run(tmp_path / "old")]).problem
 
 
-def test_runs_on_other_samples_are_refused_with_how_many(tmp_path: Path) -> None:
-    first = drawn(1, 0.5)
-    fewer = replace(first.taken(np.arange(200)), config={"data.limit": 200})
+def test_runs_on_different_samples_are_refused_with_counts(tmp_path: Path) -> None:
+    first = random_answers(1, 0.5)
+    fewer = replace(first.select(np.arange(200)), config={"data.limit": 200})
     other = replace(first, ids=[f"other {name}" for name in first.ids], config={"run.seed": 1})
     unlike = replace(first, truth=np.where(np.arange(240) < 7, (first.truth + 1) % 3, first.truth))
     runs = loaded(tmp_path, first=first, fewer=fewer, other=other, unlike=unlike)
@@ -287,17 +296,17 @@ def test_runs_on_other_samples_are_refused_with_how_many(tmp_path: Path) -> None
 
 
 def test_episodes_must_be_the_same_in_the_same_order(tmp_path: Path) -> None:
-    first = drawn(1, 0.5)
+    first = random_answers(1, 0.5)
     queries = replace(first, ids=[f"{place % 50}" for place in range(240)])
     order = np.roll(np.arange(240), 1)
-    runs = loaded(tmp_path, a=queries, b=queries.taken(order), c=queries)
+    runs = loaded(tmp_path, a=queries, b=queries.select(order), c=queries)
     assert refused(runs[:2]).where == "runs a and b"
     assert compare([runs[0], runs[2]])["pairs"]["difference"].tolist() == [0.0]
     assert compare([runs[0], runs[2]])["pairs"]["p_value"].tolist() == [1.0]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    runs = loaded(tmp_path, a=drawn(1, 0.5), b=drawn(2, 0.5))
+    runs = loaded(tmp_path, a=random_answers(1, 0.5), b=random_answers(2, 0.5))
     (tmp_path / "b" / "samples.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(RunError, match=r"b/samples\.parquet"):
         compare(runs)

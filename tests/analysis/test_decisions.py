@@ -1,4 +1,4 @@
-"""The decisions table and a round's measures, against a round counted by hand."""
+"""The decisions table and the measures of a round equal a round counted by hand."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CLASSES, DOMAINS = ("cat", "dog"), ("photo", "sketch")
 
 
 def outcome(guide: ProbTable | None = None) -> Outcome:
-    """Four samples, two teachers (photo, sketch); the last is an abstention."""
+    """Return a round of four samples and two teachers (photo, sketch); the last one abstains."""
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.0, 0.0]])
     keep = torch.tensor([True, True, False, False])
@@ -39,7 +39,7 @@ def test_measures_by_hand() -> None:
     assert found["kept_recall"] == pytest.approx(1.0)
 
 
-def test_without_any_label_only_the_share_kept_is_known() -> None:
+def test_without_labels_only_the_kept_share_is_known() -> None:
     unknown = Truth(torch.full((4,), -1), TRUTH.domains)
     found = round_measures(outcome(), SCOPES, unknown)
     assert found.pop("kept") == 0.5

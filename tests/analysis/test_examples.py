@@ -1,4 +1,4 @@
-"""Which samples are shown as examples, and in which order."""
+"""The examples of a report are the right samples in the right order."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pandas as pd
 import plain
 import pytest
 import torch
-from helpers.made_run import Shape, make_run
+from helpers.synthetic_run import Shape, make_run
 from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
 
@@ -16,7 +16,7 @@ from cosup.analysis.examples import MOST_LISTED, _disagreement
 from cosup.probabilities import ProbTable
 
 
-def test_rejected_though_right_and_kept_though_wrong(path: Path) -> None:
+def test_right_but_rejected_and_wrong_but_kept(path: Path) -> None:
     table = tables(load_run(path))["examples"]
     last = len(list((path / "decisions").glob("*.parquet")))
     decided = plain.decisions(path, last)
@@ -37,7 +37,7 @@ def test_rejected_though_right_and_kept_though_wrong(path: Path) -> None:
             assert kept or shown["rejected_by"] == row["rejected_by"]
 
 
-def test_what_the_student_gets_wrong(path: Path) -> None:
+def test_student_errors(path: Path) -> None:
     table = tables(load_run(path))["examples"]
     last = len(list((path / "decisions").glob("*.parquet")))
     labels, confidence = plain.student(path, last)
@@ -52,26 +52,26 @@ def test_what_the_student_gets_wrong(path: Path) -> None:
 
 
 def test_contested_by_hand() -> None:
-    """Two teachers, two classes: opposite and sure is 1 bit; the same, or an abstention, is 0."""
+    """Certain and opposite annotations give 1 bit; equal ones and abstentions give 0."""
     first = torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]])
     second = torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.0, 0.0], [0.5, 0.5]])
     found = _disagreement([ProbTable.compress(first), ProbTable.compress(second)])
-    # The last: entropy of (3/4, 1/4) is 0.8113 bits, the mean of 0 and 1 is 0.5.
+    # Last sample: the entropy of (3/4, 1/4) is 0.8113 bits; the mean of 0 and 1 bit is 0.5.
     assert found.tolist() == pytest.approx([1, 0, 0, 0.3113], abs=1e-4)
 
 
-def test_contested_against_scipy(made: Path) -> None:
-    table = tables(load_run(made))["examples"]
+def test_contested_against_scipy(small_run: Path) -> None:
+    table = tables(load_run(small_run))["examples"]
     part = table[table["kind"] == "contested"]
     probs = [
         load_file(file)["values"].astype(np.float64)
         for name in ("level1_0", "level1_1")
-        for file in sorted((made / "annotations" / "student_train" / name).glob("*"))
+        for file in sorted((small_run / "annotations" / "student_train" / name).glob("*"))
     ]
-    ids = plain.samples(made, "student_train")["sample_id"].tolist()
+    ids = plain.samples(small_run, "student_train")["sample_id"].tolist()
     expected = {}
     for place, (one, two) in enumerate(zip(*probs, strict=True)):
-        if one.sum() and two.sum():  # SciPy's is the square root
+        if one.sum() and two.sum():  # SciPy returns the square root
             expected[ids[place]] = jensenshannon(one, two, base=2) ** 2
     best = sorted(expected.values(), reverse=True)[:MOST_LISTED]
     np.testing.assert_allclose(part["score"], best, atol=2e-3)
@@ -80,7 +80,7 @@ def test_contested_against_scipy(made: Path) -> None:
 
 
 def test_the_most_contested_of_many_are_found(tmp_path: Path) -> None:
-    """Beyond 4,096 samples the candidates are chosen by the teachers' first answers."""
+    """With more than 4,096 samples, candidates are selected by the teachers' top classes."""
     classes = [f"class {number}" for number in range(6)]
     domains = ("all",)
     run = load_run(
@@ -94,7 +94,7 @@ def test_the_most_contested_of_many_are_found(tmp_path: Path) -> None:
     np.testing.assert_allclose(part["score"], best, rtol=0.01)
 
 
-def test_without_a_second_teacher_nothing_is_contested(tmp_path: Path) -> None:
+def test_a_single_teacher_has_no_contested_samples(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "run", Shape(levels=(1,))))
     table = tables(run)["examples"]
     assert "contested" not in set(table["kind"])

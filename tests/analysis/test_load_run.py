@@ -1,4 +1,4 @@
-"""Opening a run: what is no run, several runs, unfinished ones, damaged files."""
+"""`load_run` opens finished and unfinished runs, and names damaged files and other folders."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.made_run import Shape, make_run
+from helpers.synthetic_run import Shape, make_run
 
 import cosup
 from cosup.analysis import findings, load_run, runs_inside, tables, verdict
@@ -15,16 +15,16 @@ from cosup.errors import RunError, UserError
 
 
 @pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "run"))
+def copy(small_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_run, tmp_path / "run"))
 
 
-def test_the_package_has_it() -> None:
+def test_load_run_is_public() -> None:
     assert cosup.analysis.load_run is load_run
 
 
 @pytest.mark.parametrize("place", ["nothing", "folder", "file"])
-def test_what_is_no_run_is_refused(tmp_path: Path, place: str) -> None:
+def test_other_folders_and_files_are_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as caught:
@@ -36,7 +36,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, place: str) -> None:
     assert ("no such directory" in error.problem) == (place == "nothing")
 
 
-def test_a_directory_of_several_runs_names_them(tmp_path: Path) -> None:
+def test_a_directory_of_runs_is_refused_with_their_names(tmp_path: Path) -> None:
     for name in ("seed-0", "seed-1"):
         make_run(tmp_path / "whole" / name, Shape(train=20, test=10))
     (tmp_path / "whole" / ".cosup-run.json").write_text("{}")
@@ -48,14 +48,14 @@ def test_a_directory_of_several_runs_names_them(tmp_path: Path) -> None:
     assert all(load_run(run).finished for run in inside)
 
 
-def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
+def test_a_run_without_a_stage_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".cosup-run.json").write_text("{}")
     with pytest.raises(UserError, match="no stage"):
         load_run(tmp_path)
 
 
-def test_a_finished_run_lacks_nothing(made: Path) -> None:
-    run = load_run(made)
+def test_a_finished_run_is_complete(small_run: Path) -> None:
+    run = load_run(small_run)
     assert run.finished
     assert run.missing == []
     assert run.classes == ["cat", "dog", "<b>owl</b>", "猫"]
@@ -64,8 +64,8 @@ def test_a_finished_run_lacks_nothing(made: Path) -> None:
     assert run.decisions["assigned_teacher"].cat.categories.tolist() == run.teacher_names
 
 
-def test_predictions_are_a_row_per_sample_and_predictor(made: Path) -> None:
-    run = load_run(made)
+def test_predictions_have_a_row_per_sample_and_predictor(small_run: Path) -> None:
+    run = load_run(small_run)
     table = run.predictions
     assert len(table) == 80 * len(run.predictors())
     by = table.groupby(["kind", "who"], observed=True)["correct"].mean()
@@ -77,7 +77,7 @@ def test_predictions_are_a_row_per_sample_and_predictor(made: Path) -> None:
     assert one["correct"].tolist() == right.tolist()
 
 
-def test_an_unfinished_run_has_what_there_is(tmp_path: Path) -> None:
+def test_an_unfinished_run_has_its_finished_stages(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "run", Shape(rounds=1)))
     assert not run.finished
     assert run.summary == {}
@@ -126,7 +126,7 @@ def test_a_run_of_an_earlier_version(copy: Path) -> None:
     assert "earlier version" in (tables(run) and run.absent["overview"])
 
 
-def everything(path: Path) -> None:
+def read_everything(path: Path) -> None:
     run = load_run(path)
     verdict(run, tables(run))
     assert len(run.scalars)
@@ -160,15 +160,15 @@ def test_a_damaged_file_is_named(copy: Path, name: str, damage: str) -> None:
             content[: len(content) // 2] if damage == "cut" else b"\xff\x00 nonsense\n"
         )
     if name == "metrics.jsonl" and damage == "cut":
-        assert len(load_run(copy).scalars)  # a line that is being written is left out
+        assert len(load_run(copy).scalars)  # an incomplete last line is ignored
         return
     with pytest.raises(RunError) as caught:
-        everything(copy)
+        read_everything(copy)
     assert Path(name).name in str(caught.value) or Path(name).parent.name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_round_of_other_samples_is_named(copy: Path) -> None:
+def test_a_round_with_other_samples_is_named(copy: Path) -> None:
     path = copy / "decisions" / "round-1.parquet"
     pd.read_parquet(path).iloc[:50].to_parquet(path, index=False)
     with pytest.raises(RunError, match=r"round-1\.parquet.*50 samples, not 120"):
@@ -182,8 +182,8 @@ def test_a_table_without_a_column_is_named(copy: Path) -> None:
         tables(load_run(copy))
 
 
-def test_opening_reads_nothing_yet(copy: Path) -> None:
-    """Records that are gone are missed when they are asked for, not before."""
+def test_records_are_read_on_demand(copy: Path) -> None:
+    """A missing record is an error when it is read, not when the run is opened."""
     shutil.rmtree(copy / "annotations")
     shutil.rmtree(copy / "decisions")
     start = time.perf_counter()
@@ -194,7 +194,7 @@ def test_opening_reads_nothing_yet(copy: Path) -> None:
         run.round(1)
 
 
-def test_scalars_that_were_not_finite_are_nan(copy: Path) -> None:
+def test_non_finite_scalars_are_nan(copy: Path) -> None:
     line = {"tag": "round_1/loss", "value": None, "step": 150, "time": 1.0}
     with (copy / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""Tables of runs without labels, with noise, of episodes, with very many classes and teachers."""
+"""Tables of unusual runs: no labels, label noise, episodes, many classes and teachers."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plain
 import pytest
-from helpers.made_run import Shape, make_run
+from helpers.synthetic_run import Shape, make_run
 
 from cosup.analysis import TABLES, findings, load_run, tables, verdict, write_tables
 from cosup.analysis.arrays import count_groups
@@ -14,7 +14,7 @@ from cosup.analysis.records import RunTeacher
 from cosup.analysis.teachers import scope_in_words
 
 
-def test_without_labels_the_rest_is_shown(tmp_path: Path) -> None:
+def test_without_labels_the_other_tables_are_complete(tmp_path: Path) -> None:
     controls = ("best_teacher", "mean_ensemble")
     run = load_run(make_run(tmp_path / "run", Shape(labels=False, controls=controls)))
     found = tables(run)
@@ -28,24 +28,24 @@ def test_without_labels_the_rest_is_shown(tmp_path: Path) -> None:
     assert set(found["assignment"]["by"]) == {"domain"}
     assert set(found["examples"]["kind"]) <= {"contested", "student_wrong"}
     assert found["classes"]["assigned_accuracy"].isna().all()
-    said = verdict(run, found)
+    sentences = verdict(run, found)
     assert found["overview"]["pgr"].isna().all()
-    assert not any("nan" in line for line in [*said, *findings(run, found).values()])
+    assert not any("nan" in line for line in [*sentences, *findings(run, found).values()])
 
 
-def test_noise_that_the_filters_caught(made: Path) -> None:
-    table = tables(load_run(made))["filters"]
-    decided = pd.read_parquet(made / "decisions" / "round-2.parquet")
+def test_share_of_noise_rejected_by_the_filters(small_run: Path) -> None:
+    table = tables(load_run(small_run))["filters"]
+    decided = pd.read_parquet(small_run / "decisions" / "round-2.parquet")
     noisy = decided[decided["given_label"].astype(str) != decided["true_label"].astype(str)]
     row = table[(table["round"] == 2) & (table["filter"] == "all")].iloc[0]
     assert row["noise_caught"] == pytest.approx(1 - noisy["kept"].mean())
     assert row["noise_caught"] == pytest.approx(
-        plain.read(made, "stages/round-2")["noise_rejected"]
+        plain.read(small_run, "stages/round-2")["noise_rejected"]
     )
 
 
-def test_counting_by_hand() -> None:
-    """Five samples: two of (0, x), one of (1, x), one of (1, y); the last has no first key."""
+def test_count_groups_by_hand() -> None:
+    """Two samples of (a, x), one of (b, x), one of (b, y), and one without a first key."""
     first, second = np.array([0, 1, 0, 1, -1]), np.array([0, 0, 0, 1, 1])
     value, counts = np.array([True, True, False, True, True]), np.array([1, 0, 1, 1, 1], bool)
     keys = {"one": (first, ["a", "b"]), "two": (second, ["x", "y"])}
@@ -71,10 +71,10 @@ def test_episodes(tmp_path: Path) -> None:
     teacher = path / "checkpoints" / "teacher-level0_0.safetensors"
     right = np.array(plain.top(teacher, run.answers)[0]) == test["answer"].to_numpy()
     assert found["teachers"]["accuracy"].iloc[0] == pytest.approx(right.mean())
-    # A way is a class of its episode: wherever a sample of that class stands in it.
-    said = plain.student(path, 2)[0]
+    # A way is a class of its episode: take the class of any sample with that answer.
+    labels = plain.student(path, 2)[0]
     counted = {}
-    for group, label, truth in zip(test["group"], said, test["true_label"], strict=True):
+    for group, label, truth in zip(test["group"], labels, test["true_label"], strict=True):
         episode = test[test["group"] == group]
         predicted = episode.loc[episode["answer"] == label, "true_label"].iloc[0]
         counted[truth, predicted] = counted.get((truth, predicted), 0) + 1
@@ -96,15 +96,15 @@ def test_many_teachers_and_classes(tmp_path: Path) -> None:
     )
     run = load_run(make_run(tmp_path / "run", shape))
     found = tables(run)
-    said = findings(run, found)
-    assert all(len(table.columns) < 20 for table in found.values())  # long, never wide
+    sentences = findings(run, found)
+    assert all(len(table.columns) < 20 for table in found.values())  # long format
     assert len(found["load"]) == 61
     assert len(found["assignment"]) <= 2 * 300
-    assert all(len(text) < 400 for text in [*said.values(), *verdict(run, found)])
+    assert all(len(text) < 400 for text in [*sentences.values(), *verdict(run, found)])
 
 
-def test_tables_are_written_and_read_back(made: Path, tmp_path: Path) -> None:
-    found = tables(load_run(made))
+def test_tables_are_written_and_read_back(small_run: Path, tmp_path: Path) -> None:
+    found = tables(load_run(small_run))
     assert set(found) == set(TABLES)
     write_tables(found, tmp_path / "tables")
     assert len(list((tmp_path / "tables").iterdir())) == 2 * len(found)
@@ -139,12 +139,12 @@ def test_scopes_in_words(
     assert scope_in_words(teacher, [str(n) for n in range(8)], ["photo", "sketch"]) == words
 
 
-def test_parents(large: Path) -> None:
-    table = tables(load_run(large))["teachers"]
+def test_parents(large_run: Path) -> None:
+    table = tables(load_run(large_run))["teachers"]
     parent = {row["teacher"]: row["parent"] for row in table.to_dict("records")}
     assert pd.isna(parent["level0_0"])
     assert parent["level1_2"] == "level0_0"
-    # 70 classes in 3 blocks (24, 23, 23) and in 6 (12, 12, 12, 12, 11, 11): the third of six holds
-    # classes 24 .. 35, within the second of three (24 .. 46); the fourth, 36 .. 47, within none.
+    # 70 classes form blocks of 24, 23, 23 and of 12, 12, 12, 12, 11, 11. The third of six (classes
+    # 24 to 35) is inside the second of three (24 to 46); the fourth (36 to 47) is inside none.
     assert parent["level2_2"] == "level1_1"
     assert pd.isna(parent["level2_3"])

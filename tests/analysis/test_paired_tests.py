@@ -1,4 +1,4 @@
-"""McNemar's test against exact integers, and intervals of many columns against those of one."""
+"""McNemar's test equals exact integers; intervals of many columns equal those of one."""
 
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from cosup.metrics import mcnemar, paired_comparison, shares
 )
 def test_mcnemar(first: int, second: int) -> None:
     total = first + second
-    # Both tails of a fair coin, counted in integers.
+    # Both tails of a fair coin, in exact integers.
     ways, tail = 1, 1
     for heads in range(min(first, second)):
         ways = ways * (total - heads) // (heads + 1)
@@ -24,7 +24,7 @@ def test_mcnemar(first: int, second: int) -> None:
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_many_columns_are_as_one_by_one(grouped: bool) -> None:
+def test_many_columns_equal_single_columns(grouped: bool) -> None:
     rng = np.random.default_rng(0)
     columns = rng.random((300, 4)) < [0.9, 0.7, 0.9, 0.1]
     groups = np.repeat(np.arange(100), 3) if grouped else None

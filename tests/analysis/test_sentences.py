@@ -1,4 +1,4 @@
-"""The sentences of verdict and findings: their wording is pinned here alone."""
+"""Verdict and findings have the right wording and numbers; only this file pins them."""
 
 import json
 import re
@@ -19,8 +19,8 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def overview(**rows: tuple[str, float, float, float]) -> pd.DataFrame:
-    """who=(kind, accuracy, gain_low, gain_high); the student gets 0.8."""
-    everyone = {"student": ("student", 0.8, 0.0, 0.0), **rows}
+    """Return an overview from who=(kind, accuracy, gain_low, gain_high) and a student at 0.8."""
+    everything = {"student": ("student", 0.8, 0.0, 0.0), **rows}
     return pd.DataFrame(
         [
             {
@@ -35,18 +35,18 @@ def overview(**rows: tuple[str, float, float, float]) -> pd.DataFrame:
                 "gain_high": high,
                 "p_value": 0.5,
             }
-            for who, (kind, accuracy, low, high) in everyone.items()
+            for who, (kind, accuracy, low, high) in everything.items()
         ]
     )
 
 
-def lines(made: Path, table: pd.DataFrame, **others: pd.DataFrame) -> list[str]:
-    return verdict(load_run(made), {"overview": table, **others})
+def lines(small_run: Path, table: pd.DataFrame, **others: pd.DataFrame) -> list[str]:
+    return verdict(load_run(small_run), {"overview": table, **others})
 
 
-def test_significant_and_not(made: Path) -> None:
+def test_significant_and_not(small_run: Path) -> None:
     found = lines(
-        made,
+        small_run,
         overview(
             level0_0=("teacher", 0.6, 0.15, 0.25),
             mean_ensemble=("control", 0.79, -0.01, 0.03),
@@ -70,16 +70,16 @@ def test_significant_and_not(made: Path) -> None:
     assert any("PGR) is not defined without the control ceiling" in line for line in found)
 
 
-def test_zero_shot_is_compared_first(made: Path) -> None:
+def test_zero_shot_is_compared_first(small_run: Path) -> None:
     table = overview(
         best_teacher=("control", 0.7, 0.05, 0.15), zero_shot=("control", 0.6, 0.1, 0.3)
     )
-    line = lines(made, table)[1]
+    line = lines(small_run, table)[1]
     assert "zero-shot" in line
     assert "(60.0 %) by 20.0 points (95 % CI 10.0 to 30.0)" in line
 
 
-def test_an_interval_that_touches_zero_shows_nothing() -> None:
+def test_an_interval_that_includes_zero_is_not_significant() -> None:
     row: dict[str, Any] = {"gain_low": 0.0, "gain_high": 0.02}
     assert not is_significant(row)
     assert is_significant({"gain_low": 0.001, "gain_high": 0.02})
@@ -96,8 +96,8 @@ def test_an_interval_that_touches_zero_shows_nothing() -> None:
         (None, (0.9, -0.12, -0.08), "cannot be separated"),
     ],
 )
-def test_what_limits_it(
-    made: Path,
+def test_main_limit(
+    small_run: Path,
     oracle: tuple[float, float, float] | None,
     ceiling: tuple[float, float, float],
     words: str,
@@ -105,42 +105,42 @@ def test_what_limits_it(
     rows = {"level0_0": ("teacher", 0.6, 0.15, 0.25), "ceiling": ("control", *ceiling)}
     if oracle is not None:
         rows["oracle_assignment"] = ("control", *oracle)
-    said = lines(made, overview(**rows))
-    assert words in said[-1]
-    assert percent(ceiling[0]) in said[-1]
+    sentences = lines(small_run, overview(**rows))
+    assert words in sentences[-1]
+    assert percent(ceiling[0]) in sentences[-1]
 
 
-def test_pgr_is_the_summarys(made: Path) -> None:
-    run = load_run(made)
+def test_pgr_equals_the_summary(small_run: Path) -> None:
+    run = load_run(small_run)
     student = run.summary["student"]
     line = next(line for line in verdict(run, tables(run)) if "PGR" in line)
     assert percent(student["pgr"]) in line
     assert span(*student["pgr_ci95"]) in line
 
 
-def test_every_table_has_a_finding_with_its_numbers(made: Path) -> None:
-    run = load_run(made)
+def test_every_table_has_a_finding_with_its_numbers(small_run: Path) -> None:
+    run = load_run(small_run)
     found = tables(run)
-    said = findings(run, found)
-    assert set(said) == set(found)
-    for text in said.values():
+    sentences = findings(run, found)
+    assert set(sentences) == set(found)
+    for text in sentences.values():
         assert text.endswith(".")
         assert "nan" not in text
         assert re.search(r"\d", text), text
     confusion = found["confusion"]
     wrong = confusion[confusion["true"].astype(str) != confusion["predicted"].astype(str)]
     most = wrong.loc[wrong["samples"].idxmax()]
-    assert f"{most['true']} predicted as {most['predicted']}" in said["confusion"]
+    assert f"{most['true']} predicted as {most['predicted']}" in sentences["confusion"]
     load = found["load"][found["load"]["round"] == 2]
-    assert percent(load["share"].max()) in said["load"]
-    assert percent(load["share"].min()) in said["load"]
+    assert percent(load["share"].max()) in sentences["load"]
+    assert percent(load["share"].min()) in sentences["load"]
     whole = found["filters"].iloc[-1]
     for column in ("share", "precision", "recall", "noise_caught"):
-        assert percent(whole[column]) in said["filters"]
+        assert percent(whole[column]) in sentences["filters"]
 
 
 def grid(**rows: tuple[str, float, float, float]) -> pd.DataFrame:
-    """who=(kind, accuracy in three domains)."""
+    """Return accuracies by domain from who=(kind, accuracy in each of three domains)."""
     return pd.DataFrame(
         [
             {"who": who, "kind": kind, "domain": name, "samples": 50, "accuracy": value}
@@ -154,8 +154,8 @@ def sentence(run: Run, table: pd.DataFrame) -> str:
     return SUPERVISION_DOMAINS_FIGURE.sentence(run, table)
 
 
-def test_the_sentence(made: Path) -> None:
-    run = load_run(made)
+def test_domains_sentence(small_run: Path) -> None:
+    run = load_run(small_run)
     student, floor = ("student", 0.9, 0.8, 0.4), ("teacher", 0.6, 0.7, 0.5)
     zero_shot = ("control", 0.85, 0.4, 0.1)
     assert sentence(run, grid(student=student, level0_0=floor)) == (
@@ -173,20 +173,20 @@ def test_the_sentence(made: Path) -> None:
     assert sentence(run, grid(student=student)) == "Mean over the 3 domains: the student 70.0 %."
 
 
-def test_the_sentence_has_the_tables_numbers(made: Path) -> None:
-    run = load_run(made)
+def test_domains_sentence_has_the_tables_numbers(small_run: Path) -> None:
+    run = load_run(small_run)
     table = run.predictions
     domain = run.test["domain"].astype(str).to_numpy()[table["position"]]
     by_domain = table["correct"].groupby([table["kind"], table["who"], domain], observed=True)
     by_domain = by_domain.mean()
-    floor = json.loads((made / "stages" / "prepared.json").read_text())["floor"]["teacher"]
+    floor = json.loads((small_run / "stages" / "prepared.json").read_text())["floor"]["teacher"]
     student = by_domain["student", "student"]
     gained = student - by_domain["teacher", floor]
-    said = findings(run, tables(run))["supervision_domains"]
-    assert f"the student {100 * student.mean():.1f} %" in said
+    sentences = findings(run, tables(run))["supervision_domains"]
+    assert f"the student {100 * student.mean():.1f} %" in sentences
     best, worst = gained.idxmax(), gained.idxmin()
     for text, name in (("most", best), ("least", worst)):
-        assert f"{text} on {name} ({100 * gained[name]:+.1f} points" in said.replace(
+        assert f"{text} on {name} ({100 * gained[name]:+.1f} points" in sentences.replace(
             "\N{MINUS SIGN}", "-"
         )
 

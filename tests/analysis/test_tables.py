@@ -1,5 +1,4 @@
-"""Every table against numbers recomputed from the files by other code: loops, scikit-learn,
-scipy."""
+"""Every table equals numbers recomputed from the files with loops, scikit-learn and SciPy."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plain
 import pytest
-from helpers.made_run import CONTROLS, FILTERS
+from helpers.synthetic_run import CONTROLS, FILTERS
 from scipy.stats import binomtest, entropy
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
 
@@ -37,7 +36,7 @@ def last(path: Path) -> int:
 
 
 def rows(table: pd.DataFrame, *keys: str) -> dict[object, dict[str, object]]:
-    """The rows by their keys."""
+    """Return the rows indexed by the values of `keys`."""
     return {tuple(str(row[key]) for key in keys): row for row in table.to_dict("records")}
 
 
@@ -70,7 +69,7 @@ def test_overview(run: Run, found: Tables, path: Path, last: int) -> None:
         same(row["pgr"], pgr)
 
 
-def test_the_overview_says_what_the_summary_says(run: Run, found: Tables) -> None:
+def test_the_overview_equals_the_summary(run: Run, found: Tables) -> None:
     table = rows(found["overview"], "kind", "who")
     student = table["student", "student"]
     same([student["low"], student["high"]], run.summary["student"]["accuracy_ci95"])

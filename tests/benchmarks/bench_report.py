@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_report.py [--samples 100000] [--test 20000] [--classes 100]
 
 The run has 15 teachers in four levels, four rounds, seven controls, random annotations
-(`tests/helpers/made_run.py`) and pictures of noise. It is loaded, its tables are computed, and its
-page and tables are written. Target: at most 20 seconds and 5 MB.
+(`tests/helpers/synthetic_run.py`) and thumbnails of noise. It is loaded, its tables are computed,
+and its page and tables are written. Target: at most 20 seconds and 5 MB.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import pandas as pd
-from helpers.made_run import Shape, make_run
+from helpers.synthetic_run import Shape, make_run
 from PIL import Image
 
 from cosup.analysis import TABLES, load_run, tables

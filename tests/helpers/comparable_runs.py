@@ -1,4 +1,4 @@
-"""Directories of runs with just the records that a comparison reads, and answers as one likes."""
+"""Write minimal run directories with given answers, for tests of comparisons."""
 
 import json
 from collections.abc import Sequence
@@ -21,9 +21,11 @@ DOMAINS = ("photo", "sketch")
 
 
 @dataclass(frozen=True)
-class Made:
-    """The truth about M test samples, and what a run's student, floor and ceiling say of them
-    ([M] places in `classes`; -1 abstains). ceiling: None for a run without that control."""
+class RunAnswers:
+    """Answers of a run's student, floor and ceiling on M test samples, and the true classes.
+
+    Arrays are class indices [M], -1 for an abstention. `ceiling` is None without that control.
+    """
 
     truth: NDArray[np.int64]
     student: NDArray[np.int64]
@@ -37,15 +39,15 @@ class Made:
     scalars: Sequence[tuple[str, int, float | None]] = ()
     environment: dict[str, Any] = field(default_factory=dict)
 
-    def taken(self, order: NDArray[np.int64]) -> "Made":
-        """The same samples in another order, or some of them."""
+    def select(self, order: NDArray[np.int64]) -> "RunAnswers":
+        """Return the samples at the positions `order`."""
         names = ("truth", "student", "floor", "group")
         parts = {name: getattr(self, name)[order] for name in names}
         ceiling = None if self.ceiling is None else self.ceiling[order]
         return replace(self, **parts, ceiling=ceiling, ids=[self.ids[place] for place in order])
 
-    def renamed(self, classes: Sequence[str]) -> "Made":
-        """The same answers by name, among classes in another order, or more of them."""
+    def reorder_classes(self, classes: Sequence[str]) -> "RunAnswers":
+        """Return the same answers with indices into another list of classes."""
         place = np.array([*(list(classes).index(name) for name in self.classes), -1])
         names = ("truth", "student", "floor")
         parts = {name: place[getattr(self, name)] for name in names}
@@ -53,26 +55,26 @@ class Made:
         return replace(self, **parts, ceiling=ceiling, classes=classes)
 
 
-def drawn(
+def random_answers(
     seed: int,
     skill: float,
     samples: int = 240,
     classes: Sequence[str] = CLASSES,
     groups: int = 80,
     **more: Any,
-) -> Made:
-    """Students of the same samples whatever the seed; right on about `skill` of them."""
+) -> RunAnswers:
+    """Return a student that is right on a share `skill`; samples are the same for every seed."""
     fixed, rng = np.random.default_rng(99), np.random.default_rng(seed)
     truth = fixed.integers(len(classes), size=samples)
 
-    def answers(share: float, draws: np.random.Generator) -> NDArray[np.int64]:
+    def draw(share: float, draws: np.random.Generator) -> NDArray[np.int64]:
         wrong = (truth + 1 + draws.integers(len(classes) - 1, size=samples)) % len(classes)
         return np.where(draws.random(samples) < share, truth, wrong)
 
-    floor, ceiling = answers(0.4, fixed), answers(0.95, fixed)
-    return Made(
+    floor, ceiling = draw(0.4, fixed), draw(0.95, fixed)
+    return RunAnswers(
         truth,
-        answers(skill, rng),
+        draw(skill, rng),
         floor,
         ceiling,
         np.arange(samples) % groups,
@@ -82,9 +84,9 @@ def drawn(
     )
 
 
-def make_run(folder: Path, made: Made, finished: bool = True) -> Path:
-    """Write the records; the folder."""
-    controls = [] if made.ceiling is None else ["ceiling"]
+def make_run(folder: Path, answers: RunAnswers, finished: bool = True) -> Path:
+    """Write the records of a run; return the folder."""
+    controls = [] if answers.ceiling is None else ["ceiling"]
     config = {
         "run": {"name": folder.name, "seed": 0, "seeds": None, "output": "outputs"},
         "data": {"source": "digits", "limit": None},
@@ -93,48 +95,48 @@ def make_run(folder: Path, made: Made, finished: bool = True) -> Path:
         "controls": controls,
         "execution": {"device": "cpu"},
     }
-    for key, value in made.config.items():
+    for key, value in answers.config.items():
         section, name = key.split(".")
         config[section][name] = value  # type: ignore[index]
     folder.mkdir(parents=True)
     (folder / MARKER).write_text("{}")
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    write_json(folder / "environment.json", made.environment)
-    _samples(folder, made)
-    _stages(folder, made, [*controls] if finished else [])
-    _answers(folder, made)
+    write_json(folder / "environment.json", answers.environment)
+    _samples(folder, answers)
+    _stages(folder, answers, [*controls] if finished else [])
+    _answers(folder, answers)
     lines = [
         json.dumps({"tag": tag, "value": value, "step": step, "time": 1.0})
-        for tag, step, value in made.scalars
+        for tag, step, value in answers.scalars
     ]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     if finished:
-        _summary(folder, made)
+        _summary(folder, answers)
     return folder
 
 
-def _samples(folder: Path, made: Made) -> None:
-    classes = pd.CategoricalDtype(list(made.classes))
-    label = pd.Categorical.from_codes(made.truth, dtype=classes)
-    domain = np.arange(len(made.truth)) * len(made.domains) // len(made.truth)
+def _samples(folder: Path, answers: RunAnswers) -> None:
+    classes = pd.CategoricalDtype(list(answers.classes))
+    label = pd.Categorical.from_codes(answers.truth, dtype=classes)
+    domain = np.arange(len(answers.truth)) * len(answers.domains) // len(answers.truth)
     table = pd.DataFrame(
         {
             "split": "test",
-            "sample_id": list(made.ids),
+            "sample_id": list(answers.ids),
             "true_label": label,
-            "domain": pd.Categorical.from_codes(domain, list(made.domains)),
-            "group": made.group,
+            "domain": pd.Categorical.from_codes(domain, list(answers.domains)),
+            "group": answers.group,
             "answer": label,
         }
     )
     table.to_parquet(folder / "samples.parquet", index=False)
 
 
-def _stages(folder: Path, made: Made, controls: Sequence[str]) -> None:
+def _stages(folder: Path, answers: RunAnswers, controls: Sequence[str]) -> None:
     prepared = {
-        "classes": list(made.classes),
-        "domains": list(made.domains),
-        "answers": list(made.classes),
+        "classes": list(answers.classes),
+        "domains": list(answers.domains),
+        "answers": list(answers.classes),
         "measured": "on the test split",
         "teachers": [{"name": "all", "level": 0, "steps": 5, "accuracy": 0.5, "chosen_by": 0.5}],
         "floor": {"teacher": "all", "accuracy": 0.5},
@@ -147,22 +149,25 @@ def _stages(folder: Path, made: Made, controls: Sequence[str]) -> None:
     write_json(folder / "teachers" / "all.json", teacher)
 
 
-def _answers(folder: Path, made: Made) -> None:
-    files = {"checkpoints/round-1/test": made.student, "annotations/test/all/00000": made.floor}
-    if made.ceiling is not None:
-        files["checkpoints/control-ceiling"] = made.ceiling
-    for name, answers in files.items():
-        probs = torch.zeros(len(answers), len(made.classes))
-        known = torch.from_numpy(answers >= 0)
-        probs[known, torch.from_numpy(answers)[known]] = 0.75
+def _answers(folder: Path, answers: RunAnswers) -> None:
+    files = {
+        "checkpoints/round-1/test": answers.student,
+        "annotations/test/all/00000": answers.floor,
+    }
+    if answers.ceiling is not None:
+        files["checkpoints/control-ceiling"] = answers.ceiling
+    for name, labels in files.items():
+        probs = torch.zeros(len(labels), len(answers.classes))
+        known = torch.from_numpy(labels >= 0)
+        probs[known, torch.from_numpy(labels)[known]] = 0.75
         save_tensors(folder / f"{name}.safetensors", ProbTable.compress(probs).tensors())
 
 
-def _summary(folder: Path, made: Made) -> None:
+def _summary(folder: Path, answers: RunAnswers) -> None:
     pgr = None
-    if made.ceiling is not None:
-        parts = (made.floor, made.student, made.ceiling)
-        floor, student, ceiling = (float((part == made.truth).mean()) for part in parts)
+    if answers.ceiling is not None:
+        parts = (answers.floor, answers.student, answers.ceiling)
+        floor, student, ceiling = (float((part == answers.truth).mean()) for part in parts)
         pgr = (student - floor) / (ceiling - floor)
     write_json(
         folder / "summary.json",

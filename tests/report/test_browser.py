@@ -58,9 +58,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def opened(browser: Browser, made_run: Path) -> Browser:
+def opened(browser: Browser, finished_run: Path) -> Browser:
     browser.look(1200)
-    browser.open(made_run / "report" / "index.html")
+    browser.open(finished_run / "report" / "index.html")
     return browser
 
 

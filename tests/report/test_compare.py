@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import Browser, open_browser, why_not
-from helpers.comparable_runs import Made, drawn, make_run
+from helpers.comparable_runs import RunAnswers, make_run, random_answers
 from rich.console import Console
 from scipy import stats
 
@@ -36,10 +36,12 @@ SCALARS = [
 ]
 
 
-def two() -> dict[str, Made]:
+def two() -> dict[str, RunAnswers]:
     more = {"classes": STRANGE, "scalars": SCALARS}
-    worse = drawn(1, 0.55, **more, config={"rounds.loss": {"name": "kl", "temperature": 0.5}})
-    return {WORSE: worse, BETTER: drawn(2, 0.8, **more)}
+    worse = random_answers(
+        1, 0.55, **more, config={"rounds.loss": {"name": "kl", "temperature": 0.5}}
+    )
+    return {WORSE: worse, BETTER: random_answers(2, 0.8, **more)}
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_the_terminal_says_the_same(folder: Path) -> None:
 
 
 def test_runs_that_answer_alike_differ_in_nothing(tmp_path: Path) -> None:
-    made = drawn(1, 0.6)
+    made = random_answers(1, 0.6)
     runs = [load_run(make_run(tmp_path / name, made)) for name in "ab"]
     text = said(write_comparison(runs, tmp_path / "page.html"))
     made = compare(runs)
@@ -174,7 +176,7 @@ def test_runs_that_answer_alike_differ_in_nothing(tmp_path: Path) -> None:
 
 
 def test_a_small_difference_is_called_noise(tmp_path: Path) -> None:
-    made = drawn(1, 0.6)
+    made = random_answers(1, 0.6)
     other = replace(made, student=np.where(np.arange(240) < 2, made.truth, made.student))
     runs = [load_run(make_run(tmp_path / name, one)) for name, one in (("a", made), ("b", other))]
     text = said(write_comparison(runs, tmp_path / "page.html"))
@@ -187,7 +189,9 @@ def test_a_small_difference_is_called_noise(tmp_path: Path) -> None:
 def test_many_runs_and_classes_stay_readable(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(1500)]
     runs = [
-        load_run(make_run(tmp_path / f"r{seed}", drawn(seed, 0.6, samples=3000, classes=names)))
+        load_run(
+            make_run(tmp_path / f"r{seed}", random_answers(seed, 0.6, samples=3000, classes=names))
+        )
         for seed in range(10)
     ]
     page = write_comparison(runs, tmp_path / "page.html")
@@ -242,7 +246,7 @@ def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    make_run(tmp_path / "fewer", two()[WORSE].taken(np.arange(200)))
+    make_run(tmp_path / "fewer", two()[WORSE].select(np.arange(200)))
     make_run(tmp_path / "cut", two()[WORSE], finished=False)
     before = sorted(tmp_path.rglob("*"))
     places = {"RUN": str(folder / WORSE), "OTHER": str(folder / BETTER)}

@@ -8,13 +8,13 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.comparable_runs import DOMAINS, drawn
+from helpers.comparable_runs import DOMAINS, random_answers
 from helpers.comparable_runs import make_run as make_comparable
-from helpers.made_run import Shape, make_run
-from made_tables import made_tables
+from helpers.synthetic_run import Shape, make_run
 from page_reader import read_page
 from rich.console import Console, RenderableType
 from rich.text import Text
+from synthetic_tables import synthetic_tables
 
 from cosup.analysis import findings, load_run, tables
 from cosup.analysis.comparison import compare
@@ -119,7 +119,7 @@ def test_of_one_domain_nothing_is_printed(tmp_path: Path) -> None:
 
 def test_many_supervisions_and_domains_are_cut() -> None:
     domains = [f"domain {number}" for number in range(50)]
-    made = made_tables(["all", *(f"t{n}" for n in range(300))], ["x"], domains)
+    made = synthetic_tables(["all", *(f"t{n}" for n in range(300))], ["x"], domains)
     table = made["supervision_domains"]
     (view,) = draw_supervision_domains(table)
     assert isinstance(view, Matrix)
@@ -142,7 +142,7 @@ def test_many_supervisions_and_domains_are_cut() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_numbers_are_whole_on_a_narrow_terminal(width: int) -> None:
     names = ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
-    made = made_tables(["all", *(f"domain_{name}" for name in names)], ["x"], names)
+    made = synthetic_tables(["all", *(f"domain_{name}" for name in names)], ["x"], names)
     table = made["supervision_domains"]
     text = printed(_supervisions_by_domain(table, Text("Title")), width)
     found = set(re.findall(r"\d+\.\d", text))
@@ -152,7 +152,7 @@ def test_numbers_are_whole_on_a_narrow_terminal(width: int) -> None:
 def compared(folder: Path, count: int = 2, **more: Any) -> tuple[list[Any], list[str]]:
     names = [f"run_{number}" for number in range(count)]
     runs = [
-        load_run(make_comparable(folder / name, drawn(seed, 0.5 + 0.05 * seed, **more)))
+        load_run(make_comparable(folder / name, random_answers(seed, 0.5 + 0.05 * seed, **more)))
         for seed, name in enumerate(names)
     ]
     return runs, names

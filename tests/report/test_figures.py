@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import made_tables
+from synthetic_tables import synthetic_tables
 
 from cosup.analysis.drawing import Bars, Dots, Flow, Matrix, Scale
 from cosup.analysis.figure import Figure
@@ -38,14 +38,14 @@ def drawn(figure: Figure, made: dict[str, pd.DataFrame]) -> str:
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("rounds", [1, 2, 9])
 def test_any_number_of_rounds(name: str, rounds: int) -> None:
-    made = made_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
+    made = synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
     if len(made[name]):
         assert "nan" not in drawn(FIGURES[name], made)
 
 
 @pytest.mark.parametrize("table", MAY_LACK)
 def test_numbers_that_there_are_not(table: str) -> None:
-    made = made_tables(["all", "a", "b"], ["x", "y"], ["d", "e"])
+    made = synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"])
     made[table][MAY_LACK[table]] = np.nan
     text = drawn(FIGURES[table], made)
     assert "nan" not in text
@@ -54,7 +54,7 @@ def test_numbers_that_there_are_not(table: str) -> None:
 
 
 def test_a_bar_is_as_long_as_its_parts() -> None:
-    made = made_tables([f"t{n}" for n in range(5)], ["x", "y"], ["d"])
+    made = synthetic_tables([f"t{n}" for n in range(5)], ["x", "y"], ["d"])
     for name in ("load", "filters", "student_teachers"):
         (view,) = FIGURES[name].draw(made[name])
         assert isinstance(view, Bars)
@@ -66,7 +66,7 @@ def test_a_bar_is_as_long_as_its_parts() -> None:
 
 
 def test_ribbons_fill_their_boxes() -> None:
-    made = made_tables(["all", *(f"t{n}" for n in range(14))], ["x"], ["d"], rounds=4)
+    made = synthetic_tables(["all", *(f"t{n}" for n in range(14))], ["x"], ["d"], rounds=4)
     (view,) = FIGURES["flow"].draw(made["flow"])
     assert isinstance(view, Flow)
     for x in {node.x for node in view.nodes}:
@@ -79,7 +79,7 @@ def test_ribbons_fill_their_boxes() -> None:
 
 
 def test_a_column_of_the_assignment_sums_to_all() -> None:
-    made = made_tables(["all", "a", "b", "c"], ["x", "y"], ["d", "e"])
+    made = synthetic_tables(["all", "a", "b", "c"], ["x", "y"], ["d", "e"])
     made["assignment"]["share"] = made["assignment"]["share"].round(12)
     for view in FIGURES["assignment"].draw(made["assignment"]):
         assert isinstance(view, Matrix)
@@ -88,7 +88,7 @@ def test_a_column_of_the_assignment_sums_to_all() -> None:
 
 
 def test_the_tree_stands_below_the_generalist() -> None:
-    made = made_tables(["all", "a", "b", "aa"], ["x"], ["d"])
+    made = synthetic_tables(["all", "a", "b", "aa"], ["x"], ["d"])
     made["teachers"]["parent"] = [None, "all", "all", "a"]
     (view,) = FIGURES["teachers"].draw(made["teachers"])
     assert isinstance(view, Dots)
@@ -111,7 +111,7 @@ def test_an_axis_holds_its_values(low: float, high: float) -> None:
 
 
 def test_text_from_a_run_is_escaped() -> None:
-    made = made_tables(["<i>all", "a&b", 'c"d'], ["<x>", "y"], ["d", "e"])
+    made = synthetic_tables(["<i>all", "a&b", 'c"d'], ["<x>", "y"], ["d", "e"])
     text = "".join(drawn(figure, made) for figure in FIGURES.values())
     assert "<i>all" not in text
     assert "<x>" not in text

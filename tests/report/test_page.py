@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.made_run import Shape, make_run
-from made_tables import made_tables
+from helpers.synthetic_run import Shape, make_run
 from page_reader import Node, read_page, rows_of
 from report_run import CLASSES, DOMAINS
 from safetensors.numpy import load_file
+from synthetic_tables import synthetic_tables
 
 from cosup.analysis import load_run
 from cosup.report import page
@@ -26,20 +26,20 @@ LAST = 2
 
 
 @pytest.fixture(scope="module")
-def tree(made_run: Path) -> Node:
-    return read_page(made_run / "report" / "index.html")
+def tree(finished_run: Path) -> Node:
+    return read_page(finished_run / "report" / "index.html")
 
 
 @pytest.fixture(scope="module")
-def decided(made_run: Path) -> pd.DataFrame:
-    table = pd.read_parquet(made_run / "decisions" / f"round-{LAST}.parquet")
+def decided(finished_run: Path) -> pd.DataFrame:
+    table = pd.read_parquet(finished_run / "decisions" / f"round-{LAST}.parquet")
     table["right"] = table["annotation"].astype(str) == table["true_label"].astype(str)
     return table
 
 
 @pytest.fixture(scope="module")
-def test_split(made_run: Path) -> pd.DataFrame:
-    samples = pd.read_parquet(made_run / "samples.parquet")
+def test_split(finished_run: Path) -> pd.DataFrame:
+    samples = pd.read_parquet(finished_run / "samples.parquet")
     return samples[samples["split"] == "test"].reset_index(drop=True)
 
 
@@ -59,12 +59,12 @@ def said(folder: Path, names: list[str]) -> Any:
     return np.array(names)[np.concatenate(values).astype(np.float64).argmax(1)]
 
 
-def predicted(made_run: Path, what: str) -> Any:
-    classes = json.loads((made_run / "stages" / "prepared.json").read_text())["classes"]
-    return said(made_run / what, classes)
+def predicted(finished_run: Path, what: str) -> Any:
+    classes = json.loads((finished_run / "stages" / "prepared.json").read_text())["classes"]
+    return said(finished_run / what, classes)
 
 
-def test_accuracies(made_run: Path, tree: Node, test_split: pd.DataFrame) -> None:
+def test_accuracies(finished_run: Path, tree: Node, test_split: pd.DataFrame) -> None:
     truth = test_split["true_label"].astype(str).to_numpy()
     files = {
         "student": f"checkpoints/round-{LAST}/test.safetensors",
@@ -74,9 +74,9 @@ def test_accuracies(made_run: Path, tree: Node, test_split: pd.DataFrame) -> Non
     }
     found = {row["who"]: row for row in behind(tree, "overview")}
     for who, file in files.items():
-        assert found[who]["accuracy, %"] == shown((predicted(made_run, file) == truth).mean())
-    lead = (predicted(made_run, files["student"]) == truth).mean()
-    lead -= (predicted(made_run, files["ceiling"]) == truth).mean()
+        assert found[who]["accuracy, %"] == shown((predicted(finished_run, file) == truth).mean())
+    lead = (predicted(finished_run, files["student"]) == truth).mean()
+    lead -= (predicted(finished_run, files["ceiling"]) == truth).mean()
     assert found["ceiling"]["gain, points"] == f"{100 * lead:+.1f}".replace("-", "\N{MINUS SIGN}")
     headline = tree.one("dl", class_="headline").text
     assert found["student"]["accuracy, %"] in headline
@@ -116,10 +116,10 @@ def test_the_assignment_matrix(tree: Node, decided: pd.DataFrame) -> None:
 
 
 def test_classes_confusions_and_agreement(
-    made_run: Path, tree: Node, test_split: pd.DataFrame
+    finished_run: Path, tree: Node, test_split: pd.DataFrame
 ) -> None:
     truth = test_split["true_label"].astype(str).to_numpy()
-    student = predicted(made_run, f"checkpoints/round-{LAST}/test.safetensors")
+    student = predicted(finished_run, f"checkpoints/round-{LAST}/test.safetensors")
     by_class = {row["name"]: row for row in behind(tree, "classes")}
     assert set(by_class) == set(CLASSES)
     for name, row in by_class.items():
@@ -127,7 +127,7 @@ def test_classes_confusions_and_agreement(
     pairs = {(r["true"], r["predicted"]): int(r["samples"]) for r in behind(tree, "confusion")}
     counted = pd.crosstab(truth, student).stack()
     assert pairs == {key: int(value) for key, value in counted.items() if value}
-    teacher = predicted(made_run, "annotations/test/domain_plain/*.safetensors")
+    teacher = predicted(finished_run, "annotations/test/domain_plain/*.safetensors")
     inside = (test_split["domain"] == "plain").to_numpy()
     (row,) = (
         row
@@ -139,18 +139,18 @@ def test_classes_confusions_and_agreement(
     assert row["student only, %"] == shown(only[inside].mean())
 
 
-def test_the_files_behind_hold_the_same(made_run: Path, tree: Node) -> None:
+def test_the_files_behind_hold_the_same(finished_run: Path, tree: Node) -> None:
     for figure in tree.all("figure"):
         for link in figure.all("a"):
-            assert (made_run / "report" / link.attributes["href"]).is_file()
-    kept = pd.read_parquet(made_run / "report" / "tables" / "load.parquet")
+            assert (finished_run / "report" / link.attributes["href"]).is_file()
+    kept = pd.read_parquet(finished_run / "report" / "tables" / "load.parquet")
     assert [shown(share) for share in kept["share"]] == [
         r["share, %"] for r in behind(tree, "load")
     ]
 
 
-def test_names_are_shown_as_they_are(made_run: Path, tree: Node) -> None:
-    text = (made_run / "report" / "index.html").read_text(encoding="utf-8")
+def test_names_are_shown_as_they_are(finished_run: Path, tree: Node) -> None:
+    text = (finished_run / "report" / "index.html").read_text(encoding="utf-8")
     for name in (*CLASSES, *DOMAINS):
         assert name in tree.one("main").text
     assert "<b>bold" not in text
@@ -200,9 +200,9 @@ def test_each_figure_says_what_to_read_from_it(tree: Node) -> None:
         assert any(letter.isdigit() for letter in figure.one("p", class_="finding").text)
 
 
-def test_an_unfinished_run(made_run: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run(finished_run: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut"
-    shutil.copytree(made_run, cut)
+    shutil.copytree(finished_run, cut)
     for name in ("summary.json", "stages/summary.json", "stages/control-ceiling.json"):
         (cut / name).unlink()
     shutil.rmtree(cut / "report")
@@ -228,8 +228,10 @@ def test_without_true_labels_of_student_train(tmp_path: Path) -> None:
     assert behind(found, "overview")[0]["who"] == "student"
 
 
-def test_a_table_that_there_is_not_is_said(made_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = load_run(made_run)
+def test_a_table_that_there_is_not_is_said(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(finished_run)
     monkeypatch.setattr(page, "findings", lambda run, made: {})
     monkeypatch.setattr(page, "verdict", lambda run, made: ["A verdict."])
     run.absent["filters"] = "it needs <true> labels"
@@ -238,11 +240,11 @@ def test_a_table_that_there_is_not_is_said(made_run: Path, monkeypatch: pytest.M
     assert found.all("table", class_="data") == []
 
 
-def test_many_teachers_and_classes(made_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = load_run(made_run)
+def test_many_teachers_and_classes(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run(finished_run)
     teachers = ["all", *(f"<teacher> {n}" for n in range(300))]
     classes = [f"{CLASSES[n % 4]} {n}" for n in range(2000)]
-    made = made_tables(teachers, classes, [f"domain {n}" for n in range(50)], rounds=7)
+    made = synthetic_tables(teachers, classes, [f"domain {n}" for n in range(50)], rounds=7)
     monkeypatch.setattr(page, "findings", lambda run, made: dict.fromkeys(made, "Found 1."))
     monkeypatch.setattr(page, "verdict", lambda run, made: ["A verdict."])
     text = page_html(run, made)

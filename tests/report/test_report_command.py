@@ -17,39 +17,39 @@ def lines(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     return captured.out, captured.err
 
 
-def test_the_run_itself_wrote_a_page(made_run: Path) -> None:
-    assert (made_run / "report" / "index.html").is_file()
-    assert (made_run / "report" / "tables" / "overview.csv").is_file()
+def test_the_run_itself_wrote_a_page(finished_run: Path) -> None:
+    assert (finished_run / "report" / "index.html").is_file()
+    assert (finished_run / "report" / "tables" / "overview.csv").is_file()
 
 
 def test_a_page_elsewhere(
-    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "deep" / "page.html"
-    assert call(["report", str(made_run), "--output", str(page)]) == 0
+    assert call(["report", str(finished_run), "--output", str(page)]) == 0
     assert str(page) in lines(capsys)[0]
-    again = (made_run / "report" / "index.html").read_bytes()
+    again = (finished_run / "report" / "index.html").read_bytes()
     assert page.read_bytes() == again, "the same run gives the same page"
     assert (page.parent / "tables" / "load.parquet").is_file()
-    assert call(["report", str(made_run), "--output", str(page)]) == 0
+    assert call(["report", str(finished_run), "--output", str(page)]) == 0
 
 
-def test_text(made_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = sorted(made_run.rglob("*"))
-    assert call(["report", str(made_run), "--text"]) == 0
+def test_text(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(finished_run.rglob("*"))
+    assert call(["report", str(finished_run), "--text"]) == 0
     out, _ = lines(capsys)
     for name in ("overview", "rounds", "filters"):
         assert FIGURES[name].title in out
     for name in (*CLASSES[:2], *DOMAINS):
         assert name in out, "markup is no markup here either"
-    assert sorted(made_run.rglob("*")) == before
+    assert sorted(finished_run.rglob("*")) == before
 
 
 def test_a_folder_of_runs_stands_for_all(
-    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (0, 1):
-        shutil.copytree(made_run, tmp_path / f"seed-{seed}")
+        shutil.copytree(finished_run, tmp_path / f"seed-{seed}")
         shutil.rmtree(tmp_path / f"seed-{seed}" / "report")
     assert call(["report", str(tmp_path)]) == 0
     out, _ = lines(capsys)
@@ -62,7 +62,7 @@ def test_a_folder_of_runs_stands_for_all(
 
 
 def test_mistakes_are_a_line_each(
-    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "notes.html"
     other.write_text("<p>mine</p>")
@@ -70,9 +70,9 @@ def test_mistakes_are_a_line_each(
         ([str(tmp_path / "none")], str(tmp_path / "none")),
         ([str(tmp_path)], str(tmp_path)),
         (["s3://bucket/run"], "s3://bucket/run"),
-        ([str(made_run), "--output", str(other)], f"--output: '{other}'"),
-        ([str(made_run), "--output", str(tmp_path)], f"--output: '{tmp_path}'"),
-        ([str(made_run), "--text", "--output", "x"], "--text"),
+        ([str(finished_run), "--output", str(other)], f"--output: '{other}'"),
+        ([str(finished_run), "--output", str(tmp_path)], f"--output: '{tmp_path}'"),
+        ([str(finished_run), "--text", "--output", "x"], "--text"),
     ):
         assert call(["report", *arguments]) == 2
         out, err = lines(capsys)
@@ -86,10 +86,10 @@ def test_mistakes_are_a_line_each(
     "name", ["samples.parquet", "decisions/round-2.parquet", "checkpoints/round-2/test.safetensors"]
 )
 def test_a_damaged_file_is_named(
-    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(made_run, run)
+    shutil.copytree(finished_run, run)
     shutil.rmtree(run / "report")
     content = (run / name).read_bytes()
     (run / name).write_bytes(content[: len(content) // 2])

@@ -10,7 +10,7 @@ import pandas as pd
 from cosup.analysis.domains import MEAN
 
 
-def made_tables(
+def synthetic_tables(
     teachers: Sequence[str], classes: Sequence[str], domains: Sequence[str], rounds: int = 2
 ) -> dict[str, pd.DataFrame]:
     """All of the report's tables. The first teacher is a generalist, alone in round 1."""
