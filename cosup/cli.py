@@ -248,8 +248,8 @@ def explained(again: str = "") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        for line in str(error).splitlines():
-            say(f"error: {line}")
+        for mistake in error.errors:
+            say(f"error: {mistake}")
         for note in _notes(error):
             say(note)
         raise typer.Exit(2) from None

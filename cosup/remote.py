@@ -1,11 +1,12 @@
-"""Files at a URI: `s3://`, `gs://`, `abfs://`, `hdfs://`, `file://` by pyarrow, all else by fsspec.
+"""Read and write files at a URI.
 
-A URI is taken as it is written: spaces and other scripts need no escapes, and `%20` is no space.
-What stands after a `?` are options of pyarrow's file system
+pyarrow handles `s3://`, `gs://`, `abfs://`, `hdfs://` and `file://`, fsspec all other schemes. URIs
+are not escaped: spaces and other scripts are allowed, and `%20` is not a space. After a `?` come
+options of pyarrow's file system
 (`s3://bucket/runs?endpoint_override=localhost:9000&scheme=http`).
 
-`UserError` for a URI that can't be used at all (unknown scheme, a package that isn't installed),
-`RunError` for what fails in use (no permission, no network); both name the URI.
+Raises `UserError` for a URI that cannot be used at all (an unknown scheme, a missing package), and
+`RunError` for a failure in use (no permission, no network); both name the URI.
 """
 
 import re
@@ -24,43 +25,48 @@ from cosup.files import TEMPORARY, write_atomic
 __all__ = ["Place", "get", "is_uri", "join", "listing", "put", "remove", "shown", "split"]
 
 SETTING = "run.output"
-"""The setting that an unusable URI comes from."""
+"""The setting that holds the URI."""
 CHUNK = 8 * 1024 * 1024
 """Bytes read or written at once."""
 WHOLE = ("s3", "gcs", "abfs")
-"""pyarrow's object stores: a file appears when it is closed, all of it, and folders don't exist."""
+"""pyarrow's object stores: a file appears whole when it is closed, and there are no folders."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def is_uri(text: str) -> bool:
-    """Does the text begin with `scheme://`?"""
+    """Return whether the text begins with `scheme://`."""
     return _URI.match(text) is not None
 
 
 def join(uri: str, *names: str) -> str:
-    """The URI of something below another (names may hold slashes)."""
+    """Return the URI of a file below another URI (names may contain slashes)."""
     body, mark, options = uri.partition("?")
     for name in names:
         if "?" in name:
-            raise UserError(f"{SETTING}: {name}: the name of a file at a URI can't hold '?'")
+            raise UserError("a file name in a URI cannot contain '?'", key=SETTING, value=name)
         body = body + name if body.endswith("/") else f"{body}/{name}"
     return body + mark + options
 
 
 def split(uri: str) -> tuple[str, str]:
-    """The URI of the folder, and the last name: what `join` puts together."""
+    """Return the URI of the folder and the last name, as the reverse of `join`."""
     body, mark, options = uri.partition("?")
     scheme, _, path = body.partition("://")
     above, _, name = path.rstrip("/").rpartition("/")
     if not name or name in (".", "..") or (not above and scheme != "file"):
-        raise UserError(f"{SETTING}: {shown(uri)}: give a folder for it, as in {scheme}://some/run")
+        raise UserError(
+            "must be {allowed}",
+            key=SETTING,
+            value=shown(uri),
+            allowed=f"a folder below the root, such as {scheme}://some/run",
+        )
     return f"{scheme}://{above or '/'}{mark}{options}", name
 
 
 @dataclass(frozen=True)
 class Place:
-    """A URI that is joined and printed as a `Path` is."""
+    """A URI that is joined and printed like a `Path`."""
 
     uri: str
 
@@ -72,14 +78,14 @@ class Place:
 
 
 def shown(uri: str) -> str:
-    """The URI for messages: without a password in it."""
+    """Return the URI for messages, without its password."""
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
 def put(file: Path, uri: str) -> None:
-    """Copy a local file to a URI; a reader sees the old one or the new one, never a part.
+    """Copy a local file to a URI; a reader finds the old or the new file, never a part.
 
-    Raises `FileNotFoundError` if the local file isn't there.
+    Raises `FileNotFoundError` if the local file does not exist.
     """
     with file.open("rb") as source, _explained(uri, "written"):
         store, path = _open(uri)
@@ -99,7 +105,7 @@ def put(file: Path, uri: str) -> None:
 
 
 def get(uri: str, file: Path) -> bool:
-    """Copy what is at a URI to a local file, atomically; False if there is none."""
+    """Copy the file at a URI to a local file, atomically; return False if there is none."""
     with _explained(uri, "read"):
         store, path = _open(uri)
         try:
@@ -117,7 +123,7 @@ def get(uri: str, file: Path) -> bool:
 
 
 def listing(uri: str) -> dict[str, int]:
-    """Bytes of every file below a URI, by its name from there; empty if there are none."""
+    """Return the size in bytes of every file below a URI, by its name relative to the URI."""
     from pyarrow.fs import FileSelector, FileType
 
     with _explained(uri, "listed"):
@@ -134,7 +140,7 @@ def listing(uri: str) -> dict[str, int]:
 
 
 def remove(uri: str) -> None:
-    """Remove the file, or the folder with all in it, that is at a URI; nothing if there is none."""
+    """Remove the file or folder at a URI; do nothing if there is none."""
     from pyarrow.fs import FileType
 
     with _explained(uri, "removed"):
@@ -149,8 +155,7 @@ def remove(uri: str) -> None:
 
 
 def _write(store: Any, path: str, source: Any) -> None:
-    """All of an open file. What was begun is removed if it can't be finished: to close it, even by
-    forgetting it, would make it look whole."""
+    """Copy an open file. An unfinished copy is removed, as closing it would make it look whole."""
     target = store.open_output_stream(path)
     try:
         shutil.copyfileobj(source, target, CHUNK)
@@ -168,13 +173,13 @@ def _forget(store: Any, path: str) -> None:
 
 
 def _refresh(store: Any) -> None:
-    """Forget what fsspec remembers of folders: others write there too."""
+    """Clear fsspec's cache of folders, as other processes write there too."""
     if hasattr(store, "handler"):
         store.handler.fs.invalidate_cache()
 
 
 def _open(uri: str) -> tuple[Any, str]:
-    """The file system, in pyarrow's terms, and the path in it."""
+    """Return pyarrow's file system of a URI, and the path in it."""
     body, mark, options = uri.partition("?")
     scheme, _, path = body.partition("://")
     host, _, path = path.partition("/")
@@ -185,14 +190,14 @@ def _open(uri: str) -> tuple[Any, str]:
     except UserError:
         raise
     except (ValueError, ImportError) as error:
-        raise UserError(f"{SETTING}: {shown(uri)}: {_line(error)}") from error
+        raise UserError(_line(error), key=SETTING, value=shown(uri)) from error
     store, root = found
     return store, f"{root.rstrip('/')}/{path}".rstrip("/")
 
 
 @lru_cache(maxsize=64)
 def _arrow(base: str) -> tuple[Any, str] | None:
-    """pyarrow's file system of a host or bucket, and its root; None if pyarrow has none."""
+    """Return pyarrow's file system of a host or bucket, and its root; None if it has none."""
     import pyarrow
     from pyarrow.fs import FileSystem
 
@@ -213,28 +218,32 @@ def _fsspec(uri: str) -> tuple[Any, str]:
 
     scheme, _, name = uri.partition("://")
     if any(letter in name for letter in "*?[]"):
-        raise UserError(f"{SETTING}: {shown(uri)}: a name at {scheme}:// can't hold any of * ? [ ]")
+        raise UserError(
+            f"a name at {scheme}:// cannot contain any of * ? [ ]", key=SETTING, value=shown(uri)
+        )
     try:
         store, path = fsspec.core.url_to_fs(uri)
     except ValueError as error:
         if "Protocol not known" not in str(error):
             raise
         raise UserError(
-            f"{SETTING}: {shown(uri)}: unknown scheme '{scheme}' (known: file, s3, gs, abfs, hdfs, "
-            "and what fsspec knows)"
+            f"unknown scheme '{scheme}'",
+            key=SETTING,
+            value=shown(uri),
+            allowed="file, s3, gs, abfs, hdfs, and those of fsspec",
         ) from error
     return PyFileSystem(FSSpecHandler(store)), str(path)
 
 
 @contextmanager
 def _explained(uri: str, done: str) -> Iterator[None]:
-    """Turn what a store raises, which may be of any class, into a `RunError` about the URI."""
+    """Turn an exception of a store, of any class, into a `RunError` about the URI."""
     try:
         yield
     except (UserError, RunError):
         raise
     except Exception as error:
-        raise RunError(f"{shown(uri)}: can't be {done} ({_line(error)})") from error
+        raise RunError(f"cannot be {done} ({_line(error)})", where=shown(uri)) from error
 
 
 def _line(error: Exception) -> str:

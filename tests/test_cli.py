@@ -10,7 +10,7 @@ import pytest
 
 import cosup
 from cosup.cli import call
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, UserErrors
 
 GOOD = """\
 data: {source: digits}
@@ -78,9 +78,10 @@ def test_print_config_runs_nothing_and_loads_back(
 def test_a_users_mistake_is_lines_and_exit_2(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_with(monkeypatch, UserError("data.root: 'x': no such folder\nand more"))
+    mistakes = [UserError("no such folder", key="data.root", value="x"), UserError("and more")]
+    run_with(monkeypatch, UserErrors(mistakes))
     assert call(["run", str(config)]) == 2
-    assert capsys.readouterr().err == "error: data.root: 'x': no such folder\nerror: and more\n"
+    assert capsys.readouterr().err.splitlines() == [f"error: {mistake}" for mistake in mistakes]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The `rounds` section: who annotates what, what is kept, and what the student minimises."""
+"""The `rounds` section: assignment, consistency filters and the student's loss."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,30 +28,31 @@ class RoundsSection(Section):
     """The algorithm: assign, filter, update, once per level."""
 
     assignment: AssignerChoice = Assigners.check("agreement")
-    """Which teacher annotates which sample (`cosup ls assigners`)."""
+    """The assigner of teachers to samples (`cosup ls assigners`)."""
     consistency: list[FilterChoice] = []
     """Filters; an annotation is kept if all of them keep it (`cosup ls filters`)."""
     loss: LossChoice = Losses.check("cross_entropy")
-    """What the student minimises (`cosup ls losses`)."""
+    """The student's loss (`cosup ls losses`)."""
     losses: list[LossChoice] | None = Field(default=None, min_length=1)
     """Repeat the run with each of these losses and compare them in pairs; null runs `loss` alone.
     """
     annotation_weight: float = Field(default=1.0, ge=0)
-    """How much the loss against the annotations counts."""
+    """The weight of the loss on annotations."""
     true_label_weight: float = Field(default=0.0, ge=0)
-    """How much cross-entropy with the labels counts, where student_train's labels may be used; 0 is
-    the weak-to-strong setting."""
+    """The weight of cross-entropy on the labels of student_train; 0 is the weak-to-strong setting,
+    which does not use them."""
     live_annotations: bool = False
-    """Ask the assigned teacher again about each augmented image, in place of the annotation of the
-    plain one (`mode: finetune`, and teachers that are networks)."""
+    """Annotate each augmented image by its assigned teacher during training, instead of the plain
+    image once (`mode: finetune`, and teachers that are networks)."""
     targets: Literal["soft", "hard"] = "soft"
     """Learn the annotation's probabilities, or its most probable class."""
     first_guide: Literal["crowd", "student"] = "crowd"
-    """What assigners and filters look at before there is a student: the mean of the level's
-    annotations (`crowd`), or what the `student` says untrained (`student.head.init: text`)."""
+    """The predictions that assigners and filters use in place of a trained student's in the first
+    round: the mean of the level's annotations (`crowd`), or those of the untrained `student`
+    (`student.head.init: text`)."""
     repeat: int = Field(default=1, ge=1)
     """Rounds per level."""
     fresh_head: bool = True
-    """Start each round's head (or network) anew, or from the round before."""
+    """Initialise the head (or network) anew in each round; false continues from the last round."""
     min_kept: float = Field(default=0.2, ge=0, le=1)
     """Warn when a filter would keep a smaller share than this."""

@@ -37,52 +37,52 @@ GPUs = Annotated[float, Field(ge=0)] | Literal["auto"]
 
 
 class ActorsSection(Section):
-    """Ray actors that do one kind of work, and what each of them reserves."""
+    """Ray actors of one kind, and the resources that each reserves."""
 
     num_cpus: float = Field(default=1, gt=0)
     """CPUs per actor."""
     num_gpus: GPUs = "auto"
-    """GPUs per actor, also a fraction of one (bookkeeping, no limit of memory); auto is a quarter
-    for teachers and one for features where the cluster has GPUs, else 0."""
+    """GPUs per actor, also a fraction of one (it does not limit memory); auto is a quarter
+    for teachers and one for features if the cluster has GPUs, else 0."""
     actors: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    """How many; auto is as many as the cluster has room for, at most 16."""
+    """Number of actors; auto is as many as the cluster has resources for, at most 16."""
 
 
 class WorkersSection(Section):
-    """The workers that train the student together under Ray Train."""
+    """The workers of Ray Train that train the student."""
 
     workers: int = Field(default=1, gt=0)
-    """How many; each takes its share of every batch, so the batch stays the same."""
+    """Number of workers; each processes its share of every batch, so the batch size is the same."""
     num_cpus: float = Field(default=1, gt=0)
     """CPUs per worker."""
     num_gpus: GPUs = "auto"
-    """GPUs per worker; auto is one where the cluster has GPUs, else 0."""
+    """GPUs per worker; auto is one if the cluster has GPUs, else 0."""
 
 
 class ExecutionSection(Section):
-    """Where and how it runs; it changes no number beyond rounding."""
+    """Where and how a run computes; it changes no result beyond rounding."""
 
     backend: Literal["local", "ray"] = "local"
     """`local`: in this process. `ray`: teachers, features and student on a Ray cluster."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of backbones' forward passes; auto is bfloat16 on GPUs that have it, else float32."""
+    """Precision of backbones' forward passes; auto is bfloat16 where the GPU supports it."""
     workers: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Threads that decode images; auto is one per core, at most 16."""
     threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    """Threads of torch per process; auto is torch's own choice, which Ray's actors take over from
-    the process that started the run. The last digits of sums depend on it."""
+    """Threads of torch per process; auto is torch's default in the process that starts the run,
+    for Ray's actors too. The last digits of sums depend on it."""
     batch_size: int = Field(default=64, gt=0)
     """Images per forward pass."""
     shard_size: int = Field(default=4096, gt=0)
-    """Samples per annotation shard: what is lost when a run is killed while annotating."""
+    """Samples per annotation shard, and so the most that a killed run loses while annotating."""
     cache: str | None = None
-    """Folder of features shared by runs, on this machine (no URI); null is `.cache` within
-    `run.output`, or within the staging folder of a URI."""
+    """Folder of this machine for features shared by runs; null is `.cache` within `run.output`, or
+    within the staging folder of a URI."""
     address: str | None = None
-    """ray: the cluster's address, as host:port, or `auto` for one that runs on this machine. null:
-    RAY_ADDRESS (which jobs have), else one that is started for the run and ends with it."""
+    """ray: the cluster's address, as host:port, or `auto` for a cluster on this machine; null is
+    RAY_ADDRESS (set in jobs), else a cluster that is started for the run and ends with it."""
     teachers: ActorsSection = ActorsSection()
     """ray: actors that train teachers and annotate."""
     features: ActorsSection = ActorsSection()
@@ -90,11 +90,11 @@ class ExecutionSection(Section):
     student: WorkersSection = WorkersSection()
     """ray: workers that train the student."""
     tries: int = Field(default=3, gt=0)
-    """ray: tries of a shard, or of a training, before the run gives up on it."""
+    """ray: attempts at a shard or a training before the run fails."""
     shard_timeout: float = Field(default=1800, gt=0)
     """ray: seconds after which a shard counts as failed."""
     wait: float = Field(default=600, ge=0)
-    """ray: seconds to wait for resources that the cluster has lost."""
+    """ray: seconds to wait for lost resources."""
 
     @field_validator("cache")
     @classmethod
@@ -111,7 +111,7 @@ else:  # the names of the table of controls, which a type checker cannot read
 
 
 class RunSection(Section):
-    """What the run is called, where it is written, and its seed."""
+    """The run's name, its output folder and its seed."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
     """The run's directory within `output`."""

@@ -23,7 +23,7 @@ class BackboneSection(Section):
 
 
 class HeadSection(Section):
-    """What turns features into class logits."""
+    """The head that turns features into class logits."""
 
     kind: Literal["linear", "prototype"] = "linear"
     """`linear`, or `prototype`: a scale times the cosine to learnt class prototypes."""
@@ -32,23 +32,23 @@ class HeadSection(Section):
     (backbones `open_clip:...`). `class_means`: the mean feature of each class's most confident
     annotations. `random`: random directions."""
     templates: str | list[str] = "a photo of a {}."
-    """`init: text`: what a class's name is written into, for each {}: one template, several (their
+    """`init: text`: the prompt, with {} for the class's name: one template, several (their
     features are averaged), or the list of a data set by name (`imagenet`, `imagenet_simple`,
     `cifar`, `mnist`, `fashion_mnist`, `domainnet`)."""
     class_names: str | list[str] | dict[str, str] | None = None
-    """`init: text`: what the classes are called in prompts: a list in their order, a mapping from
-    class to name, a text file with a line per class, or `imagenet`; null: as the data call them."""
+    """`init: text`: the classes' names in prompts: a list in their order, a mapping from class to
+    name, a text file with a line per class, or `imagenet`; null uses the names in the data."""
     confident: float = Field(default=0.5, gt=0, le=1)
-    """`init: class_means`: the share of each class's annotations, the surest ones, that count."""
+    """`init: class_means`: the share of each class's annotations, the most confident, to use."""
     scale: float | None = Field(default=None, gt=0)
     """`prototype`: the scale at the start; null: CLIP's own, and 16 for other backbones."""
     learn_scale: bool = False
-    """`prototype`: train the scale too, not the prototypes alone."""
+    """`prototype`: train the scale as well as the prototypes."""
 
     @field_validator("class_names", mode="before")
     @classmethod
     def _names_are_texts(cls, value: object) -> object:
-        """Classes and names that YAML reads as numbers are meant as texts."""
+        """Convert classes and names that YAML reads as numbers to text."""
         if isinstance(value, dict):
             return {_text(key): _text(name) for key, name in value.items()}
         return [_text(name) for name in value] if isinstance(value, list) else value
@@ -71,7 +71,7 @@ def _text(value: object) -> object:
 
 
 class AugmentSection(Section):
-    """What is done to the images that train a network (timm's and torchvision's transforms)."""
+    """Augmentation of the images that train a network (timm's and torchvision's transforms)."""
 
     crop: Literal["none", "resized", "padded"] = "none"
     """`resized`: a random part of the image, scaled to the input (as on ImageNet). `padded`: the
@@ -117,12 +117,12 @@ class MixupSection(Section):
 
     @property
     def active(self) -> bool:
-        """Whether anything is mixed."""
+        """Return whether any batch is mixed."""
         return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
 class TrainingSection(Section):
-    """How long and with what optimiser something is trained.
+    """The length of a training, its optimiser and its schedule.
 
     From `momentum` on: for whole networks alone (`NETWORK_ONLY`); heads have no use for it.
     """
@@ -130,16 +130,16 @@ class TrainingSection(Section):
     steps: int | None = Field(default=None, ge=0)
     """Optimiser steps; 0, for prototypes from text alone, leaves the student untrained."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the samples before filtering; rejected samples don't shorten the training."""
+    """Passes over the samples before filtering; rejected samples do not shorten the training."""
     batch_size: int = Field(default=128, gt=0)
     """Samples per step."""
     optimizer: str = "adamw"
-    """`adamw` (decoupled weight decay) or `adam`; networks take any optimiser of timm's (`sgd`,
+    """`adamw` (decoupled weight decay) or `adam`; networks accept any optimiser of timm's (`sgd`,
     `lamb`, `lion`, ...)."""
     lr: float = Field(default=1e-3, gt=0)
-    """The learning rate at its highest."""
+    """The highest learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay (of the weights; biases, prototypes' scales and norms have none)."""
+    """Weight decay (of the weights; biases, prototypes' scales and norms are excluded)."""
     schedule: Literal["cosine", "constant", "multistep"] = "cosine"
     """The learning rate over the steps: half a cosine down to `min_lr`, constant, or (networks)
     divided by ten at each of `milestones`."""
@@ -149,28 +149,28 @@ class TrainingSection(Section):
     """Heads on features or pixels: give each input column mean 0 and variance 1 (measured on the
     training samples; the scaling becomes part of the head)."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of optimisers that have one (`sgd`: Nesterov's; `momentum` is SGD with the plain one)."""
+    """Momentum of optimisers that have one (`sgd` uses Nesterov's; `momentum` is plain SGD)."""
     min_lr: float = Field(default=0.0, ge=0)
-    """Where the cosine ends."""
+    """The learning rate at the end of the cosine."""
     milestones: list[float] = [0.5, 0.75]
     """`multistep`: the shares of the steps at which the rate falls."""
     layer_decay: float | None = Field(default=None, gt=0, le=1)
-    """Each layer's rate is this share of the one's above it (timm's groups); null: all alike."""
+    """The ratio of each layer's rate to the next higher one (timm's groups); null: all equal."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Stochastic depth, for networks that have it."""
+    """The rate of stochastic depth, for networks that support it."""
     clip: float | None = Field(default=None, gt=0)
-    """The gradient's largest norm."""
+    """The largest norm of the gradient; null does not clip."""
     accumulate: int = Field(default=1, gt=0)
-    """Parts a batch is worked through in, one after another, to spare memory: each batch norm and
-    each mixed pair sees its part alone."""
+    """Parts into which a batch is split to save memory; batch norms and mixing work within a part.
+    """
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Predict with an exponential moving average of the weights, decaying by this per step."""
     compile: bool = False
-    """Compile the network with torch.compile: slow to start, quicker later."""
+    """Compile the network with torch.compile: slower to start, faster afterwards."""
     save_every: int = Field(default=500, gt=0)
-    """Steps between saved states: what is lost when a run is killed while training."""
+    """Steps between saved states, and so the most that a killed training loses."""
     augment: AugmentSection = AugmentSection()
-    """What is done to training images."""
+    """Augmentation of the training images."""
     mixing: MixupSection = MixupSection()
     """Mixup and cutmix."""
 
@@ -192,7 +192,7 @@ class TrainingSection(Section):
         return self
 
     def check_head(self, untrained: bool = False) -> None:
-        """Raise `UserError` for settings that a head, or another linear model, has no use for.
+        """Raise `UserError` for settings that do not apply to a head or another linear model.
 
         untrained: it predicts without any training too.
         """
@@ -226,7 +226,7 @@ class TrainingSection(Section):
             )
 
     def check_network(self) -> None:
-        """Raise `UserError` for settings that a whole network has no use for."""
+        """Raise `UserError` for settings that do not apply to a whole network."""
         self._check_steps()
         if self.standardize:
             raise UserError(
@@ -243,15 +243,15 @@ class TrainingSection(Section):
             )
 
     def batch_for(self, samples: int, workers: int = 1) -> int:
-        """The samples per step where there are so many: no more than these, and where images are
-        mixed in pairs an even number in each part of each worker's slice."""
+        """Return the samples per step: at most all samples and, where images are mixed in pairs,
+        an even number in each part of each worker's slice."""
         size = min(self.batch_size, samples)
         if self.mixing.active and size < self.batch_size:
             size -= size % (2 * self.accumulate * workers)
         return size or samples
 
     def total_steps(self, samples: int) -> int:
-        """Optimiser steps for this many samples."""
+        """Return the optimiser steps for this many samples."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None

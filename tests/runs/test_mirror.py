@@ -422,9 +422,9 @@ def test_a_machine_that_was_overtaken_copies_nothing_more(
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("nope://a/b", r"run\.output: nope://a/b: unknown scheme"),
-        ("file:///proc/none/r", r"run\.output: file:///proc/none/r.*: can't be written"),
-        ("memory://x", r"run\.output: memory://x: give a folder"),
+        ("nope://a/b", r"run\.output: 'nope://a/b': unknown scheme"),
+        ("file:///proc/none/r", r"run\.output: file:///proc/none/r.*: cannot be written"),
+        ("memory://x", r"run\.output: 'memory://x': must be a folder"),
     ],
 )
 def test_places_that_can_not_be_used(place: str, said: str) -> None:
