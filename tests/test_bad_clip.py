@@ -110,7 +110,7 @@ DATA: dict[str, tuple[list[str], list[str]]] = {
     ),
     "too few names": (
         ["student.head.class_names=names.txt"],
-        ["student.head.class_names: 2 names in names.txt for 3 classes (nought, one, two)"],
+        ["student.head.class_names: 2 names in names.txt for 3 classes (nought, one and two)"],
     ),
     "no such file of names": (
         ["student.head.class_names=none.txt"],

@@ -1,12 +1,8 @@
-"""Nearest centroid by cosine: a classifier of classes known from a few images each.
+"""Few-shot classification by the nearest centroid, and its training by episodes.
 
-The classifier-baseline of Chen et al., "Meta-Baseline", arXiv 2003.04390, section 3: a class is the
-mean of its support embeddings, and a query's logits are scale * cosine(query, class).
-
-The meta stage of few-shot learning: a network is trained by episodes to be a good embedding.
-
-Chen et al., "Meta-Baseline", arXiv 2003.04390, section 3.2: the logits of an episode's queries are
-their cosines to the centroids of its support, times a temperature that is learnt.
+Classifier-Baseline and Meta-Baseline of Chen et al., arXiv 2003.04390, section 3: a class is the
+mean of its support embeddings, and the logits of a query are scale * cosine(query, class). The meta
+stage trains the embedding and the scale by episodes.
 """
 
 import torch
@@ -26,15 +22,15 @@ __all__ = [
 
 
 SCALE = 10.0
-"""What cosines are multiplied by to become logits where nothing has been learnt about it."""
+"""Scale of cosines that is used without a learned one."""
 GATHERED = 2**24
-"""Numbers that are gathered at a time: 64 MiB of float32."""
+"""Numbers gathered at a time: 64 MiB of float32."""
 
 
 def cosine_logits(support: Tensor, query: Tensor) -> Tensor:
-    """[E, P, N] cosines in float32 of queries [E, P, D] to the means of support [E, N, K, D].
+    """Return cosines [E, P, N] in float32 of queries [E, P, D] to means of support [E, N, K, D].
 
-    An embedding of zeros has cosine 0 to everything.
+    The cosine of an embedding of zeros is 0.
     """
     with torch.autocast(support.device.type, enabled=False):
         centroids = normalize(support.float().mean(2), dim=-1)
@@ -44,10 +40,10 @@ def cosine_logits(support: Tensor, query: Tensor) -> Tensor:
 def nearest_centroid(
     embeddings: Tensor, support: Tensor, query: Tensor, scale: float | Tensor = 1.0
 ) -> Tensor:
-    """Logits [E, N * Q, N] float32 of each episode's queries, way after way.
+    """Return logits [E, N * Q, N] float32 of the queries of each episode, way after way.
 
     embeddings: [M, D]. support: [E, N, K] and query: [E, N, Q] int64 rows of them. Episodes are
-    worked through in parts, so that memory doesn't grow with their number.
+    processed in parts, so that memory does not grow with their number.
     """
     episodes, ways, shots = support.shape
     per_episode = ways * (shots + query.shape[2]) * embeddings.shape[1]
@@ -63,15 +59,15 @@ def nearest_centroid(
 
 
 def episode_probs(embeddings: Tensor, support: Tensor, query: Tensor) -> ProbTable:
-    """Probabilities of the ways, a row for each of the E * N * Q queries."""
+    """Return probabilities of the ways, a row for each of the E * N * Q queries."""
     logits = nearest_centroid(embeddings, support, query, SCALE)
     return ProbTable.compress(logits.flatten(0, 1).softmax(-1))
 
 
 class MetaLearner(nn.Module):
-    """A classifier's network, trained by episodes of N ways, K shots and Q queries of each way.
+    """A classifier's network in training by episodes of N ways, K shots and Q queries per way.
 
-    Its own last layer has no part in it. scale: what cosines are multiplied by, learnt.
+    The last layer of the classifier is not used. scale: start of the learned scale of cosines.
     """
 
     def __init__(
@@ -85,14 +81,14 @@ class MetaLearner(nn.Module):
     def forward(
         self, pixels: Tensor, teacher: NetworkOutput | None = None, progress: float = 0.0
     ) -> tuple[Tensor, None]:
-        """Logits [e * N * Q, N] of the queries, way after way, of e episodes one after another.
+        """Return logits [e * N * Q, N] of the queries of e consecutive episodes, way after way.
 
-        pixels: normalised [e * N * (K + Q), 3, S, S]; of each episode the N * K support images,
+        pixels: normalised [e * N * (K + Q), 3, S, S]; for each episode the N * K support images,
         then the N * Q queries, both way after way.
         """
         size = self.ways * (self.shots + self.queries)
         if len(pixels) % size:
-            raise ValueError(f"{len(pixels)} images are no whole number of episodes of {size}")
+            raise ValueError(f"{len(pixels)} images are not a multiple of the episode size {size}")
         embedding = self.classifier.pooled(pixels)
         episodes = embedding.view(len(pixels) // size, size, embedding.shape[1])
         labelled = self.ways * self.shots

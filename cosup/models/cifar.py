@@ -1,32 +1,22 @@
-"""Residual networks for CIFAR: He et al., "Deep Residual Learning for Image Recognition", arXiv
-1512.03385, section 4.2.
-
-Three stages of basic blocks at 32, 16 and 8 pixels; depth 6 n + 2. Where the width changes the
-shortcut is a 1x1 convolution with batch norm (option B), as in the distillation literature (Tian et
-al., arXiv 1910.10699), whose resnet32x4 has four times the width (and twice that of the stem).
-
-Residual networks with pre-activation for CIFAR: He et al., "Identity Mappings in Deep Residual
-Networks", arXiv 1603.05027, section 4.1.
-
-The four stages of ResNet-18 and -34, of 64 to 512 channels, at 32, 16, 8 and 4 pixels (no pooling
-in the stem), as in the noisy-label literature. Where the size changes the shortcut is a 1x1
-convolution of the activated input. The last map is activated before it is pooled, as in the paper.
-
-ShuffleNet for CIFAR: Zhang et al., arXiv 1707.01083, section 3.2, with three groups (table 1:
-240, 480 and 960 channels in 4, 8 and 4 units).
-
-As in the distillation literature (Tian et al., arXiv 1910.10699) the stem is a 1x1 convolution that
-keeps the 32 pixels, and a ReLU follows the depthwise convolution (the paper has none there).
-
-VGG with batch norm for CIFAR: Simonyan and Zisserman, arXiv 1409.1556, table 1, without its
-hidden linear layers, as in the distillation literature (Tian et al., arXiv 1910.10699).
-
-Five groups of 3x3 convolutions, the first three followed by max pooling. At 32 pixels the last two
-work at the same size; larger images (64) are pooled once more between them.
-
-The small networks of the distillation and noisy-label literature on CIFAR, which timm lacks.
+"""Small networks for CIFAR of the distillation and noisy-label literature, which timm lacks.
 
 Each takes the number of classes; 0 leaves the classifier out.
+
+- ResNet: He et al., arXiv 1512.03385, section 4.2. Three stages of basic blocks at 32, 16 and 8
+  pixels, depth 6 n + 2. Shortcuts that change the width are 1x1 convolutions with batch norm
+  (option B), as in Tian et al., arXiv 1910.10699, whose resnet32x4 has four times the width (and
+  twice that of the stem).
+- PreAct-ResNet: He et al., arXiv 1603.05027, section 4.1. The four stages of ResNet-18 and -34 with
+  64 to 512 channels, at 32, 16, 8 and 4 pixels (no pooling in the stem), as in the noisy-label
+  literature. Shortcuts that change the size are 1x1 convolutions of the activated input. The last
+  map is activated before pooling, as in the paper.
+- ShuffleNet: Zhang et al., arXiv 1707.01083, section 3.2, with three groups (table 1: 240, 480 and
+  960 channels in 4, 8 and 4 units). As in Tian et al., the stem is a 1x1 convolution that keeps the
+  32 pixels, and a ReLU follows the depthwise convolution (the paper has none).
+- VGG with batch norm: Simonyan and Zisserman, arXiv 1409.1556, table 1, without hidden linear
+  layers, as in Tian et al. Five groups of 3x3 convolutions, the first three followed by max
+  pooling. At 32 pixels the last two groups have the same size; larger images (64) are pooled once
+  more between them.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,14 +59,14 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """relu(f(x) + shortcut(x))."""
+        """Return relu(f(x) + shortcut(x))."""
         out = self.bn1(self.conv1(x)).relu()
         added: Tensor = self.bn2(self.conv2(out)) + self.shortcut(x)
         return added.relu()
 
 
 def _resnet(depth: int, widths: tuple[int, int, int, int], num_classes: int) -> CifarNet:
-    """widths: of the stem and the three stages."""
+    """Build a ResNet; widths: channels of the stem and the three stages."""
     assert (depth - 2) % 6 == 0, depth
     stem = nn.Sequential(conv3x3(3, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU())
     stages = []
@@ -111,7 +101,7 @@ PREACT_WIDTHS = (64, 64, 128, 256, 512)
 
 
 class PreActBlock(nn.Module):
-    """Batch norm and ReLU come before each of two 3x3 convolutions; nothing follows the sum."""
+    """Batch norm and ReLU before each of two 3x3 convolutions, and a sum without activation."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -124,7 +114,7 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(active x) + x, or + shortcut(active x)."""
+        """Return f(a) + x, or f(a) + shortcut(a), with a the activated input."""
         active = self.bn1(x).relu()
         rest: Tensor = x if self.shortcut is None else self.shortcut(active)
         out: Tensor = self.conv2(self.bn2(self.conv1(active)).relu())
@@ -132,7 +122,7 @@ class PreActBlock(nn.Module):
 
 
 def _preact(blocks: tuple[int, int, int, int], num_classes: int) -> CifarNet:
-    """blocks: how many each stage has."""
+    """Build a PreAct-ResNet; blocks: number of blocks of each stage."""
     stages = []
     strides = (1, 2, 2, 2)
     for inputs, outputs, stride, count in zip(
@@ -182,7 +172,7 @@ class ShuffleUnit(nn.Module):
         self.bn3 = nn.BatchNorm2d(made)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, h, w] -> [B, outputs, h, w], or half of it."""
+        """Map [B, inputs, h, w] to [B, outputs, h, w], or to half the size."""
         out = functional.channel_shuffle(self.bn1(self.conv1(x)).relu(), self.groups)
         out = self.bn2(self.conv2(out)).relu()
         out = self.bn3(self.conv3(out))
@@ -212,15 +202,15 @@ LARGE = 8  # pixels: maps of this size and more are pooled before the last group
 
 
 class PoolLarge(nn.Module):
-    """Halves maps of `LARGE` pixels and more; smaller ones pass."""
+    """Max pooling of maps of at least `LARGE` pixels; smaller maps are unchanged."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, C, h // 2, w // 2] or as it was."""
+        """Map [B, C, h, w] to [B, C, h // 2, w // 2], or return it unchanged."""
         return functional.max_pool2d(x, 2) if min(x.shape[-2:]) >= LARGE else x
 
 
 def _vgg(convolutions: Sequence[int], num_classes: int) -> CifarNet:
-    """convolutions: how many each of the five groups has."""
+    """Build a VGG; convolutions: number of convolutions of each of the five groups."""
     pools = (None, nn.MaxPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(2), PoolLarge())
     groups = []
     before = 3

@@ -1,4 +1,4 @@
-"""What the networks for CIFAR share: a stem, stages, a pooled embedding, and timm's interface."""
+"""Base of the networks for CIFAR: stem, stages, pooled embedding, and timm's interface."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ __all__ = ["CifarNet", "conv3x3", "he_normal"]
 class CifarNet(nn.Module):
     """Images [B, 3, H, W] (32 x 32 as published, 8 x 8 and larger as well) -> logits [B, C].
 
-    stem: the first map. stages: each the next map, of `widths[k]` channels; `widths[0]` is of the
-    stem. final: between the last map and the pooling. num_classes 0 gives the embedding
-    [B, num_features]. Modules are kept in the order in which the published code (Tian et al.,
-    github.com/HobbitLong/RepDistiller) has them, so its checkpoints load in order.
+    stem: module of the first map. stages: modules of the following maps. widths: channels of the
+    maps, the stem's first. final: module between the last map and the pooling. num_classes: 0
+    returns the embedding [B, num_features]. Modules have the order of the published code (Tian et
+    al., github.com/HobbitLong/RepDistiller), so that its checkpoints load in order.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class CifarNet(nn.Module):
         ]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of normalised images."""
+        """Return logits [B, C] of normalised images."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map [B, num_features, h, w], ready for the head."""
+        """Return the last map [B, num_features, h, w], the input of the head."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -55,7 +55,7 @@ class CifarNet(nn.Module):
         return last
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits [B, C] of `forward_features`, or with `pre_logits` the embedding."""
+        """Return logits [B, C] of the last map, or with `pre_logits` the embedding."""
         pooled: Tensor = self.pool(x).flatten(1)
         return pooled if pre_logits else self.fc(pooled)
 
@@ -68,9 +68,10 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """timm's: (`forward_features`, the chosen maps), or those maps alone.
+        """Return the last map and the chosen maps, or the chosen maps only (timm's interface).
 
-        indices: the last n maps, or these, or (None) all. norm: pass the last one through `final`.
+        indices: number of last maps, or indices of maps, or None for all. norm: apply `final` to
+        the last map.
         """
         assert output_fmt == "NCHW", "output_fmt must be NCHW"
         count = len(self.feature_info)
@@ -87,18 +88,18 @@ class CifarNet(nn.Module):
         return maps if intermediates_only else (self.final(x), maps)
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """Return the last layer."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh last layer; none for 0 classes."""
+        """Replace the last layer by a new one; remove it for 0 classes."""
         assert global_pool in (None, "avg"), "the features are averaged"
         self.num_classes = num_classes
         self.fc = self._classifier(num_classes).to(next(self.parameters()).device)
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's groups of layers, for a learning rate that falls with depth."""
+        """Return timm's groups of layers, for layer-wise decay of the learning rate."""
         blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(blocks, None), (r"^final", (99999,))]}
 
@@ -107,12 +108,12 @@ class CifarNet(nn.Module):
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size, or halves it."""
+    """Return a 3x3 convolution that keeps the size, or divides it by the stride."""
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=bias)
 
 
 def he_normal(model: CifarNet) -> CifarNet:
-    """The model with convolutions drawn as by He et al., arXiv 1502.01852 (by fan out)."""
+    """Initialise convolutions as He et al., arXiv 1502.01852 (fan out), and return the model."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

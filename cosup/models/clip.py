@@ -1,8 +1,7 @@
-"""CLIP's image encoders, of backbones `open_clip:...` (see `cosup.models.clip_source`).
+"""CLIP's image encoders: build, load and save those of backbones `open_clip:...`.
 
-The text encoder is neither built nor loaded here: see `cosup.models.clip_text`.
-
-A CLIP image encoder as a folder by itself, in open_clip's form, without its text encoder.
+The text encoder is neither built nor loaded here (see `cosup.models.clip_text`). An image encoder
+is saved as a folder in open_clip's format, without the text encoder.
 """
 
 import math
@@ -33,15 +32,15 @@ __all__ = [
 
 
 TOWER = "visual."
-"""How the names of the image encoder's tensors begin in a checkpoint of both encoders."""
+"""Prefix of the image encoder's tensors in a checkpoint of both encoders."""
 DEFAULT_SCALE = 1 / 0.07
-"""The scale that CLIP starts its training with (Radford et al., arXiv 2103.00020, section 2.5)."""
+"""Scale at the start of CLIP's training (Radford et al., arXiv 2103.00020, section 2.5)."""
 
 
 class ImageTower(nn.Module):
-    """Normalised images [B, 3, H, W] -> features [B, D] in the space that text shares.
+    """Maps normalised images [B, 3, H, W] to features [B, D] in the space shared with text.
 
-    `visual` keeps open_clip's own names; `head` takes a classifier.
+    `visual` keeps the names of open_clip; `head` is replaced by a classifier.
     """
 
     def __init__(self, visual: nn.Module) -> None:
@@ -50,13 +49,13 @@ class ImageTower(nn.Module):
         self.head: nn.Module = nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features; of encoders that also give their tokens (CoCa's), the pooled ones."""
+        """Return pooled features; encoders such as CoCa's return tokens as well."""
         found = self.visual(pixels)
         logits: Tensor = self.head(found[0] if isinstance(found, tuple) else found)
         return logits
 
     def no_weight_decay(self) -> set[str]:
-        """What open_clip keeps from decaying."""
+        """Return the parameters that open_clip excludes from weight decay."""
         own: Any = self.visual
         names = own.no_weight_decay() if hasattr(own, "no_weight_decay") else ()
         return {f"{TOWER}{name}" for name in names}
@@ -65,14 +64,14 @@ class ImageTower(nn.Module):
 def clip_image_tower(
     name: str, weights: str | None, image_size: int | None
 ) -> tuple[ImageTower, InputSpec, float]:
-    """The image encoder of a backbone's name, on the CPU; what it reads; and CLIP's logit scale.
+    """Return the image encoder of a backbone on the CPU, its input, and CLIP's logit scale.
 
-    weights: `pretrained` for what the name says, a file or `package:MODULE`, or None for a random
-    start (from torch's global generator). Raises `UserError` for what is not installed, not known,
-    not there, or doesn't fit.
+    weights: `pretrained` for the weights in the name, a file or `package:MODULE`, or None for
+    random weights (from torch's global generator). Raises `UserError` if open_clip is not
+    installed, the name is unknown, or the weights are missing or do not fit.
     """
     source, library = clip_source(name, weights), open_clip(name)
-    # timm's towers would fetch timm's own weights.
+    # timm's towers would download timm's weights.
     vision = {**source.settings["vision_cfg"], "timm_model_pretrained": False}
     if image_size is not None:
         vision["image_size"] = image_size
@@ -86,7 +85,7 @@ def clip_image_tower(
 
 
 def _build(source: ClipSource, vision: dict[str, Any], library: Any) -> nn.Module:
-    """The image encoder, random."""
+    """Return the image encoder with random weights."""
     settings = source.settings
     try:
         with quiet():
@@ -96,42 +95,42 @@ def _build(source: ClipSource, vision: dict[str, Any], library: Any) -> nn.Modul
             )
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise UserError(
-            f"backbone '{source.name}': open_clip can't build its image encoder ({in_short(error)})"
+            f"backbone '{source.name}': open_clip cannot build its image encoder "
+            f"({in_short(error)})"
         ) from None
     return visual
 
 
 def _resize(visual: Any, image_size: int, name: str) -> None:
-    """timm's towers are built for their own size, and told another after loading."""
+    """Set the image size of timm's towers, which are built for their own size, after loading."""
     if not hasattr(visual, "set_input_size"):
         return
     try:
         with quiet():
             visual.set_input_size(image_size)
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"image_size: {image_size} doesn't suit '{name}' ({in_short(error)})"
-        ) from None
+        text = f"does not fit backbone '{name}' ({in_short(error)})"
+        raise UserError(text, key="image_size", value=image_size) from None
 
 
 def _load(
     visual: nn.Module, source: ClipSource, library: Any, image_size: int | None
 ) -> float | None:
-    """Load the image encoder's part of a checkpoint; the checkpoint's logit scale, if it has one.
+    """Load the image encoder from a checkpoint; return its logit scale or None.
 
-    The rest of the checkpoint may be missing: the text encoder is not needed to see.
+    The checkpoint may lack the text encoder.
     """
     assert source.weights is not None
     state = read_weights(source.weights)
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     if not any(key.startswith(TOWER) for key in state):
-        with quiet():  # MobileCLIP's own names
+        with quiet():  # a checkpoint with MobileCLIP's names
             state = library.factory.convert_state_dict(SimpleNamespace(visual=visual), state)
     own = {key: value for key, value in state.items() if key.startswith(TOWER)}
     if not own:
         raise UserError(
-            f"weights '{source.weights}': hold no image encoder of open_clip ({TOWER}...)"
+            f"weights '{source.weights}': no image encoder of open_clip ({TOWER}...) in it"
         )
     with quiet():
         library.model.resize_pos_embed(own, SimpleNamespace(visual=visual))
@@ -141,7 +140,8 @@ def _load(
     try:
         load_into(visual, {key.removeprefix(TOWER): t for key, t in own.items()}, source.weights)
     except UserError as error:
-        at = "" if image_size is None else f" (at image_size {image_size})"  # some can't be resized
+        # Some encoders cannot be resized.
+        at = "" if image_size is None else f" (at image_size {image_size})"
         raise UserError(f"{error}{at}") from None
     scale = state.get("logit_scale")
     return None if scale is None else float(scale.float().exp().flatten()[0])
@@ -150,13 +150,13 @@ def _load(
 def _input(
     name: str, preprocess: dict[str, Any], vision: dict[str, Any], visual: nn.Module
 ) -> InputSpec:
-    """What the encoder reads, as open_clip prepares it for prediction."""
+    """Return the encoder's input, with open_clip's preprocessing for prediction."""
     found: dict[str, Any] = {"interpolation": "bicubic", "resize_mode": "shortest"}
     found |= {key: value for key, value in preprocess.items() if value is not None}
     size: Any = getattr(visual, "image_size", None) or vision.get("image_size", 224)
     sides = {*size} if isinstance(size, tuple | list) else {size}
     if len(sides) != 1:
-        raise UserError(f"backbone '{name}': reads images of {size} pixels, which aren't square")
+        raise UserError(f"backbone '{name}': needs images of {size} pixels, which are not square")
     for key, allowed in (
         ("resize_mode", ("shortest", "squash")),
         ("interpolation", ("bicubic", "bilinear", "random")),
@@ -171,14 +171,14 @@ def _input(
         mean=_channels(found.get("mean", library.OPENAI_DATASET_MEAN)),
         std=_channels(found.get("std", library.OPENAI_DATASET_STD)),
         crop_pct=1.0,
-        # `random` is for training alone.
+        # `random` applies to training only.
         interpolation="bilinear" if found["interpolation"] == "bilinear" else "bicubic",
         squash=found["resize_mode"] == "squash",
     )
 
 
 def _channels(value: Any) -> tuple[float, ...]:
-    """Of red, green and blue; one number stands for all three."""
+    """Return values of red, green and blue; one number stands for all three."""
     return tuple(value) if isinstance(value, list | tuple) else (value,) * 3
 
 
@@ -186,7 +186,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 def describe_encoder(folder: Path, section: BackboneSection, spec: InputSpec) -> None:
-    """Write what the backbone `open_clip:...` is built like and reads; no weights."""
+    """Write architecture and preprocessing of a backbone `open_clip:...`, without weights."""
     source = clip_source(section.name, section.weights)
     vision = {**source.settings["vision_cfg"], "image_size": spec.size}
     preprocess = {
@@ -206,14 +206,17 @@ def save_encoder(
     tower: Mapping[str, Tensor],
     logit_scale: float,
 ) -> None:
-    """Write the image encoder, tower (`visual.*`), as a folder that `open_clip:FOLDER` loads."""
+    """Write an image encoder as a folder that `open_clip:FOLDER` loads.
+
+    tower: tensors of the image encoder, with the prefix `visual.`.
+    """
     describe_encoder(folder, section, spec)
     scale = torch.tensor(math.log(logit_scale))
     save_tensors(folder / WEIGHTS, {**tower, "logit_scale": scale})
 
 
 def encoder_in(folder: Path, section: BackboneSection) -> BackboneSection:
-    """The backbone as it lies in the folder, if one was written there; else the section itself."""
+    """Return the section of the backbone saved in the folder; else the section itself."""
     if not section.name.startswith(OPEN_CLIP) or not (folder / DESCRIPTION).is_file():
         return section
     weights = "pretrained" if (folder / WEIGHTS).is_file() else None

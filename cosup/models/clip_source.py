@@ -1,7 +1,7 @@
-"""What a backbone `open_clip:MODEL[@PRETRAINED or file]` stands for, as open_clip knows it.
+"""Resolve backbone names `open_clip:MODEL[@PRETRAINED or file]` to settings and weights.
 
-MODEL is one of open_clip's architectures (`ViT-B-32`), `hf-hub:owner/model`, or a folder that holds
-`open_clip_config.json` and its weights. PRETRAINED is one of the tags that open_clip knows for it.
+MODEL is an architecture of open_clip (`ViT-B-32`), `hf-hub:owner/model`, or a folder with
+`open_clip_config.json` and weights. PRETRAINED is one of open_clip's tags for the architecture.
 """
 
 import importlib
@@ -39,10 +39,11 @@ CHECKPOINTS = (
 
 @dataclass(frozen=True)
 class ClipSource:
-    """What a backbone's name and weights stand for.
+    """The architecture, preprocessing and weights of a backbone `open_clip:...`.
 
-    model: as open_clip's `create_model` takes it. settings: open_clip's of the architecture;
-    preprocess: of the images. weights: the checkpoint, or None for random ones.
+    model: argument of open_clip's `create_model`. settings: open_clip's settings of the
+    architecture. preprocess: its settings of image preprocessing. weights: checkpoint, or None for
+    random weights.
     """
 
     name: str
@@ -53,10 +54,10 @@ class ClipSource:
 
 
 def clip_source(name: str, weights: str | None) -> ClipSource:
-    """What a backbone `open_clip:...` and its `weights` stand for; raises as `clip_image_tower`.
+    """Resolve a backbone `open_clip:...` and its `weights`. Raises as `clip_image_tower`.
 
-    Without weights (null) the name's still say how its images are prepared, and which activation it
-    has: a network that was trained from them is built so, and loaded with its own.
+    Without weights (null) the weights in the name still determine preprocessing and activation: a
+    network that was fine-tuned from them is rebuilt in this way and then loaded.
     """
     library = open_clip(name)
     models: list[str] = library.list_models()
@@ -100,7 +101,7 @@ def clip_source(name: str, weights: str | None) -> ClipSource:
 
 
 def open_clip(name: str) -> Any:
-    """The library; `UserError` that says how to install it where it isn't there."""
+    """Return the library. Raises `UserError` with the install command if it is missing."""
     try:
         with quiet():
             library = importlib.import_module("open_clip")
@@ -115,7 +116,7 @@ def open_clip(name: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep open_clip from the root logger (it would set one up, and say what we say ourselves)."""
+    """Silence open_clip, which would configure the root logger and repeat cosup's messages."""
     handler, level = logging.NullHandler(), logging.root.manager.disable
     logging.root.addHandler(handler)
     logging.disable(logging.ERROR)
@@ -129,7 +130,7 @@ def quiet() -> Iterator[None]:
 
 
 def _parts(text: str, known: list[str]) -> tuple[str, str]:
-    """MODEL, and the weights after its `@`; a folder, whose own name may have one, is marked."""
+    """Split a name at `@` into MODEL and weights; a folder, which may contain `@`, is marked."""
     model, _, tag = text.rpartition("@")
     for place, rest in ((text, ""), (model, tag)):
         if place and place not in known and Path(place).expanduser().is_dir():
@@ -141,7 +142,7 @@ def _parts(text: str, known: list[str]) -> tuple[str, str]:
 def _described(
     name: str, model: str, library: Any, with_weights: bool
 ) -> tuple[dict[str, Any], dict[str, Any], str | None]:
-    """Settings and preprocessing that lie beside the weights, and the weights' file."""
+    """Return settings and preprocessing stored with the weights, and the file of the weights."""
     place, path = model.partition(":")[2], None
     if model.startswith("hf-hub:"):
         with quiet(), downloads(name):
@@ -181,16 +182,16 @@ def _read_description(name: str, path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"backbone '{name}': no file '{path}'") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"backbone '{name}': '{path}' can't be read ({error})") from None
+        raise UserError(f"backbone '{name}': '{path}' is not readable ({error})") from None
     return tree if isinstance(tree, dict) else {}
 
 
 def _match_activation(name: str, settings: dict[str, Any], published: dict[str, Any]) -> None:
-    """Weights that were trained with QuickGELU need it; open_clip itself only warns."""
+    """Use QuickGELU for weights that were trained with it; open_clip only warns."""
     trained, built = published.get("quick_gelu", False), settings.get("quick_gelu", False)
     if trained:
         settings["quick_gelu"] = True
-    elif built and "-quickgelu" in name:  # others' settings know it better than their tags
+    elif built and "-quickgelu" in name:  # other settings are more reliable than their tags
         raise UserError(
             f"backbone '{name}': these weights were trained without QuickGELU (allowed: the "
             "model's name without -quickgelu)"

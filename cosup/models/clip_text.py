@@ -1,8 +1,8 @@
-"""Text features of class names by CLIP's text encoder: the start of class prototypes.
+"""Compute text features of class names by CLIP's text encoder, the start of class prototypes.
 
 A class's features are the mean of its prompts' unit features, scaled to unit length (the prompt
-ensemble of Radford et al., arXiv 2103.00020, section 3.1.4). They are kept in the cache, so that
-the encoder runs once per list of prompts; prediction never needs it.
+ensemble of Radford et al., arXiv 2103.00020, section 3.1.4; `cosup/METHODS.md`, section 3). They
+are cached, so that the encoder runs once per list of prompts; prediction does not need it.
 """
 
 import hashlib
@@ -41,10 +41,10 @@ Encode = Callable[[Sequence[str], int], Tensor]
 
 
 def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequence[str]) -> None:
-    """Raise `UserError` for a head that can't start from text.
+    """Raise `UserError` for a head that cannot start from text.
 
-    For names and templates that aren't right, and for a prompt that is longer than the text encoder
-    reads (a tokenizer would cut it in silence).
+    Checks the backbone, names, templates, and the length of the prompts: a tokenizer would truncate
+    long ones without a warning.
     """
     with within("init"):
         source = clip_source(backbone.name, backbone.weights)
@@ -53,17 +53,17 @@ def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequenc
 
 
 def prompts_of(backbone: BackboneSection, head: HeadSection, classes: Sequence[str]) -> Prompts:
-    """The prompts of a head that starts from text; raises as `build_prompts`."""
+    """Return the prompts of a head that starts from text. Raises as `build_prompts`."""
     return build_prompts(head.templates, head.class_names, classes, open_clip(backbone.name))
 
 
 def text_features(
     backbone: BackboneSection, prompts: Prompts, compute: Compute = DEFAULT_COMPUTE
 ) -> Tensor:
-    """[C, D] float32 of unit length: a class's prompts, in the space of the backbone's features.
+    """Return text features [C, D] float32 of unit length, in the space of the image features.
 
-    Out of the cache, or encoded and put there. Raises `UserError` for a checkpoint without a text
-    encoder, `RunError` for a full disk.
+    They are read from the cache, or computed and cached. Raises `UserError` for a checkpoint
+    without a text encoder, `RunError` for a full disk.
     """
     source = clip_source(backbone.name, backbone.weights)
     tokens = _tokens(source, prompts, _tokenizer(source))
@@ -95,7 +95,7 @@ def _cached(file: Path) -> Tensor | None:
 
 @torch.inference_mode()
 def _encode(encoder: Any, tokens: Tensor, templates: int, device: torch.device) -> Tensor:
-    """[C, D] of tokens [C * templates, L]."""
+    """Return features [C, D] of tokens [C * templates, L]."""
     parts = [
         normalize(encoder.encode_text(part.to(device)).float(), dim=-1).cpu()
         for part in torch.split(tokens, BATCH)
@@ -106,7 +106,7 @@ def _encode(encoder: Any, tokens: Tensor, templates: int, device: torch.device) 
 
 
 def _tokenizer(source: ClipSource) -> Encode:
-    """Texts and a length L -> tokens [N, L]; some tokenizers are downloaded."""
+    """Return a function of texts and a length L to tokens [N, L]; may download the tokenizer."""
     library = open_clip(source.name)
     with quiet(), downloads(f"{source.name} (its tokenizer)"):
         found: Any = library.get_tokenizer(source.model)
@@ -120,9 +120,9 @@ def _tokenizer(source: ClipSource) -> Encode:
 
 
 def _tokens(source: ClipSource, prompts: Prompts, encode: Encode) -> Tensor:
-    """[C * templates, L] int64; `UserError` for a prompt that doesn't fit in L.
+    """Return tokens [C * templates, L] int64. Raises `UserError` for a prompt longer than L.
 
-    A prompt that was cut leaves no room for two tokens of padding (one may be the end token).
+    A truncated prompt has fewer than two tokens of padding (one may be the end token).
     """
     length: int = source.settings["text_cfg"].get("context_length") or DEFAULT_LENGTH
     texts = prompts.texts()
@@ -146,7 +146,7 @@ def _tokens(source: ClipSource, prompts: Prompts, encode: Encode) -> Tensor:
 
 
 def _load(source: ClipSource) -> Any:
-    """open_clip's whole model without the image encoder, on the CPU."""
+    """Return open_clip's model without the image encoder, on the CPU."""
     library = open_clip(source.name)
     with torch.random.fork_rng(devices=[]), quiet(), downloads(source.name):
         torch.manual_seed(seed_for(0, "text", source.name))
@@ -159,11 +159,11 @@ def _load(source: ClipSource) -> Any:
             )
         except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
             raise UserError(
-                f"backbone '{source.name}': open_clip can't build its text encoder "
+                f"backbone '{source.name}': open_clip cannot build its text encoder "
                 f"({in_short(error)})"
             ) from None
     if source.weights is None:
-        log.warning("%s: random weights: its text features mean nothing", source.name)
+        log.warning("%s has random weights: its text features are meaningless", source.name)
     else:
         _load_weights(model, source.weights, source.name)
     del model.visual
@@ -171,7 +171,7 @@ def _load(source: ClipSource) -> Any:
 
 
 def _load_weights(model: torch.nn.Module, weights: str, name: str) -> None:
-    """All but the image encoder's, which is read elsewhere."""
+    """Load all weights except those of the image encoder."""
     path = weights_file(weights)
     try:
         with quiet():
@@ -187,9 +187,9 @@ def _load_weights(model: torch.nn.Module, weights: str, name: str) -> None:
 
 
 def _key(encoder: torch.nn.Module, source: ClipSource, tokens: Tensor, templates: int) -> str:
-    """A hash of all that the features depend on."""
+    """Return a hash of everything that the features depend on."""
     state = {k: v for k, v in encoder.state_dict().items() if not k.startswith(TOWER)}
-    # Heads, activation and pooling have no tensors.
+    # Number of heads, activation and pooling are not visible in tensors.
     settings = {k: v for k, v in source.settings.items() if k != "vision_cfg"}
     parts = [hash_tensors(state), settings, templates, *tokens.shape]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""Optimisers and learning rates, as the `training` sections ask for them."""
+"""Build the optimisers and learning-rate schedules of the `training` sections."""
 
 import math
 from typing import Any
@@ -12,16 +12,16 @@ from cosup.errors import UserError, in_short, unknown_of_many, within
 from cosup.models.classifier import Classifier
 from cosup.models.section import TrainingSection
 
-# timm's hints leave out what it exports and takes.
+# timm's type hints are incomplete.
 _OPTIM: Any = timm.optim
 _SCHEDULER: Any = timm.scheduler
 
 
 def build_optimizer(model: torch.nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
-    """The training's optimiser over a model's parameters.
+    """Return the optimiser of a bank of heads.
 
-    Weight decay falls on matrices and kernels alone: not on biases, norms and prototypes' scales.
-    A bank's bias is [H, C], so parameters are told apart by name as well as by shape.
+    Weight decay is applied to matrices and kernels only, not to biases, norms and scales of
+    prototypes. A bank's bias is [H, C], so the name of a parameter counts besides its shape.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = {
@@ -42,14 +42,14 @@ def build_optimizer(model: torch.nn.Module, training: TrainingSection) -> torch.
 def set_rate(
     optimizer: torch.optim.Optimizer, training: TrainingSection, step: int, total: int
 ) -> None:
-    """Give the optimiser the learning rate of this step (from 0) out of `total`."""
+    """Set the learning rate of a step (from 0) out of `total`."""
     rate = training.lr * rate_share(training, step, total)
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def rate_share(training: TrainingSection, step: int, total: int) -> float:
-    """The share of the highest rate at a step: linear warm-up, then constant or half a cosine."""
+    """Return the rate of a step as a share of `lr`: linear warm-up, then constant or cosine."""
     warm = round(training.warmup * total)
     if step < warm:
         return (step + 1) / (warm + 1)
@@ -61,14 +61,14 @@ def rate_share(training: TrainingSection, step: int, total: int) -> float:
 def build_network_optimizer(
     module: torch.nn.Module, training: TrainingSection
 ) -> torch.optim.Optimizer:
-    """timm's optimiser over a module's trainable parameters.
+    """Return timm's optimiser over the trainable parameters of a module.
 
-    The network's own weights (of the `Classifier` in the module) are grouped by timm: no decay of
-    biases, norms and what the network itself excludes; with `layer_decay` each layer has its share
-    of the rate. All else (a connector, a temperature) learns at the full rate.
+    timm groups the weights of the network (of the `Classifier` in the module): no decay of biases,
+    norms and parameters that the network excludes; with `layer_decay` a rate per layer. All other
+    parameters (of a connector, a temperature) have the full rate.
 
-    Raises `UserError` for an optimiser that timm doesn't know or that can't be had here, and for
-    `layer_decay` of a network without groups of layers; the errors begin with the setting's name.
+    Raises `UserError` for an optimiser that is unknown to timm or not available, and for
+    `layer_decay` of a network without groups of layers.
     """
     known = _OPTIM.list_optimizers()
     if training.optimizer not in known:
@@ -104,7 +104,7 @@ def build_network_optimizer(
 
 
 def _groups(module: torch.nn.Module, training: TrainingSection) -> list[dict[str, Any]]:
-    """Parameter groups: the network's by timm, then the rest's, with and without decay."""
+    """Return parameter groups: timm's of the network, then the others with and without decay."""
     found = [part for part in module.modules() if isinstance(part, Classifier)]
     core: Any = found[0].model if found else module
     excluded = core.no_weight_decay() if hasattr(core, "no_weight_decay") else ()
@@ -136,10 +136,10 @@ def _groups(module: torch.nn.Module, training: TrainingSection) -> list[dict[str
 def build_scheduler(
     optimizer: torch.optim.Optimizer, training: TrainingSection, steps: int
 ) -> Scheduler:
-    """timm's schedule over `steps` updates: `step_update(step)` before each, from 0.
+    """Return timm's scheduler over `steps` updates; call `step_update(step)` before each, from 0.
 
     The rates are those of `rate_share`: warm-up from lr / (w + 1) to lr over w steps, then half a
-    cosine to `min_lr`, constant, or a tenth from each of `milestones` (shares of all steps) on.
+    cosine to `min_lr`, constant, or divided by ten at each of `milestones` (shares of all steps).
     """
     warm = round(training.warmup * steps)
     shape: dict[str, Any]
@@ -151,7 +151,7 @@ def build_scheduler(
             "warmup_prefix": True,
         }
     elif training.schedule == "multistep":
-        # timm lets a milestone m act at update m - 1.
+        # timm applies a milestone m at update m - 1.
         milestones = sorted(round(share * steps) + 1 for share in training.milestones)
         shape = {"sched": "multistep", "num_epochs": steps, "decay_milestones": milestones}
         shape["decay_rate"] = 0.1

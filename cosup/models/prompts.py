@@ -1,6 +1,6 @@
-"""Prompts: the names of the classes, written into templates such as `a photo of a {}.`.
+"""Prompts: class names filled into templates such as `a photo of a {}.`.
 
-Templates are one text, a list, or the name of a list made for a data set; several of them are an
+Templates are one text, a list, or the name of a list for a data set; several templates are an
 ensemble (Radford et al., arXiv 2103.00020, section 3.1.4).
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.errors import MISSING, UserError, unknown_name
+from cosup.words import listed
 
 __all__ = [
     "HOLE",
@@ -23,9 +24,9 @@ __all__ = [
 ]
 
 OPEN_CLIP = "open_clip:"
-"""How the names of backbones begin that have a text encoder."""
+"""Prefix of the names of backbones with a text encoder."""
 HOLE = "{}"
-"""Where a template takes the class's name."""
+"""Placeholder of the class name in a template."""
 
 _CIFAR = (
     "a photo of {article} {}.",
@@ -40,10 +41,10 @@ _CIFAR = (
 )
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    # CLIP's own, data/prompts.md of its repository.
+    # From data/prompts.md of CLIP's repository.
     "cifar": tuple(t.replace("{article}", article) for article in ("a", "the") for t in _CIFAR),
     "mnist": ('a photo of the number: "{}".',),
-    # Ours: one per domain, named as the set names them.
+    # Not published: one per domain, with the names of the data set.
     "domainnet": (
         "a clipart of a {}.",
         "an infograph of a {}.",
@@ -72,18 +73,21 @@ _WORDNET = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True)
 class Prompts:
-    """names: one per class, in the classes' order. templates: each with a hole for one."""
+    """Class names and templates.
+
+    names: a name per class, in their order. templates: texts with the placeholder of a name.
+    """
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
 
     def texts(self) -> list[str]:
-        """Every prompt: all templates of the first class, then those of the second, ..."""
+        """Return all prompts: those of the first class by all templates, then of the second, ..."""
         return [t.replace(HOLE, name) for name in self.names for t in self.templates]
 
 
 def template_lists() -> list[str]:
-    """The names that `templates` may be."""
+    """Return the names of template lists."""
     return sorted([*TEMPLATES, *_OPEN_CLIPS])
 
 
@@ -110,12 +114,12 @@ def build_prompts(
     classes: Sequence[str],
     library: Any,
 ) -> Prompts:
-    """The prompts of these classes.
+    """Return the prompts of these classes.
 
-    names: one per class; or by class, the others keeping theirs; or a text file with a line per
-    class; or `imagenet`, whose list calls four classes by two names; None takes the classes' own,
-    with spaces for underscores. library: open_clip. Raises `UserError` for classes without a name
-    and for two of one name.
+    names: a name per class; or a mapping from some classes to names; or a text file with a line per
+    class; or `imagenet`, whose list has two names shared by two classes each; None uses the class
+    labels with spaces instead of underscores. library: open_clip. Raises `UserError` (key
+    `class_names`) for classes without a name and for classes with the same name.
     """
     check_templates(templates)
     chosen = _names(names, classes, library)
@@ -136,7 +140,7 @@ def build_prompts(
 
 
 def _check_apart(names: Sequence[str], classes: Sequence[str]) -> None:
-    """No two classes may have one name, but for case, spaces and underscores."""
+    """Raise `UserError` for classes with equal names, ignoring case, spaces and underscores."""
     first: dict[str, str] = {}
     for name, label in zip(names, classes, strict=True):
         same = " ".join(name.replace("_", " ").casefold().split())
@@ -176,7 +180,7 @@ def _names(
         names = library.IMAGENET_CLASSNAMES if names == _IMAGENET else _lines(names)
     if len(names) != len(classes):
         raise UserError(
-            f"{len(names)} names{where} for {len(classes)} classes ({_some(classes)})",
+            f"{len(names)} names{where} for {len(classes)} classes ({listed(classes)})",
             key="class_names",
         )
     return [_plain(name) for name in names]
@@ -188,7 +192,7 @@ def _plain(name: str) -> str:
 
 def _lines(path: str) -> list[str]:
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")  # -sig: Windows writes it
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")  # -sig: written on Windows
         return text.rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
@@ -198,7 +202,3 @@ def _lines(path: str) -> list[str]:
             value=path,
             allowed=f"{NAMES}, or {_IMAGENET}",
         ) from None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -97,5 +97,5 @@ def test_the_meta_learner_answers_queries_and_learns() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert learner.scale.item() != 10.0
-    with pytest.raises(ValueError, match="35 images are no whole number of episodes of 18"):
+    with pytest.raises(ValueError, match="35 images are not a multiple of the episode size 18"):
         learner(classifier.pixels(images)[:35])

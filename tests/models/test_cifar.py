@@ -257,7 +257,7 @@ def test_they_learn_real_digits() -> None:
 @pytest.mark.parametrize(
     ("name", "weights", "drop_path", "wanted"),
     [
-        ("cifar_resnet20", "pretrained", 0.0, "no pretrained weights.*allowed: weights: null"),
+        ("cifar_resnet20", "pretrained", 0.0, "no published weights.*allowed: weights: null"),
         ("cifar_resnet21", None, 0.0, "did you mean 'cifar_resnet20'"),
         ("cifar_vgg8", None, 0.1, "'cifar_vgg8' has no stochastic depth, .*drop_path is 0.1"),
         ("cfar_resnet20", None, 0.0, "did you mean .*cifar_resnet20"),

@@ -418,7 +418,7 @@ def test_random_weights_are_warned_of_and_the_same_every_time(
     first = features(folder, tmp_path / "a", weights=None)
     assert torch.equal(torch.rand(1), expected)
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert warnings == [f"open_clip:{folder}: random weights: its text features mean nothing"]
+    assert warnings == [f"open_clip:{folder} has random weights: its text features are meaningless"]
     assert torch.equal(features(folder, tmp_path / "b", weights=None), first)
     assert (features(folder, tmp_path / "a") - first).abs().max() > 0.1
 
@@ -431,7 +431,7 @@ def test_a_text_encoder_that_cannot_be_built_is_explained(
     described = copy.deepcopy(described)
     described["model_cfg"]["text_cfg"].update(change)
     write_json(tmp_path / "open_clip_config.json", described)
-    with pytest.raises(UserError, match="can't build its text encoder") as caught:
+    with pytest.raises(UserError, match="cannot build its text encoder") as caught:
         features(tmp_path, tmp_path / "cache", weights=None)
     assert "\n" not in str(caught.value)
     assert described["preprocess_cfg"] == PREPROCESS

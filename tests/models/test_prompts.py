@@ -153,7 +153,7 @@ def test_imagenets_names_are_open_clips() -> None:
         (["Straße", "STRASSE"], ("x", "y"), ["'x' and 'y'"]),
         (None, ("ankle_boot", "Ankle Boot"), ["'ankle_boot' and 'Ankle Boot'"]),
         ({"x": "y"}, ("x", "y"), ["'x' and 'y'", "both called 'y'"]),
-        (["a", "b", "c"], ("x", "y"), ["3 names for 2 classes", "(x, y)"]),
+        (["a", "b", "c"], ("x", "y"), ["3 names for 2 classes", "(x and y)"]),
         ([], ("x", "y"), ["0 names"]),
         ({"cta": "cat"}, ("cat", "dog"), ["class_names", "'cta'", "cat, dog"]),
         ("no.txt", ("x", "y"), ["'no.txt'", "No such file", "imagenet"]),
@@ -195,4 +195,4 @@ def test_a_file_of_names_that_cannot_be_read_is_explained(tmp_path: Path) -> Non
 
 def test_many_classes_are_not_all_listed() -> None:
     text = error_of(["a"], classes=NUMBERED)
-    assert "1 names for 1000 classes (0, 1, 2, 3, 4, ...)" in text
+    assert "1 names for 1000 classes (0, 1, 2, 3, 4 and 995 more)" in text
