@@ -18,7 +18,7 @@ from pydantic_core.core_schema import no_info_before_validator_function
 from cosup.errors import UserError, known_names, unknown_name, within
 from cosup.sections import Choice
 from cosup.settings import Entry
-from cosup.validation import check_settings
+from cosup.validation import validate_settings
 
 __all__ = ["Registry"]
 
@@ -83,7 +83,7 @@ class Registry(Generic[T]):
         with within("name"):
             settings_class = self.entry(value["name"]).settings
         settings = {str(key): item for key, item in value.items() if key != "name"}
-        return Choice(name=value["name"], settings=check_settings(settings_class, settings))
+        return Choice(name=value["name"], settings=validate_settings(settings_class, settings))
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

@@ -26,7 +26,7 @@ __all__ = ["Place", "get", "is_uri", "join", "listing", "put", "remove", "shown"
 
 SETTING = "run.output"
 """The setting that holds the URI."""
-CHUNK = 8 * 1024 * 1024
+COPY_BYTES = 8 * 1024 * 1024
 """Bytes read or written at once."""
 WHOLE = ("s3", "gcs", "abfs")
 """pyarrow's object stores: a file appears whole when it is closed, and there are no folders."""
@@ -115,7 +115,7 @@ def get(uri: str, file: Path) -> bool:
 
         def copy(temporary: Path) -> None:
             with temporary.open("wb") as target:
-                shutil.copyfileobj(source, target, CHUNK)
+                shutil.copyfileobj(source, target, COPY_BYTES)
 
         with source:
             write_atomic(file, copy)
@@ -158,7 +158,7 @@ def _write(store: Any, path: str, source: Any) -> None:
     """Copy an open file. An unfinished copy is removed, as closing it would make it look whole."""
     target = store.open_output_stream(path)
     try:
-        shutil.copyfileobj(source, target, CHUNK)
+        shutil.copyfileobj(source, target, COPY_BYTES)
         target.close()
     except BaseException:
         with suppress(Exception):

@@ -13,7 +13,7 @@ __all__ = [
     "Choice",
     "Described",
     "Section",
-    "Setting",
+    "SettingType",
     "allowed",
     "is_section",
     "item_of",
@@ -58,22 +58,22 @@ class Described(Protocol):
         """Return what is allowed, in words."""
 
 
-class Setting(NamedTuple):
+class SettingType(NamedTuple):
     """The type of a setting and its constraints."""
 
     annotation: Any
     constraints: tuple[Any, ...] = ()
 
 
-def settings_of(cls: type[Any]) -> dict[str, Setting]:
+def settings_of(cls: type[Any]) -> dict[str, SettingType]:
     """Return the settings of a section or dataclass, by the key they are written under."""
     if issubclass(cls, BaseModel):
         return {
-            field.alias or name: Setting(field.annotation, tuple(field.metadata))
+            field.alias or name: SettingType(field.annotation, tuple(field.metadata))
             for name, field in cls.model_fields.items()
         }
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {f.name: _plain(Setting(hints[f.name])) for f in dataclasses.fields(cls) if f.init}
+    return {f.name: _plain(SettingType(hints[f.name])) for f in dataclasses.fields(cls) if f.init}
 
 
 def known_keys(cls: type[Any], value: Any) -> list[str]:
@@ -88,27 +88,27 @@ def is_section(option: Any) -> bool:
     return issubclass(option, BaseModel) or dataclasses.is_dataclass(option)
 
 
-def options_of(setting: Setting) -> list[Any]:
+def options_of(setting: SettingType) -> list[Any]:
     """Return the types of a union's members, or the type itself."""
     return [member.annotation for member in _members(setting)]
 
 
-def item_of(option: Any) -> Setting:
+def item_of(option: Any) -> SettingType:
     """Return the type of the items of a list, or of the values of a mapping."""
     arguments = [a for a in typing.get_args(option) if a is not Ellipsis]
-    return _plain(Setting(arguments[-1])) if arguments else Setting(Any)
+    return _plain(SettingType(arguments[-1])) if arguments else SettingType(Any)
 
 
-def allowed(setting: Setting) -> str:
+def allowed(setting: SettingType) -> str:
     """Return what a setting takes, in words: `a whole number above 0 or null`."""
     texts = [
-        _words(Setting(option.annotation, (*option.constraints, *setting.constraints)))
+        _words(SettingType(option.annotation, (*option.constraints, *setting.constraints)))
         for option in _members(setting)
     ]
     return " or ".join(dict.fromkeys(texts))
 
 
-def nearest(given: Any, setting: Setting) -> list[str]:
+def nearest(given: Any, setting: SettingType) -> list[str]:
     """Return the choice of a setting that is closest to a misspelt one, if there is one."""
     if not isinstance(given, str):
         return []
@@ -121,25 +121,25 @@ def nearest(given: Any, setting: Setting) -> list[str]:
     return difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
 
 
-def _plain(setting: Setting) -> Setting:
+def _plain(setting: SettingType) -> SettingType:
     """Separate the type and the constraints of an `Annotated`."""
     annotation, constraints = setting
     while typing.get_origin(annotation) is typing.Annotated:
         annotation, *extra = typing.get_args(annotation)
         for entry in extra:
             constraints += tuple(entry.metadata) if isinstance(entry, FieldInfo) else (entry,)
-    return Setting(annotation, constraints)
+    return SettingType(annotation, constraints)
 
 
-def _members(setting: Setting) -> list[Setting]:
+def _members(setting: SettingType) -> list[SettingType]:
     """Return a union's members, each with its own constraints, or the setting itself."""
     plain = _plain(setting)
     if typing.get_origin(plain.annotation) in (typing.Union, types.UnionType):
-        return [_plain(Setting(option)) for option in typing.get_args(plain.annotation)]
+        return [_plain(SettingType(option)) for option in typing.get_args(plain.annotation)]
     return [plain]
 
 
-def _words(setting: Setting) -> str:
+def _words(setting: SettingType) -> str:
     option, constraints = _plain(setting)
     origin = typing.get_origin(option) or option
     if origin is typing.Literal:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cosup.errors import UserError, raise_all
 from cosup.sections import (
-    Setting,
+    SettingType,
     allowed,
     is_section,
     item_of,
@@ -29,10 +29,10 @@ from cosup.sections import (
 __all__ = [
     "MissingKey",
     "UnknownKey",
-    "check_settings",
     "find_mistakes",
     "setting_docs",
     "setting_names",
+    "validate_settings",
 ]
 
 _ABSENT = object()
@@ -52,7 +52,7 @@ def find_mistakes(cls: type[Any], value: Any) -> tuple[Any, list[UserError]]:
     Returns what was built (None if there is a mistake) and the mistakes; at most one per key.
     """
     unique: dict[tuple[str, ...], UserError] = {}
-    for error in _not_numbers(Setting(cls), value, ()):
+    for error in _not_numbers(SettingType(cls), value, ()):
         unique.setdefault(error.key, error)
     built, found = _validated(cls, value)
     for error in found:
@@ -63,7 +63,7 @@ def find_mistakes(cls: type[Any], value: Any) -> tuple[Any, list[UserError]]:
     return (None if unique else built), list(unique.values())
 
 
-def check_settings(cls: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
+def validate_settings(cls: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Validate settings against the fields of a dataclass, and fill in the defaults.
 
     Raises `UserError` with every mistake.
@@ -158,7 +158,7 @@ class _Place(NamedTuple):
     """A key with its setting and value, and the section around it with its content."""
 
     key: tuple[str, ...]
-    setting: Setting
+    setting: SettingType
     value: Any
     section: type[Any]
     content: Any
@@ -171,7 +171,7 @@ def _follow(cls: type[Any], value: Any, location: Sequence[str | int]) -> _Place
     the value is meant for it; the result is None, and the error ignored, if it is not.
     """
     key: list[str] = []
-    setting = Setting(cls)
+    setting = SettingType(cls)
     section, content = cls, value
     for part in location:
         options = [option for option in options_of(setting) if option is not type(None)]
@@ -181,12 +181,12 @@ def _follow(cls: type[Any], value: Any, location: Sequence[str | int]) -> _Place
                 break
             if not _is_branch(meant, str(part)):
                 return None
-            setting = Setting(meant)
+            setting = SettingType(meant)
             continue
         option = options[0] if options else Any
         if is_section(option):
             section, content = option, value
-            setting = settings_of(option).get(str(part), Setting(Any))
+            setting = settings_of(option).get(str(part), SettingType(Any))
         else:
             setting = item_of(option)
         key.append(str(part))
@@ -219,7 +219,7 @@ def _is_branch(option: Any, tag: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", tag) is not None
 
 
-def _not_numbers(setting: Setting, value: Any, key: tuple[str, ...]) -> Iterator[UserError]:
+def _not_numbers(setting: SettingType, value: Any, key: tuple[str, ...]) -> Iterator[UserError]:
     """Find what pydantic accepts as a number: true and false, infinity and NaN."""
     options = options_of(setting)
     if isinstance(value, Mapping):

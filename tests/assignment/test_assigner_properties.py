@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cosup.assignment import ASSIGNERS
 from cosup.errors import UserError
 from cosup.evidence import Evidence, Scopes, mix
-from cosup.validation import check_settings, setting_docs
+from cosup.validation import setting_docs, validate_settings
 
 quick = settings(max_examples=5, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)
@@ -172,7 +172,7 @@ def test_learned_assigners_must_be_fitted_and_need_samples(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(ASSIGNERS))
 def test_settings_have_defaults_and_descriptions(name: str) -> None:
-    found = check_settings(ASSIGNERS[name].settings, {})
+    found = validate_settings(ASSIGNERS[name].settings, {})
     assert found == {
         field.name: getattr(ASSIGNERS[name].load()(), field.name)
         for field in dataclasses.fields(ASSIGNERS[name].settings)

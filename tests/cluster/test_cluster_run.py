@@ -120,7 +120,7 @@ def test_a_run_whose_driver_is_killed_is_the_local_run(
     assert [line for line in found if line in expected] == expected
     assert any(line.startswith("teacher domain_rot90: annotated") for line in expected)
     others = [line for line in found if line not in expected]
-    assert all(line.startswith(("Ray: ", "going on from ")) for line in others), others
+    assert all(line.startswith(("Ray: ", "resuming from ")) for line in others), others
 
 
 def test_what_there_is_no_room_for_is_said_first(nodes: TwoNodes, tmp_path: Path) -> None:

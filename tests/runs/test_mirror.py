@@ -146,7 +146,7 @@ def test_a_run_killed_in_a_training_is_resumed_on_another_machine(
     machine(monkeypatch, tmp_path / "other")
     with mirrored(place, resume=True) as path:
         run_config(tiny(tmp_path / "features-3"), path, resume=True)
-    assert "going on from" in (far / "log.txt").read_text()
+    assert "resuming from" in (far / "log.txt").read_text()
     assert not (far / "checkpoints" / "training").exists()
     assert not path.exists(), "a finished run leaves nothing behind"
     here = {str(p.relative_to(whole)): p for p in whole.rglob("*") if p.is_file()}
