@@ -1,4 +1,4 @@
-"""A headless Chromium through chromedriver (WebDriver over plain HTTP), for looking at pages.
+"""Drive a headless Chromium through chromedriver (WebDriver over plain HTTP) to test pages.
 
 Debian: `apt-get install chromium chromium-driver`.
 """
@@ -31,7 +31,7 @@ FLAGS = [
 
 
 def why_not() -> str:
-    """Why there is no browser to test with; empty where there is one."""
+    """Return why no browser can be used; empty if one can."""
     lacking = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"no {' and no '.join(lacking)} (apt-get install chromium chromium-driver)" * bool(
         lacking
@@ -39,27 +39,27 @@ def why_not() -> str:
 
 
 class Browser:
-    """A session of chromedriver."""
+    """Session of chromedriver."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def open(self, page: Path) -> None:
-        """Go to a page on disk; the logs begin anew."""
-        self.complaints(), self.requests()
+        """Open a page on disk and empty the logs."""
+        self.console_messages(), self.requests()
         self._post("url", {"url": page.resolve().as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """The value that a script returns."""
+        """Run a script and return its value."""
         return self._post("execute/sync", {"script": script, "args": list(arguments)})
 
-    def tool(self, command: str, **parameters: Any) -> Any:
-        """A command of the DevTools protocol."""
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        """Send a command of the DevTools protocol."""
         return self._post("goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    def look(self, width: int, height: int = 900, dark: bool = False) -> None:
-        """Size the window, and choose a colour scheme."""
-        self.tool(
+    def set_window(self, width: int, height: int = 900, dark: bool = False) -> None:
+        """Set the size of the window and the colour scheme."""
+        self.devtools(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
@@ -67,35 +67,35 @@ class Browser:
             mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.tool("Emulation.setEmulatedMedia", media="", features=[scheme])
+        self.devtools("Emulation.setEmulatedMedia", media="", features=[scheme])
 
-    def picture(self, path: Path, clip: tuple[int, int, int, int] | None = None) -> None:
-        """A screenshot, of the whole page or of a part (x, y, width, height)."""
+    def screenshot(self, path: Path, clip: tuple[int, int, int, int] | None = None) -> None:
+        """Save a screenshot of the whole page or of a part (x, y, width, height)."""
         x, y, width, height = clip or (0, 0, *self.size())
         area = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
-        made = self.tool(
+        answer = self.devtools(
             "Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=area
         )
-        path.write_bytes(base64.b64decode(made["data"]))
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def size(self) -> tuple[int, int]:
-        """Width and height of what the page takes."""
+        """Return the width and height of the whole page."""
         script = "const e = document.documentElement; return [e.scrollWidth, e.scrollHeight];"
         width, height = self.run(script)
         return int(width), int(height)
 
     def key(self, key: str) -> None:
-        """Press a key where the focus is."""
+        """Press a key on the focused element."""
         for kind in ("keyDown", "keyUp"):
-            self.tool("Input.dispatchKeyEvent", type=kind, key=key, code=key, **_CODES[key])
+            self.devtools("Input.dispatchKeyEvent", type=kind, key=key, code=key, **_CODES[key])
 
-    def complaints(self) -> list[str]:
-        """What the console has said since it was last asked."""
+    def console_messages(self) -> list[str]:
+        """Return the console's messages since the last call."""
         found = self._post("se/log", {"type": "browser"})
         return [f"{entry['level']}: {entry['message']}" for entry in found]
 
     def requests(self) -> list[str]:
-        """What was asked for since this was last asked, the page itself apart."""
+        """Return the URLs requested since the last call, except the page itself."""
         entries = self._post("se/log", {"type": "performance"})
         sent = []
         for entry in entries:
@@ -123,7 +123,7 @@ _CODES = {
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """A browser with a profile of its own, gone at the end."""
+    """Yield a browser with a temporary profile."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         driver = subprocess.Popen(
             ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -158,7 +158,7 @@ def _capabilities(profile: str) -> dict[str, Any]:
 
 
 def post(url: str, body: dict[str, Any]) -> Any:
-    """The value of a WebDriver answer."""
+    """Send a WebDriver request and return the value of its response."""
     data = json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:

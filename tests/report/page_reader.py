@@ -1,4 +1,4 @@
-"""Reads a page's text and tables as a browser would, with the standard library alone."""
+"""Parse a page's text and tables with the standard library."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ VOID = {"meta", "link", "input", "img", "br", "hr"}
 
 @dataclass
 class Node:
-    """An element, its own text apart."""
+    """Element of a page with its children and text."""
 
     tag: str
     attributes: dict[str, str]
@@ -17,11 +17,11 @@ class Node:
 
     @property
     def text(self) -> str:
-        """All text in it."""
+        """Return the text of the element and its descendants."""
         return "".join(part if isinstance(part, str) else part.text for part in self.parts)
 
     def all(self, tag: str, **attributes: str) -> "list[Node]":
-        """The elements below it, in order, with these attributes (`class_` for one class)."""
+        """Return the descendants with a tag and attributes (`class_` for a class), in order."""
         found = []
         for part in self.parts:
             if isinstance(part, Node):
@@ -31,17 +31,17 @@ class Node:
         return found
 
     def one(self, tag: str, **attributes: str) -> "Node":
-        """The first of them."""
+        """Return the first descendant that `all` finds."""
         return self.all(tag, **attributes)[0]
 
     def has(self, name: str, value: str) -> bool:
-        """Does it have this attribute, or (`class_`) this class?"""
+        """Return whether the element has this attribute, or (`class_`) this class."""
         if name == "class_":
             return value in self.attributes.get("class", "").split()
         return self.attributes.get(name) == value
 
     def walk(self) -> "list[Node]":
-        """It and all below it."""
+        """Return the element and its descendants."""
         below = [node for part in self.parts if isinstance(part, Node) for node in part.walk()]
         return [self, *below]
 
@@ -70,7 +70,7 @@ class _Builder(HTMLParser):
 
 
 def read_page(page: str | Path) -> Node:
-    """The tree of a page; every element is closed where it should be."""
+    """Return the tree of a page; assert that every element is closed."""
     builder = _Builder()
     builder.feed(page.read_text(encoding="utf-8") if isinstance(page, Path) else page)
     builder.close()
@@ -79,7 +79,7 @@ def read_page(page: str | Path) -> Node:
 
 
 def rows_of(table: Node) -> list[dict[str, str]]:
-    """A table's rows as text, by the heading of each column."""
+    """Return a table's rows as text, indexed by column heading."""
     (head, *rows) = table.all("tr")
     names = [cell.text.strip() for cell in head.all("th")]
     cells = [[part for part in row.parts if isinstance(part, Node)] for row in rows]

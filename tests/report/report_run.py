@@ -1,4 +1,4 @@
-"""A small real run whose classes and domains have names that a page must not stumble over."""
+"""Small real run whose names of classes and domains contain markup, quotes and other scripts."""
 
 from pathlib import Path
 
@@ -33,14 +33,14 @@ execution: {device: cpu, workers: 1}
 
 
 def make_run(root: Path) -> Path:
-    """Run it in a folder; the run's directory."""
+    """Write images, run the config in `root`, and return the run directory."""
     digits = load_digits()
-    for turned, domain in enumerate(DOMAINS):
+    for turns, domain in enumerate(DOMAINS):
         for label, name in zip((1, 5, 3, 7), CLASSES, strict=True):
             folder = root / "images" / domain / name
             folder.mkdir(parents=True)
             for index in np.flatnonzero(digits.target == label)[:EACH]:
-                pixels = np.rot90((digits.images[index] * 15.9).astype(np.uint8), turned)
+                pixels = np.rot90((digits.images[index] * 15.9).astype(np.uint8), turns)
                 Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{index:04d}.png")
     config = root / "config.yaml"
     config.write_text(CONFIG.replace("root: images", f"root: {root}/images"), encoding="utf-8")

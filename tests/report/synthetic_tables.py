@@ -1,5 +1,8 @@
-"""Tables as `cosup.analysis.tables` gives them, drawn at random, of any size; for what no real run
-here has: hundreds of teachers, thousands of classes, names with markup."""
+"""Random tables in the format of `cosup.analysis.tables`, of any size.
+
+They have what the real runs of the tests lack: hundreds of teachers, thousands of classes, and
+names with markup.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +16,7 @@ from cosup.analysis.domains import MEAN
 def synthetic_tables(
     teachers: Sequence[str], classes: Sequence[str], domains: Sequence[str], rounds: int = 2
 ) -> dict[str, pd.DataFrame]:
-    """All of the report's tables. The first teacher is a generalist, alone in round 1."""
+    """Return all tables of a report. The first teacher is a generalist, alone in round 1."""
     draw = np.random.default_rng(0)
     by_round = {n: list(teachers[:1] if n == 1 else teachers[1:]) for n in range(1, rounds + 1)}
     return {
@@ -221,7 +224,7 @@ def _names(names: Sequence[str], draw: Any) -> pd.DataFrame:
 def _supervision_domains(
     teachers: Sequence[str], domains: Sequence[str], draw: Any
 ) -> pd.DataFrame:
-    """Of one domain alone there is none."""
+    """Return an empty table for a single domain."""
     if len(domains) < 2:
         return pd.DataFrame()
     controls = ["zero_shot", "best_teacher", "ceiling"]

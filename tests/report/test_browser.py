@@ -1,5 +1,7 @@
-"""The page in a real browser: it opens from disk and asks for nothing, its script works, and it
-can be read on a phone, on a wide screen, in the dark and on paper."""
+"""The page works in a real browser: from disk, without requests, with its script.
+
+It is readable on a phone, on a wide screen, in dark mode and on paper.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,10 @@ from report_run import CLASSES, DOMAINS
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is one"),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "a browser is available"),
 ]
 
-# The contrast of each text with what is behind it, as WCAG 2 counts it: the worst of a selector.
+# Return the lowest contrast (WCAG 2) of a text with its background, among a selector's elements.
 CONTRAST = """
 const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 const rgb = (colour) => {
@@ -59,13 +61,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, finished_run: Path) -> Browser:
-    browser.look(1200)
+    browser.set_window(1200)
     browser.open(finished_run / "report" / "index.html")
     return browser
 
 
-def test_it_opens_from_disk_and_asks_for_nothing(opened: Browser) -> None:
-    assert opened.complaints() == []
+def test_the_page_opens_from_disk_without_requests(opened: Browser) -> None:
+    assert opened.console_messages() == []
     assert opened.requests() == []
     assert opened.run("return Array.from(document.images, (i) => i.naturalWidth)").count(0) == 0
 
@@ -78,7 +80,7 @@ def test_names_are_text(opened: Browser) -> None:
 
 
 def column(browser: Browser, figure: str, index: int) -> list[str]:
-    """The texts of a column of the table behind a figure, of the rows that are shown."""
+    """Return a column of the table of a figure, for the visible rows."""
     script = """
     const rows = document.querySelector(`#figure-${arguments[0]} table.data`).tBodies[0].rows;
     return Array.from(rows).filter((r) => !r.hidden).map((r) => r.cells[arguments[1]].textContent);
@@ -87,7 +89,7 @@ def column(browser: Browser, figure: str, index: int) -> list[str]:
     return found
 
 
-def press(browser: Browser, figure: str, index: int) -> None:
+def click_heading(browser: Browser, figure: str, index: int) -> None:
     browser.run(
         "document.querySelectorAll(`#figure-${arguments[0]} th button`)[arguments[1]].click()",
         figure,
@@ -98,25 +100,25 @@ def press(browser: Browser, figure: str, index: int) -> None:
 def test_sorting_by_numbers_and_by_names(opened: Browser) -> None:
     before = column(opened, "overview", 2)
     values = sorted(map(float, before))
-    press(opened, "overview", 2)
+    click_heading(opened, "overview", 2)
     assert [float(text) for text in column(opened, "overview", 2)] == values[::-1]
-    press(opened, "overview", 2)
+    click_heading(opened, "overview", 2)
     assert [float(text) for text in column(opened, "overview", 2)] == values
     state = "return document.querySelectorAll('#figure-overview th')[2].ariaSort"
     assert opened.run(state) == "ascending"
-    press(opened, "overview", 0)
+    click_heading(opened, "overview", 0)
     assert column(opened, "overview", 0) == sorted(column(opened, "overview", 0))
     assert opened.run(state) is None
 
 
-def test_missing_numbers_are_last_both_ways(opened: Browser) -> None:
+def test_missing_numbers_are_last_in_both_orders(opened: Browser) -> None:
     heads = opened.run(
         "return Array.from(document.querySelectorAll('#figure-teachers th button'),"
         " (b) => b.textContent)"
     )
     place = heads.index("accuracy outside, %")
     for _ in range(2):
-        press(opened, "teachers", place)
+        click_heading(opened, "teachers", place)
         assert column(opened, "teachers", place)[-1] == "\N{EN DASH}"
 
 
@@ -149,7 +151,7 @@ def test_a_matrix_is_read_with_the_keyboard(opened: Browser) -> None:
     )
 
 
-def test_the_first_stop_leads_to_the_contents(opened: Browser) -> None:
+def test_the_first_tab_stop_skips_to_the_contents(opened: Browser) -> None:
     opened.key("Tab")
     assert opened.run("return document.activeElement.className") == "skip"
     opened.key("Enter")
@@ -159,14 +161,14 @@ def test_the_first_stop_leads_to_the_contents(opened: Browser) -> None:
 @pytest.mark.parametrize("width", [400, 1600])
 def test_nothing_overflows(opened: Browser, width: int) -> None:
     opened.run(OPEN_ALL)
-    opened.look(width)
+    opened.set_window(width)
     assert opened.size()[0] == width
     assert opened.run(OVERFLOWING) == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_text_stands_out(opened: Browser, dark: bool) -> None:
-    opened.look(1200, dark=dark)
+def test_contrast_of_text(opened: Browser, dark: bool) -> None:
+    opened.set_window(1200, dark=dark)
     opened.run(OPEN_ALL)
     paper = opened.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(int(v) for v in paper[4:-1].split(",")) < 150) is dark
@@ -174,9 +176,9 @@ def test_text_stands_out(opened: Browser, dark: bool) -> None:
     assert ratio >= 4.5, where
 
 
-def test_paper_has_the_short_tables_and_no_tools(opened: Browser) -> None:
+def test_print_has_short_tables_and_no_controls(opened: Browser) -> None:
     opened.run("dispatchEvent(new Event('beforeprint'))")
-    opened.tool("Emulation.setEmulatedMedia", media="print")
+    opened.devtools("Emulation.setEmulatedMedia", media="print")
     shown: Any = opened.run(
         "return ['.contents', '#figure-overview .tools', '#figure-overview table.data']"
         ".map((s) => document.querySelector(s).checkVisibility())"

@@ -1,4 +1,4 @@
-"""The page and the terminal's text of runs side by side, and the verb `compare`."""
+"""`cosup compare` writes the page and the text of a comparison, with the numbers of the runs."""
 
 import re
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ SCALARS = [
 ]
 
 
-def two() -> dict[str, RunAnswers]:
+def two_runs() -> dict[str, RunAnswers]:
     more = {"classes": STRANGE, "scalars": SCALARS}
     worse = random_answers(
         1, 0.55, **more, config={"rounds.loss": {"name": "kl", "temperature": 0.5}}
@@ -46,16 +46,16 @@ def two() -> dict[str, RunAnswers]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, and the page of their comparison."""
+    """Folder with two runs and the page that compares them."""
     root = tmp_path_factory.mktemp("runs")
-    for name, made in two().items():
-        make_run(root / name, made)
-    write_comparison([load_run(root / name) for name in two()], root / "page.html")
+    for name, answers in two_runs().items():
+        make_run(root / name, answers)
+    write_comparison([load_run(root / name) for name in two_runs()], root / "page.html")
     return root
 
 
-class Words(HTMLParser):
-    """What a page says, its headings, and the tags and attributes it has."""
+class PageText(HTMLParser):
+    """Collect the text, headings, tags and attributes of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,24 +80,24 @@ class Words(HTMLParser):
             self.text.append(data)
 
 
-def read(page: Path) -> Words:
-    words = Words()
+def read(page: Path) -> PageText:
+    words = PageText()
     words.feed(page.read_text())
     return words
 
 
-def said(page: Path) -> str:
+def text_of(page: Path) -> str:
     return " ".join(" ".join(read(page).text).split())
 
 
 def test_the_verdict_has_the_numbers_of_the_runs(folder: Path) -> None:
-    made = two()
-    worse, better = (made[name].student == made[name].truth for name in (WORSE, BETTER))
+    answers = two_runs()
+    worse, better = (answers[name].student == answers[name].truth for name in (WORSE, BETTER))
     gained = 100 * (better.mean() - worse.mean())
     alone = int((better & ~worse).sum()), int((worse & ~better).sum())
     assert stats.binomtest(alone[0], sum(alone)).pvalue < 0.001
-    text = said(folder / "page.html")
-    (pair,) = compare([load_run(folder / name) for name in made])["pairs"].to_dict("records")
+    text = text_of(folder / "page.html")
+    (pair,) = compare([load_run(folder / name) for name in answers])["pairs"].to_dict("records")
     sentence = pair_sentence(pair, 1)
     assert sentence in text
     assert sentence.startswith(BETTER)
@@ -108,7 +108,7 @@ def test_the_verdict_has_the_numbers_of_the_runs(folder: Path) -> None:
     assert f"{sum(alone)} of 240" in text
 
 
-def test_the_page_needs_nothing_else_and_is_well_built(folder: Path) -> None:
+def test_the_page_is_self_contained_and_well_structured(folder: Path) -> None:
     words = read(folder / "page.html")
     assert words.headings.count(1) == 1
     steps = [
@@ -126,7 +126,7 @@ def test_the_page_needs_nothing_else_and_is_well_built(folder: Path) -> None:
     assert [name for name in linked if not (folder / str(name)).is_file()] == []
 
 
-def test_names_in_any_script_are_shown_as_they_are(folder: Path) -> None:
+def test_names_in_any_script_are_escaped(folder: Path) -> None:
     words = read(folder / "page.html")
     text = "".join(words.text)
     for name in (BETTER, *STRANGE):
@@ -136,8 +136,8 @@ def test_names_in_any_script_are_shown_as_they_are(folder: Path) -> None:
     assert BETTER not in page
 
 
-def test_tables_are_written_whole(folder: Path) -> None:
-    tables = compare([load_run(folder / name) for name in two()])
+def test_tables_are_written_completely(folder: Path) -> None:
+    tables = compare([load_run(folder / name) for name in two_runs()])
     for name, table in tables.items():
         written = pd.read_parquet(folder / "page-tables" / f"{name}.parquet")
         assert written.astype(object).equals(table.astype(object)), name
@@ -146,40 +146,42 @@ def test_tables_are_written_whole(folder: Path) -> None:
         assert len(csv) == len(table)
 
 
-def test_the_terminal_says_the_same(folder: Path) -> None:
-    runs = [load_run(folder / name) for name in two()]
+def test_the_terminal_has_the_same_sentences(folder: Path) -> None:
+    runs = [load_run(folder / name) for name in two_runs()]
     console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(comparison_text(runs, compare(runs)))
     text = console.export_text()
-    page = said(folder / "page.html")
-    made = compare(runs)
+    page = text_of(folder / "page.html")
+    found = compare(runs)
     for sentence in (
-        pair_sentence(made["pairs"].to_dict("records")[0], 1),
-        flipped_sentence(made["flipped"], 240, 2),
-        config_sentence(made["config"]),
+        pair_sentence(found["pairs"].to_dict("records")[0], 1),
+        flipped_sentence(found["flipped"], 240, 2),
+        config_sentence(found["config"]),
     ):
         assert sentence in text
         assert sentence in page
     assert "rounds.loss.temperature" in text
 
 
-def test_runs_that_answer_alike_differ_in_nothing(tmp_path: Path) -> None:
-    made = random_answers(1, 0.6)
-    runs = [load_run(make_run(tmp_path / name, made)) for name in "ab"]
-    text = said(write_comparison(runs, tmp_path / "page.html"))
-    made = compare(runs)
-    (pair,) = made["pairs"].to_dict("records")
-    assert (pair["agreement"], pair["difference"], len(made["config"])) == (1, 0, 0)
+def test_equal_runs_have_no_difference(tmp_path: Path) -> None:
+    answers = random_answers(1, 0.6)
+    runs = [load_run(make_run(tmp_path / name, answers)) for name in "ab"]
+    text = text_of(write_comparison(runs, tmp_path / "page.html"))
+    found = compare(runs)
+    (pair,) = found["pairs"].to_dict("records")
+    assert (pair["agreement"], pair["difference"], len(found["config"])) == (1, 0, 0)
     assert pair_sentence(pair, 1) in text
-    assert config_sentence(made["config"]) in text
+    assert config_sentence(found["config"]) in text
     assert "Not shown: no number was recorded" in text
 
 
-def test_a_small_difference_is_called_noise(tmp_path: Path) -> None:
-    made = random_answers(1, 0.6)
-    other = replace(made, student=np.where(np.arange(240) < 2, made.truth, made.student))
-    runs = [load_run(make_run(tmp_path / name, one)) for name, one in (("a", made), ("b", other))]
-    text = said(write_comparison(runs, tmp_path / "page.html"))
+def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
+    answers = random_answers(1, 0.6)
+    other = replace(answers, student=np.where(np.arange(240) < 2, answers.truth, answers.student))
+    runs = [
+        load_run(make_run(tmp_path / name, one)) for name, one in (("a", answers), ("b", other))
+    ]
+    text = text_of(write_comparison(runs, tmp_path / "page.html"))
     (pair,) = compare(runs)["pairs"].to_dict("records")
     assert not is_different(pair)
     assert pair_sentence(pair, 1) in text
@@ -196,7 +198,7 @@ def test_many_runs_and_classes_stay_readable(tmp_path: Path) -> None:
     ]
     page = write_comparison(runs, tmp_path / "page.html")
     assert page.stat().st_size < 1_000_000
-    text = said(page)
+    text = text_of(page)
     for words in ("first 36 of 45 pairs", "35 other pairs", "20 classes", "for 45 pairs"):
         assert words in text
 
@@ -205,20 +207,20 @@ def command(*arguments: object) -> int:
     return call(["compare", *map(str, arguments)])
 
 
-def test_the_verb_writes_the_page_and_prints(
+def test_the_command_writes_the_page_and_prints(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command(*(folder / name for name in two())) == 0
+    assert command(*(folder / name for name in two_runs())) == 0
     out = capsys.readouterr().out
-    pairs = compare([load_run(folder / name) for name in two()])["pairs"].to_dict("records")
+    pairs = compare([load_run(folder / name) for name in two_runs()])["pairs"].to_dict("records")
     assert pair_sentence(pairs[0], 1) in " ".join(out.split())
     assert out.endswith("everything else: comparison.html\n")
     assert (tmp_path / "comparison.html").read_text() != ""
-    assert command(folder, "--output", "comparison.html") == 0  # its own page may be replaced
+    assert command(folder, "--output", "comparison.html") == 0  # an earlier page is replaced
     assert (tmp_path / "comparison-tables" / "flipped.csv").is_file()
 
 
@@ -235,7 +237,7 @@ def test_the_verb_writes_the_page_and_prints(
         (["RUN", "OTHER", "--output", "notes.txt"], "--output: 'notes.txt'"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(
+def test_errors_are_one_line_and_nothing_is_written(
     arguments: list[str],
     line: str,
     folder: Path,
@@ -246,8 +248,8 @@ def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    make_run(tmp_path / "fewer", two()[WORSE].select(np.arange(200)))
-    make_run(tmp_path / "cut", two()[WORSE], finished=False)
+    make_run(tmp_path / "fewer", two_runs()[WORSE].select(np.arange(200)))
+    make_run(tmp_path / "cut", two_runs()[WORSE], finished=False)
     before = sorted(tmp_path.rglob("*"))
     places = {"RUN": str(folder / WORSE), "OTHER": str(folder / BETTER)}
     assert command(*(places.get(word, word) for word in arguments)) == 2
@@ -260,14 +262,14 @@ def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(
 def test_a_damaged_file_is_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = make_run(tmp_path / "bad", two()[WORSE])
+    bad = make_run(tmp_path / "bad", two_runs()[WORSE])
     (bad / "samples.parquet").write_bytes(b"PAR1")
     assert command(folder / WORSE, bad, "--output", tmp_path / "page.html") == 1
     assert "bad/samples.parquet" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_page_is_not_written_over_another_file(folder: Path, tmp_path: Path) -> None:
+def test_other_files_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<title>mine</title>")
     with pytest.raises(UserError, match=r"page\.html"):
         compare_runs([str(folder)], tmp_path / "page.html")
@@ -290,13 +292,13 @@ return [...table.querySelectorAll("tbody td:last-child")].map((c) => parseFloat(
 
 @pytest.mark.browser
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
-def test_in_a_browser_it_complains_of_nothing_and_fits(folder: Path, browser: Browser) -> None:
+def test_the_page_fits_in_a_browser_without_messages(folder: Path, browser: Browser) -> None:
     for width, dark in ((400, False), (1600, True)):
-        browser.look(width, dark=dark)
+        browser.set_window(width, dark=dark)
         browser.open(folder / "page.html")
         assert browser.size()[0] <= width
     values = browser.run(SORTED)
     assert len(values) == len(STRANGE)
     assert values in (sorted(values), sorted(values, reverse=True))
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
     assert [url for url in browser.requests() if not url.startswith("chrome:")] == []

@@ -1,5 +1,7 @@
-"""Accuracy by domain as papers print it, on the page and on the terminal, of a run and of runs
-beside each other; what is left out where there is much; and that every control has its words."""
+"""Accuracy by domain on the page and the terminal equals the predictions, for one and more runs.
+
+Large tables are shortened with a note. Every control has a title and a label.
+"""
 
 import re
 from pathlib import Path
@@ -30,15 +32,15 @@ from cosup.report.terminal import _supervisions_by_domain, report_text, runs_by_
 from cosup.runs.tables import summary_table
 
 
-def printed(what: RenderableType, width: int = 400) -> str:
+def printed(renderable: RenderableType, width: int = 400) -> str:
     with open("/dev/null", "w") as nowhere:
         console = Console(width=width, record=True, file=nowhere)
-        console.print(what)
+        console.print(renderable)
         return console.export_text()
 
 
 def cells(text: str, first: str) -> list[str]:
-    """The cells of the row of a printed table that begins so."""
+    """Return the cells of the row of a printed table that begins with `first`."""
     (row,) = (line for line in text.splitlines() if re.match(rf"[│┃] {re.escape(first)} ", line))
     return [cell.strip() for cell in re.split("[│┃]", row)[1:-1]]
 
@@ -53,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_domain(path: Path, who: tuple[str, str]) -> list[float]:
-    """A supervision's accuracies, then their mean, of the recorded predictions."""
+    """Return a supervision's accuracies by domain and their mean, from the recorded predictions."""
     found = load_run(path)
     table = found.predictions[lambda rows: (rows["kind"] == who[0]) & (rows["who"] == who[1])]
     domain = found.test["domain"].to_numpy()[table["position"]]
@@ -82,7 +84,7 @@ def test_the_figure_has_every_supervision(run: Path) -> None:
     assert view.left_out == ""
 
 
-def test_the_page_has_the_figure_its_sentence_and_the_table(run: Path) -> None:
+def test_the_page_has_figure_sentence_and_table(run: Path) -> None:
     loaded = load_run(run)
     page = read_page(page_html(loaded, tables(loaded)))
     figure = page.one("figure", id="figure-supervision-domains")
@@ -110,17 +112,17 @@ def test_the_terminal_has_the_same_table(run: Path) -> None:
     assert findings(load_run(run), tables(load_run(run)))["supervision_domains"][:60] in part
 
 
-def test_of_one_domain_nothing_is_printed(tmp_path: Path) -> None:
-    """Nor of episodes."""
+def test_a_single_domain_prints_no_table(tmp_path: Path) -> None:
+    """Few-shot episodes have a single domain."""
     text = printed(report_text(load_run(make_run(tmp_path / "run", Shape(ways=3, test=60)))))
     assert MEAN not in text
     assert "supervision domains: " in text
 
 
-def test_many_supervisions_and_domains_are_cut() -> None:
+def test_many_supervisions_and_domains_are_shortened() -> None:
     domains = [f"domain {number}" for number in range(50)]
-    made = synthetic_tables(["all", *(f"t{n}" for n in range(300))], ["x"], domains)
-    table = made["supervision_domains"]
+    found = synthetic_tables(["all", *(f"t{n}" for n in range(300))], ["x"], domains)
+    table = found["supervision_domains"]
     (view,) = draw_supervision_domains(table)
     assert isinstance(view, Matrix)
     assert len(view.rows) == len(view.columns) == 24
@@ -140,16 +142,16 @@ def test_many_supervisions_and_domains_are_cut() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_numbers_are_whole_on_a_narrow_terminal(width: int) -> None:
+def test_numbers_are_complete_on_a_narrow_terminal(width: int) -> None:
     names = ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
-    made = synthetic_tables(["all", *(f"domain_{name}" for name in names)], ["x"], names)
-    table = made["supervision_domains"]
+    found = synthetic_tables(["all", *(f"domain_{name}" for name in names)], ["x"], names)
+    table = found["supervision_domains"]
     text = printed(_supervisions_by_domain(table, Text("Title")), width)
     found = set(re.findall(r"\d+\.\d", text))
     assert set(shown(table["accuracy"])) <= found
 
 
-def compared(folder: Path, count: int = 2, **more: Any) -> tuple[list[Any], list[str]]:
+def runs_of(folder: Path, count: int = 2, **more: Any) -> tuple[list[Any], list[str]]:
     names = [f"run_{number}" for number in range(count)]
     runs = [
         load_run(make_comparable(folder / name, random_answers(seed, 0.5 + 0.05 * seed, **more)))
@@ -158,10 +160,10 @@ def compared(folder: Path, count: int = 2, **more: Any) -> tuple[list[Any], list
     return runs, names
 
 
-def test_runs_side_by_side_on_the_terminal_and_the_page(tmp_path: Path) -> None:
-    runs, names = compared(tmp_path)
-    made = compare(runs)
-    text = printed(comparison_text(runs, made))
+def test_comparisons_on_the_terminal_and_the_page(tmp_path: Path) -> None:
+    runs, names = runs_of(tmp_path)
+    found = compare(runs)
+    text = printed(comparison_text(runs, found))
     part = text[text.index("Accuracy by domain") :]
     expected = {}
     for one, name in zip(runs, names, strict=True):
@@ -180,8 +182,8 @@ def test_runs_side_by_side_on_the_terminal_and_the_page(tmp_path: Path) -> None:
     assert [cell.text for cell in last.all("td")] == shown(expected[n][-1] for n in names)
 
 
-def test_many_runs_name_the_best_and_the_worst_mean(tmp_path: Path) -> None:
-    runs, names = compared(tmp_path, 6)
+def test_comparisons_of_many_runs_name_the_best_and_worst_mean(tmp_path: Path) -> None:
+    runs, names = runs_of(tmp_path, 6)
     table = compare(runs)["domains"]
     means = dict(zip(names, table[names].iloc[-1], strict=True))
     best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
@@ -192,9 +194,9 @@ def test_many_runs_name_the_best_and_the_worst_mean(tmp_path: Path) -> None:
     )
 
 
-def test_many_domains_keep_their_mean(tmp_path: Path) -> None:
+def test_comparisons_of_many_domains_keep_the_mean(tmp_path: Path) -> None:
     domains = [f"place {number}" for number in range(60)]
-    runs, names = compared(tmp_path, domains=domains)
+    runs, names = runs_of(tmp_path, domains=domains)
     table = compare(runs)["domains"]
     page = read_page(write_comparison(runs, tmp_path / "page.html"))
     figure = page.one("figure", id="figure-domains")
@@ -206,14 +208,14 @@ def test_many_domains_keep_their_mean(tmp_path: Path) -> None:
     assert cells(text, names[0])[-1] == f"{100 * table[names[0]][:-1].mean():.1f}"
 
 
-def test_runs_of_one_domain_have_no_such_table(tmp_path: Path) -> None:
-    runs, _ = compared(tmp_path, domains=("all",))
+def test_comparisons_of_a_single_domain_have_no_table(tmp_path: Path) -> None:
+    runs, _ = runs_of(tmp_path, domains=("all",))
     assert "Accuracy by domain" not in printed(comparison_text(runs, compare(runs)))
     page = read_page(write_comparison(runs, tmp_path / "page.html"))
     assert page.all("figure", id="figure-domains") == []
 
 
-def test_every_control_has_its_words() -> None:
+def test_every_control_has_title_and_label() -> None:
     assert set(get_args(ControlName)) == set(CONTROLS)
     labels = [text for control in CONTROLS.values() for text in (control.title, control.label)]
     assert len(set(labels)) >= 2 * len(CONTROLS) - 1

@@ -1,4 +1,4 @@
-"""Figures out of tables with gaps: where there is no truth, no ceiling, one round, one teacher."""
+"""Figures are html_of from tables with missing numbers, few rounds or names with markup."""
 
 from itertools import pairwise
 
@@ -28,35 +28,35 @@ MAY_LACK = {
 }
 
 
-def drawn(figure: Figure, made: dict[str, pd.DataFrame]) -> str:
-    """Every drawing of a figure as HTML."""
+def html_of(figure: Figure, found: dict[str, pd.DataFrame]) -> str:
+    """Return all drawings of a figure as HTML."""
     source = '{% import "views.html.j2" as views %}{{ views.view(item, "title") }}'
     template = _environment().from_string(source)
-    return "".join(template.render(item=view) for view in figure.draw(made[figure.name]))
+    return "".join(template.render(item=view) for view in figure.draw(found[figure.name]))
 
 
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("rounds", [1, 2, 9])
 def test_any_number_of_rounds(name: str, rounds: int) -> None:
-    made = synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
-    if len(made[name]):
-        assert "nan" not in drawn(FIGURES[name], made)
+    found = synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
+    if len(found[name]):
+        assert "nan" not in html_of(FIGURES[name], found)
 
 
 @pytest.mark.parametrize("table", MAY_LACK)
-def test_numbers_that_there_are_not(table: str) -> None:
-    made = synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"])
-    made[table][MAY_LACK[table]] = np.nan
-    text = drawn(FIGURES[table], made)
+def test_missing_numbers(table: str) -> None:
+    found = synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"])
+    found[table][MAY_LACK[table]] = np.nan
+    text = html_of(FIGURES[table], found)
     assert "nan" not in text
-    texts = [text for row in table_view(made[table], "").rows for text in row]
+    texts = [text for row in table_view(found[table], "").rows for text in row]
     assert "nan" not in texts
 
 
-def test_a_bar_is_as_long_as_its_parts() -> None:
-    made = synthetic_tables([f"t{n}" for n in range(5)], ["x", "y"], ["d"])
+def test_segments_of_a_bar_sum_to_at_most_one() -> None:
+    found = synthetic_tables([f"t{n}" for n in range(5)], ["x", "y"], ["d"])
     for name in ("load", "filters", "student_teachers"):
-        (view,) = FIGURES[name].draw(made[name])
+        (view,) = FIGURES[name].draw(found[name])
         assert isinstance(view, Bars)
         for row in view.rows:
             total = sum(part.share for part in row.segments)
@@ -66,8 +66,8 @@ def test_a_bar_is_as_long_as_its_parts() -> None:
 
 
 def test_ribbons_fill_their_boxes() -> None:
-    made = synthetic_tables(["all", *(f"t{n}" for n in range(14))], ["x"], ["d"], rounds=4)
-    (view,) = FIGURES["flow"].draw(made["flow"])
+    found = synthetic_tables(["all", *(f"t{n}" for n in range(14))], ["x"], ["d"], rounds=4)
+    (view,) = FIGURES["flow"].draw(found["flow"])
     assert isinstance(view, Flow)
     for x in {node.x for node in view.nodes}:
         column = sorted((n for n in view.nodes if n.x == x), key=lambda n: n.y)
@@ -75,22 +75,22 @@ def test_ribbons_fill_their_boxes() -> None:
         assert column[-1].y + column[-1].height == pytest.approx(1)
     assert "others" in {node.name for node in view.nodes}
     total = sum(int(link.tooltip.split(" ")[0].replace(",", "")) for link in view.links)
-    assert total == made["flow"]["samples"].sum()
+    assert total == found["flow"]["samples"].sum()
 
 
-def test_a_column_of_the_assignment_sums_to_all() -> None:
-    made = synthetic_tables(["all", "a", "b", "c"], ["x", "y"], ["d", "e"])
-    made["assignment"]["share"] = made["assignment"]["share"].round(12)
-    for view in FIGURES["assignment"].draw(made["assignment"]):
+def test_columns_of_the_assignment_sum_to_one() -> None:
+    found = synthetic_tables(["all", "a", "b", "c"], ["x", "y"], ["d", "e"])
+    found["assignment"]["share"] = found["assignment"]["share"].round(12)
+    for view in FIGURES["assignment"].draw(found["assignment"]):
         assert isinstance(view, Matrix)
         sums = np.array([[cell.value or 0 for cell in row] for row in view.cells]).sum(0)
-        np.testing.assert_allclose(sums, 1, atol=0.05)  # shares below 1 % are left out there
+        np.testing.assert_allclose(sums, 1, atol=0.05)  # shares below 1 % are omitted
 
 
-def test_the_tree_stands_below_the_generalist() -> None:
-    made = synthetic_tables(["all", "a", "b", "aa"], ["x"], ["d"])
-    made["teachers"]["parent"] = [None, "all", "all", "a"]
-    (view,) = FIGURES["teachers"].draw(made["teachers"])
+def test_the_hierarchy_starts_at_the_generalist() -> None:
+    found = synthetic_tables(["all", "a", "b", "aa"], ["x"], ["d"])
+    found["teachers"]["parent"] = [None, "all", "all", "a"]
+    (view,) = FIGURES["teachers"].draw(found["teachers"])
     assert isinstance(view, Dots)
     assert [(row.name, row.depth) for row in view.rows] == [
         ("all", 0),
@@ -101,7 +101,7 @@ def test_the_tree_stands_below_the_generalist() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.401, 0.402), (0.9, 0.999), (0, 0), (1, 1)])
-def test_an_axis_holds_its_values(low: float, high: float) -> None:
+def test_an_axis_contains_its_values(low: float, high: float) -> None:
     scale = Scale.of_shares([low, None, float("nan"), high])
     assert scale.low <= low <= high <= scale.high
     ticks = scale.axis().ticks
@@ -111,8 +111,8 @@ def test_an_axis_holds_its_values(low: float, high: float) -> None:
 
 
 def test_text_from_a_run_is_escaped() -> None:
-    made = synthetic_tables(["<i>all", "a&b", 'c"d'], ["<x>", "y"], ["d", "e"])
-    text = "".join(drawn(figure, made) for figure in FIGURES.values())
+    found = synthetic_tables(["<i>all", "a&b", 'c"d'], ["<x>", "y"], ["d", "e"])
+    text = "".join(html_of(figure, found) for figure in FIGURES.values())
     assert "<i>all" not in text
     assert "<x>" not in text
     assert "&lt;i&gt;all" in text

@@ -1,5 +1,7 @@
-"""A run's page: its numbers against the records, by other code; its names; its structure; what it
-says of what isn't there."""
+"""The page of a run has the numbers of the records, escaped names, and a valid structure.
+
+Missing parts are named with the reason.
+"""
 
 import json
 import shutil
@@ -43,8 +45,8 @@ def test_split(finished_run: Path) -> pd.DataFrame:
     return samples[samples["split"] == "test"].reset_index(drop=True)
 
 
-def behind(tree: Node, name: str) -> list[dict[str, str]]:
-    """The table behind a figure."""
+def table_of(tree: Node, name: str) -> list[dict[str, str]]:
+    """Return the rows of the table of a figure."""
     figure = tree.one("figure", id=f"figure-{name}")
     return rows_of(figure.one("table", class_="data"))
 
@@ -53,15 +55,15 @@ def shown(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def said(folder: Path, names: list[str]) -> Any:
-    """Labels from the files of a dense probability table."""
+def labels_of(folder: Path, names: list[str]) -> Any:
+    """Return the labels of a dense probability table, from its files."""
     values = [load_file(path)["values"] for path in sorted(folder.parent.glob(folder.name))]
     return np.array(names)[np.concatenate(values).astype(np.float64).argmax(1)]
 
 
 def predicted(finished_run: Path, what: str) -> Any:
     classes = json.loads((finished_run / "stages" / "prepared.json").read_text())["classes"]
-    return said(finished_run / what, classes)
+    return labels_of(finished_run / what, classes)
 
 
 def test_accuracies(finished_run: Path, tree: Node, test_split: pd.DataFrame) -> None:
@@ -72,7 +74,7 @@ def test_accuracies(finished_run: Path, tree: Node, test_split: pd.DataFrame) ->
         "mean_ensemble": "checkpoints/control-mean_ensemble.safetensors",
         "domain_plain": "annotations/test/domain_plain/*.safetensors",
     }
-    found = {row["who"]: row for row in behind(tree, "overview")}
+    found = {row["who"]: row for row in table_of(tree, "overview")}
     for who, file in files.items():
         assert found[who]["accuracy, %"] == shown((predicted(finished_run, file) == truth).mean())
     lead = (predicted(finished_run, files["student"]) == truth).mean()
@@ -83,7 +85,7 @@ def test_accuracies(finished_run: Path, tree: Node, test_split: pd.DataFrame) ->
 
 
 def test_load_and_filters(tree: Node, decided: pd.DataFrame) -> None:
-    loads = [row for row in behind(tree, "load") if row["round"] == str(LAST)]
+    loads = [row for row in table_of(tree, "load") if row["round"] == str(LAST)]
     assert len(loads) == 2
     for row in loads:
         part = decided[decided["assigned_teacher"] == row["teacher"]]
@@ -91,7 +93,7 @@ def test_load_and_filters(tree: Node, decided: pd.DataFrame) -> None:
         assert row["share, %"] == shown(len(part) / len(decided))
         assert row["annotation accuracy, %"] == shown(part["right"].mean())
         assert row["kept, %"] == shown(part["kept"].mean())
-    filters = {r["filter"]: r for r in behind(tree, "filters") if r["round"] == str(LAST)}
+    filters = {r["filter"]: r for r in table_of(tree, "filters") if r["round"] == str(LAST)}
     rejected = decided[~decided["kept"]]
     assert filters["all"]["rejected"] == str(len(rejected))
     assert filters["all"]["precision, %"] == shown((~rejected["right"]).mean())
@@ -120,18 +122,18 @@ def test_classes_confusions_and_agreement(
 ) -> None:
     truth = test_split["true_label"].astype(str).to_numpy()
     student = predicted(finished_run, f"checkpoints/round-{LAST}/test.safetensors")
-    by_class = {row["name"]: row for row in behind(tree, "classes")}
+    by_class = {row["name"]: row for row in table_of(tree, "classes")}
     assert set(by_class) == set(CLASSES)
     for name, row in by_class.items():
         assert row["student, %"] == shown((student == truth)[truth == name].mean())
-    pairs = {(r["true"], r["predicted"]): int(r["samples"]) for r in behind(tree, "confusion")}
+    pairs = {(r["true"], r["predicted"]): int(r["samples"]) for r in table_of(tree, "confusion")}
     counted = pd.crosstab(truth, student).stack()
     assert pairs == {key: int(value) for key, value in counted.items() if value}
     teacher = predicted(finished_run, "annotations/test/domain_plain/*.safetensors")
     inside = (test_split["domain"] == "plain").to_numpy()
     (row,) = (
         row
-        for row in behind(tree, "student-teachers")
+        for row in table_of(tree, "student-teachers")
         if (row["teacher"], row["where"]) == ("domain_plain", "inside")
     )
     assert row["agreement, %"] == shown((student == teacher)[inside].mean())
@@ -139,17 +141,17 @@ def test_classes_confusions_and_agreement(
     assert row["student only, %"] == shown(only[inside].mean())
 
 
-def test_the_files_behind_hold_the_same(finished_run: Path, tree: Node) -> None:
+def test_the_linked_files_have_the_same_rows(finished_run: Path, tree: Node) -> None:
     for figure in tree.all("figure"):
         for link in figure.all("a"):
             assert (finished_run / "report" / link.attributes["href"]).is_file()
     kept = pd.read_parquet(finished_run / "report" / "tables" / "load.parquet")
     assert [shown(share) for share in kept["share"]] == [
-        r["share, %"] for r in behind(tree, "load")
+        r["share, %"] for r in table_of(tree, "load")
     ]
 
 
-def test_names_are_shown_as_they_are(finished_run: Path, tree: Node) -> None:
+def test_names_are_escaped(finished_run: Path, tree: Node) -> None:
     text = (finished_run / "report" / "index.html").read_text(encoding="utf-8")
     for name in (*CLASSES, *DOMAINS):
         assert name in tree.one("main").text
@@ -160,7 +162,7 @@ def test_names_are_shown_as_they_are(finished_run: Path, tree: Node) -> None:
     assert len(tree.all("img")) > 10, "the samples' pictures"
 
 
-def test_it_is_a_well_formed_page_of_its_own(tree: Node) -> None:
+def test_the_page_is_well_formed_and_self_contained(tree: Node) -> None:
     nodes = tree.walk()
     ids = [node.attributes["id"] for node in nodes if "id" in node.attributes]
     assert len(ids) == len(set(ids))
@@ -178,7 +180,7 @@ def test_it_is_a_well_formed_page_of_its_own(tree: Node) -> None:
     assert all(new <= old + 1 for old, new in pairwise(levels))
 
 
-def test_it_can_be_read_without_seeing_it(tree: Node) -> None:
+def test_the_page_is_accessible(tree: Node) -> None:
     for figure in tree.all("figure"):
         assert "aria-labelledby" in figure.attributes
     for plot in tree.all("div", class_="plot"):
@@ -194,7 +196,7 @@ def test_it_can_be_read_without_seeing_it(tree: Node) -> None:
     assert tree.one("html").attributes["lang"] == "en"
 
 
-def test_each_figure_says_what_to_read_from_it(tree: Node) -> None:
+def test_each_figure_has_a_finding(tree: Node) -> None:
     for figure in tree.all("figure"):
         assert figure.all("p", class_="finding"), figure.attributes["id"]
         assert any(letter.isdigit() for letter in figure.one("p", class_="finding").text)
@@ -214,26 +216,26 @@ def test_an_unfinished_run(finished_run: Path, tmp_path: Path) -> None:
     assert "thumbnails.parquet" in figure.one("figcaption").text
     assert figure.all("img") == []
     assert "--resume" in found.one("section", id="reproduce").text
-    assert behind(found, "overview")[0]["who"] == "student"
+    assert table_of(found, "overview")[0]["who"] == "student"
 
 
 def test_without_true_labels_of_student_train(tmp_path: Path) -> None:
-    """What needs them says so; the rest is shown."""
+    """Figures that need true labels name the reason; the others are shown."""
     found = read_page(write_report(load_run(make_run(tmp_path / "run", Shape(labels=False)))))
     assert "No true label of student_train is known" in found.one("section", id="verdict").text
     missing = found.one("figure", id="figure-annotation-accuracy").text
     assert "Not shown: no true label of student_train is known." in missing
-    assert "precision" not in behind(found, "filters")[0]  # nor any column without a number
-    assert "rejected" in behind(found, "filters")[0]
-    assert behind(found, "overview")[0]["who"] == "student"
+    assert "precision" not in table_of(found, "filters")[0]  # columns without a number are omitted
+    assert "rejected" in table_of(found, "filters")[0]
+    assert table_of(found, "overview")[0]["who"] == "student"
 
 
-def test_a_table_that_there_is_not_is_said(
+def test_a_missing_table_is_named_with_its_reason(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = load_run(finished_run)
-    monkeypatch.setattr(page, "findings", lambda run, made: {})
-    monkeypatch.setattr(page, "verdict", lambda run, made: ["A verdict."])
+    monkeypatch.setattr(page, "findings", lambda run, tables: {})
+    monkeypatch.setattr(page, "verdict", lambda run, tables: ["A verdict."])
     run.absent["filters"] = "it needs <true> labels"
     found = read_page(page_html(run, {}))
     assert "Not shown: it needs <true> labels." in found.one("figure", id="figure-filters").text
@@ -244,10 +246,10 @@ def test_many_teachers_and_classes(finished_run: Path, monkeypatch: pytest.Monke
     run = load_run(finished_run)
     teachers = ["all", *(f"<teacher> {n}" for n in range(300))]
     classes = [f"{CLASSES[n % 4]} {n}" for n in range(2000)]
-    made = synthetic_tables(teachers, classes, [f"domain {n}" for n in range(50)], rounds=7)
-    monkeypatch.setattr(page, "findings", lambda run, made: dict.fromkeys(made, "Found 1."))
-    monkeypatch.setattr(page, "verdict", lambda run, made: ["A verdict."])
-    text = page_html(run, made)
+    synthetic = synthetic_tables(teachers, classes, [f"domain {n}" for n in range(50)], rounds=7)
+    monkeypatch.setattr(page, "findings", lambda run, tables: dict.fromkeys(tables, "Found 1."))
+    monkeypatch.setattr(page, "verdict", lambda run, tables: ["A verdict."])
+    text = page_html(run, synthetic)
     assert len(text.encode()) < 5_000_000
     found = read_page(text)
     for name in ("overview", "teachers", "annotation-accuracy", "assignment", "load", "flow"):

@@ -1,4 +1,4 @@
-"""`cosup report`: pages, text, and what it says to a mistake."""
+"""`cosup report` writes pages or text; mistakes are one line each."""
 
 import shutil
 from pathlib import Path
@@ -12,22 +12,22 @@ from cosup.cli import call
 pytestmark = pytest.mark.slow
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+def captured_text(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     captured = capsys.readouterr()
     return captured.out, captured.err
 
 
-def test_the_run_itself_wrote_a_page(finished_run: Path) -> None:
+def test_a_run_writes_its_page(finished_run: Path) -> None:
     assert (finished_run / "report" / "index.html").is_file()
     assert (finished_run / "report" / "tables" / "overview.csv").is_file()
 
 
-def test_a_page_elsewhere(
+def test_output_sets_the_page(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "deep" / "page.html"
     assert call(["report", str(finished_run), "--output", str(page)]) == 0
-    assert str(page) in lines(capsys)[0]
+    assert str(page) in captured_text(capsys)[0]
     again = (finished_run / "report" / "index.html").read_bytes()
     assert page.read_bytes() == again, "the same run gives the same page"
     assert (page.parent / "tables" / "load.parquet").is_file()
@@ -37,31 +37,31 @@ def test_a_page_elsewhere(
 def test_text(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(finished_run.rglob("*"))
     assert call(["report", str(finished_run), "--text"]) == 0
-    out, _ = lines(capsys)
+    out, _ = captured_text(capsys)
     for name in ("overview", "rounds", "filters"):
         assert FIGURES[name].title in out
     for name in (*CLASSES[:2], *DOMAINS):
-        assert name in out, "markup is no markup here either"
+        assert name in out, "markup in names is printed literally"
     assert sorted(finished_run.rglob("*")) == before
 
 
-def test_a_folder_of_runs_stands_for_all(
+def test_a_folder_of_runs_writes_a_page_each(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (0, 1):
         shutil.copytree(finished_run, tmp_path / f"seed-{seed}")
         shutil.rmtree(tmp_path / f"seed-{seed}" / "report")
     assert call(["report", str(tmp_path)]) == 0
-    out, _ = lines(capsys)
+    out, _ = captured_text(capsys)
     for seed in (0, 1):
         page = tmp_path / f"seed-{seed}" / "report" / "index.html"
         assert page.is_file()
         assert str(page) in out
     assert call(["report", str(tmp_path), "--output", str(tmp_path / "x.html")]) == 2
-    assert "--output" in lines(capsys)[1]
+    assert "--output" in captured_text(capsys)[1]
 
 
-def test_mistakes_are_a_line_each(
+def test_mistakes_are_one_line_each(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "notes.html"
@@ -75,7 +75,7 @@ def test_mistakes_are_a_line_each(
         ([str(finished_run), "--text", "--output", "x"], "--text"),
     ):
         assert call(["report", *arguments]) == 2
-        out, err = lines(capsys)
+        out, err = captured_text(capsys)
         assert out == ""
         assert named in err
         assert len(err.splitlines()) == 1
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_named(
     (run / name).write_bytes(content[: len(content) // 2])
     for flags in ([], ["--text"]):
         assert call(["report", str(run), *flags]) == 1
-        _, err = lines(capsys)
+        _, err = captured_text(capsys)
         assert str(run / name) in err
         assert len(err.splitlines()) == 1
     assert not (run / "report").exists(), "nothing half-written"
