@@ -73,7 +73,7 @@ def test_what_is_put_is_got(root: str, name: str, tmp_path: Path) -> None:
 def test_a_file_of_several_chunks(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "CHUNK", 1000)
+    monkeypatch.setattr(remote, "COPY_BYTES", 1000)
     content = bytes(range(256)) * 40
     put(file(tmp_path, content), join(root, "x"))
     get(join(root, "x"), tmp_path / "back")
