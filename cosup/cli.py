@@ -234,9 +234,9 @@ def list_things(
 ) -> None:
     """List configs, assigners, filters, losses, sources or runs."""
     with explained():
-        from cosup.runs.listing import listing
+        from cosup.runs.listing import list_kinds
 
-        show(listing(what or None))
+        show(list_kinds(what or None))
 
 
 @contextmanager

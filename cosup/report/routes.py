@@ -21,7 +21,7 @@ WORDS = {"domain": "domain", "true_label": "true class", "annotation": "annotate
 CELL = (46, 33)
 MARGIN = 12
 FONT_SIZE = 12
-LONGEST = 28
+LONGEST_NAME = 28
 """Maximum number of characters of a name."""
 BLUE = np.array([8, 48, 107])
 
@@ -141,4 +141,4 @@ def _largest(names: pd.Index, of: "pd.Series[str]") -> list[str]:
 
 def _short(name: object) -> str:
     text = str(name)
-    return text if len(text) <= LONGEST else f"{text[:18]}…{text[-9:]}"
+    return text if len(text) <= LONGEST_NAME else f"{text[:18]}…{text[-9:]}"

@@ -52,6 +52,6 @@ def describe_run(summary: dict[str, Any], directory: Path | Place) -> Renderable
 
 def plan_config(config: Config) -> RenderableType:
     """Return what a run would do, as a table."""
-    from cosup.runs.plan import plan
+    from cosup.runs.plan import plan_table
 
-    return plan(config)
+    return plan_table(config)

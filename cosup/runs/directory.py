@@ -17,7 +17,7 @@ from cosup.layout import LOCK, MARKER, Layout, StageFile
 from cosup.runs.lock import Locked, check_unlocked, locked
 from cosup.runs.logs import log_to_file
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 CHOOSE = "choose another with --output or run.name"
@@ -244,12 +244,12 @@ def _explained(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except KeyboardInterrupt as error:
-        logger.info("interrupted", extra={"quiet": True})
+        log.info("interrupted", extra={"quiet": True})
         error.add_note(f"finished work is kept in {path}")
         raise
     except BaseException as error:
-        logger.error("failed", exc_info=True, extra={"quiet": True})
-        log = Layout(path).log
-        traceback = f", the traceback in {log}" if log.exists() and log.stat().st_size else ""
+        log.error("failed", exc_info=True, extra={"quiet": True})
+        file = Layout(path).log
+        traceback = f", the traceback in {file}" if file.exists() and file.stat().st_size else ""
         error.add_note(f"finished work is kept in {path}{traceback}")
         raise

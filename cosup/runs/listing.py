@@ -22,7 +22,7 @@ CONFIGS = Path("configs")
 RUNS = Path("outputs")
 
 
-def listing(kind: str | None = None) -> RenderableType:
+def list_kinds(kind: str | None = None) -> RenderableType:
     """Return what there is of one kind, with settings; or the names of every kind."""
     if kind is None:
         return Group(*(_names(name, things()) for name, things in _KINDS.items()))

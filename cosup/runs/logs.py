@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PLAIN_EVERY = 20.0
 """Seconds between the lines that replace a progress bar where there is no terminal."""
@@ -130,7 +130,7 @@ class Pace:
             return
         self._last = time.monotonic()
         of = "" if self.total is None else f" of {self.total}"
-        logger.info("%s: step %d%s, loss %.3f", self.what, step, of, loss)
+        log.info("%s: step %d%s, loss %.3f", self.what, step, of, loss)
 
 
 def _plain_progress(what: str, total: int) -> Callable[[int], None]:
@@ -141,6 +141,6 @@ def _plain_progress(what: str, total: int) -> Callable[[int], None]:
         done += count
         if time.monotonic() - last >= PLAIN_EVERY:
             last = time.monotonic()
-            logger.info("%s: %d of %d", what, done, total)
+            log.info("%s: %d of %d", what, done, total)
 
     return advance

@@ -56,12 +56,12 @@ def compare_pairs(runs: Mapping[str, Sequence[Correct]], seed: int) -> list[dict
     gains over it. seed: of the bootstrap.
     """
     return [
-        {"first": later, "second": earlier, **compare(runs[later], runs[earlier], seed)}
+        {"first": later, "second": earlier, **compare_seeds(runs[later], runs[earlier], seed)}
         for earlier, later in combinations(runs, 2)
     ]
 
 
-def compare(first: Sequence[Correct], second: Sequence[Correct], seed: int) -> dict[str, Any]:
+def compare_seeds(first: Sequence[Correct], second: Sequence[Correct], seed: int) -> dict[str, Any]:
     """Compare the accuracies of `first` and `second`, seed by seed.
 
     difference: the mean over seeds. deviation, ci95: over seeds, None for a single one (Student's

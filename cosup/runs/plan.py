@@ -32,11 +32,11 @@ from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.table import ANNOTATED
 from cosup.teachers.train import planned_steps
 
-SHOWN = 5
+MOST_NAMED = 5
 """Maximum number of classes or domains that are listed per scope."""
 
 
-def plan(config: Config) -> RenderableType:
+def plan_table(config: Config) -> RenderableType:
     """Return samples, teachers, annotations, features, rounds and controls, with their sizes.
 
     Raises `UserError` for whatever is wrong with config, data or weights.
@@ -172,8 +172,8 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
     """List the names if they are few, else the first of them and their number."""
     if chosen is None:
         return "all"
-    more = f" ... ({len(chosen)})" if len(chosen) > SHOWN else ""
-    return ", ".join(names[index] for index in chosen[:SHOWN]) + more
+    more = f" ... ({len(chosen)})" if len(chosen) > MOST_NAMED else ""
+    return ", ".join(names[index] for index in chosen[:MOST_NAMED]) + more
 
 
 def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:

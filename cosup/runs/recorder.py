@@ -104,7 +104,7 @@ def earlier_scalars(metrics: LinesFile) -> list[Scalar]:
     ]
 
 
-Setting = bool | int | float | str
+HParam = bool | int | float | str
 
 EVENTS = "events.out.tfevents.*"
 FLUSH_EVERY = 10.0
@@ -137,7 +137,7 @@ class TensorBoard:
         )
         self._show(Summary.Value(tag=tag, image=image), step, seconds)
 
-    def begin(self, settings: Mapping[str, Setting], seconds: float) -> None:
+    def begin(self, settings: Mapping[str, HParam], seconds: float) -> None:
         """Write the hyperparameters of the run, which began at `seconds` (Unix)."""
         info = SessionStartInfo(start_time_secs=seconds)
         for key, value in settings.items():
@@ -267,7 +267,7 @@ def open_recorder(folder: Path) -> Iterator[Recorder]:
     recorder.close()
 
 
-def _settings(config: YamlFile) -> dict[str, Setting]:
+def _settings(config: YamlFile) -> dict[str, HParam]:
     """Return the settings that change numbers, without empty ones; a list as `a, b, c`."""
     tree = config.read() if config.exists() else {}
     return {

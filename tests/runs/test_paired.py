@@ -11,8 +11,8 @@ from cosup.probabilities import ProbTable
 from cosup.runs.directory import RunDirectory
 from cosup.runs.paired import (
     Correct,
-    compare,
     compare_pairs,
+    compare_seeds,
     is_significant_pair,
     load_correct,
     save_correct,
@@ -29,7 +29,7 @@ def drawn(seed: int, share: float, count: int = 400, groups: int = 100) -> Corre
 def test_over_seeds_it_is_the_paired_t_interval() -> None:
     first = [drawn(seed, 0.8) for seed in range(4)]
     second = [drawn(seed + 10, 0.6) for seed in range(4)]
-    made = compare(first, second, seed=0)
+    made = compare_seeds(first, second, seed=0)
     one, two = (np.array([float(c.correct.double().mean()) for c in s]) for s in (first, second))
     oracle = stats.ttest_rel(one, two).confidence_interval(0.95)
     assert made["ci95"] == pytest.approx([oracle.low, oracle.high], abs=1e-4)
@@ -42,7 +42,7 @@ def test_over_seeds_it_is_the_paired_t_interval() -> None:
 
 def test_over_samples_it_is_near_the_normal_interval_of_paired_differences() -> None:
     first, second = drawn(0, 0.8, groups=400), drawn(1, 0.7, groups=400)
-    low, high = compare([first], [second], seed=0)["ci95_samples"]
+    low, high = compare_seeds([first], [second], seed=0)["ci95_samples"]
     difference = first.correct.double() - second.correct.double()
     mean = float(difference.mean())
     half = 1.96 * float(difference.std()) / len(difference) ** 0.5
@@ -52,14 +52,14 @@ def test_over_samples_it_is_near_the_normal_interval_of_paired_differences() -> 
 def test_seeds_that_share_their_test_samples_make_the_interval_no_narrower() -> None:
     """The same answers nine times are no more evidence on the samples than once."""
     first, second = drawn(0, 0.8), drawn(1, 0.7)
-    one = compare([first], [second], seed=0)
-    many = compare([first] * 9, [second] * 9, seed=0)
+    one = compare_seeds([first], [second], seed=0)
+    many = compare_seeds([first] * 9, [second] * 9, seed=0)
     assert many["ci95_samples"] == pytest.approx(one["ci95_samples"])
     assert many["difference"] == pytest.approx(one["difference"])
 
 
 def test_one_seed_has_no_interval_over_seeds() -> None:
-    made = compare([drawn(0, 0.9)], [drawn(1, 0.5)], seed=0)
+    made = compare_seeds([drawn(0, 0.9)], [drawn(1, 0.5)], seed=0)
     assert (made["ci95"], made["deviation"], made["better_on"]) == (None, None, 1)
     assert is_significant_pair(made)
 
