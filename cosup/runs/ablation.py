@@ -37,8 +37,9 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Run every loss of `rounds.losses` on every seed. Return the content of `summary.json`.
 
-    `{"run", "status", "seed": [...], "config_hash", "losses": {name: summary of its run, over
-    seeds where there are several}, "paired": [...]}`, pairs as in `cosup.runs.paired.compare_seeds`.
+    The content is `{"run", "status", "seed": [...], "config_hash", "losses": {name: summary},
+    "paired": [...]}`; a summary is over seeds if there are several, pairs are those of
+    `cosup.runs.paired.compare_seeds`.
     Raises as `run_one`; what any of the losses gets wrong is raised before the first is run.
     """
     assert config.rounds.losses is not None
