@@ -144,9 +144,7 @@ def submit(
         shipped = ["--working-dir", str(working_dir)] if working_dir else []
         again = ["cosup", "submit", str(config), *(overrides or ()), "--address", address, *shipped]
         flags = Flags(resume, overwrite)
-        job = submit_job(
-            loaded, address, flags, working_dir, again=shlex.join([*again, "--resume"])
-        )
+        job = submit_job(loaded, address, flags, working_dir, shlex.join([*again, "--resume"]))
         say(f"job {job.id} is submitted")
         say(f"follow it with: {job.follow_command}")
         say(f"stop it with: {job.stop_command}")

@@ -1,6 +1,6 @@
-"""Runs on a Ray cluster, and jobs for one. Ray is imported when it is used, and here alone."""
+"""Run a config on a Ray cluster, and submit jobs to one; the only package that imports Ray."""
 
-from __future__ import annotations  # what some actors import of this package shall be little
+from __future__ import annotations  # some actors import this package, so it imports little
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ __all__ = ["run_config"]
 def run_config(
     config: Config, place: str | Path | Place, resume: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Run a config with the backend that it names, in a directory or at a URI; the content of
+    """Run a config with its backend, in a directory or at a URI; return the content of
     `summary.json`.
 
-    Raises `UserError` for what the user can mend (a cluster without the resources that are asked
-    for, before anything is started) and `RunError` for a failure on the way.
+    Raise `UserError` for errors of the user, such as a cluster without the resources that are asked
+    for (before anything is started), and `RunError` for failures during the run.
     """
     from cosup.remote import Place
     from cosup.runs import run_config as run

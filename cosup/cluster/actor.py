@@ -1,8 +1,8 @@
-"""A Ray actor that trains teachers, annotates, and extracts features: one process, one task a time.
+"""The Ray actor that trains teachers, annotates samples and extracts features.
 
-It reads the images itself, by the config; what is sent to it are names and ranges of rows. It keeps
-what it has loaded, the teachers of its last two crews included. What it computes is what the local
-run would, bit for bit.
+An actor reads the images itself, as configured; it is sent names and ranges of rows only. It keeps
+the data and backbones that it has loaded, and the teachers of the last two groups. Its results are
+equal to those of a local run to the last bit.
 """
 
 import os
@@ -35,24 +35,33 @@ from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.train import kind_of, train_group
 
-__all__ = ["Arrays", "Losses", "Sent", "Setup", "Trained", "Worker", "pack", "unpack"]
+__all__ = [
+    "Arrays",
+    "LossRecords",
+    "PoolActor",
+    "RemoteTeacher",
+    "Setup",
+    "TrainedTeacher",
+    "pack",
+    "unpack",
+]
 
 Arrays = dict[str, NDArray[Any]]
-"""Tensors by name, as they travel: Ray moves arrays without copying them."""
-Losses = list[tuple[str, int, float]]
-"""Names, step and loss of the steps that are recorded."""
+"""Tensors by name, as they are sent: Ray shares arrays without copying them."""
+LossRecords = list[tuple[str, int, float]]
+"""Name of the teacher, step and loss of the recorded steps."""
 
-HELD = 2
-"""Crews whose teachers a worker holds."""
+CACHED_GROUPS = 2
+"""Groups of teachers that an actor keeps."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every worker is started with.
+    """What every process on the cluster needs to compute as the driver does.
 
-    known: what the driver found out about the samples. cwd: the driver's folder, which relative
-    paths of the config begin at. threads: the driver's torch threads, on which the last digits of
-    sums depend. device, precision: of models.
+    known: facts about the samples that the driver has found. cwd: the driver's working directory,
+    which relative paths of the config start from. threads: the driver's number of torch threads,
+    which the last digits of sums depend on. device, precision: of models.
     """
 
     config: Config
@@ -62,26 +71,37 @@ class Setup:
     device: str
     precision: Precision
 
-    def enter(self) -> None:
-        """Be as the driver is: its folder, its threads."""
+    def apply(self) -> None:
+        """Set the working directory and the number of threads of this process."""
         if os.path.isdir(self.cwd):
             os.chdir(self.cwd)
             sys.path.append(self.cwd)
         torch.set_num_threads(self.threads)
 
-    def load(self) -> ImageData:
-        """All samples, read by the config."""
+    def load_data(self) -> ImageData:
+        """List the run's samples; raise `RunError` if they differ from the driver's."""
         return load_data(self.config.data, self.config.run.seed, 1, None, self.known)
 
-    def decoders(self) -> int:
-        """Threads that decode images: one per CPU that is reserved for this process."""
+    def compute(self, device: torch.device | None = None, scratch: Path | None = None) -> Compute:
+        """Return the compute context of this process; one thread per reserved CPU decodes images.
+
+        device: `self.device` by default. scratch: folder for the state of a training.
+        """
         context: Any = ray.get_runtime_context()
-        return max(1, int(context.get_assigned_resources().get("CPU", 1)))
+        execution = self.config.execution
+        return Compute(
+            torch.device(self.device) if device is None else device,
+            self.precision,
+            max(1, int(context.get_assigned_resources().get("CPU", 1))),
+            execution.batch_size,
+            None if execution.cache is None else Path(execution.cache),
+            scratch=scratch,
+        )
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A teacher as it is sent. state: a reference to its arrays, fetched by who doesn't hold it."""
+class RemoteTeacher:
+    """A teacher as it is sent to actors. state: an object reference to its arrays."""
 
     spec: TeacherSpec
     steps: int
@@ -90,8 +110,8 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A teacher as a worker gives it back."""
+class TrainedTeacher:
+    """A teacher as an actor returns it."""
 
     spec: TeacherSpec
     steps: int
@@ -99,28 +119,30 @@ class Trained:
     state: Arrays
 
 
-class Worker:
-    """Its methods are what units name; `hello` and `ready` come first."""
+class PoolActor:
+    """Actor of a `Pool`. `node_id` and `prepare` are called first, then methods of work items."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.crews: dict[Any, dict[str, Teacher]] = {}
+        self.groups: dict[Any, dict[str, Teacher]] = {}
 
-    def hello(self) -> str:
-        """It has a place: the node's id."""
+    def node_id(self) -> str:
+        """Return the id of the node that the actor was placed on."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def ready(self) -> None:
-        """Load the data. Raises `UserError` or `RunError` where this node can't do the work."""
-        self.setup.enter()
+    def prepare(self) -> None:
+        """Load the data. Raise `UserError` or `RunError` if this node cannot do the work."""
+        self.setup.apply()
         assert len(self.data)
 
     def train(
         self, specs: Sequence[TeacherSpec], section: TeachersSection, directory: str
-    ) -> tuple[list[Trained], Losses]:
-        """A group of teachers, trained anew, and the losses on the way. directory: keeps the state
-        of a training that is cut, if this node sees it."""
-        losses: Losses = []
+    ) -> tuple[list[TrainedTeacher], LossRecords]:
+        """Train a group of teachers; return them and their recorded losses.
+
+        directory: keeps the state of an interrupted training, if it exists on this node.
+        """
+        losses: LossRecords = []
 
         def record(name: str, step: int, loss: float) -> None:
             if recorded(step):
@@ -128,14 +150,22 @@ class Worker:
 
         folder = Path(directory) if os.path.isdir(directory) else None
         training = Training(section, self.data, self._seed, self.features, record, folder)
-        teachers = train_group(specs, training)
-        return [Trained(t.spec, t.steps, t.identity, pack(t.state())) for t in teachers], losses
+        trained = [
+            TrainedTeacher(teacher.spec, teacher.steps, teacher.identity, pack(teacher.state()))
+            for teacher in train_group(specs, training)
+        ]
+        return trained, losses
 
     def annotate(
-        self, crew: Sequence[Sent], wanted: Sequence[int], split: str, start: int, stop: int
+        self,
+        group: Sequence[RemoteTeacher],
+        positions: Sequence[int],
+        split: str,
+        start: int,
+        stop: int,
     ) -> list[Arrays]:
-        """What the wanted ones of a crew say about these samples of a split."""
-        teachers = [self._teacher(crew, place) for place in wanted]
+        """Annotate a range of a split's rows with the teachers at these positions of a group."""
+        teachers = [self._teacher(group, position) for position in positions]
         rows = self.data.rows(split)[start:stop]
         tables = annotate_rows(teachers, self.data, rows, self.features.compute)
         return [pack(table.tensors()) for table in tables]
@@ -143,10 +173,10 @@ class Worker:
     def extract(
         self, section: BackboneSection, identity: str | None, split: str, start: int, stop: int
     ) -> NDArray[np.float16]:
-        """Features of these rows of what is cached together with a split."""
+        """Return features [stop - start, D] of a range of the rows that are cached with a split."""
         source = self.features.source(section)
         if identity is not None:
-            _same(source.backbone.identity, identity, f"backbone '{section.name}'")
+            _check_identity(source.backbone.identity, identity, f"backbone '{section.name}'")
         rows = np.arange(start, stop)
         if not self.data.drawn:
             rows = self.data.rows(split)[start:stop]
@@ -156,62 +186,52 @@ class Worker:
 
     @cached_property
     def data(self) -> ImageData:
-        return self.setup.load()
+        return self.setup.load_data()
 
     @cached_property
     def features(self) -> FeatureCache:
-        """Backbones, and the driver's compute context but for device and decoders."""
-        execution = self.setup.config.execution
-        return FeatureCache(
-            Compute(
-                torch.device(self.setup.device),
-                self.setup.precision,
-                self.setup.decoders(),
-                execution.batch_size,
-                Path(execution.cache or os.devnull),
-            )
-        )
+        return FeatureCache(self.setup.compute())
 
     @property
     def _seed(self) -> int:
         return self.setup.config.run.seed
 
-    def _teacher(self, crew: Sequence[Sent], place: int) -> Teacher:
-        """One of a crew, restored unless it is held."""
-        key = tuple(sent.identity for sent in crew)
-        held = self.crews.pop(key, {})
-        self.crews[key] = held  # the last one
-        while len(self.crews) > HELD:
-            del self.crews[next(iter(self.crews))]
-        sent = crew[place]
-        if sent.identity not in held:
-            held[sent.identity] = self._restore(sent)
-        return held[sent.identity]
+    def _teacher(self, group: Sequence[RemoteTeacher], position: int) -> Teacher:
+        """Return a teacher of a group, restored unless it is kept."""
+        key = tuple(teacher.identity for teacher in group)
+        kept = self.groups.pop(key, {})
+        self.groups[key] = kept  # the most recently used is last
+        while len(self.groups) > CACHED_GROUPS:
+            del self.groups[next(iter(self.groups))]
+        wanted = group[position]
+        if wanted.identity not in kept:
+            kept[wanted.identity] = self._restore(wanted)
+        return kept[wanted.identity]
 
-    def _restore(self, sent: Sent) -> Teacher:
+    def _restore(self, remote: RemoteTeacher) -> Teacher:
         section = self.setup.config.teachers
         training = Training(section, self.data, self._seed, self.features)
-        kind = kind_of(sent.spec, section)
-        teacher = kind.restore(sent.spec, training, unpack(ray.get(sent.state)), sent.steps)
-        _same(teacher.identity, sent.identity, f"teacher '{sent.spec.name}'")
+        kind = kind_of(remote.spec, section)
+        teacher = kind.restore(remote.spec, training, unpack(ray.get(remote.state)), remote.steps)
+        _check_identity(teacher.identity, remote.identity, f"teacher '{remote.spec.name}'")
         return teacher
 
 
 def pack(tensors: Mapping[str, Tensor]) -> Arrays:
-    """Tensors as arrays."""
+    """Convert tensors to arrays."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def unpack(arrays: Arrays) -> dict[str, Tensor]:
-    """Arrays as tensors of their own: those that came are read-only, and hold shared memory."""
+    """Copy arrays to tensors; arrays from Ray are read-only views of shared memory."""
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
-def _same(found: str, expected: str, what: str) -> None:
-    """Raises `RunError` if this node's is not the driver's."""
+def _check_identity(found: str, expected: str, what: str) -> None:
+    """Raise `RunError` if a model on this node is not the driver's."""
     if found != expected:
         node = os.uname().nodename
         raise RunError(
-            f"{what} is another on node {node} than where the run was started: the files (weights, "
-            "code) and the versions of libraries must be the same on every node"
+            f"{what} on node {node} differs from that of the driver: the files (weights, code) "
+            "and the versions of libraries must be the same on every node"
         )

@@ -1,4 +1,4 @@
-"""The Ray backend of a run: what is computed ahead, and by which actors."""
+"""The Ray backend of a run: pools of actors for teachers and features, Ray Train for students."""
 
 import os
 from collections.abc import Sequence
@@ -7,11 +7,18 @@ from dataclasses import replace
 import torch
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.pool import Pool
-from cosup.cluster.session import Closing, Node, Places, check_room, places, reserved
-from cosup.cluster.teachers import annotate, feature_blocks, train_groups
+from cosup.cluster.pool import Limits, Pool
+from cosup.cluster.session import (
+    Allocation,
+    Closeable,
+    Node,
+    allocate,
+    check_capacity,
+    gpus_per_process,
+)
+from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
 from cosup.cluster.trainer import RayLauncher
-from cosup.config.schema import Config, ExecutionSection, GPUs
+from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
@@ -25,48 +32,51 @@ from cosup.teachers.store import AnnotationStore
 __all__ = ["RayBackend"]
 
 TEACHER_GPU = 0.25
-"""GPUs of a teacher's actor where the config leaves it open."""
+"""GPUs per teacher actor with `num_gpus: auto`."""
 BLOCK_ROWS = 2048
-"""Images of a block of features, about: a multiple of the batch."""
+"""Approximate number of images in a block of features (a multiple of the batch)."""
 
 
-class RayBackend(Closing):
-    """Teachers, features and students on the cluster that this process is connected to.
+class RayBackend(Closeable):
+    """Trains teachers, annotates, extracts features and trains students on the connected cluster.
 
-    One kind of actors is up at a time: what the cluster has goes to who works. Leaving it ends
-    them. Raises `UserError` if the cluster lacks what the section asks for.
+    Only one kind of processes runs at a time, so that each can use the whole cluster. Closing the
+    backend ends them. The constructor raises `UserError` if the cluster lacks the resources that
+    the section asks for.
     """
 
     def __init__(self, execution: ExecutionSection, nodes: Sequence[Node]) -> None:
         self.execution = execution
         teachers, features, student = execution.teachers, execution.features, execution.student
-
-        def gpus(asked: GPUs, fraction: float) -> float:
-            return reserved(asked, execution.device, nodes, fraction)
-
-        self.places = {
-            "teachers": places(teachers, nodes, gpus(teachers.num_gpus, TEACHER_GPU)),
-            "features": places(features, nodes, gpus(features.num_gpus, 1.0)),
-            "student": Places(student.workers, student.num_cpus, gpus(student.num_gpus, 1.0)),
+        gpus = {
+            "teachers": gpus_per_process(teachers.num_gpus, execution.device, nodes, TEACHER_GPU),
+            "features": gpus_per_process(features.num_gpus, execution.device, nodes, 1.0),
+            "student": gpus_per_process(student.num_gpus, execution.device, nodes, 1.0),
         }
-        for name, wanted in self.places.items():
-            check_room(f"execution.{name}", wanted, nodes)
+        self.allocations = {
+            "teachers": allocate(teachers, nodes, gpus["teachers"]),
+            "features": allocate(features, nodes, gpus["features"]),
+            "student": Allocation(student.workers, student.num_cpus, gpus["student"]),
+        }
+        for name, wanted in self.allocations.items():
+            check_capacity(f"execution.{name}", wanted, nodes)
         self._pool: tuple[str, Pool] | None = None
         self._launcher: RayLauncher | None = None
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
-        """A run of this config begins; features are extracted by actors from here on."""
+        """Start a run of this config; return a cache whose features are extracted by actors."""
         self.close()
         self.setup = Setup(
             config=config,
             known=data.known(),
             cwd=os.getcwd(),
             threads=torch.get_num_threads(),
-            device="cpu",
+            device="cpu",  # replaced by the device of each allocation
             precision=features.compute.precision,
         )
+        execution = self.execution
         self._launcher = RayLauncher(
-            self.setup, self.places["student"], tries=self.execution.tries, wait=self.execution.wait
+            self.setup, self.allocations["student"], tries=execution.tries, wait=execution.wait
         )
 
         def identity(section: BackboneSection) -> str:
@@ -74,17 +84,17 @@ class RayBackend(Closing):
 
         batch_size = features.compute.batch_size
         return features.extracting_with(
-            feature_blocks(lambda: self._use("features"), data, batch_size, BLOCK_ROWS, identity)
+            features_by_pool(lambda: self._use("features"), data, batch_size, BLOCK_ROWS, identity)
         )
 
     @property
     def launcher(self) -> Launcher:
-        """Ray Train; its workers start with the first training."""
+        """Trains students by Ray Train, whose workers start with the first training."""
         assert self._launcher is not None, "launcher before begin"
         return self._launcher
 
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
-        """Train those that `training.directory` doesn't keep, side by side."""
+        """Train in parallel the teachers that `training.directory` lacks."""
         train_groups(lambda: self._use("teachers"), groups, training)
 
     def annotate(
@@ -95,31 +105,24 @@ class RayBackend(Closing):
         compute: Compute,
         on_shard: OnShard,
     ) -> None:
-        """Fill the store; actors annotate, this process writes."""
-        annotate(lambda: self._use("teachers"), teachers, data, store, compute, on_shard)
+        """Fill the store: actors annotate, this process writes."""
+        annotate_with_pool(lambda: self._use("teachers"), teachers, data, store, compute, on_shard)
         self.close()
 
     def _use(self, name: str) -> Pool:
-        """The pool of this kind, started if it isn't up."""
+        """Return the pool of this name; start it if needed."""
         if self._pool is not None and self._pool[0] == name:
             return self._pool[1]
         self.close()
-        wanted, execution = self.places[name], self.execution
-        pool = Pool(
-            replace(self.setup, device=wanted.device),
-            wanted.count,
-            wanted.num_cpus,
-            wanted.num_gpus,
-            tries=execution.tries,
-            timeout=execution.shard_timeout,
-            wait=execution.wait,
-            name=name,
-        )
+        allocation, execution = self.allocations[name], self.execution
+        setup = replace(self.setup, device=allocation.device)
+        limits = Limits(execution.tries, execution.shard_timeout, execution.wait)
+        pool = Pool(setup, allocation, limits, name)
         self._pool = (name, pool)
         return pool
 
     def close(self) -> None:
-        """End what is up."""
+        """End all processes."""
         if self._launcher is not None:
             self._launcher.close()
         if self._pool is not None:

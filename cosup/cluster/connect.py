@@ -1,5 +1,5 @@
-"""Reach a Ray cluster's job server: what can be wrong with the address or the token is one line,
-said within seconds."""
+"""The connection to a Ray cluster's job server, with an error in one line within seconds for a
+wrong address or token."""
 
 import logging
 import os
@@ -10,74 +10,72 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosup.errors import UserError
+from cosup.errors import UserError, in_short
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 CONNECT_SECONDS = 5.0
-"""How long a server may take to accept a connection."""
+"""Time that a server has to accept a connection."""
 ANSWER_SECONDS = 10.0
-"""How long a server may take to answer."""
+"""Time that a server has to answer."""
 
-_CHATTY = (
-    "dashboard.modules.dashboard_sdk",
-    "dashboard.modules.job.sdk",
-    "_private.runtime_env.packaging",
+
+_TOKEN_SOURCES = (
+    "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or RAY_AUTH_MODE=token for ~/.ray/auth_token"
 )
-"""Loggers of Ray's that tell of every file and socket."""
-
-_TOKEN_WAYS = "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or RAY_AUTH_MODE=token for ~/.ray/auth_token"
 
 
 def connect(address: str) -> "JobSubmissionClient":
-    """A client of the job server at this address, which has answered.
+    """Return a client of the job server at this address, which has answered.
 
-    `UserError` for an address that is none, a server that doesn't answer or isn't Ray's, a token
-    that is missing or wrong, and Ray without its job client.
+    Raise `UserError` for a wrong address, a server that does not answer or is not Ray's, a missing
+    or wrong token, and a Ray without its job client.
     """
-    address = _checked(address)
+    address = _check_address(address)
     _check_installed()
     import ray.exceptions
     from ray.job_submission import JobSubmissionClient
 
-    for name in _CHATTY:
-        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # we say it
     token = _token()
-    _probe(address)
-    unauthenticated = getattr(ray.exceptions, "AuthenticationError", ())  # Ray 2.52 has it first
+    _check_dashboard(address)
+    unauthenticated = getattr(ray.exceptions, "AuthenticationError", ())  # new in Ray 2.52
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it logs every file and socket
     try:
-        with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they go before any argument
+        with _without_variables("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they have precedence
             return JobSubmissionClient(
                 address, headers={"Authorization": f"Bearer {token}"} if token else None
             )
     except unauthenticated as error:
-        raise _unauthenticated(address, str(error)) from None
+        raise _token_error(address, str(error)) from None
     except RuntimeError as error:
-        raise _not_ray(address, _first_line(error)) from None
+        raise _not_ray(address, in_short(error)) from None
     except (ConnectionError, OSError) as error:
-        raise UserError(f"--address: '{address}': {_first_line(error)}") from None
+        raise _address_error(address, in_short(error)) from None
 
 
-def _checked(address: str) -> str:
-    """The address without a slash at its end, if it is one that a job server can have."""
+def _check_address(address: str) -> str:
+    """Return the address without a slash at its end; raise `UserError` if no job server can have
+    it."""
     address = address.strip()
     if re.match(r"https?://[^/?#\s]+", address):
         return address.rstrip("/")
-    ours = "give the dashboard's, as http://HOST:8265 or https://HOST"
     scheme, mark, _ = address.partition("://")
+    nearest: tuple[str, ...] = ()
     if not mark and address:
-        guess = f"; did you mean 'http://{address}'?" if ":" in address else ""
-        raise UserError(f"--address: '{address}': has no http:// or https://; {ours}{guess}")
-    what = "names no host" if scheme in ("http", "https", "") else f"{scheme}:// isn't served"
-    if scheme == "ray":
-        what = "is an address of Ray Client, which runs no jobs"
-    raise UserError(f"--address: '{address}': {what}; {ours}")
+        problem = "no http:// or https://"
+        nearest = (f"http://{address}",) if ":" in address else ()
+    elif scheme == "ray":
+        problem = "an address of Ray Client, which runs no jobs"
+    else:
+        problem = "no host" if scheme in ("http", "https", "") else f"{scheme}:// is not supported"
+    allowed = "the dashboard's address, http://HOST:8265 or https://HOST"
+    raise UserError(problem, key="--address", value=address, allowed=allowed, nearest=nearest)
 
 
 def _check_installed() -> None:
-    """Ray's job client needs what `ray[train]` doesn't install."""
+    """Raise `UserError` if a package that Ray's job client needs is missing (it is in
+    `ray[default]`, not in `ray[train]`)."""
     missing = [name for name in ("ray", "requests", "aiohttp") if find_spec(name) is None]
     if missing:
         raise UserError(
@@ -87,9 +85,9 @@ def _check_installed() -> None:
 
 
 def _token() -> str | None:
-    """The token that the user has named in the environment.
+    """Return the token that the environment names.
 
-    Not the one in ~/.ray/auth_token: Ray's client sends that, if RAY_AUTH_MODE says so.
+    Ray's client itself sends the one in ~/.ray/auth_token if RAY_AUTH_MODE is `token`.
     """
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return None
@@ -102,23 +100,25 @@ def _token() -> str | None:
         token = Path(path).expanduser().read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"RAY_AUTH_TOKEN_PATH: can't read '{path}': {reason}") from None
+        problem = f"cannot be read: {reason}"
+        raise UserError(problem, key="RAY_AUTH_TOKEN_PATH", value=path) from None
     if not token:
-        raise UserError(f"RAY_AUTH_TOKEN_PATH: '{path}' is empty")
+        raise UserError("this file is empty", key="RAY_AUTH_TOKEN_PATH", value=path)
     return token
 
 
-def _probe(address: str) -> None:
-    """Does a Ray dashboard answer there? Ray's own client waits for minutes, and so isn't asked.
+def _check_dashboard(address: str) -> None:
+    """Raise `UserError` if no Ray dashboard answers at the address; Ray's client would wait for
+    minutes.
 
-    No token is sent to what may be anything: that a token is wanted is answer enough.
+    No token is sent to an unknown server: an answer that demands one is enough.
     """
     import requests
 
     try:
         answer = requests.get(f"{address}/api/version", timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
     except requests.exceptions.RequestException as error:
-        raise UserError(f"--address: '{address}': {_why(error)}") from None
+        raise _address_error(address, _no_answer(error)) from None
     if answer.status_code in (401, 403):
         return
     try:
@@ -129,16 +129,18 @@ def _probe(address: str) -> None:
         raise _not_ray(address, f"HTTP {answer.status_code}")
 
 
-def _why(error: Exception) -> str:
-    """What kept a request from being answered, in words."""
+def _no_answer(error: Exception) -> str:
+    """Return why a request was not answered, in words."""
     import requests
 
     text = str(error)
     if isinstance(error, requests.exceptions.SSLError):
         plain = "WRONG_VERSION_NUMBER" in text or "record layer" in text
-        return f"no TLS there; {_try('http')}" if plain else f"TLS failed: {_reason(text)}"
+        return (
+            "no TLS there; should it be http://?" if plain else f"TLS failed: {_root_cause(text)}"
+        )
     if isinstance(error, requests.exceptions.Timeout):
-        return "doesn't answer; is the cluster up, and the port reachable from here?"
+        return "no answer; is the cluster up, and the port reachable from here?"
     if "Connection refused" in text:
         return (
             "nothing listens there (connection refused); is the cluster up, and the tunnel to it "
@@ -147,45 +149,42 @@ def _why(error: Exception) -> str:
     if any(word in text for word in ("NameResolution", "getaddrinfo", "not known")):
         return "no such host"
     if isinstance(error, requests.exceptions.ConnectionError) and "aborted" in text:
-        return "what listens there speaks no HTTP; the dashboard's port is 8265 by default"
-    return _reason(text)
+        return "the server there does not use HTTP; the dashboard's port is 8265 by default"
+    return _root_cause(text)
 
 
-def _try(scheme: str) -> str:
-    return f"should it be {scheme}://?"
-
-
-def _reason(text: str) -> str:
-    """The innermost reason of the errors that `requests` wraps in each other."""
+def _root_cause(text: str) -> str:
+    """Return the innermost of the errors that `requests` wraps in each other."""
     return text.rsplit("Caused by ", 1)[-1].rstrip(")").split("\n")[0]
 
 
-def _not_ray(address: str, said: str) -> UserError:
-    return UserError(
-        f"--address: '{address}': something answers there ({said.rstrip('.')}), but it isn't a Ray "
-        "dashboard; that has port 8265 by default"
+def _address_error(address: str, problem: str) -> UserError:
+    return UserError(problem, key="--address", value=address)
+
+
+def _not_ray(address: str, answer: str) -> UserError:
+    return _address_error(
+        address,
+        f"a server answers there ({answer.rstrip('.')}), but it is not a Ray dashboard, whose port "
+        "is 8265 by default",
     )
 
 
-def _unauthenticated(address: str, text: str) -> UserError:
+def _token_error(address: str, text: str) -> UserError:
     if "Authentication failed" in text:
-        return UserError(
-            f"--address: '{address}': the cluster refuses the token; it is taken from {_TOKEN_WAYS}"
+        return _address_error(
+            address, f"the cluster refuses the token, which is taken from {_TOKEN_SOURCES}"
         )
-    return UserError(
-        f"--address: '{address}': the cluster wants a token, and none was given; set {_TOKEN_WAYS}"
+    return _address_error(
+        address, f"the cluster demands a token, and none was given; set {_TOKEN_SOURCES}"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
-def _without(*names: str) -> Iterator[None]:
-    """The environment without these variables."""
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+def _without_variables(*names: str) -> Iterator[None]:
+    """Remove these environment variables within the context."""
+    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(removed)

@@ -1,15 +1,16 @@
-"""Work on a Ray cluster: units go out to actors, results come back, whatever dies meanwhile.
+"""A pool of Ray actors that process work items, and survive the death of actors and nodes.
 
-An actor gets at most two units at a time, so that it never waits for the next one, and works them
-off in their order. So it is enough to wait for every actor's oldest call:
+An actor has at most two items at a time, so that it never waits for the next one, and processes
+them in order. The pool therefore only waits for the oldest call of each actor:
 
-    it returned    its result is given back
-    it raised      the unit is tried again, on another actor if there is one
-    actor died     its oldest unit is to blame, unless the node died; the others go back, untried
-    it takes long  the actor is killed, and the unit is to blame
+    returned        the result is used
+    raised          the item is tried again, on another actor if possible
+    actor died      the try of its oldest item has failed, unless the node died; the other items are
+                    put back
+    took too long   the actor is killed, and the try of the item has failed
 
-Actors that are gone are replaced. A unit that failed `tries` times is set aside; the others are
-finished, and then it is an error. A result is used once, whatever was done twice.
+Dead actors are replaced. An item that failed `tries` times is given up; the others are finished,
+and then an error is raised. Each result is used once, even if the work was done twice.
 """
 
 import logging
@@ -28,290 +29,309 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from cosup.cluster.actor import Setup, Worker
-from cosup.cluster.session import Closing, described, find_nodes
-from cosup.cluster.tasks import Task, Tasks, Unit
-from cosup.errors import RunError, UserError
+from cosup.cluster.actor import PoolActor, Setup
+from cosup.cluster.session import Allocation, Closeable, describe_nodes, find_nodes
+from cosup.cluster.work_queue import ItemState, WorkItem, WorkQueue
+from cosup.errors import RunError, UserError, in_short
 
-__all__ = ["Pool", "Setup", "Unit"]
+__all__ = ["Limits", "Pool"]
 
 log = logging.getLogger(__name__)
 
 WINDOW = 4
-"""Open units per actor: enough that none waits while the driver writes or waits for a slow one."""
-LOOK_EVERY = 0.5
-STARTING = 60.0
-"""Seconds that an actor which has a place may need to say so, beyond `wait`: it imports torch."""
-AGAIN = 10.0
-"""Seconds until another start is tried where others work but the last starts failed: a node that
-died, and is not known to have, takes actors that can't start."""
-GOING = 10.0
-"""Seconds that actors which were killed have to be gone."""
+"""Open items per actor, so that none waits while the driver writes or waits for a slow one."""
+POLL_SECONDS = 0.5
+ACTOR_START_SECONDS = 60.0
+"""Time for an actor to respond once it has a place, beyond `wait`; it imports torch."""
+RESTART_SECONDS = 10.0
+"""Time until another actor is started after failed starts, if others work: a node whose death has
+not been noticed yet accepts actors that cannot start."""
+END_SECONDS = 10.0
+"""Time for killed actors to disappear."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a pool.
+
+    tries: of an item, and of starting an actor. timeout: seconds for an item. wait: seconds to wait
+    for a place while no actor has one.
+    """
+
+    tries: int
+    timeout: float
+    wait: float
 
 
 @dataclass(eq=False)
 class Call:
-    """What an actor was asked. task: None for `hello` and `ready`. limit: seconds it may take."""
+    """A call of an actor. state: its item; None for `node_id` and `prepare`. limit: seconds."""
 
     ref: Any
-    task: Task | None = None
+    state: ItemState | None = None
     limit: float | None = None
 
 
 @dataclass(eq=False)
 class Member:
-    """An actor. calls: oldest first. since: when it began the oldest one. node: None until it has
-    a place. at_work: whether it is ready."""
+    """An actor of the pool.
+
+    calls: oldest first. since: when it started the oldest call. node: id of its node; None until it
+    has a place. ready: whether it is prepared. affinity: of its last item.
+    """
 
     number: int
     handle: Any
     calls: deque[Call] = field(default_factory=deque)
     since: float = 0.0
     node: str | None = None
-    at_work: bool = False
-    crew: Hashable = None
+    ready: bool = False
+    affinity: Hashable = None
 
 
-class Pool(Closing):
-    """Up to `count` actors, started when there is something to do, gone when the pool is left.
+class Pool(Closeable):
+    """Up to `allocation.count` actors, started when there is work and killed on closing.
 
-    num_cpus, num_gpus: what each reserves. tries: of a unit, and of starting an actor. timeout:
-    seconds that a unit may take. wait: seconds to wait for a place where no actor has one. name:
-    for messages.
+    name: for messages. actor: class of the actors.
     """
 
     def __init__(
         self,
         setup: Setup,
-        count: int,
-        num_cpus: float,
-        num_gpus: float,
-        *,
-        tries: int,
-        timeout: float,
-        wait: float,
+        allocation: Allocation,
+        limits: Limits,
         name: str,
-        worker: type = Worker,
+        actor: type = PoolActor,
     ) -> None:
-        # Ray's own restarts would burn the tries before it notices that a node died.
-        options = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
-        actor: Any = ray.remote(worker)
-        self._actor = actor.options(num_cpus=num_cpus, num_gpus=num_gpus, **options)
+        remote: Any = ray.remote(actor)
+        self._actor = remote.options(
+            num_cpus=allocation.num_cpus,
+            num_gpus=allocation.num_gpus,
+            # Ray's own restarts would use up the tries before it notices that a node died.
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )
         self._setup = setup
-        self._count = count
-        self._asked = f"{num_cpus:g} CPUs and {num_gpus:g} GPUs"
-        self._tries, self._timeout, self._wait = tries, timeout, wait
+        self._allocation = allocation
+        self._limits = limits
         self._name = name
         self._members: list[Member] = []
         self._killed: list[Any] = []
         self._started = 0
-        self._false_starts: list[Exception] = []  # in a row
-        self._false_start_at = 0.0
-        self._placeless = time.monotonic()  # since when no actor has a place
+        self._failed_starts: list[Exception] = []  # in a row
+        self._failed_start_at = 0.0
+        self._without_place_since = time.monotonic()  # while no actor has a place
 
     def run(
-        self, units: Iterable[Unit], ordered: bool = False, long: bool = False
-    ) -> Iterator[tuple[Unit, Any]]:
-        """Each unit with its result, as they are finished, or in the units' order.
+        self, items: Iterable[WorkItem], ordered: bool = False, unlimited: bool = False
+    ) -> Iterator[tuple[WorkItem, Any]]:
+        """Yield each item with its result, as they are finished, or in the items' order.
 
-        Units are taken as they are needed, and only so many are open at once; nothing more is begun
-        while the caller is not asking. long: they may take as long as they like, and an actor gets
-        one at a time.
+        Only a few items are open at once, and none is started while the caller processes a result.
+        unlimited: items have no time limit, and an actor gets one at a time.
 
-        Raises `RunError` for units that failed for good, once the others are done, and for missing
-        resources; `UserError` as soon as a unit raises it.
+        Raise `RunError` for items that failed for good, once the others are done, and for missing
+        resources. A `UserError` of an item is raised at once.
         """
-        tasks = Tasks(units, self._tries, WINDOW * self._count, ordered)
-        self._placeless = time.monotonic()
+        limits, count = self._limits, self._allocation.count
+        queue = WorkQueue(items, limits.tries, WINDOW * count, ordered)
+        self._without_place_since = time.monotonic()
         try:
-            while tasks.open:
-                self._staff(min(self._count, tasks.open))
-                self._hand_out(tasks, 1 if long else 2, None if long else self._timeout)
-                self._look(tasks)
-                yield from tasks.results()
-            tasks.check()
-        finally:  # whoever is still busy with units that nobody waits for
-            for member in [m for m in self._members if any(call.task for call in m.calls)]:
+            while queue.open:
+                self._start_missing(min(count, queue.open))
+                self._assign(queue, 1 if unlimited else 2, None if unlimited else limits.timeout)
+                self._poll(queue)
+                yield from queue.results()
+            queue.check()
+        finally:  # actors that are still busy work on items that nobody waits for
+            for member in [m for m in self._members if any(call.state for call in m.calls)]:
                 self._kill(member)
 
     def close(self) -> None:
-        """Kill the actors, and see that they are gone."""
+        """Kill the actors and wait until they are gone."""
         for member in list(self._members):
             self._kill(member)
-        end = time.monotonic() + GOING
-        there = [handle for handle in self._killed if not _gone(handle, end)]
+        end = time.monotonic() + END_SECONDS
+        remaining = [handle for handle in self._killed if not _is_gone(handle, end)]
         self._killed = []
-        if there:
-            log.warning("%s: %d actors are still there after their end", self._name, len(there))
+        if remaining:
+            log.warning("%s: %d killed actors are still running", self._name, len(remaining))
 
-    def _staff(self, wanted: int) -> None:
-        """Start actors in place of those that are missing; `RunError` if there is no use in it."""
-        again = bool(self._members) and time.monotonic() - self._false_start_at > AGAIN
-        if len(self._false_starts) < self._tries or again:
+    def _start_missing(self, wanted: int) -> None:
+        """Start missing actors; raise an error if that failed too often or no place is found."""
+        others_work = bool(self._members)
+        retry = others_work and time.monotonic() - self._failed_start_at > RESTART_SECONDS
+        if len(self._failed_starts) < self._limits.tries or retry:
             while len(self._members) < wanted:
                 self._members.append(self._start())
         elif not self._members:
-            raise self._false_starts[-1]
+            raise self._failed_starts[-1]
         if any(member.node for member in self._members):
-            self._placeless = time.monotonic()
-        elif time.monotonic() - self._placeless > (limit := self._wait + STARTING):
+            self._without_place_since = time.monotonic()
+            return
+        limit = self._limits.wait + ACTOR_START_SECONDS
+        if time.monotonic() - self._without_place_since > limit:
             raise RunError(
-                f"{self._name}: no actor found a place within {limit:g} s; each asks for "
-                f"{self._asked}; the cluster has {described(find_nodes())}, of which "
-                f"{_free()} are free"
+                f"{self._name}: no actor found a place within {limit:g} s; each needs "
+                f"{self._allocation}; the cluster has {describe_nodes(find_nodes())}, of which "
+                f"{_free_resources()} are free"
             )
 
     def _start(self) -> Member:
         handle = self._actor.remote(self._setup)
         self._started += 1
-        limit = max(self._timeout, self._wait)
-        calls = [Call(handle.hello.remote()), Call(handle.ready.remote(), limit=limit)]
+        limit = max(self._limits.timeout, self._limits.wait)
+        calls = [Call(handle.node_id.remote()), Call(handle.prepare.remote(), limit=limit)]
         return Member(self._started, handle, deque(calls), time.monotonic())
 
-    def _hand_out(self, tasks: Tasks, depth: int, limit: float | None) -> None:
-        """Give every actor that is ready its units: each a first one, before any a second one."""
-        ready = [member for member in self._members if member.at_work]
+    def _assign(self, queue: WorkQueue, depth: int, limit: float | None) -> None:
+        """Assign up to `depth` items to every ready actor; all get a first one before a second."""
+        ready = [member for member in self._members if member.ready]
         numbers = [member.number for member in ready]
-        for deep in range(depth):
+        for level in range(depth):
             for member in ready:
-                if len(member.calls) > deep:
+                if len(member.calls) > level:
                     continue
-                task = tasks.take(member.number, member.crew, numbers)
-                if task is None:
+                state = queue.take(member.number, member.affinity, numbers)
+                if state is None:
                     continue
-                member.crew = task.unit.crew
+                member.affinity = state.item.affinity
                 if not member.calls:
                     member.since = time.monotonic()
-                ref = getattr(member.handle, task.unit.method).remote(*task.unit.args)
-                member.calls.append(Call(ref, task, limit))
+                ref = getattr(member.handle, state.item.method).remote(*state.item.args)
+                member.calls.append(Call(ref, state, limit))
 
-    def _look(self, tasks: Tasks) -> None:
-        """Wait a little for the oldest call of any actor, and see to those that are over."""
+    def _poll(self, queue: WorkQueue) -> None:
+        """Wait briefly for the oldest call of any actor; process finished and overdue calls."""
         waiting = {m.calls[0].ref: m for m in self._members if m.calls}
         if waiting:
             refs = list(waiting)
-            ray.wait(refs, num_returns=1, timeout=LOOK_EVERY)
-            returned, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-            for ref in returned:
-                self._settle(waiting[ref], tasks)
+            ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)
+            finished, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            for ref in finished:
+                self._finish_call(waiting[ref], queue)
         for member in list(self._members):
             call = member.calls[0] if member.calls else None
             if call is None or call.limit is None:
                 continue
             if time.monotonic() - member.since > call.limit:
-                self._bury(member, tasks, f"not finished after {call.limit:g} s")
+                self._replace(member, queue, f"not finished after {call.limit:g} s")
 
-    def _settle(self, member: Member, tasks: Tasks) -> None:
-        """An actor's oldest call is over."""
+    def _finish_call(self, member: Member, queue: WorkQueue) -> None:
+        """Process the end of an actor's oldest call."""
         call = member.calls[0]
         try:
             result = ray.get(call.ref)
         except RayActorError as error:
             log.debug("%s: %s", self._name, error)
-            # A node's death is noticed late; until then its actors are but out of reach.
-            innocent = isinstance(error, ActorUnavailableError) or not _lives(member.node)
-            self._bury(member, tasks, _died(error, innocent), innocent)
+            # A node's death is noticed late; until then its actors are only unavailable.
+            node_died = isinstance(error, ActorUnavailableError) or not _is_alive(member.node)
+            self._replace(member, queue, _death_reason(error, node_died), node_died)
             return
         except ObjectLostError as error:
             log.debug("%s: %s", self._name, error)
-            if call.task is not None:
-                tasks.lost(call.task, "its result was lost with its node")
+            if call.state is not None:
+                queue.lost(call.state, "its result was lost with its node")
         except RayError as error:
-            self._raised(member, tasks, error)
-            if call.task is None:
+            self._handle_error(member, queue, error)
+            if call.state is None:
                 return
         else:
-            self._returned(member, tasks, result)
+            self._handle_result(member, queue, result)
         member.calls.popleft()
         member.since = time.monotonic()
 
-    def _returned(self, member: Member, tasks: Tasks, result: Any) -> None:
-        task = member.calls[0].task
-        if task is not None:
-            tasks.done(task, result)
+    def _handle_result(self, member: Member, queue: WorkQueue, result: Any) -> None:
+        state = member.calls[0].state
+        if state is not None:
+            queue.done(state, result)
         elif member.node is None:
             member.node = result
         else:
-            member.at_work = True
-            self._false_starts = []
+            member.ready = True
+            self._failed_starts = []
 
-    def _raised(self, member: Member, tasks: Tasks, error: RayError) -> None:
-        """A call raised. Raises `UserError` as it is: trying again doesn't mend it."""
+    def _handle_error(self, member: Member, queue: WorkQueue, error: RayError) -> None:
+        """Count a failed try or start; raise a `UserError` of an item, which would fail again."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         log.debug("%s: %s", self._name, error)
-        task = member.calls[0].task
-        if task is None:
-            known = isinstance(cause, UserError | RunError)
-            self._false_start(member, type(cause)(str(cause)) if known else RunError(_text(cause)))
+        state = member.calls[0].state
+        known = isinstance(cause, UserError | RunError)
+        if state is None:
+            self._count_failed_start(member, cause if known else RunError(_describe(cause)))
         elif isinstance(cause, UserError):
-            raise UserError(str(cause)) from None
+            raise cause from None
         else:
-            tasks.failed(task, member.number, _text(cause))
+            queue.failed(state, member.number, str(cause) if known else _describe(cause))
 
-    def _bury(self, member: Member, tasks: Tasks, why: str, innocent: bool = False) -> None:
-        """An actor is dead, or has to be: its units go back."""
+    def _replace(
+        self, member: Member, queue: WorkQueue, reason: str, node_died: bool = False
+    ) -> None:
+        """Remove an actor that is dead or overdue, and put its items back."""
         calls = list(member.calls)
-        if calls[0].task is None:
-            if _lives(member.node):
-                self._false_start(member, RunError(f"{self._name}: no actor starts: {why}"))
+        if calls[0].state is None:
+            if _is_alive(member.node):
+                error = RunError(f"{self._name}: no actor starts: {reason}")
+                self._count_failed_start(member, error)
             else:
                 self._kill(member)
             return
-        log.warning("%s: %s; starting another actor", self._name, why)
+        log.warning("%s: %s; starting another actor", self._name, reason)
         self._kill(member)
-        oldest, *others = [call.task for call in calls if call.task is not None]
-        for task in reversed(others):
-            tasks.back(task)
-        if innocent:
-            tasks.lost(oldest, why)
+        oldest, *others = [call.state for call in calls if call.state is not None]
+        for state in reversed(others):
+            queue.put_back(state)
+        if node_died:
+            queue.lost(oldest, reason)
         else:
-            tasks.failed(oldest, member.number, why)
+            queue.failed(oldest, member.number, reason)
 
-    def _false_start(self, member: Member, error: Exception) -> None:
-        log.warning("%s: an actor didn't start (%s)", self._name, error)
-        self._false_starts.append(error)
-        self._false_start_at = time.monotonic()
+    def _count_failed_start(self, member: Member, error: Exception) -> None:
+        log.warning("%s: an actor did not start (%s)", self._name, error)
+        self._failed_starts.append(error)
+        self._failed_start_at = time.monotonic()
         self._kill(member)
 
     def _kill(self, member: Member) -> None:
         self._members.remove(member)
-        if ray.is_initialized():  # else all is gone already
+        if ray.is_initialized():  # otherwise all actors are gone already
             ray.kill(member.handle, no_restart=True)
             self._killed.append(member.handle)
 
 
-def _free() -> str:
+def _free_resources() -> str:
     found: Any = ray.available_resources()  # type: ignore[no-untyped-call]
     return f"{found.get('CPU', 0):g} CPUs and {found.get('GPU', 0):g} GPUs"
 
 
-def _lives(node: str | None) -> bool:
-    """Whether a node is there, as far as the cluster knows."""
+def _is_alive(node: str | None) -> bool:
+    """Return whether the cluster considers a node alive; True for an unknown place."""
     nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
     return node is None or any(n["NodeID"] == node and n["Alive"] for n in nodes)
 
 
-def _gone(handle: Any, end: float) -> bool:
-    """Whether an actor that was killed is dead, or is so before `end`."""
+def _is_gone(handle: Any, end: float) -> bool:
+    """Wait until `end` for a killed actor to be dead; return whether it is."""
     while True:
         try:
-            ray.get(handle.hello.remote(), timeout=max(0.1, end - time.monotonic()))
+            ray.get(handle.node_id.remote(), timeout=max(0.1, end - time.monotonic()))
         except RayActorError:
             return True
-        except RayError:  # it didn't answer in time
+        except RayError:  # no answer in time
             return False
         if time.monotonic() > end:
             return False
         time.sleep(0.05)
 
 
-def _died(error: RayActorError, innocent: bool) -> str:
-    if error.actor_init_failed:  # something can't be imported there
+def _death_reason(error: RayActorError, node_died: bool) -> str:
+    if error.actor_init_failed:  # an import failed on the node
         return str(error).strip().splitlines()[-1]
-    return "its node died" if innocent else "its process died (killed, out of memory, or a crash)"
+    if node_died:
+        return "its node died"
+    return "its process died (killed, out of memory, or a crash)"
 
 
-def _text(error: BaseException) -> str:
-    """An error in one line; the words alone of those that are written for users."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {text}"
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {in_short(error)}"

@@ -1,7 +1,7 @@
-"""`cosup submit`: run a config as a job on a Ray cluster, through Ray's job API.
+"""Submit a config as a job to a Ray cluster, by Ray's job API (`cosup submit`).
 
-A job gets the resolved config and this package; the cluster's nodes have the package's
-requirements, the data, and a place for the run that outlives the job.
+The resolved config and this package are uploaded. The nodes of the cluster need the package's
+requirements, the data, and storage for the run that outlives the job.
 """
 
 import asyncio
@@ -20,37 +20,37 @@ import cosup
 from cosup.cluster.connect import connect
 from cosup.config import dump_config, load_config
 from cosup.config.schema import Config
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, in_short, raise_all
 from cosup.remote import is_uri
 from cosup.runs.directory import check_flags
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["AGAIN", "Flags", "Job", "job_config", "submit_job"]
+__all__ = ["RESUME_VARIABLE", "Flags", "Job", "job_config", "submit_job"]
 
-AGAIN = "COSUP_AGAIN"
-"""The variable that tells a job the command its user goes on with when it is cut."""
+RESUME_VARIABLE = "COSUP_AGAIN"
+"""Environment variable of a job with the command by which its user resumes it."""
 
-LOST_SECONDS = 60.0
-"""How long a server may be out of reach before following a job is given up."""
+UNREACHABLE_SECONDS = 60.0
+"""Time that a server may be unreachable before following a job ends."""
 
-_FOLDER = "cosup_job"
-_MAIN = '''\
-"""Run the config beside this file."""
+_MODULE = "cosup_job"
+_MODULE_CODE = '''\
+"""Run config.yaml in the folder of this file."""
 
 import signal
 import sys
 from pathlib import Path
 
-# It may be ignored: a cluster that a script started in the background hands that on.
+# The signal may be ignored: jobs inherit that from a cluster started in a background script.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     from cosup.cli import main
 except ModuleNotFoundError as error:
     sys.exit(
-        f"error: {sys.executable} on the cluster has no {error.name}; every node needs what cosup "
-        "requires (pip install cosup's requirements), for the `python` that Ray runs with"
+        f"error: {sys.executable} on the cluster has no {error.name}; every node needs cosup's "
+        "requirements, installed for the `python` that Ray runs with"
     )
 
 main(["run", str(Path(__file__).with_name("config.yaml")), *sys.argv[1:]])
@@ -59,111 +59,114 @@ main(["run", str(Path(__file__).with_name("config.yaml")), *sys.argv[1:]])
 
 @dataclass(frozen=True)
 class Flags:
-    """How a job treats a run that is there already."""
+    """How a job treats an existing run."""
 
     resume: bool = False
     overwrite: bool = False
 
     def options(self) -> list[str]:
-        """As they are written on a command line."""
+        """Return the command-line options."""
         given = (("--resume", self.resume), ("--overwrite", self.overwrite))
         return [name for name, wanted in given if wanted]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted job, and the commands that deal with it."""
+    """A submitted job, and Ray's commands to follow and stop it."""
 
     client: "JobSubmissionClient"
     id: str
 
     @property
     def follow_command(self) -> str:
-        """Shows its log as it grows."""
+        """The command that shows the job's log as it is written."""
         return self._command("logs", self.id, "--follow")
 
     @property
     def stop_command(self) -> str:
-        """Ends it, as Ctrl-C would."""
+        """The command that ends the job, as Ctrl-C would."""
         return self._command("stop", self.id)
 
     def follow(self, write: Callable[[str], object]) -> tuple[int, str]:
-        """Write the job's log until it ends; its exit status, and a word on how it ended.
+        """Write the job's log until it ends; return its exit status and how it ended, in words.
 
-        A lost connection is taken up again where it was cut; `RunError` if that can't be done.
+        A lost connection is restored without losing or repeating text. Raise `RunError` if the
+        server stays unreachable.
         """
-        return asyncio.run(_follow(self, write))
+        return asyncio.run(_follow_log(self, write))
 
     def _command(self, *words: str) -> str:
         named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-        # Ray's own commands send a token only where this says so.
+        # Ray's commands only send a token in this mode.
         mode = "RAY_AUTH_MODE=token " if named and "RAY_AUTH_MODE" not in os.environ else ""
         address = self.client.get_address()
         return f"{mode}{shlex.join(['ray', 'job', *words, '--address', address])}"
 
 
 def job_config(path: Path, overrides: Sequence[str], working_dir: Path | None) -> Config:
-    """The config that a job runs: on Ray, unless an override says otherwise.
+    """Return the config of a job: its backend is Ray, unless an override sets it.
 
-    `UserError` as `load_config`, and for what a job can't find or would lose.
+    Raise the errors of `load_config`, and `UserError` for paths that mean nothing on the cluster.
     """
-    load_config(path, overrides)  # the user's mistakes, before anything is added
-    ours = ["execution.address=null"]
+    load_config(path, overrides)  # report the user's errors before anything is added
+    added = ["execution.address=null"]
     if not any(_sets_backend(override) for override in overrides):
-        ours.append("execution.backend=ray")
-    config = load_config(path, [*overrides, *ours])
-    lost = list(_lost(config, working_dir))
-    if lost:
-        raise UserError("\n".join(lost))
+        added.append("execution.backend=ray")
+    config = load_config(path, [*overrides, *added])
+    raise_all(_relative_paths(config, working_dir))
     return config
 
 
 def submit_job(
-    config: Config, address: str, flags: Flags, working_dir: Path | None, again: str
+    config: Config, address: str, flags: Flags, working_dir: Path | None, resume_command: str
 ) -> Job:
-    """Start the config as a job.
+    """Submit the config as a job.
 
-    again: the command that goes on with it when it is cut. `UserError` where the address, the
-    token or the working directory is at fault, `RunError` where the cluster refuses the job.
+    resume_command: the command by which the user resumes the job. Raise `UserError` for a wrong
+    address, token or working directory, and `RunError` if the cluster refuses the job.
     """
     check_flags(flags.resume, flags.overwrite)
     if working_dir is not None and not working_dir.is_dir():
-        raise UserError(f"--working-dir: no folder '{working_dir}'")
+        raise UserError("no folder {value}", key="--working-dir", value=str(working_dir))
     client = connect(address)
     stage = Path(tempfile.mkdtemp(prefix="cosup-job-"))
     try:
-        (stage / _FOLDER).mkdir()
-        (stage / _FOLDER / "__main__.py").write_text(_MAIN)
-        (stage / _FOLDER / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        (stage / _MODULE).mkdir()
+        (stage / _MODULE / "__main__.py").write_text(_MODULE_CODE)
+        (stage / _MODULE / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         name = client.submit_job(
-            entrypoint=shlex.join(["python", "-m", _FOLDER, *flags.options()]),
-            runtime_env=_runtime_env(stage / _FOLDER, working_dir, again),
+            entrypoint=shlex.join(["python", "-m", _MODULE, *flags.options()]),
+            runtime_env=_runtime_env(stage / _MODULE, working_dir, resume_command),
             submission_id=f"{config.run.name}-{uuid4().hex[:8]}",
             metadata={"cosup": cosup.__version__, "output": config.run.output},
         )
-    except ValueError as error:  # what is shipped is too large
-        raise UserError(f"--working-dir: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # the upload is too large
+        raise UserError(in_short(error), key="--working-dir", value=str(working_dir)) from None
     except (RuntimeError, OSError) as error:
-        raise RunError(f"{address} doesn't take the job: {' '.join(str(error).split())}") from error
+        raise RunError(f"{address} refuses the job: {in_short(error)}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return Job(client, name)
 
 
-def _lost(config: Config, working_dir: Path | None) -> Iterator[str]:
-    """What is named by a path that means nothing on the cluster."""
+def _relative_paths(config: Config, working_dir: Path | None) -> Iterator[UserError]:
+    """Yield an error for each relative path, which means nothing on the cluster."""
     output, root = config.run.output, config.data.source.settings.get("root")
     if _is_relative(output):
-        yield (
-            f"run.output: '{output}': is relative, and a job's working directory is thrown away; "
-            "give a folder that all nodes share (run.output=/shared/runs) or a URI "
-            "(run.output=s3://bucket/runs)"
+        yield UserError(
+            "a relative path, and a job's working directory is deleted",
+            key="run.output",
+            value=output,
+            allowed="a folder that all nodes share, such as /shared/runs, or a URI, such as "
+            "s3://bucket/runs",
         )
     if root and working_dir is None and _is_relative(root):
-        yield (
-            f"data.root: '{root}': is relative, and a job doesn't start in this folder; give the "
-            "data's path on the cluster's nodes (data.root=/shared/data), or ship small data "
-            "with --working-dir"
+        yield UserError(
+            "a relative path, and a job does not start in this folder",
+            key="data.root",
+            value=root,
+            allowed="the data's path on the nodes, such as /shared/data, or --working-dir, which "
+            "uploads small data",
         )
 
 
@@ -176,55 +179,55 @@ def _sets_backend(override: str) -> bool:
     return key.strip() == "execution.backend" or (key.strip() == "execution" and "backend" in value)
 
 
-def _runtime_env(folder: Path, working_dir: Path | None, again: str) -> dict[str, Any]:
-    shipped = {} if working_dir is None else {"working_dir": str(working_dir)}
+def _runtime_env(folder: Path, working_dir: Path | None, resume_command: str) -> dict[str, Any]:
+    uploaded = {} if working_dir is None else {"working_dir": str(working_dir)}
     return {
-        **shipped,
+        **uploaded,
         "py_modules": [str(Path(cosup.__file__).parent), str(folder)],
         "excludes": ["__pycache__", "*.pyc"],
         "env_vars": {
-            AGAIN: again,
+            RESUME_VARIABLE: resume_command,
             "PYTHONUNBUFFERED": "1",
-            # `ray job stop` is then Ctrl-C: the run says what is kept, and ends its actors.
+            # `ray job stop` then acts as Ctrl-C: the run prints what is kept, and ends its actors.
             "RAY_JOB_STOP_SIGNAL": "SIGINT",
             "RAY_JOB_STOP_WAIT_TIME_S": "60",
         },
     }
 
 
-async def _follow(job: Job, write: Callable[[str], object]) -> tuple[int, str]:
+async def _follow_log(job: Job, write: Callable[[str], object]) -> tuple[int, str]:
     from aiohttp import ClientError
 
-    written, seen = 0, time.monotonic()
+    written, reached = 0, time.monotonic()
     while True:
         skip = written
         try:
-            async for text in job.client.tail_job_logs(job.id):  # from the log's beginning
+            async for text in job.client.tail_job_logs(job.id):  # from the start of the log
                 fresh, skip = text[skip:], max(0, skip - len(text))
                 written += len(fresh)
                 if fresh:
                     write(fresh)
             info = await asyncio.to_thread(job.client.get_job_info, job.id)
-            seen = time.monotonic()
+            reached = time.monotonic()
             if info.status.is_terminal():
                 return _outcome(job, info)
         except (ClientError, RuntimeError, OSError) as error:
-            if time.monotonic() - seen > LOST_SECONDS:
+            if time.monotonic() - reached > UNREACHABLE_SECONDS:
                 raise RunError(
-                    f"{job.client.get_address()} is out of reach ({type(error).__name__}: {error})"
-                    f"; the job may go on; follow it with: {job.follow_command}"
+                    f"{job.client.get_address()} is unreachable ({type(error).__name__}: {error}); "
+                    f"the job may still run; follow it with: {job.follow_command}"
                 ) from error
         await asyncio.sleep(1)
 
 
 def _outcome(job: Job, info: "JobDetails") -> tuple[int, str]:
-    """The exit status that a job's end stands for, and a line on it."""
+    """Return the exit status for the end of a job, and a line about it."""
     if info.status == "SUCCEEDED":
         return 0, f"job {job.id} succeeded"
     if info.status == "STOPPED":
         return 130, f"job {job.id} was stopped"
     code = info.driver_exit_code
     if code:
-        kept = code if 0 < code < 126 else 1
-        return kept, f"job {job.id} failed (exit status {code})"
+        status = code if 0 < code < 126 else 1
+        return status, f"job {job.id} failed (exit status {code})"
     return 1, f"job {job.id} failed: {' '.join((info.message or 'no reason given').split())[:600]}"

@@ -1,7 +1,7 @@
-"""A worker of Ray Train: it takes one training after another from the desk, together with others.
+"""The training loop of a Ray Train worker: it takes one training after another from the queue.
 
-It runs the very job that a local run would, on its slice of every batch, and reads the images
-itself. The first rank sends what comes of it: steps, the state of what isn't finished, the result.
+A worker runs the same job as a local run on its slice of every batch, and reads the images itself.
+The first rank sends steps, the state of the unfinished training, and the result to the driver.
 """
 
 import io
@@ -9,8 +9,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,11 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 from torch import Tensor, nn
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.training_queue import CHUNK
+from cosup.cluster.training_queue import PIECE_BYTES
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError
 from cosup.models.compute import Compute
@@ -32,17 +33,19 @@ from cosup.models.fit import recorded
 from cosup.models.ranks import Ranks, joined
 from cosup.student.jobs import HeadJob, NetworkJob
 
-__all__ = ["Sent", "work"]
+__all__ = ["QueuedTraining", "work"]
 
-SECONDS = 5.0
-"""Steps that aren't recorded are told only so that somebody sees it go on."""
-BEAT = 2.0
+REPORT_SECONDS = 5.0
+"""Time after which a step is reported that is not recorded."""
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A training as it travels. features: a reference to a head's, which go without copying.
-    state: the file on the driver's disk that keeps it unfinished, or ""; result: that of its end.
+class QueuedTraining:
+    """A training as it is sent to workers.
+
+    result: file of the result on the driver's disk. features: object reference to the features of a
+    head job, which are shared without copying. state: file of the unfinished training's state on
+    the driver's disk, or "".
     """
 
     job: HeadJob | NetworkJob
@@ -51,136 +54,126 @@ class Sent:
     state: str = ""
 
 
-def work(desk: Any, setup: Setup) -> None:
-    """Work until there are no more trainings. Raises what another try may mend."""
+def work(queue: Any, setup: Setup) -> None:
+    """Run trainings until the queue is stopped; raise errors that another try may fix."""
     from ray.train.torch import get_device
 
-    setup.enter()
+    setup.apply()
     device = get_device() if setup.device == "cuda" else torch.device("cpu")
-    worker = Worker(desk, setup, device, joined(device))
+    worker = TrainWorker(queue, setup, device, joined(device))
     number = 0
-    with _heartbeat(desk):
-        while (found := ray.get(desk.next.remote(worker.ranks.rank, number))) is not None:
-            number, (reference,) = found
-            try:
-                worker.carry_out(number, ray.get(reference))
-            except (UserError, RunError) as error:
-                ray.get(desk.failed.remote(number, type(error).__name__, str(error)))
-                if worker.ranks.size > 1:
-                    raise  # the others may wait for this one
-            except Exception as error:
-                ray.get(desk.crashed.remote(number, f"{type(error).__name__}: {error}"))
-                raise
+    while (found := ray.get(queue.next.remote(worker.ranks.rank, number))) is not None:
+        if number == 0:  # not earlier: a process that finds the queue aborted has to return
+            threading.Thread(target=_exit_on_abort, args=(queue,), daemon=True).start()
+        number, (reference,) = found
+        try:
+            worker.run(number, ray.get(reference))
+        except (UserError, RunError) as error:
+            ray.get(queue.failed.remote(number, error))
+            if worker.ranks.size > 1:
+                raise  # the other workers may be waiting for this one
+        except Exception as error:
+            ray.get(queue.crashed.remote(number, f"{type(error).__name__}: {error}"))
+            raise
 
 
-class Worker:
-    """What one process holds while it works."""
+def _exit_on_abort(queue: Any) -> None:
+    """End this process when the queue is aborted, also within a training step.
 
-    def __init__(self, desk: Any, setup: Setup, device: torch.device, ranks: Ranks) -> None:
-        self.desk, self.setup, self.device, self.ranks = desk, setup, device, ranks
+    Ray Train then replaces it by one that finds the queue stopped, and returns.
+    """
+    with suppress(RayError):  # the queue is gone, and with it the driver
+        ray.get(queue.wait_for_abort.remote())
+        os._exit(1)
+
+
+class TrainWorker:
+    """One rank: runs trainings, and keeps the data that it has loaded."""
+
+    def __init__(self, queue: Any, setup: Setup, device: torch.device, ranks: Ranks) -> None:
+        self.queue, self.setup, self.device, self.ranks = queue, setup, device, ranks
 
     @cached_property
     def data(self) -> ImageData:
-        return self.setup.load()
+        return self.setup.load_data()
 
-    def carry_out(self, number: int, sent: Sent) -> None:
-        """A training, from where it was left."""
-        tell = _Reporter(self.desk, number) if self.ranks.rank == 0 else None
-        if isinstance(sent.job, HeadJob):
-            job = replace(sent.job, features=_tensor(ray.get(sent.features)))
-            result: Mapping[str, Tensor] = job.run(
-                Compute(self.device, ranks=self.ranks), tell
-            ).state_dict()
+    def run(self, number: int, training: QueuedTraining) -> None:
+        """Run a training, from its saved state if there is one, and send the result."""
+        on_step = _StepReporter(self.queue, number) if self.ranks.rank == 0 else None
+        if isinstance(training.job, HeadJob):
+            job = replace(training.job, features=_read_only_tensor(ray.get(training.features)))
+            compute = Compute(self.device, ranks=self.ranks)
+            result: Mapping[str, Tensor] = job.run(compute, on_step).state_dict()
         else:
-            result = self._network(number, sent, sent.job, tell)
+            result = self._train_network(number, training, training.job, on_step)
         if self.ranks.rank == 0:
             content = io.BytesIO()
             torch.save(dict(result), content)
-            self._send(number, content, sent.result)
-            ray.get(self.desk.done.remote(number))
+            self._send(number, content, training.result)
+            ray.get(self.queue.done.remote(number))
 
-    def _network(
-        self, number: int, sent: Sent, job: NetworkJob, tell: "_Reporter | None"
+    def _train_network(
+        self,
+        number: int,
+        training: QueuedTraining,
+        job: NetworkJob,
+        on_step: "_StepReporter | None",
     ) -> Mapping[str, Tensor]:
         live = job.lesson.guidance.live
         if isinstance(live, nn.Module):
             live.to(self.device)
         with TemporaryDirectory(prefix="cosup-state-") as folder:
-            scratch = Path(folder) if sent.state else None
+            scratch = Path(folder) if training.state else None
             if scratch is not None and self.ranks.rank == 0:
-                self._fetch(sent.state, scratch / job.state)
+                self._fetch(training.state, scratch / job.state)
 
-            def send(state: Path) -> None:
+            def send_state(state: Path) -> None:
                 with state.open("rb") as file:
-                    self._send(number, file, sent.state)
+                    self._send(number, file, training.state)
 
-            compute = Compute(
-                self.device,
-                self.setup.precision,
-                self.setup.decoders(),
-                self.setup.config.execution.batch_size,
-                scratch=scratch,
-                ranks=self.ranks,
-            )
-            return job.run(self.data, compute, tell, send).model.state_dict()
+            compute = replace(self.setup.compute(self.device, scratch), ranks=self.ranks)
+            return job.run(self.data, compute, on_step, send_state).model.state_dict()
 
     def _send(self, number: int, file: io.BufferedIOBase, path: str) -> None:
-        """Write a file on the driver's disk."""
+        """Write a file to the driver's disk."""
         size, start = file.seek(0, os.SEEK_END), 0
         file.seek(0)
         while True:
-            piece = file.read(CHUNK)
+            piece = file.read(PIECE_BYTES)
             last = start + len(piece) == size
-            ray.get(self.desk.write.remote(number, path, start, piece, last))
+            ray.get(self.queue.write.remote(number, path, start, piece, last))
             start += len(piece)
             if last:
                 return
 
     def _fetch(self, path: str, to: Path) -> None:
-        """Copy a file from the driver's disk, if it is there."""
+        """Copy a file from the driver's disk, if it exists."""
         with to.open("wb") as file:
-            while piece := ray.get(self.desk.read.remote(path, file.tell())):
+            while piece := ray.get(self.queue.read.remote(path, file.tell())):
                 file.write(piece)
             empty = not file.tell()
         if empty:
             to.unlink()
 
 
-class _Reporter:
-    """Tells the desk of steps: of those that are recorded, and now and then of others."""
+class _StepReporter:
+    """Reports the recorded steps to the queue, and others from time to time."""
 
-    def __init__(self, desk: Any, number: int) -> None:
-        self.desk, self.number = desk, number
+    def __init__(self, queue: Any, number: int) -> None:
+        self.queue, self.number = queue, number
         self.last = time.monotonic()
 
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
         now = time.monotonic()
-        if not recorded(step) and now - self.last < SECONDS:
+        if not recorded(step) and now - self.last < REPORT_SECONDS:
             return
         self.last = now
         means = {name: float(value.float().mean()) for name, value in metrics.items()}
-        self.desk.step.remote(self.number, step, loss, means)
+        self.queue.step.remote(self.number, step, loss, means)
 
 
-def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """The array as a tensor, which nobody may write to."""
+def _read_only_tensor(array: NDArray[np.generic]) -> Tensor:
+    """Return the array as a tensor without copying; it must not be written to."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of read-only arrays
         return torch.from_numpy(array)
-
-
-@contextmanager
-def _heartbeat(desk: Any) -> Iterator[None]:
-    """Let the desk hear of this process."""
-    end = threading.Event()
-
-    def beat() -> None:
-        while not end.wait(BEAT):
-            desk.alive.remote()
-
-    desk.alive.remote()
-    threading.Thread(target=beat, daemon=True).start()
-    try:
-        yield
-    finally:
-        end.set()

@@ -1,20 +1,19 @@
-"""Students trained under Ray Train: one TorchTrainer, whose workers do one training after another.
+"""Training of students by Ray Train: one TorchTrainer, whose workers run many trainings.
 
-To start its processes takes Ray Train many seconds, more than most heads take to fit; so they stay
-from the first training to the last. Ray Train places the workers, joins them (DDP) and replaces
-them all when one dies. What it restores is our own: the state that `train_network` saves, which
-lies on the driver's disk, so that a killed worker, a lost node and a restarted driver go on alike.
+Starting its processes takes Ray Train many seconds, longer than most heads take to fit, so they
+stay from the first training to the last. Ray Train places the workers, joins them in a process
+group, and replaces all of them when one dies. A replaced training resumes from its own state, which
+is saved to the driver's disk; so do trainings of a driver that was killed.
 """
 
 import copy
 import logging
+import math
 import os
 import shutil
+import signal
 import tempfile
-import threading
-import time
 import uuid
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,67 +23,67 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
 import torch
-from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError, RayTaskError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.controller import Announcer, Fixed
-from cosup.cluster.session import Closing, Places, described, find_nodes
-from cosup.cluster.train_worker import Sent, work
-from cosup.cluster.training_queue import Desk
+from cosup.cluster.session import Allocation, Closeable, describe_nodes, find_nodes
+from cosup.cluster.train_worker import QueuedTraining, work
+from cosup.cluster.training_queue import TrainingQueue
 from cosup.data.table import ImageData
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, in_short
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.fit import OnStep
 from cosup.models.heads import HeadBank, head_bank
 from cosup.student.jobs import HeadJob, NetworkJob
+from cosup.words import plural
 
 __all__ = ["RayLauncher"]
 
 log = logging.getLogger(__name__)
 
+PLACE_SECONDS = 10.0
+"""Time that Ray Train waits for a place before it starts anew."""
 SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # An actor of its own, for checkpoints that we don't report.
+    # The watcher is an actor of its own, for checkpoints that are not reported here.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    # For so long the controller can't be stopped while it waits for a place.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{PLACE_SECONDS:g}",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-"""Of Ray Train, unless the user has set them."""
-UNUSED = ("PlacementGroupCleanerCallback", "DatasetsCallback")
-"""Callbacks of Ray Train's."""
-STARTING = 60.0
-"""Seconds that workers may take to start once they have a place."""
-LEAVING = 30.0
+"""Environment variables of Ray Train, unless the user has set them."""
+END_SECONDS = 30.0
+"""Time for Ray Train to end by itself before it is killed."""
 
 
-class RayLauncher(Closing):
-    """A student's trainings on a cluster that this process is connected to.
+class RayLauncher(Closeable):
+    """Trains students on the cluster that this process is connected to.
 
-    places: the workers and what each reserves. tries: of a training as long as it gets no further.
-    wait: seconds to wait for a place. The workers start with the first training and are gone when
-    it is left or closed; a further training starts new ones.
+    allocation: the workers. tries: how often a training may fail without progress. wait: seconds to
+    wait for a place. The workers start with the first training, and end when the launcher is
+    closed; a later training starts new ones.
     """
 
-    def __init__(self, setup: Setup, places: Places, *, tries: int, wait: float) -> None:
-        self.setup = replace(setup, device=places.device)
-        self.places = places
+    def __init__(self, setup: Setup, allocation: Allocation, *, tries: int, wait: float) -> None:
+        self.setup = replace(setup, device=allocation.device)
+        self.allocation = allocation
         self.tries, self.wait = tries, wait
-        self._desk: Any = None
-        self._thread = threading.Thread()
+        self._queue: Any = None
+        self._fit: Any = None  # the result of the task that runs Ray Train
         self._folder = Path()
-        self._error: BaseException | None = None
         self._features: tuple[torch.Tensor, Any] | None = None
 
     def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
-        """The fitted heads. Raises as the fit does, and `RunError` for what befalls the cluster."""
-        job.check(self.places.count)
+        """Return the fitted heads; raise the errors of the fit, and `RunError` for the cluster's.
+
+        compute: not used, the workers have their own.
+        """
+        job.check(self.allocation.count)
         if self._features is None or self._features[0] is not job.features:
             self._features = (job.features, ray.put(job.features.numpy()))
         sent = replace(job, features=torch.empty(0))
@@ -94,34 +93,28 @@ class RayLauncher(Closing):
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
     ) -> Classifier:
-        """The job's classifier, trained. Raises as the training does, and `RunError` for what
-        befalls the cluster."""
+        """Return the job's trained classifier; raise the errors of the training, and `RunError` for
+        the cluster's."""
         assert data.fingerprint == self.setup.known.fingerprint, "workers read the run's own data"
-        job.check(self.places.count)
+        job.check(self.allocation.count)
         state = "" if compute.scratch is None else str((compute.scratch / job.state).absolute())
-        job.classifier.model.load_state_dict(self._run(_light(job), on_step, state=state))
+        job.classifier.model.load_state_dict(self._run(_on_cpu(job), on_step, state=state))
         return job.classifier.eval().requires_grad_(False)
 
     def close(self, abort: bool = False) -> None:
-        """Send the workers home (abort: whatever they are at), and wait until they are gone."""
-        if self._desk is None:
+        """End the workers (abort: within a training step) and wait until they are gone."""
+        if self._queue is None:
             return
-        desk, self._desk, self._features = self._desk, None, None
-        end = time.monotonic() + LEAVING
+        queue, self._queue, self._features = self._queue, None, None
         try:
-            controller = ray.get(desk.stop.remote())
-            while self._thread.is_alive() and time.monotonic() < end:
-                if abort and controller is not None:
-                    with suppress(RayError):  # it ends with its own end
-                        ray.get(controller.abort.remote(), timeout=LEAVING)
-                self._thread.join(0.5)
-                controller = ray.get(desk.stop.remote())
-            if self._thread.is_alive() and controller is not None:
-                log.warning("Ray Train does not end; killing its controller")
-                ray.kill(controller)
-            ray.kill(desk)
+            ray.get(queue.stop.remote(abort))
+            if not ray.wait([self._fit], timeout=END_SECONDS)[0]:
+                log.warning("Ray Train does not end; killing it")
+                ray.cancel(self._fit, force=True)
+                ray.wait([self._fit], timeout=END_SECONDS)
+            ray.kill(queue)
         except RayError as error:
-            log.warning("ending Ray Train: %s", str(error).splitlines()[0])
+            log.warning("ending Ray Train: %s", in_short(error))
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -132,132 +125,120 @@ class RayLauncher(Closing):
         features: Any = None,
         state: str = "",
     ) -> dict[str, torch.Tensor]:
-        """What a training comes to."""
+        """Have the workers run a training; return the tensors of its result."""
         try:
-            if self._desk is None:
+            if self._queue is None:
                 self._start()
             result = self._folder / "result.pt"
-            reference = ray.put(Sent(job, str(result), features, state))
-            ray.get(self._desk.post.remote([reference]))
-            self._follow(on_step)
+            reference = ray.put(QueuedTraining(job, str(result), features, state))
+            ray.get(self._queue.submit.remote([reference]))
+            self._wait_for_end(on_step)
             content = torch.load(result, weights_only=True)
             result.unlink()
             return dict(content)
         except RayError as error:
             self.close(abort=True)
-            raise RunError(f"Ray Train: {str(error).splitlines()[0]}") from error
+            raise RunError(f"Ray Train: {in_short(error)}") from error
         except BaseException:
             self.close(abort=True)
             raise
 
     def _start(self) -> None:
-        """The desk, and Ray Train's controller, which runs until the desk is closed."""
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        logging.getLogger("ray.train").setLevel(logging.WARNING)
+        """Start the queue, and Ray Train, which runs until the queue is stopped."""
         self._folder = Path(tempfile.mkdtemp(prefix="cosup-ray-train-"))
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(Desk)
-        self._desk = actor.options(num_cpus=0, scheduling_strategy=here).remote(self.tries)
-        self._error = None
-        trainer = _trainer(self._desk, self.setup, self.places, self._folder)
+        queue: Any = ray.remote(TrainingQueue)
+        self._queue = queue.options(num_cpus=0, scheduling_strategy=here).remote(self.tries)
+        # In a task, which can be cancelled: its end is the end of all processes of Ray Train. In
+        # this process, Ray Train would handle Ctrl-C itself and exit with status 0.
+        task: Any = ray.remote(_fit)
+        task = task.options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+        settings = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
+        run = {"queue": self._queue, "setup": self.setup, "allocation": self.allocation}
+        self._fit = task.remote(**run, wait=self.wait, folder=str(self._folder), settings=settings)
 
-        def fit() -> None:
-            try:
-                trainer.fit()
-            except BaseException as error:
-                self._error = error
-
-        # Not in the main thread: there it would take Ctrl-C for itself, and leave with status 0.
-        self._thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-        self._thread.start()
-
-    def _follow(self, on_step: OnStep | None) -> None:
-        """Until the training is done. Raises what it failed with."""
+    def _wait_for_end(self, on_step: OnStep | None) -> None:
+        """Report steps until the training has ended; raise the error that it failed with."""
         furthest = 0
         while True:
-            ended = not self._thread.is_alive()
-            events, silent = ray.get(self._desk.take.remote(1.0))
-            for what, about in events:
-                if what == "done":
+            ended, _ = ray.wait([self._fit], timeout=0)
+            for kind, content in ray.get(self._queue.take_events.remote(1.0)):
+                if kind == "done":
                     return
-                if what == "failed":
-                    raise self._failure(about)
-                step, loss, metrics = about
-                if on_step is not None and step > furthest:  # others were told before a restart
+                if kind == "failed":
+                    raise content
+                if kind == "exhausted":
+                    raise RunError(
+                        f"the student's training failed {plural(self.tries, 'time')} without "
+                        f"progress; the last error: {content or 'a worker died'}"
+                    )
+                step, loss, metrics = content
+                if on_step is not None and step > furthest:  # a restart repeats earlier steps
                     on_step(step, loss, {n: torch.tensor(v) for n, v in metrics.items()})
                 furthest = max(step, furthest)
             if ended:
-                reason = (str(self._error).splitlines() or [""])[0]
-                raise RunError(f"Ray Train has ended: {reason or 'no reason is given'}")
-            if silent > self.wait + STARTING:
-                raise RunError(self._missing())
+                raise self._end_of_ray_train()
 
-    def _failure(self, about: tuple[str, str]) -> Exception:
-        kind, text = about
-        if kind:
-            return {"UserError": UserError}.get(kind, RunError)(text)
-        how = "once" if self.tries == 1 else f"{self.tries} times"
-        return RunError(
-            f"the student's training failed {how} without getting further; the last time: "
-            f"{text or 'a worker died'}"
-        )
-
-    def _missing(self) -> str:
-        wanted = self.places
-        return (
-            f"the student's training: no place was found for {wanted.count} workers of "
-            f"{wanted.num_cpus:g} CPUs and {wanted.num_gpus:g} GPUs in {self.wait:g} s "
-            f"(execution.wait); the cluster has {described(find_nodes())}"
-        )
+    def _end_of_ray_train(self) -> RunError:
+        """Return the error for Ray Train ending before the training."""
+        wanted, reason = self.allocation, "no reason given"
+        try:
+            ray.get(self._fit)
+        except RayTaskError as error:
+            reason = in_short(error.cause)
+            if isinstance(error.cause, ControllerError):
+                return RunError(
+                    f"the student's training: {plural(wanted.count, 'worker')} of {wanted} did not "
+                    f"start in {self.wait:g} s (execution.wait); the cluster has "
+                    f"{describe_nodes(find_nodes())} ({reason})"
+                )
+        return RunError(f"Ray Train has ended: {reason}")
 
 
-_TorchTrainer: Any = TorchTrainer  # there are two, and its types name the old one
+def _fit(
+    queue: Any,
+    setup: Setup,
+    allocation: Allocation,
+    wait: float,
+    folder: str,
+    settings: dict[str, str],
+) -> None:
+    """Run Ray Train until the queue is stopped; raise its `ControllerError` if no place is found
+    for the workers in `wait` seconds.
 
-
-class _Trainer(_TorchTrainer):  # type: ignore[misc]
-    """Without what it has no use for, each an actor more. One is detached and looks after placement
-    groups by asking the dashboard, which need not be there: then it stays for ever. Ray removes
-    them itself when the driver is gone."""
-
-    def __init__(self, desk: Any, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.desk = desk
-
-    def _create_default_callbacks(self) -> list[Any]:
-        made: list[Any] = super()._create_default_callbacks()
-        return [one for one in made if type(one).__name__ not in UNUSED]
-
-    def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        policy = Fixed(self.scaling_config, self.desk)
-        return super()._initialize_and_run_controller(**{**settings, "scaling_policy": policy})
-
-
-def _trainer(desk: Any, setup: Setup, places: Places, folder: Path) -> Any:
-    gpus = places.num_gpus
-    callbacks: Any = [Announcer(desk)]
-    resources = {"CPU": places.num_cpus, **({"GPU": gpus} if gpus else {})}
-    # Ranks that share a GPU can't talk through NCCL; states and random numbers are the CPU's.
+    settings: environment variables.
+    """
+    os.environ.update(settings)
+    seconds = float(settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
+    gpus = allocation.num_gpus
+    resources = {"CPU": allocation.num_cpus, **({"GPU": gpus} if gpus else {})}
+    # Ranks that share a GPU cannot use NCCL; states and random numbers are on the CPU.
     backend = "cpu:gloo,cuda:nccl" if gpus >= 1 else "gloo"
-    return _Trainer(
-        desk,
-        partial(work, desk, setup),
+    limits: Any = {  # Ray's types name an older class
+        "max_failures": -1,  # the queue counts: a training with progress is tried again
+        "controller_failure_limit": max(0, math.ceil(wait / seconds) - 1),
+    }
+    trainer = TorchTrainer(
+        partial(work, queue, setup),
         torch_config=TorchConfig(backend=backend),
         scaling_config=ScalingConfig(
-            num_workers=places.count, use_gpu=gpus > 0, resources_per_worker=resources
+            num_workers=allocation.count, use_gpu=gpus > 0, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=f"cosup-{uuid.uuid4().hex}",
-            storage_path=str(folder),
-            # The desk counts: a training that gets further is tried on.
-            failure_config=FailureConfig(max_failures=-1),
-            callbacks=callbacks,
+            storage_path=folder,
+            failure_config=FailureConfig(**limits),
         ),
     )
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    finally:  # Ray Train's handler refers to its controller, which would stay with this process
+        signal.signal(signal.SIGINT, handler)
 
 
-def _light(job: NetworkJob) -> NetworkJob:
-    """The job with what it needs of the teachers, on the CPU."""
+def _on_cpu(job: NetworkJob) -> NetworkJob:
+    """Return the job with its teachers on the CPU, and without those that it does not ask."""
     guidance = job.lesson.guidance
     live = guidance.live if job.asks_live else None
     if isinstance(live, nn.Module):

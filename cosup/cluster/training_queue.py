@@ -1,135 +1,126 @@
-"""Where trainings lie that the driver gives out and its workers carry out, an actor beside the
-driver.
+"""The actor that passes trainings from the driver to the workers of Ray Train, and results back.
 
-What workers make reaches the driver's disk through it, in pieces: no file system is shared. It
-imports nothing heavy, so it is up at once.
+It runs on the driver's node and writes the files that workers send, in pieces, to the driver's
+disk, so no shared file system is needed. It imports little, so it starts quickly.
 """
 
 import asyncio
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHUNK", "Desk", "Event"]
+__all__ = ["PIECE_BYTES", "Event", "TrainingQueue"]
 
-CHUNK = 64 * 2**20
-"""Bytes of a file that travel at a time."""
+PIECE_BYTES = 64 * 2**20
+"""Bytes of a file that are sent at a time."""
 
-TEMPORARY = ".cosup-tmp"
-"""As of `cosup.files`, which imports more."""
+PARTIAL_SUFFIX = ".cosup-tmp"
+"""Equal to `cosup.files.TEMPORARY`, which would import torch."""
 
 Event = tuple[str, Any]
-"""`step`: (step, loss, metrics); `failed`: (kind of error, text); `done`: None."""
+"""("step", (step, loss, metrics)), ("failed", exception), ("exhausted", last error) or
+("done", None)."""
 
 
-class Desk:
-    """One training at a time, numbered from 1. tries: of one, as long as it gets no further."""
+class TrainingQueue:
+    """Holds one training at a time; trainings are numbered from 1.
+
+    tries: how often a training may fail without progress (a saved state).
+    """
 
     def __init__(self, tries: int) -> None:
         self.tries = tries
         self.number = 0
         self.job: Any = None
-        self.begun = 0
+        self.attempts = 0
         self.error = ""
         self.events: list[Event] = []
-        self.heard = time.monotonic()
         self.stopped = False
-        self.head: Any = None
+        self.aborted = False
         self.changed = asyncio.Condition()
 
-    # The driver's side.
+    # Called by the driver.
 
-    async def post(self, job: Any) -> int:
-        """Give out a training; its number."""
+    async def submit(self, job: Any) -> int:
+        """Offer a training to the workers; return its number."""
         self.number += 1
-        self.job, self.begun, self.error, self.events = job, 0, "", []
-        self.heard = time.monotonic()
-        await self._tell()
+        self.job, self.attempts, self.error, self.events = job, 0, "", []
+        await self._notify()
         return self.number
 
-    async def take(self, seconds: float) -> tuple[list[Event], float]:
-        """What has happened since (waits so long for something to), and the seconds since a worker
-        was heard of."""
+    async def take_events(self, seconds: float) -> list[Event]:
+        """Return the events since the last call; wait up to `seconds` for one."""
         async with self.changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: self.events), seconds)
         events, self.events = self.events, []
-        return events, time.monotonic() - self.heard
+        return events
 
-    async def stop(self) -> Any:
-        """Send the workers home; the controller of Ray Train, if it has started."""
-        self.stopped, self.job = True, None
-        await self._tell()
-        return self.head
+    async def stop(self, abort: bool = False) -> None:
+        """Let the workers return (abort: exit at once) instead of waiting for trainings."""
+        self.stopped, self.aborted, self.job = True, abort, None
+        await self._notify()
 
-    async def controller(self, handle: Any) -> None:
-        """The controller says who it is."""
-        self.head = handle
+    # Called by the workers.
 
-    async def closed(self) -> bool:
-        """Whether the workers are sent home."""
-        return self.stopped
-
-    # The workers' side.
+    async def wait_for_abort(self) -> None:
+        """Return when the workers are to exit."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.aborted)
 
     async def next(self, rank: int, after: int) -> tuple[int, Any] | None:
-        """The training that follows (waits for one), with its number; None: there are no more.
+        """Wait for the next training; return its number and job, or None if there are no more.
 
-        after: the last one that this process has worked on, or 0. A training that isn't done is
-        given out again, to processes that take a dead one's place.
+        after: the number of the last training of this process, or 0. An unfinished training is
+        returned again to processes that replace a dead one.
         """
         async with self.changed:
-            await self.changed.wait_for(lambda: self.stopped or self._waits(after))
+            await self.changed.wait_for(lambda: self.stopped or self._is_waiting(after))
         if self.stopped:
             return None
         if rank == 0:
-            self.begun += 1
-        if self.begun > self.tries:
-            await self._close("failed", ("", self.error))
+            self.attempts += 1
+        if self.attempts > self.tries:
+            await self._end("exhausted", self.error)
             return await self.next(rank, after)
         return self.number, self.job
 
-    async def alive(self) -> None:
-        """A worker is at work."""
-        self.heard = time.monotonic()
-
     async def step(self, number: int, step: int, loss: float, metrics: dict[str, float]) -> None:
-        """How far a training is."""
-        if self._current(number):
+        """Report a step of a training."""
+        if self._is_current(number):
             self.events.append(("step", (step, loss, metrics)))
-            await self._tell()
+            await self._notify()
 
     async def done(self, number: int) -> None:
-        """A training is finished; its file was sent before."""
-        if self._current(number):
-            await self._close("done", None)
+        """Report the end of a training; its result was written before."""
+        if self._is_current(number):
+            await self._end("done", None)
 
-    async def failed(self, number: int, kind: str, text: str) -> None:
-        """A training failed in a way that trying again won't mend."""
-        if self._current(number):
-            await self._close("failed", (kind, text))
+    async def failed(self, number: int, error: Exception) -> None:
+        """Report an error that another try cannot fix."""
+        if self._is_current(number):
+            await self._end("failed", error)
 
     async def crashed(self, number: int, text: str) -> None:
-        """A training failed; the first process to say so knows why."""
-        if self._current(number):
+        """Report any other error; the first one reported is the cause of the others."""
+        if self._is_current(number):
             self.error = self.error or text
 
     async def read(self, path: str, start: int) -> bytes:
-        """A piece of a file; nothing at its end, or if there is none."""
+        """Return a piece of a file; empty at its end, or if there is no such file."""
         try:
             with open(path, "rb") as file:
                 file.seek(start)
-                return file.read(CHUNK)
+                return file.read(PIECE_BYTES)
         except FileNotFoundError:
             return b""
 
     async def write(self, number: int, path: str, start: int, piece: bytes, last: bool) -> None:
-        """Write a piece of a file; after the last one it takes the name's place as a whole."""
-        if not self._current(number):
+        """Write a piece of a file, which replaces the file of that name after the last piece."""
+        if not self._is_current(number):
             return
-        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}{TEMPORARY}")
+        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}{PARTIAL_SUFFIX}")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "r+b" if start else "wb") as file:
             file.seek(start)
@@ -139,20 +130,20 @@ class Desk:
                 os.fsync(file.fileno())
         if last:
             temporary.replace(path)
-            self.begun, self.error = 1, ""  # it got further
+            self.attempts, self.error = 1, ""  # a saved state is progress
 
-    def _waits(self, after: int) -> bool:
+    def _is_waiting(self, after: int) -> bool:
         return self.job is not None and self.number > after
 
-    def _current(self, number: int) -> bool:
-        """Whether it is the one being worked on: what a straggler says of others is stale."""
+    def _is_current(self, number: int) -> bool:
+        """Return whether a report is about the current training; late ones are ignored."""
         return number == self.number and self.job is not None
 
-    async def _close(self, what: str, about: Any) -> None:
+    async def _end(self, kind: str, content: Any) -> None:
         self.job = None
-        self.events.append((what, about))
-        await self._tell()
+        self.events.append((kind, content))
+        await self._notify()
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self.changed:
             self.changed.notify_all()

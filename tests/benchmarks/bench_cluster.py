@@ -27,9 +27,9 @@ import torch
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.pool import Pool
-from cosup.cluster.session import connected
-from cosup.cluster.teachers import annotate as annotate_by_actors
+from cosup.cluster.pool import Limits, Pool
+from cosup.cluster.session import Allocation, connected
+from cosup.cluster.teachers import annotate_with_pool
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import load_data
 from cosup.runs.prepare import make_compute
@@ -94,13 +94,14 @@ class Bench:
             annotate(self.teachers, self.data, store, self.compute)
         else:
             given = (self.teachers, self.data, store, self.compute)
-            annotate_by_actors(lambda: pool, *given)
+            annotate_with_pool(lambda: pool, *given)
         return time.perf_counter() - start
 
 
 def pool_of(bench: Bench, actors: int) -> Pool:
     """Return a pool of actors with one CPU each."""
-    return Pool(bench.setup(), actors, 1, 0, tries=1, timeout=600, wait=60, name="teachers")
+    limits = Limits(tries=1, timeout=600, wait=60)
+    return Pool(bench.setup(), Allocation(actors, 1, 0), limits, "teachers")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.session import Places, connected
+from cosup.cluster.session import Allocation, connected
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.loader import image_batches
@@ -98,7 +98,7 @@ def main() -> None:
     pairs = []
     with (
         connected(ExecutionSection()),
-        RayLauncher(setup, Places(options.workers, 1, 0), tries=1, wait=60) as launcher,
+        RayLauncher(setup, Allocation(options.workers, 1, 0), tries=1, wait=60) as launcher,
     ):
         for seed in range(options.seeds):
             alone = job(options, data, seed).run(data, Compute(CPU))

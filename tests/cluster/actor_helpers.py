@@ -1,4 +1,4 @@
-"""A small real task, its teachers, and actors for them."""
+"""A small real task, its teachers, and pools of actors for them."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from cluster_helpers import CPUS
 from safetensors import safe_open
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.pool import Pool
+from cosup.cluster.pool import Limits, Pool
+from cosup.cluster.session import Allocation
 from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
@@ -18,7 +19,7 @@ from cosup.teachers.hierarchy import TeacherSpec, plan_hierarchy
 from cosup.teachers.train import save_group, teacher_groups, train_group
 
 SHARD = 50
-"""Samples: the batch of 16 doesn't divide it."""
+"""Samples per shard, not a multiple of the batch of 16."""
 TWICE = {"by": "domain", "levels": [1, 2]}
 TINY = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
 NETWORKS = {
@@ -48,18 +49,10 @@ def config(teachers: dict[str, Any]) -> Config:
     return Config.model_validate(content)
 
 
-def actors(data: ImageData, config: Config, cwd: str = "", **changes: Any) -> Pool:
+def actors(data: ImageData, config: Config, cwd: str = "", count: int = 2, tries: int = 3) -> Pool:
     setup = Setup(config, data.known(), cwd, torch.get_num_threads(), "cpu", "float32")
-    settings: dict[str, Any] = {
-        "count": 2,
-        "num_cpus": CPUS,  # so that each node has one
-        "num_gpus": 0,
-        "tries": 3,
-        "timeout": 60,
-        "wait": 60,
-        "name": "teachers",
-    }
-    return Pool(setup, **{**settings, **changes})
+    allocation = Allocation(count, CPUS, 0)  # one actor per node
+    return Pool(setup, allocation, Limits(tries, timeout=60, wait=60), "teachers")
 
 
 Groups = list[tuple[list[TeacherSpec], TeachersSection]]
@@ -83,14 +76,14 @@ def train_here(
 
 
 def assert_same_files(folder: Path, expected: Path) -> None:
-    """The same files, and in each the same."""
+    """Assert that both folders have the same files with the same content."""
     ours, theirs = files(folder), files(expected)
     assert sorted(ours) == sorted(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
 def files(folder: Path) -> dict[str, Any]:
-    """What every file holds. safetensors writes its metadata in any order."""
+    """Return the content of every file; safetensors writes its metadata in any order."""
     found: dict[str, Any] = {}
     for path in (path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))

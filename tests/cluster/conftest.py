@@ -1,8 +1,8 @@
-"""A real Ray cluster of two nodes on this machine, shared by all tests that need one.
+"""Fixtures with a real Ray cluster of two nodes on this machine, shared by all tests.
 
-Everything of it is private: home, folder of sessions, ports. A test that asks for `nodes` may kill
-the second one, the next test finds a new one. After each such test no actor and no placement group
-may be left. One that asks for `cluster` alone shares actors with others of its module.
+It has its own home, session folder and ports. A test with the fixture `nodes` may kill the second
+node; the next test gets a new one. After each such test no actor and no placement group may exist.
+Tests with `cluster` share actors with others of their module.
 """
 
 import shutil
@@ -31,8 +31,8 @@ from cosup.teachers.features import FeatureCache
 
 @pytest.fixture(scope="session")
 def cluster(forks: list[str]) -> Iterator[TwoNodes]:
-    """Two nodes of two CPUs each; this process is connected to the first."""
-    # Sockets' paths may have 107 characters at most, so not below pytest's own folder.
+    """Start two nodes of two CPUs each, and connect this process to the first."""
+    # Not below pytest's folder: paths of sockets may have 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="cosup-ray-"))
     with pytest.MonkeyPatch.context() as patch:
         (folder / "home").mkdir()
@@ -40,7 +40,7 @@ def cluster(forks: list[str]) -> Iterator[TwoNodes]:
         patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # or they wait for all that runs beside them
+        patch.setenv("RAY_worker_niceness", "0")  # otherwise all other processes have priority
         patch.delenv("RAY_ADDRESS", raising=False)
         head = {"gcs_server_port": free_port(), "include_dashboard": False, **node_settings()}
         nodes = TwoNodes(Cluster(shutdown_at_exit=True), None)
@@ -57,7 +57,7 @@ def cluster(forks: list[str]) -> Iterator[TwoNodes]:
 
 @pytest.fixture
 def nodes(cluster: TwoNodes) -> Iterator[TwoNodes]:
-    """The cluster with both its nodes; afterwards nothing may be left on it."""
+    """Return the cluster with both nodes; afterwards no actor may exist on it."""
     if cluster.second is None:
         cluster.add()
     assert_nothing_left()
@@ -73,7 +73,7 @@ def data() -> ImageData:
 
 @pytest.fixture(scope="module")
 def two_threads() -> Iterator[None]:
-    """Two: the last digits depend on it, so the actors must not have another number."""
+    """Set two torch threads, which actors must use as well: the last digits depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -82,5 +82,5 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def features(tmp_path: Path) -> FeatureCache:
-    """What this process computes with."""
+    """Return the backbones and compute context of this process."""
     return FeatureCache(Compute(torch.device("cpu"), "float32", 1, 16, tmp_path / "cache"))

@@ -1,6 +1,6 @@
-"""In the place of Ray's `setup_worker.py`: its workers are forks, up at once (`forks.py`).
+"""Start Ray's workers as forks, which is quick (`helpers/forks.py`); replaces `setup_worker.py`.
 
-Ray leaves out a file of that very name where there is nothing to set up.
+Ray does not run a file of that name if there is nothing to set up, hence the other name.
 """
 
 import json
@@ -24,5 +24,5 @@ if __name__ == "__main__":
     os.environ.update(context.pop("env_vars", {}))
     asked = {name: value for name, value in context.items() if value}
     assert asked.pop("py_executable", sys.executable) == sys.executable
-    assert not asked, f"not for workers that are forks: {asked}"
+    assert not asked, f"not supported by forked workers: {asked}"
     sys.exit(call(own))

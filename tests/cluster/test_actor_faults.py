@@ -1,4 +1,4 @@
-"""Shards that always fail."""
+"""Tests of shards that always fail."""
 
 from hashlib import md5
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from actor_helpers import SHARD, actors, config, plan, train_here
 from cluster_helpers import TwoNodes
 
-from cosup.cluster.teachers import annotate
+from cosup.cluster.teachers import annotate_with_pool
 from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.teachers.annotate import open_store
@@ -18,7 +18,7 @@ from cosup.teachers.table import ANNOTATED
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_threads")]
 
-# A teacher that can't stand one image, named by a file in the folder the run was started in.
+# A teacher that fails on one image, whose hash is in a file in the working directory.
 FRAGILE = """
 from hashlib import md5
 from pathlib import Path
@@ -56,9 +56,9 @@ def test_a_shard_that_always_fails_is_named_and_the_others_are_there(
         actors(data, config(section), str(tmp_path), count=1, tries=2) as pool,
         pytest.raises(RunError) as caught,
     ):
-        annotate(lambda: pool, teachers, data, store, features.compute)
+        annotate_with_pool(lambda: pool, teachers, data, store, features.compute)
     ids = data.sample_ids(data.rows("student_train")[SHARD : 2 * SHARD])
-    expected = f"annotations of student_train, samples {SHARD} to {2 * SHARD - 1}: given up after 2"
+    expected = f"annotations of student_train, samples {SHARD} to {2 * SHARD - 1}: failed after 2"
     assert str(caught.value).startswith(expected)
     assert "teacher 'all': call:fragile_teacher:teach failed: ValueError" in str(caught.value)
     assert f"samples {', '.join(ids[:5])} and 45 more" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Teachers and features by actors: the same bits as in one process, though actors are killed."""
+"""Tests of teachers and features by actors: equal bits, also after actors are killed."""
 
 import os
 import signal
@@ -22,13 +22,13 @@ from actor_helpers import (
 )
 from cluster_helpers import TwoNodes, actor_pids, assert_nothing_left, wait_until
 
-from cosup.cluster.pool import Pool, Unit
-from cosup.cluster.teachers import annotate, feature_blocks, train_groups
+from cosup.cluster.pool import Pool
+from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
+from cosup.cluster.work_queue import WorkItem
 from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.models.section import BackboneSection
-from cosup.teachers.annotate import annotate as annotate_here
-from cosup.teachers.annotate import open_store
+from cosup.teachers.annotate import annotate, open_store
 from cosup.teachers.base import Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.store import AnnotationStore
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_threads")]
 
 @pytest.fixture(scope="module")
 def shared(cluster: TwoNodes, data: ImageData) -> Iterator[Pool]:
-    """Two actors, one per node, for the tests that need no others."""
+    """Return two actors, one per node, for the tests that need no others."""
     if cluster.second is None:
         cluster.add()
     with actors(data, config(NETWORKS)) as pool:
@@ -47,24 +47,24 @@ def shared(cluster: TwoNodes, data: ImageData) -> Iterator[Pool]:
     assert_nothing_left()
 
 
-def test_features_are_the_same_bits_from_any_row_on(
+def test_features_are_equal_from_any_row_on(
     shared: Pool, data: ImageData, features: FeatureCache
 ) -> None:
     section = BackboneSection.model_validate(TINY)
     source = features.source(section)
-    blocks = feature_blocks(lambda: shared, data, 16, 40, lambda _: source.backbone.identity)
+    blocks = features_by_pool(lambda: shared, data, 16, 40, lambda _: source.backbone.identity)
     whole = source.of_split(data, "test")
     everything = torch.cat(list(blocks(section, data, "test", 0) or ()))
     assert torch.equal(everything[torch.from_numpy(data.rows("test"))], whole)
     rest = torch.cat(list(blocks(section, data, "test", 64) or ()))
     assert torch.equal(rest, everything[64:])
     assert blocks(section, data.subset(np.arange(9)), "test", 0) is None
-    other = feature_blocks(lambda: shared, data, 16, 400, lambda _: "another's")
-    with pytest.raises(RunError, match="backbone 'cifar_resnet8' is another on node"):
+    other = features_by_pool(lambda: shared, data, 16, 400, lambda _: "another's")
+    with pytest.raises(RunError, match="backbone 'cifar_resnet8' on node"):
         list(other(section, data, "test", 0) or ())
 
 
-def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
+def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     shared: Pool, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     groups = plan(data, NETWORKS) + plan(data, LINEAR)[1:]
@@ -78,8 +78,8 @@ def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
     killed: list[int] = []
 
     def kill() -> None:
-        wait_until(lambda: len(list(remote.glob("*.state"))) == 2, "two are trained at once")
-        killed.append(next(iter(actor_pids("Worker"))))
+        wait_until(lambda: len(list(remote.glob("*.state"))) == 2, "two are not trained at once")
+        killed.append(next(iter(actor_pids("PoolActor"))))
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -90,17 +90,17 @@ def test_teachers_are_trained_side_by_side_and_a_kill_costs_a_few_steps(
     assert_same_files(remote, local)
     steps = {step for name, step, _ in told if name == groups[1][0][0].name}
     assert 50 in steps
-    train_groups(_nobody, groups, training)  # nothing is left to do
+    train_groups(_no_pool, groups, training)  # no work is left
 
 
-def test_annotations_are_the_same_bits_though_actors_and_nodes_are_killed(
+def test_annotations_are_equal_after_actors_and_nodes_are_killed(
     cluster: TwoNodes, shared: Pool, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
-    """Both in the middle of the work; the pool of this module is one actor then."""
+    """Kills happen during the work; the pool of this module has one actor then."""
     quick = {**NETWORKS, "training": {"steps": 3, "batch_size": 16, "lr": 0.01}}
     teachers = train_here(plan(data, quick), data, features, tmp_path / "teachers")
     local = open_store(tmp_path / "local", data, SHARD)
-    annotate_here(teachers, data, local, features.compute)
+    annotate(teachers, data, local, features.compute)
     total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)
 
     def annotate_and(kill: Callable[[], object], folder: str) -> AnnotationStore:
@@ -113,29 +113,29 @@ def test_annotations_are_the_same_bits_though_actors_and_nodes_are_killed(
 
         remote = open_store(tmp_path / folder, data, SHARD)
         wait_for_both(shared)
-        annotate(lambda: shared, teachers, data, remote, features.compute, on_shard)
+        annotate_with_pool(lambda: shared, teachers, data, remote, features.compute, on_shard)
         assert told == [(n + 1, total) for n in range(total)]  # each shard once
         assert_same_files(remote.directory, local.directory)
         return remote
 
-    remote = annotate_and(lambda: os.kill(next(iter(actor_pids("Worker"))), signal.SIGKILL), "a")
+    remote = annotate_and(lambda: os.kill(next(iter(actor_pids("PoolActor"))), signal.SIGKILL), "a")
     annotate_and(cluster.kill, "b")
     (remote.directory / "test" / teachers[1].name / "00001.safetensors").unlink()
     told: list[int] = []
-    annotate(
+    annotate_with_pool(
         lambda: shared, teachers, data, remote, features.compute, lambda *said: told.append(said[3])
     )
     assert told == [1]
     assert_same_files(remote.directory, local.directory)
-    annotate(_nobody, teachers, data, remote, features.compute)
+    annotate_with_pool(_no_pool, teachers, data, remote, features.compute)
 
 
 def wait_for_both(pool: Pool) -> None:
-    """Until two actors are at work, one on each node."""
+    """Wait until two actors work, one on each node."""
     at_work: set[str] = set()
     while len(at_work) < 2:
-        at_work |= {node for _, node in pool.run([Unit("a node", "hello", ())] * 8)}
+        at_work |= {node for _, node in pool.run([WorkItem("a node", "node_id", ())] * 8)}
 
 
-def _nobody() -> Pool:
-    raise AssertionError("there is nothing to do")
+def _no_pool() -> Pool:
+    raise AssertionError("there is no work")

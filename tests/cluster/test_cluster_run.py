@@ -1,4 +1,4 @@
-"""A whole run on a cluster: the local run's numbers and lines, though its driver is killed."""
+"""Tests of a whole run on a cluster: numbers and log of the local run, also after a kill."""
 
 import os
 import re
@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 from cluster_helpers import TwoNodes, assert_nothing_left
+from helpers.user_errors import error_of
 from safetensors.torch import load_file
 
 from cosup.cluster import run_config
 from cosup.config.schema import Config
-from cosup.errors import UserError
 
 pytestmark = pytest.mark.ray
 
@@ -64,8 +64,7 @@ def config(folder: Path, backend: str, **execution: Any) -> Config:
 
 
 def lines(run: Path) -> list[str]:
-    """What a run said, each line once, but for what comes now and then while something takes long,
-    and for where it wrote its page."""
+    """Return the distinct lines of a run's log, without progress messages and the page's path."""
     found = re.findall(r"INFO (cosup\.\S+): (.*)", (run / "log.txt").read_text())
     apart = ("cosup.runs.logs", "cosup.report.page")
     return list(dict.fromkeys(line for name, line in found if name not in apart))
@@ -76,7 +75,7 @@ def compared(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def same_files(ours: Path, theirs: Path) -> None:
-    """All annotations, decisions and students; tables without the names of files."""
+    """Assert that all annotations, decisions and students are equal."""
     tensors = sorted(path.relative_to(theirs) for path in theirs.rglob("*.safetensors"))
     assert sorted(path.relative_to(ours) for path in ours.rglob("*.safetensors")) == tensors
     assert any(path.parts[0] == "annotations" for path in tensors)
@@ -90,11 +89,11 @@ def same_files(ours: Path, theirs: Path) -> None:
         pd.testing.assert_frame_equal(found, pd.read_parquet(table))
 
 
-def test_a_run_whose_driver_is_killed_is_the_local_run(
+def test_a_killed_and_resumed_run_equals_the_local_run(
     nodes: TwoNodes, forks: list[str], tmp_path: Path
 ) -> None:
-    """Specialists, a generalist, a gate's features, students, controls. The driver is killed by
-    SIGKILL while the first student is trained; `--resume` ends as if nothing had been."""
+    """With specialists, a generalist, a gate's features, students and controls. The driver is
+    killed by SIGKILL while the first student is trained, and resumed."""
     local = run_config(config(tmp_path, "local"), tmp_path / "local")
     content = config(tmp_path, "ray", address=nodes.address)
     file = tmp_path / "config.yaml"
@@ -113,7 +112,7 @@ def test_a_run_whose_driver_is_killed_is_the_local_run(
     before = [path.stat().st_mtime_ns for path in done]
     ours = run_config(content, tmp_path / "ray", resume=True)
     assert_nothing_left()
-    assert [path.stat().st_mtime_ns for path in done] == before  # nothing was annotated again
+    assert [path.stat().st_mtime_ns for path in done] == before  # nothing was annotated twice
     assert compared(ours) == compared(local)
     same_files(tmp_path / "ray", tmp_path / "local")
     expected, found = lines(tmp_path / "local"), lines(tmp_path / "ray")
@@ -123,22 +122,21 @@ def test_a_run_whose_driver_is_killed_is_the_local_run(
     assert all(line.startswith(("Ray: ", "resuming from ")) for line in others), others
 
 
-def test_what_there_is_no_room_for_is_said_first(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_missing_resources_are_reported_first(nodes: TwoNodes, tmp_path: Path) -> None:
     for section, asked in {
         "student": {"workers": 5},
         "teachers": {"num_gpus": 0.5},
         "features": {"num_cpus": 3},
     }.items():
-        with pytest.raises(UserError, match=rf"execution\.{section}: .* the cluster has room for"):
-            run_config(config(tmp_path, "ray", **{section: asked}), tmp_path / "run")
+        error = error_of(run_config, config(tmp_path, "ray", **{section: asked}), tmp_path / "run")
+        assert error.key == ("execution", section)
+        assert "the cluster has room for" in error.problem
     assert not (tmp_path / "run").exists()
 
 
-def test_where_no_cluster_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_cluster_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    with pytest.raises(
-        UserError, match=r"execution\.address: '127\.0\.0\.1:1': nothing answers there"
-    ):
-        run_config(config(tmp_path, "ray", address="127.0.0.1:1"), tmp_path / "run")
+    error = error_of(run_config, config(tmp_path, "ray", address="127.0.0.1:1"), tmp_path / "run")
+    assert (error.key, error.value) == (("execution", "address"), "127.0.0.1:1")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Students under Ray Train: the local run's weights, whatever is killed on the way."""
+"""Tests of students trained by Ray Train: weights of the local run, also after kills."""
 
 import os
 import signal
@@ -22,9 +22,8 @@ from helpers.student_jobs import (
     state,
 )
 
-from cosup.cluster import trainer
 from cosup.cluster.actor import Setup
-from cosup.cluster.session import Places
+from cosup.cluster.session import Allocation
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config
 from cosup.errors import RunError
@@ -51,8 +50,8 @@ def setup(two_threads: None) -> Setup:
 
 @pytest.fixture(scope="module")
 def one(cluster: TwoNodes, setup: Setup) -> Iterator[RayLauncher]:
-    """One worker, which the tests of this module share until one of them ends it."""
-    with RayLauncher(setup, Places(1, 1, 0), tries=3, wait=60) as launcher:
+    """Return one worker, which the tests of this module share until one of them ends it."""
+    with RayLauncher(setup, Allocation(1, 1, 0), tries=3, wait=60) as launcher:
         yield launcher
 
 
@@ -71,7 +70,7 @@ def long() -> NetworkJob:
 
 
 def at(step: int, do: Callable[[], object], seen: list[int]) -> Callable[..., None]:
-    """Listens to the steps, and does something after one."""
+    """Return a callback that records the steps, and calls `do` once at a step."""
 
     def on_step(now: int, loss: float, metrics: Any) -> None:
         if now >= step and max(seen, default=0) < step:
@@ -83,8 +82,8 @@ def at(step: int, do: Callable[[], object], seen: list[int]) -> Callable[..., No
     return on_step
 
 
-def test_one_worker_is_the_local_run(one: RayLauncher, tmp_path: Path) -> None:
-    """To the last bit: heads, networks with all that is random, live teachers, the meta stage."""
+def test_one_worker_equals_the_local_run(one: RayLauncher, tmp_path: Path) -> None:
+    """Bit by bit: heads, networks with all randomness, live teachers and the meta stage."""
     losses: dict[int, float] = {}
     local: dict[int, float] = {}
     heads = one.heads(head_job(), Compute(), lambda step, loss, _: losses.update({step: loss}))
@@ -101,7 +100,7 @@ def test_one_worker_is_the_local_run(one: RayLauncher, tmp_path: Path) -> None:
         assert same(state(trained(one, job(), tmp_path)), state(here(job())))
 
 
-def test_a_worker_that_takes_a_killed_ones_place_goes_on(one: RayLauncher, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_resumes(one: RayLauncher, tmp_path: Path) -> None:
     def kill() -> None:
         (pid,) = actor_pids(WORKER)
         os.kill(pid, signal.SIGKILL)
@@ -109,15 +108,15 @@ def test_a_worker_that_takes_a_killed_ones_place_goes_on(one: RayLauncher, tmp_p
     seen: list[int] = []
     network = trained(one, long(), tmp_path, at(50, kill, seen))
     assert seen[0] == 1
-    assert seen == sorted(set(seen))  # no step is told twice
+    assert seen == sorted(set(seen))  # no step is reported twice
     assert same(state(network), state(here(long())))
 
 
-def test_an_interrupted_driver_leaves_a_state_and_nobody(one: RayLauncher, tmp_path: Path) -> None:
-    """What goes on from such a state: `test_cluster_run.py`."""
+def test_an_interrupt_leaves_a_state_and_no_actor(one: RayLauncher, tmp_path: Path) -> None:
+    """See `test_cluster_run.py` for resuming from such a state."""
 
     def interrupt() -> None:
-        wait_until((tmp_path / "net.state").exists, "a state is saved")
+        wait_until((tmp_path / "net.state").exists, "no state is saved")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -127,24 +126,24 @@ def test_an_interrupted_driver_leaves_a_state_and_nobody(one: RayLauncher, tmp_p
 
 
 def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Path) -> None:
-    """One worker on each node: a node that is lost makes no difference, and heads say what one
-    worker's say of nearly every image. (Networks: `test_ranks.py`, without Ray.)"""
+    """One worker per node: a lost node changes nothing, and heads predict the same class as one
+    worker's for nearly all images. (For networks see `test_ranks.py`, without Ray.)"""
 
     def job() -> NetworkJob:
         return network_job(steps=24, save_every=4)
 
     def lose() -> None:
-        wait_until((tmp_path / "lost" / "net.state").exists, "a state is saved")
+        wait_until((tmp_path / "lost" / "net.state").exists, "no state is saved")
         nodes.kill()
         nodes.add()
 
-    with RayLauncher(setup, Places(2, CPUS, 0), tries=3, wait=60) as two:
+    with RayLauncher(setup, Allocation(2, CPUS, 0), tries=3, wait=60) as two:
         whole = trained(two, job(), tmp_path / "whole")
         heads = two.heads(head_job(), Compute(), None)
         workers = actor_pids(WORKER)
         assert len(set(workers.values())) == 2
         lost = trained(two, job(), tmp_path / "lost", at(1, lose, []))
-        assert not workers.keys() & actor_pids(WORKER)  # all were replaced, in mid-training
+        assert not workers.keys() & actor_pids(WORKER)  # all were replaced during the training
         assert_the_error_arrives(two)
     assert_nothing_left()
     assert same(state(lost), state(whole))
@@ -154,7 +153,7 @@ def test_two_workers_and_a_lost_node(nodes: TwoNodes, setup: Setup, tmp_path: Pa
 
 
 def assert_the_error_arrives(launcher: RayLauncher) -> None:
-    """As the training raises it, and though the other worker waits for the one that did."""
+    """The error is the training's own, although the other worker waits for the failed one."""
     diverging = {"lr": 1e38, "schedule": "constant"}
     with pytest.raises(RunError) as caught:
         launcher.heads(head_job(**diverging), Compute(), None)
@@ -163,13 +162,12 @@ def assert_the_error_arrives(launcher: RayLauncher) -> None:
     assert str(caught.value) == str(expected.value)
 
 
-def test_no_place_for_the_workers(
+def test_workers_without_a_place(
     nodes: TwoNodes, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "STARTING", 0.0)
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     with (
-        RayLauncher(setup, Places(3, 1.5, 0), tries=3, wait=3) as launcher,
-        pytest.raises(RunError, match=r"3 workers of 1.5 CPUs .* in 3 s .*2 nodes of 2 CPUs"),
+        RayLauncher(setup, Allocation(3, 1.5, 0), tries=3, wait=2) as launcher,
+        pytest.raises(RunError, match=r"3 workers of 1.5 CPUs .* in 2 s .*2 nodes of 2 CPUs"),
     ):
         launcher.heads(head_job(), Compute(), None)
