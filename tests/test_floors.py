@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     {"levels"},
     {"losses", "metrics", "assignment", "consistency"},
     {"rounds"},
-    {"decisions", "control_runs"},
+    {"control_runs"},
     {"data", "models"},
     {"config"},
     {"layout"},

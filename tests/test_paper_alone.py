@@ -19,7 +19,7 @@ SCRIPT = textwrap.dedent(
     import cosup
     from cosup import assignment, consistency, evidence, levels, losses, metrics, protocols
     from cosup import probabilities, rounds
-    from cosup.decisions import decide
+    from cosup.rounds import decide
 
     class Nearest(protocols.Student):
         # Predicts the class of the nearest mean.

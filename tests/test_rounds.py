@@ -15,14 +15,13 @@ from helpers.digits_task import (
 
 from cosup.assignment import ASSIGNERS, Agreement, Confidence, DawidSkene, Gate, Oracle, Random
 from cosup.consistency import FILTERS, LocalGlobal, TeacherStudent
-from cosup.decisions import decide
 from cosup.errors import RunError
 from cosup.evidence import mix
 from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
 from cosup.losses import LOSSES, AdaptiveConfidence, CrossEntropy, Objective
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.rounds import RoundState, run_rounds
+from cosup.rounds import RoundState, decide, run_rounds
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
 
