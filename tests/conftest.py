@@ -1,5 +1,4 @@
-"""How the suite runs: side by side on the cores there are, a file's tests together, the dear files
-first; and threads that leave each other alone."""
+"""Run the suite in parallel: one worker per core, whole files per worker, slow files first."""
 
 import os
 import subprocess
@@ -13,8 +12,8 @@ from pathlib import Path
 import helpers.forks as forking
 import pytest
 
-# Threads of small networks wait asleep: spinning ones slow each other down tenfold on a machine
-# that does other things too.
+# Idle threads sleep instead of spinning: on a busy machine, spinning threads slow each other down
+# tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:  # set before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,7 +22,7 @@ MOST_WORKERS = 8
 
 
 def pytest_xdist_auto_num_workers() -> int | None:
-    """One per core that this process may use; xdist itself counts real cores, of the machine."""
+    """Return the number of cores available to this process; xdist counts all physical cores."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -31,7 +30,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 RAY_BESIDE = {"test_submit.py", "test_trainer.py"}
-"""Of the files that need Ray, those that take as long as the others together."""
+"""Files that need Ray and together take as long as the other files that do."""
 
 
 @cache
@@ -40,8 +39,9 @@ def needs_ray(path: Path) -> bool:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """By file, as what a module's fixtures make is dear; and the files that need Ray are like two
-    files, each with a cluster of its own.
+    """Schedule tests by file (fixtures of modules are slow), and files that need Ray in two groups.
+
+    Each of the two groups has its own cluster.
 
     (`--dist loadgroup` does not see groups under pytest 9.2: pytest-xdist's issue 1386.)
     """
@@ -58,7 +58,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a worker, the order in which xdist hands files out: Ray, slow tests, many tests."""
+    """Order the files of a worker: those with Ray first, then slow tests, then many tests."""
     if not hasattr(config, "workerinput"):
         return
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pages(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where pages aren't looked at, runs end without theirs: each takes a second."""
+    """Skip the report page of runs, which takes a second, except in the tests of reports."""
     pipeline = sys.modules.get("cosup.runs.pipeline")
     with pytest.MonkeyPatch.context() as patch:
         if pipeline is not None and request.path.parent.name != "report":
@@ -79,7 +79,7 @@ def no_pages(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server of forks, one for all workers; it imports nothing before it is called."""
+    """Start the fork server, one for all workers; it imports modules at the first call."""
     if hasattr(config, "workerinput") or not hasattr(os, "fork"):
         return
     path = os.path.join(tempfile.mkdtemp(prefix="cosup-forks-"), "socket")
@@ -88,14 +88,14 @@ def pytest_configure(config: pytest.Config) -> None:
         [sys.executable, forking.__file__, "--serve", path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C goes to the callers, which pass it on
+        start_new_session=True,  # the callers receive Ctrl-C and pass it on
     )
-    config.add_cleanup(server.communicate)  # its input ends, and so does it
+    config.add_cleanup(server.communicate)  # closing its input ends the server
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
 
 
 @pytest.fixture(scope="session")
 def forks() -> list[str]:
-    """What to write in a command for `sys.executable`: it is up at once (`forks.py`)."""
+    """Return a command prefix like `sys.executable` that starts at once (see `forks.py`)."""
     return [sys.executable, forking.__file__]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.digits_task import described, digits_task, new_student, recipe
+from helpers.digits_task import class_prototypes, digits_task, new_student, recipe
 from sklearn.metrics.pairwise import cosine_similarity
 
 from cosup.control_runs import ControlRun
@@ -46,10 +46,10 @@ def test_the_oracle_is_above_random_assignment(found):
 def test_zero_shot_is_the_student_before_any_training() -> None:
     task, labels = digits_task()
     head = {"kind": "prototype", "scale": 20.0}
-    make = new_student(prototypes=described(), head=head)
+    make = new_student(prototypes=class_prototypes(), head=head)
     predicted = run_control("zero_shot", task, recipe(make), task.levels[0])
     # Independently: the nearest prototype by cosine.
-    expected = cosine_similarity(task.test_inputs.numpy(), described().numpy())
+    expected = cosine_similarity(task.test_inputs.numpy(), class_prototypes().numpy())
     assert torch.equal(predicted.top()[0], torch.from_numpy(expected.argmax(1)))
     torch.testing.assert_close(
         predicted.dense(), torch.from_numpy(20 * expected).softmax(1).float(), atol=1e-3, rtol=0

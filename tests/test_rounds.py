@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.digits_task import (
     CLASSES,
-    described,
+    class_prototypes,
     digits_task,
     new_student,
     recipe,
@@ -190,7 +190,7 @@ def test_a_short_run_keeps_its_numbers():
 
 def test_a_student_that_starts_from_text_guides_its_first_round() -> None:
     task, _ = digits_task()
-    make = new_student(prototypes=described(), head={"kind": "prototype"})
+    make = new_student(prototypes=class_prototypes(), head={"kind": "prototype"})
     untrained = make(Objective(CrossEntropy()), 0).predict(task.inputs)
     built = recipe(make, Agreement(), student_first=True)
     outcomes = list(run_rounds(task, built, 0))

@@ -38,7 +38,7 @@ CONTROLS = (
 
 
 def main() -> None:
-    """Make a run, write its report, and print time and size."""
+    """Write a synthetic run and its report, and print time and size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--samples", type=int, default=100_000, help="of student_train")
     parser.add_argument("--test", type=int, default=20_000)
@@ -62,14 +62,14 @@ def main() -> None:
         run = load_run(path)
         opened = time.perf_counter() - start
         found = tables(run)
-        made = time.perf_counter() - start
+        computed = time.perf_counter() - start
         page = write_report(load_run(path))
-        total = time.perf_counter() - start - made
+        total = time.perf_counter() - start - computed
         rows = sum(len(table) for table in found.values())
         print(
             f"{options.samples:,} samples x {sum(options.levels)} teachers x {options.classes} "
             f"classes, {options.test:,} test samples: opened in {1000 * opened:.1f} ms; "
-            f"{len(found)} tables of {rows:,} rows in {made:.1f} s"
+            f"{len(found)} tables of {rows:,} rows in {computed:.1f} s"
         )
         print(
             f"read, tables, page: {total:.1f} s (allowed: 20); the page has "

@@ -72,8 +72,8 @@ class Bench:
 
     def model(self) -> Classifier:
         """Return a new network on the device, in cosup's memory format."""
-        made = build_classifier(self.options.model, 10, None, self.options.size)
-        return made.to(self.device).to(memory_format=torch.channels_last)
+        model = build_classifier(self.options.model, 10, None, self.options.size)
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def ours(self, classifier: Classifier) -> None:
         """Take `steps` steps with `train_network`."""

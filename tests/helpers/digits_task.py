@@ -1,6 +1,6 @@
-"""A tiny real task for tests: scikit-learn's digits, pixels as features, class specialists.
+"""Small real task: scikit-learn's digits, pixels as features, class specialists.
 
-Levels: one weak generalist, then two specialists of five classes each. Everything is in memory.
+It has two levels: a weak generalist, and two specialists of five classes each.
 """
 
 from collections.abc import Mapping
@@ -32,31 +32,31 @@ CLASSES = 10
 
 @cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [1797, 64] in 0 .. 1 and labels, shuffled once."""
+    """Return pixels [1797, 64] in 0 .. 1 and labels, shuffled once."""
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     return pixels[order].astype(np.float32) / 16, labels[order]
 
 
-def weak(pixels: np.ndarray) -> np.ndarray:
+def weak_inputs(pixels: np.ndarray) -> np.ndarray:
     """Return the inputs of weak teachers: digits of 4 x 4 pixels."""
     return pixels.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(len(pixels), 16)
 
 
 def annotate(block: list[int] | None, train: slice, rows: slice) -> Tensor:
-    """Probabilities [n, 10] of a logistic regression trained on the block's samples alone."""
+    """Return probabilities [n, 10] of a logistic regression trained on a block's samples."""
     pixels, labels = digits()
     inside = np.isin(labels[train], block if block is not None else range(CLASSES))
     model = LogisticRegression(max_iter=300, C=10.0)
-    model.fit(weak(pixels[train])[inside], labels[train][inside])
+    model.fit(weak_inputs(pixels[train])[inside], labels[train][inside])
     probs = np.zeros((len(pixels[rows]), CLASSES), dtype=np.float32)
-    probs[:, model.classes_] = model.predict_proba(weak(pixels[rows]))
+    probs[:, model.classes_] = model.predict_proba(weak_inputs(pixels[rows]))
     return torch.from_numpy(probs)
 
 
 @cache
 def digits_task(samples: int = 900) -> tuple[Task, Tensor]:
-    """The task, and the labels of its test samples. 300 samples train the teachers."""
+    """Return the task and its test labels; 300 samples train the teachers."""
     pixels, labels = digits()
     train, rows, test = slice(0, 300), slice(300, 300 + samples), slice(1300, 1797)
     features = torch.from_numpy(pixels)
@@ -74,7 +74,7 @@ def digits_task(samples: int = 900) -> tuple[Task, Tensor]:
 
 
 def student_section(**changes: object) -> StudentSection:
-    """A linear head, 150 steps."""
+    """Return the settings of a linear head trained for 150 steps."""
     settings = {
         "backbone": BackboneSection(name="none"),
         "training": TrainingSection(steps=150, batch_size=64, lr=0.03),
@@ -83,7 +83,7 @@ def student_section(**changes: object) -> StudentSection:
     return StudentSection.model_validate(settings)
 
 
-def described() -> Tensor:
+def class_prototypes() -> Tensor:
     """Return prototypes [10, 64] in place of text features: class means of five images."""
     pixels, labels = digits()
     rows = [np.flatnonzero(labels[:300] == label)[:5] for label in range(CLASSES)]
@@ -93,7 +93,7 @@ def described() -> Tensor:
 def new_student(
     folds: Tensor | None = None, prototypes: Tensor | None = None, **changes: object
 ) -> NewStudent:
-    """Return a function that makes such students."""
+    """Return a function that builds head students."""
 
     def make(objective: Objective, seed: int) -> Student:
         section = student_section(**changes)

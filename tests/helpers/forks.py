@@ -1,11 +1,12 @@
-"""Python processes that are up at once: forks of one that has imported what takes seconds.
+"""Start Python processes without import time: forks of a process with the slow imports done.
 
     python forks.py SCRIPT ARGUMENT ...        as `python SCRIPT ARGUMENT ...`
     python forks.py -m MODULE ARGUMENT ...     as `python -m MODULE ARGUMENT ...`
 
-What this runs is a process of its own, with the caller's environment, folder, standard streams and
-exit status; signals are passed on to it, and it dies with this one. Without a server that forks
-(conftest.py starts it) it is Python itself. Ray's workers: `cluster/forked_worker.py`.
+The script runs in a new process with the caller's environment, folder and standard streams; its
+exit status is returned, signals are passed on, and it dies with the caller. Without a fork server
+(conftest.py starts one) the script runs in this process. For Ray's workers see
+`cluster/forked_worker.py`.
 """
 
 import atexit
@@ -25,34 +26,34 @@ from pathlib import Path
 from typing import Any
 
 SERVER = "COSUP_TEST_FORKS"
-"""The environment's variable with the path of the server's socket."""
+"""Environment variable with the path of the server's socket."""
 PRELOADED = (
-    "torch._dynamo",  # by the first optimiser
+    "torch._dynamo",  # imported by the first optimizer
     "torch.distributed.nn",
     "sklearn.datasets",
     "pyarrow.dataset",
     "cosup.runs.pipeline",
 )
-"""Not Ray, which takes a process's settings from its environment as it is imported."""
+"""Modules to import before forking; not Ray, which reads the environment at import."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-# The caller's side, which imports next to nothing.
+# The caller's side; it imports only the standard library.
 
 
 def call(arguments: list[str]) -> int:
-    """Have it run, and wait for its end; its exit status."""
+    """Let the server run the arguments, wait for the end, and return the exit status."""
     server = socket.socket(socket.AF_UNIX)
     server.connect(os.environ[SERVER])
     order = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
     content = json.dumps(order).encode()
     socket.send_fds(server, [len(content).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(content)
-    said = server.makefile("r")
-    pid = int(said.readline())
+    replies = server.makefile("r")
+    pid = int(replies.readline())
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(pid, number))
-    status = int(said.readline())
+    status = int(replies.readline())
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
@@ -63,8 +64,10 @@ def call(arguments: list[str]) -> int:
 
 
 class Server:
-    """Forks for every caller, until standard input ends. path: of a socket, in a folder of its own,
-    which goes with the server."""
+    """Fork a process for every caller until standard input ends.
+
+    path: of the socket; its folder is removed at the end.
+    """
 
     def __init__(self, path: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX)
@@ -82,8 +85,8 @@ class Server:
         for source in (0, self.listener, self.ended):
             self.events.register(source, selectors.EVENT_READ)
 
-    def orders(self) -> dict[str, Any] | None:
-        """Serve. In a fork: what it is to run; in the server: None, at the end."""
+    def serve(self) -> dict[str, Any] | None:
+        """Serve callers; return the order in a fork, and None in the server at the end."""
         while True:
             for key, _ in self.events.select():
                 if key.fileobj == 0:
@@ -99,16 +102,16 @@ class Server:
                     self.events.unregister(key.fileobj)
                     if key.data in self.callers:
                         os.kill(key.data, signal.SIGKILL)
-            self._tell_ends()
+            self._report_exits()
 
     def _fork(self) -> dict[str, Any] | None:
-        """In the fork: what it is to run, its surroundings made."""
+        """Accept a caller and fork; return the order in the fork, with its streams set up."""
         caller, _ = self.listener.accept()
         size, streams, *_ = socket.recv_fds(caller, 8, 3)
         try:
             with caller.makefile("rb") as content:
                 order: dict[str, Any] = json.loads(content.read(int.from_bytes(size, "big")))
-        except (OSError, ValueError):  # it was killed as it called
+        except (OSError, ValueError):  # the caller was killed while connecting
             for stream in streams:
                 os.close(stream)
             caller.close()
@@ -122,7 +125,7 @@ class Server:
             self.callers[pid] = caller
             self.events.register(caller, selectors.EVENT_READ, pid)
             return None
-        os.setpgid(0, 0)  # Ray kills a worker's whole group
+        os.setpgid(0, 0)  # Ray kills the process group of a worker
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.events.close()
@@ -137,16 +140,16 @@ class Server:
         return order
 
     def _preload(self, environment: dict[str, str]) -> None:
-        """Import, once; with as many threads as the callers are to have."""
+        """Import the modules once, with the caller's number of threads."""
         if self.preloaded:
             return
         os.environ.update({k: v for k, v in environment.items() if k.startswith("OMP_")})
         for name in PRELOADED:
             importlib.import_module(name)
-        gc.freeze()  # or every fork copies what it merely looks at
+        gc.freeze()  # so that garbage collection in forks does not copy pages
         self.preloaded = True
 
-    def _tell_ends(self) -> None:
+    def _report_exits(self) -> None:
         while self.callers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
             caller = self.callers.pop(ended[0])
             with suppress(KeyError):
@@ -157,9 +160,9 @@ class Server:
 
 
 def run(arguments: list[str]) -> None:
-    """As Python does with these arguments."""
+    """Run a script or a module as the Python command line does."""
     first, *rest = arguments
-    del sys.path[0]  # the folder of this file
+    del sys.path[0]  # folder of this file
     found = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [path for path in found if path not in sys.path]
     if first == "-m":
@@ -172,8 +175,8 @@ def run(arguments: list[str]) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
-def leave(order: dict[str, Any]) -> None:
-    """Carry it out and end this process, without taking apart all that was imported."""
+def run_and_exit(order: dict[str, Any]) -> None:
+    """Run the order and end the process without the slow teardown of imported modules."""
     status: object = 0
     try:
         run(order["arguments"])
@@ -200,8 +203,8 @@ def main(arguments: list[str]) -> None:
         return
     server = Server(arguments[1])
     os.write(1, b"ready\n")
-    if order := server.orders():
-        leave(order)
+    if order := server.serve():
+        run_and_exit(order)
     path = Path(arguments[1])
     path.unlink()
     path.parent.rmdir()

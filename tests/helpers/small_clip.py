@@ -1,9 +1,9 @@
-"""A small CLIP for trying things out where there is none: `python tests/helpers/small_clip.py`.
+"""Train a small CLIP for experiments: `python tests/helpers/small_clip.py`.
 
-It has open_clip's own architecture (a vision transformer, a text transformer, CLIP's tokenizer),
-and is trained for about a minute on real images, Fashion-MNIST's training part turned by up to 60
-degrees, with the names of their classes as captions, so that text and image features align. It is
-written as open_clip writes models: a folder with `open_clip_config.json` and the weights, for
+The model has an architecture of open_clip (a vision transformer, a text transformer, CLIP's
+tokenizer). It is trained for about a minute on the training images of Fashion-MNIST, rotated by up
+to 60 degrees, with class names as captions, so that text and image features align. It is saved in
+the format of open_clip, a folder with `open_clip_config.json` and the weights, for
 `open_clip:FOLDER`.
 """
 
@@ -46,7 +46,7 @@ MODEL: dict[str, Any] = {
     },
 }
 TURN = 60
-"""Degrees by which training images are turned at most: what is turned further is new to it."""
+"""Maximum rotation of training images in degrees; larger angles are new to the model."""
 MEAN, STD = 0.286, 0.353
 """Of Fashion-MNIST's pixels, in 0 .. 1."""
 
@@ -54,10 +54,10 @@ MEAN, STD = 0.286, 0.353
 def train(
     images: Tensor, labels: Tensor, steps: int, batch_size: int = 128, seed: int = 0
 ) -> open_clip.CLIP:
-    """A CLIP trained on uint8 images [N, 1, 28, 28] and captions that name their classes.
+    """Return a CLIP trained on uint8 images [N, 1, 28, 28] and captions that name their classes.
 
-    Every step draws one caption for all images, so that a batch has each class's text once, and
-    an image's other captions are never counted as wrong.
+    Each step uses one caption template for all images: a batch has each class's text once, and
+    other captions of an image are never negatives.
     """
     torch.manual_seed(seed)
     model = open_clip.CLIP(**MODEL).train()
@@ -82,15 +82,15 @@ def train(
 
 
 def fashion_mnist(part: str, root: str = FASHION_MNIST) -> tuple[Tensor, Tensor]:
-    """uint8 images [N, 1, 28, 28] and labels [N] of the part `train` or `test`."""
+    """Return uint8 images [N, 1, 28, 28] and labels [N] of the part `train` or `test`."""
     found = Idx(root, part=part).load()  # type: ignore[arg-type]
     assert isinstance(found.images, ArrayImages)
     labels = found.table["label"].to_numpy()
     return torch.from_numpy(found.images.pixels.copy())[:, None], torch.from_numpy(labels.copy())
 
 
-def turned(images: Tensor, seed: int = 0) -> Tensor:
-    """The images, each turned by some angle up to `TURN` degrees."""
+def rotated(images: Tensor, seed: int = 0) -> Tensor:
+    """Return the images, each rotated by at most `TURN` degrees."""
     angles = torch.empty(len(images)).uniform_(-TURN, TURN, generator=torch_generator(seed, "turn"))
     found = images.clone()
     for image, angle in zip(found, angles.tolist(), strict=True):
@@ -100,12 +100,12 @@ def turned(images: Tensor, seed: int = 0) -> Tensor:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """As the encoder reads them, [B, 3, 28, 28] float32."""
+    """Return the input of the encoder, [B, 3, 28, 28] float32."""
     return ((images / 255 - MEAN) / STD).expand(-1, 3, -1, -1)
 
 
 def save(model: open_clip.CLIP, folder: Path) -> Path:
-    """Write the folder as open_clip does."""
+    """Write the folder in the format of open_clip."""
     preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3}
     save_tensors(folder / "open_clip_model.safetensors", model.state_dict())
     write_json(folder / "open_clip_config.json", {"model_cfg": MODEL, "preprocess_cfg": preprocess})
@@ -113,7 +113,7 @@ def save(model: open_clip.CLIP, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Train one and write it."""
+    """Train a model and write it."""
     parser = argparse.ArgumentParser(description="Train a small CLIP on Fashion-MNIST.")
     parser.add_argument("folder", nargs="?", default="outputs/small_clip", type=Path)
     parser.add_argument("--steps", default=600, type=int)
@@ -121,7 +121,7 @@ def main() -> None:
     chosen = parser.parse_args()
     print("training a small CLIP: a minute or two", flush=True)
     images, labels = fashion_mnist("train", chosen.root)
-    folder = save(train(turned(images), labels, chosen.steps), chosen.folder)
+    folder = save(train(rotated(images), labels, chosen.steps), chosen.folder)
     print(f"open_clip:{folder}")
 
 

@@ -1,4 +1,4 @@
-"""Small trainings of students on real digits, as jobs."""
+"""Small training jobs of students on real digits."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,12 +44,12 @@ DATA: ImageData = load_data(DataSection.model_validate(DIGITS), 0, 1, None)
 
 
 def pixels(row: int) -> NDArray[np.uint8]:
-    """A digit [3, 16, 16] as a network reads it."""
+    """Return a digit as the input of a network, [3, 16, 16]."""
     return np.asarray(DATA.read(row).convert("RGB").resize((16, 16))).transpose(2, 0, 1).copy()
 
 
 def lesson(samples: int | None = None) -> Lesson:
-    """Digits of student_train with their labels, some of little weight."""
+    """Return digits of student_train with their labels and unequal weights."""
     rows = DATA.rows("student_train")[:samples]
     labels = DATA.truth(rows).labels
     weights = (torch.arange(len(rows)) % 3 + 1).float() / 3
@@ -61,7 +61,7 @@ def training(**changes: Any) -> TrainingSection:
 
 
 def head_job(weighted: bool = True, **changes: Any) -> HeadJob:
-    """Two heads on the pixels of the digits; their batches can't be halved."""
+    """Return a job of two heads on pixels, with batches of odd size."""
     found = lesson()
     gray = [np.asarray(DATA.read(int(row)).convert("L")).ravel() for row in found.images]
     features = torch.from_numpy(np.stack(gray)).to(torch.float16)
@@ -104,7 +104,7 @@ def meta_job() -> NetworkJob:
 
 
 def live_job() -> NetworkJob:
-    """Two networks as teachers, whose feature maps and annotations are asked for in every step."""
+    """Return a job that reads feature maps and annotations of two networks in every step."""
     teachers = [
         NetworkTeacher(
             TeacherSpec(name, 0, classes),
@@ -122,11 +122,11 @@ def live_job() -> NetworkJob:
 
 
 def state(found: Classifier | HeadBank) -> dict[str, Tensor]:
-    """Copies of the tensors."""
+    """Return copies of the tensors."""
     module = found.model if isinstance(found, Classifier) else found
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    """Whether these are the same tensors, to the last bit."""
+    """Return whether the tensors are equal to the last bit."""
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

@@ -1,9 +1,7 @@
-"""A run's directory drawn at random, of any size, in the format in which runs leave it: for what no
-real run is large, or odd, enough.
+"""Write random run directories of any size and shape in the format of real runs.
 
-Annotations, students and controls are right by chance: a generalist with probability 0.4, a
-specialist inside its scope with 0.8, the student after round K with 0.5 + 0.1 K, the controls with
-0.5, 0.6, and so on.
+Predictions are right with a fixed probability: 0.4 for a generalist, 0.8 for a specialist inside
+its scope, 0.5 + 0.1 K for the student after round K, and 0.5, 0.6, ... for the controls.
 """
 
 import json
@@ -47,10 +45,11 @@ CONTROLS = ("best_teacher", "mean_ensemble", "oracle_assignment", "ceiling")
 
 @dataclass(frozen=True)
 class Shape:
-    """What a made run is like. levels: teachers per level, each on a block of the classes.
+    """Size and properties of a synthetic run.
 
-    labels: are the true ones of student_train known? noise: share of wrong given labels. ways: of
-    few-shot episodes, 0 for none. rounds: how many are finished; None: all, and the summary.
+    levels: number of teachers per level, each on a block of the classes. labels: whether true
+    labels of student_train are known. noise: share of wrong given labels. ways: of few-shot
+    episodes, 0 for none. rounds: number of finished rounds; None for a finished run.
     """
 
     classes: Sequence[str] = ("cat", "dog", "<b>owl</b>", "猫")
@@ -68,23 +67,23 @@ class Shape:
 
 
 class _Teacher:
-    """What the store must know of a teacher."""
+    """Attributes of a teacher that the store needs."""
 
     identity = reads = "made"
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
-        # All of them: the manifest is written for each teacher, with what every one can't name.
+        # All classes: the manifest lists, per teacher, the classes outside its support.
         self.support = torch.ones(size, dtype=torch.bool)
 
 
 def make_run(path: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
-    """Write the run; its directory."""
-    _Maker(path, shape, seed).make()
+    """Write the run and return its directory."""
+    _Writer(path, shape, seed).write()
     return path
 
 
-class _Maker:
+class _Writer:
     def __init__(self, path: Path, shape: Shape, seed: int) -> None:
         self.path, self.shape = path, shape
         self.rng = torch.Generator().manual_seed(seed)
@@ -116,9 +115,9 @@ class _Maker:
         if not shape.labels:
             self.known = Truth(torch.full((shape.train,), -1), self.truth.domains)
         self.levels = [self._level(number, count) for number, count in enumerate(shape.levels)]
-        self.said: dict[str, ProbTable] = {}
+        self.answered: dict[str, ProbTable] = {}
 
-    def make(self) -> None:
+    def write(self) -> None:
         self.path.mkdir(parents=True)
         more = FEW_SHOT if self.shape.ways else ()
         controls = f"controls=[{', '.join(self.shape.controls)}]"
@@ -139,7 +138,7 @@ class _Maker:
         return torch.randint(bound, (count,), generator=self.rng)
 
     def _episodes(self) -> None:
-        """Episodes of two queries per way; their classes are others than the trained ones."""
+        """Draw episodes with two queries per way, of classes that were not trained."""
         ways, size = self.shape.ways, 2 * self.shape.ways
         self.test_classes = [f"novel {number}" for number in range(ways + 2)]
         self.answers = [f"way {number + 1}" for number in range(ways)]
@@ -157,7 +156,7 @@ class _Maker:
         return Scopes.of(scopes, len(self.shape.classes), None, domains, names)
 
     def _probs(self, labels: Tensor, right: float, support: Tensor) -> ProbTable:
-        """Random probabilities; the most probable class is the label with probability `right`."""
+        """Draw probabilities; the most probable class is the label with probability `right`."""
         size = len(support)
         chosen = torch.where(
             (torch.rand(len(labels), generator=self.rng) < right) & support[labels.clamp_min(0)],
@@ -189,11 +188,13 @@ class _Maker:
                 about |= {"classes": scope, "domains": None, "identity": "made", "recipe": "made"}
                 write_json(self.path / "teachers" / f"{name}.json", about)
                 if shape.ways:
-                    said = self._probs(self.labels, 0.6, torch.ones(shape.ways, dtype=torch.bool))
-                    self._save(f"teacher-{name}", said)
+                    answers = self._probs(
+                        self.labels, 0.6, torch.ones(shape.ways, dtype=torch.bool)
+                    )
+                    self._save(f"teacher-{name}", answers)
                 else:
-                    said = store.level("test", [name]).table(name)
-                self.said[name] = said
+                    answers = store.level("test", [name]).table(name)
+                self.answered[name] = answers
         self.store = store
 
     def _samples(self) -> None:
@@ -272,7 +273,7 @@ class _Maker:
         return found
 
     def _outcome(self, number: int, scopes: Scopes, guide: ProbTable | None) -> Outcome:
-        """Nine of ten samples go where they belong; a tenth is rejected, more of it if wrong."""
+        """Assign 90 % of the samples to covering teachers; reject wrong ones more often."""
         size, everything = self.shape.train, torch.ones(len(self.shape.classes), dtype=torch.bool)
         held = scopes.hold(self.truth).float().argmax(1)
         lost = torch.rand(size, generator=self.rng) < 0.1
@@ -316,13 +317,13 @@ class _Maker:
         (self.path / "metrics.jsonl").write_text(text)
 
     def _end(self, rounds: list[dict[str, Any]]) -> None:
-        """Controls and summary."""
+        """Write the controls and the summary."""
         ways, controls = torch.ones(len(self.answers), dtype=torch.bool), {}
         for place, name in enumerate(self.shape.controls):
             controls[name] = self._probs(self.labels, min(0.5 + 0.1 * place, 1), ways)
             self._save(f"control-{name}", controls[name])
             self._finish(f"control-{name}", {"seconds": 1.0})
-        floor = self.said[self.levels[0].names[0]]
+        floor = self.answered[self.levels[0].names[0]]
         last = self.path / "checkpoints" / f"round-{len(rounds)}" / "test.safetensors"
         student = ProbTable.from_tensors(len(self.answers), load_file(last))
         bootstrap = seed_for(0, "bootstrap")

@@ -1,4 +1,4 @@
-"""Tiny CLIPs of open_clip's own architectures, with random weights, in folders as it has them."""
+"""Write tiny CLIPs of open_clip's architectures with random weights, in its folder format."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,29 +28,29 @@ TEXT: dict[str, Any] = {
     "layers": 1,
 }
 SHORT = {**TEXT, "vocab_size": 8}
-"""For images alone: it reads no token of the tokenizer's."""
+"""Text tower for tests that encode only images; its vocabulary is not the tokenizer's."""
 PREPROCESS = {"mean": [0.3, 0.4, 0.5], "std": [0.2, 0.25, 0.3]}
 
 
 def architecture(
     vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """`model_cfg`: 32 features, and what else is not given as `VISION` and `TEXT` have it."""
+    """Return a `model_cfg` with 32 features; the defaults are `VISION` and `TEXT`."""
     return {"embed_dim": 32, "vision_cfg": vision or VISION, "text_cfg": text or TEXT, **more}
 
 
 def random_clip(folder: Path, seed: int = 0) -> nn.Module:
-    """open_clip's model of the folder's description, in eval mode; its scale is exp(3)."""
+    """Return open_clip's model for the folder in eval mode, with logit scale exp(3)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
         with torch.no_grad():
-            _as_if_trained(model)
+            _randomise(model)
     return model.eval()
 
 
-def _as_if_trained(model: Any) -> None:
-    """Batch norms that change something, no layer at zero, and a scale of its own."""
+def _randomise(model: Any) -> None:
+    """Give batch norms, biases and the logit scale values that affect the outputs."""
     for name, tensor in (*model.named_buffers(), *model.named_parameters()):
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
@@ -78,7 +78,7 @@ def write_clip(
 
 @contextmanager
 def one_vocabulary() -> Iterator[None]:
-    """Tests that tokenize often read the vocabulary once: it takes a third of a second."""
+    """Read the tokenizer's vocabulary once (it takes a third of a second)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(open_clip.factory, "SimpleTokenizer", cache(open_clip.SimpleTokenizer))
         yield

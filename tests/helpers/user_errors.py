@@ -9,7 +9,7 @@ from cosup.errors import UserError
 
 
 def error_of(call: Callable[..., object], *args: Any, **settings: Any) -> UserError:
-    """Return the `UserError` that the call raises; its text must be one line."""
+    """Return the `UserError` that a call raises; assert that its text is one line."""
     with pytest.raises(UserError) as caught:
         call(*args, **settings)
     assert "\n" not in str(caught.value)
@@ -17,7 +17,7 @@ def error_of(call: Callable[..., object], *args: Any, **settings: Any) -> UserEr
 
 
 def mistakes_of(function: Callable[..., object], *arguments: Any) -> tuple[UserError, ...]:
-    """Call a function that must raise `UserError`; return its single mistakes."""
+    """Return the single mistakes of the `UserError` that a call raises."""
     with pytest.raises(UserError) as caught:
         function(*arguments)
     errors = caught.value.errors

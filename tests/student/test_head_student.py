@@ -1,4 +1,4 @@
-"""The head student: weights, folds, parts and state."""
+"""The head student respects sample weights, folds and parts, and restores its state."""
 
 import torch
 from helpers.digits_task import CLASSES, digits_task, new_student
@@ -12,8 +12,8 @@ def truth_table():
     return task, ProbTable.one_hot(task.truth.labels, CLASSES)
 
 
-def test_cross_fitted_predictions_are_of_heads_not_fitted_to_the_target():
-    # Labels drawn at random can be learnt by heart, but not predicted for samples held out.
+def test_cross_fitted_predictions_are_out_of_fold():
+    # Random labels can be memorised, but not predicted for samples held out.
     task, _ = digits_task(200)
     noise = torch.randint(0, CLASSES, (200,), generator=torch.Generator().manual_seed(0))
     targets, ones = ProbTable.one_hot(noise, CLASSES), torch.ones(200)

@@ -1,4 +1,4 @@
-"""The network student: training, predictions without augmentation, and resumed trainings."""
+"""The network student learns from annotations, predicts without augmentation, and resumes."""
 
 from functools import cache
 from pathlib import Path
@@ -71,31 +71,31 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @cache
-def taught() -> NetworkStudent:
-    """Return a student that was trained long enough to learn."""
+def trained_student() -> NetworkStudent:
+    """Return a student trained for 90 steps."""
     inputs, labels = part("student_train")
-    made = student(training={"steps": 90, "augment": {"crop": "padded", "padding": 1}})
-    made.update(inputs, ProbTable.one_hot(labels, 10), torch.ones(len(labels)))
-    return made
+    trained = student(training={"steps": 90, "augment": {"crop": "padded", "padding": 1}})
+    trained.update(inputs, ProbTable.one_hot(labels, 10), torch.ones(len(labels)))
+    return trained
 
 
 def test_the_network_learns_from_annotations() -> None:
     inputs, labels = part("test")
-    assert (taught().predict(inputs).top()[0] == labels).float().mean() > 0.8
+    assert (trained_student().predict(inputs).top()[0] == labels).float().mean() > 0.8
 
 
 def test_predictions_are_of_images_without_augmentation() -> None:
     """They equal the network's outputs on images without augmentation, every time."""
     inputs, _ = part("test", 20)
-    network = taught().network_
+    network = trained_student().network_
     assert network is not None
     transform = eval_transform(network.input)
     images = torch.stack([transform(digits().read(int(row))) for row in inputs.rows])
     with torch.inference_mode():
         expected = network(images).softmax(1)
-    found = taught().predict(inputs)
+    found = trained_student().predict(inputs)
     torch.testing.assert_close(found.dense(slice(None)), expected, rtol=1e-2, atol=1e-3)
-    assert torch.equal(taught().predict_own(inputs).values, found.values)
+    assert torch.equal(trained_student().predict_own(inputs).values, found.values)
 
 
 def test_samples_of_weight_0_have_no_effect() -> None:
@@ -110,47 +110,47 @@ def test_samples_of_weight_0_have_no_effect() -> None:
     assert equal(first.state_dict(), second.state_dict())
 
 
-def test_true_labels_teach_where_they_have_weight() -> None:
+def test_true_labels_are_used_according_to_their_weight() -> None:
     """With annotations of one class only, a student needs true labels to learn the others."""
     inputs, labels = part("student_train")
     nonsense, ones = ProbTable.one_hot(torch.zeros_like(labels), 10), torch.ones(len(labels))
     test, truth = part("test")
     right = []
     for weight in (0.0, 5.0):
-        made = student(objective=Objective(CrossEntropy(), 1.0, weight), training={"steps": 60})
-        made.update(inputs, nonsense, ones, Guidance(labels=labels))
-        right.append(float((made.predict(test).top()[0] == truth).float().mean()))
+        trained = student(objective=Objective(CrossEntropy(), 1.0, weight), training={"steps": 60})
+        trained.update(inputs, nonsense, ones, Guidance(labels=labels))
+        right.append(float((trained.predict(test).top()[0] == truth).float().mean()))
     assert right[0] < 0.2
     assert right[1] > 0.7
 
 
-def test_cross_fitted_predictions_are_of_networks_not_trained_on_the_sample() -> None:
+def test_cross_fitted_predictions_are_out_of_fold() -> None:
     """Each fold has its own class: a network trained without a fold cannot predict its class."""
     inputs, _ = part("student_train", 90)
     folds = torch.arange(90) % 3
-    made = student(cross_fit=3, folds=folds, training={"steps": 25})
-    made.update(inputs, ProbTable.one_hot(folds, 10), torch.ones(90))
-    assert (made.predict_own(inputs).top()[0] != folds).float().mean() > 0.9
+    trained = student(cross_fit=3, folds=folds, training={"steps": 25})
+    trained.update(inputs, ProbTable.one_hot(folds, 10), torch.ones(90))
+    assert (trained.predict_own(inputs).top()[0] != folds).float().mean() > 0.9
 
 
 def test_parts_are_trained_on_their_rows() -> None:
     inputs, labels = part("student_train", 200)
-    made = student(training={"steps": 30})
+    trained = student(training={"steps": 30})
     low, high = torch.nonzero(labels < 5)[:, 0], torch.nonzero(labels >= 5)[:, 0]
-    parts = made.fit_parts(inputs, ProbTable.one_hot(labels, 10), [low, high])
+    parts = trained.fit_parts(inputs, ProbTable.one_hot(labels, 10), [low, high])
     test, _ = part("test", 100)
     assert (parts.predict(0, test).top()[0] < 5).all()
     assert (parts.predict(1, test).top()[0] >= 5).all()
 
 
-def test_a_loaded_state_is_trained_further() -> None:
+def test_a_loaded_state_can_be_trained_further() -> None:
     inputs, labels = part("student_train", 60)
     targets, ones = ProbTable.one_hot(labels, 10), torch.ones(60)
-    state = taught().state_dict()
+    state = trained_student().state_dict()
     other = student(training={"lr": 1e-9})
     other.load_state_dict(state)
     test, _ = part("test", 30)
-    assert torch.equal(other.predict(test).values, taught().predict(test).values)
+    assert torch.equal(other.predict(test).values, trained_student().predict(test).values)
     other.update(inputs, targets, ones)
     for name, tensor in other.state_dict().items():
         if "running" not in name and "num_batches" not in name:
@@ -165,20 +165,20 @@ def test_a_killed_training_resumes_to_equal_weights(tmp_path: Path) -> None:
     inputs, labels = part("student_train", 100)
     targets, ones = ProbTable.one_hot(labels, 10), torch.ones(100)
     setting = {"save_every": 5, "ema": 0.9, "augment": {"crop": "padded", "flip": 0.5}}
-    seen: list[int] = []
+    steps: list[int] = []
 
-    def die(step: int, loss: float, metrics: object) -> None:
-        seen.append(step)
-        if seen == list(range(1, 9)):
+    def kill(step: int, loss: float, metrics: object) -> None:
+        steps.append(step)
+        if steps == list(range(1, 9)):
             raise Killed
 
     whole = student(training=setting)
     whole.update(inputs, targets, ones)
     with pytest.raises(Killed):
-        student(training=setting, scratch=tmp_path, on_step=die).update(inputs, targets, ones)
-    again = student(training=setting, scratch=tmp_path, on_step=die)
+        student(training=setting, scratch=tmp_path, on_step=kill).update(inputs, targets, ones)
+    again = student(training=setting, scratch=tmp_path, on_step=kill)
     again.update(inputs, targets, ones)
-    assert seen == [*range(1, 9), *range(6, 13)]
+    assert steps == [*range(1, 9), *range(6, 13)]
     assert equal(whole.state_dict(), again.state_dict())
 
 
@@ -194,43 +194,43 @@ def test_the_meta_stage_predicts_episodes_and_keeps_the_classifier() -> None:
     stage = MetaStage(section, AugmentSection(), Objective(CrossEntropy()))
     inputs, labels = part("student_train", 200)
     targets, ones = ProbTable.one_hot(labels, 10), torch.ones(200)
-    plain, made = student(), student(meta=stage)
+    plain, trained = student(), student(meta=stage)
     plain.update(inputs, targets, ones)
-    made.update(inputs, targets, ones)
-    state, through_meta = split_state(made.state_dict())
+    trained.update(inputs, targets, ones)
+    state, through_meta = split_state(trained.state_dict())
     assert equal(state, plain.state_dict())
     assert not equal(through_meta, state)
-    # Episodes are answered by the copy, and a student that takes up the state answers alike.
-    answers = made.predict(episodes())
+    # The meta-trained copy predicts episodes; a student with its state predicts the same.
+    answers = trained.predict(episodes())
     assert answers.num_classes == 3
     assert not torch.equal(answers.values, plain.predict(episodes()).values)
     other = student()
-    other.load_state_dict(made.state_dict())
+    other.load_state_dict(trained.state_dict())
     assert torch.equal(other.predict(episodes()).values, answers.values)
 
 
 def test_a_trained_network_separates_new_classes() -> None:
     """Nearest centroids of known digits are far above chance (1/3)."""
     drawn = episodes()
-    right = taught().predict(drawn).top()[0] == drawn.way
+    right = trained_student().predict(drawn).top()[0] == drawn.way
     assert right.float().mean() > 0.75
 
 
 def test_the_exported_network_predicts_the_same(tmp_path: Path) -> None:
-    section = taught().setup.section.backbone
+    section = trained_student().setup.section.backbone
     names = digits().classes
-    save_network(tmp_path, taught().state_dict(), section, names, "# card\n")
+    save_network(tmp_path, trained_student().state_dict(), section, names, "# card\n")
     loaded = cosup.load_student(tmp_path, device="cpu")
     inputs, _ = part("test", 10)
     probs = loaded.predict([digits().read(int(row)) for row in inputs.rows])
-    expected = taught().predict(inputs).dense(slice(None))
+    expected = trained_student().predict(inputs).dense(slice(None))
     torch.testing.assert_close(probs, expected, rtol=1e-2, atol=1e-3)
     assert loaded.embed([digits().read(0)]).shape == (1, 64)
 
 
 def test_an_exported_meta_student_only_embeds(tmp_path: Path) -> None:
-    section = taught().setup.section.backbone
-    save_network(tmp_path, taught().state_dict(), section, digits().classes, "", meta=True)
+    section = trained_student().setup.section.backbone
+    save_network(tmp_path, trained_student().state_dict(), section, digits().classes, "", meta=True)
     loaded = cosup.load_student(tmp_path, device="cpu")
     assert loaded.embed([digits().read(0)]).shape == (1, 64)
     with pytest.raises(cosup.errors.UserError, match="meta stage"):

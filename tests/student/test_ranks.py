@@ -1,4 +1,4 @@
-"""Trainings shared by two processes give the results of one process."""
+"""Training in two processes gives the results of one process."""
 
 import os
 import subprocess
@@ -38,8 +38,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple[F
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
     return first, second
 
@@ -59,7 +59,7 @@ STEP_BY_STEP = ["head", "head unweighted", "plain", "plain in parts", "with batc
 
 
 @pytest.mark.parametrize("what", STEP_BY_STEP)
-def test_the_gradient_is_that_of_the_whole_batch(
+def test_gradients_equal_those_of_the_whole_batch(
     what: str, ranks: tuple[Found, Found], alone: Found
 ) -> None:
     """With slices of unequal size and weight, each step equals that of one process up to rounding;
@@ -68,18 +68,18 @@ def test_the_gradient_is_that_of_the_whole_batch(
         torch.testing.assert_close(ranks[0][what][name], tensor, rtol=2e-3, atol=1e-5, msg=name)
 
 
-def test_losses_and_metrics_are_those_of_the_whole_batch(
+def test_losses_and_metrics_equal_those_of_the_whole_batch(
     ranks: tuple[Found, Found], alone: Found
 ) -> None:
-    for what, close in (("head told", 1e-3), ("network told", 1e-2)):
+    for what, close in (("head steps", 1e-3), ("network steps", 1e-2)):
         assert [step for step, *_ in ranks[0][what]] == [step for step, *_ in alone[what]]
         for (_, loss, metrics), (_, expected, others) in zip(
             ranks[0][what], alone[what], strict=True
         ):
             assert loss == pytest.approx(expected, rel=close)
             assert metrics.keys() == others.keys()
-    first, expected = ranks[0]["head told"][0], alone["head told"][0]
-    assert first[2] == pytest.approx(expected[2], rel=0.1)  # known labels aren't even in slices
+    first, expected = ranks[0]["head steps"][0], alone["head steps"][0]
+    assert first[2] == pytest.approx(expected[2], rel=0.1)  # known labels are uneven in slices
 
 
 ALIKE = ["head", "plain", "network", "everything", "live", "resumed"]
@@ -95,7 +95,7 @@ def test_both_ranks_have_equal_weights_and_statistics(
 def test_an_interrupted_training_resumes_to_equal_weights(
     ranks: tuple[Found, Found], alone: Found
 ) -> None:
-    """Each rank keeps its random numbers, although only the first reads the file."""
+    """Each rank restores its random state, although only the first reads the file."""
     assert same(alone["resumed"], alone["everything"])
     assert same(ranks[0]["resumed"], ranks[0]["everything"])
     assert same(ranks[1]["resumed"], ranks[1]["everything"])
@@ -111,7 +111,7 @@ def test_all_ranks_stop_when_one_diverges(ranks: tuple[Found, Found]) -> None:
 
 
 def test_heads_agree_on_nearly_every_image(ranks: tuple[Found, Found], alone: Found) -> None:
-    """Whole trainings of networks: `tests/benchmarks/bench_workers.py`."""
+    """For complete trainings of networks see `tests/benchmarks/bench_workers.py`."""
     features = head_job().features
     answers = [predict_heads(head_bank(f["head"]), features)[0].top()[0] for f in (alone, ranks[0])]
     assert float((answers[0] == answers[1]).float().mean()) > 0.995
@@ -125,7 +125,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("batch", "allowed"), MISTAKES)
-def test_batches_that_workers_cannot_share(batch: tuple[Any, ...], allowed: str) -> None:
+def test_batches_that_cannot_be_shared_are_refused(batch: tuple[Any, ...], allowed: str) -> None:
     check_slices(batch[0], 1, *batch[2:])
     with pytest.raises(UserError) as caught:
         check_slices(*batch)
@@ -140,11 +140,11 @@ def test_jobs_are_checked_before_they_run() -> None:
             job.check(3)
         assert (caught.value.key, caught.value.value) == (("student", "training", "batch_size"), 2)
     few = network_job(samples=30, mixing={"mixup": 0.4})
-    few.check(4)  # 24 of the 30 samples are a step
+    few.check(4)  # a step has 24 of the 30 samples
     meta_job().check(50)
 
 
-def test_slices_are_the_batch() -> None:
+def test_slices_partition_the_batch() -> None:
     for count in (1, 2, 7, 32):
         for size in (1, 2, 3, 5):
             parts = [list(range(count))[Ranks(rank, size).own(count)] for rank in range(size)]

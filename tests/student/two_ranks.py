@@ -43,7 +43,7 @@ class Plain(nn.Module):
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Linear(3 * 256, 32), nn.GELU(), nn.Linear(32, 10)
         )
-        self.idle = nn.Linear(3, 3)  # nothing reads it
+        self.idle = nn.Linear(3, 3)  # not read
 
     def forward(self, pixels: Tensor) -> Tensor:
         out: Tensor = self.layers(pixels)
@@ -81,17 +81,19 @@ class Killed(Exception):
 
 
 def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
-    """Train, interrupt every rank after its fifth step, and resume; only the first rank has the
-    state."""
+    """Train, interrupt every rank after its fifth step, and resume.
+
+    Only the first rank has the saved state.
+    """
     compute = Compute(CPU, scratch=folder / f"rank-{ranks.rank}", ranks=ranks)
 
-    def die(step: int, *_: object) -> None:
+    def kill(step: int, *_: object) -> None:
         if step == 5:
             raise Killed
 
     saved: list[Path] = []
     try:
-        network_job(**EVERYTHING).run(DATA, compute, die, saved.append)
+        network_job(**EVERYTHING).run(DATA, compute, kill, saved.append)
     except Killed:
         assert len(saved) == (ranks.rank == 0)
     steps: list[int] = []
@@ -114,14 +116,14 @@ def diverged(ranks: Ranks) -> str:
     return "nothing"
 
 
-Told = list[tuple[int, float, dict[str, float]]]
+Steps = list[tuple[int, float, dict[str, float]]]
 
 
-def told(seen: Told) -> OnStep:
+def recorder(steps: Steps) -> OnStep:
     """Return a callback that records the steps of a training."""
 
     def on_step(step: int, loss: float, metrics: Metrics) -> None:
-        seen.append((step, loss, {name: float(value) for name, value in metrics.items()}))
+        steps.append((step, loss, {name: float(value) for name, value in metrics.items()}))
 
     return on_step
 
@@ -129,16 +131,16 @@ def told(seen: Told) -> OnStep:
 def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """Return all results that are compared."""
     compute = Compute(CPU, ranks=ranks)
-    heads, networks = Told(), Told()
+    heads, networks = Steps(), Steps()
     found: dict[str, Any] = {
-        "head": state(head_job().run(compute, told(heads))),
-        "head told": heads,
+        "head": state(head_job().run(compute, recorder(heads))),
+        "head steps": heads,
         "head unweighted": state(head_job(weighted=False).run(compute)),
         "plain": plain(ranks),
         "plain in parts": plain(ranks, accumulate=2),
         "with batch norm": plain(ranks, norms=True),
-        "network": state(network_job().run(DATA, compute, told(networks))),
-        "network told": networks,
+        "network": state(network_job().run(DATA, compute, recorder(networks))),
+        "network steps": networks,
         "everything": state(network_job(**EVERYTHING).run(DATA, compute)),
         "live": state(live_job().run(DATA, compute)),
         "resumed": resumed(ranks, folder),

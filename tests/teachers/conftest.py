@@ -1,4 +1,4 @@
-"""Fixtures: a few real digits, and a feature cache on the CPU."""
+"""Fixtures: real digits, and a feature cache on the CPU."""
 
 from pathlib import Path
 

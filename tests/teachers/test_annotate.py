@@ -1,4 +1,4 @@
-"""Annotation: the store has all annotations, images are decoded once, and work resumes."""
+"""Annotating fills the store, decodes each image once, and resumes after an interruption."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def teachers(data: ImageData, features: FeatureCache) -> list[Teacher]:
 
 
 @pytest.mark.parametrize("shard_size", [37, 300, 4096])
-def test_the_store_has_the_teachers_annotations(
+def test_the_store_equals_the_teachers_annotations(
     data: ImageData,
     features: FeatureCache,
     teachers: list[Teacher],
@@ -39,14 +39,14 @@ def test_the_store_has_the_teachers_annotations(
         rows = data.rows(split)
         assert len(stored) == len(level) == len(rows)
         for t, teacher in enumerate(teachers):
-            # Image by image, without batches, shards or threads.
+            # The reference annotates image by image, without batches, shards or threads.
             for place in range(0, len(rows), 29):
                 image = PixelTransform(8)(data.read(int(rows[place])))
-                said = teacher.annotate(image[None])[0]
-                torch.testing.assert_close(stored[place, t], said, atol=1e-3, rtol=0)
+                expected = teacher.annotate(image[None])[0]
+                torch.testing.assert_close(stored[place, t], expected, atol=1e-3, rtol=0)
 
 
-def test_each_image_is_decoded_once_and_only_missing_shards_are_done(
+def test_images_are_decoded_once_and_only_missing_shards_are_written(
     data: ImageData,
     features: FeatureCache,
     teachers: list[Teacher],
@@ -70,10 +70,10 @@ def test_each_image_is_decoded_once_and_only_missing_shards_are_done(
     assert decoded == sizes
     name = teachers[1].name
     (tmp_path / "student_train" / name / "00002.safetensors").unlink()
-    told: list[tuple[str, str, int, int]] = []
-    annotate(teachers, data, store, features.compute, on_shard=lambda *at: told.append(at))
+    finished: list[tuple[str, str, int, int]] = []
+    annotate(teachers, data, store, features.compute, on_shard=lambda *at: finished.append(at))
     assert decoded == sizes + 50
-    assert told == [("student_train", name, 1, 1)]
+    assert finished == [("student_train", name, 1, 1)]
 
 
 def test_an_interrupted_annotation_resumes(

@@ -1,4 +1,4 @@
-"""Annotation tables: valid ones are read exactly; errors name the file, row and sample."""
+"""Valid annotation tables are read exactly; errors name the file, row and sample."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def parquet(path: Path, **columns: Any) -> Path:
     return file
 
 
-def refused(path: Path, *expected: str, **settings: Any) -> None:
+def assert_refused(path: Path, *expected: str, **settings: Any) -> None:
     with pytest.raises(UserError) as caught:
         read_annotations(path, CLASSES, **settings)
     message = str(caught.value)
@@ -44,12 +44,12 @@ def test_labels_by_name_and_by_index(tmp_path: Path) -> None:
     assert table.probs.dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
-def test_labels_of_numbers_with_gaps_abstain(tmp_path: Path) -> None:
+def test_missing_numeric_labels_are_abstentions(tmp_path: Path) -> None:
     path = parquet(tmp_path, sample_id=[1, 2, 3], label=[2.0, None, -1.0])
     table = read_annotations(path, CLASSES, may_abstain=True)
     assert list(table.ids) == ["1", "2", "3"]
     assert table.probs.dense().tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
-    refused(path, "row 2", "'2'", "no label", "missing: abstain")
+    assert_refused(path, "row 2", "'2'", "no label", "missing: abstain")
 
 
 @pytest.mark.parametrize("write", ["csv", "parquet"])
@@ -59,7 +59,7 @@ def test_a_column_per_class_in_any_order(tmp_path: Path, write: str) -> None:
     )
     path = tmp_path / f"t.{write}"
     if write == "csv":
-        frame.to_csv(path)  # with pandas's own index column, which means nothing
+        frame.to_csv(path)  # with the index column of pandas, which is ignored
     else:
         frame.to_parquet(path)
     dense = read_annotations(path, CLASSES).probs.dense()
@@ -68,7 +68,7 @@ def test_a_column_per_class_in_any_order(tmp_path: Path, write: str) -> None:
     )
 
 
-def test_chunks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_chunks_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probs = np.random.default_rng(0).dirichlet(np.ones(3), size=700)
     path = parquet(
         tmp_path,
@@ -83,13 +83,13 @@ def test_chunks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(whole.probs.dense().numpy(), probs, atol=1e-3)
 
 
-def test_the_row_of_a_mistake_counts_over_chunks(
+def test_row_numbers_continue_across_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(external, "CHUNK_ELEMENTS", 1)
     path = parquet(tmp_path, sample_id=[f"s{i}" for i in range(600)], label=["cat"] * 599 + ["dgo"])
-    refused(path, "row 600, sample 's599'", "unknown class 'dgo'", "did you mean 'dog'")
-    refused(
+    assert_refused(path, "row 600, sample 's599'", "unknown class 'dgo'", "did you mean 'dog'")
+    assert_refused(
         parquet(tmp_path, sample_id=["s1", *(f"s{i}" for i in range(599))], label=["cat"] * 600),
         "'s1'",
         "rows 1 and 3",
@@ -112,7 +112,7 @@ BAD_ROWS = [
 @pytest.mark.parametrize(("row", "message"), BAD_ROWS)
 def test_bad_probabilities(tmp_path: Path, row: str, message: str) -> None:
     path = csv(tmp_path, f"sample_id,cat,dog,NA\nz,1,0,0\n{row}\n")
-    refused(path, "2", message)
+    assert_refused(path, "2", message)
 
 
 BAD_HEADS = [
@@ -134,21 +134,23 @@ BAD_HEADS = [
 
 @pytest.mark.parametrize(("text", "message"), BAD_HEADS)
 def test_bad_columns_and_labels(tmp_path: Path, text: str, message: str) -> None:
-    refused(csv(tmp_path, text), message)
+    assert_refused(csv(tmp_path, text), message)
 
 
-def test_nothing_outside_the_scope(tmp_path: Path) -> None:
+def test_annotations_outside_the_scope_are_refused(tmp_path: Path) -> None:
     path = csv(tmp_path, "sample_id,label\na,cat\nb,dog\n")
-    refused(path, "row 2, sample 'b'", "class 'dog' is outside the teacher's scope", scope=[0])
+    assert_refused(
+        path, "row 2, sample 'b'", "class 'dog' is outside the teacher's scope", scope=[0]
+    )
     path = csv(tmp_path, "sample_id,cat\na,1\n")
     table = read_annotations(path, CLASSES, scope=[0])
     assert table.probs.support is not None
     assert table.probs.support.tolist() == [True, False, False]
 
 
-def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
-    refused(tmp_path / "none.csv", "does not exist")
-    refused(tmp_path, "is a folder")
+def test_files_with_the_wrong_ending_are_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "none.csv", "does not exist")
+    assert_refused(tmp_path, "is a folder")
     makers: dict[str, tuple[Callable[[Path], Any], str]] = {
         "a.parquet": (lambda p: p.write_text("sample_id,label\n"), "no Parquet file"),
         "cut.parquet": (lambda p: p.write_bytes(b"PAR1 and no more"), "as Parquet"),
@@ -160,10 +162,10 @@ def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
     }
     for name, (make, message) in makers.items():
         make(tmp_path / name)
-        refused(tmp_path / name, message)
+        assert_refused(tmp_path / name, message)
 
 
-def test_more_than_64_classes_stay_compact(tmp_path: Path) -> None:
+def test_more_than_64_classes_are_stored_compactly(tmp_path: Path) -> None:
     classes = [f"c{i}" for i in range(100)]
     path = parquet(tmp_path, sample_id=["a", "b"], label=["c99", "c3"])
     table = read_annotations(path, classes)

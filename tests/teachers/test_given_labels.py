@@ -1,4 +1,4 @@
-"""Teachers learn from given labels only, including wrong ones."""
+"""Teachers are trained on given labels only, including wrong ones."""
 
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ from cosup.teachers.train import train_level
 BLOCKS = {"by": "class", "levels": [2]}
 
 
-def turned(data: ImageData) -> ImageData:
+def with_shifted_labels(data: ImageData) -> ImageData:
     """Return the data with each given label replaced by the next class."""
     return replace(data, table=data.table.assign(given=(data.table["label"] + 1) % 10))
 
 
-def test_scopes_and_targets_are_of_the_given_labels(data: ImageData) -> None:
-    other, rows = turned(data), data.rows("teacher_train")
+def test_scopes_and_targets_use_the_given_labels(data: ImageData) -> None:
+    other, rows = with_shifted_labels(data), data.rows("teacher_train")
     true = data.table["label"].to_numpy()
     low = training_rows(TeacherSpec("low", 0, classes=(0, 1, 2)), other)
     assert low.tolist() == rows[np.isin(true[rows], [9, 0, 1])].tolist()
@@ -32,15 +32,15 @@ def test_scopes_and_targets_are_of_the_given_labels(data: ImageData) -> None:
     assert other.split_fingerprint("teacher_train") != data.split_fingerprint("teacher_train")
 
 
-def test_a_level_learns_the_given_labels(data: ImageData, features: FeatureCache) -> None:
+def test_a_level_is_trained_on_the_given_labels(data: ImageData, features: FeatureCache) -> None:
     section = teachers_section(hierarchy={"by": "class", "levels": [1]})
-    other = turned(data)
+    other = with_shifted_labels(data)
     (teacher,) = train_level(finest(section, data), Training(section, other, 0, features))
     rows = data.rows("teacher_train")
-    said = torch.cat([teacher.annotate(b) for b in teacher.inputs(other, rows, features.compute)])
-    right = (said.argmax(1) == other.given(rows)).float().mean()
+    probs = torch.cat([teacher.annotate(b) for b in teacher.inputs(other, rows, features.compute)])
+    right = (probs.argmax(1) == other.given(rows)).float().mean()
     assert right > 0.4
-    assert right > (said.argmax(1) == other.truth(rows).labels).float().mean() + 0.2
+    assert right > (probs.argmax(1) == other.truth(rows).labels).float().mean() + 0.2
 
 
 @pytest.mark.parametrize("drawn", [False, True])
@@ -73,5 +73,5 @@ def test_shared_samples_reach_teachers_through_the_feature_cache(
         )
         assert probs.shape == (len(rows), 10)
     assert set(asked) == {"teacher_train", "student_train"}
-    # One set of features serves both names.
+    # Both splits use one set of features.
     assert len(features.opened) == 1

@@ -22,8 +22,8 @@ def external(*tables: dict[str, object], hierarchy: object = None) -> TeachersSe
     return TeachersSection.model_validate({"hierarchy": hierarchy, "external": tables})
 
 
-def refused(plan: TeachersSection, key: str, value: object = MISSING, *names: str) -> UserError:
-    """Return the error of a plan: its key, its value, and the names that its text has."""
+def plan_error(plan: TeachersSection, key: str, value: object = MISSING, *names: str) -> UserError:
+    """Return the error of planning a hierarchy."""
     error = error_of(plan_hierarchy, plan, DIGITS, ANGLES, 0)
     assert error.key == tuple(key.split("."))
     assert error.value == value
@@ -87,7 +87,7 @@ def test_random_partition_follows_the_seed() -> None:
     assert len(drawn) > 1
 
 
-def test_explicit_scopes_take_names_and_indices_and_names_win() -> None:
+def test_explicit_scopes_accept_names_and_indices_and_prefer_names() -> None:
     plan = section(
         by="explicit",
         teachers=[
@@ -99,12 +99,12 @@ def test_explicit_scopes_take_names_and_indices_and_names_win() -> None:
     )
     (level,) = plan_hierarchy(plan, DIGITS, ANGLES, 0)
     assert level[0].classes == (3, 4)
-    # A number that is a class's name means that class, wherever it stands in the order.
+    # A number that is the name of a class refers to that class, whatever its index.
     (level,) = plan_hierarchy(plan, DIGITS[::-1], ANGLES, 0)
     assert level[0].classes == (5, 6)
 
 
-def test_external_teachers_join_the_finest_level_or_make_one() -> None:
+def test_external_teachers_join_the_finest_level_or_form_one() -> None:
     tables = {"name": "crowd"}, {"name": "rule", "level": 2}
     levels = plan_hierarchy(external(*tables, hierarchy={"levels": [1, 2]}), DIGITS, ANGLES, 0)
     assert [[spec.name for spec in level] for level in levels] == [
@@ -126,49 +126,49 @@ def test_external_teachers_may_cover_a_level_together() -> None:
 
 def test_more_teachers_than_classes_or_domains() -> None:
     key = "teachers.hierarchy.levels"
-    error = refused(section(levels=[1, 11]), key, [1, 11], "11", "10")
+    error = plan_error(section(levels=[1, 11]), key, [1, 11], "11", "10")
     assert error.allowed is not None
     assert "10" in error.allowed
-    error = refused(section(by="domain", levels=[5]), key, [5], "5", "domain")
+    error = plan_error(section(by="domain", levels=[5]), key, [5], "5", "domain")
     assert error.allowed is not None
     assert "4" in error.allowed
 
 
-def test_unknown_class_and_domain_name_the_nearest() -> None:
+def test_unknown_classes_and_domains_suggest_the_nearest() -> None:
     scope = {"domain": "rot31"}
     external_scope = "teachers.external.0.scope"
-    error = refused(external({"name": "x", "scope": scope}), f"{external_scope}.domain", "rot31")
+    error = plan_error(external({"name": "x", "scope": scope}), f"{external_scope}.domain", "rot31")
     assert error.nearest == ("rot30",)
     scope = {"class": "elevn"}
     plan = section(by="explicit", teachers=[[{"name": "x", "scope": scope}]])
-    error = refused(plan, "teachers.hierarchy.teachers.0.0.scope.class", "elevn", "class")
+    error = plan_error(plan, "teachers.hierarchy.teachers.0.0.scope.class", "elevn", "class")
     assert error.allowed == ", ".join(DIGITS)
     scope = f"{external_scope}.class"
-    error = refused(external({"name": "x", "scope": {"class": 10}}), scope, 10)
+    error = plan_error(external({"name": "x", "scope": {"class": 10}}), scope, 10)
     assert error.allowed is not None
     assert "0 to 9" in error.allowed
-    error = refused(external({"name": "x", "scope": {"class": []}}), scope, [])
+    error = plan_error(external({"name": "x", "scope": {"class": []}}), scope, [])
     assert error.allowed is not None
 
 
 def test_levels_that_do_not_cover_the_task() -> None:
     half = {"name": "half", "scope": {"class": ["0", "1", "2"]}}
     plan = section(by="explicit", teachers=[[half]])
-    refused(plan, "teachers", MISSING, "level 0", "half", "classes 3, 4, 5")
+    plan_error(plan, "teachers", MISSING, "level 0", "half", "classes 3, 4, 5")
     sketch = {"name": "sketch", "scope": {"domain": "rot0"}}
-    refused(external(sketch), "teachers", MISSING, "sketch", "domains rot30, rot60 and rot90")
-    # Every class and every domain is held, but not every class in every domain.
+    plan_error(external(sketch), "teachers", MISSING, "sketch", "domains rot30, rot60 and rot90")
+    # Every class and every domain is covered, but not every class in every domain.
     cross = [
         {"name": "a", "scope": {"class": "0"}},
         {"name": "b", "scope": {"domain": ["rot0", "rot30"]}},
     ]
-    refused(external(*cross), "teachers", MISSING, "'1' in 'rot60'")
+    plan_error(external(*cross), "teachers", MISSING, "'1' in 'rot60'")
 
 
-def test_names_are_used_once_and_levels_have_no_gap() -> None:
-    refused(external({"name": "all"}, hierarchy={"levels": [1]}), "teachers", "all", "2 times")
+def test_names_are_unique_and_levels_have_no_gap() -> None:
+    plan_error(external({"name": "all"}, hierarchy={"levels": [1]}), "teachers", "all", "2 times")
     level = "teachers.external.0.level"
-    refused(external({"name": "x", "level": 3}), level, 3, "level 0")
-    refused(external({"name": "x", "level": -2}), level, -2)
+    plan_error(external({"name": "x", "level": 3}), level, 3, "level 0")
+    plan_error(external({"name": "x", "level": -2}), level, -2)
     empty = section(by="explicit", teachers=[[], [{"name": "x"}]])
-    refused(empty, "teachers", MISSING, "level 0 has no teacher")
+    plan_error(empty, "teachers", MISSING, "level 0 has no teacher")

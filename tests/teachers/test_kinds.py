@@ -1,4 +1,4 @@
-"""Every kind of teacher keeps the contract; installed packages can add kinds."""
+"""Every kind of teacher fulfils the contract, and installed packages can add kinds."""
 
 import json
 import sys
@@ -43,7 +43,7 @@ from cosup.teachers.train import (
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_every_kind_keeps_the_contract(
+def test_every_kind_fulfils_the_contract(
     kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     section = section_of(kind, data, tmp_path)
@@ -108,7 +108,7 @@ def test_traits_of_every_kind(
 
 
 class Brightness(Teacher):
-    """A kind of an installed package; its probabilities depend on the mean pixel only."""
+    """Kind of an installed package; its probabilities depend on the mean pixel only."""
 
     kind = "brightness"
     reads_images = True
@@ -211,7 +211,7 @@ def test_resumed_runs_load_trained_teachers(
     def obtain(seed: int = 0) -> list[Teacher]:
         return obtain_level(specs, Training(section, data, seed, features, directory=folder))
 
-    made = obtain()
+    trained = obtain()
 
     def forbidden(*_: Any, **__: Any) -> Any:
         raise AssertionError("trained again")
@@ -220,20 +220,20 @@ def test_resumed_runs_load_trained_teachers(
         patch.setattr(timm_model, "_train_network", forbidden)
         patch.setattr("cosup.teachers.linear.fit_heads", forbidden)
         loaded = obtain()
-    for before, after in zip(made, loaded, strict=True):
+    for before, after in zip(trained, loaded, strict=True):
         assert (after.identity, after.steps) == (before.identity, before.steps)
         assert torch.equal(
             annotations(after, data, features.compute), annotations(before, data, features.compute)
         )
     # A run that was killed between two teachers gives the same numbers.
     (folder / f"{specs[1].name}.json").unlink()
-    assert [teacher.identity for teacher in obtain()] == [teacher.identity for teacher in made]
+    assert [teacher.identity for teacher in obtain()] == [teacher.identity for teacher in trained]
     # A truncated file is not loaded.
     weights = folder / f"{specs[0].name}.safetensors"
     if weights.exists():
         weights.write_bytes(weights.read_bytes()[:-8])
-        assert [t.identity for t in obtain()] == [t.identity for t in made]
-        assert [t.identity for t in obtain(seed=1)] != [t.identity for t in made]
+        assert [t.identity for t in obtain()] == [t.identity for t in trained]
+        assert [t.identity for t in obtain(seed=1)] != [t.identity for t in trained]
 
 
 BAD_MODELS = [

@@ -1,4 +1,4 @@
-"""Live teachers annotate each image with its own teacher, and are never changed."""
+"""Live teachers annotate each image with its assigned teacher and are never modified."""
 
 import re
 from typing import cast
@@ -57,21 +57,21 @@ def test_each_image_gets_its_own_teachers_annotation(
 ) -> None:
     live = LiveTeachers(teachers, Compute())
     asked = torch.tensor([0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 0, 1])
-    seen = live(images.float(), asked)
-    assert seen.embedding is not None
-    assert live.shapes.maps == tuple(tuple(m.shape[1:]) for m in seen.maps)
-    assert seen.embedding.shape == (12, live.shapes.embedding)
+    outputs = live(images.float(), asked)
+    assert outputs.embedding is not None
+    assert live.shapes.maps == tuple(tuple(m.shape[1:]) for m in outputs.maps)
+    assert outputs.embedding.shape == (12, live.shapes.embedding)
     for number, teacher in enumerate(teachers):
         own = asked == number
         expected = teacher.annotate(images[own])
-        torch.testing.assert_close(seen.logits[own].exp(), expected, rtol=1e-4, atol=1e-7)
-        torch.testing.assert_close(seen.logits[own].softmax(1), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(outputs.logits[own].exp(), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(outputs.logits[own].softmax(1), expected, rtol=1e-4, atol=1e-7)
         alone = teacher.classifier.outputs(teacher.classifier.pixels(images[own]))
-        torch.testing.assert_close(seen.embedding[own], alone.embedding)
-        for ours, theirs in zip(seen.maps, alone.maps, strict=True):
+        torch.testing.assert_close(outputs.embedding[own], alone.embedding)
+        for ours, theirs in zip(outputs.maps, alone.maps, strict=True):
             torch.testing.assert_close(ours[own], theirs)
-    assert torch.isfinite(seen.logits).all()
-    assert (seen.logits[asked == 0][:, 5:] < -87).all()
+    assert torch.isfinite(outputs.logits).all()
+    assert (outputs.logits[asked == 0][:, 5:] < -87).all()
 
 
 def test_each_teacher_runs_once_on_its_own_images(
@@ -96,13 +96,13 @@ def test_images_without_a_teacher_have_zero_outputs(
     teachers: list[NetworkTeacher], images: Tensor
 ) -> None:
     live = LiveTeachers(teachers, Compute())
-    seen = live(images.float(), torch.tensor([-1, 0] * 6))
-    nobody = live(images.float(), torch.full((12,), -1))
-    for one, rows in ((seen, slice(0, None, 2)), (nobody, slice(None))):
+    outputs = live(images.float(), torch.tensor([-1, 0] * 6))
+    unassigned = live(images.float(), torch.full((12,), -1))
+    for one, rows in ((outputs, slice(0, None, 2)), (unassigned, slice(None))):
         assert one.embedding is not None
         assert not any(bool(t[rows].any()) for t in (one.logits, one.embedding, *one.maps))
-    assert [m.shape for m in nobody.maps] == [m.shape for m in seen.maps]
-    assert seen.logits[1].exp().sum() == pytest.approx(1)
+    assert [m.shape for m in unassigned.maps] == [m.shape for m in outputs.maps]
+    assert outputs.logits[1].exp().sum() == pytest.approx(1)
 
 
 def test_images_of_another_size_are_resized(teachers: list[NetworkTeacher], images: Tensor) -> None:
@@ -113,23 +113,23 @@ def test_images_of_another_size_are_resized(teachers: list[NetworkTeacher], imag
     torch.testing.assert_close(live(large, asked).logits, live(wanted, asked).logits)
 
 
-def test_teachers_are_not_changed(teachers: list[NetworkTeacher], images: Tensor) -> None:
+def test_teachers_are_not_modified(teachers: list[NetworkTeacher], images: Tensor) -> None:
     before = [teacher.identity for teacher in teachers]
     live = LiveTeachers(teachers, Compute())
     parent = torch.nn.ModuleList([live]).train()
     pixels = images.float().requires_grad_()
-    seen = parent[0](pixels, torch.tensor([0, 1, 2] * 4))
+    outputs = parent[0](pixels, torch.tensor([0, 1, 2] * 4))
     assert not any(module.training for module in live.modules())
     assert not any(parameter.requires_grad for parameter in live.parameters())
-    assert not seen.logits.requires_grad
+    assert not outputs.logits.requires_grad
     fresh = [network(t.name, t.spec.classes, seed=n + 1) for n, t in enumerate(teachers)]
     assert before == [teacher.identity for teacher in fresh]
     for teacher, other in zip(teachers, fresh, strict=True):
         for key, tensor in teacher.state().items():
             assert torch.equal(tensor, other.state()[key]), key
-    # A constant of the student's loss: its gradient must pass.
+    # The outputs are constants in the student's loss; the gradient of `weight` must pass.
     weight = torch.ones(64, requires_grad=True)
-    torch.autograd.backward((seen.embedding * weight).sum())
+    torch.autograd.backward((outputs.embedding * weight).sum())
     assert weight.grad is not None
 
 
@@ -141,7 +141,7 @@ def test_bfloat16_is_close(teachers: list[NetworkTeacher], images: Tensor) -> No
     torch.testing.assert_close(half.logits.exp(), full.logits.exp(), rtol=0.1, atol=0.02)
 
 
-def test_annotations_alone_need_no_maps(images: Tensor) -> None:
+def test_annotations_need_no_feature_maps(images: Tensor) -> None:
     """Networks of different shapes, or without feature maps, can still annotate."""
     teachers: list[Teacher] = [
         network("one", (0, 1)),
@@ -149,12 +149,12 @@ def test_annotations_alone_need_no_maps(images: Tensor) -> None:
         network("three", None, "torchvision:mobilenet_v3_small", 32),
     ]
     live = LiveTeachers(teachers, Compute(), features=False)
-    seen = live(images.float(), torch.tensor([0, 1, 2] * 4))
-    assert seen.maps == ()
-    assert seen.embedding is None
-    torch.testing.assert_close(seen.logits.exp().sum(1), torch.ones(12))
+    outputs = live(images.float(), torch.tensor([0, 1, 2] * 4))
+    assert outputs.maps == ()
+    assert outputs.embedding is None
+    torch.testing.assert_close(outputs.logits.exp().sum(1), torch.ones(12))
     expected = teachers[1].annotate(images[1::3])
-    torch.testing.assert_close(seen.logits[1::3].exp(), expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(outputs.logits[1::3].exp(), expected, rtol=1e-4, atol=1e-7)
     assert not live(images.float(), torch.full((12,), -1)).logits.any()
 
 
@@ -182,9 +182,9 @@ def test_teachers_that_are_not_networks_are_refused(
         assert f"'{linear.name}'" in str(error)
 
 
-def test_the_features_are_the_embedding_of_a_linear_model_on_them() -> None:
+def test_the_embedding_of_a_linear_model_is_its_features() -> None:
     head = HeadBank(torch.randn(1, 10, 4), bias=torch.zeros(1, 10))
-    source = cast("FeatureSource", None)  # made by it, but read from nowhere here
+    source = cast("FeatureSource", None)  # required by the constructor, not read here
     teacher = LinearFeatures(TeacherSpec("one", 0), head, source, 0)
     features = torch.randn(3, 4).half()
     embedded = teacher.embed(features)

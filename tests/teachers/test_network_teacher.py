@@ -33,7 +33,7 @@ def section(**changes: Any) -> TeachersSection:
 
 
 class Killed(Exception):
-    """Raised during a training."""
+    """Simulates a killed training."""
 
 
 def test_a_killed_training_of_a_teacher_resumes(
@@ -42,11 +42,11 @@ def test_a_killed_training_of_a_teacher_resumes(
     config = section()
     specs = finest(config, data)[:1]
     whole = train_level(specs, Training(config, data, 0, features))[0]
-    seen: list[int] = []
+    steps: list[int] = []
 
     def obtain(kill_at: int = 0) -> list[Teacher]:
         def on_step(name: str, step: int, loss: float) -> None:
-            seen.append(step)
+            steps.append(step)
             if step == kill_at:
                 raise Killed
 
@@ -56,12 +56,12 @@ def test_a_killed_training_of_a_teacher_resumes(
         obtain(kill_at=5)
     state = tmp_path / f"{specs[0].name}.state"
     assert state.exists()
-    seen.clear()
+    steps.clear()
     assert obtain()[0].identity == whole.identity
-    assert seen == [5, 6]
+    assert steps == [5, 6]
     assert not state.exists()
     assert obtain()[0].identity == whole.identity
-    assert seen == [5, 6]
+    assert steps == [5, 6]
 
 
 def test_teachers_learn_the_given_labels(data: ImageData, features: FeatureCache) -> None:

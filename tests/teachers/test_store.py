@@ -76,18 +76,18 @@ def test_reading_returns_what_was_written(
         assert store.missing("student_train", fake) == []
     level = store.level("student_train", [fake.name for fake in fakes])
     assert len(level) == count
-    seen = 0
+    read = 0
     for rows, dense in level.iter_dense(elements):
-        assert rows.start == seen
+        assert rows.start == read
         assert dense.dtype == torch.float32
         assert dense.numel() <= max(elements, teachers * classes)
         for t, probs in enumerate(written):
-            # float16, and beyond 64 classes the small probabilities are spread evenly.
+            # Values are float16; beyond 64 classes, small probabilities are spread evenly.
             atol = 1e-3 if classes <= 64 else 0.02
             torch.testing.assert_close(dense[:, t], probs[rows], atol=atol, rtol=0)
             assert (dense[:, t, -1] == 0).all()
-        seen = rows.stop
-    assert seen == count
+        read = rows.stop
+    assert read == count
     for fake, probs in zip(fakes, written, strict=True):
         table = level.table(fake.name)
         assert len(table) == count
@@ -139,7 +139,7 @@ def test_the_manifest_lists_stored_annotations_and_abstentions(tmp_path: Path) -
     assert manifest["student_train"]["a"]["abstains"] == [4]
     assert manifest["student_train"]["a"]["samples"] == 12
     assert store.abstains("student_train", "a") == [4]
-    assert store.abstains("student_train", "nobody") == []
+    assert store.abstains("student_train", "unknown") == []
 
 
 def test_a_full_disk_is_reported_and_leaves_no_partial_file(

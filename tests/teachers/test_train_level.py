@@ -1,4 +1,4 @@
-"""Training of teachers: scopes, budgets, features, checkpoints and annotation tables."""
+"""Teachers are trained on the rows and classes of their scope, within their budget."""
 
 import re
 from dataclasses import replace
@@ -60,9 +60,9 @@ def test_only_labels_of_the_scope_in_teacher_train_are_used(
     swapped = data.table["label"].where(own, (data.table["label"] - 4) % 5 + 5)
     labels = swapped.where(~unknown, -1)
     other = replace(data, table=data.table.assign(label=labels, given=labels))
-    seen = train_level(specs, Training(section, data, 0, features))[0]
-    unseen = train_level(specs, Training(section, other, 0, features))[0]
-    assert seen.identity == unseen.identity
+    with_labels = train_level(specs, Training(section, data, 0, features))[0]
+    with_other_labels = train_level(specs, Training(section, other, 0, features))[0]
+    assert with_labels.identity == with_other_labels.identity
 
 
 def test_training_rows_are_those_of_the_scope(data: ImageData) -> None:
@@ -73,8 +73,8 @@ def test_training_rows_are_those_of_the_scope(data: ImageData) -> None:
     assert training_rows(TeacherSpec("all", 0), data).tolist() == (
         data.rows("teacher_train").tolist()
     )
-    nobody = replace(data, table=table[table["label"] != 1].reset_index(drop=True))
-    error = error_of(training_rows, replace(spec, classes=(1,)), nobody)
+    without_samples = replace(data, table=table[table["label"] != 1].reset_index(drop=True))
+    error = error_of(training_rows, replace(spec, classes=(1,)), without_samples)
     assert error.where == "teacher 'x'"
     assert "teacher_train" in str(error)
 
@@ -112,7 +112,7 @@ def test_scoped_loss_is_cross_entropy_over_the_classes_of_the_scope() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_a_backbone_runs_once_per_image_for_all_teachers(
+def test_teachers_share_one_feature_extraction(
     data: ImageData, features: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
@@ -140,7 +140,7 @@ def test_networks_are_equal_from_memory_and_from_files(
     assert whole.steps == 3
 
 
-def test_checkpoints_are_used_unchanged(
+def test_checkpoints_are_loaded_unchanged(
     data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     section = section_of("network", data, tmp_path)
