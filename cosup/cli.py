@@ -227,10 +227,13 @@ def compare(
 def list_things(
     what: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="configs, assigners, filters, losses, sources, runs"),
+        typer.Argument(
+            metavar="KIND",
+            help="configs, assigners, filters, losses, sources, teachers, controls, runs",
+        ),
     ] = "",
 ) -> None:
-    """List configs, assigners, filters, losses, sources or runs."""
+    """List configs, assigners, filters, losses, sources, teachers, controls or runs."""
     with explained():
         from cosup.runs.listing import list_kinds
 

@@ -143,6 +143,8 @@ def test_a_misused_command_is_one_line_and_exit_2(
         ("filters", ["teacher_student", "k: 3"]),
         ("losses", ["adaptive_confidence", 'form: "code"  (one of code, paper)']),
         ("sources", ["digits", "root: must be given  (text)"]),
+        ("teachers", ["linear_pixels", "network", "call", "table"]),
+        ("controls", ["best_teacher", "oracle_assignment", "ceiling"]),
         ("", ["assigners", "dawid_skene", "cross_entropy", "unanimity", "image_folder", "configs"]),
     ],
 )

@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cosup.config.schema import Assigners, Filters, Losses
+from cosup.controls import CONTROLS
 from cosup.data.sources import SOURCES
 from cosup.errors import RunError, unknown_name
 from cosup.layout import Layout
 from cosup.registry import Registry
 from cosup.sections import allowed, settings_of
+from cosup.settings.teachers import known_kinds
 from cosup.validation import setting_docs
 
 CONFIGS = Path("configs")
@@ -73,10 +75,20 @@ def _configs() -> dict[str, str]:
     found = {}
     for path in sorted(CONFIGS.glob("*.y*ml")):
         heading, _, _ = path.read_text(encoding="utf-8", errors="replace").partition("\n\n")
-        said = heading.partition("\n#\n")[2] or heading  # below the command that runs it
-        words = " ".join(line.lstrip("# ") for line in said.splitlines() if line.startswith("#"))
+        text = heading.partition("\n#\n")[2] or heading  # below the command that runs it
+        words = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
         found[str(path)] = words.split(": ")[0].split(". ")[0]
     return found
+
+
+def _teachers() -> dict[str, str]:
+    """List the kinds of teachers."""
+    return {name: _first_line(entry.settings) for name, entry in known_kinds().items()}
+
+
+def _controls() -> dict[str, str]:
+    """List the controls with their labels."""
+    return {name: control.label for name, control in CONTROLS.items()}
 
 
 def _runs() -> dict[str, str]:
@@ -111,5 +123,7 @@ _LOOKED = {"configs": f" in {CONFIGS}/", "runs": f" in {RUNS}/"}
 _KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "configs": _configs,
     **{kind: _registered(registry) for kind, registry in _REGISTRIES.items()},
+    "teachers": _teachers,
+    "controls": _controls,
     "runs": _runs,
 }
