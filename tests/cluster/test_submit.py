@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ pytest.importorskip("aiohttp")
 
 import requests
 from cluster_helpers import free_port, wait_until
+from helpers.forks import REIMPORT
 from helpers.user_errors import error_of
 
 import cosup
@@ -72,9 +74,16 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a head node that demands a token; return the address of its dashboard."""
+def head(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> Iterator[str]:
+    """Start a head node that demands a token; return the address of its dashboard.
+
+    The `python` of its jobs is a fork that has imported torch, but not the uploaded package.
+    """
     home = tmp_path_factory.mktemp("head")
+    python = home / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.join(forks)} "$@"\n')
+    python.chmod(0o755)
     ports = {
         f"--{name}": free_port()
         for name in (
@@ -93,7 +102,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     env = {
         **kept,
         "HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        REIMPORT: "1",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -115,13 +125,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
         yield address
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            for pid in _processes_with(home):
-                os.kill(pid, signal.SIGKILL)
-            subprocess.run(["rm", "-rf", sessions], check=False)
+        for pid in _processes_with(home):  # a graceful end takes seconds
+            os.kill(pid, signal.SIGKILL)
+        process.wait(20)
+        subprocess.run(["rm", "-rf", sessions], check=False)
 
 
 def _serves(address: str) -> bool:
@@ -212,12 +219,12 @@ def test_a_failing_job_gives_its_exit_status(
 
 
 def test_ctrl_c_leaves_the_job_running_and_stop_ends_it_cleanly(
-    config: Path, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, head: str, tmp_path: Path, forks: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The token is in Ray's own file."""
     (tmp_path / "home/.ray").mkdir()
     (tmp_path / "home/.ray/auth_token").write_text(TOKEN)
-    command = [sys.executable, "-m", "cosup", "submit", str(config), "execution.backend=local"]
+    command = [*forks, "-m", "cosup", "submit", str(config), "execution.backend=local"]
     command += [f"run.output={tmp_path}/runs", "student.training.steps=1000000"]
     process = subprocess.Popen(
         [*command, "--address", head],

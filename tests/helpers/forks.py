@@ -27,6 +27,8 @@ from typing import Any
 
 SERVER = "COSUP_TEST_FORKS"
 """Environment variable with the path of the server's socket."""
+REIMPORT = "COSUP_TEST_REIMPORT"
+"""Environment variable that is set if cosup is to be imported again, from PYTHONPATH."""
 PRELOADED = (
     "torch._dynamo",  # imported by the first optimizer
     "torch.distributed.nn",
@@ -165,6 +167,9 @@ def run(arguments: list[str]) -> None:
     del sys.path[0]  # folder of this file
     found = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [path for path in found if path not in sys.path]
+    if os.environ.get(REIMPORT):
+        for name in [name for name in sys.modules if name.split(".")[0] == "cosup"]:
+            del sys.modules[name]
     if first == "-m":
         sys.argv = rest
         sys.path.insert(0, os.getcwd())
