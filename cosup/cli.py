@@ -95,7 +95,7 @@ def run(
         if print_config:
             typer.echo(dump_config(loaded), nl=False)
             return
-        from cosup.cluster import run_config
+        from cosup.cluster import run_with_backend
         from cosup.runs import describe_run
         from cosup.runs.logs import log_to_console
         from cosup.runs.staging import run_place
@@ -104,7 +104,7 @@ def run(
         # Handle a stopped job or a shutdown of the machine like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with log_to_console():
-            summary = run_config(loaded, place, resume, overwrite)
+            summary = run_with_backend(loaded, place, resume, overwrite)
         show(describe_run(summary, place))
 
 

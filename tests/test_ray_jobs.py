@@ -1,4 +1,4 @@
-"""The files of `ray_jobs/`: what Ray, KubeRay and cosup's own command line make of them."""
+"""Tests of the files in `ray_jobs/` against the schemas of Ray and KubeRay and cosup's commands."""
 
 import re
 import shlex
@@ -84,13 +84,13 @@ WORKER_GROUP_SPEC = {
     "scaleStrategy": dict,
     "numOfHosts": int,
 }
-# Of Kubernetes' core/v1, what is in use here.
+# The fields of Kubernetes' core/v1 that are used here.
 POD_SPEC = {"containers": list, "volumes": list, "tolerations": list, "serviceAccountName": str}
 CONTAINER = {"name": str, "image": str, "resources": dict, "ports": list, "volumeMounts": list}
 
 
 def head_of(path: Path) -> str:
-    """The comment at a file's beginning, as text."""
+    """Return the comment at the start of a file as text."""
     lines = path.read_text().splitlines()
     count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
     return "\n".join(line[1:].strip() for line in lines[:count])
@@ -103,7 +103,7 @@ def check_fields(item: dict[str, Any], known: dict[str, type], where: str) -> No
 
 
 def check_run(command: str, root: Path) -> None:
-    """A `cosup run` that a shell takes as it stands, whose config is valid and kept somewhere."""
+    """Check a `cosup run` that needs no quoting, with a valid config and persistent output."""
     words = shlex.split(command)
     assert not set(command) & set(";|&<>`$(){}*?~\"'\\"), "a shell would change it"
     start = words.index("cosup")
@@ -118,7 +118,7 @@ def check_run(command: str, root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["job", "kuberay", "cluster"])
-def test_each_file_is_headed_by_its_command(name: str) -> None:
+def test_each_file_starts_with_its_command(name: str) -> None:
     path = JOBS / f"{name}.yaml"
     head = head_of(path)
     assert f"ray_jobs/{path.name}" in head
@@ -142,12 +142,12 @@ def test_job_is_a_runtime_env_and_its_command_runs() -> None:
     check_run(entrypoint, ROOT)
 
 
-def test_the_requirements_that_job_names_are_cosups() -> None:
+def test_job_names_the_requirements_of_cosup() -> None:
     text = re.sub(r"\n#? *", " ", (JOBS / "job.yaml").read_text())
     named = re.findall(r'"([^"]+)"', re.search(r"pip: \[(.*?)\](?= )", text)[1])  # type: ignore[index]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ours = [item for item in project["dependencies"] if not item.startswith("ray[")]
-    assert named == ours  # Ray is there already, in the cluster's own version
+    assert named == ours  # without Ray, which the cluster has in its own version
 
 
 def test_kuberay_has_the_fields_of_ray_job_v1() -> None:
@@ -164,7 +164,7 @@ def test_kuberay_has_the_fields_of_ray_job_v1() -> None:
         check_fields(group, WORKER_GROUP_SPEC, "workerGroupSpecs")
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
-    assert spec["shutdownAfterJobFinishes"] is True  # else the time below does nothing
+    assert spec["shutdownAfterJobFinishes"] is True  # otherwise the time below has no effect
     assert spec["ttlSecondsAfterFinished"] > 0
     assert cluster["authOptions"] == {"mode": "token"}
     version = tuple(int(part) for part in cluster["rayVersion"].split("."))
@@ -172,7 +172,7 @@ def test_kuberay_has_the_fields_of_ray_job_v1() -> None:
     assert f"rayproject/ray:{cluster['rayVersion']}-" in head_of(path)
 
 
-def test_kuberays_pods_are_whole() -> None:
+def test_kuberay_pods() -> None:
     job = parse_yaml((JOBS / "kuberay.yaml").read_text(), "kuberay.yaml")
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
@@ -186,14 +186,14 @@ def test_kuberays_pods_are_whole() -> None:
             check_fields(container, CONTAINER, "container")
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes
             limits, requests = (container["resources"][key] for key in ("limits", "requests"))
-            assert limits == requests  # Kubernetes demands it of GPUs; Ray reads the limits
+            assert limits == requests  # required for GPUs by Kubernetes; Ray reads the limits
     images = {c["image"] for g in groups for c in g["template"]["spec"]["containers"]}
     assert len(images) == 1
     (worker,) = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_kuberays_entrypoint_runs_what_is_mounted() -> None:
+def test_kuberay_entrypoint_runs_the_mounted_config() -> None:
     from ray.runtime_env import RuntimeEnv
 
     path = JOBS / "kuberay.yaml"
@@ -210,7 +210,8 @@ def test_kuberays_entrypoint_runs_what_is_mounted() -> None:
     assert not mounts["/runs"].get("readOnly")
 
 
-def test_the_cluster_is_one_for_rays_launcher() -> None:
+def test_cluster_is_valid_for_the_launcher_of_ray() -> None:
+    # Ray has no public function that checks a file of its launcher.
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     path = JOBS / "cluster.yaml"
@@ -218,9 +219,9 @@ def test_the_cluster_is_one_for_rays_launcher() -> None:
     whole = prepare_config(config)
     validate_config(whole)
     kinds = whole["available_node_types"]
-    assert set(kinds) == {"head", "gpu"}  # no node type of Ray's defaults was added
+    assert set(kinds) == {"head", "gpu"}  # no default node type was added
     assert sum(kind["max_workers"] for kind in kinds.values()) <= config["max_workers"]
-    assert kinds["gpu"]["min_workers"] > 0  # a run counts what is there
+    assert kinds["gpu"]["min_workers"] > 0  # a run only uses nodes that are up
     starts = [*whole["head_start_ray_commands"], *whole["worker_start_ray_commands"]]
     assert all("0.0.0.0" not in command for command in starts)
     assert "-e RAY_AUTH_MODE=token" in config["docker"]["run_options"]
@@ -230,7 +231,7 @@ def test_the_cluster_is_one_for_rays_launcher() -> None:
             assert shlex.split(command)
 
 
-def test_clusters_submit_command_is_ours() -> None:
+def test_submit_command_of_cluster() -> None:
     head = head_of(JOBS / "cluster.yaml")
     line = next(line for line in head.splitlines() if line.startswith("cosup submit"))
     words = shlex.split(line)

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from cosup.config.schema import Config
     from cosup.remote import Place
 
-__all__ = ["run_config"]
+__all__ = ["run_with_backend"]
 
 
-def run_config(
+def run_with_backend(
     config: Config, place: str | Path | Place, resume: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Run a config with its backend, in a directory or at a URI; return the content of
@@ -22,13 +22,13 @@ def run_config(
     for (before anything is started), and `RunError` for failures during the run.
     """
     from cosup.remote import Place
-    from cosup.runs import run_config as run
+    from cosup.runs import run_config
     from cosup.runs.mirror import mirrored
 
     where = place.uri if isinstance(place, Place) else str(place)
     if config.execution.backend == "local":
         with mirrored(where, resume=resume, overwrite=overwrite) as directory:
-            return run(config, directory, resume, overwrite)
+            return run_config(config, directory, resume, overwrite)
     from cosup.cluster.backend import RayBackend
     from cosup.cluster.session import connected
 
@@ -37,4 +37,4 @@ def run_config(
         RayBackend(config.execution, nodes) as backend,
         mirrored(where, resume=resume, overwrite=overwrite) as directory,
     ):
-        return run(config, directory, resume, overwrite, backend)
+        return run_config(config, directory, resume, overwrite, backend)

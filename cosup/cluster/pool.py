@@ -30,7 +30,14 @@ from ray.exceptions import (
 )
 
 from cosup.cluster.actor import PoolActor, Setup
-from cosup.cluster.session import Allocation, Closeable, describe_nodes, find_nodes
+from cosup.cluster.session import (
+    Allocation,
+    Closeable,
+    describe_nodes,
+    find_nodes,
+    free_resources,
+    is_alive,
+)
 from cosup.cluster.work_queue import ItemState, WorkItem, WorkQueue
 from cosup.errors import RunError, UserError, in_short
 
@@ -46,7 +53,7 @@ ACTOR_START_SECONDS = 60.0
 RESTART_SECONDS = 10.0
 """Time until another actor is started after failed starts, if others work: a node whose death has
 not been noticed yet accepts actors that cannot start."""
-END_SECONDS = 10.0
+KILL_SECONDS = 10.0
 """Time for killed actors to disappear."""
 
 
@@ -152,7 +159,7 @@ class Pool(Closeable):
         """Kill the actors and wait until they are gone."""
         for member in list(self._members):
             self._kill(member)
-        end = time.monotonic() + END_SECONDS
+        end = time.monotonic() + KILL_SECONDS
         remaining = [handle for handle in self._killed if not _is_gone(handle, end)]
         self._killed = []
         if remaining:
@@ -175,7 +182,7 @@ class Pool(Closeable):
             raise RunError(
                 f"{self._name}: no actor found a place within {limit:g} s; each needs "
                 f"{self._allocation}; the cluster has {describe_nodes(find_nodes())}, of which "
-                f"{_free_resources()} are free"
+                f"{free_resources()} are free"
             )
 
     def _start(self) -> Member:
@@ -226,7 +233,7 @@ class Pool(Closeable):
         except RayActorError as error:
             log.debug("%s: %s", self._name, error)
             # A node's death is noticed late; until then its actors are only unavailable.
-            node_died = isinstance(error, ActorUnavailableError) or not _is_alive(member.node)
+            node_died = isinstance(error, ActorUnavailableError) or not is_alive(member.node)
             self._replace(member, queue, _death_reason(error, node_died), node_died)
             return
         except ObjectLostError as error:
@@ -259,11 +266,11 @@ class Pool(Closeable):
         state = member.calls[0].state
         known = isinstance(cause, UserError | RunError)
         if state is None:
-            self._count_failed_start(member, cause if known else RunError(_describe(cause)))
+            self._count_failed_start(member, cause if known else RunError(_error_text(cause)))
         elif isinstance(cause, UserError):
             raise cause from None
         else:
-            queue.failed(state, member.number, str(cause) if known else _describe(cause))
+            queue.failed(state, member.number, str(cause) if known else _error_text(cause))
 
     def _replace(
         self, member: Member, queue: WorkQueue, reason: str, node_died: bool = False
@@ -271,7 +278,7 @@ class Pool(Closeable):
         """Remove an actor that is dead or overdue, and put its items back."""
         calls = list(member.calls)
         if calls[0].state is None:
-            if _is_alive(member.node):
+            if is_alive(member.node):
                 error = RunError(f"{self._name}: no actor starts: {reason}")
                 self._count_failed_start(member, error)
             else:
@@ -300,17 +307,6 @@ class Pool(Closeable):
             self._killed.append(member.handle)
 
 
-def _free_resources() -> str:
-    found: Any = ray.available_resources()  # type: ignore[no-untyped-call]
-    return f"{found.get('CPU', 0):g} CPUs and {found.get('GPU', 0):g} GPUs"
-
-
-def _is_alive(node: str | None) -> bool:
-    """Return whether the cluster considers a node alive; True for an unknown place."""
-    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-    return node is None or any(n["NodeID"] == node and n["Alive"] for n in nodes)
-
-
 def _is_gone(handle: Any, end: float) -> bool:
     """Wait until `end` for a killed actor to be dead; return whether it is."""
     while True:
@@ -333,5 +329,5 @@ def _death_reason(error: RayActorError, node_died: bool) -> str:
     return "its process died (killed, out of memory, or a crash)"
 
 
-def _describe(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {in_short(error)}"

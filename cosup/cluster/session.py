@@ -25,7 +25,9 @@ __all__ = [
     "connected",
     "describe_nodes",
     "find_nodes",
+    "free_resources",
     "gpus_per_process",
+    "is_alive",
 ]
 
 
@@ -134,6 +136,22 @@ def find_nodes() -> list[Node]:
     nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
     found = [node["Resources"] for node in nodes if node["Alive"]]
     return [Node(float(has.get("CPU", 0)), float(has.get("GPU", 0))) for has in found]
+
+
+def is_alive(node: str | None) -> bool:
+    """Return whether the cluster considers a node (its id) alive; True for None."""
+    import ray
+
+    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    return node is None or any(n["NodeID"] == node and n["Alive"] for n in nodes)
+
+
+def free_resources() -> str:
+    """Return the resources that are not reserved, in words."""
+    import ray
+
+    found: Any = ray.available_resources()  # type: ignore[no-untyped-call]
+    return f"{found.get('CPU', 0):g} CPUs and {found.get('GPU', 0):g} GPUs"
 
 
 def describe_nodes(nodes: Sequence[Node]) -> str:

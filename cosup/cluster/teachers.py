@@ -127,7 +127,7 @@ def _shard_items(
     store: AnnotationStore,
 ) -> Iterator[WorkItem]:
     """Yield one item per group and shard that teachers of the group have yet to annotate."""
-    for number, group in enumerate(_groups(teachers)):
+    for number, group in enumerate(_input_groups(teachers)):
         if not any(missing[teacher.name][split] for teacher in group for split in ANNOTATED):
             continue
         remote = tuple(
@@ -147,7 +147,7 @@ def _shard_items(
                 )
 
 
-def _groups(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
+def _input_groups(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
     """Yield teachers with equal inputs, at most `GROUP_SIZE` at a time."""
     for group in groups_of(teachers):
         for start in range(0, len(group), GROUP_SIZE):

@@ -146,14 +146,7 @@ def load_data(
             collection, broken = _readable(collection, section, workers, cache)
         else:
             collection, broken = collection.without(known.broken), known.broken
-        novel = novel_validation = None
-        if section.few_shot is not None:
-            with within("few_shot"):
-                parts = class_parts(collection.classes, collection.roles, section.few_shot, seed)
-            novel = _set_aside(collection.of_classes(parts.novel), "test")
-            if parts.validation:
-                novel_validation = _set_aside(collection.of_classes(parts.validation), "validation")
-            collection = collection.of_classes(parts.base, unlabelled=True)
+        collection, novel, novel_validation = _base_and_novel(collection, section, seed)
         table = _split_table(collection, section, seed)
         table = table.assign(given=_training_labels(table, collection.classes, section, seed))
     if known is not None and known.digest != _table_digest(table):
@@ -239,6 +232,21 @@ def _checked_once(
     except (OSError, RunError) as error:
         log.warning("cannot write to '%s', so images are checked again: %s", path.parent, error)
     return broken
+
+
+def _base_and_novel(
+    collection: Collection, section: DataSection, seed: int
+) -> tuple[Collection, ImageData | None, ImageData | None]:
+    """Return the samples of base classes, and those of novel and novel validation classes."""
+    if section.few_shot is None:
+        return collection, None, None
+    with within("few_shot"):
+        parts = class_parts(collection.classes, collection.roles, section.few_shot, seed)
+    novel = _set_aside(collection.of_classes(parts.novel), "test")
+    validation = None
+    if parts.validation:
+        validation = _set_aside(collection.of_classes(parts.validation), "validation")
+    return collection.of_classes(parts.base, unlabelled=True), novel, validation
 
 
 def _set_aside(collection: Collection, split: str) -> ImageData:

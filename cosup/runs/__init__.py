@@ -23,13 +23,14 @@ def run_config(
 ) -> dict[str, Any]:
     """Run a config, once or for each of `run.seeds` and of `rounds.losses`.
 
-    Returns the content of `summary.json`. backend: what computes; None is this process.
-    `cosup.cluster.run_config` uses the one that `execution.backend` names. Raises as `run_one`.
+    Returns the content of `summary.json`. backend: what computes; None is this process, and
+    `cosup.cluster.run_with_backend` uses that of `execution.backend`. Raises as `run_one`.
     """
     if backend is None and config.execution.backend != "local":
         raise UserError(
-            f"execution.backend: {config.execution.backend} is run by cosup.cluster.run_config, or "
-            "by `cosup run`"
+            "needs cosup.cluster.run_with_backend, or `cosup run`",
+            key="execution.backend",
+            value=config.execution.backend,
         )
     from cosup.runs.ablation import run_ablation
     from cosup.runs.pipeline import run_one

@@ -15,7 +15,7 @@ from cluster_helpers import TwoNodes, assert_nothing_left
 from helpers.user_errors import error_of
 from safetensors.torch import load_file
 
-from cosup.cluster import run_config
+from cosup.cluster import run_with_backend
 from cosup.config.schema import Config
 
 pytestmark = pytest.mark.ray
@@ -94,7 +94,7 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
 ) -> None:
     """With specialists, a generalist, a gate's features, students and controls. The driver is
     killed by SIGKILL while the first student is trained, and resumed."""
-    local = run_config(config(tmp_path, "local"), tmp_path / "local")
+    local = run_with_backend(config(tmp_path, "local"), tmp_path / "local")
     content = config(tmp_path, "ray", address=nodes.address)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(content.model_dump(mode="json")))
@@ -110,7 +110,7 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     assert_nothing_left(within=60)
     done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in done]
-    ours = run_config(content, tmp_path / "ray", resume=True)
+    ours = run_with_backend(content, tmp_path / "ray", resume=True)
     assert_nothing_left()
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was annotated twice
     assert compared(ours) == compared(local)
@@ -128,7 +128,9 @@ def test_missing_resources_are_reported_first(nodes: TwoNodes, tmp_path: Path) -
         "teachers": {"num_gpus": 0.5},
         "features": {"num_cpus": 3},
     }.items():
-        error = error_of(run_config, config(tmp_path, "ray", **{section: asked}), tmp_path / "run")
+        error = error_of(
+            run_with_backend, config(tmp_path, "ray", **{section: asked}), tmp_path / "run"
+        )
         assert error.key == ("execution", section)
         assert "the cluster has room for" in error.problem
     assert not (tmp_path / "run").exists()
@@ -137,6 +139,8 @@ def test_missing_resources_are_reported_first(nodes: TwoNodes, tmp_path: Path) -
 def test_no_cluster_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    error = error_of(run_config, config(tmp_path, "ray", address="127.0.0.1:1"), tmp_path / "run")
+    error = error_of(
+        run_with_backend, config(tmp_path, "ray", address="127.0.0.1:1"), tmp_path / "run"
+    )
     assert (error.key, error.value) == (("execution", "address"), "127.0.0.1:1")
     assert not (tmp_path / "run").exists()

@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers.user_errors import error_of
-from pydantic import ValidationError
+from helpers.user_errors import error_of, section_error_of
 
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
@@ -31,20 +30,31 @@ def test_both_train_on_the_same_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "split", "share", "setting"),
     [
-        ({}, r"teacher_train 0\.3: must be 0 with data\.share_train"),
-        ({"splits": {"teacher_train": 0.1, "student_train": 0.5, "test": 0.2}}, r"must be 0 with"),
-        ({"splits": {"student_train": 0.5}}, r"test 0: must be above 0 without data\.few_shot"),
+        ({}, "teacher_train", 0.3, "share_train"),
+        (
+            {"splits": {"teacher_train": 0.1, "student_train": 0.5, "test": 0.2}},
+            "teacher_train",
+            0.1,
+            "share_train",
+        ),
+        ({"splits": {"student_train": 0.5}}, "test", 0, "few_shot"),
         (
             {"share_train": False, "splits": {"student_train": 0.5, "test": 0.1}},
-            r"teacher_train 0: must be above 0 without data\.share_train",
+            "teacher_train",
+            0,
+            "share_train",
         ),
     ],
 )
-def test_shares_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        load(source="digits", **settings)
+def test_shares_that_do_not_fit(
+    settings: dict[str, Any], split: str, share: float, setting: str
+) -> None:
+    error = section_error_of(load, source="digits", **settings)
+    assert (error.key, error.value) == (("splits", split), share)
+    assert error.problem.startswith("must be 0" if share else "must be above 0")
+    assert error.problem.endswith(f"data.{setting}")
 
 
 def test_given_splits(tmp_path: Path, class_folder: Writer) -> None:

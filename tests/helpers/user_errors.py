@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cosup.errors import UserError
 
@@ -33,3 +34,13 @@ def key_of(error: UserError) -> str:
 def keys_of(errors: Iterable[UserError]) -> list[str]:
     """Return the keys of errors, dotted and sorted."""
     return sorted(map(key_of, errors))
+
+
+def section_error_of(call: Callable[..., object], *args: Any, **settings: Any) -> UserError:
+    """Return the `UserError` of a config section that the call builds."""
+    with pytest.raises(ValidationError) as caught:
+        call(*args, **settings)
+    (found,) = caught.value.errors()
+    error = found["ctx"]["error"]
+    assert isinstance(error, UserError)
+    return error
