@@ -1,10 +1,9 @@
-"""Runs a config again and again, each time killed with SIGKILL once one more stage is finished, or
-the state of one more training is saved.
+"""Run a config repeatedly; kill each run with SIGKILL after a new stage or a new training state.
 
     python killer.py CONFIG DIRECTORY KEY=VALUE ...
 
-Prints the stages, and the names of the states, after which it killed. The runs are this process's
-forks.
+The runs are forks of this process. Prints the stages and the names of the states after which it
+killed a run.
 """
 
 import os

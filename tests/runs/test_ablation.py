@@ -1,4 +1,4 @@
-"""`rounds.losses`: every loss as if run alone, what they share made once, and what is concluded."""
+"""`rounds.losses` runs each loss as if alone, shares their common work, and compares them."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ NAMES = ("distillation", "adaptive_confidence")
 
 
 def tree(output: Path, rounds: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    """Rotated digits, two levels, a few steps."""
+    """Return a config tree: rotated digits, two levels, a few steps."""
     return {
         "run": {"name": "ablation", "output": str(output), "seeds": list(SEEDS)},
         "data": {"source": "digits", "limit": 240},
@@ -52,8 +52,8 @@ def config(output: Path, losses: Any = NAMES, **sections: Any) -> Config:
     return check_config(tree(output, {"losses": list(losses)}, **sections))
 
 
-def plain(summary: dict[str, Any]) -> dict[str, Any]:
-    """Without what a clock and the memory say."""
+def without_costs(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary without times and memory."""
     text = json.dumps({k: v for k, v in summary.items() if k not in ("seconds", "peak_rss_mb")})
     stripped = json.loads(text)
     over = stripped.get("over_seeds", {})
@@ -79,22 +79,22 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(output: Path) -> tuple[Path, dict[str, Any]]:
-    """An ablation of two losses on two seeds, and its summary."""
+    """Return the directory and the summary of an ablation of two losses on two seeds."""
     directory = output / "ablation"
     return directory, run_config(config(output), directory)
 
 
-def test_every_loss_has_the_numbers_that_it_has_by_itself(
+def test_each_loss_equals_a_run_of_that_loss_alone(
     finished: tuple[Path, dict[str, Any]], output: Path
 ) -> None:
     directory, summary = finished
     run = {"output": str(output), "seed": SEEDS[1]}
     alone = check_config(tree(output, {"loss": NAMES[1]}, run=run))
-    made = run_config(alone, output / "alone")
+    result = run_config(alone, output / "alone")
     beside = json.loads((directory / NAMES[1] / f"seed-{SEEDS[1]}" / "summary.json").read_text())
-    assert plain({**beside, "run": "run"}) == plain(made)
+    assert without_costs({**beside, "run": "run"}) == without_costs(result)
     over_seeds = summary["losses"][NAMES[1]]["over_seeds"]["student.accuracy"]
-    assert over_seeds["values"][1] == made["student"]["accuracy"]
+    assert over_seeds["values"][1] == result["student"]["accuracy"]
     assert json.loads((directory / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["seed"] == list(SEEDS)
     assert summary["status"] == "finished"
@@ -102,7 +102,7 @@ def test_every_loss_has_the_numbers_that_it_has_by_itself(
         assert (directory / name / "seed-1" / "student").is_dir()
 
 
-def test_what_no_loss_changes_is_made_once(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_work_shared_by_losses_is_done_once(finished: tuple[Path, dict[str, Any]]) -> None:
     directory, _ = finished
     first, second = (directory / name / "seed-1" for name in NAMES)
     shared = [
@@ -123,7 +123,7 @@ def test_what_no_loss_changes_is_made_once(finished: tuple[Path, dict[str, Any]]
         assert not (first / own).samefile(second / own)
 
 
-def test_each_run_in_it_can_be_analysed(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_each_run_of_an_ablation_can_be_analysed(finished: tuple[Path, dict[str, Any]]) -> None:
     directory, _ = finished
     inside = runs_inside(directory)
     assert len(inside) == len(NAMES) * len(SEEDS)
@@ -154,7 +154,7 @@ def test_the_pair_is_the_difference_of_the_summaries(
     assert pair["better_on"] == sum(value > 0 for value in expected)
 
 
-def test_what_it_prints(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_printed_summary(finished: tuple[Path, dict[str, Any]]) -> None:
     directory, summary = finished
     text = text_of(describe_run(summary, directory))
     for name in NAMES:
@@ -168,21 +168,21 @@ def test_what_it_prints(finished: tuple[Path, dict[str, Any]]) -> None:
     assert "ceiling" in text
 
 
-def test_it_is_listed_by_loss(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_an_ablation_is_listed_by_loss(finished: tuple[Path, dict[str, Any]]) -> None:
     directory, summary = finished
     accuracy = summary["losses"][NAMES[0]]["student"]["accuracy"]
     assert f"{NAMES[0]} {accuracy:.3f}" in _summary(directory)
 
 
 def test_the_plan_names_the_losses(output: Path) -> None:
-    words = " ".join(text_of(plan_config(config(output))).split())  # it may be cut into lines
+    words = " ".join(text_of(plan_config(config(output))).split())  # the line may be wrapped
     assert f"losses {', '.join(NAMES)}" in words
 
 
-def test_a_cut_ablation_goes_on_where_it_stood(
+def test_an_interrupted_ablation_resumes(
     finished: tuple[Path, dict[str, Any]], output: Path, tmp_path: Path
 ) -> None:
-    """As if killed in the second loss's second seed, before its last round."""
+    """Simulate a kill in the second seed of the second loss, before its last round."""
     directory, summary = finished
     path = tmp_path / "cut"
     shutil.copytree(directory, path)
@@ -194,14 +194,14 @@ def test_a_cut_ablation_goes_on_where_it_stood(
     kept = path / NAMES[1] / "seed-0" / "stages" / "summary.json"
     before = kept.stat().st_mtime_ns
     again = run_config(config(output), path, resume=True)
-    assert {name: plain(one) for name, one in again["losses"].items()} == {
-        name: plain(one) for name, one in summary["losses"].items()
+    assert {name: without_costs(one) for name, one in again["losses"].items()} == {
+        name: without_costs(one) for name, one in summary["losses"].items()
     }
     assert again["paired"] == summary["paired"]
     assert kept.stat().st_mtime_ns == before
 
 
-def test_another_ablation_in_its_place_needs_overwrite(
+def test_replacing_an_ablation_needs_overwrite(
     finished: tuple[Path, dict[str, Any]], output: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "r"
@@ -211,14 +211,14 @@ def test_another_ablation_in_its_place_needs_overwrite(
         run_config(other, path)
     with pytest.raises(UserError, match=r"changed: .*rounds\.losses"):
         run_config(other, path, resume=True)
-    made = run_config(other, path, overwrite=True)
-    assert (made["seed"], made["paired"], list(made["losses"])) == ([3], [], [NAMES[0]])
+    result = run_config(other, path, overwrite=True)
+    assert (result["seed"], result["paired"], list(result["losses"])) == ([3], [], [NAMES[0]])
     assert not (path / NAMES[1]).exists()
     assert not list((path / NAMES[0]).glob("seed-*"))
-    assert "adaptive" not in text_of(describe_run(made, path))
+    assert "adaptive" not in text_of(describe_run(result, path))
 
 
-def test_a_single_seed_is_told_apart(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_a_single_seed_is_described_as_such(finished: tuple[Path, dict[str, Any]]) -> None:
     directory, summary = finished
     losses = {
         name: json.loads((directory / name / "seed-0" / "summary.json").read_text())
@@ -233,7 +233,7 @@ def test_a_single_seed_is_told_apart(finished: tuple[Path, dict[str, Any]]) -> N
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_taking_over_links_or_copies_and_replaces_nothing(
+def test_shared_files_are_linked_or_copied_and_never_replaced(
     finished: tuple[Path, dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -281,17 +281,17 @@ def test_taking_over_links_or_copies_and_replaces_nothing(
         ),
     ],
 )
-def test_namesakes_are_told_apart(losses: list[Any], names: list[str]) -> None:
+def test_losses_of_equal_name_get_distinct_names(losses: list[Any], names: list[str]) -> None:
     assert loss_names([Losses.check(loss) for loss in losses]) == names
 
 
-def test_mistakes_are_one_line_and_leave_nothing(
+def test_mistakes_are_one_line_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / "c.json", tree(tmp_path / "o", {}))
     best = "{name: adaptive_confidence, weight: best_constant}"
-    for overrides, says in (
+    for overrides, message in (
         (["rounds.losses=[distillation, distillation]"], "distillation is given twice"),
         (["rounds.losses=[distillation]", "run.seeds=[1, 1]"], "give each seed once"),
         (["rounds.losses=[]"], "rounds.losses"),
@@ -303,11 +303,11 @@ def test_mistakes_are_one_line_and_leave_nothing(
         lines = capsys.readouterr().err.splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
         assert len(errors) == 1
-        assert says in errors[0]
+        assert message in errors[0]
         assert not (tmp_path / "o" / "ablation").exists()
 
 
-def test_a_runs_own_record_of_what_was_right(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_each_run_records_its_correct_answers(finished: tuple[Path, dict[str, Any]]) -> None:
     directory, summary = finished
     for place, seed in enumerate(SEEDS):
         tensors = Layout(directory).of_loss(NAMES[0]).of_seed(seed).correct.read()

@@ -1,4 +1,4 @@
-"""`weight: best_constant`: chosen on validation, from what was written, and then a plain run."""
+"""`weight: best_constant` chooses the constant on validation, then runs as with that constant."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def config(output: Path, **loss: Any) -> Config:
     )
 
 
-def test_there_is_one_candidate_per_constant_and_each_keeps_the_other_settings() -> None:
+def test_candidates_differ_only_in_the_constant() -> None:
     choice = Losses.check(
         {
             "name": "adaptive_confidence",
@@ -92,7 +92,7 @@ def test_the_run_is_the_one_with_the_chosen_constant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("accuracies", "chosen"), [([0.2, 0.5], 0.5), ([0.5, 0.2], 0.0), ([0.5, 0.5], 0.0)]
 )
-def test_the_best_is_taken_the_first_of_equal_ones_and_nothing_twice(
+def test_the_first_best_candidate_is_chosen_and_none_runs_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accuracies: list[float], chosen: float
 ) -> None:
     tried: list[int] = []
@@ -110,17 +110,17 @@ def test_the_best_is_taken_the_first_of_equal_ones_and_nothing_twice(
     with RunDirectory.open(tmp_path / "r", best) as run:
         run.finish("choose-loss-1", {"constant": 0.0, "accuracy": accuracies[0], "seconds": 1.0})
         context = RunContext(best, run, Recorder(), Local())
-        made, choice = choose_loss.choose_loss(context, nothing)
+        resolved, choice = choose_loss.choose_loss(context, nothing)
         assert choice is not None
         assert choice["constant"] == chosen
-        assert made.config.rounds.loss.settings["constant"] == chosen
-        assert made.config.rounds.loss.settings["weight"] == "constant"
-        assert choose_loss.choose_loss(context, nothing) == (made, choice)
+        assert resolved.config.rounds.loss.settings["constant"] == chosen
+        assert resolved.config.rounds.loss.settings["weight"] == "constant"
+        assert choose_loss.choose_loss(context, nothing) == (resolved, choice)
         assert run.load("choose-loss")["seconds"] == 2.0
     assert tried == [2], "the first was on record"
 
 
-def test_any_other_loss_is_left_as_it_is(tmp_path: Path) -> None:
+def test_other_losses_are_unchanged(tmp_path: Path) -> None:
     plain = config(tmp_path)
     nothing: Any = None
     with RunDirectory.open(tmp_path / "r", plain) as run:

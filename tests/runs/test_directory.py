@@ -1,4 +1,4 @@
-"""A run directory has one writer, refuses what isn't its own, and keeps what is finished."""
+"""A run directory has one writer, refuses other runs, and keeps finished stages."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def start(path: Path) -> None:
         run.finish("teachers", {"seconds": 0.1 + 0.2})
 
 
-def test_a_new_run_is_made_with_its_config(tmp_path: Path) -> None:
+def test_a_new_run_has_its_config(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b"
     with RunDirectory.open(path, config()) as run:
         assert not run.resumed
@@ -43,7 +43,7 @@ def test_a_new_run_is_made_with_its_config(tmp_path: Path) -> None:
         assert Layout(path).is_run()
 
 
-def test_stages_are_kept_exactly(tmp_path: Path) -> None:
+def test_stages_are_restored_exactly(tmp_path: Path) -> None:
     start(tmp_path / "r")
     with RunDirectory.open(tmp_path / "r", config(), resume=True) as run:
         assert run.resumed
@@ -54,7 +54,7 @@ def test_stages_are_kept_exactly(tmp_path: Path) -> None:
             run.load("rounds")
 
 
-def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_an_existing_run_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "r"
     start(path)
     before = tree(path)
@@ -64,7 +64,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
-def test_a_folder_that_is_no_run_is_never_touched(tmp_path: Path, flags: dict[str, bool]) -> None:
+def test_other_folders_are_never_modified(tmp_path: Path, flags: dict[str, bool]) -> None:
     (tmp_path / "config.yaml").write_text("mine")
     before = tree(tmp_path)
     with (
@@ -85,7 +85,7 @@ def test_overwrite_replaces_a_run(tmp_path: Path) -> None:
         pass
 
 
-def test_overwrite_follows_no_link(tmp_path: Path) -> None:
+def test_overwrite_does_not_follow_links(tmp_path: Path) -> None:
     path, shared = tmp_path / "r", tmp_path / "shared"
     shared.mkdir()
     (shared / "features").write_text("precious")
@@ -96,7 +96,7 @@ def test_overwrite_follows_no_link(tmp_path: Path) -> None:
     assert (shared / "features").read_text() == "precious"
 
 
-def test_resume_names_what_changed(tmp_path: Path) -> None:
+def test_resume_names_changed_settings(tmp_path: Path) -> None:
     path = tmp_path / "r"
     start(path)
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_resume_names_what_changed(tmp_path: Path) -> None:
         RunDirectory.open(path, config(repeat=3, targets="hard"), resume=True).__enter__()
 
 
-def test_resuming_nothing_starts_anew(tmp_path: Path) -> None:
+def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path / "r", config(), resume=True) as run:
         assert not run.resumed
 
@@ -128,7 +128,7 @@ with RunDirectory.open({path!r}, config()) as run:
 """
 
 
-def test_two_writers_are_refused_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     path = tmp_path / "r"
     script = HOLD.format(folder=str(Path(__file__).parent), path=str(path))
     with subprocess.Popen(
@@ -150,7 +150,7 @@ def test_two_writers_are_refused_and_a_killed_one_lets_go(tmp_path: Path) -> Non
         assert run.is_done("teachers")
 
 
-def test_a_run_killed_in_its_first_moment_is_an_empty_folder(tmp_path: Path) -> None:
+def test_the_folder_of_a_run_killed_at_its_start_is_reused(tmp_path: Path) -> None:
     path = tmp_path / "r"
     path.mkdir()
     (path / LOCK).write_text("123\n")
@@ -167,7 +167,7 @@ def test_files_where_a_folder_belongs(tmp_path: Path) -> None:
             RunDirectory.open(path, config()).__enter__()
 
 
-def test_a_place_that_can_not_be_written() -> None:
+def test_unwritable_paths() -> None:
     with pytest.raises(UserError, match=r"run directory /proc/none/r: cannot be made"):
         RunDirectory.open("/proc/none/r", config()).__enter__()
 
@@ -182,7 +182,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_a_mistake_found_inside_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_an_early_mistake_leaves_no_partial_run(tmp_path: Path) -> None:
     path = tmp_path / "a" / "r"
 
     def mistaken() -> None:
@@ -196,7 +196,7 @@ def test_a_mistake_found_inside_leaves_nothing_half_written(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistake_found_late_keeps_what_is_finished(tmp_path: Path) -> None:
+def test_a_late_mistake_keeps_finished_stages(tmp_path: Path) -> None:
     path = tmp_path / "r"
 
     def mistaken() -> None:
@@ -211,7 +211,7 @@ def test_a_mistake_found_late_keeps_what_is_finished(tmp_path: Path) -> None:
     assert "--resume" in caught.value.__notes__[-1]
 
 
-def test_a_failure_is_in_the_log_and_the_note_says_where(tmp_path: Path) -> None:
+def test_a_failure_is_logged_and_its_note_names_the_directory(tmp_path: Path) -> None:
     path = tmp_path / "r"
     with pytest.raises(ZeroDivisionError) as caught, RunDirectory.open(path, config()):
         raise ZeroDivisionError("oops")

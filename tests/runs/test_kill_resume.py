@@ -1,4 +1,4 @@
-"""A run that is killed after every stage and resumed ends with the numbers of one never cut."""
+"""A run that is killed and resumed after every stage has the numbers of an uninterrupted run."""
 
 import json
 import subprocess
@@ -27,16 +27,16 @@ SMALL = [
 
 
 def numbers(directory: Path) -> dict[str, Any]:
-    """The summary without what a clock and the memory say."""
+    """Return the summary without times and memory."""
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
     return {k: v for k, v in summary.items() if k not in ("seconds", "peak_rss_mb")}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple[Path, Path, str]:
-    """An uncut run, one killed after every stage, and the stages after which it was killed.
+    """Return an uninterrupted run, one killed after every stage, and the stages of the kills.
 
-    Each has a cache of its own, or the second would find the first one's features.
+    Each run has its own cache, so that the second does not find the features of the first.
     """
     root = tmp_path_factory.mktemp("runs")
     whole, cut = root / "whole", root / "cut"
@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple
 
 
 @pytest.mark.slow
-def test_it_was_killed_after_every_stage(folders: tuple[Path, Path, str]) -> None:
+def test_the_run_was_killed_after_every_stage(folders: tuple[Path, Path, str]) -> None:
     controls = ("best_teacher", "ceiling")
     expected = {"data", "features", "teachers", "annotate", "round-1", "round-2"}
     expected |= {f"control-{name}" for name in controls}
@@ -63,7 +63,7 @@ def test_the_summaries_are_equal(folders: tuple[Path, Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_report_reads_is_the_same(folders: tuple[Path, Path, str]) -> None:
+def test_records_for_the_report_are_equal(folders: tuple[Path, Path, str]) -> None:
     whole, cut, _ = folders
     expected, found = tables(load_run(whole)), tables(load_run(cut))
     for name in ("samples.parquet", "report/thumbnails.parquet"):
@@ -76,7 +76,7 @@ def test_what_the_report_reads_is_the_same(folders: tuple[Path, Path, str]) -> N
 
 
 @pytest.mark.slow
-def test_the_decisions_are_equal_and_nothing_is_recorded_twice(
+def test_decisions_are_equal_and_recorded_once(
     folders: tuple[Path, Path, str],
 ) -> None:
     whole, cut, _ = folders
@@ -89,14 +89,14 @@ def test_the_decisions_are_equal_and_nothing_is_recorded_twice(
 
 
 def shown(directory: Path) -> list[tuple[str, int]]:
-    """(tag, step) of everything in a run's event file."""
+    """Return the (tag, step) of every entry in a run's event file."""
     (path,) = directory.glob("events.out.tfevents.*")
     events = EventFileLoader(str(path)).Load()
     return sorted((value.tag, event.step) for event in events for value in event.summary.value)
 
 
 @pytest.mark.slow
-def test_tensorboard_is_shown_the_same_and_nothing_twice(folders: tuple[Path, Path, str]) -> None:
+def test_tensorboard_events_are_equal_and_recorded_once(folders: tuple[Path, Path, str]) -> None:
     whole, cut, _ = folders
     assert shown(cut) == shown(whole)
     assert len(set(shown(cut))) == len(shown(cut))

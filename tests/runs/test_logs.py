@@ -1,4 +1,4 @@
-"""What a run says goes to the console and to `log.txt`; scalars are recorded once."""
+"""Messages of a run are written to the console and `log.txt`; scalars are recorded once."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def test_a_log_is_appended_to(tmp_path: Path) -> None:
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then(
+def test_without_a_terminal_progress_is_an_occasional_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with log_to_console(), progress("annotating", 10) as advance:
@@ -64,7 +64,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     assert capsys.readouterr().err.splitlines() == ["annotating: 1 of 4", "annotating: 4 of 4"]
 
 
-def test_scalars_are_in_both_places(tmp_path: Path) -> None:
+def test_scalars_are_in_both_files(tmp_path: Path) -> None:
     with open_recorder(tmp_path) as recorder:
         recorder.scalar("loss", 0.5, 0)
         recorder.scalars("student", {"accuracy": 0.25}, 1)
@@ -77,7 +77,7 @@ def test_scalars_are_in_both_places(tmp_path: Path) -> None:
     assert math.isnan(found["loss"][1][1])
 
 
-def test_a_cut_run_that_repeats_a_stage_records_nothing_twice(tmp_path: Path) -> None:
+def test_a_repeated_stage_is_recorded_once(tmp_path: Path) -> None:
     with open_recorder(tmp_path) as recorder:
         for step in range(3):
             recorder.scalar("loss", 1.0 - step / 4, step)
@@ -92,7 +92,7 @@ def test_a_cut_run_that_repeats_a_stage_records_nothing_twice(tmp_path: Path) ->
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
 
-def test_a_recorder_without_writers_takes_anything() -> None:
+def test_a_recorder_without_writers_accepts_everything() -> None:
     recorder = Recorder()
     recorder.scalar("loss", 1, 2)
     recorder.close()

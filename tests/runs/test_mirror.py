@@ -1,4 +1,4 @@
-"""Runs at a URI: what arrives there is a run that another machine can go on with."""
+"""A run at a URI is copied completely, and another machine can resume it."""
 
 import json
 import os
@@ -50,7 +50,7 @@ execution: {shard_size: 32, threads: 1}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This machine's staging folders; no pause between tries."""
+    """Use a temporary staging folder and no pause between retries."""
     monkeypatch.setenv("COSUP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mirror, "PAUSES", (0.0, 0.0))
     return tmp_path / "cache"
@@ -58,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["file", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A run's URI, with a space and another script in its name."""
+    """Yield a run's URI with spaces and other scripts in its name."""
     if request.param == "file":
         yield f"file://{tmp_path}/far away/ein Läufer 走"
         return
@@ -79,8 +79,8 @@ def config(**rounds: Any) -> Config:
     return check_config({**sections, "rounds": rounds})
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Go to another machine."""
+def switch_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Simulate another machine by another staging folder."""
     monkeypatch.setenv("COSUP_CACHE", str(folder))
 
 
@@ -128,8 +128,10 @@ with mirror.mirrored(place) as path:
 def test_a_run_killed_in_a_training_is_resumed_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of what a run writes arrives, and equals what a run in a local directory writes. As long
-    as the first one lives, this machine starts no second."""
+    """The copy is complete and equals a run in a local directory.
+
+    While the first run is alive, a second one is refused on this machine.
+    """
     place, whole, far = f"file://{tmp_path}/far/tiny", tmp_path / "whole", tmp_path / "far" / "tiny"
     command = [sys.executable, "-c", STOPPED, str(HERE), place, str(tmp_path / "features-1")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as other:
@@ -143,7 +145,7 @@ def test_a_run_killed_in_a_training_is_resumed_on_another_machine(
     assert list(far.glob("checkpoints/training/*.state"))
     assert not (far / "summary.json").exists()
 
-    machine(monkeypatch, tmp_path / "other")
+    switch_machine(monkeypatch, tmp_path / "other")
     with mirrored(place, resume=True) as path:
         run_config(tiny(tmp_path / "features-3"), path, resume=True)
     assert "resuming from" in (far / "log.txt").read_text()
@@ -166,7 +168,7 @@ def test_a_run_killed_in_a_training_is_resumed_on_another_machine(
     assert summaries[0] == summaries[1]
 
 
-def test_a_path_is_taken_as_it_is(tmp_path: Path, cache: Path) -> None:
+def test_a_local_path_is_unchanged(tmp_path: Path, cache: Path) -> None:
     with mirrored(str(tmp_path / "r")) as path:
         assert path == tmp_path / "r"
     assert not path.exists()
@@ -174,13 +176,13 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path, cache: Path) -> None:
     assert staging_root(str(tmp_path)) == tmp_path
 
 
-def test_a_new_run_arrives_and_leaves_no_copy(place: str, cache: Path) -> None:
+def test_a_new_run_is_copied_and_its_staging_folder_removed(place: str, cache: Path) -> None:
     run(place, "one")
     assert names(place) == {MARKER, "config.yaml", "teachers/one.bin", "stages/one.json"}
     assert not [p for p in cache.rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
-def test_an_existing_run_is_refused_and_left_alone(place: str, tmp_path: Path) -> None:
+def test_an_existing_run_is_refused_and_unchanged(place: str, tmp_path: Path) -> None:
     run(place, "one")
     before = listing(place)
     with pytest.raises(UserError, match="exists and is not empty; --resume continues") as caught:
@@ -192,7 +194,7 @@ def test_an_existing_run_is_refused_and_left_alone(place: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
-def test_what_is_no_run_is_never_touched(
+def test_other_folders_are_never_modified(
     place: str, tmp_path: Path, flags: dict[str, bool]
 ) -> None:
     (tmp_path / "mine").write_text("mine")
@@ -202,30 +204,30 @@ def test_what_is_no_run_is_never_touched(
     assert listing(place) == {"config.yaml": 4}
 
 
-def test_resuming_elsewhere_fetches_and_adds(
+def test_resuming_on_another_machine_fetches_the_run(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(place, "one")
-    machine(monkeypatch, tmp_path / "other")
+    switch_machine(monkeypatch, tmp_path / "other")
     run(place, "two", resume=True)
     assert {"stages/one.json", "stages/two.json", "teachers/one.bin"} <= names(place)
-    machine(monkeypatch, tmp_path / "third")
+    switch_machine(monkeypatch, tmp_path / "third")
     with mirrored(place, resume=True) as path:
         assert (path / "teachers" / "two.bin").read_text() == "two"
 
 
-def test_resuming_nothing_starts_anew(place: str) -> None:
+def test_resume_without_a_run_starts_one(place: str) -> None:
     run(place, "one", resume=True)
     assert "stages/one.json" in names(place)
 
 
-def test_overwriting_replaces_all(place: str) -> None:
+def test_overwrite_replaces_all_files(place: str) -> None:
     run(place, "one")
     run(place, "two", overwrite=True)
     assert names(place) == {MARKER, "config.yaml", "teachers/two.bin", "stages/two.json"}
 
 
-def test_another_config_is_refused_with_the_name_of_the_place(place: str) -> None:
+def test_another_config_is_refused_with_the_uri(place: str) -> None:
     run(place, "one")
     before = names(place)
     with (
@@ -238,7 +240,7 @@ def test_another_config_is_refused_with_the_name_of_the_place(place: str) -> Non
     assert names(place) == before
 
 
-def test_a_mistake_found_inside_leaves_nothing(place: str, cache: Path) -> None:
+def test_an_early_mistake_leaves_nothing(place: str, cache: Path) -> None:
     with (
         pytest.raises(UserError, match="no such folder"),
         mirrored(place) as path,
@@ -249,7 +251,7 @@ def test_a_mistake_found_inside_leaves_nothing(place: str, cache: Path) -> None:
     assert not [p for p in cache.rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
-def test_a_failed_run_is_copied_and_the_note_names_the_place(place: str, tmp_path: Path) -> None:
+def test_a_failed_run_is_copied_and_its_note_names_the_uri(place: str, tmp_path: Path) -> None:
     def interrupted() -> None:
         with mirrored(place) as path, RunDirectory.open(path, config()) as opened:
             opened.finish("one")
@@ -262,32 +264,32 @@ def test_a_failed_run_is_copied_and_the_note_names_the_place(place: str, tmp_pat
     assert "stages/one.json" in names(place)
 
 
-class Broken:
-    """A store that takes nothing from some moment on."""
+class BreakableStore:
+    """Store whose writes fail while `broken` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.on = False
+        self.broken = False
         self.puts: list[str] = []
         self._put = remote.put
         monkeypatch.setattr(staging, "put", self.put)
 
     def put(self, file: Path, uri: str) -> None:
-        if self.on:
+        if self.broken:
             raise RunError(f"{uri}: can't be written (no route)")
         self.puts.append(uri)
         self._put(file, uri)
 
 
-def test_a_run_that_can_not_be_copied_is_kept_and_copied_by_resuming(
+def test_a_run_that_cannot_be_copied_is_kept_and_copied_on_resume(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Broken(monkeypatch)
+    store = BreakableStore(monkeypatch)
     path = staging_root(remote.split(place)[0]) / remote.split(place)[1]
 
     def fail() -> None:
         with mirrored(place) as path:
             write(path, "one")
-            store.on = True
+            store.broken = True
 
     with pytest.raises(RunError, match="nothing is lost") as caught:
         fail()
@@ -296,21 +298,21 @@ def test_a_run_that_can_not_be_copied_is_kept_and_copied_by_resuming(
     assert (path / "stages" / "one.json").exists()
     with pytest.raises(UserError, match="--resume continues"):
         run(place, "two")
-    store.on = False
+    store.broken = False
     with mirrored(place, resume=True) as again:
         assert again == path
     assert {"stages/one.json", "teachers/one.bin"} <= names(place)
 
 
-def test_a_failed_run_that_can_not_be_copied_says_both(
+def test_a_failed_run_that_cannot_be_copied_reports_both_errors(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Broken(monkeypatch)
+    store = BreakableStore(monkeypatch)
 
     def fail() -> None:
         with mirrored(place) as path:
             write(path, "one")
-            store.on = True
+            store.broken = True
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as caught:
@@ -319,18 +321,18 @@ def test_a_failed_run_that_can_not_be_copied_says_both(
     assert "no route" in caught.value.__notes__[-1]
 
 
-def test_failures_meanwhile_are_warnings(
+def test_failed_copies_during_a_run_are_warnings(
     place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mirror, "EVERY", 0.01)
     monkeypatch.setattr(staging, "SLACK", 0)
     caplog.set_level("INFO", "cosup")
-    store = Broken(monkeypatch)
+    store = BreakableStore(monkeypatch)
     with mirrored(place) as path:
-        store.on = True
+        store.broken = True
         write(path, "one")
         wait_for(lambda: "no route" in caplog.text)
-        store.on = False
+        store.broken = False
         wait_for(lambda: "stages/one.json" in names(place))
         wait_for(lambda: "up to date again" in caplog.text)
     assert len([r for r in caplog.records if "no route" in r.message]) < 5
@@ -343,7 +345,7 @@ def wait_for(what: Any) -> None:
         time.sleep(0.01)
 
 
-def test_what_is_removed_here_is_removed_there(
+def test_removed_files_are_removed_from_the_copy(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mirrored(place) as path:
@@ -369,80 +371,82 @@ def test_what_is_removed_here_is_removed_there(
         Staging(place, path, next(path.parent.glob(f"{SESSION}/*.json"))).sign()
 
 
-def test_files_go_in_the_order_they_were_written(
+def test_files_are_copied_in_the_order_of_writing(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The marker first, the summary last; what is too young waits, for it may build on a file that
-    the look at the folder has missed."""
-    store = Broken(monkeypatch)
-    made = Staging(place, tmp_path / "here", tmp_path / "record.json")
-    made.path.mkdir()
-    made.sign()
+    """The marker is first and the summary last.
+
+    Very recent files wait, because they may depend on a file that the listing has missed.
+    """
+    store = BreakableStore(monkeypatch)
+    staged = Staging(place, tmp_path / "here", tmp_path / "record.json")
+    staged.path.mkdir()
+    staged.sign()
     order = ["z", "summary.json", "b/a", "a", "stages/one.json", MARKER, "b/manifest.json"]
     for name in order:
-        (made.path / name).parent.mkdir(exist_ok=True)
-        (made.path / name).write_text(name)
+        (staged.path / name).parent.mkdir(exist_ok=True)
+        (staged.path / name).write_text(name)
         time.sleep(0.02)
     monkeypatch.setattr(staging, "SLACK", 10**12)
     store.puts.clear()
-    made.push()
+    staged.push()
     assert store.puts == []
     monkeypatch.setattr(staging, "SLACK", 0)
-    made.push()
+    staged.push()
     expected = [MARKER, "b/manifest.json", "z", "b/a", "a", "stages/one.json", "summary.json"]
     assert store.puts == [remote.join(place, name) for name in expected]
     store.puts.clear()
-    os.link(made.path / "a", made.path / "linked")
-    (made.path / "z").write_text("new")
-    made.push(last=True)
+    os.link(staged.path / "a", staged.path / "linked")
+    (staged.path / "z").write_text("new")
+    staged.push(last=True)
     assert store.puts == [remote.join(place, name) for name in ("linked", "z")]
 
 
-def test_a_machine_that_was_overtaken_copies_nothing_more(
+def test_a_machine_that_lost_the_run_stops_copying(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def overtaken() -> None:
+    def lose_the_run() -> None:
         with mirrored(place) as path:
             write(path, "one")
             Staging(place, path, next(path.parent.glob(f"{SESSION}/*.json"))).push(last=True)
-            machine(monkeypatch, tmp_path / "other")
+            switch_machine(monkeypatch, tmp_path / "other")
             run(place, "two", resume=True)
             write(path, "late", resume=True)
 
     with pytest.raises(RunError, match="another run has taken it over"):
-        overtaken()
+        lose_the_run()
     assert "stages/two.json" in names(place)
     assert "stages/late.json" not in names(place)
-    machine(monkeypatch, tmp_path / "cache")
+    switch_machine(monkeypatch, tmp_path / "cache")
     with mirrored(place, resume=True) as again:
         assert (again / "stages" / "two.json").exists()
         assert not (again / "stages" / "late.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "message"),
     [
         ("nope://a/b", r"run\.output: 'nope://a/b': unknown scheme"),
         ("file:///proc/none/r", r"run\.output: file:///proc/none/r.*: cannot be written"),
         ("memory://x", r"run\.output: 'memory://x': must be a folder"),
     ],
 )
-def test_places_that_can_not_be_used(place: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_unusable_uris(place: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         run(place, "one")
 
 
-def test_a_staging_folder_that_can_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_staging_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COSUP_CACHE", "/proc/none")
     with pytest.raises(UserError, match="set COSUP_CACHE to a folder that is"):
         run("memory://x/y", "one")
 
 
-def test_a_fetch_that_was_cut_is_made_again(
+def test_an_interrupted_fetch_is_repeated(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(place, "one")
-    machine(monkeypatch, tmp_path / "other")
+    switch_machine(monkeypatch, tmp_path / "other")
 
     def cut(uri: str, file: Path) -> bool:
         if uri.endswith("one.json"):
@@ -457,7 +461,7 @@ def test_a_fetch_that_was_cut_is_made_again(
     assert {"stages/one.json", "stages/two.json"} <= names(place)
 
 
-def test_plan_says_whether_there_is_a_run(place: str, tmp_path: Path) -> None:
+def test_plan_reports_an_existing_run(place: str, tmp_path: Path) -> None:
     parent, name = remote.split(place)
     settings = yaml.safe_load(TINY)
     settings["run"] = {"name": "tiny", "output": remote.join(parent, name)}

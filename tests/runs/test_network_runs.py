@@ -1,5 +1,7 @@
-"""Runs whose student is a whole network: the same rounds, records and controls as a head's, also
-where they are killed in the middle of a training."""
+"""Runs with a network student have the rounds, records and controls of a head student's run.
+
+They resume with equal numbers when they are killed during a training.
+"""
 
 import json
 import subprocess
@@ -55,16 +57,15 @@ def summary(directory: Path) -> dict[str, Any]:
 
 
 def shape(node: Any) -> Any:
-    """The keys of a summary, without what a run's own names are."""
+    """Return the keys of a summary, without names specific to the run."""
     named = ("per_domain", "per_class", "rejected", "controls")
     if isinstance(node, dict):
         return {k: None if k in named else shape(v) for k, v in node.items()}
     return None
 
 
-def test_a_network_goes_through_the_rounds_as_a_head_does(here: Path) -> None:
-    """Several teachers, a gate on features, filters with part students, all kinds of controls; and
-    the summary has the shape of a head's."""
+def test_a_network_run_has_the_summary_of_a_head_run(here: Path) -> None:
+    """Run several teachers, a gate on features, filters with part students and all controls."""
     assert call(["run", "net.yaml"]) == 0
     found = summary(here / "outputs/net")
     assert [len(item["teachers"]) for item in found["rounds"]] == [1, 2]
@@ -83,8 +84,8 @@ def test_a_network_goes_through_the_rounds_as_a_head_does(here: Path) -> None:
     assert shape(summary(here / "outputs/head")) == shape(found)
 
 
-def test_each_loss_of_the_papers_runs_with_several_teachers(here: Path) -> None:
-    """The ablation of losses, feature losses and live annotations included, is one command."""
+def test_every_loss_runs_with_several_teachers(here: Path) -> None:
+    """One command runs the ablation, with feature losses and live annotations."""
     losses = "[distillation, dkd, {name: fitnet}, {name: rkd}, {name: reviewkd, ramp: 0}]"
     plain = ["student.training.mixing={}", "controls=[ceiling]", "rounds.consistency=[]"]
     live = ["rounds.live_annotations=true", "rounds.true_label_weight=0.5", "data.limit=120"]
@@ -94,7 +95,7 @@ def test_each_loss_of_the_papers_runs_with_several_teachers(here: Path) -> None:
     assert list(found["losses"]) == ["distillation", "dkd", "fitnet", "rkd", "reviewkd"]
     assert len(found["paired"]) == 10
     accuracies = {name: one["ceiling"]["accuracy"] for name, one in found["losses"].items()}
-    assert len(set(accuracies.values())) == 1  # made once
+    assert len(set(accuracies.values())) == 1  # trained once
     for name in ("fitnet", "rkd", "reviewkd"):
         metrics = pd.read_json(here / f"outputs/net/{name}/metrics.jsonl", lines=True)
         values = metrics.loc[metrics["tag"] == "round_2/feature_loss", "value"]
@@ -102,8 +103,8 @@ def test_each_loss_of_the_papers_runs_with_several_teachers(here: Path) -> None:
         assert len(values) > 0
 
 
-def test_noise_is_recorded_and_its_rejection_measured(here: Path) -> None:
-    """Teacher and student see the wrong labels; the test split and the ceiling the true ones."""
+def test_label_noise_and_its_rejection_are_recorded(here: Path) -> None:
+    """Teacher and student are trained on wrong labels; test and ceiling use true labels."""
     shared = ["data.share_train=true", "data.splits={student_train: 0.6, test: 0.4}"]
     noise = ["data.noise={kind: symmetric, rate: 0.4}", "rounds.true_label_weight=1"]
     controls = "controls=[given_labels, ceiling]"
@@ -119,7 +120,7 @@ def test_noise_is_recorded_and_its_rejection_measured(here: Path) -> None:
     assert last["clean_rejected"] == pytest.approx((~kept)[~noisy].mean())
 
 
-def test_few_shot_measures_on_classes_that_nobody_has_learnt(here: Path) -> None:
+def test_few_shot_episodes_are_of_unseen_classes(here: Path) -> None:
     few = "data.few_shot={novel: 3, validation: 3, ways: 3, shots: 2, queries: 3, episodes: 40}"
     more = ["data.limit=null", "data.splits={teacher_train: 0.3, student_train: 0.3}"]
     meta = "student.meta={steps: 3, ways: 3, shots: 1, queries: 2}"
@@ -137,7 +138,7 @@ def test_few_shot_measures_on_classes_that_nobody_has_learnt(here: Path) -> None
     assert set(table["true_label"].astype(str)) <= {"0", "1", "2", "3"}
     card = (here / "outputs/net/student/README.md").read_text()
     assert ".embed([image])" in card
-    run = load_run(here / "outputs/net")  # what the report reads: queries, and teachers on them
+    run = load_run(here / "outputs/net")  # the report needs the queries
     assert len(run.test) == 40 * 3 * 3
     assert set(run.test["true_label"]) == {"7", "8", "9"}
     overview = tables(run)["overview"].set_index("who")["accuracy"]
@@ -147,7 +148,7 @@ def test_few_shot_measures_on_classes_that_nobody_has_learnt(here: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_its_trainings_ends_with_the_numbers_of_one_that_was_not(
+def test_a_run_killed_in_its_trainings_has_the_numbers_of_an_uninterrupted_run(
     here: Path, forks: list[str]
 ) -> None:
     short = ["rounds.consistency=[{name: teacher_student}]", "controls=[ceiling]"]
@@ -162,7 +163,7 @@ def test_a_run_killed_in_its_trainings_ends_with_the_numbers_of_one_that_was_not
     )
     assert done.returncode == 0, done.stderr[-3000:]
     states = [name for name in done.stdout.split() if name.endswith(".state")]
-    assert len(states) >= 4, done.stdout  # two teachers, a round, the ceiling
+    assert len(states) >= 4, done.stdout  # two teachers, a round and the ceiling
     whole, cut = summary(here / "whole"), summary(here / "cut")
     for item in (whole, cut):
         del item["seconds"], item["peak_rss_mb"]

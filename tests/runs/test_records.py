@@ -1,4 +1,4 @@
-"""Event files, read back by TensorBoard's own code: pictures, settings, results; after any cut."""
+"""Event files, read with TensorBoard, have pictures, settings and results after interruptions."""
 
 import json
 import logging
@@ -90,7 +90,7 @@ def cut_in_round_2(folder: Path) -> None:
 
 
 def tags(folder: Path) -> list[tuple[str, int]]:
-    """(tag, step) of everything in the event files, in order, as often as it is there."""
+    """Return the (tag, step) of every entry in the event files, in order, with repetitions."""
     return [
         (value.tag, event.step)
         for path in folder.glob("events.*")
@@ -107,7 +107,7 @@ def status(folder: Path) -> int | None:
     return int(metadata.parse_session_end_info_plugin_data(content).status)
 
 
-def test_a_round_s_assignment_is_a_picture_at_its_number(tmp_path: Path) -> None:
+def test_the_assignment_of_a_round_is_a_picture(tmp_path: Path) -> None:
     events = EventAccumulator(str(whole(tmp_path / "run"))).Reload()
     pictures = events.Images("assignment")
     assert [picture.step for picture in pictures] == [1, 2]
@@ -127,7 +127,7 @@ EXPECTED = sorted(
 )
 
 
-def test_nothing_is_lost_or_there_twice_however_often_it_is_opened(tmp_path: Path) -> None:
+def test_entries_are_recorded_once_after_reopening(tmp_path: Path) -> None:
     run = whole(tmp_path / "run")
     assert sorted(tags(run)) == EXPECTED
     for _ in range(2):
@@ -138,7 +138,7 @@ def test_nothing_is_lost_or_there_twice_however_often_it_is_opened(tmp_path: Pat
     assert status(run) == api_pb2.STATUS_SUCCESS
 
 
-def test_a_round_that_was_cut_is_shown_once_when_it_is_repeated(tmp_path: Path) -> None:
+def test_a_repeated_round_is_recorded_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     begin(run)
     with pytest.raises(KeyboardInterrupt):
@@ -153,7 +153,7 @@ def test_a_round_that_was_cut_is_shown_once_when_it_is_repeated(tmp_path: Path) 
     assert status(run) is None
 
 
-def test_decisions_that_are_damaged_do_not_stop_a_run(
+def test_damaged_decisions_do_not_stop_a_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = whole(tmp_path / "run")
@@ -164,7 +164,7 @@ def test_decisions_that_are_damaged_do_not_stop_a_run(
     assert [step for tag, step in tags(run) if tag == "assignment"] == [2]
 
 
-def test_runs_of_a_folder_are_named_and_compared_by_the_settings_that_differ(
+def test_runs_of_a_folder_are_named_by_differing_settings(
     tmp_path: Path,
 ) -> None:
     whole(tmp_path / "group" / "first")
@@ -211,7 +211,7 @@ def _plain(value: Any) -> Any:
     return getattr(value, value.WhichOneof("kind"))
 
 
-def test_shares_of_the_picture_are_those_of_a_crosstab() -> None:
+def test_shares_of_the_picture_equal_a_crosstab() -> None:
     table = decisions(200, domains=3)
     by, share = routes(table)
     assert by == "domain"
@@ -220,15 +220,15 @@ def test_shares_of_the_picture_are_those_of_a_crosstab() -> None:
     assert routes(decisions(200, domains=1))[0] == "true_label"
 
 
-def test_without_true_labels_the_picture_goes_by_what_was_annotated() -> None:
+def test_without_true_labels_the_picture_uses_annotations() -> None:
     table = decisions(50, domains=1)
     table["true_label"] = pd.Categorical([None] * 50, categories=["cat", "dog"])
     assert routes(table)[0] == "annotation"
-    table["annotation"] = table["true_label"]  # all abstain
+    table["annotation"] = table["true_label"]  # all samples are abstentions
     assert routes_picture(table, "round 1").png.startswith(b"\x89PNG")
 
 
-def test_a_picture_of_many_names_in_any_script_has_a_bound(recwarn: Any) -> None:
+def test_a_picture_of_many_names_in_any_script_is_bounded(recwarn: Any) -> None:
     table = decisions(2000, domains=1)
     names = [rf"$\frac{{<b>漢字 {number}" for number in range(1500)]
     codes = np.arange(2000) % 1500
