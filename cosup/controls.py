@@ -1,6 +1,6 @@
 """The controls: the same student on the same samples, with a simpler supervision.
 
-`CONTROLS` holds everything about each of them: how it is computed, what it needs, how it is named.
+`CONTROLS` has an entry for each control: its computation, its requirements and its labels.
 The config schema, the run, the table it prints and the report read it, so a new control is one
 entry. Those that read the true labels (the oracle, the ceiling) bound what assignment, and what any
 supervision, could reach. The module imports no torch: the schema needs the names alone.
@@ -66,7 +66,7 @@ class ControlContext(Protocol):
         ...
 
     def untrained(self) -> "ProbTable":
-        """Predict with the student as it starts."""
+        """Predict with the untrained student."""
         ...
 
     def trained_on(self, labels: "Tensor") -> "ProbTable":
@@ -94,9 +94,9 @@ class Control:
     run: Callable[[ControlContext], "ProbTable"]
     """Compute the class probabilities of the test samples."""
     title: str
-    """Its name in words, as short as can be."""
+    """Short name for reports."""
     label: str
-    """Its row in a table or a figure of supervisions."""
+    """Label of its row in tables and figures of supervisions."""
     sentence: str
     """A noun phrase for "the student beats ...", or "" for a bound, which it is not to beat."""
     needs: frozenset[Need] = frozenset()
@@ -110,7 +110,7 @@ class Control:
 
     @property
     def is_bound(self) -> bool:
-        """Whether it bounds what the student can reach."""
+        """Whether the control bounds the student's accuracy."""
         return not self.sentence
 
 

@@ -1,4 +1,4 @@
-"""The errors that the user can act on, as data: the setting, its value, what is allowed."""
+"""Errors that the user can correct, as data: the setting, its value, and what is allowed."""
 
 import copy
 import difflib
@@ -211,7 +211,7 @@ def unknown_of_many(
 
 
 def in_short(error: BaseException) -> str:
-    """Return another library's error as one line; its type if it has no message."""
+    """Return the message of another library's error as one line, or its type without a message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

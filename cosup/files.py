@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise RunError(f"disk full: cannot write {path} ({error.strerror})") from error
         raise
     except SafetensorError as error:
-        # safetensors reports an OSError of its writer as text alone.
+        # safetensors reports an OSError of its writer only as text.
         if any(f"os error {code}" in str(error) for code in _FULL):
             raise RunError(f"disk full: cannot write {path}") from error
         raise

@@ -155,7 +155,7 @@ def remove(uri: str) -> None:
 
 
 def _write(store: Any, path: str, source: Any) -> None:
-    """Copy an open file. An unfinished copy is removed, as closing it would make it look whole."""
+    """Copy an open file. Remove an unfinished copy: closing it would make it look complete."""
     target = store.open_output_stream(path)
     try:
         shutil.copyfileobj(source, target, COPY_BYTES)

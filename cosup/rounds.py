@@ -32,10 +32,11 @@ class Recipe:
     """How rounds are run.
 
     hard: train on the most probable class of an annotation instead of its probabilities.
-    fresh: start each student anew instead of from the previous round. min_kept: warn if a filter
-    keeps a smaller share of the samples. student_first: guide the first round by the untrained
-    student instead of the mean annotation. repeat: rounds per level. The true labels of the task
-    are used if the objective gives them weight.
+    fresh: initialise the student in every round instead of continuing from the previous one.
+    min_kept: warn if a filter keeps a smaller share of the samples.
+    student_first: guide the first round by the untrained student instead of the mean annotation.
+    repeat: rounds per level. The true labels of the task are used if the objective gives them
+    weight.
     """
 
     assigner: Assigner

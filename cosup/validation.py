@@ -1,7 +1,7 @@
 """Validate settings with pydantic, and find every mistake in them, each with what is allowed.
 
 pydantic finds the mistakes. Their descriptions are made from the types of the settings
-(`cosup.sections`), so that each says all that is allowed, and the nearest name.
+(`cosup.sections`), so that each states what is allowed, and the nearest name.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Put numbers, plurals, lists, intervals and values into words, alike in every output.
+"""Put numbers, plurals, lists, intervals and values into words, equally in every output.
 
 Functions named `in_...` return a number without its unit, for tables and cells. Functions of table
 values accept a missing value (None, NaN, pandas' NA) and return `NONE` for it.
@@ -167,7 +167,7 @@ def either(names: Iterable[object]) -> str:
 
 
 def literal(value: object) -> str:
-    """Return a value as it is written in YAML, cut to 80 characters."""
+    """Return a value in YAML notation, cut to 80 characters."""
     if value is None or isinstance(value, bool):
         return {True: "true", False: "false", None: "null"}[value]
     text = repr(value)

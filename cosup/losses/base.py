@@ -1,4 +1,4 @@
-"""The contract of losses, the terms they are made of, and the objective of the student.
+"""The contract of losses, their terms, and the objective of the student.
 
 The terms map logits and targets [..., B, C] to one number per sample. The objective adds true
 labels where they are given (Guo et al., "Vision Superalignment", arXiv 2402.03749, and its

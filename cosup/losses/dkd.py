@@ -11,8 +11,8 @@ a target class y, KL(teacher || student) has two parts,
 DKD weights each part: L = tau^2 (alpha TCKD + beta NCKD), with p and q softened by tau.
 
 Here NCKD is over the classes with p[c] > 0. A specialist gives 0 to all classes outside its scope,
-which says nothing about the sample; with all classes counted, and beta 8, a student of two class
-specialists learns their scopes and little else.
+which is no evidence on the sample; with all classes counted, and beta 8, a student of two class
+specialists learns little more than their scopes.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The contract of losses on feature maps and embeddings.
 
 Such a loss has two parts: cross-entropy of the logits with the annotation (`__call__`), and a part
-on features, a module that can have weights of its own (such as a regressor from the student's
+on features, a module that can have its own weights (such as a regressor from the student's
 channels to the teacher's), which are trained with the student and then discarded.
 """
 

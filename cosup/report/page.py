@@ -56,7 +56,7 @@ class PageSection:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the page of a run is made of."""
+    """Contents of the page of a run."""
 
     run: Run
     tables: Mapping[str, pd.DataFrame]
@@ -143,7 +143,7 @@ def report_runs(
 ) -> Iterator[str | RenderableType]:
     """Write the pages of runs and yield a line for each, or with `text` yield what to print.
 
-    A directory with several runs (over seeds, or losses) stands for all of them. Raises `UserError`
+    A directory with several runs (over seeds, or losses) is expanded to them. Raises `UserError`
     for a path that is not a run, before anything is written.
     """
     runs = [run for place in places for run in _runs(place)]

@@ -114,7 +114,7 @@ def table_view(
 ) -> TableView:
     """Write the first `most` rows of a table as text.
 
-    Fractions are written in percent, and the heading says so. verbatim: columns whose heading is
+    Fractions are written in percent, as the heading states. verbatim: columns whose heading is
     their name, such as the name of a run.
     """
     head = frame.head(most)

@@ -56,7 +56,7 @@ class AugmentedConfidenceSettings(LossSettings):
     """Share of the training over which the weight rises from 0 to `max_weight`."""
     balanced: bool = False
     """Choose the student's own classes so that a batch has as many samples of each class as the
-    annotations have (slower, the more so with many classes)."""
+    annotations have (slower, especially with many classes)."""
 
     def __post_init__(self) -> None:
         share(max_weight=self.max_weight, ramp=self.ramp)

@@ -21,7 +21,7 @@ class HeadStudent(Student):
     With `cross_fit` folds, one more head per fold is fitted to the samples outside the fold, and
     predicts those inside it: no sample is predicted by a head that was fitted to its target.
     prototypes: [C, D] text features that every fit starts from, and that predict before the first
-    fit; None starts as `student.head` says.
+    fit; None starts from the initialisation that `student.head` sets.
     """
 
     def __init__(
