@@ -154,7 +154,7 @@ def submit(
         try:
             status, ending = job.follow(lambda text: typer.echo(text, nl=False))
         except KeyboardInterrupt:
-            status, ending = 130, f"job {job.id} goes on; stop it with: {job.stop_command}"
+            status, ending = 130, f"job {job.id} is still running; stop it with: {job.stop_command}"
         say(ending)
     raise typer.Exit(status)
 
@@ -279,7 +279,7 @@ def _again(config: Path, overrides: list[str] | None, output: str | None) -> str
 def _resume(error: BaseException, again: str) -> str:
     """Return how to resume, if a run directory was open (it adds a note to the exception)."""
     notes = _notes(error)
-    return f"; {notes[-1]}; go on with: {again}" if notes and again else ""
+    return f"; {notes[-1]}; resume with: {again}" if notes and again else ""
 
 
 def _notes(error: BaseException) -> list[str]:

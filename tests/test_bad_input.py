@@ -695,7 +695,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(
     assert call(["run", "c.yaml", *overrides]) == 1
     (line,) = errors(capsys)
     assert [word for word in where if word not in line] == [], line
-    assert "go on with: cosup run c.yaml" in line
+    assert "resume with: cosup run c.yaml" in line
     assert line.endswith("--resume")
     assert "RunError" in (here / "runs" / "bad" / "log.txt").read_text()
     assert not (here / "runs" / "bad" / "summary.json").exists()
@@ -726,7 +726,7 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(
         assert call(["run", "c.yaml"]) == 1
     (line,) = errors(capsys)
     assert "disk full: cannot write runs/bad/" in line
-    assert line.endswith("go on with: cosup run c.yaml --resume")
+    assert line.endswith("resume with: cosup run c.yaml --resume")
     assert call(["run", "c.yaml", "--resume"]) == 0
     assert (here / "runs" / "bad" / "summary.json").exists()
     assert list((here / "runs").rglob(f"*{files.TEMPORARY}")) == []

@@ -102,7 +102,7 @@ def test_a_failure_is_one_line_that_says_how_to_go_on(
     error.add_note("kept in DIR")
     run_with(monkeypatch, error)
     assert call(["run", str(config), "run.output=my runs", "--overwrite"]) == 1
-    go_on = f"go on with: cosup run {config} 'run.output=my runs' --resume"
+    go_on = f"resume with: cosup run {config} 'run.output=my runs' --resume"
     assert capsys.readouterr().err == f"{says}; {go_on}\n"
 
 
@@ -113,7 +113,7 @@ def test_an_interrupt_is_130_and_says_how_to_go_on(
     error.add_note("kept in DIR")
     run_with(monkeypatch, error)
     assert call(["run", str(config), "--output", "o"]) == 130
-    go_on = f"go on with: cosup run {config} --output o --resume"
+    go_on = f"resume with: cosup run {config} --output o --resume"
     assert capsys.readouterr().err == f"interrupted; kept in DIR; {go_on}\n"
 
 

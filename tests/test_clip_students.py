@@ -45,7 +45,7 @@ def clip(request: pytest.FixtureRequest) -> Path:
         images, labels = small_clip.fashion_mnist("train")
         some = slice(0, 30000)
         small_clip.save(
-            small_clip.train(small_clip.turned(images[some]), labels[some], STEPS), folder
+            small_clip.train(small_clip.rotated(images[some]), labels[some], STEPS), folder
         )
     return folder
 

@@ -23,7 +23,8 @@ CARD = """\
 {% else %}A {{ head }} head on frozen features of `{{ backbone }}`{% endif %}, taught by \
 {{ plural(teachers | length, "weak teacher") }} \
 ({{ teachers | join(", ") }}). It was trained with{{ "" if labels else "out" }} true labels.\
-{% if clip and not network %} CLIP's image encoder is stored with it.\
+{% if clip and not network %} CLIP's image encoder is stored with it; its text encoder is not \
+needed.\
 {% endif %}
 
 | | accuracy {{ measured }} |

@@ -2,7 +2,7 @@
 
 The event file is written with TensorBoard's own messages and `RecordWriter`, not with its
 `SummaryWriter`: that one writes in a thread, which prints a traceback when the disk is full, while
-the run goes on. The messages of the HParams plugin are those of
+the run continues. The messages of the HParams plugin are those of
 `torch.utils.tensorboard.summary.hparams` without `Experiment`: TensorBoard reads that of a single
 run, and without it finds the settings in which runs differ.
 """

@@ -94,7 +94,7 @@ def write_thumbnails(run: RunDirectory, data: ImageData) -> None:
     """Write `report/thumbnails.parquet`, of the samples in the table `examples`: sample_id, png
     (bytes, at most 64 pixels a side).
 
-    An image that cannot be read any more is left out. A failure is a warning: the run goes on.
+    An image that cannot be read any more is left out. A failure is a warning: the run continues.
     """
     try:
         wanted = set(examples_table(load_run(run.path))["sample_id"])
