@@ -167,11 +167,13 @@ def either(names: Iterable[object]) -> str:
 
 
 def literal(value: object) -> str:
-    """Return a value in YAML notation, cut to 80 characters."""
+    """Return a value in YAML notation, cut to 80 characters; paths are not cut."""
     if value is None or isinstance(value, bool):
         return {True: "true", False: "false", None: "null"}[value]
     text = repr(value)
-    return text if len(text) <= _LITERAL_WIDTH else f"{text[: _LITERAL_WIDTH - 3]}..."
+    if len(text) <= _LITERAL_WIDTH or (isinstance(value, str) and "/" in value):
+        return text
+    return f"{text[: _LITERAL_WIDTH - 3]}..."
 
 
 def shorten(text: str, most: int = 60) -> str:

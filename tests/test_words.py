@@ -153,6 +153,8 @@ def test_errors_survive_pickling() -> None:
         (words.literal(True), "true"),
         (words.literal("a"), "'a'"),
         (words.literal([0] * 99), f"[{'0, ' * 25}0..."),
+        (words.literal("a" * 99), f"'{'a' * 76}..."),
+        (words.literal("/data" * 99), f"'{'/data' * 99}'"),
         (words.shorten("abcdefghij", 7), "abcd…ij"),
     ],
 )

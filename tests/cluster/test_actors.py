@@ -71,9 +71,9 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     local, remote = tmp_path / "local", tmp_path / "remote"
     remote.mkdir()
     train_here(groups, data, features, local)
-    told: list[tuple[str, int, float]] = []
+    reported: list[tuple[str, int, float]] = []
     section = groups[0][1]
-    training = Training(section, data, 0, features, lambda *said: told.append(said), remote)
+    training = Training(section, data, 0, features, lambda *args: reported.append(args), remote)
     wait_for_both(shared)
     killed: list[int] = []
 
@@ -88,7 +88,7 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     killer.join()
     assert killed
     assert_same_files(remote, local)
-    steps = {step for name, step, _ in told if name == groups[1][0][0].name}
+    steps = {step for name, step, _ in reported if name == groups[1][0][0].name}
     assert 50 in steps
     train_groups(_no_pool, groups, training)  # no work is left
 
@@ -104,28 +104,33 @@ def test_annotations_are_equal_after_actors_and_nodes_are_killed(
     total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)
 
     def annotate_and(kill: Callable[[], object], folder: str) -> AnnotationStore:
-        told: list[tuple[int, int]] = []
+        reported: list[tuple[int, int]] = []
 
         def on_shard(split: str, name: str, done: int, total: int) -> None:
-            told.append((done, total))
+            reported.append((done, total))
             if done == 1:
                 kill()
 
         remote = open_store(tmp_path / folder, data, SHARD)
         wait_for_both(shared)
         annotate_with_pool(lambda: shared, teachers, data, remote, features.compute, on_shard)
-        assert told == [(n + 1, total) for n in range(total)]  # each shard once
+        assert reported == [(n + 1, total) for n in range(total)]  # each shard once
         assert_same_files(remote.directory, local.directory)
         return remote
 
     remote = annotate_and(lambda: os.kill(next(iter(actor_pids("PoolActor"))), signal.SIGKILL), "a")
     annotate_and(cluster.kill, "b")
     (remote.directory / "test" / teachers[1].name / "00001.safetensors").unlink()
-    told: list[int] = []
+    reported: list[int] = []
     annotate_with_pool(
-        lambda: shared, teachers, data, remote, features.compute, lambda *said: told.append(said[3])
+        lambda: shared,
+        teachers,
+        data,
+        remote,
+        features.compute,
+        lambda *args: reported.append(args[3]),
     )
-    assert told == [1]
+    assert reported == [1]
     assert_same_files(remote.directory, local.directory)
     annotate_with_pool(_no_pool, teachers, data, remote, features.compute)
 

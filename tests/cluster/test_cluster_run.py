@@ -105,8 +105,8 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     while not any(states.glob("*.state")) and driver.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     os.kill(driver.pid, signal.SIGKILL)
-    _, said = driver.communicate()
-    assert any(states.glob("*.state")), said
+    _, stderr = driver.communicate()
+    assert any(states.glob("*.state")), stderr
     assert_nothing_left(within=60)
     done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in done]

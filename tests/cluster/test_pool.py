@@ -22,7 +22,7 @@ from cosup.errors import RunError, UserError
 
 pytestmark = pytest.mark.ray
 
-# The actors can't import this file.
+# Actors cannot import this file.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
@@ -229,12 +229,12 @@ def test_the_work_of_a_dead_node_is_done_elsewhere(
     nodes: TwoNodes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pool(tmp_path, tries=1) as here:  # so that a counted try fails the item
-        work = here.run(items(range(40), "slowly"))
+        work = here.run(items(range(20), "slowly"))
         found = [next(work)]
         wait_until(lambda: len(actor_pids("FakeActor")) == 2, "both actors are there")
         nodes.kill()
         found += work
-        assert squares(found) == {n: n * n for n in range(40)}
+        assert squares(found) == {n: n * n for n in range(20)}
         assert "its node died; starting another actor" in caplog.text
         nodes.add()
         assert both(here) == {node["NodeID"] for node in ray.nodes() if node["Alive"]}

@@ -126,7 +126,7 @@ def test_domainbed(tmp_path: Path, class_folder: Writer) -> None:
 
 @pytest.fixture
 def domainnet(tmp_path: Path, class_folder: Writer) -> Path:
-    """Two domains with lists whose numbers aren't in alphabetical order; one image is unlisted."""
+    """Two domains with lists whose numbers are not in alphabetical order; one image is unlisted."""
     for domain in ("clipart", "real"):
         class_folder(tmp_path / domain, classes=(3, 5), count=5)
         for part, numbers in (("train", range(3)), ("test", [3])):

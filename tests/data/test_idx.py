@@ -48,7 +48,7 @@ def test_idx(idx_folder: Path, digit: Digit) -> None:
     np.testing.assert_array_equal(np.asarray(found.images.read(4)), digit(1, 1).convert("RGB"))
 
 
-@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist isn't installed")
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist_of_debian() -> None:
     found = load(FASHION)
     assert len(found.table) == 70_000
@@ -173,7 +173,7 @@ def test_settings_that_are_refused(settings: dict[str, Any], line: str) -> None:
     assert str(caught.value) == f"c.yaml: data.{line}"
 
 
-@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist isn't installed")
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_rotated_fashion_mnist() -> None:
     data = data_of(FASHION, part="test", rotations=[0, 90], limit=2000)
     assert data.domains == ("rot0", "rot90")
