@@ -1,6 +1,6 @@
-"""The `execution` section: where and how a run computes. It changes no number beyond rounding.
+"""The schema of a config: its sections in the order in which a run uses them.
 
-The whole config, section by section, in the order of the data's way.
+`ExecutionSection` sets where and how a run computes; it changes no result beyond rounding.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal

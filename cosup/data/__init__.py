@@ -1,1 +1,1 @@
-"""Where images come from: sources, the sample table, splits, decoding and transforms."""
+"""Images and their labels: sources, the sample table, splits, decoding and transforms."""

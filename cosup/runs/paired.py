@@ -1,9 +1,7 @@
-"""Mean, deviation and interval of a number over seeds.
+"""Compare runs that differ in one setting, paired by seed and by test sample.
 
-Runs that differ in one thing, compared in pairs: on the same seeds and the same test samples.
-
-Two intervals, as there are two kinds of luck: Student's t over seeds (the students' random
-streams, and the splits where they are drawn), and the paired bootstrap over the groups of test
+There are two sources of chance, and an interval for each: Student's t over seeds (random streams of
+the students, and the splits if they are drawn), and the paired bootstrap over the groups of test
 samples (`cosup.metrics.paired_comparison`).
 """
 
