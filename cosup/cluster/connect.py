@@ -20,6 +20,9 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 """Time that a server has to answer."""
 
+_VERBOSE_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers of Ray that report every uploaded file and every socket. Those of the job client are
+named one by one: they have levels of their own, and `ray.init` resets that of `ray`."""
 
 _TOKEN_SOURCES = (
     "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or RAY_AUTH_MODE=token for ~/.ray/auth_token"
@@ -40,7 +43,8 @@ def connect(address: str) -> "JobSubmissionClient":
     token = _token()
     _check_dashboard(address)
     unauthenticated = getattr(ray.exceptions, "AuthenticationError", ())  # new in Ray 2.52
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it logs every file and socket
+    for name in _VERBOSE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with _without_variables("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they have precedence
             return JobSubmissionClient(
