@@ -26,7 +26,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     table.add_column("PGR", justify="right")
     for teacher in summary["teachers"]:
         note = " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
-        table.add_row(f"teacher {teacher['name']} alone{note}", in_percent(teacher["accuracy"]), "")
+        table.add_row(f"teacher {teacher['name']}{note}", in_percent(teacher["accuracy"]), "")
     table.add_section()
     controls = summary["controls"]
     for name in sorted(controls, key=_is_trained):
@@ -180,7 +180,7 @@ def _add_floor_and_ceiling(table: Table, one: Mapping[str, Any], seeds: int) -> 
     """Add floor and ceiling, which do not depend on the loss."""
     more = [""] if seeds > 1 else []
     floor = one["floor"]
-    table.add_row(f"teacher {floor['teacher']} alone (floor)", in_percent(floor["accuracy"]), *more)
+    table.add_row(f"teacher {floor['teacher']} (floor)", in_percent(floor["accuracy"]), *more)
     if one["ceiling"]["accuracy"] is not None:
         ceiling = in_percent(one["ceiling"]["accuracy"])
         table.add_row(CONTROLS["ceiling"].label, ceiling, *more)

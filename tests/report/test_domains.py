@@ -241,7 +241,7 @@ def test_the_summary_begins_with_the_untrained_student() -> None:
     order = [
         text.index(words)
         for words in (
-            "teacher all alone (floor)",
+            "teacher all (floor)",
             *(CONTROLS[name].label for name in ("zero_shot", "best_teacher", "mean_ensemble")),
             "co-supervised student",
         )
