@@ -74,21 +74,17 @@ class TeacherRecord:
 class MeasuredTeachers:
     """The teachers of the hierarchy, each measured alone.
 
-    answers: each teacher's probabilities of the test samples. chosen_on: the samples by which the
-    best teacher is chosen. best_level, generalist_level: levels of that teacher alone, and of the
-    generalist with the specialists' budget (None without it).
+    floor: the best teacher. answers: each teacher's probabilities of the test samples. chosen_on:
+    the samples by which the best teacher is chosen. best_level, generalist_level: levels of that
+    teacher alone, and of the generalist with the specialists' budget (None without it).
     """
 
     records: tuple[TeacherRecord, ...]
+    floor: TeacherRecord
     answers: dict[str, ProbTable]
     chosen_on: str
     best_level: Level
     generalist_level: Level | None
-
-    @property
-    def floor(self) -> TeacherRecord:
-        """Return the best teacher."""
-        return max(self.records, key=lambda record: record.chosen_by or 0.0)
 
     @property
     def floor_answers(self) -> ProbTable:
@@ -204,6 +200,7 @@ def _measured(
     index, features = len(teachers), inputs.provenance
     return MeasuredTeachers(
         records=tuple(records),
+        floor=floor,
         answers=answers,
         chosen_on="student_train" if inputs.validation is None else inputs.validation.part,
         best_level=annotated.level(index, [everyone[floor.name]], features),
