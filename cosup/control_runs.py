@@ -81,10 +81,10 @@ class ControlRun:
     def self_trained(self) -> ProbTable:
         """Train on the coarsest level's mean, then on own predictions, for as many rounds."""
         task, seed = self.task, self._seed(self.name)
-        mean = replace(self.recipe, assigner=ASSIGNERS["mean"].load()(), repeat=1)
+        mean = replace(self.recipe, assigner=ASSIGNERS["mean"].load()(), repeat=1, least=1)
         first = self._last_round(replace(task, levels=task.levels[:1]), mean, seed)
         own, test = first.train_probs, first.test_probs
-        for number in range(1, len(task.levels) * self.recipe.repeat):
+        for number, _ in self.recipe.schedule(len(task.levels))[1:]:
             student = self.recipe.new_student(PLAIN, seed_for(seed, number))
             student.update(task.inputs, own, torch.ones(len(own)))
             own, test = student.predict_own(task.inputs), student.predict(task.test_inputs)

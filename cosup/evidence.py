@@ -97,7 +97,8 @@ class Evidence:
     classes and domains. coarse_probs: [N, C], of the student of the level above. global_probs,
     local_probs: [N, C], of the student trained on all kept samples, and of the one trained on those
     assigned to the same teacher. labels: [N] int64 as given to trainers (-1 unknown), where the
-    student may use them.
+    student may use them. domains: [N] int64, known domains. has_student: False where there is no
+    student yet, and `student_probs` is the mean annotation in its place.
     """
 
     student_probs: Tensor
@@ -109,6 +110,8 @@ class Evidence:
     local_probs: Tensor | None = None
     labels: Tensor | None = None
     index: Tensor | None = None
+    domains: Tensor | None = None
+    has_student: bool = True
 
     def __len__(self) -> int:
         return self.student_probs.shape[0]
@@ -123,11 +126,15 @@ class Assigned:
     """Decision of an assigner on N samples.
 
     weights: [N, T] of the teachers. targets: [N, C], the assigned annotations (an all-zero row
-    where all assigned teachers abstain).
+    where all assigned teachers abstain). nats: [N, T + 1], the evidence of each teacher, and last
+    of the student, for the most probable class; None from assigners that only choose.
+    loss_weights: [N], by which the loss of each sample is multiplied, or None for 1.
     """
 
     weights: Tensor
     targets: Tensor
+    nats: Tensor | None = None
+    loss_weights: Tensor | None = None
 
     @staticmethod
     def mixture(annotations: Tensor, weights: Tensor) -> "Assigned":

@@ -91,6 +91,7 @@ class Stream:
     global_probs: ProbTable | None = None
     local_probs: ProbTable | None = None
     labels: Tensor | None = None
+    domains: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.level.annotations)
@@ -124,16 +125,23 @@ class Stream:
                     local_probs=_dense(self.local_probs, rows),
                     labels=None if self.labels is None else self.labels[rows],
                     index=torch.arange(rows.start, rows.start + len(annotations)),
+                    domains=None if self.domains is None else self.domains[rows],
+                    has_student=self.student is not None,
                 ),
             )
 
     def restricted(self, needs: frozenset[str]) -> "Stream":
-        """Return the stream without the truth, labels and features that are not needed."""
+        """Return the stream without the truth, labels and features that are not needed.
+
+        Only the domains are taken from the truth where they alone are needed.
+        """
+        domains = None if self.truth is None else self.truth.domains
         return replace(
             self,
             features=self.features if needs & {"features", "provenance"} else None,
             truth=self.truth if "truth" in needs else None,
             labels=self.labels if "labels" in needs else None,
+            domains=domains if "domains" in needs else None,
         )
 
 
@@ -143,20 +151,35 @@ class Assignment:
 
     weights: [N, T] of the teachers. targets: the assigned annotations (an all-zero row where all
     assigned teachers abstain). mixed: whether they are the mixture of annotations by weights.
+    nats: [N, T + 1], loss_weights: [N], as in `Assigned`. soft: the assigned annotations before
+    they were hardened; None if they are the targets.
     """
 
     weights: Tensor
     targets: ProbTable
     mixed: bool = True
+    nats: Tensor | None = None
+    loss_weights: Tensor | None = None
+    soft: ProbTable | None = None
+
+    @property
+    def annotations(self) -> ProbTable:
+        """Return the assigned annotations before they were hardened."""
+        return self.targets if self.soft is None else self.soft
+
+    def weighed(self, keep: Tensor) -> Tensor:
+        """Return the weight [N] of each sample in the loss: 0 unless kept [N] bool."""
+        return keep.float() if self.loss_weights is None else keep * self.loss_weights
 
     def batch(self, rows: slice, evidence: Evidence) -> Assigned:
         """Return the decision on a batch, for the filters.
 
-        A mixture is computed again from the evidence: `targets` is rounded, and can be hardened.
+        A mixture is computed again from the evidence: the annotations kept here are rounded.
         """
         if self.mixed:
             return Assigned.mixture(evidence.annotations, self.weights[rows])
-        return Assigned(self.weights[rows], self.targets.dense(rows))
+        nats = None if self.nats is None else self.nats[rows]
+        return Assigned(self.weights[rows], self.annotations.dense(rows), nats)
 
 
 def mean_annotation(annotations: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ class Recipe:
     fresh: initialise the student in every round instead of continuing from the previous one.
     min_kept: warn if a filter keeps a smaller share of the samples.
     student_first: guide the first round by the untrained student instead of the mean annotation.
-    repeat: rounds per level. The true labels of the task are used if the objective gives them
-    weight.
+    repeat: rounds per level. least: repeat the finest level until there are as many rounds. The
+    true labels of the task are used if the objective gives them weight.
     """
 
     assigner: Assigner
@@ -48,10 +48,12 @@ class Recipe:
     min_kept: float = 0.2
     student_first: bool = False
     repeat: int = 1
+    least: int = 1
 
     def schedule(self, levels: int) -> list[tuple[int, int]]:
         """Return (round, level) of every round in order; rounds count from 1, levels from 0."""
         order = [level for level in range(levels) for _ in range(self.repeat)]
+        order += [levels - 1] * (self.least - len(order))
         return list(enumerate(order, start=1))
 
 
@@ -142,7 +144,7 @@ def run_round(
     assigned = assign(recipe.assigner, stream, seed, recipe.hard)
     kept = filter_annotations(recipe, stream, assigned, student, task)
     guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
-    student.update(task.inputs, assigned.targets, kept.keep.float(), guidance)
+    student.update(task.inputs, assigned.targets, assigned.weighed(kept.keep), guidance)
     train_probs, test_probs = student.predict_own(task.inputs), student.predict(task.test_inputs)
 
     return Outcome(
@@ -161,16 +163,26 @@ def run_round(
 def assign(assigner: Assigner, stream: Stream, seed: int, hard: bool = False) -> Assignment:
     """Fit the assigner, then assign every sample. hard: harden the annotations."""
     scopes = stream.level.scopes
-    stream = stream.restricted(assigner.needs)
-    provenance = stream.level.provenance if "provenance" in assigner.needs else None
+    stream = stream.restricted(assigner.uses)
+    provenance = stream.level.provenance if "provenance" in assigner.uses else None
     assigner.fit(stream, scopes, seed=seed_for(seed, "assigner"), provenance=provenance)
     weights = torch.zeros(len(stream), len(scopes))
     targets = ProbTable.empty(len(stream), stream.num_classes)
+    nats, loss_weights = [], []
     for rows, evidence in stream.items():
         assigned = assigner.assign(evidence, scopes)
         weights[rows] = assigned.weights
         targets.put(rows, ProbTable.compress(assigned.targets))
-    return Assignment(weights, harden(targets) if hard else targets, assigner.mixes)
+        nats += [] if assigned.nats is None else [assigned.nats]
+        loss_weights += [] if assigned.loss_weights is None else [assigned.loss_weights]
+    return Assignment(
+        weights,
+        harden(targets) if hard else targets,
+        assigner.mixes,
+        torch.cat(nats) if nats else None,
+        torch.cat(loss_weights) if loss_weights else None,
+        targets,
+    )
 
 
 def harden(table: ProbTable) -> ProbTable:

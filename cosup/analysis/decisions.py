@@ -30,7 +30,9 @@ def decisions_table(
     Columns: sample_id, round, level, assigned_teacher, assignment_weight, annotation,
     annotation_confidence, student_label, student_confidence (of the student before its update in
     this round; null in the first round), kept, rejected_by, loss_weight, true_label (null if
-    unknown), domain. given: [N] labels with noise, as seen in training; adds given_label and noisy.
+    unknown), domain. Assigners that fuse sources add evidence and student_evidence (nats for the
+    annotation, of the assigned teacher and of the student) and label_probability. given: [N] labels
+    with noise, as seen in training; adds given_label and noisy.
     """
     weight, teacher = outcome.assigned.weights.max(1)
     label, confidence = outcome.assigned.targets.top()
@@ -55,7 +57,12 @@ def decisions_table(
         table["student_confidence"] = own_confidence.numpy()
     table["kept"] = keep.numpy()
     table["rejected_by"] = _named(outcome.kept.rejected_by, outcome.kept.reasons)
-    table["loss_weight"] = keep.float().numpy()
+    table["loss_weight"] = outcome.assigned.weighed(keep).numpy()
+    nats = outcome.assigned.nats
+    if nats is not None:
+        table["evidence"] = nats.gather(1, teacher[:, None])[:, 0].numpy()
+        table["student_evidence"] = nats[:, -1].numpy()
+        table["label_probability"] = outcome.assigned.annotations.top()[1].numpy()
     table["true_label"] = _named(truth.labels, classes)
     table["domain"] = _named(truth.domains, domains)
     if given is not None:

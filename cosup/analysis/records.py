@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cosup.analysis.arrays import Codes, Singles, categories, codes, repeated
+from cosup.config.rounds import RoundsSection
 from cosup.errors import RunError, UserError
 from cosup.evidence import Scopes, Truth
 from cosup.layout import PREPARED, Layout
@@ -148,7 +149,10 @@ class Run:
     def expected_rounds(self) -> int:
         """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
-        return len(levels) * int(self.config["rounds"]["repeat"])
+        section = self.config["rounds"]
+        if section["repeat"] != "auto":
+            return len(levels) * int(section["repeat"])
+        return max(len(levels), RoundsSection.model_validate(section).least_rounds)
 
     @cached_property
     def rounds(self) -> list[int]:

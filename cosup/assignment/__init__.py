@@ -6,7 +6,9 @@ from cosup.assignment.baselines import Mean, Oracle, Random, Single
 from cosup.assignment.block import Block
 from cosup.assignment.confidence import Confidence
 from cosup.assignment.dawid_skene import DawidSkene
+from cosup.assignment.fused import Fused
 from cosup.assignment.gate import Gate
+from cosup.assignment.reliability import Reliability
 from cosup.settings.assigners import ASSIGNERS
 
 __all__ = [
@@ -16,10 +18,12 @@ __all__ = [
     "Block",
     "Confidence",
     "DawidSkene",
+    "Fused",
     "Gate",
     "Mean",
     "Oracle",
     "Random",
+    "Reliability",
     "Single",
     "available",
     "to_weights",

@@ -2,7 +2,10 @@
 
 Dawid and Skene, "Maximum likelihood estimation of observer error-rates using the EM algorithm",
 1979; METHODS.md section 5. Soft annotations count for each class by its probability. The prior of a
-sample can be the student's prediction instead of the frequencies of the classes.
+sample can be the student's prediction instead of the frequencies of the classes
+(`student_prior: true`). It is taken as it is, and a student that is surer than right then outvotes
+the teachers: on three degraded sites it left 64.0 % of the annotations right, where 79.3 % are
+without it (METHODS.md section 8). `fused` weighs the student by how far it can be trusted.
 """
 
 from dataclasses import dataclass
@@ -11,12 +14,20 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.em import (
+    EPSILON,
+    answered,
+    converge,
+    count_hard,
+    count_soft,
+    log_rates_of,
+    look_up,
+    mean_vote,
+    rates_of,
+)
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes
 from cosup.settings.assigners import DawidSkeneSettings
-
-EPSILON = 1e-10
-"""Probabilities are clamped to this before taking logarithms."""
 
 
 @dataclass
@@ -53,11 +64,14 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         self.confusion_ = self.prior_ = None
         self._sweep(batches)
         before = -torch.inf
-        for _ in range(self.iterations):
+
+        def step() -> float:
+            nonlocal before
             likelihood = self._sweep(batches)
-            if likelihood - before < self.tolerance:
-                break
-            before = likelihood
+            gain, before = likelihood - before, likelihood
+            return gain
+
+        converge(step, self.iterations, self.tolerance)
 
     def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
         """Return weights [N, T], one-hot if hard; raise `UserError` before `fit`."""
@@ -87,7 +101,7 @@ class DawidSkene(DawidSkeneSettings, Assigner):
     def _set_state(self, confusion: Tensor, prior: Tensor) -> None:
         self.confusion_, self.prior_ = confusion, prior
         log_rates = confusion.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        self._log_rates = log_rates.clamp_min_(EPSILON).log_()
+        self._log_rates = log_rates_of(log_rates)
 
     def _fitted(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.confusion_ is None or self.prior_ is None or self._log_rates is None:
@@ -113,9 +127,8 @@ class DawidSkene(DawidSkeneSettings, Assigner):
             return joint + annotations.flatten(1) @ log_rates.flatten(0, 1)
         # With one class per teacher, indexing is C times cheaper than a product.
         joint = joint.expand(len(annotations), -1).clone()
-        for teacher, rows in enumerate(log_rates):
-            confidence, labels = annotations[:, teacher].max(1)
-            joint += rows[labels] * (confidence > 0)[:, None]
+        for rows, labels in zip(log_rates, answered(annotations).T, strict=True):
+            joint += look_up(rows, labels)
         return joint
 
     def _sweep(self, batches: Batches) -> float:
@@ -130,7 +143,7 @@ class DawidSkene(DawidSkeneSettings, Assigner):
             samples += len(evidence)
         if counts is None or not samples:
             raise UserError("assigner dawid_skene: there is no sample to learn from")
-        rates = _rates(counts.add_(self.smoothing))
+        rates = rates_of(counts.add_(self.smoothing)).float()
         self._set_state(rates.transpose(1, 2).contiguous(), (frequency / samples).float())
         return likelihood / samples
 
@@ -139,10 +152,7 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         if self.confusion_ is not None:
             joint = self._joint(evidence)
             return joint.softmax(1), float(joint.logsumexp(1).sum(dtype=torch.float64))
-        votes = self._votes(evidence.annotations).sum(1)
-        voters = votes.sum(1, keepdim=True)
-        blank = torch.full_like(votes, 1 / votes.shape[1])
-        vote = torch.where(voters > 0, votes / voters.clamp_min(EPSILON), blank)
+        vote = mean_vote(self._votes(evidence.annotations).sum(1))
         return (vote + evidence.student_probs) / 2 if self.student_prior else vote, 0.0
 
     def _count(self, annotations: Tensor, posterior: Tensor, counts: Tensor | None) -> Tensor:
@@ -151,17 +161,7 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         if counts is None:
             counts = posterior.new_zeros(teachers, classes, classes, dtype=torch.float64)
         if self.annotations == "soft":
-            counts.view(-1, classes).add_(annotations.flatten(1).T @ posterior)
-            return counts
-        posterior = posterior.to(torch.float64)
-        for teacher, into in enumerate(counts):
-            confidence, labels = annotations[:, teacher].max(1)
-            into.index_add_(0, labels, posterior * (confidence > 0)[:, None])
+            count_soft(counts, annotations, posterior)
+        else:
+            count_hard(counts, answered(annotations), posterior)
         return counts
-
-
-def _rates(counts: Tensor) -> Tensor:
-    """Return P(t answers j | c) float32 at [t, j, c]; uniform where c has no counts."""
-    total = counts.sum(1, keepdim=True)
-    even = torch.full_like(total, 1 / counts.shape[1])
-    return torch.where(total > 0, counts / total, even).float()

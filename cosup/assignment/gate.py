@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.em import converge
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes
 from cosup.seeds import torch_generator
@@ -143,16 +144,21 @@ class Gate(GateSettings, Assigner):
     ) -> LinearGate:
         """Run EM on standardised inputs [N, D], log-likelihoods [N, T] and examples with known
         teachers."""
-        before = torch.zeros_like(likelihood)
-        for _ in range(self.iterations):
+
+        def responsibilities() -> Tensor:
             joint = gate.logits(inputs).log_softmax(1) + likelihood
-            responsibility = (self.sharpening * joint).softmax(1)
-            moved = float((responsibility - before).abs().sum(1).mean()) / 2
-            if moved < self.tolerance:
-                break
-            routed = Examples(inputs, responsibility, 1.0)
+            return (self.sharpening * joint).softmax(1)
+
+        expected = responsibilities()
+
+        def step() -> float:
+            nonlocal gate, expected
+            routed = Examples(inputs, expected, 1.0)
             gate = fit_gate(gate, [routed, *known], self.weight_decay, self.steps)
-            before = responsibility
+            before, expected = expected, responsibilities()
+            return float((expected - before).abs().sum(1).mean()) / 2
+
+        converge(step, self.iterations, self.tolerance)
         return gate
 
     def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:

@@ -25,6 +25,7 @@ def check_sections(
             *_mixing(student, rounds),
             *_untrained(student, rounds, controls),
             *_labels(rounds),
+            *_witness(student, rounds),
             *_few_shot(data, teachers, student),
             *_teachers_training(teachers),
         ]
@@ -67,6 +68,18 @@ def _labels(rounds: RoundsSection) -> Iterator[UserError]:
                 key=f"rounds.consistency.{number}",
                 value=choice.name,
             )
+
+
+def _witness(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that a student that is a source does not repeat what it was trained on."""
+    if student.cross_fit == 0 and rounds.reads_student:
+        yield UserError(
+            f"the assigner {rounds.assignment.name} takes the student for a source: it must not "
+            "predict the samples that it was trained on",
+            key="student.cross_fit",
+            value=0,
+            allowed="auto, or at least 2 folds (or rounds.assignment.student: false)",
+        )
 
 
 def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cosup.registry import Registry
 from cosup.sections import Choice, Section
-from cosup.settings.assigners import ASSIGNERS
+from cosup.settings.assigners import ASSIGNERS, AssignerSettings
 from cosup.settings.filters import FILTERS
 from cosup.settings.losses import LOSSES
 
@@ -22,6 +22,10 @@ Losses: "Registry[Loss]" = Registry("loss", LOSSES, "cosup.losses")
 AssignerChoice = Annotated[Choice, Assigners]
 FilterChoice = Annotated[Choice, Filters]
 LossChoice = Annotated[Choice, Losses]
+
+
+FUSED_ROUNDS = 3
+"""Rounds in all where the student is a source: it gains little after the third."""
 
 
 class RoundsSection(Section):
@@ -50,9 +54,26 @@ class RoundsSection(Section):
     """The predictions that assigners and filters use in place of a trained student's in the first
     round: the mean of the level's annotations (`crowd`), or those of the untrained `student`
     (`student.head.init: text`)."""
-    repeat: int = Field(default=1, ge=1)
-    """Rounds per level."""
+    repeat: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Rounds per level; auto is 1, but an assigner that takes the student for a source (`fused`)
+    repeats the finest level until there are 3 rounds in all."""
     fresh_head: bool = True
     """Initialise the head (or network) anew in each round; false continues from the last round."""
     min_kept: float = Field(default=0.2, ge=0, le=1)
     """Warn when a filter would keep a smaller share than this."""
+
+    @property
+    def reads_student(self) -> bool:
+        """Whether the assigner takes the student for a source."""
+        settings: AssignerSettings = Assigners.settings(self.assignment)
+        return settings.reads_student
+
+    @property
+    def rounds_per_level(self) -> int:
+        """`repeat`, with `auto` resolved."""
+        return 1 if self.repeat == "auto" else self.repeat
+
+    @property
+    def least_rounds(self) -> int:
+        """The number of rounds up to which the finest level is repeated."""
+        return FUSED_ROUNDS if self.repeat == "auto" and self.reads_student else 1

@@ -104,6 +104,10 @@ class ExecutionSection(Section):
         return cache
 
 
+AUTO_FOLDS = {"head": 5, "finetune": 2}
+"""`student.cross_fit: auto`, where cross-fitted predictions are read."""
+
+
 if TYPE_CHECKING:
     ControlName = str
 else:  # the names of the table of controls, which a type checker cannot read
@@ -134,6 +138,13 @@ class Config(Section):
     controls: list[ControlName] = ["best_teacher", "mean_ensemble", "ceiling"]
     """Comparisons with simpler supervision (or, the oracle and the ceiling, with the truth)."""
     execution: ExecutionSection = ExecutionSection()
+
+    @property
+    def folds(self) -> int:
+        """`student.cross_fit`, with `auto` resolved."""
+        if self.student.cross_fit != "auto":
+            return self.student.cross_fit
+        return AUTO_FOLDS[self.student.mode] if self.rounds.reads_student else 0
 
     @model_validator(mode="after")
     def _together(self) -> "Config":

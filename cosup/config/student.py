@@ -1,7 +1,7 @@
 """The `student` section: the strong model and its training."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -63,12 +63,13 @@ class StudentSection(Section):
     """The training in each round."""
     meta: MetaSection | None = None
     """The meta stage after each round (`data.few_shot`); null: none."""
-    cross_fit: int = Field(default=0, ge=0)
-    """Folds for cross-fitted predictions (0: the student predicts its own training samples)."""
+    cross_fit: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Folds for cross-fitted predictions (0: the student predicts its own training samples). auto:
+    5 for a head and 2 for a network where an assigner takes the student for a source, else 0."""
 
     @field_validator("cross_fit")
     @classmethod
-    def _folds(cls, value: int) -> int:
+    def _folds(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
         if value == 1:
             raise UserError("must be {allowed}", value=value, allowed="0, or at least 2 folds")
         return value

@@ -133,6 +133,17 @@ class TeachersSection(Section):
             raise UserError("no teacher: give a hierarchy, or external annotations")
         return self
 
+    @property
+    def trains_specialists(self) -> bool:
+        """Whether a part of the task is the scope of a teacher that is trained."""
+        hierarchy = self.hierarchy
+        if hierarchy is None:
+            return False
+        if hierarchy.teachers is None:
+            return max(hierarchy.levels) > 1
+        scopes = [teacher.scope for level in hierarchy.teachers for teacher in level]
+        return any(scope.classes or scope.domains for scope in scopes)
+
     def kinds(self) -> list[tuple[str, str, type[TeacherTraits]]]:
         """Return (key, name, traits) of each kind of teacher that this section asks for."""
         found: list[tuple[str, str, type[TeacherTraits]]] = []

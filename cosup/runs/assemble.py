@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.config.schema import Config, Losses
+from cosup.config.schema import Assigners, Config, Losses
 from cosup.controls import needing
 from cosup.data.table import ImageData
 from cosup.evidence import Truth
@@ -16,7 +16,7 @@ from cosup.probabilities import ProbTable
 from cosup.runs.context import RunContext
 from cosup.runs.inputs import Evaluation, StudentInputs
 from cosup.teachers.base import Teacher
-from cosup.teachers.hierarchy import scopes
+from cosup.teachers.hierarchy import scopes, speakers
 from cosup.teachers.live import LiveTeachers
 from cosup.teachers.store import AnnotationStore
 
@@ -172,6 +172,11 @@ def _levels(
     teachers: Sequence[Sequence[Teacher]],
     provenance: Tensor | None,
 ) -> tuple[Level, ...]:
+    """Return the levels, each with all teachers that speak in its rounds."""
+    everyone = {teacher.name: teacher for level in teachers for teacher in level}
+    fuses = Assigners.settings(config.rounds.assignment).fuses
+    specs = speakers([[teacher.spec for teacher in level] for level in teachers], fuses)
+    teachers = [[everyone[spec.name] for spec in level] for level in specs]
     levels = [annotated.level(index, level, provenance) for index, level in enumerate(teachers)]
     if asks_live(config):
         maps, compute = reads_maps(config), annotated.compute

@@ -14,7 +14,7 @@ from cosup.models.networks import BATCH_NORMS
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.runs.losses import check_candidates
-from cosup.teachers.hierarchy import Hierarchy, scopes
+from cosup.teachers.hierarchy import Hierarchy, scopes, speakers
 from cosup.words import plural
 
 
@@ -26,7 +26,7 @@ def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     check_network(config, data)
     check_text(config, data)
     assigner = Assigners.build(config.rounds.assignment)
-    for number, level in enumerate(hierarchy):
+    for number, level in enumerate(speakers(hierarchy, assigner.fuses)):
         with about(f"rounds.assignment, level {number}"):
             assigner.check(scopes(level, len(data.classes), len(data.domains)))
 

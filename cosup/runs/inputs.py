@@ -153,7 +153,8 @@ def measured_on(config: Config) -> str:
 def feature_splits(config: Config) -> list[str]:
     """Return the splits whose features a head or the assigner reads."""
     rounds = config.rounds
-    needs = Assigners.settings(rounds.assignment).needs
+    assigner = Assigners.settings(rounds.assignment)
+    needs = assigner.uses if config.teachers.trains_specialists else assigner.needs
     splits = []
     if config.student.mode == "head":
         splits = ["student_train", "test", *(["validation"] if candidates(rounds.loss) else [])]

@@ -146,10 +146,11 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
 
 def _rounds(config: Config, hierarchy: Hierarchy) -> str:
     section = config.rounds
+    rounds = max(len(hierarchy) * section.rounds_per_level, section.least_rounds)
     one = section.loss.name if section.losses is None else "each of them"
     filters = ", ".join(choice.name for choice in section.consistency) or "no filter"
     return (
-        f"rounds      {len(hierarchy) * section.repeat}: assigner {section.assignment.name}, "
+        f"rounds      {rounds}: assigner {section.assignment.name}, "
         f"{filters}, loss {one}, {section.targets} targets"
     )
 

@@ -41,8 +41,8 @@ def student_factory(
     """Return a function that makes the config's student. Cross-fitting folds keep groups whole."""
     config, inputs = context.config, prepared.inputs
     folds = None
-    if config.student.cross_fit:
-        folds = _folds(prepared.samples.groups, config.student.cross_fit, context.seed)
+    if config.folds:
+        folds = _folds(prepared.samples.groups, config.folds, context.seed)
     setup = StudentSetup(
         config.student.model_copy(update={"head": inputs.head}),
         prepared.task.num_classes,
@@ -88,7 +88,8 @@ def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
         fresh=section.fresh_head,
         min_kept=section.min_kept,
         student_first=section.first_guide == "student",
-        repeat=section.repeat,
+        repeat=section.rounds_per_level,
+        least=section.least_rounds,
     )
 
 

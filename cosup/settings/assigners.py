@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cosup.settings import Entry, Settings, above, at_least, one_of
+from cosup.settings import Entry, Settings, above, at_least, one_of, positive_share
 
 
 class AssignerSettings(Settings):
@@ -12,10 +12,23 @@ class AssignerSettings(Settings):
     mixes: ClassVar[bool] = True
     """Whether the assigned annotation is the mixture of the annotations by the weights."""
 
+    fuses: ClassVar[bool] = False
+    """Whether generalists of coarser levels speak too, as all sources are weighed."""
+
+    @property
+    def reads_student(self) -> bool:
+        """Whether it takes the student for a source, whose predictions must be cross-fitted."""
+        return False
+
     @property
     def needs(self) -> frozenset[str]:
-        """Inputs needed beyond probabilities: "features", "truth", "provenance"."""
+        """Inputs needed beyond probabilities: "features", "truth", "domains", "provenance"."""
         return frozenset()
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Inputs that it reads where there are any: those it needs, and others that help."""
+        return self.needs
 
 
 @dataclass
@@ -104,9 +117,9 @@ class DawidSkeneSettings(AssignerSettings):
     """Stop when the mean log-likelihood per sample (nats) increases by less."""
     annotations: Literal["soft", "hard"] = "soft"
     """Use the probabilities of an annotation, or its most probable class only."""
-    student_prior: bool = True
-    """Use the prediction of the student as the prior of each sample, instead of the frequencies of
-    the classes."""
+    student_prior: bool = False
+    """Use the prediction of the student, as it is, as the prior of each sample, instead of the
+    frequencies of the classes. It harms where the student is surer than right."""
     smoothing: float = 0.01
     """Count added to every cell of every confusion matrix."""
     hard: bool = True
@@ -157,6 +170,67 @@ class GateSettings(AssignerSettings):
         return frozenset({"features", "provenance"} if self.prior == "provenance" else {"features"})
 
 
+@dataclass
+class FusedSettings(AssignerSettings):
+    """The posterior of the true class from all sources at once, by EM."""
+
+    mixes: ClassVar[bool] = False
+    fuses: ClassVar[bool] = True
+
+    regions: Literal["auto", "provenance", "domain", "learnt", "none"] = "auto"
+    """Where the reliability of a source is estimated on its own. `provenance`: where samples
+    resemble the training inputs of the same specialists; `domain`: the domain of the sample, which
+    is known; `learnt`: a gate fitted by EM; `none`: everywhere alike; `auto`: `provenance` where
+    there are trained specialists, else `none`."""
+    student: bool = True
+    """Take the student for one more source, from the second round on (`student.cross_fit`)."""
+    strength: float | None = None
+    """Answers per class by which a confusion matrix is drawn towards its simpler model; null is 5
+    times the number of classes, 0 is plain Dawid-Skene."""
+    iterations: int = 15
+    """Maximum number of EM iterations. Each one reads all annotations."""
+    tolerance: float = 1e-4
+    """Stop when the mean log-likelihood per sample (nats) increases by less."""
+    temperatures: bool = True
+    """Fit an exponent for the probabilities of each soft source, where others say how far it can be
+    trusted; otherwise they count as they are."""
+    group_above: float = 0.3
+    """Sources err together, and count as one, if they agree on wrong answers by this share beyond
+    chance; 1 turns it off."""
+    confidence_weight: bool = False
+    """Weigh the loss of a sample by the probability of its most probable class."""
+    max_samples: int = 30_000
+    """Maximum number of samples, drawn at random, for exponents and groups; bounds the memory."""
+
+    def __post_init__(self) -> None:
+        one_of(("auto", "provenance", "domain", "learnt", "none"), regions=self.regions)
+        if self.strength is not None:
+            at_least(0, strength=self.strength)
+        at_least(0, tolerance=self.tolerance)
+        at_least(1, iterations=self.iterations, max_samples=self.max_samples)
+        positive_share(group_above=self.group_above)
+
+    @property
+    def reads_student(self) -> bool:
+        """Whether the student is a source."""
+        return self.student
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The features and the provenance, or the domains, as the regions need them."""
+        by_regions = {
+            "provenance": {"features", "provenance"},
+            "domain": {"domains"},
+            "learnt": {"features"},
+        }
+        return frozenset(by_regions.get(self.regions, set()))
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What it needs; with `auto` also features and provenance, where there are any."""
+        return self.needs | ({"features", "provenance"} if self.regions == "auto" else set())
+
+
 ASSIGNERS: dict[str, Entry] = {
     "single": Entry(SingleSettings, "cosup.assignment.baselines:Single"),
     "mean": Entry(MeanSettings, "cosup.assignment.baselines:Mean"),
@@ -167,4 +241,5 @@ ASSIGNERS: dict[str, Entry] = {
     "confidence": Entry(ConfidenceSettings, "cosup.assignment.confidence:Confidence"),
     "dawid_skene": Entry(DawidSkeneSettings, "cosup.assignment.dawid_skene:DawidSkene"),
     "gate": Entry(GateSettings, "cosup.assignment.gate:Gate"),
+    "fused": Entry(FusedSettings, "cosup.assignment.fused:Fused"),
 }

@@ -64,7 +64,7 @@ class HeadStudent(Student):
         bank, features = self._bank(), _head_inputs(inputs)
         return by_fold(
             folds,
-            self.setup.section.cross_fit,
+            self.setup.fold_count,
             lambda fold, rows: predict_heads(bank.select(1 + fold), features[rows])[0],
         )
 

@@ -227,8 +227,8 @@ class LocalLauncher:
 class StudentSetup:
     """Settings and resources that the students of a run share.
 
-    section: the `student` section. folds: [N] fold of each training sample, for
-    `section.cross_fit` folds; None without cross-fitting. on_step: called after every step of the
+    section: the `student` section. folds: [N] fold of each training sample, from 0; None without
+    cross-fitting. on_step: called after every step of the
     main training. launcher: runs the trainings.
     """
 
@@ -239,11 +239,13 @@ class StudentSetup:
     on_step: OnStep | None = None
     launcher: Launcher = field(default_factory=LocalLauncher)
 
-    def __post_init__(self) -> None:
-        assert (self.folds is not None) == (self.section.cross_fit > 0)
+    @property
+    def fold_count(self) -> int:
+        """Number of folds; 0 without cross-fitting."""
+        return 0 if self.folds is None else int(self.folds.max()) + 1
 
     def outside_folds(self, rows: Tensor) -> list[Tensor]:
         """Return, for each fold, the rows that lie outside it; empty without cross-fitting."""
         if self.folds is None:
             return []
-        return [rows[self.folds[rows] != fold] for fold in range(self.section.cross_fit)]
+        return [rows[self.folds[rows] != fold] for fold in range(self.fold_count)]

@@ -100,7 +100,7 @@ class NetworkStudent(Student):
             return self.predict(inputs)
         return by_fold(
             folds,
-            self.setup.section.cross_fit,
+            self.setup.fold_count,
             lambda fold, rows: predict_images(self.folds_[fold], inputs[rows], self.setup.compute),
         )
 

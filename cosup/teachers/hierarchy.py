@@ -23,7 +23,7 @@ from cosup.evidence import Scopes
 from cosup.seeds import numpy_generator
 from cosup.words import listed
 
-__all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes"]
+__all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes", "speakers"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,25 @@ def plan_hierarchy(
     for number, level in enumerate(levels):
         _check_cover(number, level, classes, domains)
     return tuple(tuple(level) for level in levels)
+
+
+def speakers(levels: Sequence[Sequence[TeacherSpec]], generalists: bool) -> list[list[TeacherSpec]]:
+    """Return who annotates in the rounds of each level: its own teachers first.
+
+    External teachers whose scope is the whole task annotate in every round. generalists: so do
+    trained generalists in the rounds of all finer levels.
+    """
+    found = []
+    for number, own in enumerate(levels):
+        others = [
+            spec
+            for level, specs in enumerate(levels)
+            for spec in specs
+            if level != number and spec.generalist
+            if spec.external is not None or (generalists and level < number)
+        ]
+        found.append([*own, *others])
+    return found
 
 
 def scopes(level: Sequence[TeacherSpec], num_classes: int, num_domains: int) -> Scopes:

@@ -65,6 +65,7 @@ def take(evidence: Evidence, rows: slice) -> Evidence:
         evidence.features[rows],
         truth,
         index=evidence.indices()[rows],
+        domains=truth.domains,
     )
 
 
@@ -92,7 +93,8 @@ def random_case(seed: int, samples: int, teachers: int, classes: int, abstain: f
     known = torch.randn(3 * teachers, 3, generator=generator)
     membership = torch.eye(teachers).repeat(3, 1)
     truth = Truth(labels, torch.zeros_like(labels))
-    return Case(Evidence(student, annotations, features, truth), scopes, (known, membership))
+    evidence = Evidence(student, annotations, features, truth, domains=truth.domains)
+    return Case(evidence, scopes, (known, membership))
 
 
 @cache

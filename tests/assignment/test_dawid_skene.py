@@ -63,7 +63,7 @@ def test_posterior_and_confusion_are_crowd_kits() -> None:
 def test_posterior_with_the_student_as_prior_is_bayes_rule() -> None:
     case = random_case(1, 12, 3, 4, abstain=0.3)
     student, annotations = case.evidence.student_probs, case.evidence.annotations
-    model = DawidSkene(iterations=3)
+    model = DawidSkene(iterations=3, student_prior=True)
     case.run(model)
     assert model.confusion_ is not None
     pi, s, a = (part.double().numpy() for part in (model.confusion_, student, annotations))
@@ -76,7 +76,7 @@ def test_posterior_with_the_student_as_prior_is_bayes_rule() -> None:
     expected /= expected.sum(1, keepdims=True)
     np.testing.assert_allclose(model.posterior(case.evidence).numpy(), expected, atol=1e-5)
 
-    weights = DawidSkene(hard=False)
+    weights = DawidSkene(hard=False, student_prior=True)
     weights.load_state_dict(model.state_dict())
     got = weights.weights(case.evidence, case.scopes).numpy()
     score = np.einsum("nc,ntc,tc->nt", expected, a, pi[:, range(4), range(4)])
@@ -103,7 +103,7 @@ def test_it_finds_the_better_annotators_without_labels() -> None:
 
 def test_a_sample_without_annotations_keeps_its_prior() -> None:
     case = random_case(1, 12, 3, 4)
-    model = DawidSkene(iterations=2)
+    model = DawidSkene(iterations=2, student_prior=True)
     case.run(model)
     silent = torch.zeros(12, 3, 4)
     student = case.evidence.student_probs
@@ -114,7 +114,7 @@ def test_on_real_specialists_it_beats_their_mean() -> None:
     case = rotated_digits()
     evidence = case.evidence
     assert evidence.truth is not None
-    weights = case.run(DawidSkene(), size=500)
+    weights = case.run(DawidSkene(student_prior=True), size=500)
     label = torch.einsum("ntc,nt->nc", evidence.annotations, weights).argmax(1)
     mean_label = evidence.annotations.mean(1).argmax(1)
     right = (label == evidence.truth.labels).float().mean()

@@ -33,7 +33,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 def test_a_minimal_config_is_good() -> None:
-    assert check_config(GOOD).rounds.repeat == 1
+    assert check_config(GOOD).rounds.rounds_per_level == 1
 
 
 WHOLE = "a whole number of at least 0"

@@ -1,0 +1,221 @@
+"""What sources say of samples, and what it is worth: the model that `fused` learns.
+
+METHODS.md section 8.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosup.assignment.em import EPSILON, answered, look_up, mean_vote, rates_of
+from cosup.assignment.grouping import Groups, combine
+from cosup.assignment.regions import Regions, restricted
+from cosup.evidence import Batches, Evidence, Scopes
+
+SOFTEST = 1e-6
+"""Probabilities of soft sources and the student are clamped to this."""
+CACHED = 2**26
+"""Most values that are kept in memory between iterations; more are read again each time."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What T sources and the student say of n samples.
+
+    labels: [n, T] classes (-1: no answer). regions: [n, R] probabilities. weights: [n, T], how far
+    a sample lies in a source's scope, 0 where the source abstains. soft: [n, S, C]
+    log-probabilities of the soft sources. student: [n, C], likewise, or None without a student.
+    """
+
+    labels: Tensor
+    regions: Tensor
+    weights: Tensor
+    soft: Tensor
+    student: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> "Answers":
+        """Return those on some of the samples."""
+        student = None if self.student is None else self.student[rows]
+        return Answers(
+            self.labels[rows], self.regions[rows], self.weights[rows], self.soft[rows], student
+        )
+
+    @staticmethod
+    def concat(parts: list["Answers"]) -> "Answers":
+        """Return those on the samples of all parts."""
+        students = [part.student for part in parts if part.student is not None]
+        return Answers(
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.regions for part in parts]),
+            torch.cat([part.weights for part in parts]),
+            torch.cat([part.soft for part in parts]),
+            torch.cat(students) if students else None,
+        )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads answers from evidence.
+
+    soft: [T] bool, the sources that are read by their probabilities; of the others only the class
+    is read. student: whether the student is a source.
+    """
+
+    soft: Tensor
+    regions: Regions
+    student: bool
+
+    def __call__(self, evidence: Evidence) -> Answers:
+        """Return the answers on a batch."""
+        annotations = evidence.annotations
+        labels, regions = answered(annotations), self.regions.of(evidence)
+        spoken, soft = (labels >= 0).to(regions), self.soft.to(regions.device)
+        # The others' confusion matrices say where they err, so all of their answers count.
+        weights = torch.where(soft, self.regions.weights(regions) * spoken, spoken)
+        probs = annotations[:, soft].clamp_min(SOFTEST).log()
+        student = evidence.student_probs.clamp_min(SOFTEST).log() if self.student else None
+        return Answers(labels, regions, weights, probs, student)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Reading:
+    """The answers on all samples, in batches; kept in memory if they are few."""
+
+    def __init__(self, batches: Batches, reader: Reader, samples: int, classes: int) -> None:
+        self.batches, self.reader = batches, reader
+        sources, soft = len(reader.soft), int(reader.soft.sum())
+        values = samples * (sources * 2 + len(reader.regions) + classes * (soft + 1))
+        self.kept = [reader(evidence) for evidence in batches] if values <= CACHED else None
+
+    def __iter__(self) -> Iterator[Answers]:
+        if self.kept is not None:
+            yield from self.kept
+        else:
+            yield from (self.reader(evidence) for evidence in self.batches)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look at all samples tells. samples: their number. hard: [T] bool, the sources whose
+    every answer gives one class probability 1. student: whether there is a student."""
+
+    samples: int
+    classes: int
+    hard: Tensor
+    student: bool
+
+    @staticmethod
+    def of(batches: Batches) -> "Survey | None":
+        """Look at all samples; None if there are none."""
+        samples, classes, student = 0, 0, True
+        hard: Tensor | None = None
+        for evidence in batches:
+            confidence = evidence.annotations.amax(2)
+            certain = ((confidence >= 1) | (confidence <= 0)).all(0)
+            hard = certain if hard is None else hard & certain
+            samples += len(evidence)
+            classes = evidence.annotations.shape[2]
+            student &= evidence.has_student
+        return None if hard is None or not samples else Survey(samples, classes, hard, student)
+
+    def reader(self, regions: Regions, scopes: Scopes, student: bool) -> Reader:
+        """Return the reader of these sources.
+
+        A specialist is read by its class if the regions do not tell where its scope lies: its
+        confusion matrix then says what it knows.
+        """
+        by_class = self.hard.cpu() | (restricted(scopes) & ~regions.known)
+        return Reader(~by_class, regions, student and self.student)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is learned of the sources.
+
+    log_rates: [H, C, R, C], log P(source answers j | region, c) at [h, j, r, c], of the H sources
+    that are read by their class. prior: [C] frequencies of the classes. exponents: [T + 1], of the
+    soft sources' probabilities and, last, of the student's (1 for the others). groups: of the
+    sources that err together.
+    """
+
+    reader: Reader
+    log_rates: Tensor
+    prior: Tensor
+    exponents: Tensor
+    groups: Groups
+
+    def evidence(self, answers: Answers) -> Tensor:
+        """Return the log-likelihood [n, T, C] of each source's answers; 0 where it abstains."""
+        samples, sources = answers.labels.shape
+        found = self.log_rates.new_zeros(samples, sources, self.log_rates.shape[1])
+        soft = self.reader.soft
+        found[:, soft] = answers.soft * self.exponents[:-1][soft, None]
+        found[:, soft] *= (answers.labels[:, soft] >= 0)[:, :, None]
+        for rates, source in zip(self.log_rates, (~soft).nonzero()[:, 0].tolist(), strict=True):
+            rows = look_up(rates.flatten(1), answers.labels[:, source])
+            if answers.regions.shape[1] > 1:
+                by_region = rows.view(samples, -1, found.shape[2])
+                rows = (by_region * answers.regions[:, :, None]).sum(1)
+            found[:, source] = rows
+        return found
+
+    def own(self, answers: Answers) -> Tensor | None:
+        """Return the student's log-likelihood [n, C], or None without a student."""
+        return None if answers.student is None else answers.student * self.exponents[-1]
+
+    def first(self) -> Tensor:
+        """Return the log-prior [C] of the classes.
+
+        Probabilities of soft sources and of the student include it already.
+        """
+        if bool(self.reader.soft.any()) or self.reader.student:
+            return torch.zeros_like(self.prior)
+        return self.prior.clamp_min(EPSILON).log()
+
+    def joint(self, answers: Answers, evidence: Tensor | None = None) -> Tensor:
+        """Return log p(answers, c) [n, C], up to a constant for each sample."""
+        evidence = self.evidence(answers) if evidence is None else evidence
+        joint = combine(evidence, answers.weights, self.groups) + self.first()
+        own = self.own(answers)
+        return joint if own is None else joint + own
+
+
+def vote(reader: Reader, answers: Answers, classes: int) -> Tensor:
+    """Return the sources' mean vote [n, C], weighted by how far samples lie in their scopes."""
+    votes = answers.regions.new_zeros(len(answers), classes)
+    hard = answers.labels[:, ~reader.soft]
+    for column in hard.T:
+        said = column >= 0
+        votes[said, column[said]] += 1
+    if bool(reader.soft.any()):
+        votes += (answers.soft.exp() * answers.weights[:, reader.soft, None]).sum(1)
+    return mean_vote(votes)
+
+
+def shrunk_rates(counts: Tensor, strength: float) -> Tensor:
+    """Return P(source answers j | region, c) at [h, j, r, c] from counts [H, C, R, C].
+
+    Each region's matrix is drawn towards the source's own over all regions, and that towards a
+    matrix that has the source's accuracy on the diagonal and even errors, by `strength` answers per
+    true class.
+    """
+    classes = counts.shape[1]
+    overall = counts.sum(2)
+    right = overall.diagonal(dim1=1, dim2=2).sum(1)
+    accuracy = (right + 1) / (overall.sum((1, 2)) + classes)
+    even = (1 - accuracy) / max(classes - 1, 1)
+    coin = even[:, None, None].expand(-1, classes, classes).clone()
+    coin.diagonal(dim1=1, dim2=2).copy_(accuracy[:, None].expand(-1, classes))
+    whole = rates_of(overall + strength * coin)[:, :, None]
+    if counts.shape[2] == 1:
+        return whole
+    smoothed = counts + strength * whole
+    empty = smoothed.sum(1, keepdim=True) <= 0
+    return torch.where(empty, whole, rates_of(smoothed))

@@ -1,0 +1,333 @@
+"""The posterior of the true class from all sources at once: teachers, annotators and the student.
+
+    log q(c | x) = log p(c) + sum over groups of the log-likelihood of their answers
+                   + b_s log p_s(c | x)
+
+Soft sources count by their log-probabilities, weighted by how far the sample lies in their scope
+and by an exponent; hard ones by a confusion matrix for each region (Dawid and Skene, 1979); the
+student by its cross-fitted probabilities to a power. All of it is learned by EM, without true
+labels. Sources that err together count as one. METHODS.md section 8.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cosup.assignment.answers import Answers, Model, Reader, Reading, Survey, shrunk_rates, vote
+from cosup.assignment.base import Assigner, available
+from cosup.assignment.em import converge, count_hard, log_rates_of
+from cosup.assignment.exponents import fit_exponent
+from cosup.assignment.grouping import Groups, combine, find_groups, group_evidence, shares
+from cosup.assignment.regions import Regions, find_regions
+from cosup.assignment.reliability import Reliability
+from cosup.errors import UserError
+from cosup.evidence import Assigned, Batches, Evidence, Scopes
+from cosup.seeds import torch_generator
+from cosup.settings.assigners import FusedSettings
+
+REFITS = (0, 3, 7)
+"""Iterations before which exponents and groups are fitted anew."""
+
+
+@dataclass
+class Fused(FusedSettings, Assigner):
+    """Assign the posterior of the true class, and tell which sources speak for it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model_: Model | None = None
+        """What is learned of the sources."""
+        self.right_: Tensor | None = None
+        """[T + 1, R, C] float64: expected right answers of each source, and last of the student, by
+        region and true class."""
+        self.total_: Tensor | None = None
+        """[T + 1, R, C] float64: all answers, likewise."""
+        self.given_: Tensor | None = None
+        """[T + 1, C] float64: how often each source answered each class."""
+
+    def fit(
+        self,
+        batches: Batches,
+        scopes: Scopes,
+        *,
+        seed: int = 0,
+        provenance: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Fit by EM from the mean vote of the sources.
+
+        Raises `UserError` without samples, and without what the regions need.
+        """
+        survey = Survey.of(batches)
+        if survey is None:
+            raise UserError("assigner fused: there is no sample to learn from")
+        regions = find_regions(self.regions, batches, scopes, provenance, seed)
+        reader = survey.reader(regions, scopes, self.student)
+        reading = Reading(batches, reader, survey.samples, survey.classes)
+        panel = _panel(reading, survey.samples, self.max_samples, seed)
+        sources = len(scopes)
+        self.model_ = Model(
+            reader,
+            torch.zeros(int((~reader.soft).sum()), survey.classes, len(regions), survey.classes),
+            torch.full((survey.classes,), 1 / survey.classes),
+            torch.ones(sources + 1),
+            tuple((source,) for source in range(sources)),
+        )
+        self._sweep(reading, start=True)
+        iteration, before = 0, -torch.inf
+
+        def step() -> float:
+            nonlocal iteration, before
+            if iteration in REFITS:
+                self._refit(panel)
+                before = -torch.inf
+            likelihood = self._sweep(reading)
+            gain, before = likelihood - before, likelihood
+            iteration += 1
+            pending = self._changes() and iteration <= REFITS[-1]
+            return torch.inf if pending else gain
+
+        converge(step, self.iterations, self.tolerance)
+        self._tally(reading)
+
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return weights [N, T]: each source's part of the evidence for the most probable class.
+
+        Sources that speak against it get 0; where none speaks for it, all that answer get the same.
+        Raises `UserError` before `fit`.
+        """
+        return self.assign(evidence, scopes).weights
+
+    def assign(self, evidence: Evidence, scopes: Scopes) -> Assigned:
+        """Return the posterior [N, C] as the annotations (all zero where no source answers).
+
+        nats: the log-likelihood of the winner, minus the log of the mean likelihood of the other
+        classes, as far as it comes from each source. Raises `UserError` before `fit`.
+        """
+        model = self._fitted()
+        answers = model.reader(evidence)
+        likelihood = model.evidence(answers)
+        joint = model.joint(answers, likelihood)
+        winner = joint.argmax(1)
+        spoken = available(evidence.annotations)
+        nats = torch.zeros(len(evidence), len(scopes) + 1, device=joint.device)
+        share = shares(likelihood, answers.weights, model.groups, winner)
+        for members in model.groups:
+            index = list(members)
+            found = margin(group_evidence(likelihood, answers.weights, members), winner)
+            nats[:, index] = share[:, index] * found[:, None]
+        own = model.own(answers)
+        if own is not None:
+            nats[:, -1] = margin(own, winner)
+        positive = nats[:, :-1].clamp_min(0) * spoken
+        none = positive.sum(1, keepdim=True) <= 0
+        positive = torch.where(none, spoken.to(positive), positive)
+        heard = (answers.labels >= 0).any(1, keepdim=True)
+        targets = joint.softmax(1) * heard
+        return Assigned(
+            positive / positive.sum(1, keepdim=True),
+            targets,
+            nats,
+            targets.amax(1) if self.confidence_weight else None,
+        )
+
+    def posterior(self, evidence: Evidence) -> Tensor:
+        """Return p(true class | all answers) [N, C]; raise `UserError` before `fit`."""
+        model = self._fitted()
+        return model.joint(model.reader(evidence)).softmax(1)
+
+    def reliability(self, scopes: Scopes) -> Reliability:
+        """Return how far each source can be trusted; raise `UserError` before `fit`.
+
+        It is also a diagnosis of rounds with another assigner: fit a `Fused` to their evidence.
+        """
+        model = self._fitted()
+        assert self.right_ is not None
+        assert self.total_ is not None
+        assert self.given_ is not None
+        count = len(scopes) + model.reader.student
+        soft = [*map(bool, model.reader.soft), True]
+        return Reliability(
+            (*scopes.names, "student")[:count],
+            model.reader.regions.names(scopes),
+            self.right_[:count],
+            self.total_[:count],
+            self.given_[:count],
+            tuple(soft[:count]),
+            tuple(model.exponents[:count].tolist()),
+            model.groups,
+        )
+
+    def _fitted(self) -> Model:
+        if self.model_ is None:
+            raise UserError("assigner fused: call 'fit' or 'load_state_dict' first")
+        return self.model_
+
+    def _changes(self) -> bool:
+        """Whether exponents or groups may still change."""
+        model = self._fitted()
+        several = len(model.prior) > 1 and len(model.exponents) > 2 and self.group_above < 1
+        return several or model.reader.student or bool(model.reader.soft.any())
+
+    def _sweep(self, reading: Reading, *, start: bool = False) -> float:
+        """Run one E-step and M-step; return the mean log-likelihood before the M-step.
+
+        At the start, the mean vote is the posterior.
+        """
+        model = self._fitted()
+        reader, classes = model.reader, len(model.prior)
+        hard = ~reader.soft
+        counts = torch.zeros(int(hard.sum()), classes, len(reader.regions) * classes).double()
+        frequency, likelihood, samples = torch.zeros(classes).double(), 0.0, 0
+        for answers in reading:
+            if start:
+                posterior = vote(reader, answers, classes)
+            else:
+                joint = model.joint(answers)
+                likelihood += float(joint.logsumexp(1).sum(dtype=torch.float64))
+                posterior = joint.softmax(1)
+            expected = _by_region(answers.regions, posterior).flatten(1)
+            count_hard(counts, answers.labels[:, hard], expected)
+            frequency += posterior.sum(0, dtype=torch.float64)
+            samples += len(answers)
+        strength = 5.0 * classes if self.strength is None else self.strength
+        rates = shrunk_rates(counts.view(-1, classes, len(reader.regions), classes), strength)
+        self.model_ = replace(
+            model,
+            log_rates=log_rates_of(rates).float(),
+            prior=(frequency / samples).float(),
+        )
+        return likelihood / samples
+
+    def _refit(self, panel: Answers) -> None:
+        """Fit the groups, then the exponents of the soft sources, then that of the student."""
+        model = self._fitted()
+        evidence, own = model.evidence(panel), model.own(panel)
+        groups = find_groups(panel.labels, panel.weights, evidence, own, self.group_above)
+        exponents = model.exponents.clone()
+        if self.temperatures:
+            for source, members in _soft_sources(model.reader, groups):
+                others = tuple(group for group in groups if group != members)
+                rest = combine(evidence, panel.weights, others)
+                position = int(model.reader.soft[:source].sum())
+                exponents[source] = fit_exponent(
+                    panel.soft[:, position], rest, panel.weights[:, source]
+                )
+        model = replace(model, groups=groups, exponents=exponents)
+        if panel.student is not None:
+            rest = combine(model.evidence(panel), panel.weights, groups)
+            exponents[-1] = fit_exponent(panel.student, rest, torch.ones(len(panel)))
+        self.model_ = replace(model, exponents=exponents)
+
+    def _tally(self, reading: Reading) -> None:
+        """Count the expected right answers of every source, by region and true class."""
+        model = self._fitted()
+        sources, regions, classes = (
+            len(model.exponents),
+            len(model.reader.regions),
+            len(model.prior),
+        )
+        right = torch.zeros(sources, classes, regions).double()
+        total = torch.zeros(sources, regions, classes).double()
+        given = torch.zeros(sources, classes).double()
+        for answers in reading:
+            posterior = model.joint(answers).softmax(1).double()
+            for source in range(sources):
+                labels = _labels(answers, source)
+                if labels is None:
+                    continue
+                rows = (labels >= 0).nonzero()[:, 0]
+                said, where = labels[rows], answers.regions[rows].double()
+                likely = posterior[rows].gather(1, said[:, None])
+                right[source].index_add_(0, said, where * likely)
+                total[source] += where.T @ posterior[rows]
+                given[source] += torch.bincount(said, minlength=classes)
+        self.right_, self.total_ = right.transpose(1, 2).contiguous(), total
+        self.given_ = given
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is learned; empty before `fit`."""
+        if self.model_ is None:
+            return {}
+        assert self.right_ is not None
+        assert self.total_ is not None
+        assert self.given_ is not None
+        model = self.model_
+        group = torch.zeros(len(model.exponents) - 1, dtype=torch.int64)
+        for number, members in enumerate(model.groups):
+            group[list(members)] = number
+        return {
+            "log_rates": model.log_rates,
+            "prior": model.prior,
+            "exponents": model.exponents,
+            "group": group,
+            "soft": model.reader.soft,
+            "student": torch.tensor(model.reader.student),
+            "right": self.right_,
+            "total": self.total_,
+            "given": self.given_,
+            **{f"regions_{name}": part for name, part in model.reader.regions.tensors().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load the state returned by `state_dict`."""
+        if not state:
+            self.model_ = self.right_ = self.total_ = self.given_ = None
+            return
+        regions = Regions.from_tensors(
+            {k.removeprefix("regions_"): v for k, v in state.items() if k.startswith("regions_")}
+        )
+        group = state["group"]
+        self.model_ = Model(
+            Reader(state["soft"], regions, bool(state["student"])),
+            state["log_rates"],
+            state["prior"],
+            state["exponents"],
+            tuple(
+                tuple((group == number).nonzero()[:, 0].tolist())
+                for number in range(int(group.max()) + 1)
+            ),
+        )
+        self.right_, self.total_, self.given_ = state["right"], state["total"], state["given"]
+
+
+def margin(log_likelihood: Tensor, winner: Tensor) -> Tensor:
+    """Return the log-likelihood [n] of the class `winner`, minus the log of the mean likelihood of
+    the other classes, from log-likelihoods [n, C]."""
+    won = log_likelihood.gather(1, winner[:, None])
+    others = log_likelihood.scatter(1, winner[:, None], -torch.inf)
+    count = max(log_likelihood.shape[1] - 1, 1)
+    return won[:, 0] - (others.logsumexp(1) - torch.tensor(float(count)).log())
+
+
+def _by_region(regions: Tensor, posterior: Tensor) -> Tensor:
+    """Return [n, R, C]: the probability of each region times that of each class."""
+    return regions.double()[:, :, None] * posterior.double()[:, None, :]
+
+
+def _labels(answers: Answers, source: int) -> Tensor | None:
+    """Return the classes [n] that a source gives; the last source is the student."""
+    if source < answers.labels.shape[1]:
+        return answers.labels[:, source]
+    return None if answers.student is None else answers.student.argmax(1)
+
+
+def _soft_sources(reader: Reader, groups: Groups) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the soft sources, each with its group."""
+    return [
+        (source, members) for members in groups for source in members if bool(reader.soft[source])
+    ]
+
+
+def _panel(reading: Reading, samples: int, most: int, seed: int) -> Answers:
+    """Return the answers on at most `most` samples, drawn at random whatever the batches."""
+    chosen = torch.ones(samples, dtype=torch.bool)
+    if samples > most:
+        order = torch.randperm(samples, generator=torch_generator(seed, "fused", "samples"))
+        chosen[order[most:]] = False
+    parts, start = [], 0
+    for answers in reading:
+        rows = chosen[start : start + len(answers)].nonzero()[:, 0]
+        parts.append(answers if len(rows) == len(answers) else answers.take(rows))
+        start += len(answers)
+    return Answers.concat(parts)
