@@ -179,7 +179,7 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
 
 def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
     if spec.external is not None:
-        return spec.external.annotations, "-"
+        return spec.external.annotations or "the true labels (simulated)", "-"
     steps = planned_steps(spec, config.teachers, data)
     if not steps:
         return config.teachers.model.name, "-"

@@ -19,6 +19,7 @@ from cosup.settings import Entry
 __all__ = [
     "CALL",
     "NETWORK",
+    "SIMULATED",
     "TABLE",
     "TEACHERS",
     "CallKind",
@@ -26,13 +27,14 @@ __all__ = [
     "LinearFeaturesKind",
     "LinearPixelsKind",
     "NetworkKind",
+    "SimulatedKind",
     "TableKind",
     "TeacherTraits",
     "known_kinds",
     "match_kind",
 ]
 
-NETWORK, CALL, TABLE = "network", "call", "table"
+NETWORK, CALL, TABLE, SIMULATED = "network", "call", "table", "simulated"
 
 GROUP = "cosup.teachers"
 """The entry point group of installed packages."""
@@ -46,9 +48,9 @@ class TeacherTraits:
 
     kind: ClassVar[str]
     """The name it is registered under."""
-    selected_by: ClassVar[Literal["name", "argument", "other", "table"]] = "name"
+    selected_by: ClassVar[Literal["name", "argument", "other", "external"]] = "name"
     """How a config selects it: by its name, by `kind:argument`, by any other name (networks), or
-    by an annotation table in `teachers.external`."""
+    by an entry of `teachers.external`."""
     is_network: ClassVar[bool] = False
     """It is a `Classifier`, whose feature maps and live annotations can be used."""
     reads_images: ClassVar[bool] = False
@@ -116,7 +118,14 @@ class TableKind(TeacherTraits):
     """An annotation table made by people, by rules or by another system."""
 
     kind = TABLE
-    selected_by = "table"
+    selected_by = "external"
+
+
+class SimulatedKind(TeacherTraits):
+    """A simulated annotator, made from the true labels: a planning tool."""
+
+    kind = SIMULATED
+    selected_by = "external"
 
 
 TEACHERS: dict[str, Entry] = {
@@ -125,6 +134,7 @@ TEACHERS: dict[str, Entry] = {
     NETWORK: Entry(NetworkKind, "cosup.teachers.network:NetworkTeacher"),
     CALL: Entry(CallKind, "cosup.teachers.callable:CallableTeacher"),
     TABLE: Entry(TableKind, "cosup.teachers.table:TableTeacher"),
+    SIMULATED: Entry(SimulatedKind, "cosup.teachers.simulated:SimulatedTeacher"),
 }
 
 

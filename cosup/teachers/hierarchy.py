@@ -23,15 +23,15 @@ from cosup.evidence import Scopes
 from cosup.seeds import numpy_generator
 from cosup.words import listed
 
-__all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes", "speakers"]
+__all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "resolve_scope", "scopes", "speakers"]
 
 
 @dataclass(frozen=True)
 class TeacherSpec:
     """Specification of one teacher.
 
-    classes, domains: indices of its scope, ascending; None means all. external: its annotation
-    table, or None for a teacher of `teachers.hierarchy`.
+    classes, domains: indices of its scope, ascending; None means all. external: its entry of
+    `teachers.external`, or None for a teacher of `teachers.hierarchy`.
     """
 
     name: str
@@ -181,7 +181,7 @@ def _explicit(
     domains: Sequence[str],
 ) -> TeacherSpec:
     with within(f"teachers.hierarchy.teachers.{level}.{position}.scope"):
-        return TeacherSpec(teacher.name, level, *_resolve_scope(teacher.scope, classes, domains))
+        return TeacherSpec(teacher.name, level, *resolve_scope(teacher.scope, classes, domains))
 
 
 def _add_external(
@@ -208,13 +208,17 @@ def _add_external(
     while len(levels) <= level:
         levels.append([])
     with within(f"teachers.external.{position}.scope"):
-        found = _resolve_scope(external.scope, classes, domains)
+        found = resolve_scope(external.scope, classes, domains)
     levels[level].append(TeacherSpec(external.name, level, *found, external=external))
 
 
-def _resolve_scope(
+def resolve_scope(
     scope: ScopeSection, classes: Sequence[str], domains: Sequence[str]
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Return the indices of a scope's classes and domains, ascending; None means all.
+
+    Raises `UserError` for an unknown name.
+    """
     return (
         _resolve(scope.classes, classes, "class"),
         _resolve(scope.domains, domains, "domain"),

@@ -57,6 +57,7 @@ class TableTeacher(TableKind, Teacher):
     @classmethod
     def _read(cls, spec: TeacherSpec, data: ImageData) -> Teacher:
         assert spec.external is not None
+        assert spec.external.annotations is not None
         path = Path(spec.external.annotations)
         abstain = spec.external.missing == "abstain"
         table = read_annotations(path, data.classes, scope=spec.classes, may_abstain=abstain)

@@ -13,7 +13,7 @@ from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.files import discard
 from cosup.layout import TeacherFiles
-from cosup.settings.teachers import TABLE, TEACHERS
+from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS
 from cosup.teachers.base import Teacher, Training, training_rows
 from cosup.teachers.external import file_digest
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
@@ -39,11 +39,14 @@ RECIPE_FORMAT = 1
 
 
 def kind_of(spec: TeacherSpec, section: TeachersSection) -> type[Teacher]:
-    """Return the class of a teacher: its annotation table, or what `teachers.model.name` selects.
+    """Return the class of a teacher: an external one's, or what `teachers.model.name` selects.
 
     Raises `UserError` for a misspelt kind.
     """
-    entry = section.model.match.entry if spec.external is None else TEACHERS[TABLE]
+    if spec.external is None:
+        entry = section.model.match.entry
+    else:
+        entry = TEACHERS[TABLE if spec.external.simulate is None else SIMULATED]
     kind: type[Teacher] = entry.load()
     return kind
 
