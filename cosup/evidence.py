@@ -62,6 +62,11 @@ class Scopes:
         index = list(order)
         return Scopes(tuple(self.names[i] for i in index), self.classes[index], self.domains[index])
 
+    @property
+    def restricted(self) -> Tensor:
+        """[T] bool: whether the scope of a teacher lacks a class or a domain."""
+        return ~(self.classes.all(1) & self.domains.all(1))
+
     def hold(self, truth: Truth) -> Tensor:
         """Return [N, T] bool: whether a teacher's scope contains a sample's true class and domain.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cosup.evidence import Scopes, Truth
 from cosup.seeds import numpy_generator
+from cosup.words import percent
 
 Array = Tensor | npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -81,6 +82,23 @@ def pgr_interval(
     if 1 - gap.mean() >= (100 - LEVEL) / 200:
         return None
     return _percentiles(draws[gap, 0] / draws[gap, 1])
+
+
+def no_gap(
+    correct_floor: Array, correct_ceiling: Array, groups: Array | None = None, seed: int = 0
+) -> str | None:
+    """Return why floor and ceiling give no PGR, as a clause, or None if they give one.
+
+    PGR is told if the ceiling is above the floor by more than noise: in more than 97.5 % of the
+    draws of `pgr_interval`. A ratio to a smaller gap has no interval. Arguments as there.
+    """
+    floor, ceiling = (np.asarray(part, dtype=bool) for part in (correct_floor, correct_ceiling))
+    low, high = percent(_mean(floor)), percent(_mean(ceiling))
+    if not ceiling.sum() > floor.sum():
+        return f"the ceiling ({high}) is not above the floor ({low})"
+    if pgr_interval(floor, floor, ceiling, groups, seed=seed) is None:
+        return f"the gap between the floor ({low}) and the ceiling ({high}) is within noise"
+    return None
 
 
 @dataclass(frozen=True)
@@ -248,11 +266,16 @@ def negative_log_likelihood(probs: Array, labels: Array) -> float:
     return _mean(-np.log(np.maximum(values[np.arange(len(truth)), truth], SMALLEST_PROBABILITY)))
 
 
-def assignment_accuracy(weights: Tensor, scopes: Scopes, truth: Truth) -> float:
-    """Return the share of weight [N, T] on teachers whose scope contains the sample."""
+def assignment_accuracy(weights: Tensor, scopes: Scopes, truth: Truth) -> float | None:
+    """Return the share of the specialists' weight [N, T] that is on those in scope.
+
+    Specialists are the teachers whose scope is restricted: with the others no sample can be sent
+    astray. None if no weight of a sample with a known label is on a specialist.
+    """
     known = truth.labels >= 0
-    weights = weights.double()
-    return _mean(((weights * scopes.hold(truth)).sum(1) / weights.sum(1))[known].numpy())
+    given = weights.double()[known] * scopes.restricted
+    total = float(given.sum())
+    return float((given * scopes.hold(truth)[known]).sum()) / total if total else None
 
 
 def kept_precision(keep: Array, annotated: Array, labels: Array) -> float:

@@ -1,5 +1,6 @@
 """Every metric against scikit-learn where it does not use it, or against a hand-worked case."""
 
+import itertools
 import math
 
 import numpy as np
@@ -26,6 +27,7 @@ from cosup.metrics import (
     kept_precision,
     kept_recall,
     negative_log_likelihood,
+    no_gap,
     paired_comparison,
     per_group_accuracy,
     pgr,
@@ -96,6 +98,17 @@ def test_pgr_interval_is_seeded_and_none_where_the_gap_may_be_nothing() -> None:
     assert pgr_interval(floor, floor, wide) == (0, 0)
 
 
+def test_no_gap_says_why_and_agrees_with_the_interval(rng: np.random.Generator) -> None:
+    """A PGR has an interval exactly where no reason against it is given."""
+    for size, gain in itertools.product((20, 100, 1000), (-0.1, 0.0, 0.05, 0.3)):
+        floor, ceiling = rng.random(size) < 0.5, rng.random(size) < 0.5 + gain
+        reason = no_gap(floor, ceiling)
+        assert (reason is None) == (pgr_interval(floor, floor, ceiling) is not None)
+        if reason is not None:
+            assert f"{100 * floor.mean():.1f} %" in reason
+            assert ("noise" in reason) == (ceiling.mean() > floor.mean())
+
+
 def test_paired_comparison_is_the_mean_difference_with_its_standard_error(
     rng: np.random.Generator,
 ) -> None:
@@ -158,12 +171,25 @@ def test_calibration_error_is_the_weighted_gap_of_each_bin(rng: np.random.Genera
     assert expected_calibration_error(sure, labels) == 0
 
 
-def test_assignment_accuracy_is_the_weight_that_goes_to_teachers_in_scope() -> None:
-    scopes = Scopes.of([[0, 1], [2], None], 3, [[0], None, [1]], 2)
+def test_assignment_accuracy_is_the_specialists_weight_that_is_in_scope() -> None:
+    scopes = Scopes.of([[0, 1], [2], None, None], 3, [[0], None, [1], None], 2)
     truth = Truth(torch.tensor([0, 0, 2, -1]), torch.tensor([0, 1, 1, 0]))
-    weights = torch.tensor([[1.0, 0, 0], [0.5, 0.25, 0.25], [0.2, 0.5, 0.3], [0, 0, 1]])
-    # Sample 0: in scope of teacher 0; sample 1: of teacher 2; sample 2: of 1 and 2; 3: unknown.
-    assert assignment_accuracy(weights, scopes, truth) == pytest.approx((1 + 0.25 + 0.8) / 3)
+    weights = torch.tensor(
+        [[1.0, 0, 0, 0], [0.5, 0.25, 0.25, 0], [0.1, 0.25, 0.15, 0.5], [0, 0, 1, 0]]
+    )
+    # Sample 0: in scope of teacher 0; sample 1: of 2; sample 2: of 1 and 2; 3: unknown. Teacher 3
+    # knows everything, so half of sample 2 doesn't count.
+    assert assignment_accuracy(weights, scopes, truth) == pytest.approx((1 + 0.25 + 0.4) / 2.5)
+
+
+def test_without_weight_on_specialists_there_is_no_assignment_accuracy() -> None:
+    """An annotator whose scope is everything can't be assigned wrongly."""
+    truth = Truth(torch.tensor([0, 1]), torch.tensor([0, 0]))
+    everyone = Scopes.of([None, None], 2)
+    assert assignment_accuracy(torch.eye(2), everyone, truth) is None
+    mixed = Scopes.of([None, [0]], 2)
+    assert assignment_accuracy(torch.tensor([[1.0, 0], [1, 0]]), mixed, truth) is None
+    assert assignment_accuracy(torch.tensor([[1.0, 0], [0, 1]]), mixed, truth) == 0
 
 
 def test_kept_precision_and_recall_are_sklearns(rng: np.random.Generator) -> None:

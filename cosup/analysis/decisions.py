@@ -12,6 +12,7 @@ from cosup.analysis.arrays import Bools, Codes, codes
 from cosup.analysis.figure import require_rounds
 from cosup.analysis.records import Run
 from cosup.evidence import Scopes, Truth
+from cosup.levels import LevelAnnotations
 from cosup.metrics import accuracy, assignment_accuracy, kept_precision, kept_recall
 from cosup.rounds import Outcome
 
@@ -91,28 +92,42 @@ def noise_measures(keep: Tensor, truth: Truth, given: Tensor | None) -> dict[str
     }
 
 
-def round_measures(outcome: Outcome, scopes: Scopes, truth: Truth) -> dict[str, float | None]:
+def round_measures(
+    outcome: Outcome, scopes: Scopes, truth: Truth, annotations: LevelAnnotations
+) -> dict[str, float | None]:
     """Measure assignment and filters of a round on samples with a known label (None without any).
 
-    assignment_accuracy: share of the weight on in-scope teachers. annotation_accuracy: share of
-    assigned annotations that are correct. kept: share kept. kept_precision: share of the kept
+    assignment_accuracy: share of the weight on specialists that is on those in scope (None if they
+    have none). annotation_accuracy: share of assigned annotations that are correct. best_choice:
+    the same if the best teacher were chosen for each sample, so the share of samples for which at
+    least one teacher of the round is correct. kept: share kept. kept_precision: share of the kept
     annotations that are correct. kept_recall: share of the correct annotations that are kept.
     """
     known = truth.labels >= 0
     keep = outcome.kept.keep
     measures: dict[str, float | None] = {"kept": float(keep.double().mean())}
     if not bool(known.any()):
-        names = ("assignment_accuracy", "annotation_accuracy", "kept_precision", "kept_recall")
-        return {**measures, **dict.fromkeys(names)}
+        names = ("assignment_accuracy", "annotation_accuracy", "best_choice")
+        return {**measures, **dict.fromkeys((*names, "kept_precision", "kept_recall"))}
     label, confidence = outcome.assigned.targets.top()
     answer = torch.where(confidence > 0, label, -1)
     return {
         "assignment_accuracy": assignment_accuracy(outcome.assigned.weights, scopes, truth),
         "annotation_accuracy": accuracy(answer[known], truth.labels[known]),
+        "best_choice": _best_choice(annotations, truth.labels),
         **measures,
         "kept_precision": kept_precision(keep, answer, truth.labels),
         "kept_recall": kept_recall(keep, answer, truth.labels),
     }
+
+
+def _best_choice(annotations: LevelAnnotations, labels: Tensor) -> float:
+    """Return the share of samples with a known label that some teacher annotates correctly."""
+    right = torch.zeros(len(labels), dtype=torch.bool)
+    for rows, probs in annotations.iter_dense():
+        confidence, answer = probs.max(2)
+        right[rows] = ((answer == labels[rows, None]) & (confidence > 0)).any(1)
+    return float(right[labels >= 0].double().mean())
 
 
 def _named(index: Tensor, names: tuple[str, ...]) -> "pd.Series[str]":

@@ -14,7 +14,7 @@ from cosup.analysis.drawing import DotRow, Dots, Mark, Reference, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_rounds
 from cosup.analysis.records import Run
 from cosup.controls import CONTROLS, control_title
-from cosup.metrics import mcnemar, pgr, shares
+from cosup.metrics import mcnemar, no_gap, pgr, shares
 from cosup.seeds import seed_for
 from cosup.words import listed, percent, plural
 
@@ -41,9 +41,10 @@ def overview_table(run: Run) -> pd.DataFrame:
     """Make the overview: a row for the student, each control and each teacher.
 
     Columns: who, kind (student, control, teacher), accuracy, low, high (its 95 % interval), pgr
-    (null without floor and ceiling), gain (the student's accuracy minus this one), gain_low,
-    gain_high, p_value (exact McNemar test against the student on single samples). Intervals are
-    bootstraps over groups (`cosup.metrics`) with the same draws as in `summary.json`.
+    (null where the gap between floor and ceiling is within noise), gain (the student's accuracy
+    minus this one), gain_low, gain_high, p_value (exact McNemar test against the student on single
+    samples). Intervals are bootstraps over groups (`cosup.metrics`) with the same draws as in
+    `summary.json`.
     """
     require_rounds(run)
     entries = [(kind, who) for kind, who in run.predictors() if kind != "round"]
@@ -61,7 +62,7 @@ def overview_table(run: Run) -> pd.DataFrame:
             "accuracy": found.mean,
             "low": found.low,
             "high": found.high,
-            "pgr": _pgr(run, accuracy),
+            "pgr": _pgr(run, accuracy, seed),
             "gain": found.gain,
             "gain_low": found.gain_low,
             "gain_high": found.gain_high,
@@ -73,12 +74,16 @@ def overview_table(run: Run) -> pd.DataFrame:
     )
 
 
-def _pgr(run: Run, accuracy: dict[tuple[str, str], float]) -> list[float | None]:
-    floor = accuracy.get(("teacher", run.prepared["floor"]["teacher"]))
-    ceiling = accuracy.get(("control", "ceiling"))
-    if floor is None or ceiling is None:
-        return [float("nan")] * len(accuracy)
-    found = [pgr(floor, value, ceiling) for value in accuracy.values()]
+def _pgr(run: Run, accuracy: dict[tuple[str, str], float], seed: int) -> list[float]:
+    """Return the PGR of each entry, nan where `student.pgr_reason` of the summary says why."""
+    nothing = [float("nan")] * len(accuracy)
+    floor, ceiling = ("teacher", run.prepared["floor"]["teacher"]), ("control", "ceiling")
+    if floor not in accuracy or ceiling not in accuracy:
+        return nothing
+    groups = run.test["group"].to_numpy()
+    if no_gap(run.correct(*floor), run.correct(*ceiling), groups, seed) is not None:
+        return nothing
+    found = [pgr(accuracy[floor], value, accuracy[ceiling]) for value in accuracy.values()]
     return [float("nan") if value is None else value for value in found]
 
 

@@ -30,6 +30,7 @@ __all__ = ["HARD", "LOAD_FIGURE", "ROUNDS_FIGURE"]
 MEASURES = (
     "assignment_accuracy",
     "annotation_accuracy",
+    "best_choice",
     "kept",
     "kept_precision",
     "kept_recall",
@@ -45,11 +46,12 @@ def rounds_table(run: Run) -> pd.DataFrame:
     """Make the table of rounds: a row per finished round.
 
     Columns: round, level, teachers (their number), assigner, the measures of the round as in
-    `summary.json` (null if no label is known): assignment_accuracy, annotation_accuracy, kept,
-    kept_precision, kept_recall, student_accuracy; effective_teachers (2 to the entropy), entropy
-    (bits, of the shares of samples assigned to the teachers), changed (share of samples with
-    another teacher than in the previous round; null in the first), soft (are samples shared among
-    teachers? If so, a sample counts for the teacher with the largest weight).
+    `summary.json` (null if no label is known): assignment_accuracy (also null where no specialist
+    has weight), annotation_accuracy, best_choice, kept, kept_precision, kept_recall,
+    student_accuracy; effective_teachers (2 to the entropy), entropy (bits, of the shares of samples
+    assigned to the teachers), changed (share of samples with another teacher than in the previous
+    round; null in the first), soft (are samples shared among teachers? If so, a sample counts for
+    the teacher with the largest weight).
     """
     rows = []
     before: RoundDecisions | None = None
@@ -63,7 +65,7 @@ def rounds_table(run: Run) -> pd.DataFrame:
                 "level": stage["level"],
                 "teachers": len(stage["teachers"]),
                 "assigner": stage["assigner"],
-                **{name: _number(stage[name]) for name in MEASURES},
+                **{name: _number(stage.get(name)) for name in MEASURES},
                 "effective_teachers": 2.0**entropy,
                 "entropy": entropy,
                 "changed": np.nan if before is None else mean(now.teacher != before.teacher),
@@ -104,8 +106,9 @@ def rounds_sentence(run: Run, table: pd.DataFrame) -> str:
 
 _ROWS = (
     ("teachers", "teachers available", "count"),
-    ("assignment_accuracy", "samples assigned to an in-scope teacher, %", "share"),
+    ("assignment_accuracy", "weight on specialists that is on those in scope, %", "share"),
     ("annotation_accuracy", "assigned annotations that are correct, %", "share"),
+    ("best_choice", "the same by the best choice of a teacher per sample, %", "share"),
     ("kept", "annotations kept, %", "share"),
     ("kept_precision", "kept annotations that are correct, %", "share"),
     ("kept_recall", "correct annotations that are kept, %", "share"),
@@ -160,6 +163,7 @@ ROUNDS_FIGURE = Figure(
             "teachers",
             "assignment_accuracy",
             "annotation_accuracy",
+            "best_choice",
             "kept",
             "kept_precision",
             "kept_recall",

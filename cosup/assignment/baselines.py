@@ -122,8 +122,10 @@ def _signed(value: int) -> int:
 class Oracle(OracleSettings, Assigner):
     """ORACLE: assign each sample to the teachers whose scope contains its true class and domain.
 
-    An upper bound for routing, never a result. Where no answering teacher's scope contains the
-    sample, or its class is unknown, all answering teachers are used.
+    Never a result: it reads the true labels. Among those teachers the specialists (with a
+    restricted scope) are preferred to the others, which every sample is in scope of. Where no
+    answering teacher's scope contains the sample, or its class is unknown, all answering teachers
+    are used. It bounds what routing by scope can give, if specialists know their scope best.
     """
 
     def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
@@ -135,5 +137,7 @@ class Oracle(OracleSettings, Assigner):
             raise UserError("assigner oracle: no true labels were given; it needs 'truth'")
         answers = available(evidence.annotations)
         holders = scopes.hold(evidence.truth).to(answers.device) & answers
+        specialists = holders & scopes.restricted.to(answers.device)
+        holders = torch.where(specialists.any(1, keepdim=True), specialists, holders)
         holders |= answers & ~holders.any(1, keepdim=True)
         return to_weights(evidence.annotations.new_zeros(holders.shape), holders, self.hard)

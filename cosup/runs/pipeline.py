@@ -110,7 +110,9 @@ def _summary(
             "chosen_on": teachers.chosen_on,
         },
         "ceiling": {"accuracy": None if ceiling is None else test.accuracy(ceiling)},
-        "student": student_numbers(test, student, teachers.floor_answers, ceiling, seed),
+        "student": student_numbers(
+            test, student, teachers.floor_answers, ceiling, seed, controls.get("team")
+        ),
         "rounds": [{k: v for k, v in item.items() if k != "seconds"} for item in rounds],
         "controls": control_numbers(test, controls, teachers.floor_answers, seed),
         "teachers": [asdict(record) for record in teachers.records],

@@ -59,15 +59,43 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     The shape of a single summary is kept: a number becomes its mean; `over_seeds` holds, by its
     path (`student.accuracy`), mean, deviation, interval and the values themselves. The interval
-    of PGR is the one over seeds.
+    of PGR is the one over seeds; a PGR that a seed does not have has no mean.
     """
     tables = [dict(_numbers(summary)) for summary in summaries]
     paths = dict.fromkeys(path for table in tables for path in table)
     over = {path: spread([table.get(path) for table in tables]) for path in paths}
     mean = _replace(dict(summaries[0]), {path: item["mean"] for path, item in over.items()}, "")
     mean["seed"] = [summary["seed"] for summary in summaries]
-    mean["student"]["pgr_ci95"] = over.get("student.pgr", {}).get("ci95")
+    _recovered(mean["student"], [summary["student"] for summary in summaries], over)
+    for name, numbers in mean.get("controls", {}).items():
+        if any(summary["controls"][name]["pgr"] is None for summary in summaries):
+            numbers["pgr"] = None
     return {**mean, "over_seeds": over}
+
+
+def _recovered(
+    mean: dict[str, Any], seeds: Sequence[Mapping[str, Any]], over: Mapping[str, Any]
+) -> None:
+    """Set the PGR over seeds, against the best teacher and against the team, or why it has none."""
+    lacking = [one.get("pgr_reason") for one in seeds if one["pgr"] is None]
+    if lacking:
+        mean |= {"pgr": None, "pgr_ci95": None, "pgr_reason": _reason(lacking, len(seeds))}
+    elif len(seeds) > 1:
+        mean["pgr_ci95"] = over["student.pgr"]["ci95"]
+    if not all("pgr_team" in one for one in seeds):
+        return
+    lacking = [one["pgr_team"]["reason"] for one in seeds if one["pgr_team"]["value"] is None]
+    if lacking:
+        reason = _reason(lacking, len(seeds))
+        mean["pgr_team"] = {"value": None, "ci95": None, "reason": reason}
+    elif len(seeds) > 1:
+        mean["pgr_team"] |= {"ci95": over["student.pgr_team.value"]["ci95"]}
+
+
+def _reason(reasons: Sequence[str | None], seeds: int) -> str:
+    """Return why there is no mean: the first reason, and for how many seeds there is one."""
+    first = reasons[0] or "its interval is not defined"
+    return first if seeds == 1 else f"{len(reasons)} of {seeds} seeds have none: {first}"
 
 
 def _numbers(node: Any, path: str = "") -> list[tuple[str, float]]:

@@ -159,7 +159,8 @@ def _student_steps(context: RunContext, prepared: Prepared) -> int:
 def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
     """Write a round's decisions and checkpoint. Return its numbers."""
     task, data, number = prepared.task, prepared.data, outcome.number
-    scopes, noisy = task.levels[outcome.level].scopes, prepared.samples.noisy_labels
+    level, noisy = task.levels[outcome.level], prepared.samples.noisy_labels
+    scopes = level.scopes
     table = decisions_table(
         outcome,
         scopes,
@@ -182,7 +183,7 @@ def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
         "level": outcome.level,
         "teachers": list(scopes.names),
         "assigner": context.config.rounds.assignment.name,
-        **round_measures(outcome, scopes, task.truth),
+        **round_measures(outcome, scopes, task.truth, level.annotations),
         **noise_measures(outcome.kept.keep, task.truth, noisy),
         "rejected": {
             reason: count

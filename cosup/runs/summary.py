@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosup.metrics import expected_calibration_error, paired_comparison, pgr, pgr_interval
+from cosup.metrics import expected_calibration_error, no_gap, paired_comparison, pgr, pgr_interval
 from cosup.probabilities import ProbTable
 
 Numbers = dict[str, Any]
+
+NO_CEILING = "the control 'ceiling' was not run"
+NO_TEAM = "the control 'team' was not run"
 
 
 @dataclass(frozen=True)
@@ -45,27 +48,31 @@ class TestSplit:
 
 
 def student_numbers(
-    test: TestSplit, student: ProbTable, floor: ProbTable, ceiling: ProbTable | None, seed: int
+    test: TestSplit,
+    student: ProbTable,
+    floor: ProbTable,
+    ceiling: ProbTable | None,
+    seed: int,
+    team: ProbTable | None = None,
 ) -> Numbers:
     """Return the student's accuracy and PGR with 95 % intervals, and its accuracy by domain, class.
 
-    The intervals are bootstraps over the groups of the test samples, for PGR a paired one. PGR is
-    None without a ceiling, or if the ceiling is not above the floor.
+    The intervals are bootstraps over the groups of the test samples, for PGR a paired one.
+    `pgr_team` is the PGR with the team of teachers as the floor. A PGR that cannot be told is None,
+    with the reason (`cosup.metrics.no_gap`).
     """
     right = test.correct(student)
-    value: float | None = None
-    interval: list[float] | None = None
-    if ceiling is not None:
-        bottom, top = test.correct(floor), test.correct(ceiling)
-        value = pgr(_mean(bottom), _mean(right), _mean(top))
-        if value is not None:
-            low_high = pgr_interval(bottom, right, top, groups=test.groups, seed=seed)
-            interval = None if low_high is None else [float(bound) for bound in low_high]
+    found = _recovered(test, floor, right, ceiling, seed)
+    team_found: Numbers = {"value": None, "ci95": None, "reason": NO_TEAM}
+    if team is not None:
+        team_found = _recovered(test, team, right, ceiling, seed, "the team")
     return {
         "accuracy": _mean(right),
         "accuracy_ci95": _interval(test, right, seed),
-        "pgr": value,
-        "pgr_ci95": interval,
+        "pgr": found["value"],
+        "pgr_ci95": found["ci95"],
+        "pgr_reason": found["reason"],
+        "pgr_team": team_found,
         "per_domain": _by(right, test.domains, test.domain_names),
         "per_class": _by(right, _kinds(test), test.classes),
         "calibration_error": expected_calibration_error(student.dense(), test.labels),
@@ -75,16 +82,37 @@ def student_numbers(
 def control_numbers(
     test: TestSplit, controls: Mapping[str, ProbTable], floor: ProbTable, seed: int
 ) -> dict[str, Numbers]:
-    """Return each control's test accuracy, its interval and its PGR."""
-    ceiling = test.accuracy(controls["ceiling"]) if "ceiling" in controls else None
-    bottom = test.accuracy(floor)
+    """Return each control's test accuracy, its interval and its PGR, as that of the student."""
+    bottom, ceiling = test.correct(floor), controls.get("ceiling")
+    top = None if ceiling is None else test.correct(ceiling)
+    told = top is not None and no_gap(bottom, top, test.groups, seed) is None
     numbers = {}
     for name, probs in controls.items():
-        accuracy = test.accuracy(probs)
-        gap = None if ceiling is None else pgr(bottom, accuracy, ceiling)
-        interval = _interval(test, test.correct(probs), seed)
+        accuracy, interval = test.accuracy(probs), _interval(test, test.correct(probs), seed)
+        gap = pgr(_mean(bottom), accuracy, _mean(top)) if told and top is not None else None
         numbers[name] = {"accuracy": accuracy, "accuracy_ci95": interval, "pgr": gap}
     return numbers
+
+
+def _recovered(
+    test: TestSplit,
+    floor: ProbTable,
+    right: Tensor,
+    ceiling: ProbTable | None,
+    seed: int,
+    name: str = "the floor",
+) -> Numbers:
+    """Return a PGR with its interval, or the reason why there is none. name: of the floor."""
+    if ceiling is None:
+        return {"value": None, "ci95": None, "reason": NO_CEILING}
+    bottom, top = test.correct(floor), test.correct(ceiling)
+    reason = no_gap(bottom, top, test.groups, seed)
+    if reason is not None:
+        return {"value": None, "ci95": None, "reason": reason.replace("the floor", name)}
+    interval = pgr_interval(bottom, right, top, groups=test.groups, seed=seed)
+    assert interval is not None  # the same draws have the same gaps
+    value = pgr(_mean(bottom), _mean(right), _mean(top))
+    return {"value": value, "ci95": list(interval), "reason": None}
 
 
 def sum_seconds(stages: Sequence[tuple[str, float]]) -> dict[str, float]:

@@ -83,39 +83,56 @@ def _pgr(student: Mapping[str, Any]) -> str:
 
 
 def _explain(summary: Mapping[str, Any]) -> str:
-    last = summary["rounds"][-1]
     lines = []
     if "episodes" in summary["data"]:
         lines.append("In brackets after an accuracy: its 95 % interval over episodes.")
-    if summary["student"]["pgr"] is not None:
-        lines.append(
-            "PGR (performance gap recovered): 0 is the best teacher alone (floor), 100 is the same "
-            "student trained on true labels (ceiling). In brackets: its 95 % interval."
-        )
-    elif "ceiling" in summary["controls"]:
-        lines.append(
-            "No PGR: the ceiling (the same student trained on true labels) is not above the floor "
-            "(the best teacher alone)."
-        )
-    else:
-        lines.append("No PGR: it needs the control 'ceiling'.")
-    if last["assignment_accuracy"] is not None:
-        lines.append(
-            f"Last round: {in_percent(last['assignment_accuracy'])} % of the samples were "
-            f"assigned to a teacher whose scope contains them; {in_percent(last['kept'])} % of the "
-            f"annotations were kept, of which {in_percent(last['kept_precision'])} % are correct."
-        )
-    if last.get("noise") is not None:
-        lines.append(
-            f"Label noise: {in_percent(last['noise'])} % of the given labels of student_train are "
-            f"wrong; {in_percent(last['noise_rejected'])} % of those samples were rejected, and "
-            f"{in_percent(last['clean_rejected'])} % of the others."
-        )
+    lines += _pgr_lines(summary["student"])
+    lines += _last_round(summary["rounds"][-1])
     if summary["data"]["broken"]:
         broken = summary["data"]["broken"]
         more = ", ..." if len(broken) > 3 else ""
         lines.append(f"Unreadable images left out: {len(broken)} ({', '.join(broken[:3])}{more})")
     return "\n".join(lines)
+
+
+def _pgr_lines(student: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what PGR means, or why it is not told, and the PGR against the team."""
+    if student["pgr"] is None:
+        yield f"No PGR (performance gap recovered): {student['pgr_reason']}."
+    else:
+        yield (
+            "PGR (performance gap recovered): 0 is the best teacher alone (floor), 100 is the same "
+            "student trained on true labels (ceiling). In brackets: its 95 % interval."
+        )
+    team = student.get("pgr_team") or {}
+    if team.get("value") is not None:
+        shown = interval(*team["ci95"]) if team["ci95"] else ""
+        yield f"PGR with the team of teachers as the floor: {in_percent(team['value'])} {shown}"
+
+
+def _last_round(last: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how the last round was assigned and filtered, as far as true labels are known."""
+    if last["annotation_accuracy"] is not None:
+        routed = ""
+        if last["assignment_accuracy"] is not None:
+            routed = (
+                f"{in_percent(last['assignment_accuracy'])} % of the weight on specialists was on "
+                "those whose scope contains the sample; "
+            )
+        best = ""
+        if last.get("best_choice") is not None:
+            best = f" (the best choice per sample: {in_percent(last['best_choice'])} %)"
+        yield (
+            f"Last round: {routed}{in_percent(last['annotation_accuracy'])} % of the assigned "
+            f"annotations are correct{best}; {in_percent(last['kept'])} % were kept, of which "
+            f"{in_percent(last['kept_precision'])} % are correct."
+        )
+    if last.get("noise") is not None:
+        yield (
+            f"Label noise: {in_percent(last['noise'])} % of the given labels of student_train are "
+            f"wrong; {in_percent(last['noise_rejected'])} % of those samples were rejected, and "
+            f"{in_percent(last['clean_rejected'])} % of the others."
+        )
 
 
 def _files(summary: Mapping[str, Any], directory: Path | Place) -> str:

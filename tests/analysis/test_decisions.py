@@ -6,7 +6,7 @@ import torch
 from cosup.analysis.decisions import decisions_table, round_measures
 from cosup.consistency import Kept
 from cosup.evidence import Scopes, Truth
-from cosup.levels import Assignment
+from cosup.levels import ArrayAnnotations, Assignment
 from cosup.probabilities import ProbTable
 from cosup.rounds import Outcome
 
@@ -28,12 +28,20 @@ SCOPES = Scopes.of([None, None], 2, [[0], [1]], 2, ["p", "s"])
 TRUTH = Truth(torch.tensor([0, 0, -1, 1]), torch.tensor([0, 0, 1, 1]))
 
 
+# Teacher p says cat to all; s says cat to the first two, dog to the third, nothing to the last.
+CAT, DOG, NOTHING = [0.9, 0.1], [0.2, 0.8], [0.0, 0.0]
+SAID = ArrayAnnotations(
+    torch.tensor([[CAT, CAT], [CAT, CAT], [CAT, DOG], [CAT, NOTHING]]),
+)
+
+
 def test_measures_by_hand() -> None:
-    found = round_measures(outcome(), SCOPES, TRUTH)
+    found = round_measures(outcome(), SCOPES, TRUTH, SAID)
     # Known samples 0, 1, 3: teachers p (photo: right), s (photo: wrong), s (sketch: right);
     # annotations cat (right), dog (wrong), none (wrong); kept 0 and 1.
     assert found["assignment_accuracy"] == pytest.approx(2 / 3)
     assert found["annotation_accuracy"] == pytest.approx(1 / 3)
+    assert found["best_choice"] == pytest.approx(2 / 3)  # nobody says dog to sample 3
     assert found["kept"] == pytest.approx(1 / 2)
     assert found["kept_precision"] == pytest.approx(1 / 2)
     assert found["kept_recall"] == pytest.approx(1.0)
@@ -41,7 +49,7 @@ def test_measures_by_hand() -> None:
 
 def test_without_labels_only_the_kept_share_is_known() -> None:
     unknown = Truth(torch.full((4,), -1), TRUTH.domains)
-    found = round_measures(outcome(), SCOPES, unknown)
+    found = round_measures(outcome(), SCOPES, unknown, SAID)
     assert found.pop("kept") == 0.5
     assert set(found.values()) == {None}
 

@@ -81,6 +81,20 @@ def test_oracle_uses_teachers_in_scope_and_all_if_there_are_none() -> None:
         Oracle().weights(Evidence(student, annotations), scopes)
 
 
+def test_oracle_prefers_specialists_to_annotators_of_everything() -> None:
+    """Annotators know every sample by their scope alone; averaged in, they hid the specialist."""
+    scopes = Scopes.of([[0, 1], [2, 3], None], 4)
+    truth = Truth(torch.tensor([0, 3, 3, -1]), torch.zeros(4, dtype=torch.int64))
+    annotations = torch.full((4, 3, 4), 0.25)
+    annotations[2, 1] = 0  # the specialist of sample 2 abstains
+    evidence = Evidence(torch.full((4, 4), 0.25), annotations, truth=truth)
+    third = 1 / 3
+    torch.testing.assert_close(
+        Oracle().weights(evidence, scopes),
+        torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [third, third, third]]),
+    )
+
+
 def test_block_is_the_published_rule_for_contiguous_blocks() -> None:
     """CSL's rule: K teachers share C classes in order; class c belongs to teacher c // (C / K)."""
     generator = torch.Generator().manual_seed(0)

@@ -263,7 +263,12 @@ class _Writer:
                 "level": number - 1,
                 "teachers": list(scopes.names),
                 "assigner": "gate",
-                **round_measures(outcome, scopes, self.known),
+                **round_measures(
+                    outcome,
+                    scopes,
+                    self.known,
+                    self.store.level("student_train", list(scopes.names)),
+                ),
                 **noise_measures(outcome.kept.keep, self.known, self.given),
                 "student_accuracy": self.split.accuracy(outcome.test_probs),
                 "seconds": 3.0,

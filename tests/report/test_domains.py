@@ -225,7 +225,7 @@ def test_every_control_has_title_and_label() -> None:
 def test_the_summary_begins_with_the_untrained_student() -> None:
     names = ("best_teacher", "zero_shot", "mean_ensemble")
     controls = {name: {"accuracy": 0.5, "pgr": None} for name in names}
-    last = {"round": 1, "assignment_accuracy": None}
+    last = {"round": 1, "assignment_accuracy": None, "annotation_accuracy": None}
     summary = {
         "run": "x",
         "seed": 0,
@@ -233,7 +233,7 @@ def test_the_summary_begins_with_the_untrained_student() -> None:
         "teachers": [{"name": "all", "accuracy": 0.4}],
         "floor": {"teacher": "all"},
         "controls": controls,
-        "student": {"accuracy": 0.6, "pgr": None, "pgr_ci95": None},
+        "student": {"accuracy": 0.6, "pgr": None, "pgr_ci95": None, "pgr_reason": "no ceiling"},
         "rounds": [last],
         "data": {"broken": []},
     }

@@ -29,7 +29,26 @@ def test_mean_deviation_and_interval() -> None:
     assert result["seed"] == [0, 1, 2]
 
 
-def test_a_missing_pgr_is_left_out_of_the_mean() -> None:
+def test_a_pgr_that_a_seed_lacks_has_no_mean_but_a_reason() -> None:
+    """The mean of the seeds that have one would be a choice by the result."""
     result = aggregate([summary(0, 0.5, None), summary(1, 0.5, 0.4), summary(2, 0.5, 0.6)])
-    assert result["student"]["pgr"] == pytest.approx(0.5)
+    assert result["student"]["pgr"] is None
+    assert result["student"]["pgr_ci95"] is None
+    assert "1 of 3 seeds" in result["student"]["pgr_reason"]
     assert result["over_seeds"]["student.pgr"]["values"] == [None, 0.4, 0.6]
+
+
+def test_one_seed_keeps_its_own_interval() -> None:
+    assert aggregate([summary(0, 0.5, 0.4)])["student"]["pgr_ci95"] == [0.0, 1.0]
+
+
+def test_pgr_against_the_team_and_of_controls() -> None:
+    runs = [summary(seed, 0.5, 0.4) for seed in range(2)]
+    for run, team, control in zip(runs, (0.2, 0.4), (0.3, None), strict=True):
+        run["student"]["pgr_team"] = {"value": team, "ci95": [0, 1], "reason": None}  # type: ignore[index]
+        run["controls"] = {"team": {"accuracy": 0.4, "pgr": control}}
+    result = aggregate(runs)
+    assert result["student"]["pgr_team"]["value"] == pytest.approx(0.3)
+    low, high = stats.t.interval(0.95, 1, loc=0.3, scale=stats.sem([0.2, 0.4]))
+    assert result["student"]["pgr_team"]["ci95"] == pytest.approx([low, high], rel=1e-3)
+    assert result["controls"]["team"]["pgr"] is None
