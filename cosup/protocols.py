@@ -98,6 +98,15 @@ class Student(ABC):
         Raises `RunError` if the loss is not finite.
         """
 
+    @classmethod
+    def update_together(cls, updates: Sequence["Update"]) -> None:
+        """Update several students of this class, with the results of one `update` after another.
+
+        Students that can share the work of their trainings override it.
+        """
+        for update in updates:
+            update.run()
+
     @abstractmethod
     def predict(self, inputs: TestInputs) -> ProbTable:
         """Return class probabilities of samples outside its training set (or of queries' ways).
@@ -122,6 +131,21 @@ class Student(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load the state returned by `state_dict`; `update` then continues from it."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The arguments of a call of `Student.update`."""
+
+    student: Student
+    inputs: Inputs
+    targets: ProbTable
+    weights: Tensor
+    guidance: Guidance | None = None
+
+    def run(self) -> None:
+        """Update the student."""
+        self.student.update(self.inputs, self.targets, self.weights, self.guidance)
 
 
 class PartPredictor(ABC):

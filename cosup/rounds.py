@@ -20,7 +20,7 @@ from cosup.evidence import Evidence, Scopes
 from cosup.levels import Assignment, Level, Stream, Task
 from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance, Student
+from cosup.protocols import Guidance, Student, Update
 from cosup.seeds import seed_for
 
 NewStudent = Callable[[Objective, int], Student]
@@ -125,6 +125,33 @@ def first_state(task: Task, recipe: Recipe, seed: int) -> RoundState:
     return RoundState(train_probs=recipe.new_student(recipe.objective, seed).predict(task.inputs))
 
 
+def run_rounds_together(
+    task: Task, recipes: Sequence[Recipe], seed: int
+) -> Iterator[list[Outcome | None]]:
+    """Run the rounds of several recipes in lockstep, their students trained together.
+
+    Yields the outcomes of round 1 of every recipe, then of round 2 and so on; None of a recipe that
+    has no more rounds. They equal those of `run_rounds` of each recipe alone. The recipes' students
+    are of one class. Errors as for `run_round`, of whichever recipe fails first.
+    """
+    states = [first_state(task, recipe, seed) for recipe in recipes]
+    schedules = [recipe.schedule(len(task.levels)) for recipe in recipes]
+    for number in range(1, max(map(len, schedules), default=0) + 1):
+        lessons: dict[int, _Lesson] = {}
+        for place, (recipe, schedule) in enumerate(zip(recipes, schedules, strict=True)):
+            if number <= len(schedule):
+                index = schedule[number - 1][1]
+                states[place] = states[place].at(index)
+                level = task.levels[index]
+                lessons[place] = _prepare(task, recipe, states[place], number, level, seed)
+        updates = [lesson.update for lesson in lessons.values()]
+        type(updates[0].student).update_together(updates)
+        outcomes = {place: lesson.finish(task) for place, lesson in lessons.items()}
+        for place, outcome in outcomes.items():
+            states[place] = states[place].after(outcome)
+        yield [outcomes.get(place) for place in range(len(recipes))]
+
+
 def run_round(
     task: Task, recipe: Recipe, state: RoundState, number: int, level: Level, seed: int
 ) -> Outcome:
@@ -132,6 +159,46 @@ def run_round(
 
     Raises `RunError` if the filters keep nothing, or the loss is not finite.
     """
+    lesson = _prepare(task, recipe, state, number, level, seed)
+    lesson.update.run()
+    return lesson.finish(task)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """A round before the student's update.
+
+    assigner: its state.
+    """
+
+    number: int
+    level: int
+    guide: ProbTable | None
+    assigned: Assignment
+    kept: Kept
+    update: Update
+    assigner: dict[str, Tensor]
+
+    def finish(self, task: Task) -> Outcome:
+        """Predict with the updated student."""
+        student = self.update.student
+        return Outcome(
+            self.number,
+            self.level,
+            self.guide,
+            self.assigned,
+            self.kept,
+            student.predict_own(task.inputs),
+            student.predict(task.test_inputs),
+            student.state_dict(),
+            self.assigner,
+        )
+
+
+def _prepare(
+    task: Task, recipe: Recipe, state: RoundState, number: int, level: Level, seed: int
+) -> _Lesson:
+    """Assign and filter."""
     seed = seed_for(seed, "round", number)
     student = recipe.new_student(recipe.objective, seed)
     if state.student is not None and not recipe.fresh:
@@ -144,18 +211,14 @@ def run_round(
     assigned = assign(recipe.assigner, stream, seed, recipe.hard)
     kept = filter_annotations(recipe, stream, assigned, student, task)
     guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
-    student.update(task.inputs, assigned.targets, assigned.weighed(kept.keep), guidance)
-    train_probs, test_probs = student.predict_own(task.inputs), student.predict(task.test_inputs)
-
-    return Outcome(
+    weights = assigned.weighed(kept.keep)
+    return _Lesson(
         number,
         level.index,
         state.train_probs,
         assigned,
         kept,
-        train_probs,
-        test_probs,
-        student.state_dict(),
+        Update(student, task.inputs, assigned.targets, weights, guidance),
         recipe.assigner.state_dict(),
     )
 

@@ -13,6 +13,7 @@ from helpers.digits_task import (
     student_section,
 )
 
+import cosup.models.fit
 from cosup.assignment import ASSIGNERS, Agreement, Confidence, DawidSkene, Gate, Oracle, Random
 from cosup.consistency import FILTERS, LocalGlobal, TeacherStudent
 from cosup.errors import RunError
@@ -21,7 +22,7 @@ from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
 from cosup.losses import LOSSES, AdaptiveConfidence, CrossEntropy, Objective
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.rounds import RoundState, decide, run_rounds
+from cosup.rounds import RoundState, decide, run_rounds, run_rounds_together
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
 
@@ -105,6 +106,45 @@ def test_resumed_rounds_equal_uninterrupted_ones(fresh, repeat):
         for again, first in zip(rest, whole[cut:], strict=True):
             assert torch.equal(again.kept.keep, first.kept.keep)
             assert torch.equal(again.test_probs.values, first.test_probs.values)
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_recipes_run_together_equal_each_alone(folds):
+    """With other assigners, filters, losses and numbers of rounds: a choice changes no result."""
+    task, _ = digits_task(300)
+    fold = torch.arange(300) % folds if folds else None
+    make = new_student(fold, training={"steps": 25, "batch_size": 64, "lr": 0.06}, cross_fit=folds)
+    adaptive = Objective(AdaptiveConfidence())
+
+    def recipes():
+        yield recipe(make, Gate())
+        yield recipe(make, Gate(), objective=adaptive)
+        yield recipe(make, Agreement(), {"teacher_student": TeacherStudent()}, repeat=2)
+        yield recipe(make, DawidSkene(), hard=True, fresh=False)
+
+    together = list(zip(*run_rounds_together(task, list(recipes()), seed=1), strict=True))
+    assert [sum(o is not None for o in column) for column in together] == [2, 2, 4, 2]
+    for column, alone in zip(together, recipes(), strict=True):
+        found = [outcome for outcome in column if outcome is not None]
+        for one, other in zip(found, run_rounds(task, alone, seed=1), strict=True):
+            assert (one.number, one.level) == (other.number, other.level)
+            assert torch.equal(one.kept.keep, other.kept.keep)
+            assert torch.equal(one.train_probs.values, other.train_probs.values)
+            assert torch.equal(one.test_probs.values, other.test_probs.values)
+
+
+def test_the_students_of_several_recipes_draw_their_batches_once(monkeypatch):
+    task, _ = digits_task(300)
+    make = new_student(training={"steps": 5, "batch_size": 64, "lr": 0.06})
+    loops = []
+    build = cosup.models.fit.build_optimizer
+    monkeypatch.setattr(
+        "cosup.models.fit.build_optimizer",
+        lambda model, training: loops.append(len(model)) or build(model, training),
+    )
+    several = [recipe(make, Gate()), recipe(make, Gate(), hard=True), recipe(make, DawidSkene())]
+    list(run_rounds_together(task, several, seed=0))
+    assert loops == [3, 3], "one loop of three heads for each of the two rounds"
 
 
 def test_batches_do_not_change_the_outcome(monkeypatch):

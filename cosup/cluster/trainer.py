@@ -14,6 +14,7 @@ import shutil
 import signal
 import tempfile
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,14 @@ class RayLauncher(Closeable):
         sent = replace(job, features=torch.empty(0))
         bank = head_bank(self._run(sent, on_step, features=self._features[1]))
         return bank.requires_grad_(False)
+
+    def heads_together(
+        self, jobs: Sequence[HeadJob], compute: Compute, on_step: OnStep | None
+    ) -> list[HeadBank]:
+        """Return the fitted heads of each job, fitted one after the other; errors as `heads`."""
+        return [
+            self.heads(job, compute, None if number else on_step) for number, job in enumerate(jobs)
+        ]
 
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None

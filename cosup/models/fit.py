@@ -3,7 +3,8 @@
 Published code fits one head after another from a DataLoader over a TensorDataset. Here the features
 are in memory, a batch is one gather, and H heads (local students of a level, linear teachers, folds
 of a cross-fit) share every step. The heads stay independent: each draws its own batches from its
-own samples, the losses are summed, and Adam works element by element.
+own samples, the losses are summed, and Adam works element by element. Fits that draw the same
+batches (candidates of a choice, which differ in targets or loss) share the loop too.
 """
 
 import logging
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from torch import Tensor
 from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.heads import HeadBank, build_heads, use_class_means
+from cosup.models.heads import HeadBank, HeadBanks, build_heads, use_class_means
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.ranks import Ranks, check_slices
 from cosup.models.samples import CHUNK, Samples, Shuffle, column_scaling
@@ -94,6 +96,27 @@ class HeadFit:
         if init is not None and init.num_classes != classes:
             raise ValueError(f"init has {init.num_classes} classes, the targets {classes}")
 
+    def same_batches(self, other: "HeadFit") -> bool:
+        """Whether both draw the same samples at each step and start from equally scaled features.
+
+        They can then be fitted in one loop (`fit_together`).
+        """
+        return (
+            self.features is other.features
+            and self.init is other.init
+            and (self.seed, self.head, self.training) == (other.seed, other.head, other.training)
+            and self.targets.num_classes == other.targets.num_classes
+            and self.total_steps == other.total_steps
+            and len(self.members) == len(other.members)
+            and all(map(torch.equal, self.members, other.members))
+        )
+
+    def samples(self, device: torch.device) -> Samples:
+        """Return what the heads are fitted to, gathered by row onto the device."""
+        return Samples(
+            self.features, self.targets, self.weights, self.hard, device, labels=self.labels
+        )
+
     def start(self) -> HeadBank:
         """Return the heads before the first step."""
         bank = self._fresh() if self.init is None else self._copied(self.init)
@@ -127,33 +150,65 @@ def fit_heads(
     same heads. Raises `ValueError` as `HeadFit.check_shapes`, `RunError` for a loss that is not
     finite, `UserError` for batches that the ranks can't share.
     """
-    fit.check_shapes()
+    return fit_together([fit], compute, on_step)[0]
+
+
+def fit_together(
+    fits: Sequence[HeadFit], compute: Compute = DEFAULT_COMPUTE, on_step: OnStep | None = None
+) -> list[HeadBank]:
+    """Fit the heads of several fits and return the bank of each, equal to those of `fit_heads`.
+
+    Fits that draw the same batches (`HeadFit.same_batches`: they differ in targets, weights or
+    objective) share one loop, which gathers and standardises every batch once; the others have a
+    loop of their own. on_step is called with the first fit's loss and metrics. Errors as for
+    `fit_heads`.
+    """
+    for fit in fits:
+        fit.check_shapes()
+    banks: dict[int, HeadBank] = {}
+    while waiting := [index for index in range(len(fits)) if index not in banks]:
+        first = fits[waiting[0]]
+        group = [index for index in waiting if first.same_batches(fits[index])]
+        report = on_step if group[0] == 0 else None
+        found = _fit_group([fits[index] for index in group], compute, report)
+        banks |= dict(zip(group, found, strict=True))
+    return [banks[index] for index in range(len(fits))]
+
+
+def _fit_group(fits: Sequence[HeadFit], compute: Compute, on_step: OnStep | None) -> list[HeadBank]:
+    """Fit heads that draw the same batches in one loop."""
+    fit = fits[0]
     training, ranks, total = fit.training, compute.ranks, fit.total_steps
-    bank = fit.start().to(compute.device)
-    source = Samples(fit.features, fit.targets, fit.weights, fit.hard, compute.device)
+    banks = HeadBanks([one.start() for one in fits]).to(compute.device)
+    samples = [one.samples(compute.device) for one in fits]
     generators = [torch_generator(fit.seed, "batches", h) for h in range(len(fit.members))]
     shuffles = [Shuffle(*pair) for pair in zip(fit.members, generators, strict=True)]
     with within("training"):
         check_slices(fit.batch_size, ranks.size)
-    optimizer = build_optimizer(bank, training)
-    module = ranks.wrap(bank)
-    monitor = _HeadMonitor(fit, compute, on_step)
-    with _few_threads(fit.batch_size * bank.weight.numel()):
+    optimizer = build_optimizer(banks, training)
+    module = ranks.wrap(banks)
+    reports = [on_step, *[None] * (len(fits) - 1)]
+    monitors = [_HeadMonitor(*each) for each in zip(fits, repeat(compute), reports, strict=False)]
+    # Threads as for one fit: sums over several threads differ in the last digits.
+    with _few_threads(fit.batch_size * next(iter(banks)).weight.numel()):
         for step in range(total):
             set_rate(optimizer, training, step, total)
             rows = torch.stack([shuffle.draw(fit.batch_size) for shuffle in shuffles])
             rows = rows[:, ranks.own(fit.batch_size)]
-            inputs, wanted, weight = source.batch(rows)
-            true = None if fit.labels is None else fit.labels[rows].to(compute.device)
             progress = step / max(1, total - 1)
-            losses, metrics = fit.objective(module(inputs), wanted, progress, true)
-            minimised = _mean(losses, weight, ranks).sum()
-            monitor.check(step, minimised, metrics)
+            parts = []
+            logits = module(samples[0].inputs(rows))
+            for one, source, scores, monitor in zip(fits, samples, logits, monitors, strict=True):
+                wanted, weight, true = source.supervision(rows)
+                losses, metrics = one.objective(scores, wanted, progress, true)
+                parts.append(_mean(losses, weight, ranks).sum())
+                monitor.check(step, parts[-1], metrics)
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(minimised)
+            torch.autograd.backward(parts)
             optimizer.step()
-    monitor.end()
-    return _finished(bank, fit)
+    for monitor in monitors:
+        monitor.end()
+    return [_finished(bank, one) for bank, one in zip(banks, fits, strict=True)]
 
 
 class _HeadMonitor:

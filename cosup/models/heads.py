@@ -7,8 +7,8 @@ class prototypes (section 3).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +78,18 @@ class HeadBank(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits [H, B, C] of features [B, D], shared by all heads, or [H, B, D]."""
+        return self.logits(self.standardized(features))
+
+    def standardized(self, features: Tensor) -> Tensor:
+        """Return the features as the heads' weights are applied to them."""
         inputs = features.to(self.weight.dtype)
         if self.shift is not None and self.gain is not None:
             offset = (-self.shift * self.gain)[:, None]
             inputs = torch.addcmul(offset, inputs, self.gain[:, None])
+        return inputs
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return logits [H, B, C] of standardised features."""
         if self.log_scale is None:
             return _linear(inputs, self.weight, self.bias)
         cosine = _linear(
@@ -93,6 +101,25 @@ class HeadBank(nn.Module):
         """Return a bank of copies of these heads, in this order; a head may occur several times."""
         index = [heads] if isinstance(heads, int) else list(heads)
         return head_bank({name: tensor[index] for name, tensor in self.state_dict().items()})
+
+
+class HeadBanks(nn.ModuleList):
+    """Banks of heads over the same features, all standardised as by the first bank.
+
+    The heads of a bank are computed apart from those of the others, so that their logits and
+    gradients are those of the bank alone, to the last bit.
+    """
+
+    def __init__(self, banks: Iterable[HeadBank]) -> None:
+        super().__init__(banks)
+
+    def __iter__(self) -> Iterator[HeadBank]:
+        return iter(cast(Iterable[HeadBank], self._modules.values()))
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """Return the logits of each bank."""
+        inputs = next(iter(self)).standardized(features)
+        return [bank.logits(inputs) for bank in self]
 
 
 def head_bank(state: Mapping[str, Tensor]) -> HeadBank:

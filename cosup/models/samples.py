@@ -34,7 +34,7 @@ class Shuffle:
 
 
 class Samples:
-    """Features, targets and weights, gathered by row onto the device."""
+    """Features, targets, weights and labels, gathered by row onto the device."""
 
     def __init__(
         self,
@@ -43,31 +43,31 @@ class Samples:
         weights: Tensor | None,
         hard: bool,
         device: torch.device,
+        labels: Tensor | None = None,
     ) -> None:
         whole = device.type != "cpu" and features.nbytes <= DEVICE_BYTES
         self.features = features.to(device) if whole else features
         self.targets = targets
         self.weights = None if weights is None else weights.to(torch.float32)
-        self.labels = hard_labels(targets) if hard else None
+        self.hard = hard_labels(targets) if hard else None
+        self.labels = labels
         self.device = device
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return inputs [H, B, D], target probabilities [H, B, C] and weights [H, B] or None.
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return the features [H, B, D] of rows [H, B], a row of them for each head."""
+        found = self.features.index_select(0, rows.flatten().to(self.features.device))
+        return found.to(self.device, torch.float32).view(*rows.shape, -1)
 
-        rows: [H, B] row indices, a row of them for each head.
-        """
+    def supervision(self, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return target probabilities [H, B, C], weights [H, B] or None, labels [H, B] or None."""
         flat = rows.flatten()
-        inputs = self.features.index_select(0, flat.to(self.features.device))
-        if self.labels is None:
+        if self.hard is None:
             wanted = self.targets.dense(flat).to(self.device)
         else:
-            wanted = one_hot(self.labels[flat].to(self.device), self.targets.num_classes)
+            wanted = one_hot(self.hard[flat].to(self.device), self.targets.num_classes)
         weight = None if self.weights is None else self.weights[rows].to(self.device)
-        return (
-            inputs.to(self.device, torch.float32).view(*rows.shape, -1),
-            wanted.view(*rows.shape, -1),
-            weight,
-        )
+        labels = None if self.labels is None else self.labels[rows].to(self.device)
+        return wanted.view(*rows.shape, -1), weight, labels
 
 
 def hard_labels(targets: ProbTable) -> Tensor:

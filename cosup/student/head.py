@@ -10,7 +10,7 @@ from cosup.losses.base import Objective
 from cosup.models.fit import predict_heads
 from cosup.models.heads import HeadBank, head_bank, text_heads
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance, Inputs, PartPredictor, Student, TestInputs, by_fold
+from cosup.protocols import Guidance, Inputs, PartPredictor, Student, TestInputs, Update, by_fold
 from cosup.seeds import seed_for
 from cosup.student.jobs import HeadJob, StudentSetup
 
@@ -45,11 +45,22 @@ class HeadStudent(Student):
         guidance: Guidance | None = None,
     ) -> None:
         """Fit the head, and one head per fold, in one batched loop."""
-        rows = torch.nonzero(weights > 0)[:, 0]
-        job = self._job(inputs, targets, [rows, *self.setup.outside_folds(rows)], weights, "update")
-        if guidance is not None:
-            job = replace(job, labels=guidance.labels)
+        job = self._update_job(Update(self, inputs, targets, weights, guidance))
         self.bank_ = self.setup.launcher.heads(job, self.setup.compute, self.setup.on_step)
+
+    @classmethod
+    def update_together(cls, updates: Sequence[Update]) -> None:
+        """Fit the heads of several students of a run; those that draw equal batches share a loop.
+
+        Steps are reported of the first student.
+        """
+        students = [each.student for each in updates if isinstance(each.student, HeadStudent)]
+        assert 0 < len(students) == len(updates)
+        setup = students[0].setup
+        jobs = [s._update_job(update) for s, update in zip(students, updates, strict=True)]
+        banks = setup.launcher.heads_together(jobs, setup.compute, setup.on_step)
+        for student, bank in zip(students, banks, strict=True):
+            student.bank_ = bank
 
     def predict(self, inputs: TestInputs) -> ProbTable:
         """Predict class probabilities of samples it was not fitted to."""
@@ -87,6 +98,13 @@ class HeadStudent(Student):
     def _bank(self) -> HeadBank:
         assert self.bank_ is not None, "predict before update"
         return self.bank_
+
+    def _update_job(self, update: Update) -> HeadJob:
+        rows = torch.nonzero(update.weights > 0)[:, 0]
+        members = [rows, *self.setup.outside_folds(rows)]
+        job = self._job(update.inputs, update.targets, members, update.weights, "update")
+        guidance = update.guidance
+        return job if guidance is None else replace(job, labels=guidance.labels)
 
     def _job(
         self,

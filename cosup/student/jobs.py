@@ -4,7 +4,7 @@ A job holds everything that its training reads except the images, which each pro
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from cosup.losses.base import Objective
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.fit import HeadFit, OnStep, fit_heads
+from cosup.models.fit import HeadFit, OnStep, fit_heads, fit_together
 from cosup.models.heads import HeadBank
 from cosup.models.images import training_transform
 from cosup.models.ranks import check_slices
@@ -202,6 +202,12 @@ class Launcher(Protocol):
         """Return the fitted heads, on the CPU."""
         ...
 
+    def heads_together(
+        self, jobs: Sequence[HeadJob], compute: Compute, on_step: OnStep | None
+    ) -> list[HeadBank]:
+        """Return the fitted heads of each job, on the CPU; on_step: reports the first job."""
+        ...
+
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
     ) -> Classifier:
@@ -215,6 +221,12 @@ class LocalLauncher:
     def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
         """Return the fitted heads."""
         return job.run(compute, on_step)
+
+    def heads_together(
+        self, jobs: Sequence[HeadJob], compute: Compute, on_step: OnStep | None
+    ) -> list[HeadBank]:
+        """Return the fitted heads of each job; jobs that draw the same batches share a loop."""
+        return fit_together(jobs, compute, on_step)
 
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None

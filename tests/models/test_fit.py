@@ -1,19 +1,21 @@
 """Fitting heads: against scikit-learn on real digits, and that heads stay apart."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from helpers.student_jobs import same
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
 from cosup.errors import RunError
+from cosup.losses.adaptive_confidence import AdaptiveConfidence
 from cosup.losses.base import Loss, Metrics, Objective
 from cosup.losses.cross_entropy import CrossEntropy
-from cosup.models.fit import HeadFit, fit_heads, predict_heads
+from cosup.models.fit import HeadFit, fit_heads, fit_together, predict_heads
 from cosup.models.heads import HeadBank, text_heads
 from cosup.models.optimize import build_optimizer, rate_share
 from cosup.models.samples import Shuffle, column_scaling, hard_labels, one_hot
@@ -261,3 +263,31 @@ def test_the_rate_follows_torchs_cosine() -> None:
     warm = TrainingSection(steps=40, warmup=0.25, schedule="constant")
     shares = [rate_share(warm, step, 40) for step in range(12)]
     assert shares == pytest.approx([(step + 1) / 11 for step in range(10)] + [1.0, 1.0])
+
+
+def test_fits_of_one_choice_are_fitted_together_as_each_alone() -> None:
+    """Equal to the last bit, whether they share batches or not: a choice changes no result."""
+    weights = (torch.arange(len(FEATURES)) % 3).float()
+    soft = ProbTable.compress(0.7 * functional.one_hot(DIGITS, 10).float() + 0.03)
+    first = HeadFit(
+        FEATURES,
+        TARGETS,
+        [TRAIN, TRAIN[::3]],
+        HeadSection(),
+        TrainingSection(steps=20, lr=0.02, standardize=True),
+        Objective(CrossEntropy()),
+        seed=3,
+    )
+    fits = [
+        first,
+        replace(first, members=[TRAIN[:500], TRAIN[::3]]),
+        replace(first, targets=soft, objective=Objective(AdaptiveConfidence())),
+        replace(first, weights=weights, hard=True),
+        replace(first, labels=DIGITS, objective=Objective(CrossEntropy(), 1.0, 0.5)),
+        replace(first, seed=4),
+    ]
+    alone = [fit_heads(each).state_dict() for each in fits]
+    together = [bank.state_dict() for bank in fit_together(fits)]
+    assert [each.same_batches(first) for each in fits] == [True, False, True, True, True, False]
+    assert all(same(*pair) for pair in zip(alone, together, strict=True))
+    assert not same(together[0], together[2]), "different fits give different heads"
