@@ -1,103 +1,262 @@
-"""Compute the controls of a run (`cosup.controls`) with its own student, samples and seed."""
+"""Compute the controls of a run (`cosup.controls`) with its own student, samples and seed.
 
-from dataclasses import dataclass, replace
+A student is trained as in the run: with its objective, from its start, for its number of optimiser
+steps. With a fresh head in every round, that is one training, with the seed of the last round; else
+one training per round, each continuing from the one before.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from cosup.levels import Level, Stream, Task
-from cosup.losses.base import Objective
+from cosup.assignment.base import Assigner
+from cosup.consistency import Chain
+from cosup.controls import LABELS, TEAM, Absent
+from cosup.evidence import Scopes
+from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
-from cosup.rounds import Outcome, Recipe, assign, run_rounds
+from cosup.protocols import Guidance, Inputs, Student
+from cosup.rounds import NewStudent, Recipe, assign, harden, run_rounds
 from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
+from cosup.team import Answering, ask_team
 
-PLAIN = Objective(CrossEntropy(), control=True)
-"""What controls minimise that do not repeat the run's own rounds."""
+__all__ = ["ControlRun", "LabelledSamples", "TeamSamples"]
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class LabelledSamples:
+    """The teachers' own labelled samples.
+
+    inputs: of the student, M rows. labels: [M] int64 as given, -1 unknown. new_student: makes
+    students without cross-fitting that are trained for as many steps as on student_train.
+    """
+
+    inputs: Inputs
+    labels: Tensor
+    new_student: NewStudent
+
+
+@dataclass(frozen=True)
+class TeamSamples:
+    """The test samples, as the team of the last round answers on them.
+
+    level: its teachers and their annotations of these samples. assigner: the state of its fitted
+    assigner. student: probabilities by the student of the last round. features: [M, D] or None.
+    domains: [M] int64.
+    """
+
+    level: Level
+    assigner: Mapping[str, Tensor]
+    student: ProbTable
+    features: Tensor | None
+    domains: Tensor
 
 
 @dataclass(frozen=True)
 class ControlRun:
     """A run's task and student, as a control uses them (`cosup.controls.ControlContext`).
 
-    name: the control's, which seeds it. recipe: how the run's own rounds are run. best_teacher: a
-    level of the best single teacher alone. budget_generalist: a level of the generalist with the
-    specialists' budget, or None where none was trained.
+    recipe: how the run's own rounds are run. new_student: makes its students without cross-fitting,
+    as most controls read no predictions of training samples. best_teacher: a level of the best
+    single teacher alone. trained: the levels of the generalists that were trained for controls, by
+    control. labelled, team_samples: None where the run has none. reasons: why a control has none of
+    these, by control.
     """
 
-    name: str
     task: Task
     recipe: Recipe
     run_seed: int
     best_teacher: Level
-    budget_generalist: Level | None = None
+    new_student: NewStudent
+    trained: Mapping[str, Level] = field(default_factory=dict)
+    labelled: LabelledSamples | None = None
+    team_samples: TeamSamples | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def finest(self) -> Level:
-        """Return the finest level."""
+        """Return the level of the last round."""
         return self.task.levels[-1]
 
-    @property
-    def generalist(self) -> Level:
-        """Return the level of the generalist."""
-        assert self.budget_generalist is not None
-        return self.budget_generalist
+    def generalists(self, control: str) -> Level:
+        """Return the level of the generalists of this control."""
+        return self._present(control, self.trained.get(control))
 
     @property
     def true_labels(self) -> Tensor:
         """Return the true labels [N] of student_train."""
-        return self.task.truth.labels
+        return _known(self.task.truth.labels, "no true label of student_train is known")
 
     @property
     def given_labels(self) -> Tensor:
         """Return the labels [N] of student_train as given."""
         assert self.task.labels is not None
-        return self.task.labels
+        return _known(self.task.labels, "no label of student_train is known")
 
     def untrained(self) -> ProbTable:
         """Predict with the student as it starts."""
-        student = self.recipe.new_student(PLAIN, self._seed(self.name))
-        return student.predict(self.task.test_inputs)
+        return self._student(self.new_student, 1).predict(self.task.test_inputs)
 
     def trained_on(self, labels: Tensor) -> ProbTable:
-        """Train the student on labels [N] (-1: left out) with cross-entropy."""
-        targets = ProbTable.one_hot(labels.clamp_min(0), self.task.num_classes)
-        return self._trained(targets, (labels >= 0).float())
+        """Train the student on labels [N] (-1: left out), in place of annotations and labels."""
+        return self._trained(self.new_student, self.task.inputs, self._labels(labels))
+
+    def trained_on_teachers_labels(self) -> ProbTable:
+        """Train the student on the labelled samples of teacher_train."""
+        found = self._present(LABELS, self.labelled)
+        labels = _known(found.labels, "no label of teacher_train is known")
+        return self._trained(found.new_student, found.inputs, self._labels(labels))
 
     def taught_by(self, level: Level, assigner: str) -> ProbTable:
-        """Train the student once on a level's annotations, all kept, with cross-entropy."""
-        stream = Stream(level, None, self.task.features, self.task.truth)
-        seed = self._seed(self.name)
-        assigned = assign(ASSIGNERS[assigner].load()(), stream, seed, self.recipe.hard)
-        _, confidence = assigned.targets.top()
-        return self._trained(assigned.targets, (confidence > 0).float())
+        """Train the student on a level's annotations, all kept, as this assigner gives them."""
+        lesson = self._annotations(level, self._assigner(assigner))
+        return self._trained(self.new_student, self.task.inputs, lesson)
 
     def rerun(self, assigner: str) -> ProbTable:
         """Repeat the run's rounds with another assigner."""
-        recipe = replace(self.recipe, assigner=ASSIGNERS[assigner].load()())
-        return self._last_round(self.task, recipe, self._seed(assigner)).test_probs
+        return self._last_round(replace(self.recipe, assigner=self._assigner(assigner)))
+
+    def without_filters(self) -> ProbTable:
+        """Repeat the run's rounds without its filters."""
+        if not self.recipe.filters.filters:
+            raise Absent("the run has no filter")
+        return self._last_round(replace(self.recipe, filters=Chain([], [])))
+
+    def with_cross_entropy(self) -> ProbTable:
+        """Repeat the run's rounds with cross-entropy as the loss."""
+        objective = self.recipe.objective
+        if isinstance(objective.loss, CrossEntropy):
+            raise Absent("the loss of the run is cross-entropy")
+        plain = replace(objective, loss=CrossEntropy())
+        return self._last_round(replace(self.recipe, objective=plain))
 
     def self_trained(self) -> ProbTable:
-        """Train on the coarsest level's mean, then on own predictions, for as many rounds."""
-        task, seed = self.task, self._seed(self.name)
-        mean = replace(self.recipe, assigner=ASSIGNERS["mean"].load()(), repeat=1, least=1)
-        first = self._last_round(replace(task, levels=task.levels[:1]), mean, seed)
-        own, test = first.train_probs, first.test_probs
-        for number, _ in self.recipe.schedule(len(task.levels))[1:]:
-            student = self.recipe.new_student(PLAIN, seed_for(seed, number))
-            student.update(task.inputs, own, torch.ones(len(own)))
-            own, test = student.predict_own(task.inputs), student.predict(task.test_inputs)
-        return test
+        """Train the student on generalists, then on its own predictions, for as many rounds.
 
-    def _seed(self, name: str) -> int:
-        return seed_for(self.run_seed, "control", name)
-
-    def _trained(self, targets: ProbTable, weights: Tensor) -> ProbTable:
-        student = self.recipe.new_student(PLAIN, self._seed(self.name))
-        student.update(self.task.inputs, targets, weights)
+        It starts from the mean of the coarsest level's teachers of the whole task; where there are
+        none, from the best teacher.
+        """
+        inputs, numbers = self.task.inputs, self._rounds()
+        lesson, student = self._annotations(*self._first_teachers()), None
+        for number in numbers:
+            student = self._student(self.recipe.new_student, number, student)
+            student.update(inputs, lesson.targets, lesson.weights, lesson.guidance)
+            if number != numbers[-1]:
+                lesson = self._own(student.predict_own(inputs))
+        assert student is not None
         return student.predict(self.task.test_inputs)
 
-    def _last_round(self, task: Task, recipe: Recipe, seed: int) -> Outcome:
-        *_, last = run_rounds(task, recipe, seed)
-        return last
+    def team(self) -> ProbTable:
+        """Predict with the teachers of the last round, routed by its assigner."""
+        found, assigner = self._present(TEAM, self.team_samples), deepcopy(self.recipe.assigner)
+        if "truth" in assigner.needs:
+            raise Absent("the run's assigner reads true labels, which test samples do not give")
+        assigner.load_state_dict(dict(found.assigner))
+        answers = ask_team(assigner, found.level, found.student, found.features, found.domains)
+        if not bool((answers.probs.top()[1] > 0).any()):
+            raise Absent("no teacher answers on a test sample")
+        return answers.probs
+
+    def _present(self, control: str, found: Found | None) -> Found:
+        if found is None:
+            raise Absent(self.reasons[control])
+        return found
+
+    def _assigner(self, name: str) -> Assigner:
+        assigner: Assigner = ASSIGNERS[name].load()()
+        if "truth" in assigner.needs:
+            _known(self.task.truth.labels, "no true label of student_train is known")
+        return assigner
+
+    def _rounds(self) -> list[int]:
+        return [number for number, _ in self.recipe.schedule(len(self.task.levels))]
+
+    def _first_teachers(self) -> tuple[Level, Assigner]:
+        """Return the teachers that self-training starts from, and their assigner."""
+        level = self.task.levels[0]
+        whole = _whole_task(level.scopes)
+        if not bool(whole.any()):
+            return self.best_teacher, self._assigner("single")
+        annotations: LevelAnnotations = Answering(level.annotations, whole)
+        return replace(level, annotations=annotations), self._assigner("mean")
+
+    def _annotations(self, level: Level, assigner: Assigner) -> "Lesson":
+        """Return a level's annotations as an assigner gives them.
+
+        A loss that runs teachers during the training (on feature maps, or with live annotations)
+        gets them only if one teacher annotates each sample.
+        """
+        stream = Stream(level, None, self.task.features, self.task.truth)
+        seed = seed_for(self.run_seed, "round", self._rounds()[-1])
+        assigned = assign(assigner, stream, seed, self.recipe.hard)
+        weights = assigned.weighed(assigned.targets.top()[1] > 0)
+        if not bool((weights > 0).any()):
+            raise Absent(f"{', '.join(level.scopes.names)}: no annotation of a sample")
+        one_teacher = bool((assigned.weights.count_nonzero(1) <= 1).all())
+        live = level.live if one_teacher else None
+        guidance = Guidance(self._trainer_labels(), assigned.weights.argmax(1), live)
+        return Lesson(assigned.targets, weights, guidance)
+
+    def _labels(self, labels: Tensor) -> "Lesson":
+        """Return labels [N] (-1: left out) in place of annotations, and of the labels of the run's
+        objective."""
+        targets = ProbTable.one_hot(labels.clamp_min(0), self.task.num_classes)
+        own = labels if self.recipe.objective.true_label_weight else None
+        return Lesson(targets, (labels >= 0).float(), Guidance(own))
+
+    def _own(self, probs: ProbTable) -> "Lesson":
+        """Return the student's own predictions of student_train."""
+        targets = harden(probs) if self.recipe.hard else probs
+        return Lesson(targets, torch.ones(len(probs)), Guidance(self._trainer_labels()))
+
+    def _trainer_labels(self) -> Tensor | None:
+        return self.task.labels if self.recipe.objective.true_label_weight else None
+
+    def _trained(self, make: NewStudent, inputs: Inputs, lesson: "Lesson") -> ProbTable:
+        """Train a student as often as the run's is trained, and predict the test samples."""
+        numbers, student = self._rounds(), None
+        for number in numbers[-1:] if self.recipe.fresh else numbers:
+            student = self._student(make, number, student)
+            student.update(inputs, lesson.targets, lesson.weights, lesson.guidance)
+        assert student is not None
+        return student.predict(self.task.test_inputs)
+
+    def _student(self, make: NewStudent, number: int, before: Student | None = None) -> Student:
+        """Return the student of a round, which continues from the one before if the run's does."""
+        student = make(self.recipe.objective, seed_for(self.run_seed, "round", number))
+        if before is not None and not self.recipe.fresh:
+            student.load_state_dict(before.state_dict())
+        return student
+
+    def _last_round(self, recipe: Recipe) -> ProbTable:
+        *_, last = run_rounds(self.task, recipe, self.run_seed)
+        return last.test_probs
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student is trained on: targets and weights [N] of N samples, and their guidance."""
+
+    targets: ProbTable
+    weights: Tensor
+    guidance: Guidance
+
+
+def _known(labels: Tensor, reason: str) -> Tensor:
+    """Return the labels; raise `Absent` if all of them are unknown."""
+    if not bool((labels >= 0).any()):
+        raise Absent(reason)
+    return labels
+
+
+def _whole_task(scopes: Scopes) -> Tensor:
+    """Return [T] bool: whose scope is everything."""
+    return scopes.classes.all(1) & scopes.domains.all(1)

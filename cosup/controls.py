@@ -2,8 +2,8 @@
 
 `CONTROLS` has an entry for each control: its computation, its requirements and its labels.
 The config schema, the run, the table it prints and the report read it, so a new control is one
-entry. Those that read the true labels (the oracle, the ceiling) bound what assignment, and what any
-supervision, could reach. The module imports no torch: the schema needs the names alone.
+entry. Those that read the true labels (the oracles, the ceiling) bound what assignment, and what
+any supervision, could reach. The module imports no torch: the schema needs the names alone.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from cosup.probabilities import ProbTable
 
 __all__ = [
+    "BAGGED",
     "CONTROLS",
     "GENERALIST",
+    "LABELS",
+    "TEAM",
+    "Absent",
     "Control",
     "ControlContext",
     "Need",
@@ -26,23 +30,34 @@ __all__ = [
     "needing",
 ]
 
-Need = Literal["labels", "text_prototypes", "generalist"]
-"""labels: true labels of student_train. text_prototypes: a head that starts from text features.
-generalist: a teacher of the whole task, trained with the budget of all specialists."""
+Need = Literal["text_prototypes"]
+"""What a config must have for a control. text_prototypes: a head that starts from text features."""
 
 GENERALIST = "equal_budget_generalist"
-"""The name of that teacher, and of the control that it teaches."""
+"""The control, and its teacher: a generalist trained with the budget of all specialists."""
+BAGGED = "bagged_generalists"
+"""The control that is taught by several generalists with that budget in all."""
+LABELS = "labels"
+"""The control that is trained on the teachers' own labelled samples."""
+TEAM = "team"
+"""The control that is the teachers without a student."""
+
+
+class Absent(Exception):
+    """A control cannot be computed for a run. The message is the reason, in words."""
 
 
 class ControlContext(Protocol):
     """What a control is computed from: a run's task and ways to train its student.
 
-    Each method returns the class probabilities of the test samples.
+    Students are trained with the run's own objective, start and number of optimiser steps. Each
+    method returns the class probabilities of the test samples. Methods and properties raise
+    `Absent` if the run lacks what they need.
     """
 
     @property
     def finest(self) -> "Level":
-        """The finest level of the hierarchy."""
+        """The level of the last round."""
         ...
 
     @property
@@ -50,9 +65,8 @@ class ControlContext(Protocol):
         """A level of the best single teacher alone."""
         ...
 
-    @property
-    def generalist(self) -> "Level":
-        """A level of the generalist alone that was trained with the specialists' budget."""
+    def generalists(self, control: str) -> "Level":
+        """Return the level of the generalists that were trained for this control."""
         ...
 
     @property
@@ -70,19 +84,35 @@ class ControlContext(Protocol):
         ...
 
     def trained_on(self, labels: "Tensor") -> "ProbTable":
-        """Train the student on labels [N] with cross-entropy."""
+        """Train the student on labels [N]."""
+        ...
+
+    def trained_on_teachers_labels(self) -> "ProbTable":
+        """Train the student on the labelled samples of teacher_train."""
         ...
 
     def taught_by(self, level: "Level", assigner: str) -> "ProbTable":
-        """Train the student once on all of a level's annotations with cross-entropy."""
+        """Train the student on all of a level's annotations, as this assigner gives them."""
         ...
 
     def rerun(self, assigner: str) -> "ProbTable":
         """Repeat the run's rounds with another assigner."""
         ...
 
+    def without_filters(self) -> "ProbTable":
+        """Repeat the run's rounds without its filters."""
+        ...
+
+    def with_cross_entropy(self) -> "ProbTable":
+        """Repeat the run's rounds with cross-entropy as the loss."""
+        ...
+
     def self_trained(self) -> "ProbTable":
-        """Train the student on the coarsest level, then on its own predictions."""
+        """Train the student on a generalist's annotations, then on its own predictions."""
+        ...
+
+    def team(self) -> "ProbTable":
+        """Predict with the teachers of the last round, routed as in that round."""
         ...
 
 
@@ -92,7 +122,7 @@ class Control:
 
     name: str
     run: Callable[[ControlContext], "ProbTable"]
-    """Compute the class probabilities of the test samples."""
+    """Compute the class probabilities of the test samples. Raises `Absent` if it cannot."""
     title: str
     """Short name for reports."""
     label: str
@@ -100,13 +130,22 @@ class Control:
     sentence: str
     """A noun phrase for "the student beats ...", or "" for a bound, which it is not to beat."""
     needs: frozenset[Need] = frozenset()
-    """What a run must have for it."""
-    uses_run_loss: bool = False
-    """Whether it depends on the run's loss; if not, runs that differ in their loss share it."""
+    """What a config must have for it."""
     is_trained: bool = True
-    """Whether its student is trained at all."""
+    """Whether a student is trained for it."""
+    reads_student: bool = False
+    """Whether it depends on the student of the run's rounds, though none is trained for it."""
+    reads_labels: bool = False
+    """Whether it reads labels of student_train. A bound does, and so does `given_labels`."""
+    is_variant: bool = False
+    """Whether it is the run itself with one part left out, which shows what that part is worth."""
     headline: bool = False
     """Whether the head of the report shows its accuracy."""
+
+    @property
+    def loss_free(self) -> bool:
+        """Whether it is the same for runs that differ in their loss alone."""
+        return not self.is_trained and not self.reads_student
 
     @property
     def is_bound(self) -> bool:
@@ -126,13 +165,38 @@ _TABLE = (
         headline=True,
     ),
     Control(
+        TEAM,
+        lambda run: run.team(),
+        title="team",
+        label="team: the teachers routed at test time, no student",
+        sentence="the team, which is the teachers routed as in the last round, without a student",
+        is_trained=False,
+        reads_student=True,
+        headline=True,
+    ),
+    Control(
+        LABELS,
+        lambda run: run.trained_on_teachers_labels(),
+        title="labels",
+        label="student trained on the teachers' labelled samples",
+        sentence="the same student trained on the teachers' own labelled samples",
+        headline=True,
+    ),
+    Control(
         GENERALIST,
-        lambda run: run.taught_by(run.generalist, "single"),
+        lambda run: run.taught_by(run.generalists(GENERALIST), "single"),
         title="equal-budget generalist",
         label="student taught by one generalist with all specialists' budget",
         sentence="a student taught by one generalist with the training budget of all specialists",
-        needs=frozenset({"generalist"}),
         headline=True,
+    ),
+    Control(
+        BAGGED,
+        lambda run: run.taught_by(run.generalists(BAGGED), "mean"),
+        title="bagged generalists",
+        label="student taught by the mean of bagged generalists, same budget",
+        sentence="a student taught by the mean of several generalists on bootstrap samples, with "
+        "the training budget of all specialists",
     ),
     Control(
         "mean_ensemble",
@@ -155,7 +219,6 @@ _TABLE = (
         title="self-training",
         label="student trained on its own predictions (self-training)",
         sentence="self-training",
-        uses_run_loss=True,
     ),
     Control(
         "random_assignment",
@@ -163,7 +226,22 @@ _TABLE = (
         title="random routing",
         label="random routing",
         sentence="random routing",
-        uses_run_loss=True,
+    ),
+    Control(
+        "no_filter",
+        lambda run: run.without_filters(),
+        title="no filter",
+        label="the same run without its filters",
+        sentence="the same run without its filters",
+        is_variant=True,
+    ),
+    Control(
+        "plain_loss",
+        lambda run: run.with_cross_entropy(),
+        title="plain loss",
+        label="the same run with cross-entropy as the loss",
+        sentence="the same run with cross-entropy as the loss",
+        is_variant=True,
     ),
     Control(
         "given_labels",
@@ -171,7 +249,7 @@ _TABLE = (
         title="given labels",
         label="student trained on the given labels, without teachers",
         sentence="a student trained on the given labels",
-        needs=frozenset({"labels"}),
+        reads_labels=True,
     ),
     Control(
         "oracle_assignment",
@@ -179,8 +257,15 @@ _TABLE = (
         title="oracle routing",
         label="oracle routing (reads the true labels)",
         sentence="",
-        needs=frozenset({"labels"}),
-        uses_run_loss=True,
+        reads_labels=True,
+    ),
+    Control(
+        "loss_oracle",
+        lambda run: run.taught_by(run.finest, "loss_oracle"),
+        title="loss oracle",
+        label="each sample's least wrong teacher (reads the true labels)",
+        sentence="",
+        reads_labels=True,
     ),
     Control(
         "ceiling",
@@ -188,7 +273,7 @@ _TABLE = (
         title="ceiling",
         label="student trained on the true labels (ceiling)",
         sentence="",
-        needs=frozenset({"labels"}),
+        reads_labels=True,
         headline=True,
     ),
 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.base import Assigner
-from cosup.evidence import Assigned
+from cosup.evidence import Assigned, Truth
 from cosup.levels import Level, LevelAnnotations, Stream
 from cosup.probabilities import ProbTable
 
@@ -86,15 +86,20 @@ class Answering:
 
 
 def ask_team(
-    assigner: Assigner, level: Level, student: ProbTable, features: Tensor | None = None
+    assigner: Assigner,
+    level: Level,
+    student: ProbTable,
+    features: Tensor | None = None,
+    domains: Tensor | None = None,
 ) -> TeamAnswers:
     """Return the answers of a level's teachers, routed by a fitted assigner.
 
     student: [N, C], by which some assigners route. An assigner whose posterior counts the student
     as a witness (`mixes` is False) gets uniform probabilities in its place, so that the student is
-    not counted twice. features: [N, D], if the assigner needs them.
+    not counted twice. features: [N, D], domains: [N] int64, if the assigner reads them.
     """
-    stream = Stream(level, student, features, None).restricted(assigner.needs)
+    truth = None if domains is None else Truth(torch.full_like(domains, -1), domains)
+    stream = Stream(level, student, features, truth).restricted(assigner.uses)
     weights = torch.zeros(len(stream), len(level.scopes))
     probs = ProbTable.empty(len(stream), stream.num_classes)
     for rows, evidence in stream.items():

@@ -121,7 +121,9 @@ class Run:
             return ["teachers, annotations, rounds and controls"]
         rounds = self.expected_rounds
         lacking = [f"round {n} of {rounds}" for n in range(1, rounds + 1) if n not in self.rounds]
-        controls = [name for name in self.config["controls"] if name not in self.controls]
+        left_out = self.summary.get("controls_absent", {})
+        asked = [name for name in self.config["controls"] if name not in left_out]
+        controls = [name for name in asked if name not in self.controls]
         lacking += [f"control {name}" for name in controls]
         return lacking if self.finished else [*lacking, "summary"]
 

@@ -2,7 +2,7 @@
 
 from cosup.assignment.agreement import Agreement
 from cosup.assignment.base import Assigner, available, to_weights
-from cosup.assignment.baselines import Mean, Oracle, Random, Single
+from cosup.assignment.baselines import LossOracle, Mean, Oracle, Random, Single
 from cosup.assignment.block import Block
 from cosup.assignment.confidence import Confidence
 from cosup.assignment.dawid_skene import DawidSkene
@@ -20,6 +20,7 @@ __all__ = [
     "DawidSkene",
     "Fused",
     "Gate",
+    "LossOracle",
     "Mean",
     "Oracle",
     "Random",

@@ -1,4 +1,4 @@
-"""Baseline assigners: one teacher, the mean of all, a random teacher, and oracle routing."""
+"""Baseline assigners: one teacher, the mean of all, a random teacher, and two oracles."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,13 @@ from cosup.assignment.base import Assigner, available, to_weights
 from cosup.errors import UserError, unknown_name
 from cosup.evidence import Batches, Evidence, Scopes
 from cosup.seeds import seed_for
-from cosup.settings.assigners import MeanSettings, OracleSettings, RandomSettings, SingleSettings
+from cosup.settings.assigners import (
+    LossOracleSettings,
+    MeanSettings,
+    OracleSettings,
+    RandomSettings,
+    SingleSettings,
+)
 
 
 @dataclass
@@ -141,3 +147,22 @@ class Oracle(OracleSettings, Assigner):
         holders = torch.where(specialists.any(1, keepdim=True), specialists, holders)
         holders |= answers & ~holders.any(1, keepdim=True)
         return to_weights(evidence.annotations.new_zeros(holders.shape), holders, self.hard)
+
+
+@dataclass
+class LossOracle(LossOracleSettings, Assigner):
+    """ORACLE: assign each sample to the teacher with the least cross-entropy on its true label.
+
+    No routing to one teacher per sample gives annotations with less loss. Of equal teachers, and
+    where the class is unknown, the first one that answers is used.
+    """
+
+    def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
+        """Return one-hot weights [N, T]; raise `UserError` without true labels."""
+        if evidence.truth is None:
+            raise UserError("assigner loss_oracle: no true labels were given; it needs 'truth'")
+        annotations = evidence.annotations
+        labels = evidence.truth.labels.to(annotations.device)
+        index = labels.clamp_min(0)[:, None, None].expand(-1, annotations.shape[1], 1)
+        true = annotations.gather(2, index)[:, :, 0] * (labels >= 0)[:, None]
+        return to_weights(true, available(annotations), hard=True)

@@ -102,8 +102,6 @@ class Objective:
     loss: Loss
     annotation_weight: float = 1.0
     true_label_weight: float = 0.0
-    control: bool = False
-    """Whether it belongs to a control, to which settings of the run's own loss do not apply."""
 
     def __call__(
         self, logits: Tensor, targets: Tensor, progress: float, labels: Tensor | None = None

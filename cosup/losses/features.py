@@ -6,12 +6,13 @@ channels to the teacher's), which are trained with the student and then discarde
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from cosup.losses.base import Loss, Metrics, log_probs, soft_cross_entropy
+from cosup.losses.base import Loss, Metrics, Objective, log_probs, soft_cross_entropy
+from cosup.losses.cross_entropy import CrossEntropy
 from cosup.protocols import FeatureShapes, NetworkOutput
 from cosup.settings.losses import FeatureLossSettings
 
@@ -46,6 +47,18 @@ class FeatureLoss(FeatureLossSettings, Loss):
 
         Raises `UserError` with both shapes if they cannot be paired.
         """
+
+
+def without_features(objective: Objective) -> Objective:
+    """Return the objective for students without live teachers: its loss without the part on
+    features, which is cross-entropy times `annotation` (times 1 if nothing else would be left).
+    """
+    loss = objective.loss
+    if not isinstance(loss, FeatureLoss):
+        return objective
+    share = loss.annotation or (0.0 if objective.true_label_weight else 1.0)
+    weight = objective.annotation_weight * share
+    return replace(objective, loss=CrossEntropy(), annotation_weight=weight)
 
 
 def full(values: Tensor) -> Tensor:

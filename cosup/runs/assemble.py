@@ -1,13 +1,12 @@
 """Assemble what rounds and controls read, and measure each teacher alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from cosup.config.schema import Assigners, Config, Losses
-from cosup.controls import needing
 from cosup.data.table import ImageData
 from cosup.evidence import Truth
 from cosup.levels import Level, Task
@@ -25,12 +24,13 @@ from cosup.teachers.store import AnnotationStore
 class Annotated:
     """Trained teachers and their annotations of a run's data.
 
-    levels: from the coarsest to the finest; last, on a level of its own, the generalist with the
-    budget of all specialists, if a control needs it.
+    levels: from the coarsest to the finest. for_controls: the generalists that were trained for a
+    control, by control.
     """
 
     data: ImageData
     levels: Sequence[Sequence[Teacher]]
+    for_controls: Mapping[str, Sequence[Teacher]]
     store: AnnotationStore
     compute: Compute
 
@@ -75,8 +75,8 @@ class MeasuredTeachers:
     """The teachers of the hierarchy, each measured alone.
 
     floor: the best teacher. answers: each teacher's probabilities of the test samples. chosen_on:
-    the samples by which the best teacher is chosen. best_level, generalist_level: levels of that
-    teacher alone, and of the generalist with the specialists' budget (None without it).
+    the samples by which the best teacher is chosen. best_level: a level of that teacher alone.
+    control_levels: of the generalists that were trained for controls, by control.
     """
 
     records: tuple[TeacherRecord, ...]
@@ -84,7 +84,7 @@ class MeasuredTeachers:
     answers: dict[str, ProbTable]
     chosen_on: str
     best_level: Level
-    generalist_level: Level | None
+    control_levels: Mapping[str, Level]
 
     @property
     def floor_answers(self) -> ProbTable:
@@ -109,7 +109,8 @@ class TrainingSamples:
 class Prepared:
     """Everything that rounds, controls and the summary read.
 
-    compute: with the folder of the states of unfinished trainings as its scratch.
+    annotated: the teachers and their annotations. compute: with the folder of the states of
+    unfinished trainings as its scratch.
     """
 
     data: ImageData
@@ -117,6 +118,7 @@ class Prepared:
     samples: TrainingSamples
     inputs: StudentInputs
     teachers: MeasuredTeachers
+    annotated: Annotated
     compute: Compute
 
     @property
@@ -129,10 +131,8 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
     """Assemble what the rounds read, and measure each teacher alone."""
     config, data = context.config, annotated.data
     rows, validation = data.rows("student_train"), inputs.validation
-    teachers = list(annotated.levels)
-    generalist = teachers.pop() if needing("generalist", config.controls) else None
     task = Task(
-        levels=_levels(config, annotated, teachers, inputs.provenance),
+        levels=_levels(config, annotated, inputs.provenance),
         inputs=inputs.train,
         test_inputs=inputs.test.inputs,
         truth=data.truth(rows),
@@ -151,7 +151,8 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
         task=task,
         samples=samples,
         inputs=inputs,
-        teachers=_measured(annotated, teachers, generalist, inputs),
+        teachers=_measured(config, annotated, inputs),
+        annotated=annotated,
         compute=replace(annotated.compute, scratch=context.files.training),
     )
 
@@ -166,52 +167,52 @@ def reads_maps(config: Config) -> bool:
     return bool(Losses.entry(config.rounds.loss.name).settings.reads_features)
 
 
-def _levels(
+def _levels(config: Config, annotated: Annotated, provenance: Tensor | None) -> tuple[Level, ...]:
+    """Return the levels, each with all teachers that speak in its rounds."""
+    everyone = {teacher.name: teacher for level in annotated.levels for teacher in level}
+    fuses = Assigners.settings(config.rounds.assignment).fuses
+    specs = speakers([[one.spec for one in level] for level in annotated.levels], fuses)
+    levels = [[everyone[spec.name] for spec in level] for level in specs]
+    return tuple(
+        _level(config, annotated, index, level, provenance) for index, level in enumerate(levels)
+    )
+
+
+def _level(
     config: Config,
     annotated: Annotated,
-    teachers: Sequence[Sequence[Teacher]],
+    index: int,
+    members: Sequence[Teacher],
     provenance: Tensor | None,
-) -> tuple[Level, ...]:
-    """Return the levels, each with all teachers that speak in its rounds."""
-    everyone = {teacher.name: teacher for level in teachers for teacher in level}
-    fuses = Assigners.settings(config.rounds.assignment).fuses
-    specs = speakers([[teacher.spec for teacher in level] for level in teachers], fuses)
-    teachers = [[everyone[spec.name] for spec in level] for level in specs]
-    levels = [annotated.level(index, level, provenance) for index, level in enumerate(teachers)]
-    if asks_live(config):
-        maps, compute = reads_maps(config), annotated.compute
-        levels = [
-            replace(level, live=LiveTeachers(members, compute, maps))
-            for level, members in zip(levels, teachers, strict=True)
-        ]
-    return tuple(levels)
+) -> Level:
+    """Return a level; with its teachers as networks if the student's training runs them."""
+    level = annotated.level(index, members, provenance)
+    if not asks_live(config):
+        return level
+    return replace(level, live=LiveTeachers(members, annotated.compute, reads_maps(config)))
 
 
-def _measured(
-    annotated: Annotated,
-    teachers: Sequence[Sequence[Teacher]],
-    generalist: Sequence[Teacher] | None,
-    inputs: StudentInputs,
-) -> MeasuredTeachers:
+def _measured(config: Config, annotated: Annotated, inputs: StudentInputs) -> MeasuredTeachers:
     """Measure each teacher, and choose the best one."""
     records, answers = [], {}
-    everyone = {teacher.name: teacher for level in teachers for teacher in level}
+    everyone = {teacher.name: teacher for level in annotated.levels for teacher in level}
     for name, teacher in everyone.items():
         answers[name] = annotated.answers(teacher, inputs.test)
         accuracy = inputs.test.split.accuracy(answers[name])
         chosen_by = _chosen_by(annotated, teacher, inputs.validation)
         records.append(TeacherRecord(name, teacher.spec.level, teacher.steps, accuracy, chosen_by))
     floor = max(records, key=lambda record: record.chosen_by or 0.0)
-    index, features = len(teachers), inputs.provenance
+    after, features = len(annotated.levels), inputs.provenance
     return MeasuredTeachers(
         records=tuple(records),
         floor=floor,
         answers=answers,
         chosen_on="student_train" if inputs.validation is None else inputs.validation.part,
-        best_level=annotated.level(index, [everyone[floor.name]], features),
-        generalist_level=None
-        if generalist is None
-        else annotated.level(index, generalist, features),
+        best_level=_level(config, annotated, after, [everyone[floor.name]], features),
+        control_levels={
+            name: _level(config, annotated, after, members, features)
+            for name, members in annotated.for_controls.items()
+        },
     )
 
 

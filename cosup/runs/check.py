@@ -3,7 +3,6 @@
 import torch
 
 from cosup.config.schema import Assigners, Config, Losses, MetaSection
-from cosup.controls import needing
 from cosup.data.table import ImageData
 from cosup.errors import UserError, about, within
 from cosup.losses.features import FeatureLoss
@@ -20,7 +19,6 @@ from cosup.words import plural
 
 def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     """Raise `UserError` for settings that the data or the teachers do not allow."""
-    check_controls(config, hierarchy, data)
     check_candidates(config, data)
     check_labels(config, data)
     check_network(config, data)
@@ -29,25 +27,6 @@ def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     for number, level in enumerate(speakers(hierarchy, assigner.fuses)):
         with about(f"rounds.assignment, level {number}"):
             assigner.check(scopes(level, len(data.classes), len(data.domains)))
-
-
-def check_controls(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
-    """Raise `UserError` for controls that need what the data or the teachers do not have."""
-    asked = needing("labels", config.controls)
-    if asked and not bool((data.truth(data.rows("student_train")).labels >= 0).any()):
-        raise UserError(
-            "needs true labels of student_train, and none is known; leave it out",
-            key="controls",
-            value=", ".join(asked),
-        )
-    asked = needing("generalist", config.controls)
-    if asked and all(spec.external is not None for spec in hierarchy[-1]):
-        raise UserError(
-            "the training budget of the teachers of the finest level is unknown, as all of them "
-            "are external; leave it out",
-            key="controls",
-            value=", ".join(asked),
-        )
 
 
 def check_labels(config: Config, data: ImageData) -> None:

@@ -1,13 +1,14 @@
 """The inputs of a run's student: features or images to train on, splits or episodes to test on."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cosup.config.schema import Assigners, Config
+from cosup.controls import LABELS, TEAM
 from cosup.data.episodes import EpisodeRows, episode_rows
 from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
@@ -22,6 +23,7 @@ from cosup.runs.logs import progress
 from cosup.runs.losses import candidates
 from cosup.runs.summary import TestSplit
 from cosup.seeds import seed_for
+from cosup.settings.assigners import AssignerSettings
 from cosup.teachers.base import Teacher
 from cosup.teachers.features import FeatureCache, cached_part
 from cosup.teachers.store import AnnotationStore
@@ -29,6 +31,7 @@ from cosup.teachers.store import AnnotationStore
 log = logging.getLogger(__name__)
 
 PROVENANCE = "teacher_train"
+FEATURE_ORDER = ("student_train", "test", "validation", PROVENANCE)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class StudentInputs:
     train: its inputs of student_train. features, provenance: [n, D] features of student_train and
     of teacher_train, if the assigner needs them; those of a fine-tuned student's network before the
     first round. head: the settings of its head, with the logit scale of its backbone. prototypes:
-    [C, D] text features that the head starts from, or None.
+    [C, D] text features that the head starts from, or None. of_split: its inputs of any split for
+    which they were computed. split_features: the features by split.
     """
 
     train: Inputs
@@ -74,6 +78,8 @@ class StudentInputs:
     provenance: Tensor | None
     head: HeadSection
     prototypes: Tensor | None
+    of_split: Callable[[str], Inputs]
+    split_features: Mapping[str, Tensor]
 
 
 def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> StudentInputs:
@@ -103,9 +109,11 @@ def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> Stud
         test=test,
         validation=validation,
         features=features.get("student_train"),
-        provenance=features.get(PROVENANCE),
+        provenance=features[PROVENANCE] if "provenance" in _assigner_needs(config) else None,
         head=_head(config, cache),
         prototypes=prototypes,
+        of_split=read,
+        split_features=features,
     )
 
 
@@ -150,22 +158,34 @@ def measured_on(config: Config) -> str:
     return f"over {section.episodes} {kind} episodes of novel classes"
 
 
-def feature_splits(config: Config) -> list[str]:
-    """Return the splits whose features a head or the assigner reads."""
-    rounds = config.rounds
-    assigner = Assigners.settings(rounds.assignment)
-    needs = assigner.uses if config.teachers.trains_specialists else assigner.needs
-    splits = []
+def feature_splits(config: Config, data: ImageData) -> list[str]:
+    """Return the splits whose features a head, the assigner or a control reads."""
+    rounds, needs, splits = config.rounds, _assigner_needs(config), set[str]()
     if config.student.mode == "head":
-        splits = ["student_train", "test", *(["validation"] if candidates(rounds.loss) else [])]
+        splits = {"student_train", "test", *(["validation"] if candidates(rounds.loss) else [])}
+        splits |= {PROVENANCE} if trains_on_labels(config, data) else set()
     elif needs & {"features", "provenance"}:
-        splits = ["student_train"]
-    return [*splits, PROVENANCE] if "provenance" in needs else splits
+        splits = {"student_train", *(["test"] if TEAM in config.controls else [])}
+    splits |= {PROVENANCE} if "provenance" in needs else set()
+    return [split for split in FEATURE_ORDER if split in splits]
+
+
+def _assigner_needs(config: Config) -> frozenset[str]:
+    """Return what the assigner reads beyond probabilities."""
+    assigner: AssignerSettings = Assigners.settings(config.rounds.assignment)
+    return assigner.uses if config.teachers.trains_specialists else assigner.needs
+
+
+def trains_on_labels(config: Config, data: ImageData) -> bool:
+    """Return whether a control trains the student on the teachers' labelled samples."""
+    hierarchy, kind = config.teachers.hierarchy, config.teachers.model.match.traits
+    trained = hierarchy is not None and kind.needs_labelled_samples
+    return LABELS in config.controls and trained and len(data.rows(PROVENANCE)) > 0
 
 
 def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[str, Tensor]:
     """Compute the features [n, D] float16 of each split that a head or the assigner reads."""
-    splits = feature_splits(config)
+    splits = feature_splits(config, data)
     if not splits:
         return {}
     with within("student.backbone"):

@@ -111,7 +111,7 @@ def _folder_text(text: str) -> str:
 
 
 STAGES = ("teachers", "annotate", "features")
-SHARED = tuple(control.name for control in CONTROLS.values() if not control.uses_run_loss)
+SHARED = tuple(control.name for control in CONTROLS.values() if control.loss_free)
 """Controls that do not depend on the run's loss."""
 
 

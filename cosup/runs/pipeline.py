@@ -1,6 +1,7 @@
 """Run one experiment: prepare, rounds, controls, summary. Finished stages are not repeated."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from cosup.analysis import load_run
 from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
-from cosup.probabilities import ProbTable
 from cosup.report.page import write_report
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
 from cosup.runs.choose_loss import STAGE as CHOICE
 from cosup.runs.choose_loss import choose_loss
 from cosup.runs.context import RunContext
+from cosup.runs.control_stages import Controls, finish_controls
 from cosup.runs.directory import RunDirectory
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
@@ -24,7 +25,7 @@ from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import describe_environment, write_samples, write_thumbnails
-from cosup.runs.stages import finish_controls, finish_rounds
+from cosup.runs.stages import finish_rounds
 from cosup.runs.summary import (
     Numbers,
     control_numbers,
@@ -90,13 +91,13 @@ def _episodes(config: Config) -> Numbers:
 
 
 def _summary(
-    context: RunContext, prepared: Prepared, rounds: list[Numbers], controls: dict[str, ProbTable]
+    context: RunContext, prepared: Prepared, rounds: list[Numbers], controls: Controls
 ) -> Numbers:
     config, run, data = context.config, context.run, prepared.data
     test, teachers = prepared.test.split, prepared.teachers
     student = run.files.round(len(rounds)).test.read(test.answers)
     save_correct(run, test, student)
-    ceiling = controls.get("ceiling")
+    ceiling = controls.found.get("ceiling")
     seed = seed_for(context.seed, "bootstrap")
     return {
         "run": config.run.name,
@@ -111,10 +112,11 @@ def _summary(
         },
         "ceiling": {"accuracy": None if ceiling is None else test.accuracy(ceiling)},
         "student": student_numbers(
-            test, student, teachers.floor_answers, ceiling, seed, controls.get("team")
+            test, student, teachers.floor_answers, ceiling, seed, controls.found.get("team")
         ),
         "rounds": [{k: v for k, v in item.items() if k != "seconds"} for item in rounds],
-        "controls": control_numbers(test, controls, teachers.floor_answers, seed),
+        "controls": control_numbers(test, controls.found, teachers.floor_answers, seed),
+        "controls_absent": controls.absent,
         "teachers": [asdict(record) for record in teachers.records],
         "data": {
             "samples": {split: len(data.rows(split)) for split in SPLITS},
@@ -123,13 +125,13 @@ def _summary(
             "broken": list(data.broken),
             **_episodes(config),
         },
-        "seconds": sum_seconds(_seconds(run, rounds, controls)),
+        "seconds": sum_seconds(_seconds(run, rounds, controls.found)),
         "peak_rss_mb": peak_rss_mb(),
     }
 
 
 def _seconds(
-    run: RunDirectory, rounds: list[Numbers], controls: dict[str, ProbTable]
+    run: RunDirectory, rounds: list[Numbers], controls: Iterable[str]
 ) -> list[tuple[str, float]]:
     """Return the part of each finished stage and the seconds that it took."""
     parts = [(part, run.load(part)["seconds"]) for part in PARTS]

@@ -8,7 +8,6 @@ from rich.text import Text
 
 from cosup import words
 from cosup.config.schema import Config
-from cosup.controls import needing
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
@@ -21,6 +20,7 @@ from cosup.models.networks import load_backbone
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
 from cosup.runs.check import check_task
+from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import feature_splits
 from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
@@ -88,7 +88,7 @@ def _samples(data: ImageData) -> str:
 
 def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]:
     """Yield the student, and the features that it or the assigner reads."""
-    section, splits = config.student, feature_splits(config)
+    section, splits = config.student, feature_splits(config, data)
     if section.mode == "finetune":
         backbone = section.backbone
         network = build_classifier(backbone.name, len(data.classes), None, backbone.image_size)
@@ -133,8 +133,8 @@ def _features(config: Config, data: ImageData, compute: Compute, splits: Sequenc
 def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
     counts = [len(data.rows(split)) for split in ANNOTATED]
     samples = sum(counts)
-    teachers = sum(len(level) for level in hierarchy)
-    teachers += bool(needing("generalist", config.controls))
+    extra = control_teachers(config, hierarchy, data).values()
+    teachers = sum(len(level) for level in (*hierarchy, *(specs for specs, _ in extra)))
     classes = len(data.classes)
     row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
     shards = sum(-(-count // config.execution.shard_size) for count in counts)

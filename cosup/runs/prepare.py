@@ -1,29 +1,28 @@
 """Prepare a run: load data, extract features, train teachers and annotate."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from cosup.config.schema import Config
-from cosup.controls import GENERALIST, needing
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.fit import recorded
 from cosup.runs.assemble import Annotated, Prepared, assemble
-from cosup.runs.backend import Backend, TeacherGroup
+from cosup.runs.backend import Backend
 from cosup.runs.check import check_task
 from cosup.runs.context import RunContext
+from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import student_inputs
 from cosup.runs.logs import Pace, progress
 from cosup.runs.staging import staging_root
 from cosup.teachers.annotate import open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
-from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
-from cosup.teachers.train import check_teachers, obtain_level, planned_steps, teacher_groups
+from cosup.teachers.hierarchy import Hierarchy, plan_hierarchy
+from cosup.teachers.train import check_teachers, obtain_level, teacher_groups
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +47,11 @@ def prepare(context: RunContext) -> Prepared:
     with context.timed("features"):
         inputs = student_inputs(config, data, features)
     with context.timed("teachers"):
-        levels = _train_hierarchy(context, hierarchy, data, features)
+        levels, for_controls = _train(context, hierarchy, data, features)
     with context.timed("annotate"):
         folder = context.run.folder(context.files.annotations.folder)
         store = open_store(folder, data, config.execution.shard_size)
-        annotated = Annotated(data, levels, store, compute)
+        annotated = Annotated(data, levels, for_controls, store, compute)
         _annotate(annotated, backend)
     return assemble(context, annotated, inputs)
 
@@ -74,10 +73,10 @@ def make_compute(config: Config) -> Compute:
     )
 
 
-def _train_hierarchy(
+def _train(
     context: RunContext, hierarchy: Hierarchy, data: ImageData, features: FeatureCache
-) -> list[list[Teacher]]:
-    """Train the teachers of every level; last, on a level of its own, the generalist."""
+) -> tuple[list[list[Teacher]], dict[str, list[Teacher]]]:
+    """Train the teachers of every level, and those of controls by control."""
     config = context.config
     folder, paces = context.run.folder(context.files.teachers.folder), dict[str, Pace]()
 
@@ -86,7 +85,8 @@ def _train_hierarchy(
         if recorded(step):
             context.recorder.scalar(f"teachers/{name}", loss, step)
 
-    parts = list(_parts(config, hierarchy, data))
+    extra = control_teachers(config, hierarchy, data)
+    parts = [*((specs, config.teachers) for specs in hierarchy), *extra.values()]
     groups = [(g, section) for specs, section in parts for g in teacher_groups(specs, section)]
     training = Training(config.teachers, data, config.run.seed, features, record, folder)
     context.backend.train(groups, training)
@@ -94,24 +94,15 @@ def _train_hierarchy(
     for teacher in (teacher for level in levels for teacher in level):
         if teacher.steps:
             log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)
-    return levels
-
-
-def _parts(config: Config, hierarchy: Hierarchy, data: ImageData) -> Iterator[TeacherGroup]:
-    """Yield the teachers of every level with the settings of their training."""
-    for specs in hierarchy:
-        yield specs, config.teachers
-    if needing("generalist", config.controls):
-        steps = sum(planned_steps(spec, config.teachers, data) for spec in hierarchy[-1])
-        budget = config.teachers.training.model_copy(update={"steps": steps, "epochs": None})
-        section = config.teachers.model_copy(update={"training": budget})
-        yield [TeacherSpec(GENERALIST, len(hierarchy))], section
+    own = len(hierarchy)
+    return levels[:own], dict(zip(extra, levels[own:], strict=True))
 
 
 def _annotate(annotated: Annotated, backend: Backend) -> None:
     """Compute the annotations that the store lacks."""
     store, data, compute = annotated.store, annotated.data, annotated.compute
-    teachers = [teacher for level in annotated.levels for teacher in level]
+    levels = [*annotated.levels, *annotated.for_controls.values()]
+    teachers = [teacher for level in levels for teacher in level]
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
     with progress("annotating", sum(missing.values())) as advance:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))

@@ -86,7 +86,7 @@ def _prepared_record(config: Config, prepared: Prepared) -> dict[str, object]:
         "teachers": [asdict(record) for record in teachers.records],
         "floor": {"teacher": teachers.floor.name, "chosen_on": teachers.chosen_on},
         "samples": {split: len(data.rows(split)) for split in SPLITS},
-        "features": sum(len(data.rows(split)) for split in feature_splits(config)),
+        "features": sum(len(data.rows(split)) for split in feature_splits(config, data)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Rounds and controls as stages of a run: recorded when finished, skipped when it is resumed."""
+"""Rounds as stages of a run: recorded when finished, skipped when it is resumed."""
 
 import logging
 import time
@@ -12,12 +12,9 @@ from torch import Tensor
 from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
 from cosup.config.schema import Assigners, Config, Filters, Losses, RoundsSection
 from cosup.consistency import Chain
-from cosup.control_runs import ControlRun
-from cosup.controls import CONTROLS
 from cosup.errors import about
 from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, recorded
-from cosup.probabilities import ProbTable
 from cosup.protocols import Student
 from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, run_rounds
 from cosup.runs.assemble import Prepared
@@ -36,15 +33,25 @@ log = logging.getLogger(__name__)
 
 
 def student_factory(
-    context: RunContext, prepared: Prepared, on_step: OnStep | None = None
+    context: RunContext,
+    prepared: Prepared,
+    on_step: OnStep | None = None,
+    *,
+    cross_fit: bool = True,
+    steps: int | None = None,
 ) -> NewStudent:
-    """Return a function that makes the config's student. Cross-fitting folds keep groups whole."""
+    """Return a function that makes the config's student. Cross-fitting folds keep groups whole.
+
+    cross_fit: False leaves out the folds. steps: number of optimiser steps, if not the config's.
+    """
     config, inputs = context.config, prepared.inputs
-    folds = None
-    if config.folds:
+    folds, training = None, config.student.training
+    if config.folds and cross_fit:
         folds = _folds(prepared.samples.groups, config.folds, context.seed)
+    if steps is not None:
+        training = training.model_copy(update={"steps": steps, "epochs": None})
     setup = StudentSetup(
-        config.student.model_copy(update={"head": inputs.head}),
+        config.student.model_copy(update={"head": inputs.head, "training": training}),
         prepared.task.num_classes,
         prepared.compute,
         folds,
@@ -63,11 +70,11 @@ def student_factory(
 
 
 def _meta(config: Config, minimised: Objective) -> MetaStage | None:
-    """Return the meta stage of a student; that of a control keeps the control's loss."""
+    """Return the meta stage of a student, with its own loss if it has one."""
     section = config.student.meta
     if section is None:
         return None
-    if section.loss is not None and not minimised.control:
+    if section.loss is not None:
         minimised = replace(minimised, loss=Losses.build(section.loss))
     return MetaStage(section, config.student.training.augment, minimised)
 
@@ -101,8 +108,8 @@ def build_recipe(context: RunContext, prepared: Prepared, on_step: OnStep | None
 def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any]]:
     """Run the rounds that are not finished. Return the numbers of every round, in order."""
     task, run = prepared.task, context.run
-    step = _StepLog(context.recorder)
-    steps = _student_steps(context, prepared)
+    step = StepLog(context.recorder)
+    steps = student_steps(context, prepared)
     recipe = build_recipe(context, prepared, step)
     schedule = recipe.schedule(len(task.levels))
     state = _finished(run, schedule, task.num_classes)
@@ -121,38 +128,8 @@ def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any
     return [run.load(f"round-{number}") for number, _ in schedule]
 
 
-def finish_controls(context: RunContext, prepared: Prepared) -> dict[str, ProbTable]:
-    """Run the controls that are not finished. Return each one's probabilities of test samples."""
-    run, split = context.run, prepared.test.split
-    quiet = _StepLog(None)
-    steps = _student_steps(context, prepared)
-    control = ControlRun(
-        name="",
-        task=prepared.task,
-        recipe=build_recipe(context, prepared, quiet),
-        run_seed=context.seed,
-        best_teacher=prepared.teachers.best_level,
-        budget_generalist=prepared.teachers.generalist_level,
-    )
-    found: dict[str, ProbTable] = {}
-    for name in context.config.controls:
-        file = run.files.control(name)
-        if not run.is_done(f"control-{name}"):
-            started = time.monotonic()
-            quiet.pace = Pace(f"control {name}", steps)
-            with about(f"control {name}"):
-                probs = CONTROLS[name].run(replace(control, name=name))
-            file.write(probs)
-            accuracy = split.accuracy(probs)
-            log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
-            context.recorder.scalar(f"controls/{name}", accuracy, 0)
-            run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
-            context.discard_training_states()
-        found[name] = file.read(split.answers)
-    return found
-
-
-def _student_steps(context: RunContext, prepared: Prepared) -> int:
+def student_steps(context: RunContext, prepared: Prepared) -> int:
+    """Return the number of optimiser steps of the student in a round."""
     return context.config.student.training.total_steps(len(prepared.samples.sample_ids))
 
 
@@ -236,7 +213,7 @@ def _folds(groups: Tensor, count: int, seed: int) -> Tensor:
     return fold[index]
 
 
-class _StepLog:
+class StepLog:
     """Records a training's loss and metrics at certain steps, and logs its progress."""
 
     def __init__(self, recorder: Recorder | None, tag: str = "", pace: Pace | None = None) -> None:

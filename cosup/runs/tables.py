@@ -167,13 +167,14 @@ def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> Rende
     table.add_column("accuracy", justify="right")
     if len(seeds) > 1:
         table.add_column("by seed", justify="right")
+    table.add_column("ceiling", justify="right")
     table.add_column("PGR", justify="right")
     for name, one in losses.items():
-        table.add_row(
-            name, _mean_accuracy(one), *_by_seed(one, seeds), in_percent(one["student"]["pgr"])
-        )
+        ceiling, gap = in_percent(one["ceiling"]["accuracy"]), in_percent(one["student"]["pgr"])
+        table.add_row(name, _mean_accuracy(one), *_by_seed(one, seeds), ceiling, gap)
     table.add_section()
-    _add_floor_and_ceiling(table, next(iter(losses.values())), len(seeds))
+    floor = next(iter(losses.values()))["floor"]
+    table.add_row(f"teacher {floor['teacher']} (floor)", in_percent(floor["accuracy"]))
     lines = [*_choices(losses), *_pairs(summary), _ablation_files(losses, seeds, directory)]
     return Group(table, Text("\n".join(lines)))
 
@@ -191,16 +192,6 @@ def _by_seed(one: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     return [
         "  ".join(in_percent(value) for value in one["over_seeds"]["student.accuracy"]["values"])
     ]
-
-
-def _add_floor_and_ceiling(table: Table, one: Mapping[str, Any], seeds: int) -> None:
-    """Add floor and ceiling, which do not depend on the loss."""
-    more = [""] if seeds > 1 else []
-    floor = one["floor"]
-    table.add_row(f"teacher {floor['teacher']} (floor)", in_percent(floor["accuracy"]), *more)
-    if one["ceiling"]["accuracy"] is not None:
-        ceiling = in_percent(one["ceiling"]["accuracy"])
-        table.add_row(CONTROLS["ceiling"].label, ceiling, *more)
 
 
 def _choices(losses: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

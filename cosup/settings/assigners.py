@@ -63,6 +63,16 @@ class OracleSettings(AssignerSettings):
 
 
 @dataclass
+class LossOracleSettings(AssignerSettings):
+    """ORACLE: the teacher with the least cross-entropy on the true label of the sample."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The true labels."""
+        return frozenset({"truth"})
+
+
+@dataclass
 class BlockSettings(AssignerSettings):
     """The teacher whose scope contains the class predicted by the student."""
 
@@ -236,6 +246,7 @@ ASSIGNERS: dict[str, Entry] = {
     "mean": Entry(MeanSettings, "cosup.assignment.baselines:Mean"),
     "random": Entry(RandomSettings, "cosup.assignment.baselines:Random"),
     "oracle": Entry(OracleSettings, "cosup.assignment.baselines:Oracle"),
+    "loss_oracle": Entry(LossOracleSettings, "cosup.assignment.baselines:LossOracle"),
     "block": Entry(BlockSettings, "cosup.assignment.block:Block"),
     "agreement": Entry(AgreementSettings, "cosup.assignment.agreement:Agreement"),
     "confidence": Entry(ConfidenceSettings, "cosup.assignment.confidence:Confidence"),

@@ -1,7 +1,6 @@
 """A student that is a whole network, trained on images."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,9 +9,8 @@ from cosup.data.episodes import EpisodeRows
 from cosup.data.loader import ImageRows, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
-from cosup.losses import CrossEntropy
 from cosup.losses.base import Objective
-from cosup.losses.features import FeatureLoss
+from cosup.losses.features import without_features
 from cosup.models.centroids import episode_probs
 from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import Compute
@@ -71,7 +69,7 @@ class NetworkStudent(Student):
         """Train the network, one more per fold, and the copy of the meta stage, in turn."""
         data, lesson = _lesson(inputs, targets, weights, guidance)
         rows = torch.nonzero(weights > 0)[:, 0]
-        # Controls learn from stored annotations: they have no live teachers.
+        # Controls that no single teacher annotates have stored targets alone.
         live = self.live_annotations and lesson.guidance.live is not None
         self.network_ = self._fit(data, self._job(lesson, rows, "update", live), self.setup.on_step)
         self.folds_ = [
@@ -111,10 +109,7 @@ class NetworkStudent(Student):
         data, lesson = _lesson(inputs, targets, torch.ones(len(targets)), None)
         parts = []
         for number, rows in enumerate(members):
-            job = self._job(lesson, rows, f"part-{number}")
-            if isinstance(self.objective.loss, FeatureLoss):  # needs live teachers
-                job = replace(job, objective=Objective(CrossEntropy()))
-            parts.append(self._fit(data, job))
+            parts.append(self._fit(data, self._job(lesson, rows, f"part-{number}")))
         return NetworkParts(parts, self.setup.compute)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -159,7 +154,7 @@ class NetworkStudent(Student):
             classifier,
             lesson,
             rows,
-            self.objective,
+            self.objective if lesson.guidance.live else without_features(self.objective),
             training,
             # Counted on all samples: rejected samples must not shorten the training (CSL).
             training.total_steps(len(lesson.targets)),

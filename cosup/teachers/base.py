@@ -20,6 +20,7 @@ from cosup.losses.base import Loss, Metrics
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.weights import hash_tensors
+from cosup.seeds import numpy_generator
 from cosup.settings.teachers import TeacherTraits
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
@@ -185,7 +186,8 @@ class Teacher(TeacherTraits, ABC):
 def training_rows(spec: TeacherSpec, data: ImageData) -> SampleRows:
     """Return the rows of teacher_train in a teacher's scope, judged by their given labels.
 
-    Raises `UserError` if there are none.
+    A bootstrap sample (`spec.bootstrap`) has some of them several times, in order. Raises
+    `UserError` if there are none.
     """
     rows = data.rows("teacher_train")
     labels, domains = data.given(rows), data.truth(rows).domains
@@ -196,7 +198,11 @@ def training_rows(spec: TeacherSpec, data: ImageData) -> SampleRows:
     if not inside.any():
         problem = "no sample of teacher_train is in its scope"
         raise UserError(problem, where=f"teacher '{spec.name}'")
-    return rows[inside]
+    own: SampleRows = rows[inside]
+    if spec.bootstrap is None:
+        return own
+    drawn = numpy_generator(spec.bootstrap, "bootstrap").integers(len(own), size=len(own))
+    return own[np.sort(drawn)]
 
 
 def masked_softmax(logits: Tensor, support: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ class TeacherSpec:
     """Specification of one teacher.
 
     classes, domains: indices of its scope, ascending; None means all. external: its entry of
-    `teachers.external`, or None for a teacher of `teachers.hierarchy`.
+    `teachers.external`, or None for a teacher of `teachers.hierarchy`. bootstrap: seed of the
+    bootstrap sample that it trains on; None trains on all samples of its scope.
     """
 
     name: str
@@ -39,6 +40,7 @@ class TeacherSpec:
     classes: tuple[int, ...] | None = None
     domains: tuple[int, ...] | None = None
     external: ExternalSection | None = None
+    bootstrap: int | None = None
 
     @property
     def generalist(self) -> bool:

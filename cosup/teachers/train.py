@@ -35,7 +35,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-RECIPE_FORMAT = 1
+RECIPE_FORMAT = 2
 
 
 def kind_of(spec: TeacherSpec, section: TeachersSection) -> type[Teacher]:
@@ -225,5 +225,6 @@ def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) ->
         section.training.model_dump(mode="json"),
         data.split_fingerprint("teacher_train"),
         training.seed,
+        spec.bootstrap,
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -43,7 +43,9 @@ def main(config: str, directory: Path, overrides: list[str]) -> None:
 def finished(directory: Path) -> set[str]:
     stages = {path.stem for path in (directory / "stages").glob("*.json")}
     states = [*directory.glob("teachers/*.state"), *directory.glob("checkpoints/training/*.state")]
-    return stages | {path.name for path in states if not path.name.startswith(".")}
+    # A control has the seed, and so the name of the state, of a round.
+    names = {path.name for path in states if not path.name.startswith(".")}
+    return stages | {f"{len(stages)}-{name}" for name in names}
 
 
 if __name__ == "__main__":

@@ -111,15 +111,12 @@ def test_work_shared_by_losses_is_done_once(finished: tuple[Path, dict[str, Any]
         for path in (first / folder).rglob("*")
         if path.is_file()
     ]
-    shared += [Path(f"checkpoints/control-{name}.safetensors") for name in FREE]
-    shared += [Path(f"stages/control-{name}.json") for name in FREE]
     assert len(shared) > 10
     for path in shared:
         assert (first / path).samefile(second / path), path
-    for own in (
-        Path("checkpoints/control-random_assignment.safetensors"),
-        Layout(Path()).correct.path,
-    ):
+    names = ("best_teacher", "random_assignment", "ceiling")
+    controls = [Layout(Path()).control(name).path for name in names]
+    for own in (*controls, Layout(Path()).correct.path):
         assert not (first / own).samefile(second / own)
 
 
@@ -133,9 +130,6 @@ def test_each_run_of_an_ablation_can_be_analysed(finished: tuple[Path, dict[str,
         overview = tables(run)["overview"].set_index("who")["accuracy"]
         assert overview["student"] == run.summary["student"]["accuracy"]
         assert set(tables(run)["examples"]["sample_id"]) <= set(run.thumbnails)
-
-
-FREE = ("best_teacher", "ceiling")
 
 
 def test_the_pair_is_the_difference_of_the_summaries(
@@ -256,8 +250,7 @@ def test_shared_files_are_linked_or_copied_and_never_replaced(
         assert path.read_bytes() == original.read_bytes()
         assert path.samefile(original) is links
     stages = {path.stem for path in (tmp_path / "stages").iterdir()}
-    free = {f"control-{name}" for name in FREE}
-    assert stages == {"teachers", "annotate", "features"} | free
+    assert stages == {"teachers", "annotate", "features"}
 
 
 @pytest.mark.parametrize(

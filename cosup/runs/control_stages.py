@@ -1,0 +1,104 @@
+"""Controls as stages of a run: recorded when finished, skipped when it is resumed."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
+from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, TEAM, Absent
+from cosup.errors import about
+from cosup.levels import Level
+from cosup.probabilities import ProbTable
+from cosup.runs.assemble import Prepared
+from cosup.runs.context import RunContext
+from cosup.runs.control_teachers import NO_BUDGET
+from cosup.runs.inputs import PROVENANCE, trains_on_labels
+from cosup.runs.logs import Pace
+from cosup.runs.stages import StepLog, build_recipe, student_factory, student_steps
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the controls of a run gave.
+
+    found: the probabilities of the test samples, by control. absent: why the others are left out.
+    """
+
+    found: dict[str, ProbTable] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def finish_controls(context: RunContext, prepared: Prepared) -> Controls:
+    """Run the controls that are not finished; leave out those that this run cannot have."""
+    run, split, controls = context.run, prepared.test.split, Controls()
+    quiet = StepLog(None)
+    steps = student_steps(context, prepared)
+    control = control_run(context, prepared, quiet)
+    for name in context.config.controls:
+        file = run.files.control(name)
+        if not run.is_done(f"control-{name}"):
+            started = time.monotonic()
+            quiet.pace = Pace(f"control {name}", steps)
+            try:
+                with about(f"control {name}"):
+                    probs = CONTROLS[name].run(control)
+            except Absent as reason:
+                log.info("no control %s: %s", name, reason)
+                controls.absent[name] = str(reason)
+                continue
+            file.write(probs)
+            accuracy = split.accuracy(probs)
+            log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
+            context.recorder.scalar(f"controls/{name}", accuracy, 0)
+            run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
+            context.discard_training_states()
+        controls.found[name] = file.read(split.answers)
+    return controls
+
+
+def control_run(context: RunContext, prepared: Prepared, on_step: StepLog) -> ControlRun:
+    """Return what the controls of a run are computed from, after its rounds."""
+    teachers = prepared.teachers
+    labelled = None
+    if trains_on_labels(context.config, prepared.data):
+        labelled = _labelled(context, prepared, on_step)
+    return ControlRun(
+        task=prepared.task,
+        recipe=build_recipe(context, prepared, on_step),
+        run_seed=context.seed,
+        best_teacher=teachers.best_level,
+        new_student=student_factory(context, prepared, on_step, cross_fit=False),
+        trained=teachers.control_levels,
+        labelled=labelled,
+        team_samples=None if prepared.test.episodes else _team_samples(context, prepared),
+        reasons={
+            GENERALIST: NO_BUDGET,
+            BAGGED: NO_BUDGET,
+            LABELS: "no teacher is trained on labelled samples",
+            TEAM: "the test samples are of classes that the teachers do not know",
+        },
+    )
+
+
+def _labelled(context: RunContext, prepared: Prepared, on_step: StepLog) -> LabelledSamples:
+    """Return the teachers' labelled samples, for students with the steps of the run's."""
+    data, steps = prepared.data, student_steps(context, prepared)
+    make = student_factory(context, prepared, on_step, cross_fit=False, steps=steps)
+    labels = data.given(data.rows(PROVENANCE))
+    return LabelledSamples(prepared.inputs.of_split(PROVENANCE), labels, make)
+
+
+def _team_samples(context: RunContext, prepared: Prepared) -> TeamSamples:
+    """Return the test samples with the annotations of the last round's teachers."""
+    test, task = prepared.test, prepared.task
+    number, index = build_recipe(context, prepared).schedule(len(task.levels))[-1]
+    files, scopes = context.files.round(number), task.levels[index].scopes
+    return TeamSamples(
+        level=Level(index, scopes, prepared.annotated.store.level(test.part, scopes.names)),
+        assigner=files.assigner.read() if files.assigner.exists() else {},
+        student=files.test.read(test.split.answers),
+        features=prepared.inputs.split_features.get(test.part),
+        domains=test.split.domains,
+    )
