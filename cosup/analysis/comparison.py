@@ -140,7 +140,7 @@ def _runs(found: _Compared) -> pd.DataFrame:
                 "high": high,
                 "floor": floor,
                 "ceiling": ceiling,
-                "pgr": measured["pgr"],
+                "pgr": measured["pgr"] if measured["pgr_ci95"] else None,
                 "pgr_low": pgr_low,
                 "pgr_high": pgr_high,
                 "seconds": run.summary["seconds"]["total"],
@@ -194,7 +194,7 @@ def _pairs(found: _Compared) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "pgr_difference": np.nan
-                if gained is None or other_gained is None
+                if gained is None or other_gained is None or np.isnan(pgr_low)
                 else gained - other_gained,
                 "pgr_low": pgr_low,
                 "pgr_high": pgr_high,

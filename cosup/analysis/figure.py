@@ -50,6 +50,7 @@ class Figure:
     how to read the drawing, or "". table: makes the table from a run; raises `Unavailable` if the
     run lacks what it needs. sentence: states the main result of the table in words, or returns "".
     draw: turns the table into drawings. excerpt: what is printed on the terminal; None: nothing.
+    optional: the figure is left out where a run lacks it, and the reason is not listed.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Figure:
     draw: Callable[[pd.DataFrame], Sequence[View]]
     about: str = ""
     excerpt: Excerpt | None = None
+    optional: bool = False
 
 
 def require_samples(run: Run) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from cosup.analysis.candidates import CANDIDATES_FIGURE
 from cosup.analysis.domains import CLASSES_FIGURE, DOMAINS_FIGURE, SUPERVISION_DOMAINS_FIGURE
 from cosup.analysis.examples import EXAMPLES_FIGURE
 from cosup.analysis.figure import Figure, Unavailable
 from cosup.analysis.filters import FILTERS_FIGURE
+from cosup.analysis.limits import LIMITS_FIGURE
 from cosup.analysis.records import Run
 from cosup.analysis.results import OVERVIEW_FIGURE
 from cosup.analysis.rounds import LOAD_FIGURE, ROUNDS_FIGURE
@@ -37,7 +39,7 @@ class Chapter:
 
 
 CHAPTERS = (
-    Chapter("verdict", "Verdict", [OVERVIEW_FIGURE]),
+    Chapter("verdict", "Verdict", [OVERVIEW_FIGURE, LIMITS_FIGURE, CANDIDATES_FIGURE]),
     Chapter("teachers", "Teachers", [TEACHERS_FIGURE, ANNOTATION_ACCURACY_FIGURE]),
     Chapter("routing", "Routing", [ROUNDS_FIGURE, ASSIGNMENT_FIGURE, LOAD_FIGURE, FLOW_FIGURE]),
     Chapter("filters", "Filters", [FILTERS_FIGURE]),
@@ -76,7 +78,8 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
         try:
             found[name] = figure.table(run)
         except Unavailable as reason:
-            run.absent[name] = str(reason)
+            if not figure.optional:
+                run.absent[name] = str(reason)
     return found
 
 

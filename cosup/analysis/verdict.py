@@ -1,9 +1,12 @@
 """The result of a run in sentences, each with its number and its 95 % interval."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+from cosup.analysis.alternatives import Rows, alternatives
 from cosup.analysis.arrays import Row, Tables, row_at, rows_of
 from cosup.analysis.filters import ALL_FILTERS
+from cosup.analysis.headline import what_to_use, why
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
 from cosup.controls import CONTROLS
@@ -11,14 +14,12 @@ from cosup.words import known, listed, percent, points, span
 
 __all__ = ["verdict"]
 
-Rows = Mapping[tuple[str, str], Row]
-"""Rows of the overview by (kind, who)."""
-
 
 def verdict(run: Run, tables: Tables) -> list[str]:
-    """Return sentences on whether co-supervision helped, and on what limits it.
+    """Return sentences on what to use, on why the student falls short or what limits it, and more.
 
-    A difference is significant if its 95 % interval (paired bootstrap over the groups of test
+    If records are missing, the first sentence says so. The next two are what a run prints at its
+    end. A difference is significant if its 95 % interval (paired bootstrap over the groups of test
     samples) excludes 0. The intervals are not corrected for the number of comparisons.
     """
     sentences = []
@@ -27,21 +28,17 @@ def verdict(run: Run, tables: Tables) -> list[str]:
         sentences.append(f"{problem}. Missing: {listed(run.missing, 6)}.")
     if "overview" not in tables:
         return sentences or ["The run has no result yet."]
-    rows = {(row["kind"], row["who"]): row for row in rows_of(tables["overview"])}
+    rows = {(str(row["kind"]), str(row["who"])): row for row in rows_of(tables["overview"])}
+    sentences.append(what_to_use(run, rows))
+    sentences.append(why(run, rows, tables))
     sentences += _comparisons(run, rows)
     sentences.append(_pgr_sentence(run, rows))
-    sentences += _limits(rows, tables)
+    sentences += _rounds(run, rows, tables)
     return sentences
 
 
 def _comparisons(run: Run, rows: Rows) -> Iterator[str]:
     """Compare the student with the best teacher and each baseline."""
-    student = rows["student", "student"]
-    last = "" if run.finished else f" after round {run.rounds[-1]}"
-    yield (
-        f"The co-supervised student reaches an accuracy of {percent(student['accuracy'])} "
-        f"{run.prepared['measured']}{last} (95 % CI {span(student['low'], student['high'])} %)."
-    )
     floor = run.prepared["floor"]["teacher"]
     if ("teacher", floor) in rows:
         yield _comparison(rows["teacher", floor], "the best single teacher", f"{floor}, ")
@@ -55,9 +52,9 @@ def _comparison(row: Row, phrase: str, detail: str = "") -> str:
     interval = f"95 % CI {span(row['gain_low'], row['gain_high'])}"
     if not is_significant(row):
         gain = points(row["gain"], signed=True)
-        return f"It does not differ significantly from {other}: {gain} ({interval})."
+        return f"The student does not differ significantly from {other}: {gain} ({interval})."
     verb = "outperforms" if row["gain"] > 0 else "underperforms"
-    return f"It {verb} {other} by {points(abs(row['gain']))} ({interval})."
+    return f"The student {verb} {other} by {points(abs(row['gain']))} ({interval})."
 
 
 def _pgr_sentence(run: Run, rows: Rows) -> str:
@@ -68,33 +65,45 @@ def _pgr_sentence(run: Run, rows: Rows) -> str:
         return "The performance gap recovered (PGR) is not defined without the control ceiling."
     low, high = percent(floor["accuracy"]), percent(ceiling["accuracy"])
     value = rows["student", "student"]["pgr"]
-    if not known(value):
-        return (
-            "The performance gap recovered (PGR) is not defined, because the ceiling "
-            f"({high}) is not above the floor ({low})."
-        )
-    interval = run.summary.get("student", {}).get("pgr_ci95")
-    shown = f"95 % CI {span(*interval)} %" if interval else "the gap is too small for an interval"
-    return (
-        f"The performance gap recovered (PGR) is {percent(value)} ({shown}), between a floor of "
+    numbers = run.summary.get("student", {})
+    interval = numbers.get("pgr_ci95")
+    if not known(value) or (run.finished and interval is None):
+        reason = numbers.get("pgr_reason") or _no_pgr(low, high)
+        return f"The performance gap recovered (PGR) is not told: {reason}."
+    shown = f" (95 % CI {span(*interval)} %)" if interval else ""
+    text = (
+        f"The performance gap recovered (PGR) is {percent(value)}{shown}, between a floor of "
         f"{low} and a ceiling of {high}."
     )
+    team = numbers.get("pgr_team") or {}
+    if team.get("value") is None:
+        return text
+    return f"{text} With the team as the floor it is {percent(team['value'])} ({_ci(team)})."
 
 
-def _limits(rows: Rows, tables: Tables) -> Iterator[str]:
-    """Describe routing, annotations and filters, and which of them limits the student."""
+def _ci(numbers: Mapping[str, Any]) -> str:
+    return f"95 % CI {span(*numbers['ci95'])} %" if numbers.get("ci95") else "without an interval"
+
+
+def _no_pgr(low: str, high: str) -> str:
+    return f"the ceiling ({high}) is not above the floor ({low}) by more than noise"
+
+
+def _rounds(run: Run, rows: Rows, tables: Tables) -> Iterator[str]:
+    """Describe routing, annotations and filters of the last round."""
     last = row_at(tables["rounds"], -1) if "rounds" in tables else None
-    oracle, ceiling = rows.get(("control", "oracle_assignment")), rows.get(("control", "ceiling"))
     if last is not None and known(last["assignment_accuracy"]):
-        unit = "assignment weight went" if last["soft"] else "samples were assigned"
         yield (
-            f"Routing: in the last round {percent(last['assignment_accuracy'])} of the {unit} to "
-            f"in-scope teachers.{_oracle_sentence(oracle)}"
+            f"Routing: in the last round {percent(last['assignment_accuracy'])} of the weight on "
+            "specialists was on those whose scope contains the sample."
         )
     if last is not None and known(last["annotation_accuracy"]):
+        choice = ""
+        if known(last.get("best_choice")):
+            choice = f" (by the best choice per sample: {percent(last['best_choice'])})"
         yield (
             f"Annotations: {percent(last['annotation_accuracy'])} of the assigned annotations are "
-            f"correct{_kept(last)}."
+            f"correct{choice}{_kept(last)}."
         )
     elif last is not None:
         yield (
@@ -102,19 +111,32 @@ def _limits(rows: Rows, tables: Tables) -> Iterator[str]:
             "evaluated."
         )
     yield from _filters(tables)
-    if ceiling is not None:
-        yield _limit_sentence(ceiling, oracle)
-
-
-def _oracle_sentence(oracle: Row | None) -> str:
+    yield from _judges(run)
+    oracle, others = rows.get(("control", "oracle_assignment")), alternatives(rows)
     if oracle is None:
-        return ""
-    interval = f"95 % CI {span(-oracle['gain_high'], -oracle['gain_low'])}"
-    difference = f"{points(-oracle['gain'], signed=True)}, {interval}"
-    reached = f" With oracle routing the student reaches {percent(oracle['accuracy'])}"
-    if is_significant(oracle):
-        return f"{reached} ({difference})."
-    return f"{reached}, which does not differ significantly ({difference})."
+        return
+    best = max([*others, rows["student", "student"]], key=lambda row: float(row["accuracy"]))
+    if best["accuracy"] > oracle["accuracy"]:
+        yield (
+            f"Oracle routing by scope ({percent(oracle['accuracy'])}) is no bound here: "
+            f"{percent(best['accuracy'])} is reached without it. Scopes do not say which source is "
+            "right; loss_oracle bounds what routing can give."
+        )
+
+
+def _judges(run: Run) -> Iterator[str]:
+    """Tell filters whose judge, by estimates without labels, is weaker than what it judges."""
+    if not run.config["rounds"].get("consistency"):
+        return
+    for number in run.rounds:
+        judge = run.stages[f"round-{number}"].get("judge") or {}
+        student, judged = judge.get("student"), judge.get("annotations")
+        if student is not None and judged is not None and student < judged:
+            yield (
+                f"The filters of round {number} compare with a student that is weaker than what it "
+                f"judges: by estimates without labels {percent(student)} of its answers are right, "
+                f"and {percent(judged)} of the annotations."
+            )
 
 
 def _kept(last: Row) -> str:
@@ -135,27 +157,3 @@ def _filters(tables: Tables) -> Iterator[str]:
             f"{percent(whole['precision'])} are wrong, and they include {percent(whole['recall'])} "
             "of all wrong annotations."
         )
-
-
-def _limit_sentence(ceiling: Row, oracle: Row | None) -> str:
-    """State what separates the student from the same student trained on true labels."""
-    left = -ceiling["gain"]
-    interval = f"95 % CI {span(-ceiling['gain_high'], -ceiling['gain_low'])}"
-    reached = f"trained on true labels, the same student reaches {percent(ceiling['accuracy'])}"
-    difference = f"({points(left, signed=True)}, {interval})"
-    if not is_significant(ceiling):
-        return f"Limit: {reached}, which does not differ significantly {difference}."
-    if left < 0:
-        return f"The student exceeds its ceiling: {reached} {difference}."
-    if oracle is None:
-        return (
-            f"Limit: {reached} {difference}. Without the control oracle_assignment the effects of "
-            "routing and annotations cannot be separated."
-        )
-    routing = points(-oracle["gain"], signed=True)
-    if is_significant(oracle) and -oracle["gain"] > left / 2:
-        return f"Routing is the main limit: {reached} {difference}; oracle routing gains {routing}."
-    return (
-        f"The quality of the annotations is the main limit: {reached} {difference}, while oracle "
-        f"routing changes the accuracy by {routing}."
-    )

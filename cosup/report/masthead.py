@@ -14,7 +14,9 @@ import yaml
 
 from cosup import words
 from cosup.analysis import Run
-from cosup.controls import CONTROLS
+from cosup.analysis.alternatives import best_control
+from cosup.analysis.arrays import Row, rows_of
+from cosup.controls import CONTROLS, control_title
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,34 @@ def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
     if "overview" not in tables:
         return []
     table = tables["overview"]
-    numbers = [
-        _accuracy(table, "student", "student", "student", main=True),
-        _floor(run, table),
-        *(
-            _accuracy(table, "control", control.name, control.title)
-            for control in CONTROLS.values()
-            if control.headline
-        ),
-    ]
-    pgr = _pgr(run, table)
-    return [number for number in (*numbers[:1], pgr, *numbers[1:]) if number is not None]
+    rows = {(str(row["kind"]), str(row["who"])): row for row in rows_of(table)}
+    best = best_control(rows)
+    shown = [control for control in CONTROLS.values() if control.headline]
+    return list(
+        filter(
+            None,
+            [
+                _accuracy(table, "student", "student", "student", main=True),
+                _pgr(run),
+                _pgr_team(run),
+                _floor(run, table),
+                _best_control(table, best),
+                *(
+                    _accuracy(table, "control", control.name, control.title)
+                    for control in shown
+                    if best is None or control.name != best["who"]
+                ),
+            ],
+        )
+    )
+
+
+def _best_control(table: pd.DataFrame, best: Row | None) -> Number | None:
+    """Return the most accurate of the controls that read no true label."""
+    if best is None:
+        return None
+    who = str(best["who"])
+    return _accuracy(table, "control", who, f"best control: {control_title(who)}")
 
 
 def _accuracy(
@@ -109,16 +128,24 @@ def _floor(run: Run, table: pd.DataFrame) -> Number | None:
     return _accuracy(table, "teacher", str(floor.get("teacher")), "floor: the best single teacher")
 
 
-def _pgr(run: Run, table: pd.DataFrame) -> Number | None:
-    """Return the performance gap recovered from the run's summary."""
+def _pgr(run: Run) -> Number | None:
+    """Return the performance gap recovered from the run's summary, or why it is not told."""
     student = run.summary.get("student", {})
-    if student.get("pgr") is None:
+    name = "performance gap recovered (PGR)"
+    if student.get("pgr_ci95") is None:
+        reason = student.get("pgr_reason")
+        return Number(name, words.NONE, note=reason) if reason else None
+    note = words.interval(*student["pgr_ci95"])
+    return Number(name, words.in_percent(student["pgr"]), "%", note, True)
+
+
+def _pgr_team(run: Run) -> Number | None:
+    """Return the performance gap recovered with the team as the floor, where it is told."""
+    team = run.summary.get("student", {}).get("pgr_team") or {}
+    if not team.get("ci95"):
         return None
-    span = student.get("pgr_ci95") or (None, None)
-    note = words.interval(*span)
-    return Number(
-        "performance gap recovered (PGR)", words.in_percent(student["pgr"]), "%", note, True
-    )
+    value, note = words.in_percent(team["value"]), words.interval(*team["ci95"])
+    return Number("PGR over the team", value, "%", note)
 
 
 @dataclass(frozen=True)

@@ -63,16 +63,18 @@ class Contents:
     findings: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(run: Run, output: Path | None = None) -> Path:
+def write_report(
+    run: Run, output: Path | None = None, made: Mapping[str, pd.DataFrame] | None = None
+) -> Path:
     """Write the page of a run, and its tables into the folder `tables` beside it.
 
-    output: the file of the page; None: `report/index.html` in the run's directory. Returns the path
-    of the page. Figures that the run lacks are listed on the page with the reason. Raises
-    `RunError`, naming the file, for a record that cannot be read, and `OSError` if the page cannot
-    be written.
+    output: the file of the page; None: `report/index.html` in the run's directory. made: the tables
+    of the run, if they are made already. Returns the path of the page. Figures that the run lacks
+    are listed on the page with the reason. Raises `RunError`, naming the file, for a record that
+    cannot be read, and `OSError` if the page cannot be written.
     """
     path = output or run.files.page
-    made = tables(run)
+    made = tables(run) if made is None else made
     page = page_html(run, made)
     write_tables(made, path.parent / TABLE_FOLDER)
     write_atomic(path, page.encode("utf-8"))
@@ -95,7 +97,11 @@ def _section(chapter: Chapter, contents: Contents) -> PageSection:
         chapter.id,
         chapter.title,
         text,
-        [_figure(figure, contents) for figure in chapter.figures],
+        [
+            _figure(figure, contents)
+            for figure in chapter.figures
+            if figure.name in contents.tables or not figure.optional
+        ],
         make_blocks(run) if chapter.id == "reproduce" else [],
     )
 

@@ -107,7 +107,7 @@ def _summary(folder: Path) -> str:
             )
             return f"{summary['status']}, student by loss: {reached}"
         student = summary["student"]
-        pgr = "" if student.get("pgr") is None else f", PGR {student['pgr']:.3f}"
+        pgr = "" if student.get("pgr_ci95") is None else f", PGR {student['pgr']:.3f}"
         return f"{summary['status']}, student {student['accuracy']:.3f}{pgr}"
     except (RunError, KeyError, TypeError):
         return "not finished"

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cosup.analysis import load_run
+from cosup.analysis import load_run, tables, verdict
 from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
@@ -154,7 +154,11 @@ def _finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
     write_thumbnails(run, prepared.data)
     run.files.summary.write(summary)
     try:
-        write_report(load_run(run.path))
+        found = load_run(run.path)
+        made = tables(found)
+        summary["verdict"] = verdict(found, made)[:2]
+        run.files.summary.write(summary)
+        write_report(found, made=made)
     except Exception as error:  # the run is finished: a failure of its report must not fail it
         reason = " ".join(str(error).split()) or type(error).__name__
         log.warning("no report: %s (try again with: cosup report %s)", reason, run.path)

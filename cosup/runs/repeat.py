@@ -70,6 +70,9 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name, numbers in mean.get("controls", {}).items():
         if any(summary["controls"][name]["pgr"] is None for summary in summaries):
             numbers["pgr"] = None
+    if len(summaries) > 1 and "verdict" in mean:  # sentences have no mean: what to use, by seed
+        found = [one for one in summaries if one.get("verdict")]
+        mean["verdict"] = [f"Seed {one['seed']}: {one['verdict'][0]}" for one in found]
     return {**mean, "over_seeds": over}
 
 

@@ -16,7 +16,7 @@ from cosup.words import in_percent, in_points, interval, noun
 
 
 def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
-    """Return what a run prints at its end: teachers, controls, student, bounds and files."""
+    """Return what a run prints at its end: table, files, and what to use and why."""
     seeds = summary["seed"] if isinstance(summary["seed"], list) else []
     over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
     title = f"{summary['run']}: accuracy {summary['measured']}, in %{over}"
@@ -43,7 +43,10 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     for name in CONTROLS:
         if _is_bound(name) and name in controls:
             _add_control(table, summary, name)
-    return Group(table, Text(_explain(summary)), Text(_files(summary, directory)))
+    parts = [Text(_explain(summary)), Text(_files(summary, directory))]
+    if summary.get("verdict"):
+        parts.append(Text("\n".join(["", *summary["verdict"]]), style="bold"))
+    return Group(table, *parts)
 
 
 def _is_trained(name: str) -> bool:

@@ -21,6 +21,8 @@ def synthetic_tables(
     by_round = {n: list(teachers[:1] if n == 1 else teachers[1:]) for n in range(1, rounds + 1)}
     return {
         "overview": _overview(teachers, draw),
+        "limits": _limits(),
+        "candidates": _candidates(),
         "teachers": _teachers(teachers, draw),
         "rounds": _rounds(by_round, draw),
         "load": _load(by_round, teachers, draw),
@@ -63,6 +65,38 @@ def _overview(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
             "gain_high": gain + 0.03,
             "p_value": [None, *draw.uniform(0, 0.1, len(who) - 1)],
         }
+    )
+
+
+def _limits() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            ["filters", "no_filter", "student", 0.8, 0.1, 0.05, 0.15, ""],
+            ["loss", "", "", None, None, None, None, "plain_loss: not run"],
+            ["routing", "loss_oracle", "student", 0.75, 0.05, -0.01, 0.11, ""],
+            ["annotations", "ceiling", "loss_oracle", 0.9, 0.15, 0.1, 0.2, ""],
+        ],
+        columns=["limit", "control", "over", "accuracy", "gain", "low", "high", "missing"],
+    )
+
+
+def _candidates() -> pd.DataFrame:
+    settings = "assignment fused, loss cross_entropy"
+    return pd.DataFrame(
+        [
+            ["<b>fused", settings, "validation", 300, 0.8, None, True, ""],
+            ["gate & filter", settings, "validation", 300, None, None, False, "a weak judge"],
+        ],
+        columns=[
+            "candidate",
+            "settings",
+            "by",
+            "samples",
+            "accuracy",
+            "score",
+            "chosen",
+            "rejected",
+        ],
     )
 
 

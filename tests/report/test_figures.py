@@ -13,6 +13,8 @@ from cosup.analysis.figures import FIGURES
 from cosup.report.render import _environment, table_view
 
 MAY_LACK = {
+    "limits": ["accuracy", "gain", "low", "high"],
+    "candidates": ["accuracy", "score"],
     "overview": ["pgr", "gain", "gain_low", "gain_high", "p_value", "low", "high"],
     "teachers": ["accuracy", "accuracy_inside", "accuracy_outside"],
     "rounds": ["assignment_accuracy", "annotation_accuracy", "kept_precision", "kept_recall"],

@@ -1,0 +1,90 @@
+"""What could be used in place of the student: the sources, and controls that read no true label."""
+
+from collections.abc import Mapping
+
+from cosup.analysis.arrays import Row
+from cosup.analysis.records import Run
+from cosup.controls import CONTROLS, control_title
+
+__all__ = [
+    "Rows",
+    "alternatives",
+    "best_alternative",
+    "best_control",
+    "how_to_use",
+    "is_table",
+    "phrase",
+]
+
+Rows = Mapping[tuple[str, str], Row]
+"""Rows of the overview by (kind, who)."""
+
+TABLE = "table"
+"""The kind of a teacher that is a table of labels made elsewhere."""
+HOW = {
+    "student_and_team": "Use student and team together (`predict(images, team=True)`)",
+    "team": "Use the team, which is the teachers routed without a student",
+    "labels": "Train on the teachers' own labels (control labels)",
+    "no_filter": "Run it without filters (rounds.consistency: [])",
+    "plain_loss": "Run it with cross-entropy (rounds.loss: cross_entropy)",
+    "best_teacher": "Train the student on the best teacher alone (rounds.assignment: single)",
+    "mean_ensemble": "Train the student on the mean of the teachers (rounds.assignment: mean)",
+}
+"""What to do to get what a control shows."""
+
+
+def reads_no_truth(name: str) -> bool:
+    """Return whether a control reads no label of student_train, so that it could be used."""
+    control = CONTROLS.get(name)
+    return control is not None and not control.is_bound and "labels" not in control.needs
+
+
+def alternatives(rows: Rows) -> list[Row]:
+    """Return the sources and the controls that read no true label of student_train."""
+    return [
+        row
+        for (kind, who), row in rows.items()
+        if kind == "teacher" or (kind == "control" and reads_no_truth(who))
+    ]
+
+
+def best_control(rows: Rows) -> Row | None:
+    """Return the most accurate of the controls that read no true label of student_train."""
+    found = [row for row in alternatives(rows) if row["kind"] == "control"]
+    return max(found, key=_accuracy, default=None)
+
+
+def best_alternative(run: Run, rows: Rows, for_new_images: bool = False) -> Row | None:
+    """Return the most accurate of the sources and of the controls that read no true label.
+
+    for_new_images: leave out tables of labels, which answer for their own images alone.
+    """
+    found = alternatives(rows)
+    if for_new_images:
+        found = [row for row in found if not is_table(run, row)]
+    return max(found, key=_accuracy, default=None)
+
+
+def is_table(run: Run, row: Row) -> bool:
+    """Return whether a row of the overview is a table of labels made elsewhere."""
+    kinds = {teacher.name: teacher.kind for teacher in run.teachers}
+    return str(row["kind"]) == "teacher" and kinds.get(str(row["who"])) == TABLE
+
+
+def phrase(run: Run, row: Row) -> str:
+    """Return a noun phrase for a row of the overview."""
+    who = str(row["who"])
+    if row["kind"] == "teacher":
+        return f"the labels of {who}" if is_table(run, row) else f"the teacher {who}"
+    return CONTROLS[who].sentence if who in CONTROLS else control_title(who)
+
+
+def how_to_use(run: Run, row: Row) -> str:
+    """Return what to do to use a row of the overview, as the begin of a sentence."""
+    if row["kind"] == "student":
+        return "Use the student"
+    return HOW.get(str(row["who"]), f"Use {phrase(run, row)}")
+
+
+def _accuracy(row: Row) -> float:
+    return float(row["accuracy"])
