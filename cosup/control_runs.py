@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner
 from cosup.consistency import Chain
-from cosup.controls import LABELS, TEAM, Absent
+from cosup.controls import LABELS, PAIR, TEAM, Absent
 from cosup.evidence import Scopes
 from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
@@ -67,8 +67,8 @@ class ControlRun:
     recipe: how the run's own rounds are run. new_student: makes its students without cross-fitting,
     as most controls read no predictions of training samples. best_teacher: a level of the best
     single teacher alone. trained: the levels of the generalists that were trained for controls, by
-    control. labelled, team_samples: None where the run has none. reasons: why a control has none of
-    these, by control.
+    control. labelled, team_samples: None where the run has none. paired: the test probabilities of
+    student and team together, or None. reasons: why a control has none of these, by control.
     """
 
     task: Task
@@ -79,6 +79,7 @@ class ControlRun:
     trained: Mapping[str, Level] = field(default_factory=dict)
     labelled: LabelledSamples | None = None
     team_samples: TeamSamples | None = None
+    paired: ProbTable | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -100,6 +101,10 @@ class ControlRun:
         """Return the labels [N] of student_train as given."""
         assert self.task.labels is not None
         return _known(self.task.labels, "no label of student_train is known")
+
+    def with_team(self) -> ProbTable:
+        """Return the test probabilities of student and team together."""
+        return self._present(PAIR, self.paired)
 
     def untrained(self) -> ProbTable:
         """Predict with the student as it starts."""

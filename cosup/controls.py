@@ -21,6 +21,7 @@ __all__ = [
     "CONTROLS",
     "GENERALIST",
     "LABELS",
+    "PAIR",
     "TEAM",
     "Absent",
     "Control",
@@ -41,6 +42,8 @@ LABELS = "labels"
 """The control that is trained on the teachers' own labelled samples."""
 TEAM = "team"
 """The control that is the teachers without a student."""
+PAIR = "student_and_team"
+"""The control that is the run's student together with its teachers."""
 
 
 class Absent(Exception):
@@ -77,6 +80,10 @@ class ControlContext(Protocol):
     @property
     def given_labels(self) -> "Tensor":
         """Labels [N] int64 of student_train as given, noise included, -1 where unknown."""
+        ...
+
+    def with_team(self) -> "ProbTable":
+        """Combine the run's student with the team, the exponents fitted (`cosup.team`)."""
         ...
 
     def untrained(self) -> "ProbTable":
@@ -170,6 +177,16 @@ _TABLE = (
         title="team",
         label="team: the teachers routed at test time, no student",
         sentence="the team, which is the teachers routed as in the last round, without a student",
+        is_trained=False,
+        reads_student=True,
+        headline=True,
+    ),
+    Control(
+        PAIR,
+        lambda run: run.with_team(),
+        title="student and team",
+        label="the student together with the routed teachers",
+        sentence="the student together with its teachers",
         is_trained=False,
         reads_student=True,
         headline=True,

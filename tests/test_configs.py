@@ -56,6 +56,7 @@ SUMMARY = {
     "seed",
     "config_hash",
     "measured",
+    "team",
     "floor",
     "ceiling",
     "student",

@@ -135,7 +135,7 @@ class Config(Section):
     teachers: TeachersSection = TeachersSection()
     student: StudentSection
     rounds: RoundsSection = RoundsSection()
-    controls: list[ControlName] = ["best_teacher", "mean_ensemble", "ceiling"]
+    controls: list[ControlName] = ["best_teacher", "mean_ensemble", "student_and_team", "ceiling"]
     """Comparisons with simpler supervision (or, the oracle and the ceiling, with the truth)."""
     execution: ExecutionSection = ExecutionSection()
 

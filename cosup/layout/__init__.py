@@ -233,6 +233,16 @@ class Layout:
         """Return the folder of the states of the student's unfinished trainings."""
         return self.checkpoints / "training"
 
+    @property
+    def team(self) -> ProbFile:
+        """Return the file of the team's probabilities of the test samples."""
+        return ProbFile(self.checkpoints / "team.safetensors")
+
+    @property
+    def student_and_team(self) -> ProbFile:
+        """Return the file of the probabilities by student and team of the test samples."""
+        return ProbFile(self.checkpoints / "student-and-team.safetensors")
+
     def control(self, name: str) -> ProbFile:
         """Return the file of a control's probabilities of the test samples."""
         return ProbFile(self.checkpoints / f"control-{name}.safetensors")

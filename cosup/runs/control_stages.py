@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
-from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, TEAM, Absent
+from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, PAIR, TEAM, Absent
 from cosup.errors import about
 from cosup.levels import Level
 from cosup.probabilities import ProbTable
@@ -14,6 +14,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import NO_BUDGET
 from cosup.runs.inputs import PROVENANCE, trains_on_labels
 from cosup.runs.logs import Pace
+from cosup.runs.summary import Numbers
 from cosup.runs.stages import StepLog, build_recipe, student_factory, student_steps
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,15 @@ class Controls:
     absent: dict[str, str] = field(default_factory=dict)
 
 
-def finish_controls(context: RunContext, prepared: Prepared) -> Controls:
-    """Run the controls that are not finished; leave out those that this run cannot have."""
+def finish_controls(context: RunContext, prepared: Prepared, team: Numbers) -> Controls:
+    """Run the controls that are not finished; leave out those that this run cannot have.
+
+    team: what `finish_team` returned.
+    """
     run, split, controls = context.run, prepared.test.split, Controls()
     quiet = StepLog(None)
     steps = student_steps(context, prepared)
-    control = control_run(context, prepared, quiet)
+    control = control_run(context, prepared, quiet, team)
     for name in context.config.controls:
         file = run.files.control(name)
         if not run.is_done(f"control-{name}"):
@@ -58,9 +62,11 @@ def finish_controls(context: RunContext, prepared: Prepared) -> Controls:
     return controls
 
 
-def control_run(context: RunContext, prepared: Prepared, on_step: StepLog) -> ControlRun:
+def control_run(
+    context: RunContext, prepared: Prepared, on_step: StepLog, team: Numbers
+) -> ControlRun:
     """Return what the controls of a run are computed from, after its rounds."""
-    teachers = prepared.teachers
+    teachers, pair = prepared.teachers, context.files.student_and_team
     labelled = None
     if trains_on_labels(context.config, prepared.data):
         labelled = _labelled(context, prepared, on_step)
@@ -73,7 +79,9 @@ def control_run(context: RunContext, prepared: Prepared, on_step: StepLog) -> Co
         trained=teachers.control_levels,
         labelled=labelled,
         team_samples=None if prepared.test.episodes else _team_samples(context, prepared),
+        paired=None if team["reason"] else pair.read(prepared.test.split.answers),
         reasons={
+            PAIR: str(team["reason"]),
             GENERALIST: NO_BUDGET,
             BAGGED: NO_BUDGET,
             LABELS: "no teacher is trained on labelled samples",

@@ -159,13 +159,16 @@ def measured_on(config: Config) -> str:
 
 
 def feature_splits(config: Config, data: ImageData) -> list[str]:
-    """Return the splits whose features a head, the assigner or a control reads."""
+    """Return the splits whose features a head, the assigner, the team or a control reads."""
     rounds, needs, splits = config.rounds, _assigner_needs(config), set[str]()
+    team = fitting_samples(config, data).split
     if config.student.mode == "head":
         splits = {"student_train", "test", *(["validation"] if candidates(rounds.loss) else [])}
         splits |= {PROVENANCE} if trains_on_labels(config, data) else set()
+        splits |= {team} if team else set()
     elif needs & {"features", "provenance"}:
-        splits = {"student_train", *(["test"] if TEAM in config.controls else [])}
+        splits = {"student_train", *(["test"] if team or TEAM in config.controls else [])}
+        splits |= {team} if team else set()
     splits |= {PROVENANCE} if "provenance" in needs else set()
     return [split for split in FEATURE_ORDER if split in splits]
 
@@ -174,6 +177,40 @@ def _assigner_needs(config: Config) -> frozenset[str]:
     """Return what the assigner reads beyond probabilities."""
     assigner: AssignerSettings = Assigners.settings(config.rounds.assignment)
     return assigner.uses if config.teachers.trains_specialists else assigner.needs
+
+
+@dataclass(frozen=True)
+class FittingSamples:
+    """The labelled samples by which student and team are combined.
+
+    split: `validation`, or `teacher_train`, which teachers answer that were trained without them;
+    None where there is no team, or no such samples, for this reason.
+    """
+
+    split: str | None
+    reason: str = ""
+
+
+def fitting_samples(config: Config, data: ImageData) -> FittingSamples:
+    """Return the samples by which student and team are combined, or why there are none."""
+    teachers, assigner = config.teachers, Assigners.settings(config.rounds.assignment)
+    kind = teachers.model.match.traits
+    reason = ""
+    if config.data.few_shot is not None:
+        reason = "the student is for new classes, which the teachers do not know"
+    elif teachers.hierarchy is None:
+        reason = "all teachers are annotation tables, which cannot answer new images"
+    elif assigner.needs & {"truth", "domains"}:
+        reason = f"the assigner {config.rounds.assignment.name} needs what is unknown of new images"
+    elif bool((data.given(data.rows("validation")) >= 0).any()):
+        return FittingSamples("validation")
+    elif data.share_train:
+        reason = "there is no validation split, and teachers and student share their samples"
+    elif not bool((data.given(data.rows(PROVENANCE)) >= 0).any()):
+        reason = "there is no validation split, and no label of teacher_train is known"
+    elif kind.needs_labelled_samples and not (kind.cross_fits or teachers.model.checkpoint):
+        reason = "there is no validation split, and training the teachers again costs too much"
+    return FittingSamples(None if reason else PROVENANCE, reason)
 
 
 def trains_on_labels(config: Config, data: ImageData) -> bool:

@@ -33,6 +33,8 @@ from cosup.runs.summary import (
     student_numbers,
     sum_seconds,
 )
+from cosup.runs.team import STAGE as TEAM
+from cosup.runs.team import finish_team
 from cosup.seeds import seed_for
 
 log = logging.getLogger(__name__)
@@ -74,9 +76,10 @@ def run_one(
         write_samples(context, prepared)
         chosen, choice = choose_loss(context, prepared)
         rounds = finish_rounds(chosen, prepared)
+        team = finish_team(chosen, prepared)
         controls = finish_controls(chosen, prepared)
 
-        summary = _summary(context, prepared, rounds, controls)
+        summary = {**_summary(context, prepared, rounds, controls), "team": team}
         if choice is not None:
             summary["loss_choice"] = choice
         _finish(context, prepared, summary)
@@ -137,6 +140,7 @@ def _seconds(
     parts = [(part, run.load(part)["seconds"]) for part in PARTS]
     parts += [("rounds", item["seconds"]) for item in rounds]
     parts += [("rounds", run.load(CHOICE)["seconds"])] if run.is_done(CHOICE) else []
+    parts.append(("controls", run.load(TEAM)["seconds"]))
     return [
         *parts,
         *(("controls", run.load(f"control-{name}")["seconds"]) for name in controls),

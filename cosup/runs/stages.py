@@ -47,7 +47,7 @@ def student_factory(
     config, inputs = context.config, prepared.inputs
     folds, training = None, config.student.training
     if config.folds and cross_fit:
-        folds = _folds(prepared.samples.groups, config.folds, context.seed)
+        folds = folds_of(prepared.samples.groups, config.folds, context.seed)
     if steps is not None:
         training = training.model_copy(update={"steps": steps, "epochs": None})
     setup = StudentSetup(
@@ -203,7 +203,7 @@ def _finished(
     return state
 
 
-def _folds(groups: Tensor, count: int, seed: int) -> Tensor:
+def folds_of(groups: Tensor, count: int, seed: int) -> Tensor:
     """Return the fold [N] of each sample: groups are kept whole, folds about equally large."""
     _, index = torch.unique(groups, return_inverse=True)
     size = int(index.max()) + 1

@@ -57,6 +57,8 @@ class TeacherTraits:
     """It annotates decoded images, so any process with the data can train it and annotate."""
     has_embedding: ClassVar[bool] = False
     """It has `embed`, which few-shot evaluation needs."""
+    cross_fits: ClassVar[bool] = False
+    """It is cheap enough to be trained again on parts of its samples, to predict the others."""
     fits_many: ClassVar[bool] = False
     """The teachers of a level are fitted together, in one loop."""
     needs_labelled_samples: ClassVar[bool] = False
@@ -75,6 +77,7 @@ class LinearPixelsKind(TeacherTraits):
 
     kind = "linear_pixels"
     reads_images = True
+    cross_fits = True
     fits_many = True
     needs_labelled_samples = True
     has_weights = True
@@ -86,6 +89,7 @@ class LinearFeaturesKind(TeacherTraits):
 
     kind = "linear_features"
     has_embedding = True
+    cross_fits = True
     fits_many = True
     needs_labelled_samples = True
     has_weights = True

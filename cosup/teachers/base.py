@@ -51,7 +51,8 @@ class Training:
 
     section: the `teachers` section. seed: the run's seed. features: cached features, and the
     compute context. on_step: called after every step. directory: folder in which teachers, and the
-    states of unfinished trainings, are stored; None stores nothing.
+    states of unfinished trainings, are stored; None stores nothing. rows: the rows of teacher_train
+    to train on; None: all of them.
     """
 
     section: TeachersSection
@@ -60,6 +61,7 @@ class Training:
     features: FeatureCache
     on_step: OnTeacherStep | None = None
     directory: Path | None = None
+    rows: SampleRows | None = None
 
     @property
     def compute(self) -> Compute:
@@ -183,13 +185,15 @@ class Teacher(TeacherTraits, ABC):
         return ""
 
 
-def training_rows(spec: TeacherSpec, data: ImageData) -> SampleRows:
+def training_rows(
+    spec: TeacherSpec, data: ImageData, among: SampleRows | None = None
+) -> SampleRows:
     """Return the rows of teacher_train in a teacher's scope, judged by their given labels.
 
-    A bootstrap sample (`spec.bootstrap`) has some of them several times, in order. Raises
-    `UserError` if there are none.
+    among: rows of teacher_train to choose from; None: all. A bootstrap sample (`spec.bootstrap`)
+    has some of them several times, in order. Raises `UserError` if there are none.
     """
-    rows = data.rows("teacher_train")
+    rows = data.rows("teacher_train") if among is None else among
     labels, domains = data.given(rows), data.truth(rows).domains
     inside = np.ones(len(rows), dtype=bool)
     for members, found in ((spec.classes, labels), (spec.domains, domains)):

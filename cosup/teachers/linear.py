@@ -59,7 +59,7 @@ def fit_level(
     steps share one batched loop, so the numbers of a teacher depend on the others.
     """
     members = [
-        torch.from_numpy(np.searchsorted(rows, training_rows(spec, training.data)))
+        torch.from_numpy(np.searchsorted(rows, training_rows(spec, training.data, training.rows)))
         for spec in specs
     ]
     groups: dict[int, list[int]] = defaultdict(list)

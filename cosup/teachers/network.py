@@ -131,7 +131,7 @@ def _train_network(teacher: NetworkTeacher, training: Training) -> int:
     Raises `RunError` for a loss that is not finite.
     """
     setting, compute = training.section.training, training.compute
-    rows = training_rows(teacher.spec, training.data)
+    rows = training_rows(teacher.spec, training.data, training.rows)
     seed = seed_for(training.seed, "teachers", teacher.name)
     steps = setting.total_steps(len(rows))
     images = TrainingBatches(
