@@ -1,10 +1,12 @@
 """Export the trained student with a model card."""
 
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
 
-from cosup.config.schema import Config
+from cosup.config.schema import Assigners, Config
+from cosup.layout import PREPARED
 from cosup.models.classifier import build_classifier
 from cosup.models.clip import describe_encoder, save_encoder
 from cosup.models.compute import Compute, resolve_device, resolve_precision
@@ -12,8 +14,10 @@ from cosup.models.networks import load_backbone
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.weights import hash_tensors
 from cosup.runs.directory import RunDirectory
-from cosup.student.exported import save_network, save_student
+from cosup.student.exported import TEAM, save_network, save_student
 from cosup.student.network import split_state
+from cosup.student.team import SavedTeacher, save_team
+from cosup.teachers.hierarchy import TeacherSpec
 from cosup.words import in_percent, plural
 
 CARD = """\
@@ -38,6 +42,21 @@ Load it, with the path of this folder: `cosup.load_student(path)\
 {% else %}.predict([image])`; the columns are the classes below.
 {% endif %}
 Classes: {{ classes | join(", ") }}
+
+{% if team.reason %}There is no team to predict with: {{ team.reason }}.
+{% else %}`predict([image], team=True)` also asks {{ team.teachers | join(", ") }}, routed as in \
+the run.\
+{% if team.left_out %} It cannot ask {{ team.left_out | join(", ") }}: annotation tables do not \
+answer new images.\
+{% endif %}
+{% if team.uses == "both" %}It returns the product of the student's probabilities to the power \
+{{ "%.2f" | format(team.student_exponent) }} and the team's to the power \
+{{ "%.2f" | format(team.team_exponent) }}, fitted to {{ team.samples }} samples of \
+{{ team.fitted_on }}.\
+{% else %}It answers as the {{ team.uses }} does: on {{ team.samples }} samples of \
+{{ team.fitted_on }} the two together were not better.\
+{% endif %}{% if paired is not none %} Accuracy {{ measured }}: {{ percent(paired) }} %.{% endif %}
+{% endif %}
 """
 
 
@@ -67,10 +86,15 @@ def export_student(
         classes=classes,
         percent=in_percent,
         plural=plural,
+        team=summary["team"],
+        paired=summary["controls"].get("student_and_team", {}).get("accuracy"),
     )
+    no_team = summary["team"]["reason"]
+    if no_team is None:
+        export_team(config, run, summary, folder / TEAM)
     if network:
         plain, through_meta = split_state(state)
-        save_network(folder, through_meta or plain, section, classes, text, meta)
+        save_network(folder, through_meta or plain, section, classes, text, meta, no_team)
         if clip:
             spec = build_classifier(section.name, 1, None, section.image_size).input
             describe_encoder(folder, section, spec)
@@ -79,8 +103,46 @@ def export_student(
     compute = Compute(device, resolve_precision(config.execution.precision, device))
     backbone = load_backbone(section, compute)
     weights = hash_tensors(backbone.model.state_dict())
-    save_student(folder, state, section, weights, classes, text)
+    save_student(folder, state, section, weights, classes, text, no_team)
     if clip:
         assert backbone.logit_scale is not None
         tower = backbone.model.state_dict()
         save_encoder(folder, section, backbone.input, tower, backbone.logit_scale)
+
+
+def export_team(config: Config, run: RunDirectory, summary: dict[str, Any], folder: Path) -> None:
+    """Write the teachers of the last round, its assigner and the exponents; copy the weights."""
+    team, last, files = summary["team"], summary["rounds"][-1], run.files
+    teachers = []
+    for name in last["teachers"]:
+        about = files.teachers.record(name).read()
+        classes, domains = (
+            None if part is None else tuple(part) for part in (about["classes"], about["domains"])
+        )
+        spec = TeacherSpec(name, about["level"], classes, domains)
+        answers, weights = name in team["teachers"], files.teachers.weights(name)
+        state = weights.read() if answers and weights.exists() else {}
+        teachers.append(SavedTeacher(spec, state, about["steps"], answers))
+    prepared = run.load(PREPARED)
+    exponents = {key: team[key] for key in ("uses", "student_exponent", "team_exponent")}
+    assigner = files.round(last["round"]).assigner
+    reads = Assigners.settings(config.rounds.assignment).uses & {"features", "provenance"}
+    device = resolve_device(config.execution.device)
+    compute = Compute(device, resolve_precision(config.execution.precision, device))
+    own, backbone = config.student.backbone, config.teachers.model.backbone
+    save_team(
+        folder,
+        teachers,
+        config.teachers,
+        (config.rounds.assignment.model_dump(), assigner.read() if assigner.exists() else {}),
+        {
+            "classes": prepared["classes"],
+            "domains": prepared["domains"],
+            "seed": config.run.seed,
+            **exponents,
+            "fitted_on": team["fitted_on"],
+            "samples": team["samples"],
+        },
+        (own, load_backbone(own, compute)) if config.student.mode == "finetune" and reads else None,
+        None if backbone is None else load_backbone(backbone, compute),
+    )

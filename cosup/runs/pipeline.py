@@ -82,7 +82,7 @@ def run_one(
         summary = {**_summary(context, prepared, rounds, controls), "team": team}
         if choice is not None:
             summary["loss_choice"] = choice
-        _finish(context, prepared, summary)
+        _finish(chosen, prepared, summary)
         run.finish("summary", summary)
         return summary
 

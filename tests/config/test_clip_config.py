@@ -90,7 +90,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, object, str | None]] = {
         {**NO_STEPS, "controls": ["zero_shot", "ceiling", "best_teacher"]},
         "controls",
         ["ceiling", "best_teacher"],
-        "zero_shot, team",
+        "zero_shot, team, student_and_team",
     ),
     "no steps for class means": (
         {**MEANS, "student.training": {"steps": 0}},

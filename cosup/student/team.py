@@ -1,0 +1,320 @@
+"""The exported team: the teachers that taught a student, routed, answering with it.
+
+It is the folder `team` within that of the student: `team.json` (teachers, scopes, assigner,
+exponents), the weights of each teacher and the learned state of the assigner. A frozen backbone is
+referenced, as that of a student, and a function by its module.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cosup.assignment.base import Assigner
+from cosup.config.schema import Assigners
+from cosup.config.teachers import TeachersSection
+from cosup.data.images import Ints, to_rgb
+from cosup.data.table import ImageData
+from cosup.data.transforms import eval_transform
+from cosup.errors import UserError
+from cosup.evidence import Scopes
+from cosup.files import save_tensors, write_json
+from cosup.levels import ArrayAnnotations, Level
+from cosup.models.clip import encoder_in, save_encoder
+from cosup.models.compute import Compute, resolve_precision
+from cosup.models.networks import Backbone, load_backbone
+from cosup.models.section import BackboneSection
+from cosup.models.weights import hash_tensors
+from cosup.probabilities import ProbTable
+from cosup.teachers.annotate import annotate_rows, groups_of
+from cosup.teachers.base import Teacher, Training
+from cosup.teachers.features import FeatureCache
+from cosup.teachers.hierarchy import TeacherSpec, scopes
+from cosup.teachers.train import kind_of
+from cosup.team import Answering, Exponents, ask_team, combine
+
+__all__ = ["ExportedTeam", "SavedTeacher", "load_team", "save_team"]
+
+log = logging.getLogger(__name__)
+
+SETTINGS, ASSIGNER, ENCODER = "team.json", "assigner.safetensors", "backbone"
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class SavedTeacher:
+    """A teacher to be exported.
+
+    state: its weights, empty for a kind without. answers: whether it can answer new images; the
+    scope of one that cannot is still part of what the assigner has learnt.
+    """
+
+    spec: TeacherSpec
+    state: Mapping[str, Tensor]
+    steps: int
+    answers: bool
+
+
+def save_team(
+    folder: Path,
+    teachers: Sequence[SavedTeacher],
+    section: TeachersSection,
+    assigner: tuple[Mapping[str, Any], Mapping[str, Tensor]],
+    about: Mapping[str, Any],
+    features: tuple[BackboneSection, Backbone] | None = None,
+    backbone: Backbone | None = None,
+) -> None:
+    """Write the folder of a team.
+
+    section: the settings of its teachers. assigner: its name and settings, and its learned state.
+    about: classes, domains, seed and exponents. features: the backbone whose features the assigner
+    reads, if it is not the student's own. backbone: that of teachers on frozen features; CLIP's
+    image encoder is stored, and others are referenced.
+    """
+    entries = []
+    for teacher in teachers:
+        file = f"{teacher.spec.name}.safetensors" if teacher.state else None
+        if file is not None:
+            save_tensors(folder / file, teacher.state)
+        entries.append(_entry(teacher, file, about))
+    settings, state = assigner
+    if state:
+        save_tensors(folder / ASSIGNER, state)
+    if backbone is not None and backbone.logit_scale is not None:
+        own = section.model.backbone
+        assert own is not None
+        tower = backbone.model.state_dict()
+        save_encoder(folder / ENCODER, own, backbone.input, tower, backbone.logit_scale)
+    model, training = (part.model_dump(mode="json") for part in (section.model, section.training))
+    write_json(
+        folder / SETTINGS,
+        {
+            "format": 1,
+            **about,
+            "teachers": entries,
+            "model": model,
+            "training": training,
+            "backbone": None if backbone is None else hash_tensors(backbone.model.state_dict()),
+            "assigner": dict(settings),
+            "features": None
+            if features is None
+            else {
+                "backbone": features[0].model_dump(),
+                "weights": hash_tensors(features[1].model.state_dict()),
+            },
+        },
+    )
+
+
+def _entry(teacher: SavedTeacher, file: str | None, about: Mapping[str, Any]) -> dict[str, Any]:
+    spec = teacher.spec
+    return {
+        "name": spec.name,
+        "answers": teacher.answers,
+        "level": spec.level,
+        "classes": _named(spec.classes, about["classes"]),
+        "domains": _named(spec.domains, about["domains"]),
+        "steps": teacher.steps,
+        "weights": file,
+        "hash": hash_tensors(dict(teacher.state)) if file else None,
+    }
+
+
+def _named(members: Sequence[int] | None, names: Sequence[str]) -> list[str] | None:
+    return None if members is None else [names[index] for index in members]
+
+
+@dataclass(frozen=True)
+class ExportedTeam:
+    """Teachers, routed by the assigner of their run.
+
+    names: of all T teachers, as columns of weights. teachers: those that answer, by their column.
+    exponents: of student and team (`cosup.team.combine`). features: the backbone whose features the
+    assigner reads; None: the student's own.
+    """
+
+    names: tuple[str, ...]
+    teachers: Mapping[int, Teacher]
+    scopes: Scopes
+    assigner: Assigner
+    exponents: Exponents
+    classes: tuple[str, ...]
+    domains: tuple[str, ...]
+    cache: FeatureCache
+    features: Backbone | None = None
+
+    @torch.inference_mode()
+    def predict(
+        self, images: Sequence[Image.Image], student: Tensor, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return probabilities [N, C] by student and team, and the weights [N, T] of the teachers.
+
+        images: any mode and size. student: probabilities [N, C]. features: [N, D] of a student that
+        is a head.
+        """
+        data = _as_data(images, self.classes, self.domains)
+        able = torch.zeros(len(self.names), dtype=torch.bool)
+        able[list(self.teachers)] = True
+        annotations = torch.zeros(len(images), len(self.names), len(self.classes))
+        column = {teacher.name: place for place, teacher in self.teachers.items()}
+        for group in groups_of(list(self.teachers.values())):
+            tables = annotate_rows(group, data, np.arange(len(images)), self.cache.compute)
+            for teacher, table in zip(group, tables, strict=True):
+                annotations[:, column[teacher.name]] = table.dense()
+        self.cache.opened.clear()
+        level = Level(0, self.scopes, Answering(ArrayAnnotations(annotations), able))
+        # Rounded as in the run: features and probabilities are stored in half precision.
+        own = ProbTable.compress(student)
+        read = self._features(images) if self.features is not None else features
+        asked = ask_team(self.assigner, level, own, None if read is None else read.half())
+        return combine(own.dense(), asked.probs.dense(), self.exponents), asked.weights
+
+    def _features(self, images: Sequence[Image.Image]) -> Tensor:
+        assert self.features is not None
+        transform = eval_transform(self.features.input)
+        pixels = [transform(to_rgb(image)) for image in images]
+        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+        return torch.cat([self.features(torch.stack(part)).cpu() for part in parts])
+
+
+@dataclass
+class _GivenImages:
+    """Images in memory, as a collection (`cosup.data.images.Images`)."""
+
+    images: Sequence[Image.Image]
+    files: bool = field(default=False, init=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Image.Image:
+        return to_rgb(self.images[index])
+
+    def where(self, index: int) -> str:
+        return f"image {index}"
+
+    def fingerprint(self, indices: Ints) -> str:
+        digest = hashlib.sha256()
+        for index in indices:
+            image = self.images[int(index)]
+            digest.update(f"{image.mode} {image.size}".encode() + image.tobytes())
+        return digest.hexdigest()
+
+
+def _as_data(
+    images: Sequence[Image.Image], classes: tuple[str, ...], domains: tuple[str, ...]
+) -> ImageData:
+    """Return images as samples without labels, all in the split test."""
+    collection, rows = _GivenImages(images), np.arange(len(images), dtype=np.int64)
+    names = [str(row) for row in rows]
+    table = pd.DataFrame(
+        {
+            "sample_id": names,
+            "label": -1,
+            "domain": 0,
+            "group": names,
+            "split": "test",
+            "image": rows,
+            "given": -1,
+        }
+    )
+    return ImageData(table, classes, domains, collection, collection.fingerprint(rows))
+
+
+def load_team(folder: Path, classes: Sequence[str], device: torch.device) -> ExportedTeam:
+    """Load the team in a student's folder.
+
+    classes: those of the student. Raises `UserError` for a folder that is not that of a team, a
+    file that is missing or broken, other classes, other weights of a backbone, and a function that
+    cannot be imported.
+    """
+    where = str(folder)
+    try:
+        about: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+        if list(classes) != about["classes"]:
+            problem = f"{SETTINGS} has other classes than the student"
+            raise UserError(problem, value=about["classes"], where=where)
+        return _loaded(folder, about, Compute(device, resolve_precision("auto", device)))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"is not an exported team ({text})", where=where) from None
+
+
+def _loaded(folder: Path, about: Mapping[str, Any], compute: Compute) -> ExportedTeam:
+    classes, domains = tuple(about["classes"]), tuple(about["domains"])
+    cache = FeatureCache(compute)
+    section = TeachersSection.model_validate(
+        {"model": about["model"], "training": about["training"]}
+    )
+    own = section.model.backbone
+    if own is not None:
+        own = encoder_in(folder / ENCODER, own)
+        model = section.model.model_copy(update={"backbone": own})
+        section = section.model_copy(update={"model": model})
+        _check_weights(cache.source(own).backbone, about["backbone"], folder)
+    data = _as_data([], classes, domains)
+    training = Training(section, data, int(about["seed"]), cache)
+    specs = [_spec(entry, classes, domains) for entry in about["teachers"]]
+    teachers = {
+        place: _teacher(spec, entry, training, folder)
+        for place, (spec, entry) in enumerate(zip(specs, about["teachers"], strict=True))
+        if entry["answers"]
+    }
+    assigner = Assigners.build(Assigners.check(about["assigner"]))
+    if (folder / ASSIGNER).exists():
+        assigner.load_state_dict(load_file(folder / ASSIGNER))
+    return ExportedTeam(
+        names=tuple(spec.name for spec in specs),
+        teachers=teachers,
+        scopes=scopes(specs, len(classes), len(domains)),
+        assigner=assigner,
+        exponents=Exponents(float(about["student_exponent"]), float(about["team_exponent"])),
+        classes=classes,
+        domains=domains,
+        cache=cache,
+        features=_backbone(about["features"], folder, compute),
+    )
+
+
+def _teacher(
+    spec: TeacherSpec, entry: Mapping[str, Any], training: Training, folder: Path
+) -> Teacher:
+    state = {} if entry["weights"] is None else load_file(folder / entry["weights"])
+    if entry["weights"] is not None and hash_tensors(state) != entry["hash"]:
+        problem = f"{entry['weights']} has other weights than those of teacher '{spec.name}'"
+        raise UserError(problem, where=str(folder))
+    return kind_of(spec, training.section).restore(spec, training, state, int(entry["steps"]))
+
+
+def _spec(entry: Mapping[str, Any], classes: Sequence[str], domains: Sequence[str]) -> TeacherSpec:
+    def places(members: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
+        return None if members is None else tuple(names.index(member) for member in members)
+
+    scope = places(entry["classes"], classes), places(entry["domains"], domains)
+    return TeacherSpec(entry["name"], int(entry["level"]), *scope)
+
+
+def _backbone(about: Mapping[str, Any] | None, folder: Path, compute: Compute) -> Backbone | None:
+    if about is None:
+        return None
+    section = BackboneSection.model_validate(about["backbone"])
+    backbone = load_backbone(section, compute)
+    _check_weights(backbone, about["weights"], folder)
+    return backbone
+
+
+def _check_weights(backbone: Backbone, expected: str, folder: Path) -> None:
+    if hash_tensors(backbone.model.state_dict()) != expected:
+        problem = f"the backbone {backbone.name} has other weights than those it was exported with"
+        raise UserError(problem, where=str(folder))
