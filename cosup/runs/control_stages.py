@@ -14,8 +14,8 @@ from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import NO_BUDGET
 from cosup.runs.inputs import PROVENANCE, trains_on_labels
 from cosup.runs.logs import Pace
-from cosup.runs.summary import Numbers
 from cosup.runs.stages import StepLog, build_recipe, student_factory, student_steps
+from cosup.runs.summary import Numbers
 
 log = logging.getLogger(__name__)
 

@@ -77,7 +77,7 @@ def run_one(
         chosen, choice = choose_loss(context, prepared)
         rounds = finish_rounds(chosen, prepared)
         team = finish_team(chosen, prepared)
-        controls = finish_controls(chosen, prepared)
+        controls = finish_controls(chosen, prepared, team)
 
         summary = {**_summary(context, prepared, rounds, controls), "team": team}
         if choice is not None:
