@@ -20,7 +20,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from cosup.assignment import Agreement, LossOracle
 from cosup.consistency import TeacherStudent
 from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
-from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, TEAM, Absent
+from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, PAIR, TEAM, Absent
 from cosup.evidence import Evidence, Truth
 from cosup.levels import ArrayAnnotations
 from cosup.losses import AdaptiveConfidence, CrossEntropy, Objective
@@ -66,7 +66,8 @@ def team_samples(task, own):
 def found():
     run = control_run()
     run = replace(run, team_samples=team_samples(run.task, run.recipe))
-    left_out = ("zero_shot",)  # this student cannot predict before it is trained
+    # This student cannot predict before it is trained; `student_and_team` is computed by a stage.
+    left_out = ("zero_shot", PAIR)
     return {name: accuracy(name, run) for name in CONTROLS if name not in left_out}
 
 
@@ -277,3 +278,10 @@ def test_a_team_that_never_answers_is_absent():
 
 def test_bounds_read_labels():
     assert all(control.reads_labels for control in CONTROLS.values() if control.is_bound)
+
+
+def test_student_and_team_are_absent_without_a_team() -> None:
+    paired = ProbTable.one_hot(digits_task()[1], 10)
+    assert accuracy(PAIR, control_run(paired=paired)) == 1
+    with pytest.raises(Absent, match="no teacher"):
+        CONTROLS[PAIR].run(control_run(reasons={PAIR: "no teacher"}))
