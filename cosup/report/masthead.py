@@ -66,14 +66,20 @@ def subtitle(run: Run) -> str:
 
 
 def warnings(run: Run) -> list[str]:
-    """Return a warning if the run is not finished or records are missing."""
+    """Return warnings: of simulated teachers, an unfinished run, missing records."""
+    external = run.config.get("teachers", {}).get("external", [])
+    names = [str(one["name"]) for one in external if one.get("simulate")]
+    simulated = []
+    if names:
+        whose = words.listed(names, 12)
+        simulated = [f"Simulated from the true labels, so no measurement of anybody: {whose}."]
     if run.finished and not run.missing:
-        return []
+        return simulated
     problem = "The records of this run are incomplete"
     if not run.finished:
         problem = "This run is not finished"
     missing = f" Missing: {words.listed(run.missing, 12)}." if run.missing else ""
-    return [f"{problem}.{missing} The report covers the records that exist."]
+    return [*simulated, f"{problem}.{missing} The report covers the records that exist."]
 
 
 def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:

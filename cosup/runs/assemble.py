@@ -60,7 +60,8 @@ class TeacherRecord:
     """A teacher as the summary lists it.
 
     accuracy: on the test samples. chosen_by: on the samples by which the best teacher is chosen
-    (`MeasuredTeachers.chosen_on`); None if none of their labels is known.
+    (`MeasuredTeachers.chosen_on`); None if none of their labels is known. simulated: made from the
+    true labels.
     """
 
     name: str
@@ -68,6 +69,7 @@ class TeacherRecord:
     steps: int
     accuracy: float
     chosen_by: float | None
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,9 @@ def _measured(config: Config, annotated: Annotated, inputs: StudentInputs) -> Me
         answers[name] = annotated.answers(teacher, inputs.test)
         accuracy = inputs.test.split.accuracy(answers[name])
         chosen_by = _chosen_by(annotated, teacher, inputs.validation)
-        records.append(TeacherRecord(name, teacher.spec.level, teacher.steps, accuracy, chosen_by))
+        spec, steps = teacher.spec, teacher.steps
+        simulated = spec.simulated
+        records.append(TeacherRecord(name, spec.level, steps, accuracy, chosen_by, simulated))
     floor = max(records, key=lambda record: record.chosen_by or 0.0)
     after, features = len(annotated.levels), inputs.provenance
     return MeasuredTeachers(

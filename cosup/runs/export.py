@@ -27,6 +27,8 @@ CARD = """\
 {% else %}A {{ head }} head on frozen features of `{{ backbone }}`{% endif %}, taught by \
 {{ plural(teachers | length, "weak teacher") }} \
 ({{ teachers | join(", ") }}). It was trained with{{ "" if labels else "out" }} true labels.\
+{% if simulated %} Simulated from the true labels, so no measurement of anybody: \
+{{ simulated | join(", ") }}.{% endif %}\
 {% if clip and not network %} CLIP's image encoder is stored with it; its text encoder is not \
 needed.\
 {% endif %}
@@ -80,6 +82,7 @@ def export_student(
         backbone=section.name,
         measured=summary["measured"],
         teachers=summary["rounds"][-1]["teachers"],
+        simulated=[t["name"] for t in summary["teachers"] if t["simulated"]],
         student=summary["student"],
         floor=summary["floor"],
         ceiling=summary["ceiling"],

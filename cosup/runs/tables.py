@@ -25,7 +25,8 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     table.add_column("accuracy", justify="right")
     table.add_column("PGR", justify="right")
     for teacher in summary["teachers"]:
-        note = " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
+        note = " (simulated)" if teacher.get("simulated") else ""
+        note += " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
         table.add_row(f"teacher {teacher['name']}{note}", in_percent(teacher["accuracy"]), "")
     table.add_section()
     controls = summary["controls"]

@@ -47,6 +47,11 @@ class TeacherSpec:
         """Whether its scope is the whole task."""
         return self.classes is None and self.domains is None
 
+    @property
+    def simulated(self) -> bool:
+        """Whether its annotations are made from the true labels."""
+        return self.external is not None and self.external.simulate is not None
+
 
 Hierarchy = tuple[tuple[TeacherSpec, ...], ...]
 

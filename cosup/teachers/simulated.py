@@ -8,6 +8,7 @@ batches, splits, other samples or the run's seed.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ from cosup.teachers.hierarchy import TeacherSpec, resolve_scope
 from cosup.teachers.table import ROWS_PER_BATCH
 
 __all__ = ["Labelled", "SimulatedTeacher", "simulate"]
+
+log = logging.getLogger(__name__)
 
 ABSTAIN = -1
 
@@ -174,6 +177,8 @@ class SimulatedTeacher(SimulatedKind, Teacher):
                 value=specs[0].name,
             )
         cls.train(specs, training)
+        names = ", ".join(spec.name for spec in specs)
+        log.warning("simulated from the true labels, so no measurement of anybody: %s", names)
 
     @classmethod
     def restore(
