@@ -1,7 +1,4 @@
-"""What sources say of samples, and what it is worth: the model that `fused` learns.
-
-METHODS.md section 8.
-"""
+"""What sources say of samples, as `fused` reads it. METHODS.md section 8."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.assignment.em import EPSILON, answered, look_up, mean_vote, rates_of
-from cosup.assignment.grouping import Groups, combine
+from cosup.assignment.em import answered, mean_vote
 from cosup.assignment.regions import Regions, restricted
 from cosup.evidence import Batches, Evidence, Scopes
 
@@ -135,58 +131,6 @@ class Survey:
         return Reader(~by_class, regions, student and self.student)
 
 
-@dataclass(frozen=True)
-class Model:
-    """What is learned of the sources.
-
-    log_rates: [H, C, R, C], log P(source answers j | region, c) at [h, j, r, c], of the H sources
-    that are read by their class. prior: [C] frequencies of the classes. exponents: [T + 1], of the
-    soft sources' probabilities and, last, of the student's (1 for the others). groups: of the
-    sources that err together.
-    """
-
-    reader: Reader
-    log_rates: Tensor
-    prior: Tensor
-    exponents: Tensor
-    groups: Groups
-
-    def evidence(self, answers: Answers) -> Tensor:
-        """Return the log-likelihood [n, T, C] of each source's answers; 0 where it abstains."""
-        samples, sources = answers.labels.shape
-        found = self.log_rates.new_zeros(samples, sources, self.log_rates.shape[1])
-        soft = self.reader.soft
-        found[:, soft] = answers.soft * self.exponents[:-1][soft, None]
-        found[:, soft] *= (answers.labels[:, soft] >= 0)[:, :, None]
-        for rates, source in zip(self.log_rates, (~soft).nonzero()[:, 0].tolist(), strict=True):
-            rows = look_up(rates.flatten(1), answers.labels[:, source])
-            if answers.regions.shape[1] > 1:
-                by_region = rows.view(samples, -1, found.shape[2])
-                rows = (by_region * answers.regions[:, :, None]).sum(1)
-            found[:, source] = rows
-        return found
-
-    def own(self, answers: Answers) -> Tensor | None:
-        """Return the student's log-likelihood [n, C], or None without a student."""
-        return None if answers.student is None else answers.student * self.exponents[-1]
-
-    def first(self) -> Tensor:
-        """Return the log-prior [C] of the classes.
-
-        Probabilities of soft sources and of the student include it already.
-        """
-        if bool(self.reader.soft.any()) or self.reader.student:
-            return torch.zeros_like(self.prior)
-        return self.prior.clamp_min(EPSILON).log()
-
-    def joint(self, answers: Answers, evidence: Tensor | None = None) -> Tensor:
-        """Return log p(answers, c) [n, C], up to a constant for each sample."""
-        evidence = self.evidence(answers) if evidence is None else evidence
-        joint = combine(evidence, answers.weights, self.groups) + self.first()
-        own = self.own(answers)
-        return joint if own is None else joint + own
-
-
 def vote(reader: Reader, answers: Answers, classes: int) -> Tensor:
     """Return the sources' mean vote [n, C], weighted by how far samples lie in their scopes."""
     votes = answers.regions.new_zeros(len(answers), classes)
@@ -197,25 +141,3 @@ def vote(reader: Reader, answers: Answers, classes: int) -> Tensor:
     if bool(reader.soft.any()):
         votes += (answers.soft.exp() * answers.weights[:, reader.soft, None]).sum(1)
     return mean_vote(votes)
-
-
-def shrunk_rates(counts: Tensor, strength: float) -> Tensor:
-    """Return P(source answers j | region, c) at [h, j, r, c] from counts [H, C, R, C].
-
-    Each region's matrix is drawn towards the source's own over all regions, and that towards a
-    matrix that has the source's accuracy on the diagonal and even errors, by `strength` answers per
-    true class.
-    """
-    classes = counts.shape[1]
-    overall = counts.sum(2)
-    right = overall.diagonal(dim1=1, dim2=2).sum(1)
-    accuracy = (right + 1) / (overall.sum((1, 2)) + classes)
-    even = (1 - accuracy) / max(classes - 1, 1)
-    coin = even[:, None, None].expand(-1, classes, classes).clone()
-    coin.diagonal(dim1=1, dim2=2).copy_(accuracy[:, None].expand(-1, classes))
-    whole = rates_of(overall + strength * coin)[:, :, None]
-    if counts.shape[2] == 1:
-        return whole
-    smoothed = counts + strength * whole
-    empty = smoothed.sum(1, keepdim=True) <= 0
-    return torch.where(empty, whole, rates_of(smoothed))

@@ -67,3 +67,8 @@ def look_up(log_rates: Tensor, labels: Tensor) -> Tensor:
     """Return the rows [n, X] of one source's log-rates [C, X] for its answers [n]; 0 where it
     abstains (-1)."""
     return log_rates[labels.clamp_min(0)].masked_fill_((labels < 0)[:, None], 0.0)
+
+
+def by_region(regions: Tensor, posterior: Tensor) -> Tensor:
+    """Return [n, R, C] float64: the probability of each region times that of each class."""
+    return regions.double()[:, :, None] * posterior.double()[:, None, :]

@@ -14,11 +14,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.assignment.answers import Answers, Model, Reader, Reading, Survey, shrunk_rates, vote
+from cosup.assignment.answers import Answers, Reader, Reading, Survey, vote
 from cosup.assignment.base import Assigner, available
-from cosup.assignment.em import converge, count_hard, log_rates_of
+from cosup.assignment.em import by_region, converge, count_hard, log_rates_of
 from cosup.assignment.exponents import fit_exponent
-from cosup.assignment.grouping import Groups, combine, find_groups, group_evidence, shares
+from cosup.assignment.grouping import find_groups
+from cosup.assignment.likelihood import (
+    Groups,
+    Model,
+    combine,
+    group_evidence,
+    shares,
+    shrunk_rates,
+)
 from cosup.assignment.regions import Regions, find_regions
 from cosup.assignment.reliability import Reliability
 from cosup.errors import UserError
@@ -71,7 +79,7 @@ class Fused(FusedSettings, Assigner):
             torch.zeros(int((~reader.soft).sum()), survey.classes, len(regions), survey.classes),
             torch.full((survey.classes,), 1 / survey.classes),
             torch.ones(sources + 1),
-            tuple((source,) for source in range(sources)),
+            self._first_groups(reader),
         )
         self._sweep(reading, start=True)
         iteration, before = 0, -torch.inf
@@ -79,7 +87,7 @@ class Fused(FusedSettings, Assigner):
         def step() -> float:
             nonlocal iteration, before
             if iteration in REFITS:
-                self._refit(panel)
+                self._refit(panel, iteration > 0)
                 before = -torch.inf
             likelihood = self._sweep(reading)
             gain, before = likelihood - before, likelihood
@@ -186,7 +194,7 @@ class Fused(FusedSettings, Assigner):
                 joint = model.joint(answers)
                 likelihood += float(joint.logsumexp(1).sum(dtype=torch.float64))
                 posterior = joint.softmax(1)
-            expected = _by_region(answers.regions, posterior).flatten(1)
+            expected = by_region(answers.regions, posterior).flatten(1)
             count_hard(counts, answers.labels[:, hard], expected)
             frequency += posterior.sum(0, dtype=torch.float64)
             samples += len(answers)
@@ -199,11 +207,21 @@ class Fused(FusedSettings, Assigner):
         )
         return likelihood / samples
 
-    def _refit(self, panel: Answers) -> None:
+    def _first_groups(self, reader: Reader) -> Groups:
+        """Return the groups to start from: soft sources are models of the same images."""
+        soft = tuple(reader.soft.nonzero()[:, 0].tolist()) if self.group_above < 1 else ()
+        alone = [(source,) for source in range(len(reader.soft)) if source not in soft]
+        return tuple(sorted([soft, *alone] if soft else alone))
+
+    def _refit(self, panel: Answers, regroup: bool) -> None:
         """Fit the groups, then the exponents of the soft sources, then that of the student."""
         model = self._fitted()
-        evidence, own = model.evidence(panel), model.own(panel)
-        groups = find_groups(panel.labels, panel.weights, evidence, own, self.group_above)
+        groups, evidence = model.groups, model.evidence(panel)
+        if regroup and self.group_above < 1:
+            own = model.own(panel)
+            rest = model.first() if own is None else model.first() + own
+            start = self._first_groups(model.reader)
+            groups = find_groups(panel, evidence, rest, start, self.group_above)
         exponents = model.exponents.clone()
         if self.temperatures:
             for source, members in _soft_sources(model.reader, groups):
@@ -298,11 +316,6 @@ def margin(log_likelihood: Tensor, winner: Tensor) -> Tensor:
     others = log_likelihood.scatter(1, winner[:, None], -torch.inf)
     count = max(log_likelihood.shape[1] - 1, 1)
     return won[:, 0] - (others.logsumexp(1) - torch.tensor(float(count)).log())
-
-
-def _by_region(regions: Tensor, posterior: Tensor) -> Tensor:
-    """Return [n, R, C]: the probability of each region times that of each class."""
-    return regions.double()[:, :, None] * posterior.double()[:, None, :]
 
 
 def _labels(answers: Answers, source: int) -> Tensor | None:

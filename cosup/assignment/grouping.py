@@ -4,147 +4,119 @@ METHODS.md section 8. Copies, and weak models that read the same pixels, are no 
 witnesses: within a group the mean counts, and only groups are multiplied.
 """
 
-import math
-from collections.abc import Sequence
+from itertools import combinations
 
-import torch
 from torch import Tensor
 
-Groups = tuple[tuple[int, ...], ...]
-"""The sources of each group, ascending; every source is in one group."""
+from cosup.assignment.answers import Answers
+from cosup.assignment.em import by_region, count_hard
+from cosup.assignment.likelihood import FLOOR, Groups, combine, group_evidence, shrunk_rates
 
-FEWEST = 20.0
-"""Fewest samples (by weight) on which two sources must both be wrong."""
+FEWEST = 50.0
+"""Fewest samples (by weight) that two sources must both answer."""
+SMOOTHING = 1.0
+"""Answers per cell by which confusion matrices are drawn towards simpler ones."""
 IDENTICAL = 0.995
 """Two sources that give this share of equal answers, or more, are copies."""
-FLOOR = 1e-6
-
-
-def combine(evidence: Tensor, weights: Tensor, groups: Groups) -> Tensor:
-    """Return the log-likelihood [n, C] of all sources from evidence [n, T, C] and weights [n, T].
-
-    Across groups, weighted log-likelihoods are added. In a group, the normalised likelihoods are
-    averaged by the weights, and the logarithm counts as much as the largest of the weights.
-    """
-    total = torch.zeros_like(evidence[:, 0])
-    for members in groups:
-        total += group_evidence(evidence, weights, members)
-    return total
-
-
-def group_evidence(evidence: Tensor, weights: Tensor, members: Sequence[int]) -> Tensor:
-    """Return the weighted log-likelihood [n, C] of one group."""
-    if len(members) == 1:
-        return weights[:, members[0], None] * evidence[:, members[0]]
-    index = list(members)
-    parts, share = evidence[:, index].softmax(2), weights[:, index]
-    mean = (parts * share[:, :, None]).sum(1) / share.sum(1, keepdim=True).clamp_min(FLOOR)
-    return share.amax(1, keepdim=True) * mean.clamp_min(1e-30).log()
-
-
-def shares(evidence: Tensor, weights: Tensor, groups: Groups, winner: Tensor) -> Tensor:
-    """Return each source's share [n, T] in its group's evidence for the class `winner`."""
-    share = torch.ones_like(weights)
-    for members in groups:
-        if len(members) > 1:
-            index = list(members)
-            parts = evidence[:, index].softmax(2)
-            won = parts.gather(2, winner[:, None, None].expand(-1, len(index), 1))[:, :, 0]
-            part = won * weights[:, index]
-            share[:, index] = part / part.sum(1, keepdim=True).clamp_min(1e-30)
-    return share
 
 
 def find_groups(
-    labels: Tensor, weights: Tensor, evidence: Tensor, others: Tensor | None, above: float
+    answers: Answers, evidence: Tensor, rest: Tensor, start: Groups, above: float
 ) -> Groups:
-    """Return the groups of sources that err together, as connected pairs.
+    """Return the groups of sources that err together.
 
-    labels [n, T] (-1: no answer), weights [n, T], evidence [n, T, C] log-likelihoods, others [n, C]
-    log-probabilities of the student, or None. A pair is connected if `excess_agreement` is above
-    `above`, by more than its sampling error.
+    evidence [n, T, C]: log-likelihoods of the answers. rest [n, C]: those of the student, and the
+    prior. start: groups that are taken for granted. The pair that agrees most beyond chance is
+    joined, and the others are measured again, until none is above `above` by twice its sampling
+    error.
     """
-    count = labels.shape[1]
-    group = list(range(count))
-    for first in range(count):
-        for second in range(first + 1, count):
-            if group[first] == group[second]:
-                continue
-            if _together(labels, weights, evidence, others, (first, second), above):
-                old, new = group[second], group[first]
-                group = [new if number == old else number for number in group]
-    return tuple(
-        tuple(t for t in range(count) if group[t] == number) for number in dict.fromkeys(group)
-    )
+    groups = _join_copies(answers.labels, start)
+    while len(groups) > 1:
+        joint = combine(evidence, answers.weights, groups) + rest
+        rates = _rates(answers, joint.softmax(1))
+        found = max(
+            (
+                (_excess(answers, evidence, joint, rates, groups, one, other), one, other)
+                for one, other in combinations(groups, 2)
+            ),
+            key=lambda item: item[0],
+        )
+        if found[0] <= above:
+            break
+        groups = _joined(groups, found[1], found[2])
+    return groups
 
 
-def _together(
-    labels: Tensor,
-    weights: Tensor,
+def _join_copies(labels: Tensor, groups: Groups) -> Groups:
+    """Join sources whose answers are equal."""
+    for first, second in combinations(range(labels.shape[1]), 2):
+        both = (labels[:, [first, second]] >= 0).all(1)
+        if int(both.sum()) < FEWEST:
+            continue
+        equal = labels[both, first] == labels[both, second]
+        one, other = (next(g for g in groups if t in g) for t in (first, second))
+        if one != other and float(equal.double().mean()) >= IDENTICAL:
+            groups = _joined(groups, one, other)
+    return groups
+
+
+def _joined(groups: Groups, one: tuple[int, ...], other: tuple[int, ...]) -> Groups:
+    kept = [members for members in groups if members not in (one, other)]
+    return tuple(sorted([*kept, tuple(sorted(one + other))]))
+
+
+def _rates(answers: Answers, posterior: Tensor) -> Tensor:
+    """Return P(source answers j | region, c) [T, C, R, C] under a posterior [n, C]."""
+    sources, classes = answers.labels.shape[1], posterior.shape[1]
+    expected = by_region(answers.regions, posterior)
+    counts = expected.new_zeros(sources, classes, expected.shape[1] * classes)
+    for source in range(sources):
+        weighted = expected * answers.weights[:, source, None, None]
+        count_hard(counts[source, None], answers.labels[:, source, None], weighted.flatten(1))
+    return shrunk_rates(counts.view(sources, classes, -1, classes), SMOOTHING * classes)
+
+
+def _excess(
+    answers: Answers,
     evidence: Tensor,
-    others: Tensor | None,
-    pair: tuple[int, int],
-    above: float,
-) -> bool:
-    both = (labels[:, list(pair)] >= 0).all(1)
-    both &= (weights[:, list(pair)] > 0.05).all(1)
-    rows = both.nonzero()[:, 0]
-    if above >= 1 or len(rows) < FEWEST:
-        return False
-    first, second = labels[rows, pair[0]], labels[rows, pair[1]]
-    if float((first == second).double().mean()) >= IDENTICAL:
-        return True
-    share = weights[rows, pair[0]] * weights[rows, pair[1]]
-    rest = [t for t in range(labels.shape[1]) if t not in pair]
-    said = evidence[rows][:, rest] * weights[rows][:, rest, None]
-    joint = said.sum(1) if others is None else said.sum(1) + others[rows]
-    told = joint.amax(1) - joint.amin(1) > 1e-4
-    posterior = joint.softmax(1) * told[:, None]
-    found, error = excess_agreement(first, second, posterior, share)
-    return found - 2 * error > above
+    joint: Tensor,
+    rates: Tensor,
+    groups: Groups,
+    one: tuple[int, ...],
+    other: tuple[int, ...],
+) -> float:
+    """Return the largest excess of a pair of sources of two groups, less twice its error."""
+    others = joint
+    for members in (one, other):
+        others = others - group_evidence(evidence, answers.weights, members)
+    posterior, best = others.softmax(1), -1.0
+    for first in one:
+        for second in other:
+            found, error = excess_agreement(answers, posterior, rates, first, second)
+            best = max(best, found - 2 * error)
+    return best
 
 
 def excess_agreement(
-    first: Tensor, second: Tensor, posterior: Tensor, weights: Tensor
+    answers: Answers, posterior: Tensor, rates: Tensor, first: int, second: int
 ) -> tuple[float, float]:
-    """Return how much two sources agree where both are wrong, beyond chance, and its error.
+    """Return how much two sources agree beyond what the posterior explains, and its error.
 
-    first, second: [n] answers. posterior: [n, C] of the true class, without the two. weights: [n].
-    With O the share of equal answers among those where both are wrong, and E the share that
-    independent answers with the same confusions would have, returns (O - E) / (1 - E) and its
-    standard error; (0, 0) if both are wrong on fewer than `FEWEST` samples.
+    posterior: [n, C] of the true class, by all other groups. rates: [T, C, R, C]. With A the share
+    of equal answers and B the share that is expected of answers that are independent given class
+    and region, returns (A - B) / (1 - B), which is 1 for copies, and its standard error; (0, 0) if
+    the two answered together fewer than `FEWEST` times.
     """
-    classes = posterior.shape[1]
-    posterior = posterior.double() * weights.double()[:, None]
-    at_first = posterior.gather(1, first[:, None])[:, 0]
-    at_second = posterior.gather(1, second[:, None])[:, 0]
-    equal = first == second
-    one = torch.nn.functional.one_hot
-    wrong_both = posterior * (1 - one(first, classes)) * (1 - one(second, classes))
-    total = wrong_both.sum(0)
-    both = float(total.sum())
-    if both < FEWEST:
+    labels, weights = answers.labels, answers.weights
+    both = (labels[:, first] >= 0) & (labels[:, second] >= 0)
+    share = (weights[:, first] * weights[:, second])[both].double()
+    if float(share.sum()) < FEWEST:
         return 0.0, 0.0
-    agree = float((posterior.sum(1) - at_first)[equal].sum())
-    expected = float((_coincidence(first, second, posterior, at_first, at_second) * total).sum())
-    observed, expected = agree / both, expected / both
-    size = both**2 / max(float(wrong_both.sum(1).square().sum()), 1e-30)
-    error = math.sqrt(max(observed * (1 - observed), 1e-4) / size)
-    return (observed - expected) / (1 - expected), error / (1 - expected)
-
-
-def _coincidence(
-    first: Tensor, second: Tensor, posterior: Tensor, at_first: Tensor, at_second: Tensor
-) -> Tensor:
-    """Return [C]: the chance that independent wrong answers are equal, by the true class.
-
-    The counts of wrong answers have half an answer added to every class.
-    """
-    classes = posterior.shape[1]
-    rates = []
-    for labels in (first, second):
-        counts = posterior.new_full((classes, classes), 0.5 / classes)
-        counts.index_add_(0, labels, posterior)
-        counts.fill_diagonal_(0.0)
-        rates.append(counts / counts.sum(0, keepdim=True))
-    return (rates[0] * rates[1]).sum(0)
+    equal = (labels[both, first] == labels[both, second]).double()
+    by_chance = (rates[first] * rates[second]).sum(0)
+    likely = (posterior[both].double() @ by_chance.T * answers.regions[both].double()).sum(1)
+    total = float(share.sum())
+    agree, chance = float((share * equal).sum()) / total, float((share * likely).sum()) / total
+    spread = float((share.square() * likely * (1 - likely)).sum()) ** 0.5 / total
+    rest = max(1 - chance, FLOOR)
+    return (agree - chance) / rest, spread / rest
