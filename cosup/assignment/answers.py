@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.assignment.em import answered, mean_vote
+from cosup.assignment.em import answered
 from cosup.assignment.regions import Regions, restricted
 from cosup.evidence import Batches, Evidence, Scopes
 
@@ -129,15 +129,3 @@ class Survey:
         """
         by_class = self.hard.cpu() | (restricted(scopes) & ~regions.known)
         return Reader(~by_class, regions, student and self.student)
-
-
-def vote(reader: Reader, answers: Answers, classes: int) -> Tensor:
-    """Return the sources' mean vote [n, C], weighted by how far samples lie in their scopes."""
-    votes = answers.regions.new_zeros(len(answers), classes)
-    hard = answers.labels[:, ~reader.soft]
-    for column in hard.T:
-        said = column >= 0
-        votes[said, column[said]] += 1
-    if bool(reader.soft.any()):
-        votes += (answers.soft.exp() * answers.weights[:, reader.soft, None]).sum(1)
-    return mean_vote(votes)

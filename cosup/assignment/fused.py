@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.assignment.answers import Answers, Reader, Reading, Survey, vote
+from cosup.assignment.answers import Answers, Reader, Reading, Survey
 from cosup.assignment.base import Assigner, available
 from cosup.assignment.em import by_region, converge, count_hard, log_rates_of
 from cosup.assignment.exponents import fit_exponent
-from cosup.assignment.grouping import find_groups
+from cosup.assignment.grouping import find_groups, join_copies
 from cosup.assignment.likelihood import (
     Groups,
     Model,
@@ -26,6 +26,7 @@ from cosup.assignment.likelihood import (
     group_evidence,
     shares,
     shrunk_rates,
+    vote,
 )
 from cosup.assignment.regions import Regions, find_regions
 from cosup.assignment.reliability import Reliability
@@ -34,6 +35,11 @@ from cosup.evidence import Assigned, Batches, Evidence, Scopes
 from cosup.seeds import torch_generator
 from cosup.settings.assigners import FusedSettings
 
+ECHO = 0.5
+"""Part of the student's evidence that counts in the M-step. It learned from the other sources, so
+its errors are not independent of theirs."""
+SMALL = 1e-6
+"""Sums of weights are clamped to this."""
 REFITS = (0, 3, 7)
 """Iterations before which exponents and groups are fitted anew."""
 
@@ -79,7 +85,7 @@ class Fused(FusedSettings, Assigner):
             torch.zeros(int((~reader.soft).sum()), survey.classes, len(regions), survey.classes),
             torch.full((survey.classes,), 1 / survey.classes),
             torch.ones(sources + 1),
-            self._first_groups(reader),
+            self._first_groups(reader, panel),
         )
         self._sweep(reading, start=True)
         iteration, before = 0, -torch.inf
@@ -119,10 +125,11 @@ class Fused(FusedSettings, Assigner):
         winner = joint.argmax(1)
         spoken = available(evidence.annotations)
         nats = torch.zeros(len(evidence), len(scopes) + 1, device=joint.device)
-        share = shares(likelihood, answers.weights, model.groups, winner)
+        weights = model.scaled(answers)
+        share = shares(likelihood, weights, model.groups, winner)
         for members in model.groups:
             index = list(members)
-            found = margin(group_evidence(likelihood, answers.weights, members), winner)
+            found = margin(group_evidence(likelihood, weights, members), winner)
             nats[:, index] = share[:, index] * found[:, None]
         own = model.own(answers)
         if own is not None:
@@ -189,9 +196,9 @@ class Fused(FusedSettings, Assigner):
         frequency, likelihood, samples = torch.zeros(classes).double(), 0.0, 0
         for answers in reading:
             if start:
-                posterior = vote(reader, answers, classes)
+                posterior = vote(reader, answers, classes, model.groups)
             else:
-                joint = model.joint(answers)
+                joint = model.joint(answers, student=ECHO)
                 likelihood += float(joint.logsumexp(1).sum(dtype=torch.float64))
                 posterior = joint.softmax(1)
             expected = by_region(answers.regions, posterior).flatten(1)
@@ -207,33 +214,37 @@ class Fused(FusedSettings, Assigner):
         )
         return likelihood / samples
 
-    def _first_groups(self, reader: Reader) -> Groups:
-        """Return the groups to start from: soft sources are models of the same images."""
+    def _first_groups(self, reader: Reader, panel: Answers) -> Groups:
+        """Return the groups to start from: copies, and soft sources, models of the same images."""
         soft = tuple(reader.soft.nonzero()[:, 0].tolist()) if self.group_above < 1 else ()
         alone = [(source,) for source in range(len(reader.soft)) if source not in soft]
-        return tuple(sorted([soft, *alone] if soft else alone))
+        groups = tuple(sorted([soft, *alone] if soft else alone))
+        return join_copies(panel.labels, groups) if self.group_above < 1 else groups
 
     def _refit(self, panel: Answers, regroup: bool) -> None:
         """Fit the groups, then the exponents of the soft sources, then that of the student."""
         model = self._fitted()
         groups, evidence = model.groups, model.evidence(panel)
         if regroup and self.group_above < 1:
-            own = model.own(panel)
-            rest = model.first() if own is None else model.first() + own
-            start = self._first_groups(model.reader)
+            student = model.own(panel)
+            rest = model.first() if student is None else model.first() + student
+            start = self._first_groups(model.reader, panel)
             groups = find_groups(panel, evidence, rest, start, self.group_above)
         exponents = model.exponents.clone()
         if self.temperatures:
-            for source, members in _soft_sources(model.reader, groups):
+            exponents[:-1] = 1.0
+            for members in groups:
+                if not bool(model.reader.soft[list(members)].all()):
+                    continue
                 others = tuple(group for group in groups if group != members)
+                share = panel.weights[:, list(members)].amax(1)
+                own = group_evidence(evidence, panel.weights, members)
+                own = own / share.clamp_min(SMALL)[:, None]
                 rest = combine(evidence, panel.weights, others)
-                position = int(model.reader.soft[:source].sum())
-                exponents[source] = fit_exponent(
-                    panel.soft[:, position], rest, panel.weights[:, source]
-                )
+                exponents[list(members)] = fit_exponent(own, rest, share)
         model = replace(model, groups=groups, exponents=exponents)
         if panel.student is not None:
-            rest = combine(model.evidence(panel), panel.weights, groups)
+            rest = combine(evidence, model.scaled(panel), groups)
             exponents[-1] = fit_exponent(panel.student, rest, torch.ones(len(panel)))
         self.model_ = replace(model, exponents=exponents)
 
@@ -323,13 +334,6 @@ def _labels(answers: Answers, source: int) -> Tensor | None:
     if source < answers.labels.shape[1]:
         return answers.labels[:, source]
     return None if answers.student is None else answers.student.argmax(1)
-
-
-def _soft_sources(reader: Reader, groups: Groups) -> list[tuple[int, tuple[int, ...]]]:
-    """Return the soft sources, each with its group."""
-    return [
-        (source, members) for members in groups for source in members if bool(reader.soft[source])
-    ]
 
 
 def _panel(reading: Reading, samples: int, most: int, seed: int) -> Answers:

@@ -30,7 +30,7 @@ def find_groups(
     joined, and the others are measured again, until none is above `above` by twice its sampling
     error.
     """
-    groups = _join_copies(answers.labels, start)
+    groups = start
     while len(groups) > 1:
         joint = combine(evidence, answers.weights, groups) + rest
         rates = _rates(answers, joint.softmax(1))
@@ -47,7 +47,7 @@ def find_groups(
     return groups
 
 
-def _join_copies(labels: Tensor, groups: Groups) -> Groups:
+def join_copies(labels: Tensor, groups: Groups) -> Groups:
     """Join sources whose answers are equal."""
     for first, second in combinations(range(labels.shape[1]), 2):
         both = (labels[:, [first, second]] >= 0).all(1)

@@ -1,4 +1,4 @@
-"""The model that `fused` learns: what the answers of the sources are worth. METHODS.md section 8."""
+"""The model that `fused` learns: what each source's answers are worth. METHODS.md section 8."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.answers import Answers, Reader
-from cosup.assignment.em import EPSILON, look_up, rates_of
+from cosup.assignment.em import EPSILON, look_up, mean_vote, rates_of
 
 Groups = tuple[tuple[int, ...], ...]
 """The sources of each group, ascending; every source is in one group."""
@@ -21,8 +21,8 @@ class Model:
 
     log_rates: [H, C, R, C], log P(source answers j | region, c) at [h, j, r, c], of the H sources
     that are read by their class. prior: [C] frequencies of the classes. exponents: [T + 1], of the
-    soft sources' probabilities and, last, of the student's (1 for the others). groups: of the
-    sources that err together.
+    soft sources' probabilities, one for each group, and, last, of the student's (1 for the others).
+    groups: of the sources that err together.
     """
 
     reader: Reader
@@ -36,8 +36,7 @@ class Model:
         samples, sources = answers.labels.shape
         found = self.log_rates.new_zeros(samples, sources, self.log_rates.shape[1])
         soft = self.reader.soft
-        found[:, soft] = answers.soft * self.exponents[:-1][soft, None]
-        found[:, soft] *= (answers.labels[:, soft] >= 0)[:, :, None]
+        found[:, soft] = answers.soft * (answers.labels[:, soft] >= 0)[:, :, None]
         for rates, source in zip(self.log_rates, (~soft).nonzero()[:, 0].tolist(), strict=True):
             rows = look_up(rates.flatten(1), answers.labels[:, source])
             if answers.regions.shape[1] > 1:
@@ -45,6 +44,10 @@ class Model:
                 rows = (by_region * answers.regions[:, :, None]).sum(1)
             found[:, source] = rows
         return found
+
+    def scaled(self, answers: Answers) -> Tensor:
+        """Return the weights [n, T] of the sources, times their exponents."""
+        return answers.weights * self.exponents[:-1]
 
     def own(self, answers: Answers) -> Tensor | None:
         """Return the student's log-likelihood [n, C], or None without a student."""
@@ -59,12 +62,17 @@ class Model:
             return torch.zeros_like(self.prior)
         return self.prior.clamp_min(EPSILON).log()
 
-    def joint(self, answers: Answers, evidence: Tensor | None = None) -> Tensor:
-        """Return log p(answers, c) [n, C], up to a constant for each sample."""
+    def joint(
+        self, answers: Answers, evidence: Tensor | None = None, student: float = 1.0
+    ) -> Tensor:
+        """Return log p(answers, c) [n, C], up to a constant for each sample.
+
+        student: the part of the student's log-likelihood that counts.
+        """
         evidence = self.evidence(answers) if evidence is None else evidence
-        joint = combine(evidence, answers.weights, self.groups) + self.first()
+        joint = self.first() + combine(evidence, self.scaled(answers), self.groups)
         own = self.own(answers)
-        return joint if own is None else joint + own
+        return joint if own is None else joint + student * own
 
 
 def combine(evidence: Tensor, weights: Tensor, groups: Groups) -> Tensor:
@@ -87,6 +95,21 @@ def group_evidence(evidence: Tensor, weights: Tensor, members: Sequence[int]) ->
     parts, share = evidence[:, index].softmax(2), weights[:, index]
     mean = (parts * share[:, :, None]).sum(1) / share.sum(1, keepdim=True).clamp_min(FLOOR)
     return share.amax(1, keepdim=True) * mean.clamp_min(FLOOR).log()
+
+
+def vote(reader: Reader, answers: Answers, classes: int, groups: Groups) -> Tensor:
+    """Return the mean vote [n, C] of the groups, weighted by how far samples lie in scopes."""
+    samples, sources = answers.labels.shape
+    said = answers.regions.new_zeros(samples, sources, classes)
+    said.scatter_(2, answers.labels.clamp_min(0)[:, :, None], 1.0)
+    said[:, reader.soft] = answers.soft.exp()
+    said *= answers.weights[:, :, None]
+    votes = said.new_zeros(samples, classes)
+    for members in groups:
+        share = answers.weights[:, list(members)]
+        mean = said[:, list(members)].sum(1) / share.sum(1, keepdim=True).clamp_min(FLOOR)
+        votes += share.amax(1, keepdim=True) * mean
+    return mean_vote(votes)
 
 
 def shares(evidence: Tensor, weights: Tensor, groups: Groups, winner: Tensor) -> Tensor:

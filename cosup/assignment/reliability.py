@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cosup.assignment.grouping import Groups
+from cosup.assignment.likelihood import Groups
 
 
 @dataclass(frozen=True)

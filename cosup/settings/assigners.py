@@ -202,11 +202,11 @@ class FusedSettings(AssignerSettings):
     tolerance: float = 1e-4
     """Stop when the mean log-likelihood per sample (nats) increases by less."""
     temperatures: bool = True
-    """Fit an exponent for the probabilities of each soft source, where others say how far it can be
+    """Fit an exponent for the probabilities of soft sources, where others say how far they can be
     trusted; otherwise they count as they are."""
     group_above: float = 0.3
-    """Sources err together, and count as one, if they agree on wrong answers by this share beyond
-    chance; 1 turns it off."""
+    """Hard sources err together, and count as one, if they agree by this share more than their
+    confusion matrices explain (copies: 1). Soft sources are one group. 1 turns groups off."""
     confidence_weight: bool = False
     """Weigh the loss of a sample by the probability of its most probable class."""
     max_samples: int = 30_000

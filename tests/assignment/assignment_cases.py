@@ -29,7 +29,7 @@ class Case:
     def run(self, assigner: Assigner, size: int | None = None, seed: int = 0) -> Tensor:
         """Fit and assign, in batches of `size` samples (all at once by default)."""
         batches = self.batches(size or len(self.evidence))
-        provenance = self.provenance if "provenance" in assigner.needs else None
+        provenance = self.provenance if "provenance" in assigner.uses else None
         assigner.fit(batches, self.scopes, seed=seed, provenance=provenance)
         return torch.cat([assign(assigner, part, self.scopes) for part in batches])
 
@@ -65,7 +65,8 @@ def take(evidence: Evidence, rows: slice) -> Evidence:
         evidence.features[rows],
         truth,
         index=evidence.indices()[rows],
-        domains=truth.domains,
+        domains=None if evidence.domains is None else evidence.domains[rows],
+        has_student=evidence.has_student,
     )
 
 
