@@ -148,11 +148,18 @@ class Control:
     """Whether it is the run itself with one part left out, which shows what that part is worth."""
     headline: bool = False
     """Whether the head of the report shows its accuracy."""
+    advice: str = ""
+    """How to use what it shows, as the begin of a sentence; empty: "Use" and `sentence`."""
 
     @property
     def loss_free(self) -> bool:
         """Whether it is the same for runs that differ in their loss alone."""
         return not self.is_trained and not self.reads_student
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether its student is trained on annotations of teachers, and on no label."""
+        return self.is_trained and not self.reads_labels and self.name != LABELS
 
     @property
     def is_bound(self) -> bool:
@@ -197,6 +204,7 @@ _TABLE = (
         title="labels",
         label="student trained on the teachers' labelled samples",
         sentence="the same student trained on the teachers' own labelled samples",
+        advice="Train the student on the teachers' own labelled samples (control labels)",
         headline=True,
     ),
     Control(
@@ -221,6 +229,7 @@ _TABLE = (
         title="mean ensemble",
         label="student taught by the mean of the teachers",
         sentence="a student taught by the mean of the teachers",
+        advice="Train the student on the mean of the teachers (rounds.assignment: mean)",
         headline=True,
     ),
     Control(  # Burns et al. 2023: weak-to-strong generalisation with a single teacher
@@ -229,6 +238,7 @@ _TABLE = (
         title="best teacher",
         label="student taught by the best teacher alone",
         sentence="a student taught by the best single teacher",
+        advice="Train the student on the best teacher alone (rounds.assignment: single)",
     ),
     Control(
         "self_training",
@@ -250,6 +260,7 @@ _TABLE = (
         title="no filter",
         label="the same run without its filters",
         sentence="the same run without its filters",
+        advice="Run it without filters (rounds.consistency: [])",
         is_variant=True,
     ),
     Control(
@@ -258,6 +269,7 @@ _TABLE = (
         title="plain loss",
         label="the same run with cross-entropy as the loss",
         sentence="the same run with cross-entropy as the loss",
+        advice="Run it with cross-entropy (rounds.loss: cross_entropy)",
         is_variant=True,
     ),
     Control(

@@ -21,22 +21,12 @@ Rows = Mapping[tuple[str, str], Row]
 
 TABLE = "table"
 """The kind of a teacher that is a table of labels made elsewhere."""
-HOW = {
-    "student_and_team": "Use student and team together (`predict(images, team=True)`)",
-    "team": "Use the team, which is the teachers routed without a student",
-    "labels": "Train on the teachers' own labels (control labels)",
-    "no_filter": "Run it without filters (rounds.consistency: [])",
-    "plain_loss": "Run it with cross-entropy (rounds.loss: cross_entropy)",
-    "best_teacher": "Train the student on the best teacher alone (rounds.assignment: single)",
-    "mean_ensemble": "Train the student on the mean of the teachers (rounds.assignment: mean)",
-}
-"""What to do to get what a control shows."""
 
 
 def reads_no_truth(name: str) -> bool:
     """Return whether a control reads no label of student_train, so that it could be used."""
     control = CONTROLS.get(name)
-    return control is not None and not control.is_bound and "labels" not in control.needs
+    return control is not None and not control.is_bound and not control.reads_labels
 
 
 def alternatives(rows: Rows) -> list[Row]:
@@ -57,11 +47,12 @@ def best_control(rows: Rows) -> Row | None:
 def best_alternative(run: Run, rows: Rows, for_new_images: bool = False) -> Row | None:
     """Return the most accurate of the sources and of the controls that read no true label.
 
-    for_new_images: leave out tables of labels, which answer for their own images alone.
+    for_new_images: leave out tables of labels, which answer for their own images alone, and a team
+    that they are in.
     """
     found = alternatives(rows)
     if for_new_images:
-        found = [row for row in found if not is_table(run, row)]
+        found = [row for row in found if not is_table(run, row) and not _asks_teachers(row)]
     return max(found, key=_accuracy, default=None)
 
 
@@ -69,6 +60,12 @@ def is_table(run: Run, row: Row) -> bool:
     """Return whether a row of the overview is a table of labels made elsewhere."""
     kinds = {teacher.name: teacher.kind for teacher in run.teachers}
     return str(row["kind"]) == "teacher" and kinds.get(str(row["who"])) == TABLE
+
+
+def _asks_teachers(row: Row) -> bool:
+    """Return whether teachers have to answer when it predicts."""
+    control = CONTROLS.get(str(row["who"])) if row["kind"] == "control" else None
+    return control is not None and control.reads_student
 
 
 def phrase(run: Run, row: Row) -> str:
@@ -83,7 +80,8 @@ def how_to_use(run: Run, row: Row) -> str:
     """Return what to do to use a row of the overview, as the begin of a sentence."""
     if row["kind"] == "student":
         return "Use the student"
-    return HOW.get(str(row["who"]), f"Use {phrase(run, row)}")
+    control = CONTROLS.get(str(row["who"])) if row["kind"] == "control" else None
+    return control.advice if control and control.advice else f"Use {phrase(run, row)}"
 
 
 def _accuracy(row: Row) -> float:

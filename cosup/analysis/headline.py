@@ -44,14 +44,7 @@ def what_to_use(run: Run, rows: Rows) -> str:
             f"Use the student: {_right(student)} {where}. The run has nothing to compare it with."
         )
     if best["gain"] >= 0 or not is_significant(best):
-        text = f"Use the student: {_right(student)} {where}."
-        other = f"{phrase(run, best)} ({percent(best['accuracy'])})"
-        interval = f"95 % CI {span(best['gain_low'], best['gain_high'])}"
-        if is_significant(best):
-            gain = points(best["gain"])
-            return f"{text} That is {gain} more than {other}, the next best ({interval})."
-        gain = points(best["gain"], signed=True)
-        return f"{text} It does not differ from {other} by more than noise: {gain} ({interval})."
+        return _keep(run, student, best, where)
     text = (
         f"{how_to_use(run, best)}: {_right(best)} {where}, {points(-best['gain'])} more than the "
         f"student ({percent(student['accuracy'])}; {_reverse(best)})."
@@ -63,6 +56,31 @@ def what_to_use(run: Run, rows: Rows) -> str:
     if trained is not None and trained["gain"] < 0 and is_significant(trained):
         new = f"{phrase(run, trained)} ({percent(trained['accuracy'])})"
     return f"{text} For images that {best['who']} has not labelled, use {new}."
+
+
+def _keep(run: Run, student: Row, best: Row, where: str) -> str:
+    """Say to use the student, which nothing beats by more than noise."""
+    other, accuracy = phrase(run, best), percent(best["accuracy"])
+    gain, interval = points(best["gain"], signed=True), _interval(best)
+    if is_significant(best):
+        return (
+            f"Use the student: {_right(student)} {where}, {gain.lstrip('+')} more than {other}, "
+            f"the next best ({accuracy}; {interval})."
+        )
+    if best["gain"] < 0:
+        return (
+            f"Use the student or {other}: {_right(student)} and {accuracy} {where}, no difference "
+            f"beyond noise ({gain}; {interval})."
+        )
+    return (
+        f"Use the student: {_right(student)} {where}, no more than noise above {other}, the next "
+        f"best ({accuracy}; {gain}, {interval})."
+    )
+
+
+def _interval(row: Row) -> str:
+    """Return the interval of what the student has more than a row."""
+    return f"95 % CI {span(row['gain_low'], row['gain_high'])}"
 
 
 def _right(row: Row) -> str:
@@ -80,7 +98,8 @@ def why(run: Run, rows: Rows, tables: Tables) -> str:
     above = [row for row in others if row["gain"] < 0 and is_significant(row)]
     limit = largest_limit(tables["limits"]) if "limits" in tables else None
     if not above:
-        return " ".join(filter(None, [_gain(run, others), _limit(limit), _lacking(tables)]))
+        gain = _gain(run, rows)
+        return " ".join(filter(None, [gain, _limit(limit), _lacking(tables)]))
     highest = min(above, key=lambda row: float(row["gain"]))
     other = phrase(run, highest)
     text = (
@@ -106,16 +125,19 @@ def _try(run: Run, limit: Row) -> str:
     return TRY[limit["limit"]]
 
 
-def _gain(run: Run, others: list[Row]) -> str:
-    """Say what the student gains over the next best, student and team together left out."""
-    if not others:
-        return "There is no other supervision to compare the student with."
-    best = max(others, key=lambda row: float(row["accuracy"]))
-    interval = f"95 % CI {span(best['gain_low'], best['gain_high'])}"
+def _gain(run: Run, rows: Rows) -> str:
+    """Say what the student gains over the best single source."""
+    sources = [row for (kind, _), row in rows.items() if kind == "teacher"]
+    if not sources:
+        return ""
+    best = max(sources, key=lambda row: float(row["accuracy"]))
     gain, other = points(best["gain"], signed=True), phrase(run, best)
-    if best["gain"] > 0 and is_significant(best):
-        return f"The student gains {gain.lstrip('+')} over {other} ({interval})."
-    return f"The student and {other} do not differ by more than noise ({gain}, {interval})."
+    if is_significant(best):
+        return (
+            f"The student gains {gain.lstrip('+')} over the best single source, {other} "
+            f"({percent(best['accuracy'])}; {_interval(best)})."
+        )
+    return f"The student does not gain over {other} by more than noise ({gain}; {_interval(best)})."
 
 
 def _limit(limit: Row | None) -> str:

@@ -67,16 +67,12 @@ def limits_table(run: Run) -> pd.DataFrame:
 
 def _measured(run: Run, right: dict[str, Bools]) -> Iterator[_Measured | str]:
     """Yield how each limit is measured, or the reason why it is not."""
-    rounds = run.config["rounds"]
-    plain = {
-        "filters": ("no_filter", not rounds.get("consistency"), "the run has no filter"),
-        "loss": ("plain_loss", _name(rounds.get("loss")) == "cross_entropy", "it is cross-entropy"),
-    }
-    for limit, (control, pointless, reason) in plain.items():
+    absent = run.summary.get("controls_absent", {})
+    for limit, control in (("filters", "no_filter"), ("loss", "plain_loss")):
         if control in right:
             yield _Measured(limit, control)
         else:
-            yield reason if pointless else _not_run([control])
+            yield absent.get(control) or _pointless(run, limit) or _not_run([control])
     routed = max(
         (name for name in ROUTED if name in right), key=lambda n: right[n].mean(), default=""
     )
@@ -90,8 +86,12 @@ def _measured(run: Run, right: dict[str, Bools]) -> Iterator[_Measured | str]:
         yield _Measured("annotations", "ceiling", routed if better else "")
 
 
-def _name(section: Any) -> str:
-    return str(section.get("name", "")) if isinstance(section, dict) else str(section)
+def _pointless(run: Run, limit: str) -> str:
+    """Return why the run has no such limit, or ""."""
+    rounds = run.config["rounds"]
+    if limit == "filters":
+        return "" if rounds["consistency"] else "the run has no filter"
+    return "it is cross-entropy" if rounds["loss"]["name"] == "cross_entropy" else ""
 
 
 def _not_run(names: tuple[str, ...] | list[str]) -> str:

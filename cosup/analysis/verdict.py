@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cosup.analysis.alternatives import Rows, alternatives
+from cosup.analysis.alternatives import Rows
 from cosup.analysis.arrays import Row, Tables, row_at, rows_of
 from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.headline import what_to_use, why
@@ -112,15 +112,16 @@ def _rounds(run: Run, rows: Rows, tables: Tables) -> Iterator[str]:
         )
     yield from _filters(tables)
     yield from _judges(run)
-    oracle, others = rows.get(("control", "oracle_assignment")), alternatives(rows)
+    oracle = rows.get(("control", "oracle_assignment"))
     if oracle is None:
         return
+    others = [row for (_, who), row in rows.items() if who in CONTROLS and CONTROLS[who].is_taught]
     best = max([*others, rows["student", "student"]], key=lambda row: float(row["accuracy"]))
     if best["accuracy"] > oracle["accuracy"]:
         yield (
-            f"Oracle routing by scope ({percent(oracle['accuracy'])}) is no bound here: "
-            f"{percent(best['accuracy'])} is reached without it. Scopes do not say which source is "
-            "right; loss_oracle bounds what routing can give."
+            f"Oracle routing by scope ({percent(oracle['accuracy'])}) is no bound here: a student "
+            f"taught by the same sources reaches {percent(best['accuracy'])}. Scopes do not say "
+            "which source is right; loss_oracle bounds what routing can give."
         )
 
 

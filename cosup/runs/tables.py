@@ -62,7 +62,19 @@ def _add_control(table: Table, summary: Mapping[str, Any], name: str) -> None:
     numbers = summary["controls"][name]
     accuracy = in_percent(numbers["accuracy"]) + _spread(summary, f"controls.{name}.accuracy")
     label = CONTROLS[name].label if name in CONTROLS else control_title(name)
+    if _is_bound(name) and numbers["accuracy"] < _highest(summary):
+        label += ": no bound here"
     table.add_row(label, accuracy, in_percent(numbers["pgr"]))
+
+
+def _highest(summary: Mapping[str, Any]) -> float:
+    """Return the highest accuracy of a student taught by the sources, which no bound is below."""
+    taught = [
+        numbers
+        for name, numbers in summary["controls"].items()
+        if name in CONTROLS and CONTROLS[name].is_taught
+    ]
+    return max(float(numbers["accuracy"]) for numbers in (summary["student"], *taught))
 
 
 def _spread(summary: Mapping[str, Any], number: str) -> str:
