@@ -41,6 +41,8 @@ STAGE = "team"
 FOLDS = 3
 ENOUGH = 2000
 """Folds are answered until there are so many samples."""
+FEWEST = 20
+"""Exponents are not fitted to fewer labelled samples."""
 MOST = 5000
 """Most samples of a fold that are answered; bounds time and memory."""
 
@@ -57,9 +59,11 @@ class _Samples:
     labels: Tensor
     groups: Tensor
 
-    def fit(self) -> TeamFit:
-        """Fit the exponents to the samples with a known label."""
+    def fit(self) -> TeamFit | None:
+        """Fit the exponents to the samples with a known label; None if there are too few."""
         known = self.labels >= 0
+        if int(known.sum()) < FEWEST:
+            return None
         return fit_team(
             self.student[known], self.team[known], self.labels[known], self.groups[known]
         )
@@ -165,6 +169,8 @@ def _combined(team: _Team, split: str) -> dict[str, Any]:
     except UserError as error:
         return _without(f"the teachers cannot be trained on a part of their samples: {error}")
     fit = samples.fit()
+    if fit is None:
+        return _without(f"fewer than {FEWEST} labelled samples of {split} are known")
     files, test = context.files, prepared.test.split
     student = files.round(team.number).test.read(test.answers)
     asked = team.ask(team.stored("test"), student, team.features("test"))

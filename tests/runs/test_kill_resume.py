@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> tuple
 @pytest.mark.slow
 def test_the_run_was_killed_after_every_stage(folders: tuple[Path, Path, str]) -> None:
     controls = ("best_teacher", "ceiling")
-    expected = {"data", "features", "teachers", "annotate", "round-1", "round-2"}
+    expected = {"data", "features", "teachers", "annotate", "round-1", "round-2", "team"}
     expected |= {f"control-{name}" for name in controls}
     assert expected <= set(folders[2].split())
 
