@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 STAGE = "team"
 FOLDS = 3
-ENOUGH = 2000
+ENOUGH = 1000
 """Folds are answered until there are so many samples."""
 FEWEST = 20
 """Exponents are not fitted to fewer labelled samples."""
