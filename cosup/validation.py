@@ -101,7 +101,9 @@ def _validated(cls: type[Any], value: Any) -> tuple[Any, list[UserError]]:
     try:
         return _adapter(cls).validate_python(value), []
     except ValidationError as error:
-        return None, [mistake for item in error.errors() for mistake in _mistakes(cls, value, item)]
+        # A default that depends on other settings is not made if these have mistakes.
+        found = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        return None, [mistake for item in found for mistake in _mistakes(cls, value, item)]
 
 
 def _hidden(

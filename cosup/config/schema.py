@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cosup.config.cross_checks import check_sections
+from cosup.config.default_controls import default_controls
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
@@ -135,8 +136,12 @@ class Config(Section):
     teachers: TeachersSection = TeachersSection()
     student: StudentSection
     rounds: RoundsSection = RoundsSection()
-    controls: list[ControlName] = ["best_teacher", "mean_ensemble", "student_and_team", "ceiling"]
-    """Comparisons with simpler supervision (or, the oracle and the ceiling, with the truth)."""
+    controls: list[ControlName] = Field(
+        default_factory=lambda sections: default_controls(**sections)
+    )
+    """Comparisons with simpler supervision (or, the oracles and the ceiling, with the truth). The
+    default is all that apply; for a network as the student, which is trained anew for each, `team`,
+    `student_and_team`, `labels`, `mean_ensemble`, `best_teacher` and `ceiling`."""
     execution: ExecutionSection = ExecutionSection()
 
     @property

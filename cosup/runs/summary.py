@@ -82,15 +82,17 @@ def student_numbers(
 def control_numbers(
     test: TestSplit, controls: Mapping[str, ProbTable], floor: ProbTable, seed: int
 ) -> dict[str, Numbers]:
-    """Return each control's test accuracy, its interval and its PGR, as that of the student."""
-    bottom, ceiling = test.correct(floor), controls.get("ceiling")
-    top = None if ceiling is None else test.correct(ceiling)
-    told = top is not None and no_gap(bottom, top, test.groups, seed) is None
-    numbers = {}
+    """Return each control's test accuracy and PGR with their intervals, as for the student."""
+    numbers, ceiling = {}, controls.get("ceiling")
     for name, probs in controls.items():
-        accuracy, interval = test.accuracy(probs), _interval(test, test.correct(probs), seed)
-        gap = pgr(_mean(bottom), accuracy, _mean(top)) if told and top is not None else None
-        numbers[name] = {"accuracy": accuracy, "accuracy_ci95": interval, "pgr": gap}
+        right = test.correct(probs)
+        found = _recovered(test, floor, right, ceiling, seed)
+        numbers[name] = {
+            "accuracy": _mean(right),
+            "accuracy_ci95": _interval(test, right, seed),
+            "pgr": found["value"],
+            "pgr_ci95": found["ci95"],
+        }
     return numbers
 
 

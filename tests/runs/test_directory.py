@@ -100,7 +100,7 @@ def test_resume_names_changed_settings(tmp_path: Path) -> None:
     path = tmp_path / "r"
     start(path)
     with pytest.raises(
-        UserError, match=r'changed: rounds.targets: "soft" -> "hard"; rounds.repeat: 1 -> 3 '
+        UserError, match=r'changed: rounds.targets: "soft" -> "hard"; rounds.repeat: "auto" -> 3 '
     ):
         RunDirectory.open(path, config(repeat=3, targets="hard"), resume=True).__enter__()
 

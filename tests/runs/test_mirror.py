@@ -231,7 +231,7 @@ def test_another_config_is_refused_with_the_uri(place: str) -> None:
     run(place, "one")
     before = names(place)
     with (
-        pytest.raises(UserError, match=r"rounds\.repeat: 1 -> 3") as caught,
+        pytest.raises(UserError, match=r'rounds\.repeat: "auto" -> 3') as caught,
         mirrored(place, resume=True) as path,
         RunDirectory.open(path, config(repeat=3), resume=True),
     ):
