@@ -213,7 +213,6 @@ _TABLE = (
         title="equal-budget generalist",
         label="student taught by one generalist with all specialists' budget",
         sentence="a student taught by one generalist with the training budget of all specialists",
-        headline=True,
     ),
     Control(
         BAGGED,
@@ -230,7 +229,6 @@ _TABLE = (
         label="student taught by the mean of the teachers",
         sentence="a student taught by the mean of the teachers",
         advice="Train the student on the mean of the teachers (rounds.assignment: mean)",
-        headline=True,
     ),
     Control(  # Burns et al. 2023: weak-to-strong generalisation with a single teacher
         "best_teacher",

@@ -113,7 +113,7 @@ def why(run: Run, rows: Rows, tables: Tables) -> str:
             " The student itself limits it: trained on the true labels it reaches "
             f"{percent(ceiling['accuracy'])}, no more than {other}."
         )
-    tried = f"Try {' and '.join(tries)}." if tries else ""
+    tried = f"Try {'; and '.join(tries)}." if tries else ""
     return " ".join(filter(None, [text, _limit(limit), tried, _lacking(tables)]))
 
 
