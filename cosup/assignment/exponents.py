@@ -16,12 +16,15 @@ FEWEST = 20.0
 """Fewest informative samples (by weight) from which an exponent is fitted."""
 
 
-def fit_exponent(log_probs: Tensor, log_likelihood: Tensor, weights: Tensor) -> float:
-    """Return b that maximises sum_x w(x) log sum_c softmax(b log p(.|x))_c L_x(c).
+def fit_exponent(
+    log_probs: Tensor, log_likelihood: Tensor, weights: Tensor, offset: Tensor | None = None
+) -> float:
+    """Return b that maximises sum_x w(x) log sum_c softmax(b log p(.|x) + offset(x))_c L_x(c).
 
     log_probs: [n, C], log p. log_likelihood: [n, C], log L of the other sources, up to a constant
     per sample; samples of which they say nothing (L is constant) do not count. weights: [n].
-    Returns 1 if fewer than `FEWEST` samples count.
+    offset: [n, C], of other probabilities by which these are multiplied. Returns 1 if fewer than
+    `FEWEST` samples count.
     """
     told = log_likelihood.amax(1) - log_likelihood.amin(1) > 1e-4
     rows = (told & (weights > 0)).nonzero()[:, 0]
@@ -29,10 +32,11 @@ def fit_exponent(log_probs: Tensor, log_likelihood: Tensor, weights: Tensor) -> 
     if float(weights.sum()) < FEWEST:
         return 1.0
     log_probs = log_probs[rows]
+    added = 0.0 if offset is None else offset[rows]
     likelihood = log_likelihood[rows].softmax(1)
 
     def value(log_exponent: float) -> float:
-        probs = (log_probs * math.exp(log_exponent)).softmax(1)
+        probs = (log_probs * math.exp(log_exponent) + added).softmax(1)
         mean = (probs * likelihood).sum(1).double().clamp_min(1e-30).log()
         return float((mean * weights).sum())
 

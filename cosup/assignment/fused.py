@@ -35,11 +35,8 @@ from cosup.evidence import Assigned, Batches, Evidence, Scopes
 from cosup.seeds import torch_generator
 from cosup.settings.assigners import FusedSettings
 
-ECHO = 0.5
-"""Part of the student's evidence that counts in the M-step. It learned from the other sources, so
-its errors are not independent of theirs."""
-SMALL = 1e-6
-"""Sums of weights are clamped to this."""
+TURNS = 3
+"""Times that each exponent is fitted anew, given the others."""
 REFITS = (0, 3, 7)
 """Iterations before which exponents and groups are fitted anew."""
 
@@ -198,7 +195,7 @@ class Fused(FusedSettings, Assigner):
             if start:
                 posterior = vote(reader, answers, classes, model.groups)
             else:
-                joint = model.joint(answers, student=ECHO)
+                joint = model.joint(answers)
                 likelihood += float(joint.logsumexp(1).sum(dtype=torch.float64))
                 posterior = joint.softmax(1)
             expected = by_region(answers.regions, posterior).flatten(1)
@@ -230,23 +227,34 @@ class Fused(FusedSettings, Assigner):
             rest = model.first() if student is None else model.first() + student
             start = self._first_groups(model.reader, panel)
             groups = find_groups(panel, evidence, rest, start, self.group_above)
-        exponents = model.exponents.clone()
-        if self.temperatures:
-            exponents[:-1] = 1.0
-            for members in groups:
-                if not bool(model.reader.soft[list(members)].all()):
-                    continue
-                others = tuple(group for group in groups if group != members)
-                share = panel.weights[:, list(members)].amax(1)
-                own = group_evidence(evidence, panel.weights, members)
-                own = own / share.clamp_min(SMALL)[:, None]
-                rest = combine(evidence, panel.weights, others)
-                exponents[list(members)] = fit_exponent(own, rest, share)
-        model = replace(model, groups=groups, exponents=exponents)
+        exponents = self._exponents(panel, evidence, groups)
+        self.model_ = replace(model, groups=groups, exponents=exponents)
+
+    def _exponents(self, panel: Answers, evidence: Tensor, groups: Groups) -> Tensor:
+        """Fit the exponents [T + 1] of the groups of soft sources and of the student.
+
+        With the hard sources' likelihood L, the exponents maximise
+        sum_x log sum_c softmax(sum of b log p)_c L_x(c), each in turn: probabilities that err
+        together get less. Without hard sources, the student's is fitted to the soft ones.
+        """
+        model = self._fitted()
+        exponents, every = torch.ones_like(model.exponents), torch.ones(len(panel))
+        hard = tuple(group for group in groups if not bool(model.reader.soft[list(group)].all()))
+        soft = tuple(group for group in groups if group not in hard)
+        pool = {group: group_evidence(evidence, panel.weights, group) for group in soft}
+        likelihood = combine(evidence, panel.weights, hard or soft)
+        student = (len(exponents) - 1,)
+        if not hard:
+            pool = {}
         if panel.student is not None:
-            rest = combine(evidence, model.scaled(panel), groups)
-            exponents[-1] = fit_exponent(panel.student, rest, torch.ones(len(panel)))
-        self.model_ = replace(model, exponents=exponents)
+            pool[student] = panel.student
+        for _ in range(TURNS if len(pool) > 1 else 1):
+            for group in [group for group in pool if self.temperatures or group == student]:
+                offset = torch.zeros_like(likelihood)
+                for other in (key for key in pool if key != group):
+                    offset += exponents[other[0]] * pool[other]
+                exponents[list(group)] = fit_exponent(pool[group], likelihood, every, offset)
+        return exponents
 
     def _tally(self, reading: Reading) -> None:
         """Count the expected right answers of every source, by region and true class."""

@@ -62,17 +62,12 @@ class Model:
             return torch.zeros_like(self.prior)
         return self.prior.clamp_min(EPSILON).log()
 
-    def joint(
-        self, answers: Answers, evidence: Tensor | None = None, student: float = 1.0
-    ) -> Tensor:
-        """Return log p(answers, c) [n, C], up to a constant for each sample.
-
-        student: the part of the student's log-likelihood that counts.
-        """
+    def joint(self, answers: Answers, evidence: Tensor | None = None) -> Tensor:
+        """Return log p(answers, c) [n, C], up to a constant for each sample."""
         evidence = self.evidence(answers) if evidence is None else evidence
         joint = self.first() + combine(evidence, self.scaled(answers), self.groups)
         own = self.own(answers)
-        return joint if own is None else joint + student * own
+        return joint if own is None else joint + own
 
 
 def combine(evidence: Tensor, weights: Tensor, groups: Groups) -> Tensor:
