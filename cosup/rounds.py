@@ -56,6 +56,12 @@ class Recipe:
         order += [levels - 1] * (self.least - len(order))
         return list(enumerate(order, start=1))
 
+    @property
+    def memoryless(self) -> bool:
+        """Whether no round depends on an earlier one, so that the last can be run alone."""
+        guided = self.assigner.guided or any(each.compares for each in self.filters.filters)
+        return self.fresh and not guided
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -126,30 +132,38 @@ def first_state(task: Task, recipe: Recipe, seed: int) -> RoundState:
 
 
 def run_rounds_together(
-    task: Task, recipes: Sequence[Recipe], seed: int
+    plans: Sequence[tuple[Task, Recipe]], seed: int, *, needed: bool = False
 ) -> Iterator[list[Outcome | None]]:
     """Run the rounds of several recipes in lockstep, their students trained together.
 
-    Yields the outcomes of round 1 of every recipe, then of round 2 and so on; None of a recipe that
-    has no more rounds. They equal those of `run_rounds` of each recipe alone. The recipes' students
-    are of one class. Errors as for `run_round`, of whichever recipe fails first.
+    plans: each recipe with its task; tasks may differ in their levels. needed: leave out the rounds
+    on which no last round depends (`Recipe.memoryless`). Yields the outcomes of round 1 of every
+    recipe, then of round 2 and so on; None of a recipe without that round. They equal those of
+    `run_rounds` of each recipe alone. The recipes' students are of one class. Errors as for
+    `run_round`, of whichever recipe fails first.
     """
-    states = [first_state(task, recipe, seed) for recipe in recipes]
-    schedules = [recipe.schedule(len(task.levels)) for recipe in recipes]
+    states = [first_state(task, recipe, seed) for task, recipe in plans]
+    schedules = [recipe.schedule(len(task.levels)) for task, recipe in plans]
+    first = [
+        len(schedule) if needed and recipe.memoryless else 1
+        for (_, recipe), schedule in zip(plans, schedules, strict=True)
+    ]
     for number in range(1, max(map(len, schedules), default=0) + 1):
         lessons: dict[int, _Lesson] = {}
-        for place, (recipe, schedule) in enumerate(zip(recipes, schedules, strict=True)):
-            if number <= len(schedule):
-                index = schedule[number - 1][1]
+        for place, (task, recipe) in enumerate(plans):
+            if first[place] <= number <= len(schedules[place]):
+                index = schedules[place][number - 1][1]
                 states[place] = states[place].at(index)
                 level = task.levels[index]
                 lessons[place] = _prepare(task, recipe, states[place], number, level, seed)
+        if not lessons:
+            continue
         updates = [lesson.update for lesson in lessons.values()]
         type(updates[0].student).update_together(updates)
-        outcomes = {place: lesson.finish(task) for place, lesson in lessons.items()}
-        for place, outcome in outcomes.items():
+        found = {place: lesson.finish(plans[place][0]) for place, lesson in lessons.items()}
+        for place, outcome in found.items():
             states[place] = states[place].after(outcome)
-        yield [outcomes.get(place) for place in range(len(recipes))]
+        yield [found.get(place) for place in range(len(plans))]
 
 
 def run_round(

@@ -122,7 +122,7 @@ def test_recipes_run_together_equal_each_alone(folds):
         yield recipe(make, Agreement(), {"teacher_student": TeacherStudent()}, repeat=2)
         yield recipe(make, DawidSkene(), hard=True, fresh=False)
 
-    together = list(zip(*run_rounds_together(task, list(recipes()), seed=1), strict=True))
+    together = list(zip(*run_rounds_together([(task, r) for r in recipes()], seed=1), strict=True))
     assert [sum(o is not None for o in column) for column in together] == [2, 2, 4, 2]
     for column, alone in zip(together, recipes(), strict=True):
         found = [outcome for outcome in column if outcome is not None]
@@ -143,7 +143,7 @@ def test_the_students_of_several_recipes_draw_their_batches_once(monkeypatch):
         lambda model, training: loops.append(len(model)) or build(model, training),
     )
     several = [recipe(make, Gate()), recipe(make, Gate(), hard=True), recipe(make, DawidSkene())]
-    list(run_rounds_together(task, several, seed=0))
+    list(run_rounds_together([(task, r) for r in several], seed=0))
     assert loops == [3, 3], "one loop of three heads for each of the two rounds"
 
 

@@ -151,7 +151,11 @@ class Run:
     def expected_rounds(self) -> int:
         """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
-        section = self.config["rounds"]
+        section = {**self.config["rounds"], "choose": None}
+        choice = self.stages.get("choose-recipe", {"chosen": None, "candidates": []})
+        for candidate in choice["candidates"]:
+            if candidate["name"] == choice["chosen"]:
+                section |= candidate["rounds"]
         if section["repeat"] != "auto":
             return len(levels) * int(section["repeat"])
         return max(len(levels), RoundsSection.model_validate(section).least_rounds)

@@ -25,6 +25,7 @@ def check_sections(
             *_mixing(student, rounds),
             *_untrained(student, rounds, controls),
             *_labels(rounds),
+            *_choice(student, rounds),
             *_witness(student, rounds),
             *_few_shot(data, teachers, student),
             *_teachers_training(teachers),
@@ -70,9 +71,34 @@ def _labels(rounds: RoundsSection) -> Iterator[UserError]:
             )
 
 
+def _choice(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that recipes can be compared: by heads, one loss at a time."""
+    if rounds.choose is None:
+        return
+
+    def error(reason: str, allowed: str = "null") -> UserError:
+        return UserError(reason, key="rounds.choose", value="auto", allowed=allowed)
+
+    if student.mode != "head":
+        yield error("compares recipes by heads, and needs student.mode 'head'")
+    if rounds.losses is not None:
+        yield error("chooses one loss, and rounds.losses compares several; leave one of them out")
+    if Losses.settings(rounds.loss).candidates():
+        yield error("chooses a recipe, and rounds.loss a constant; leave one of them out")
+    if student.training.steps == 0:
+        yield error("compares trained students, and student.training.steps is 0")
+    if student.cross_fit == 0:
+        yield UserError(
+            "rounds.choose compares students by cross-fitted predictions",
+            key="student.cross_fit",
+            value=0,
+            allowed="auto, or at least 2 folds",
+        )
+
+
 def _witness(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
     """Check that a student that is a source does not repeat what it was trained on."""
-    if student.cross_fit == 0 and rounds.reads_student:
+    if student.cross_fit == 0 and rounds.reads_student and rounds.choose is None:
         yield UserError(
             f"the assigner {rounds.assignment.name} takes the student for a source: it must not "
             "predict the samples that it was trained on",

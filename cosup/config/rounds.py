@@ -1,8 +1,8 @@
 """The `rounds` section: assignment, consistency filters and the student's loss."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cosup.registry import Registry
 from cosup.sections import Choice, Section
@@ -28,9 +28,17 @@ FUSED_ROUNDS = 3
 """Rounds in all where the student is a source: it gains little after the third."""
 
 
+CHOSEN = ("assignment", "consistency", "loss", "targets")
+"""The keys that `choose: auto` chooses, but for those that are given beside it."""
+
+
 class RoundsSection(Section):
     """The algorithm: assign, filter, update, once per level."""
 
+    choose: Literal["auto"] | None = None
+    """`auto`: compare a short list of recipes (assigner, filters, loss, targets) and take the best,
+    on labels if there are enough; of these keys, those that are given stay as they are. null: run
+    the recipe that is written here."""
     assignment: AssignerChoice = Assigners.check("agreement")
     """The assigner of teachers to samples (`cosup ls assigners`)."""
     consistency: list[FilterChoice] = []
@@ -61,6 +69,19 @@ class RoundsSection(Section):
     """Initialise the head (or network) anew in each round; false continues from the last round."""
     min_kept: float = Field(default=0.2, ge=0, le=1)
     """Warn when a filter would keep a smaller share than this."""
+
+    @model_serializer(mode="wrap")
+    def _without_open(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the keys that are to be chosen: read again, they must not count as given."""
+        tree: dict[str, Any] = write(self)
+        return {key: value for key, value in tree.items() if key not in self.open}
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The keys that are to be chosen."""
+        if self.choose is None:
+            return ()
+        return tuple(key for key in CHOSEN if key not in self.model_fields_set)
 
     @property
     def reads_student(self) -> bool:

@@ -149,7 +149,8 @@ class Config(Section):
         """`student.cross_fit`, with `auto` resolved."""
         if self.student.cross_fit != "auto":
             return self.student.cross_fit
-        return AUTO_FOLDS[self.student.mode] if self.rounds.reads_student else 0
+        reads = self.rounds.reads_student or self.rounds.choose
+        return AUTO_FOLDS[self.student.mode] if reads else 0
 
     @model_validator(mode="after")
     def _together(self) -> "Config":

@@ -111,7 +111,8 @@ class TrainingSamples:
 class Prepared:
     """Everything that rounds, controls and the summary read.
 
-    annotated: the teachers and their annotations. compute: with the folder of the states of
+    task: as the assigner of the config reads it. annotated: the teachers and their annotations.
+    compute: with the folder of the states of
     unfinished trainings as its scratch.
     """
 
@@ -127,6 +128,12 @@ class Prepared:
     def test(self) -> Evaluation:
         """Return the test samples."""
         return self.inputs.test
+
+    def for_rounds(self, config: Config) -> "Prepared":
+        """Return what the rounds of another recipe read: with some assigners, more teachers speak
+        on a level."""
+        levels = _levels(config, self.annotated, self.inputs.provenance)
+        return replace(self, task=replace(self.task, levels=levels))
 
 
 def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -> Prepared:

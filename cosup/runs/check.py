@@ -13,6 +13,7 @@ from cosup.models.networks import BATCH_NORMS
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.runs.losses import check_candidates
+from cosup.runs.recipes import candidates
 from cosup.teachers.hierarchy import Hierarchy, scopes, speakers
 from cosup.words import plural
 
@@ -23,6 +24,16 @@ def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     check_labels(config, data)
     check_network(config, data)
     check_text(config, data)
+    if config.rounds.choose is not None:
+        for candidate in candidates(config, hierarchy):
+            with about(f"rounds.choose, '{candidate.name}'"):
+                check_assigner(candidate.config, hierarchy, data)
+    else:
+        check_assigner(config, hierarchy, data)
+
+
+def check_assigner(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
+    """Raise `UserError` for an assigner that the teachers of a level do not allow."""
     assigner = Assigners.build(config.rounds.assignment)
     for number, level in enumerate(speakers(hierarchy, assigner.fuses)):
         with about(f"rounds.assignment, level {number}"):

@@ -162,7 +162,9 @@ def feature_splits(config: Config, data: ImageData) -> list[str]:
     """Return the splits whose features a head, the assigner, the team or a control reads."""
     rounds, needs, splits = config.rounds, _assigner_needs(config), set[str]()
     team = fitting_samples(config, data).split
-    if config.student.mode == "head":
+    if rounds.choose is not None:  # what the recipes read, and what they are compared on
+        splits = set(FEATURE_ORDER)
+    elif config.student.mode == "head":
         splits = {"student_train", "test", *(["validation"] if candidates(rounds.loss) else [])}
         splits |= {PROVENANCE} if trains_on_labels(config, data) else set()
         splits |= {team} if team else set()

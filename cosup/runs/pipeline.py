@@ -13,7 +13,9 @@ from cosup.data.section import SPLITS
 from cosup.report.page import write_report
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
-from cosup.runs.choose_loss import STAGE as CHOICE
+from cosup.runs.choose import STAGE as RECIPE
+from cosup.runs.choose import choose_recipe
+from cosup.runs.choose_loss import STAGE as LOSS
 from cosup.runs.choose_loss import choose_loss
 from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls, finish_controls
@@ -74,14 +76,17 @@ def run_one(
 
         prepared = prepare(context)
         write_samples(context, prepared)
-        chosen, choice = choose_loss(context, prepared)
+        chosen, prepared, recipe_choice = choose_recipe(context, prepared)
+        chosen, loss_choice = choose_loss(chosen, prepared)
         rounds = finish_rounds(chosen, prepared)
         team = finish_team(chosen, prepared)
         controls = finish_controls(chosen, prepared, team)
 
         summary = {**_summary(context, prepared, rounds, controls), "team": team}
-        if choice is not None:
-            summary["loss_choice"] = choice
+        if recipe_choice is not None:
+            summary["choice"] = recipe_choice
+        if loss_choice is not None:
+            summary["loss_choice"] = loss_choice
         _finish(chosen, prepared, summary)
         run.finish("summary", summary)
         return summary
@@ -139,7 +144,8 @@ def _seconds(
     """Return the part of each finished stage and the seconds that it took."""
     parts = [(part, run.load(part)["seconds"]) for part in PARTS]
     parts += [("rounds", item["seconds"]) for item in rounds]
-    parts += [("rounds", run.load(CHOICE)["seconds"])] if run.is_done(CHOICE) else []
+    choices = [stage for stage in (RECIPE, LOSS) if run.is_done(stage)]
+    parts += [("rounds", run.load(stage)["seconds"]) for stage in choices]
     parts.append(("controls", run.load(TEAM)["seconds"]))
     return [
         *parts,

@@ -20,11 +20,13 @@ from cosup.models.networks import load_backbone
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
 from cosup.runs.check import check_task
+from cosup.runs.choose import criterion_of, described
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import feature_splits
 from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
 from cosup.runs.prepare import make_compute
+from cosup.runs.recipes import candidates
 from cosup.runs.staging import run_place
 from cosup.teachers.base import training_rows
 from cosup.teachers.features import cached_part
@@ -57,7 +59,7 @@ def plan_table(config: Config) -> RenderableType:
         _samples(data),
         *_student(config, data, compute),
         _annotations(config, data, hierarchy),
-        _rounds(config, hierarchy),
+        _rounds(config, hierarchy, data),
         f"controls    {', '.join(config.controls) or 'none'}",
     ]
     return Group(Text("\n".join(lines)), _teachers(config, data, hierarchy))
@@ -144,8 +146,13 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
     )
 
 
-def _rounds(config: Config, hierarchy: Hierarchy) -> str:
+def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> str:
     section = config.rounds
+    if section.choose is not None:
+        names = [f"'{item.name}'" for item in candidates(config, hierarchy)]
+        return f"rounds      one of {words.plural(len(names), 'recipe')}, chosen " + (
+            f"{described(*criterion_of(config, data))}: {', '.join(names)}"
+        )
     rounds = max(len(hierarchy) * section.rounds_per_level, section.least_rounds)
     one = section.loss.name if section.losses is None else "each of them"
     filters = ", ".join(choice.name for choice in section.consistency) or "no filter"

@@ -22,6 +22,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
+from cosup.runs.scores import judge, weak_judge
 from cosup.seeds import torch_generator
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
@@ -168,7 +169,18 @@ def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
             if (count := int((outcome.kept.rejected_by == index).sum()))
         },
         "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
+        "judge": _judged(context, prepared, outcome),
     }
+
+
+def _judged(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[str, float] | None:
+    """Estimate who judges whom by the filters of a round; warn of a weak judge."""
+    rounds = context.config.rounds
+    found = judge(rounds, prepared.task, outcome, context.seed)
+    reason = weak_judge(found, outcome.number)
+    if reason is not None:
+        log.warning("%s: it may reject the better ones; try without the filter", reason)
+    return found
 
 
 def _log(numbers: Mapping[str, Any], recorder: Recorder) -> None:

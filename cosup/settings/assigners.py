@@ -16,6 +16,11 @@ class AssignerSettings(Settings):
     """Whether generalists of coarser levels speak too, as all sources are weighed."""
 
     @property
+    def guided(self) -> bool:
+        """Whether the assignment depends on the student; if not, a round depends on no other."""
+        return True
+
+    @property
     def reads_student(self) -> bool:
         """Whether it takes the student for a source, whose predictions must be cross-fitted."""
         return False
@@ -38,10 +43,20 @@ class SingleSettings(AssignerSettings):
     teacher: str | None = None
     """Name of the teacher; null takes the only teacher of the level."""
 
+    @property
+    def guided(self) -> bool:
+        """False: the annotations alone decide."""
+        return False
+
 
 @dataclass
 class MeanSettings(AssignerSettings):
     """Equal weights over the teachers that answer."""
+
+    @property
+    def guided(self) -> bool:
+        """False: the annotations alone decide."""
+        return False
 
 
 @dataclass
@@ -140,6 +155,11 @@ class DawidSkeneSettings(AssignerSettings):
         at_least(0, tolerance=self.tolerance, smoothing=self.smoothing)
         one_of(("soft", "hard"), annotations=self.annotations)
 
+    @property
+    def guided(self) -> bool:
+        """True if the student is the prior."""
+        return self.student_prior
+
 
 @dataclass
 class GateSettings(AssignerSettings):
@@ -219,6 +239,11 @@ class FusedSettings(AssignerSettings):
         at_least(0, tolerance=self.tolerance)
         at_least(1, iterations=self.iterations, max_samples=self.max_samples)
         positive_share(group_above=self.group_above)
+
+    @property
+    def guided(self) -> bool:
+        """True if the student is a source."""
+        return self.student
 
     @property
     def reads_student(self) -> bool:

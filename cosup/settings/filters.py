@@ -20,6 +20,11 @@ class FilterSettings(Settings):
         return frozenset()
 
     @property
+    def compares(self) -> bool:
+        """Whether annotations are judged by the guiding student, or by a coarser one."""
+        return False
+
+    @property
     def trains_students(self) -> bool:
         """Whether the filter trains students on the samples kept by the other filters."""
         return False
@@ -43,6 +48,11 @@ class TeacherStudentSettings(FilterSettings):
         balanced = self.class_balanced
         possible = not balanced or self.mode == "rank"
         require("class_balanced", balanced, possible, "false for mode 'mask'")
+
+    @property
+    def compares(self) -> bool:
+        """True: with the student that guides the round."""
+        return True
 
 
 @dataclass
@@ -73,6 +83,11 @@ class LocalGlobalSettings(FilterSettings):
         if self.against == "coarser":
             return frozenset({"coarse_probs"})
         return frozenset({"local_probs", "global_probs"})
+
+    @property
+    def compares(self) -> bool:
+        """True if the annotation is compared with a student of the level above."""
+        return self.against == "coarser"
 
     @property
     def trains_students(self) -> bool:

@@ -1,0 +1,214 @@
+"""Choose the recipe of the rounds by evidence (`rounds.choose: auto`), as a stage of a run.
+
+The rounds of all candidates (`cosup.runs.recipes`) are run in lockstep on the seed of the run,
+their heads fitted together, and the last students are compared: on the validation split if it has
+enough labels, else on the labelled samples of teacher_train, which no student sees, else by a score
+that needs no labels. The test split is not used. METHODS.md section 9.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cosup.config.schema import Assigners, Config
+from cosup.data.table import ImageData
+from cosup.errors import about
+from cosup.levels import Stream
+from cosup.probabilities import ProbTable
+from cosup.protocols import TestInputs
+from cosup.rounds import Outcome, run_rounds_together
+from cosup.runs.assemble import Prepared
+from cosup.runs.context import RunContext
+from cosup.runs.recipes import Candidate, candidates
+from cosup.runs.scores import Reference, judge, weak_judge
+from cosup.runs.stages import build_recipe
+from cosup.teachers.hierarchy import plan_hierarchy
+from cosup.words import percent, plural
+
+log = logging.getLogger(__name__)
+
+STAGE = "choose-recipe"
+LABELS_PER_CLASS = 30
+"""Labels per class, on average, from which candidates are compared on a split."""
+TIE = 0.5
+"""Standard errors of a difference within which the simpler candidate is taken."""
+
+FUSED = Assigners.check("fused")
+
+By = Literal["validation", "teacher_train", "score"]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What candidates are compared by.
+
+    inputs, labels: the samples whose accuracy is measured; without labels (`score`) a few inputs
+    that no one looks at.
+    """
+
+    by: By
+    inputs: TestInputs
+    labels: Tensor
+
+    def right(self, probs: ProbTable) -> Tensor:
+        """Return [n] float64: 1 where the prediction is right, of the labelled samples."""
+        found, _ = probs.top()
+        known = self.labels >= 0
+        return (found == self.labels)[known].double()
+
+
+def choose_recipe(
+    context: RunContext, prepared: Prepared
+) -> tuple[RunContext, Prepared, dict[str, Any] | None]:
+    """Choose the recipe that does best.
+
+    Returns the run with it, what its rounds read, and how it was chosen: `chosen`, `by`, `samples`
+    and `candidates`. Without `choose: auto` the run is returned as it is, with None.
+    """
+    config, run = context.config, context.run
+    if config.rounds.choose is None:
+        return context, prepared, None
+    data = prepared.data
+    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
+    found = candidates(config, hierarchy)
+    if not run.is_done(STAGE):
+        started = time.monotonic()
+        choice = _compare(context, prepared, found)
+        run.finish(STAGE, {**choice, "seconds": time.monotonic() - started})
+        context.discard_training_states()
+    choice = {key: value for key, value in run.load(STAGE).items() if key != "seconds"}
+    chosen = next(item.config for item in found if item.name == choice["chosen"])
+    return replace(context, config=chosen), prepared.for_rounds(chosen), choice
+
+
+def criterion_of(config: Config, data: ImageData) -> tuple[By, int]:
+    """Return what the candidates of a run are compared by, and on how many samples."""
+    for by in ("validation", "teacher_train"):
+        labels = _labels(data, by)
+        if int((labels >= 0).sum()) >= LABELS_PER_CLASS * len(data.classes):
+            return by, int((labels >= 0).sum())
+    return "score", len(data.rows("student_train"))
+
+
+def _labels(data: ImageData, split: str) -> Tensor:
+    return data.given(data.rows(split))
+
+
+def _criterion(context: RunContext, prepared: Prepared) -> Criterion:
+    by, _ = criterion_of(context.config, prepared.data)
+    inputs = prepared.inputs
+    if by == "validation":
+        assert inputs.validation is not None
+        return Criterion(by, inputs.validation.inputs, _labels(prepared.data, by))
+    if by == "teacher_train":
+        assert inputs.provenance is not None
+        return Criterion(by, inputs.provenance, _labels(prepared.data, by))
+    return Criterion(by, prepared.task.inputs[torch.arange(1)], torch.tensor([-1]))
+
+
+def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]) -> dict[str, Any]:
+    """Run the rounds of all candidates and compare them."""
+    criterion = _criterion(context, prepared)
+    _, samples = criterion_of(context.config, prepared.data)
+    log.info(
+        "comparing %s: '%s'", plural(len(found), "recipe"), "', '".join(item.name for item in found)
+    )
+    plans = []
+    for item in found:
+        task = prepared.for_rounds(item.config).task
+        recipe = build_recipe(replace(context, config=item.config), prepared)
+        plans.append((replace(task, test_inputs=criterion.inputs), recipe))
+    last: list[Outcome | None] = [None] * len(found)
+    rejected: list[str | None] = [None] * len(found)
+    with about("choosing the recipe"):
+        for outcomes in run_rounds_together(plans, context.seed, needed=True):
+            for place, outcome in enumerate(outcomes):
+                if outcome is None:
+                    continue
+                last[place] = outcome
+                rounds, task = found[place].config.rounds, plans[place][0]
+                reason = weak_judge(judge(rounds, task, outcome, context.seed), outcome.number)
+                rejected[place] = rejected[place] or reason
+            number = max(outcome.number for outcome in outcomes if outcome is not None)
+            log.info("choosing the recipe: round %d of each is finished", number)
+    ends = [outcome for outcome in last if outcome is not None]
+    values, errors = _values(context, prepared, criterion, ends)
+    place = pick(values, errors, [reason is None for reason in rejected])
+    key = "score" if criterion.by == "score" else "accuracy"
+    records = [
+        {"name": item.name, "rounds": item.settings, key: value, "rejected": reason}
+        for item, value, reason in zip(found, values, rejected, strict=True)
+    ]
+    choice = {
+        "chosen": found[place].name,
+        "by": criterion.by,
+        "samples": samples,
+        "candidates": records,
+    }
+    log.info("%s", describe(choice))
+    return choice
+
+
+def describe(choice: dict[str, Any]) -> str:
+    """Return a sentence that says what was chosen, among how many, and by what."""
+    key = "score" if choice["by"] == "score" else "accuracy"
+    values = {item["name"]: item[key] for item in choice["candidates"]}
+    chosen = choice["chosen"]
+    others = {
+        item["name"]: item[key]
+        for item in choice["candidates"]
+        if item["name"] != chosen and item["rejected"] is None
+    }
+    show = percent if key == "accuracy" else "{:.3f}".format
+    where = described(choice["by"], choice["samples"])
+    text = f"chose '{chosen}' among {plural(len(values), 'recipe')} {where}: {show(values[chosen])}"
+    if not others:
+        return text
+    best = max(others, key=lambda name: others[name])
+    tie = ", not better beyond noise" if others[best] > values[chosen] else ""
+    return f"{text} (next '{best}', {show(others[best])}{tie})"
+
+
+def described(by: By, samples: int) -> str:
+    """Return what candidates are compared by, in words."""
+    if by == "validation":
+        return f"on {samples} validation samples"
+    if by == "teacher_train":
+        return f"on the {samples} labelled samples of the teachers"
+    return f"by a score without labels on {samples} samples"
+
+
+def _values(
+    context: RunContext, prepared: Prepared, criterion: Criterion, ends: Sequence[Outcome]
+) -> tuple[list[float], list[list[float]]]:
+    """Return each candidate's accuracy or score, and the standard error of each difference."""
+    if criterion.by == "score":
+        rounds = context.config.rounds.model_copy(update={"assignment": FUSED})
+        fused = context.config.model_copy(update={"rounds": rounds})
+        level = prepared.for_rounds(fused).task.levels[-1]
+        stream = Stream(level, None, prepared.task.features, None)
+        reference = Reference.of(stream, level, context.seed)
+        parts = [reference.agreement(outcome.train_probs) for outcome in ends]
+    else:
+        parts = [criterion.right(outcome.test_probs) for outcome in ends]
+    stacked = torch.stack(parts)
+    differences = stacked[:, None] - stacked[None]
+    errors = differences.std(-1) / stacked.shape[1] ** 0.5
+    return stacked.mean(1).tolist(), errors.tolist()
+
+
+def pick(
+    values: Sequence[float], errors: Sequence[Sequence[float]], allowed: Sequence[bool]
+) -> int:
+    """Return the first of the allowed candidates that the best one does not beat by more than
+    `TIE` standard errors of their difference."""
+    places = [place for place, fine in enumerate(allowed) if fine]
+    best = max(places, key=lambda place: values[place])
+    return next(
+        place for place in places if values[best] - values[place] <= TIE * errors[best][place]
+    )

@@ -1,0 +1,79 @@
+"""Estimates without labels: how well a student fits the sources, and who judges whom.
+
+METHODS.md section 9.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosup.assignment.fused import Fused
+from cosup.config.rounds import Filters, RoundsSection
+from cosup.levels import Level, Stream, Task
+from cosup.probabilities import ProbTable
+from cosup.rounds import Outcome
+from cosup.seeds import seed_for
+from cosup.words import percent
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The posterior of the true class of N samples, from the sources of a level by `fused`.
+
+    posterior: [N, C]. answered: [N] bool: whether any source answers.
+    """
+
+    posterior: Tensor
+    answered: Tensor
+
+    @classmethod
+    def of(cls, stream: Stream, level: Level, seed: int) -> "Reference":
+        """Fuse the sources of a level, and the student of the stream if it has one."""
+        fused = Fused(student=stream.student is not None)
+        seed = seed_for(seed, "reference")
+        fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
+        posterior, answered = [], []
+        for evidence in stream:
+            posterior.append(fused.posterior(evidence))
+            answered.append(evidence.annotations.sum((1, 2)) > 0)
+        return cls(torch.cat(posterior), torch.cat(answered))
+
+    def agreement(self, table: ProbTable) -> Tensor:
+        """Return [n] float64: the probability that the class of a table is the true one, of the
+        samples for which there are answers."""
+        labels, _ = table.top()
+        return self.posterior[self.answered].gather(1, labels[self.answered, None])[:, 0].double()
+
+    def right(self, table: ProbTable) -> float:
+        """Return the estimated share of samples of which a table's class is right, in 0 .. 1."""
+        return float(self.agreement(table).mean())
+
+
+def judge(
+    rounds: RoundsSection, task: Task, outcome: Outcome, seed: int
+) -> dict[str, float] | None:
+    """Estimate which share of the guiding student's classes and of the annotations is right.
+
+    Returns `student` and `annotations`, in 0 .. 1, by the posterior from the sources of the round
+    and that student; None for a round without a filter that compares annotations with a student,
+    and in the first round, which no student guides.
+    """
+    compares = any(Filters.settings(choice).compares for choice in rounds.consistency)
+    if not compares or outcome.guide is None:
+        return None
+    level = task.levels[outcome.level]
+    reference = Reference.of(Stream(level, outcome.guide, task.features, None), level, seed)
+    annotations = outcome.assigned.targets
+    return {"student": reference.right(outcome.guide), "annotations": reference.right(annotations)}
+
+
+def weak_judge(found: dict[str, float] | None, number: int) -> str | None:
+    """Return why the filters of a round should not judge, given `judge` of it; None if they may."""
+    if found is None or found["student"] >= found["annotations"]:
+        return None
+    student, annotations = percent(found["student"]), percent(found["annotations"])
+    return (
+        f"round {number} filters annotations of which about {annotations} are right by a student "
+        f"that is right on about {student} of the samples (estimated without labels)"
+    )
