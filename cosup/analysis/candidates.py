@@ -20,10 +20,9 @@ NOT_CHOSEN = "the config sets the recipe (rounds.choose is null)"
 def candidates_table(run: Run) -> pd.DataFrame:
     """Make the table of candidates, a row per recipe, in the order in which they were tried.
 
-    Columns: candidate, settings (of `rounds`, as text), by ("validation" or "score"), samples
-    (that the comparison rests on), accuracy (on the validation split; null without one), score
-    (without labels; null with a validation split), chosen, rejected (why it was not considered,
-    or "").
+    Columns: candidate, settings (of `rounds`, as text), by ("validation", "teacher_train" or
+    "score"), samples (that the comparison rests on), accuracy (on those samples; null by score),
+    score (without labels; null by accuracy), chosen, rejected (why it was not considered, or "").
     """
     choice = run.summary.get("choice")
     if not choice:
@@ -70,6 +69,10 @@ def candidates_sentence(run: Run, table: pd.DataFrame) -> str:
         return f"None of {plural(len(table), 'recipe')} was chosen."
     if chosen["by"] == "validation":
         what = f"the accuracy on {plural(int(chosen['samples']), 'sample')} of the validation split"
+    elif chosen["by"] == "teacher_train":
+        what = (
+            f"the accuracy on {plural(int(chosen['samples']), 'labelled sample')} of the teachers"
+        )
     else:
         what = "a score that reads no label"
     text = (

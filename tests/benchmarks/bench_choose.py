@@ -52,7 +52,7 @@ TASKS = {
     "weak_digits": ("weak_digits", "specialists"),
     "weak_fashion": ("weak_fashion", "specialists"),
 }
-FOLDS = 5
+FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,14 @@ class Case:
     trained: tuple[Tensor, Tensor]
 
 
-def build(arrays: Mapping[str, Any], sources: str) -> Case:
-    """Return a task of the set with these sources: specialists, annotators or all."""
+PER_SAMPLE = ("features", "truth", "domains", "soft", "annotators", "generalist")
+
+
+def build(arrays: Mapping[str, Any], sources: str, most: int) -> Case:
+    """Return a task of at most `most` samples of the set with these sources: specialists,
+    annotators or all."""
+    chosen = np.random.default_rng(0).permutation(len(arrays["truth"]))[:most]
+    arrays = {k: v[chosen] if k in PER_SAMPLE else v for k, v in arrays.items()}
     tensor = {k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind in "fiub"}
     truth = Truth(tensor["truth"].long(), tensor["domains"].long())
     soft, features = tensor["soft"].float(), tensor["features"]
@@ -238,6 +244,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--save", type=Path)
     asked = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
@@ -245,7 +252,7 @@ def main() -> None:
         for name in asked.tasks:
             set_name, sources = TASKS[name]
             with np.load(asked.folder / f"{set_name}-{seed}.npz", allow_pickle=False) as arrays:
-                case = build(dict(arrays), sources)
+                case = build(dict(arrays), sources, asked.samples)
             print(f"{name}, seed {seed}", flush=True)
             rows = found[f"{name}, {seed}"] = measure(case, asked.steps, seed)
             for row in rows:
