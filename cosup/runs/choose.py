@@ -88,7 +88,10 @@ def choose_recipe(
 
 def criterion_of(config: Config, data: ImageData) -> tuple[By, int]:
     """Return what the candidates of a run are compared by, and on how many samples."""
-    for by in ("validation", "teacher_train"):
+    splits: tuple[By, ...] = ("validation", "teacher_train")
+    for by in splits:
+        if by == "teacher_train" and data.share_train:
+            continue  # the student is trained on these samples
         labels = _labels(data, by)
         if int((labels >= 0).sum()) >= LABELS_PER_CLASS * len(data.classes):
             return by, int((labels >= 0).sum())
@@ -106,8 +109,7 @@ def _criterion(context: RunContext, prepared: Prepared) -> Criterion:
         assert inputs.validation is not None
         return Criterion(by, inputs.validation.inputs, _labels(prepared.data, by))
     if by == "teacher_train":
-        assert inputs.provenance is not None
-        return Criterion(by, inputs.provenance, _labels(prepared.data, by))
+        return Criterion(by, inputs.of_split(by), _labels(prepared.data, by))
     return Criterion(by, prepared.task.inputs[torch.arange(1)], torch.tensor([-1]))
 
 

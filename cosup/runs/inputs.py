@@ -176,7 +176,10 @@ def feature_splits(config: Config, data: ImageData) -> list[str]:
 
 
 def _assigner_needs(config: Config) -> frozenset[str]:
-    """Return what the assigner reads beyond probabilities."""
+    """Return what the assigner, or any that may be chosen, reads beyond probabilities."""
+    if config.rounds.choose is not None:
+        specialists = {"provenance"} if config.teachers.trains_specialists else set[str]()
+        return frozenset({"features", *specialists})
     assigner: AssignerSettings = Assigners.settings(config.rounds.assignment)
     return assigner.uses if config.teachers.trains_specialists else assigner.needs
 

@@ -55,17 +55,23 @@ def judge(
 ) -> dict[str, float] | None:
     """Estimate which share of the guiding student's classes and of the annotations is right.
 
-    Returns `student` and `annotations`, in 0 .. 1, by the posterior from the sources of the round
-    and that student; None for a round without a filter that compares annotations with a student,
-    and in the first round, which no student guides.
+    Returns `student` and `annotations`, in 0 .. 1; None for a round without a filter that compares
+    annotations with a student, and in the first round, which no student guides. The means over two
+    posteriors: one from the sources of the round, which favours their annotations, and one in which
+    the student is a source too, which favours the student.
     """
     compares = any(Filters.settings(choice).compares for choice in rounds.consistency)
-    if not compares or outcome.guide is None:
+    guide = outcome.guide
+    if not compares or guide is None:
         return None
     level = task.levels[outcome.level]
-    reference = Reference.of(Stream(level, outcome.guide, task.features, None), level, seed)
-    annotations = outcome.assigned.targets
-    return {"student": reference.right(outcome.guide), "annotations": reference.right(annotations)}
+    tables = {"student": guide, "annotations": outcome.assigned.targets}
+    streams = [Stream(level, student, task.features, None) for student in (None, guide)]
+    references = [Reference.of(stream, level, seed) for stream in streams]
+    return {
+        name: sum(reference.right(table) for reference in references) / len(references)
+        for name, table in tables.items()
+    }
 
 
 def weak_judge(found: dict[str, float] | None, number: int) -> str | None:
