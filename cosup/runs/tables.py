@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosup.controls import CONTROLS, control_title
+from cosup.controls import CONTROLS, PAIR, control_title
 from cosup.layout import Layout
 from cosup.remote import Place
 from cosup.runs.paired import is_significant_pair
@@ -31,7 +31,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     table.add_section()
     controls = summary["controls"]
     for name in sorted(controls, key=_is_trained):
-        if not _is_bound(name):
+        if not _is_bound(name) and name != PAIR:
             _add_control(table, summary, name)
     table.add_section()
     student = summary["student"]
@@ -40,6 +40,8 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
         f"[bold]{in_percent(student['accuracy'])}{_spread(summary, 'student.accuracy')}[/bold]",
         f"[bold]{_pgr(student)}[/bold]",
     )
+    if PAIR in controls:
+        _add_control(table, summary, PAIR)
     table.add_section()
     for name in CONTROLS:
         if _is_bound(name) and name in controls:
