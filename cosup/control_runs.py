@@ -167,7 +167,7 @@ class ControlRun:
         assigner.load_state_dict(dict(found.assigner))
         answers = ask_team(assigner, found.level, found.student, found.features, found.domains)
         if not bool((answers.probs.top()[1] > 0).any()):
-            raise Absent("no teacher answers on a test sample")
+            raise Absent("no trained teacher answers on a test sample")
         return answers.probs
 
     def _present(self, control: str, found: Found | None) -> Found:

@@ -4,6 +4,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+import torch
+
 from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
 from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, PAIR, TEAM, Absent
 from cosup.errors import about
@@ -16,6 +18,7 @@ from cosup.runs.inputs import PROVENANCE, trains_on_labels
 from cosup.runs.logs import Pace
 from cosup.runs.stages import StepLog, build_recipe, student_factory, student_steps
 from cosup.runs.summary import Numbers
+from cosup.team import Answering
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +102,20 @@ def _labelled(context: RunContext, prepared: Prepared, on_step: StepLog) -> Labe
 
 
 def _team_samples(context: RunContext, prepared: Prepared) -> TeamSamples:
-    """Return the test samples with the annotations of the last round's teachers."""
+    """Return the test samples with the annotations of the last round's teachers.
+
+    External teachers abstain: annotations of test samples do not let them answer new images.
+    """
     test, task = prepared.test, prepared.task
     number, index = build_recipe(context, prepared).schedule(len(task.levels))[-1]
     files, scopes = context.files.round(number), task.levels[index].scopes
+    annotations = prepared.annotated.store.level(test.part, scopes.names)
+    trained = {
+        one.name for each in prepared.annotated.levels for one in each if not one.spec.external
+    }
+    answers = torch.tensor([name in trained for name in scopes.names])
     return TeamSamples(
-        level=Level(index, scopes, prepared.annotated.store.level(test.part, scopes.names)),
+        level=Level(index, scopes, Answering(annotations, answers)),
         assigner=files.assigner.read() if files.assigner.exists() else {},
         student=files.test.read(test.split.answers),
         features=prepared.inputs.split_features.get(test.part),

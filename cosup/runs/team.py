@@ -28,7 +28,6 @@ from cosup.runs.context import RunContext
 from cosup.runs.inputs import PROVENANCE, fitting_samples
 from cosup.runs.stages import build_recipe, folds_of
 from cosup.seeds import seed_for
-from cosup.settings.teachers import TABLE
 from cosup.teachers.annotate import annotate_rows, groups_of
 from cosup.teachers.base import SampleRows, Teacher, Training
 from cosup.teachers.features import FeatureCache
@@ -152,7 +151,7 @@ def _team_of(context: RunContext, prepared: Prepared) -> _Team:
         recipe.assigner.load_state_dict(files.assigner.read())
     student = recipe.new_student(recipe.objective, seed_for(context.seed, "round", number))
     student.load_state_dict(files.student.read())
-    answers = torch.tensor([member.kind != TABLE for member in members])
+    answers = torch.tensor([member.spec.external is None for member in members])
     cache = FeatureCache(prepared.annotated.compute)
     return _Team(
         context, prepared, number, members, answers, level, recipe.assigner, student, cache
@@ -245,7 +244,7 @@ def _fold(
     own = np.ascontiguousarray(rows[inside.numpy()])
     teachers = _retrained(team, rows[outside.numpy()], number)
     annotations = torch.zeros(len(own), len(teachers), prepared.task.num_classes)
-    able = [teacher for teacher in teachers if teacher.kind != TABLE]
+    able = [teacher for teacher in teachers if teacher.spec.external is None]
     for group in groups_of(able):
         tables = annotate_rows(group, prepared.data, own, prepared.compute)
         for teacher, table in zip(group, tables, strict=True):
