@@ -51,8 +51,13 @@ class Recipe:
     least: int = 1
 
     def schedule(self, levels: int) -> list[tuple[int, int]]:
-        """Return (round, level) of every round in order; rounds count from 1, levels from 0."""
-        order = [level for level in range(levels) for _ in range(self.repeat)]
+        """Return (round, level) of every round in order; rounds count from 1, levels from 0.
+
+        An assigner that fuses has the finest level alone: what a coarser generalist teaches errs
+        together with the specialists, and would outweigh them (METHODS.md section 8).
+        """
+        first = levels - 1 if self.assigner.fuses else 0
+        order = [level for level in range(first, levels) for _ in range(self.repeat)]
         order += [levels - 1] * (self.least - len(order))
         return list(enumerate(order, start=1))
 

@@ -14,7 +14,16 @@ from helpers.digits_task import (
 )
 
 import cosup.models.fit
-from cosup.assignment import ASSIGNERS, Agreement, Confidence, DawidSkene, Gate, Oracle, Random
+from cosup.assignment import (
+    ASSIGNERS,
+    Agreement,
+    Confidence,
+    DawidSkene,
+    Fused,
+    Gate,
+    Oracle,
+    Random,
+)
 from cosup.consistency import FILTERS, LocalGlobal, TeacherStudent
 from cosup.errors import RunError
 from cosup.evidence import mix
@@ -35,13 +44,19 @@ def test_levels_go_from_coarse_to_fine_each_repeated():
     assert recipe(new_student(), repeat=2).schedule(2) == [(1, 0), (2, 0), (3, 1), (4, 1)]
 
 
+def test_fused_has_rounds_of_the_finest_level_alone():
+    fused = replace(recipe(new_student(), Fused()), least=3)
+    assert fused.schedule(2) == [(1, 1), (2, 1), (3, 1)]
+
+
 @pytest.mark.parametrize("assigner", sorted(ASSIGNERS))
 def test_every_assigner_runs_every_round_on_real_digits(assigner):
     task, labels = digits_task()
     settings = {"teacher": "teacher_0"} if assigner == "single" else {}
     built = ASSIGNERS[assigner].load()(**settings)
     outcomes = list(run_rounds(task, recipe(new_student(), built), seed=0))
-    assert [(o.number, o.level) for o in outcomes] == [(1, 0), (2, 1)]
+    levels = [1] if built.fuses else [0, 1]
+    assert [(o.number, o.level) for o in outcomes] == list(enumerate(levels, start=1))
     for outcome in outcomes:
         weights = outcome.assigned.weights
         assert torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-5)

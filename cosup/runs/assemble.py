@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.config.schema import Assigners, Config, Losses
+from cosup.config.schema import Config, Losses
 from cosup.data.table import ImageData
 from cosup.evidence import Truth
 from cosup.levels import Level, Task
@@ -179,8 +179,7 @@ def reads_maps(config: Config) -> bool:
 def _levels(config: Config, annotated: Annotated, provenance: Tensor | None) -> tuple[Level, ...]:
     """Return the levels, each with all teachers that speak in its rounds."""
     everyone = {teacher.name: teacher for level in annotated.levels for teacher in level}
-    fuses = Assigners.settings(config.rounds.assignment).fuses
-    specs = speakers([[one.spec for one in level] for level in annotated.levels], fuses)
+    specs = speakers([[one.spec for one in level] for level in annotated.levels])
     levels = [[everyone[spec.name] for spec in level] for level in specs]
     return tuple(
         _level(config, annotated, index, level, provenance) for index, level in enumerate(levels)

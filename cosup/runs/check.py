@@ -35,7 +35,7 @@ def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
 def check_assigner(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
     """Raise `UserError` for an assigner that the teachers of a level do not allow."""
     assigner = Assigners.build(config.rounds.assignment)
-    for number, level in enumerate(speakers(hierarchy, assigner.fuses)):
+    for number, level in enumerate(speakers(hierarchy)):
         with about(f"rounds.assignment, level {number}"):
             assigner.check(scopes(level, len(data.classes), len(data.domains)))
 

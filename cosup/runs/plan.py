@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cosup import words
-from cosup.config.schema import Config
+from cosup.config.schema import Assigners, Config
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
@@ -153,7 +153,8 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> str:
         return f"rounds      one of {words.plural(len(names), 'recipe')}, chosen " + (
             f"{described(*criterion_of(config, data))}: {', '.join(names)}"
         )
-    rounds = max(len(hierarchy) * section.rounds_per_level, section.least_rounds)
+    levels = 1 if Assigners.settings(section.assignment).fuses else len(hierarchy)
+    rounds = max(levels * section.rounds_per_level, section.least_rounds)
     one = section.loss.name if section.losses is None else "each of them"
     filters = ", ".join(choice.name for choice in section.consistency) or "no filter"
     return (

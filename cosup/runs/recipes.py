@@ -181,7 +181,7 @@ def candidates(config: Config, hierarchy: Hierarchy) -> list[Candidate]:
 
 def _what_there_is(hierarchy: Hierarchy) -> frozenset[Need]:
     """Return what the sources of a run allow."""
-    finest = speakers(hierarchy, generalists=False)[-1]
+    finest = speakers(hierarchy)[-1]
     has: set[Need] = set()
     if len(finest) > 1:
         has.add("several")

@@ -13,7 +13,7 @@ class AssignerSettings(Settings):
     """Whether the assigned annotation is the mixture of the annotations by the weights."""
 
     fuses: ClassVar[bool] = False
-    """Whether generalists of coarser levels speak too, as all sources are weighed."""
+    """Whether it weighs all sources at once: every round is then one of the finest level."""
 
     @property
     def guided(self) -> bool:

@@ -76,11 +76,11 @@ def plan_hierarchy(
     return tuple(tuple(level) for level in levels)
 
 
-def speakers(levels: Sequence[Sequence[TeacherSpec]], generalists: bool) -> list[list[TeacherSpec]]:
+def speakers(levels: Sequence[Sequence[TeacherSpec]]) -> list[list[TeacherSpec]]:
     """Return who annotates in the rounds of each level: its own teachers first.
 
-    External teachers whose scope is the whole task annotate in every round. generalists: so do
-    trained generalists in the rounds of all finer levels.
+    External teachers whose scope is the whole task annotate in every round. Trained generalists do
+    not: they learn from the same samples as the specialists of finer levels, and err with them.
     """
     found = []
     for number, own in enumerate(levels):
@@ -88,8 +88,7 @@ def speakers(levels: Sequence[Sequence[TeacherSpec]], generalists: bool) -> list
             spec
             for level, specs in enumerate(levels)
             for spec in specs
-            if level != number and spec.generalist
-            if spec.external is not None or (generalists and level < number)
+            if level != number and spec.generalist and spec.external is not None
         ]
         found.append([*own, *others])
     return found
