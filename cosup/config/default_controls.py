@@ -35,9 +35,10 @@ def default_controls(
         names.discard(LABELS)
     if not (teachers.trains_specialists and teachers.model.match.traits.fits_many):
         names -= {GENERALIST, BAGGED}  # networks would take as long as the specialists again
-    if not rounds.consistency:
+    # What `choose: auto` is still to choose is not known yet.
+    if not rounds.consistency and "consistency" not in rounds.open:
         names.discard("no_filter")
-    if rounds.loss.name == "cross_entropy":
+    if rounds.loss.name == "cross_entropy" and "loss" not in rounds.open:
         names.discard("plain_loss")
     if student.training.steps == 0:
         names = {name for name in names if not CONTROLS[name].is_trained}

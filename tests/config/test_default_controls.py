@@ -28,6 +28,10 @@ def test_controls_that_would_repeat_the_run_are_left_out() -> None:
     assert controls() - controls(rounds={}) == {"no_filter", "plain_loss"}
 
 
+def test_filters_and_loss_may_be_chosen() -> None:
+    assert controls(rounds={"choose": "auto"}) >= {"no_filter", "plain_loss"}
+
+
 def test_generalists_need_a_budget_and_labels_need_trained_teachers() -> None:
     generalists = {"equal_budget_generalist", "bagged_generalists"}
     assert controls() - controls(teachers={}) == generalists
