@@ -143,19 +143,62 @@ class Shares:
 
 
 def shares(
-    columns: Array, groups: Array | None = None, samples: int = 2000, seed: int = 0
+    columns: Array,
+    groups: Array | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+    counted: Array | None = None,
 ) -> Shares:
     """Return means of columns [M, K] of 0 and 1, with intervals from the same draws of groups.
 
-    The draws, and so the intervals, are those of `paired_comparison` with the same seed.
+    counted: [M, K] bool, the samples of which each column says something (None: all). A mean is
+    over these; a gain compares the first column with another on the samples that count for both.
+    Means of no sample are nan. The draws, and so the intervals, are those of `paired_comparison`
+    with the same seed.
     """
     values = np.asarray(columns, dtype=np.float64)
-    means = resampled_means(values, groups, samples, seed)
+    count = np.ones(values.shape) if counted is None else np.asarray(counted, dtype=np.float64)
+    both = count * count[:, :1]
+    parts = [values * count, count, (values[:, :1] - values) * both, both]
+    sums = _group_sums(np.concatenate(parts, axis=1), groups)
+    rng = numpy_generator(seed, "paired_comparison")
+    draws = np.concatenate(list(_bootstrap(sums, samples, rng)))
+    mean, gain = _ratios(sums.sum(0, keepdims=True))
+    means, gains = _ratios(draws)
+    return Shares(mean[0], *_ranges(means), gain[0], *_ranges(gains))
+
+
+def _ratios(sums: Floats) -> tuple[Floats, Floats]:
+    """Return the means and gains of `shares` from sums [*, 4 K]; nan without samples."""
+    right, count, more, both = np.split(sums, 4, axis=1)
+    means, gains = np.full_like(right, np.nan), np.full_like(right, np.nan)
+    np.divide(right, count, out=means, where=count > 0)
+    np.divide(more, both, out=gains, where=both > 0)
+    return means, gains
+
+
+def _ranges(draws: Floats) -> tuple[Floats, Floats]:
+    """Return the 95 % interval of each column, from the draws in which it has a value."""
     tail = (100 - LEVEL) / 2
-    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
-    gain_low, gain_high = np.percentile(means[:, :1] - means, [tail, 100 - tail], axis=0)
-    mean = values.mean(0)
-    return Shares(mean, low, high, mean[0] - mean, gain_low, gain_high)
+    low, high = np.full((2, draws.shape[1]), np.nan)
+    for place, column in enumerate(draws.T):
+        known = column[~np.isnan(column)]
+        if len(known):
+            low[place], high[place] = np.percentile(known, [tail, 100 - tail])
+    return low, high
+
+
+def lower_bound(right: float, answered: float) -> float:
+    """Return the lower end of the 95 % interval of a share (Wilson, 1927); 0 of no sample.
+
+    right, answered: numbers of samples. It is below the share by the more, the fewer samples there
+    are.
+    """
+    if answered <= 0:
+        return 0.0
+    share, z = right / answered, 1.959964
+    half = z * math.sqrt(share * (1 - share) / answered + (z / (2 * answered)) ** 2)
+    return (share + z**2 / (2 * answered) - half) / (1 + z**2 / answered)
 
 
 def resampled_means(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from cosup.analysis.arrays import Row
 from cosup.analysis.records import Run
 from cosup.controls import CONTROLS, control_title
+from cosup.words import percent
 
 __all__ = [
     "Rows",
@@ -19,6 +20,7 @@ __all__ = [
 Rows = Mapping[tuple[str, str], Row]
 """Rows of the overview by (kind, who)."""
 
+ENOUGH = 0.5
 TABLE = "table"
 """The kind of a teacher that is a table of labels made elsewhere."""
 
@@ -30,12 +32,18 @@ def reads_no_truth(name: str) -> bool:
 
 
 def alternatives(rows: Rows) -> list[Row]:
-    """Return the sources and the controls that read no true label of student_train."""
-    return [
-        row
-        for (kind, who), row in rows.items()
-        if kind == "teacher" or (kind == "control" and reads_no_truth(who))
-    ]
+    """Return the sources and the controls that read no true label of student_train.
+
+    Sources that answer less than half of the test samples are left out.
+    """
+    found = [row for (kind, _), row in rows.items() if kind == "teacher" and answers_enough(row)]
+    controls = ((who, row) for (kind, who), row in rows.items() if kind == "control")
+    return [*found, *(row for who, row in controls if reads_no_truth(who))]
+
+
+def answers_enough(row: Row) -> bool:
+    """Return whether a source answers at least half of the samples."""
+    return bool(row.get("coverage", 1.0) >= ENOUGH)
 
 
 def best_control(rows: Rows) -> Row | None:
@@ -72,7 +80,9 @@ def phrase(run: Run, row: Row) -> str:
     """Return a noun phrase for a row of the overview."""
     who = str(row["who"])
     if row["kind"] == "teacher":
-        return f"the labels of {who}" if is_table(run, row) else f"the teacher {who}"
+        coverage = float(row.get("coverage", 1.0))
+        part = f", where there are any ({percent(coverage)})," if coverage < 1 else ""
+        return f"the labels of {who}{part}" if is_table(run, row) else f"the teacher {who}{part}"
     return CONTROLS[who].sentence if who in CONTROLS else control_title(who)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cosup.analysis.arrays import Bools, Codes, Doubles, categories, codes
+from cosup.analysis.arrays import Bools, Codes, Doubles, categories, codes, mean
 from cosup.analysis.comparable import aligned, labels, runs_to_compare
 from cosup.analysis.domains import MEAN
 from cosup.analysis.records import Run
@@ -27,9 +27,8 @@ TAIL = (100 - LEVEL) / 2
 class _Compared:
     """The answers of K runs to M test samples, in the order of the first run.
 
-    label: [M, K] int64 indices of `answers` (-1: abstains). correct: [M, K] bool. scores: [M, 3 K]
-    1 where student, floor and ceiling of each run are correct (nan without a ceiling). draws:
-    [D, 3 K] means of the scores in D bootstrap draws of groups.
+    label: [M, K] int64 indices of `answers` (-1: abstains). correct: [M, K] bool. scores: [M, 4 K]
+    of each run, see `_scores`. draws: [D, 4 K] means of the scores in D bootstrap draws of groups.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -53,17 +52,17 @@ class _Compared:
 
     def accuracy(self, place: int) -> Doubles:
         """Return [D] the accuracy of a run in each draw."""
-        found: Doubles = self.draws[:, 3 * place]
+        found: Doubles = self.draws[:, 4 * place]
         return found
 
     def pgr(self, place: int) -> float | None:
         """Return the PGR of a run; None without a ceiling above its floor."""
-        student, floor, ceiling = self.scores[:, 3 * place : 3 * place + 3].mean(0).tolist()
+        student, floor, ceiling = self.scores[:, 4 * place + 1 : 4 * place + 4].mean(0).tolist()
         return pgr(floor, student, ceiling)
 
     def pgr_draws(self, place: int) -> Doubles:
         """Return [D] the PGR of a run in each draw; nan if the draw has no gap."""
-        student, floor, ceiling = self.draws[:, 3 * place : 3 * place + 3].T
+        student, floor, ceiling = self.draws[:, 4 * place + 1 : 4 * place + 4].T
         gap = ceiling - floor
         found: Doubles = np.divide(
             student - floor, gap, out=np.full_like(gap, np.nan), where=gap > 0
@@ -116,12 +115,18 @@ def _labels(run: Run, order: Codes, answers: list[str]) -> Codes:
 
 
 def _scores(run: Run, order: Codes) -> Doubles:
-    """Return [M, 3]: 1 where student, floor and ceiling are correct."""
-    floor = run.correct("teacher", run.prepared["floor"]["teacher"])
+    """Return [M, 4]: 1 where the student is correct; and where student, floor and ceiling are, on
+    the samples that the floor answers, 0 on the others (of which PGR is independent).
+
+    nan without a ceiling.
+    """
+    best = run.prepared["floor"]["teacher"]
+    answered = run.answered("teacher", best).label >= 0
+    student, floor = run.correct("student", "student"), run.correct("teacher", best)
     ceiling: NDArray[Any] = np.full(len(floor), np.nan)
     if "ceiling" in run.controls:
-        ceiling = run.correct("control", "ceiling")
-    found = np.stack([run.correct("student", "student"), floor, ceiling], axis=1)
+        ceiling = run.correct("control", "ceiling") & answered
+    found = np.stack([student, student & answered, floor, ceiling], axis=1)
     return found.astype(np.float64)[order]
 
 
@@ -131,14 +136,18 @@ def _runs(found: _Compared) -> pd.DataFrame:
         low, high = _interval(found.accuracy(place))
         measured = run.summary["student"]
         pgr_low, pgr_high = measured["pgr_ci95"] or (None, None)
-        student, floor, ceiling = found.scores[:, 3 * place : 3 * place + 3].mean(0).tolist()
+        best = run.prepared["floor"]["teacher"]
+        answered = run.answered("teacher", best).label >= 0
+        ceiling = float("nan")
+        if "ceiling" in run.controls:
+            ceiling = mean(run.correct("control", "ceiling"))
         rows.append(
             {
                 "run": found.names[place],
-                "student": student,
+                "student": mean(run.correct("student", "student")),
                 "low": low,
                 "high": high,
-                "floor": floor,
+                "floor": mean(run.correct("teacher", best), answered),
                 "ceiling": ceiling,
                 "pgr": measured["pgr"] if measured["pgr_ci95"] else None,
                 "pgr_low": pgr_low,

@@ -66,21 +66,26 @@ def domains_table(run: Run) -> pd.DataFrame:
 def _by_name(run: Run, column: str, names: list[str], trained: list[str]) -> pd.DataFrame:
     """Make a row per name of a column of the test samples.
 
-    Columns: name, samples, the accuracies student, floor (the best single teacher), first_round
-    and ceiling, gained (student - floor), to_ceiling (ceiling - student), and for student_train in
-    the last round assigned_accuracy (of the annotations) and kept (share). Values without samples
-    are null; few-shot runs have the last two for the training classes.
+    Columns: name, samples, the accuracies student, floor (the best single teacher, where it
+    answers), first_round and ceiling, gained (student - floor, on the samples that the floor
+    answers), to_ceiling (ceiling - student), and for student_train in the last round
+    assigned_accuracy (of the annotations) and kept (share). Values without samples are null;
+    few-shot runs have the last two for the training classes.
     """
     place = codes(run.test[column], names)
     samples = np.bincount(place[place >= 0], minlength=len(names))
 
-    def by(kind: str, who: str) -> Values:
-        hits = run.correct(kind, who) & (place >= 0)
-        return ratio(np.bincount(place[hits], minlength=len(names)), samples)
+    def by(kind: str, who: str, there: Bools) -> Values:
+        hits = run.correct(kind, who) & there
+        whole = np.bincount(place[there], minlength=len(names))
+        return ratio(np.bincount(place[hits], minlength=len(names)), whole)
 
     nothing = np.full(len(names), np.nan)
-    ceiling = by("control", "ceiling") if "ceiling" in run.controls else nothing
-    student, floor = by("student", "student"), by("teacher", run.prepared["floor"]["teacher"])
+    everyone, best = place >= 0, run.prepared["floor"]["teacher"]
+    ceiling = by("control", "ceiling", everyone) if "ceiling" in run.controls else nothing
+    student = by("student", "student", everyone)
+    answered = everyone & (run.answered("teacher", best).label >= 0)
+    floor = by("teacher", best, answered)
     assigned, kept = _last_round(run, column, names, trained)
     table = pd.DataFrame(
         {
@@ -88,9 +93,9 @@ def _by_name(run: Run, column: str, names: list[str], trained: list[str]) -> pd.
             "samples": samples,
             "student": student,
             "floor": floor,
-            "first_round": by("round", f"round {run.rounds[0]}"),
+            "first_round": by("round", f"round {run.rounds[0]}", everyone),
             "ceiling": ceiling,
-            "gained": student - floor,
+            "gained": by("student", "student", answered) - floor,
             "to_ceiling": ceiling - student,
             "assigned_accuracy": assigned,
             "kept": kept,
@@ -212,8 +217,9 @@ def supervision_domains_table(run: Run) -> pd.DataFrame:
     """Make a row per supervision and test domain, and one for its mean over the domains.
 
     Columns: who, kind (student, control, teacher; in the order of `overview`), domain, samples,
-    accuracy. The mean ("mean over domains") weights the domains equally, as the "Avg" of papers on
-    DomainNet; its samples are those of all domains. Domains without samples are left out.
+    accuracy (of a teacher, where it answers; null where it answers none). The mean ("mean over
+    domains") weights the domains equally, as the "Avg" of papers on DomainNet; its samples are
+    those of all domains. Domains without samples are left out.
     """
     require_rounds(run)
     names = list(run.prepared["measured_domains"])
@@ -227,8 +233,14 @@ def supervision_domains_table(run: Run) -> pd.DataFrame:
     entries = [(kind, who) for kind, who in run.predictors() if kind != "round"]
     accuracy = np.empty((len(entries), len(there) + 1))
     for row, (kind, who) in enumerate(entries):
-        right = place[run.correct(kind, who) & (place >= 0)]
-        accuracy[row, :-1] = np.bincount(right, minlength=len(names))[there] / samples[there]
+        counted = place >= 0
+        if kind == "teacher":
+            counted &= run.answered(kind, who).label >= 0
+        right, whole = place[run.correct(kind, who) & counted], place[counted]
+        accuracy[row, :-1] = ratio(
+            np.bincount(right, minlength=len(names))[there],
+            np.bincount(whole, minlength=len(names))[there],
+        )
     accuracy[:, -1] = accuracy[:, :-1].mean(1)
     width = accuracy.shape[1]
     kinds = pd.CategoricalDtype(["student", "control", "teacher"])

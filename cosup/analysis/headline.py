@@ -127,7 +127,7 @@ def _try(run: Run, limit: Row) -> str:
 
 def _gain(run: Run, rows: Rows) -> str:
     """Say what the student gains over the best single source."""
-    sources = [row for (kind, _), row in rows.items() if kind == "teacher"]
+    sources = [row for row in alternatives(rows) if row["kind"] == "teacher"]
     if not sources:
         return ""
     best = max(sources, key=lambda row: float(row["accuracy"]))

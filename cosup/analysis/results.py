@@ -1,10 +1,13 @@
 """The accuracy of student, controls and teachers on the test samples."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from cosup import words
 from cosup.analysis.arrays import (
+    Bools,
     Row,
     highest_and_lowest,
     row_at,
@@ -40,19 +43,20 @@ def is_significant(row: Row) -> bool:
 def overview_table(run: Run) -> pd.DataFrame:
     """Make the overview: a row for the student, each control and each teacher.
 
-    Columns: who, kind (student, control, teacher), accuracy, low, high (its 95 % interval), pgr
-    (null where the gap between floor and ceiling is within noise), gain (the student's accuracy
-    minus this one), gain_low, gain_high, p_value (exact McNemar test against the student on single
-    samples). Intervals are bootstraps over groups (`cosup.metrics`) with the same draws as in
-    `summary.json`.
+    Columns: who, kind (student, control, teacher), accuracy (where it answers; null if it answers
+    no sample), low, high (its 95 % interval), coverage (the share of the samples that it answers),
+    pgr (null where the gap between floor and ceiling is within noise), gain (the student's accuracy
+    minus this one, on the samples that both answer), gain_low, gain_high, p_value (exact McNemar
+    test against the student on the same single samples). Intervals are bootstraps over groups
+    (`cosup.metrics`) with the same draws as in `summary.json`.
     """
     require_rounds(run)
     entries = [(kind, who) for kind, who in run.predictors() if kind != "round"]
     right = np.stack([run.correct(kind, who) for kind, who in entries], axis=1)
+    counted = np.stack([_counted(run, kind, who) for kind, who in entries], axis=1)
     seed = seed_for(int(run.config["run"]["seed"]), "bootstrap")
-    found = shares(right, run.test["group"].to_numpy(), seed=seed)
+    found = shares(right, run.test["group"].to_numpy(), seed=seed, counted=counted)
     student = right[:, 0]
-    accuracy = dict(zip(entries, found.mean.tolist(), strict=True))
     return pd.DataFrame(
         {
             "who": [who for _, who in entries],
@@ -62,29 +66,46 @@ def overview_table(run: Run) -> pd.DataFrame:
             "accuracy": found.mean,
             "low": found.low,
             "high": found.high,
-            "pgr": _pgr(run, accuracy, seed),
+            "coverage": counted.mean(0),
+            "pgr": _pgr(run, entries, right, seed),
             "gain": found.gain,
             "gain_low": found.gain_low,
             "gain_high": found.gain_high,
             "p_value": [
-                mcnemar(int((student & ~other).sum()), int((other & ~student).sum()))
-                for other in right.T
+                mcnemar(int((there & student & ~other).sum()), int((other & ~student).sum()))
+                for other, there in zip(right.T, counted.T, strict=True)
             ],
         }
     )
 
 
-def _pgr(run: Run, accuracy: dict[tuple[str, str], float], seed: int) -> list[float]:
-    """Return the PGR of each entry, nan where `student.pgr_reason` of the summary says why."""
-    nothing = [float("nan")] * len(accuracy)
+def _counted(run: Run, kind: str, who: str) -> Bools:
+    """Return the samples that count: for a teacher, those that it answers."""
+    label = run.answered(kind, who).label
+    return label >= 0 if kind == "teacher" else np.ones(len(label), bool)
+
+
+def _pgr(run: Run, entries: Sequence[tuple[str, str]], right: Bools, seed: int) -> list[float]:
+    """Return the PGR of each entry on the samples that the floor answers.
+
+    It is nan for teachers that do not answer all of these, and everywhere if
+    `student.pgr_reason` of the summary says why.
+    """
+    nothing = [float("nan")] * len(entries)
     floor, ceiling = ("teacher", run.prepared["floor"]["teacher"]), ("control", "ceiling")
-    if floor not in accuracy or ceiling not in accuracy:
+    if floor not in entries or ceiling not in entries:
         return nothing
-    groups = run.test["group"].to_numpy()
-    if no_gap(run.correct(*floor), run.correct(*ceiling), groups, seed) is not None:
+    answered = _counted(run, *floor)
+    bottom, top = (right[answered, entries.index(entry)] for entry in (floor, ceiling))
+    groups = run.test["group"].to_numpy()[answered]
+    if not answered.any() or no_gap(bottom, top, groups, seed) is not None:
         return nothing
-    found = [pgr(accuracy[floor], value, accuracy[ceiling]) for value in accuracy.values()]
-    return [float("nan") if value is None else value for value in found]
+    values = []
+    for (kind, who), column in zip(entries, right.T, strict=True):
+        compared = bool(_counted(run, kind, who)[answered].all())
+        value = pgr(bottom.mean(), column[answered].mean(), top.mean()) if compared else None
+        values.append(float("nan") if value is None else float(value))
+    return values
 
 
 def overview_sentence(run: Run, table: pd.DataFrame) -> str:
@@ -140,12 +161,17 @@ def _overview_row(row: Row, scale: Scale) -> DotRow:
     if kind != "student":
         interval = words.interval(row["gain_low"], row["gain_high"], words.in_points)
         lead = f"{words.in_points(row['gain'])} {interval}"
+    note, marks = "teacher" if kind == "teacher" else "", []
+    if not words.missing(row["accuracy"]):
+        marks = [Mark(scale.at(row["accuracy"]), kind, f"{name}: {accuracy} %")]
+    if row.get("coverage", 1.0) < 1:
+        note += f", answers {percent(row['coverage'])}"
     return DotRow(
         name,
-        [Mark(scale.at(row["accuracy"]), kind, f"{name}: {accuracy} %")],
+        marks,
         accuracy,
         lead,
-        note="teacher" if kind == "teacher" else "",
+        note=note,
         span=scale.span(row["low"], row["high"]),
         kind=kind,
     )
@@ -154,7 +180,7 @@ def _overview_row(row: Row, scale: Scale) -> DotRow:
 def _bounds(table: pd.DataFrame, scale: Scale) -> list[Reference]:
     """Return lines at the best teacher and at the ceiling."""
     lines = []
-    teachers = table.loc[table["kind"] == "teacher", "accuracy"]
+    teachers = table.loc[table["kind"] == "teacher", "accuracy"].dropna()
     if len(teachers):
         lines.append(Reference(scale.at(float(teachers.max())), "floor"))
     ceiling = table.loc[table["who"].astype(str) == "ceiling", "accuracy"]
@@ -169,8 +195,12 @@ OVERVIEW_FIGURE = Figure(
     overview_table,
     overview_sentence,
     draw_overview,
-    "Lines are 95 % confidence intervals (CI). The student's lead is paired on the same test "
-    "samples; it is significant if its interval excludes 0. The intervals are not corrected for "
-    "the number of comparisons. Dashed lines mark the best single teacher and the ceiling.",
-    Excerpt(("who", "kind", "accuracy", "low", "high", "pgr", "gain", "p_value"), ends="accuracy"),
+    "A teacher is measured on the test samples that it answers. Lines are 95 % confidence "
+    "intervals (CI). The student's lead is paired on the same test samples; it is significant if "
+    "its interval excludes 0. The intervals are not corrected for the number of comparisons. "
+    "Dashed lines mark the best single teacher and the ceiling.",
+    Excerpt(
+        ("who", "kind", "accuracy", "low", "high", "coverage", "pgr", "gain", "p_value"),
+        ends="accuracy",
+    ),
 )

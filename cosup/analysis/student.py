@@ -31,7 +31,7 @@ from cosup.analysis.drawing import (
     Segment,
     View,
 )
-from cosup.analysis.figure import Excerpt, Figure, require_rounds
+from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
 from cosup.analysis.records import Run
 from cosup.words import percent, points
 
@@ -48,9 +48,9 @@ AXIS = Axis([(0.0, "0"), (0.5, "50"), (1.0, "100")], "confidence, %")
 def student_teachers_table(run: Run) -> pd.DataFrame:
     """Make the table that compares the student with each teacher on test samples.
 
-    Columns: teacher, where ("all", "inside" or "outside" its scope), samples, agreement (share with
-    the same answer), and shares that sum to 1: both_right, student_only, teacher_only, same_error,
-    other_error. Rows without samples are left out.
+    Columns: teacher, where ("all", "inside" or "outside" its scope), samples (that the teacher
+    answers), agreement (share with the same answer), and shares that sum to 1: both_right,
+    student_only, teacher_only, same_error, other_error. Rows without samples are left out.
     """
     require_rounds(run)
     student = run.answered("student", "student").label
@@ -58,13 +58,16 @@ def student_teachers_table(run: Run) -> pd.DataFrame:
     rows = []
     for place, teacher in enumerate(run.teachers):
         answers = run.answered("teacher", teacher.name).label
-        chosen: list[Bools] = [np.ones(len(answers), bool)]
+        spoken = answers >= 0
+        chosen: list[Bools] = [spoken]
         if known is not None:
-            chosen += [known[:, place], ~known[:, place]]
+            chosen += [spoken & known[:, place], spoken & ~known[:, place]]
         for where, part in zip(PLACES, chosen, strict=False):
             if part.any():
                 shares = _shares(student[part], answers[part], run.truth[part])
                 rows.append({"teacher": teacher.name, "where": where, **shares})
+    if not rows:
+        raise Unavailable("no teacher answers a test sample")
     table = pd.DataFrame(rows)
     table["teacher"] = pd.Categorical(table["teacher"], categories=run.teacher_names)
     table["where"] = pd.Categorical(table["where"], categories=list(PLACES))

@@ -24,6 +24,8 @@ from cosup.analysis.decisions import all_decisions
 from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_labels, require_samples
 from cosup.analysis.records import Run, RunTeacher
+from cosup.metrics import Shares, shares
+from cosup.seeds import seed_for
 from cosup.words import percent
 
 __all__ = ["ANNOTATION_ACCURACY_FIGURE", "TEACHERS_FIGURE", "scope_in_words"]
@@ -37,16 +39,20 @@ def teachers_table(run: Run) -> pd.DataFrame:
     """Make the table of teachers: a row per teacher of the hierarchy, level by level.
 
     Columns: teacher, level, kind, scope (in words), parent (the teacher of the level above whose
-    scope contains this one's, or null), steps, accuracy (on test samples), accuracy_inside and
-    accuracy_outside of its scope with samples_inside and samples_outside (null in few-shot runs,
-    where the test classes are in no scope), abstains (share of test samples).
+    scope contains this one's, or null), steps, coverage (the share of the test samples that it
+    answers), accuracy (on these), low, high (its 95 % interval, bootstrap over groups),
+    accuracy_inside and accuracy_outside of its scope with samples_inside and samples_outside (that
+    it answers; null in few-shot runs, where the test classes are in no scope).
     """
     require_samples(run)
     known = None if run.few_shot else run.holds(run.test)
+    found = _measured(run)
     rows = []
     for place, teacher in enumerate(run.teachers):
         right = run.correct("teacher", teacher.name)
-        inside = None if known is None else known[:, place]
+        answered = run.answered("teacher", teacher.name).label >= 0
+        inside = None if known is None else known[answered, place]
+        right = right[answered]
         rows.append(
             {
                 "teacher": teacher.name,
@@ -55,12 +61,14 @@ def teachers_table(run: Run) -> pd.DataFrame:
                 "scope": scope_in_words(teacher, run.classes, run.domains),
                 "parent": _parent(teacher, run),
                 "steps": teacher.steps,
+                "coverage": mean(answered),
                 "accuracy": mean(right),
+                "low": found.low[place],
+                "high": found.high[place],
                 "accuracy_inside": np.nan if inside is None else mean(right, inside),
                 "accuracy_outside": np.nan if inside is None else mean(right, ~inside),
                 "samples_inside": None if inside is None else int(inside.sum()),
                 "samples_outside": None if inside is None else int((~inside).sum()),
-                "abstains": mean(run.answered("teacher", teacher.name).label < 0),
             }
         )
     table = pd.DataFrame(rows).astype({"samples_inside": "Int64", "samples_outside": "Int64"})
@@ -70,6 +78,15 @@ def teachers_table(run: Run) -> pd.DataFrame:
     parents = [place_of.get(name, -1) for name in table["parent"]]
     table["parent"] = categories(np.array(parents), names)
     return table
+
+
+def _measured(run: Run) -> Shares:
+    """Return each teacher's accuracy where it answers, with the intervals of `summary.json`."""
+    names = run.teacher_names
+    right = np.stack([run.correct("teacher", name) for name in names], axis=1)
+    counted = np.stack([run.answered("teacher", name).label >= 0 for name in names], axis=1)
+    seed = seed_for(int(run.config["run"]["seed"]), "bootstrap")
+    return shares(right, run.test["group"].to_numpy(), seed=seed, counted=counted)
 
 
 def _parent(teacher: RunTeacher, run: Run) -> str | None:
@@ -106,19 +123,31 @@ def scope_in_words(teacher: RunTeacher, classes: list[str], domains: list[str]) 
 def teachers_sentence(run: Run, table: pd.DataFrame) -> str:
     """Compare the specialists inside and outside their scopes with the best generalist."""
     special = table[table["samples_outside"].fillna(0) > 0]
-    if not len(special):
+    if not table["accuracy"].notna().any():
+        return "No teacher answers a test sample."
+    if not special["accuracy_inside"].notna().any():
         best = highest_row(table, "accuracy")
-        return f"The best teacher is {best['teacher']} with {percent(best['accuracy'])}."
+        return (
+            f"The most accurate teacher is {best['teacher']} with {percent(best['accuracy'])}"
+            f"{_answered(best)}."
+        )
     inside, outside = special["accuracy_inside"].dropna(), special["accuracy_outside"].dropna()
     text = f"Specialists reach {_range(inside)} inside their scope and {_range(outside)} outside it"
-    whole = table[table["scope"] == "all"]
+    whole = table[(table["scope"] == "all") & table["accuracy"].notna()]
     if len(whole):
         best = highest_row(whole, "accuracy")
         text += (
-            f"; the generalist {best['teacher']} reaches {percent(best['accuracy'])} on all "
-            "test samples"
+            f"; the generalist {best['teacher']} reaches {percent(best['accuracy'])}"
+            f"{_answered(best) or ' on all test samples'}"
         )
     return f"{text}."
+
+
+def _answered(row: Row) -> str:
+    """Return of how many samples an accuracy is, or "" if it is of all."""
+    if row["coverage"] == 1:
+        return ""
+    return f" of the {percent(row['coverage'])} of the test samples that it answers"
 
 
 def _range(values: "pd.Series[Any]") -> str:
@@ -152,6 +181,8 @@ def _teacher_row(row: Row, scale: Scale) -> DotRow:
             tooltip = f"{name}, {kind} its scope: {words.in_percent(value)} %"
             marks.append(Mark(places[-1], kind, tooltip))
     scope = "" if str(row["scope"]) == name else str(row["scope"])
+    if row.get("coverage", 1.0) < 1:
+        scope = f"{scope}, answers {percent(row['coverage'])}".lstrip(", ")
     return DotRow(
         name,
         marks,
@@ -196,9 +227,12 @@ TEACHERS_FIGURE = Figure(
     teachers_sentence,
     draw_teachers,
     "A teacher is indented below the one whose scope contains its own. Outside its scope a teacher "
-    "sees samples that it was not trained for.",
+    "sees samples that it was not trained for. Samples on which it abstains do not count.",
     Excerpt(
-        ("teacher", "level", "scope", "accuracy_inside", "accuracy_outside", "accuracy"),
+        (
+            *("teacher", "level", "scope", "coverage", "accuracy_inside", "accuracy_outside"),
+            *("accuracy", "low", "high"),
+        ),
         ends="accuracy",
     ),
 )
@@ -207,9 +241,9 @@ TEACHERS_FIGURE = Figure(
 def annotation_accuracy_table(run: Run) -> pd.DataFrame:
     """Make the table of annotations: a row per teacher and true class of student_train.
 
-    Columns: teacher, class, samples, accuracy (of all its annotations of the class; an abstention
-    is wrong), assigned_samples and assigned_accuracy (of the samples assigned to it in the last
-    round that used its level; null without samples).
+    Columns: teacher, class, samples (that it annotated), coverage (their share), accuracy (of its
+    annotations of the class), assigned_samples and assigned_accuracy (of the samples assigned to
+    it in the last round that used its level; null without samples).
     """
     require_samples(run)
     truth = codes(run.train["true_label"], run.classes)
@@ -222,7 +256,9 @@ def annotation_accuracy_table(run: Run) -> pd.DataFrame:
     last = {run.stages[f"round-{now.number}"]["level"]: now for now in rounds}
     parts = []
     for place, teacher in enumerate(run.teachers):
-        right = known & (run.annotated(teacher.name).label == truth)
+        label = run.annotated(teacher.name).label
+        answered = np.bincount(truth[known & (label >= 0)], minlength=size)
+        right = np.bincount(truth[known & (label == truth)], minlength=size)
         assigned: Values = np.zeros(size)
         hits: Values = np.zeros(size)
         now = last.get(teacher.level)
@@ -235,8 +271,9 @@ def annotation_accuracy_table(run: Run) -> pd.DataFrame:
                 {
                     "teacher": categories(np.full(len(there), place), run.teacher_names),
                     "class": categories(there, run.classes),
-                    "samples": samples[there],
-                    "accuracy": np.bincount(truth[right], minlength=size)[there] / samples[there],
+                    "samples": answered[there],
+                    "coverage": ratio(answered, samples)[there],
+                    "accuracy": ratio(right, answered)[there],
                     "assigned_samples": assigned[there].astype(np.int64),
                     "assigned_accuracy": ratio(hits, assigned)[there],
                 }
@@ -294,6 +331,8 @@ def _accuracy_cell(row: Row | None, teacher: str, name: str) -> Cell:
         f"{teacher} is correct on {words.in_percent(row['accuracy'])} % of "
         f"{words.plural(int(row['samples']), 'sample')} of {name}"
     )
+    if row.get("coverage", 1.0) < 1:
+        tooltip += f" that it annotated ({percent(row['coverage'])} of all)"
     if not words.missing(row["assigned_samples"]) and row["assigned_samples"]:
         tooltip += (
             f", and on {words.in_percent(row['assigned_accuracy'])} % of the "
@@ -308,5 +347,6 @@ ANNOTATION_ACCURACY_FIGURE = Figure(
     annotation_accuracy_table,
     annotation_accuracy_sentence,
     draw_annotation_accuracy,
-    "Over all samples of student_train, whether or not the annotation was assigned.",
+    "Over all samples of student_train that a teacher annotated, whether or not the annotation was "
+    "assigned.",
 )

@@ -40,15 +40,21 @@ def verdict(run: Run, tables: Tables) -> list[str]:
 def _comparisons(run: Run, rows: Rows) -> Iterator[str]:
     """Compare the student with the best teacher and each baseline."""
     floor = run.prepared["floor"]["teacher"]
-    if ("teacher", floor) in rows:
-        yield _comparison(rows["teacher", floor], "the best single teacher", f"{floor}, ")
+    row = rows.get(("teacher", floor))
+    if row is not None and not known(row["accuracy"]):
+        yield f"The best single teacher, {floor}, answers no test sample."
+    elif row is not None:
+        part = (
+            "" if row.get("coverage", 1.0) == 1 else f" of the {percent(row['coverage'])} answered"
+        )
+        yield _comparison(row, "the best single teacher", f"{floor}, ", part)
     for control in CONTROLS.values():
         if not control.is_bound and ("control", control.name) in rows:
             yield _comparison(rows["control", control.name], control.sentence)
 
 
-def _comparison(row: Row, phrase: str, detail: str = "") -> str:
-    other = f"{phrase} ({detail}{percent(row['accuracy'])})"
+def _comparison(row: Row, phrase: str, detail: str = "", part: str = "") -> str:
+    other = f"{phrase} ({detail}{percent(row['accuracy'])}{part})"
     interval = f"95 % CI {span(row['gain_low'], row['gain_high'])}"
     if not is_significant(row):
         gain = points(row["gain"], signed=True)

@@ -14,6 +14,8 @@ from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
 from cosup.runs.context import RunContext
 from cosup.runs.inputs import Evaluation, StudentInputs
+from cosup.runs.measure import Score, TeacherRecord, best_teacher, score, teacher_records
+from cosup.seeds import seed_for
 from cosup.teachers.base import Teacher
 from cosup.teachers.hierarchy import scopes, speakers
 from cosup.teachers.live import LiveTeachers
@@ -53,23 +55,6 @@ class Annotated:
     def answers(self, teacher: Teacher, evaluation: Evaluation) -> ProbTable:
         """Return a teacher's probabilities of the samples of an evaluation."""
         return evaluation.answers(teacher, self.store, self.compute)
-
-
-@dataclass(frozen=True)
-class TeacherRecord:
-    """A teacher as the summary lists it.
-
-    accuracy: on the test samples. chosen_by: on the samples by which the best teacher is chosen
-    (`MeasuredTeachers.chosen_on`); None if none of their labels is known. simulated: made from the
-    true labels.
-    """
-
-    name: str
-    level: int
-    steps: int
-    accuracy: float
-    chosen_by: float | None
-    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,23 +187,19 @@ def _level(
 
 def _measured(config: Config, annotated: Annotated, inputs: StudentInputs) -> MeasuredTeachers:
     """Measure each teacher, and choose the best one."""
-    records, answers = [], {}
     everyone = {teacher.name: teacher for level in annotated.levels for teacher in level}
-    for name, teacher in everyone.items():
-        answers[name] = annotated.answers(teacher, inputs.test)
-        accuracy = inputs.test.split.accuracy(answers[name])
-        chosen_by = _chosen_by(annotated, teacher, inputs.validation)
-        spec, steps = teacher.spec, teacher.steps
-        simulated = spec.simulated
-        records.append(TeacherRecord(name, spec.level, steps, accuracy, chosen_by, simulated))
-    floor = max(records, key=lambda record: record.chosen_by or 0.0)
+    answers = {name: annotated.answers(one, inputs.test) for name, one in everyone.items()}
+    chosen_on, scores = _scores(annotated, everyone, inputs.validation)
+    seed = seed_for(config.run.seed, "bootstrap")
+    records = teacher_records(everyone, answers, inputs.test.split, scores, seed)
+    best = best_teacher(scores)
     after, features = len(annotated.levels), inputs.provenance
     return MeasuredTeachers(
-        records=tuple(records),
-        floor=floor,
+        records=records,
+        floor=next(record for record in records if record.name == best),
         answers=answers,
-        chosen_on="student_train" if inputs.validation is None else inputs.validation.part,
-        best_level=_level(config, annotated, after, [everyone[floor.name]], features),
+        chosen_on=chosen_on,
+        best_level=_level(config, annotated, after, [everyone[best]], features),
         control_levels={
             name: _level(config, annotated, after, members, features)
             for name, members in annotated.for_controls.items()
@@ -226,19 +207,24 @@ def _measured(config: Config, annotated: Annotated, inputs: StudentInputs) -> Me
     )
 
 
-def _chosen_by(
-    annotated: Annotated, teacher: Teacher, validation: Evaluation | None
-) -> float | None:
-    """Return the accuracy by which the best teacher is chosen, never that on the test samples.
+def _scores(
+    annotated: Annotated, teachers: Mapping[str, Teacher], validation: Evaluation | None
+) -> tuple[str, dict[str, Score]]:
+    """Return the samples by which the best teacher is chosen, and each teacher's score on them.
 
-    It is measured on validation if there is one, else on the true labels of student_train, which
-    favours the floor. None if no label is known: the first teacher is then the best.
+    They are never the test samples: validation, if there is one and every teacher answers some of
+    it; else student_train, whose true labels favour the floor. Where no label is known, the first
+    teacher is the best.
     """
     if validation is not None:
-        return validation.split.accuracy(annotated.answers(teacher, validation))
+        labels = validation.split.labels
+        found = {
+            name: score(annotated.answers(one, validation), labels)
+            for name, one in teachers.items()
+        }
+        if all(one.answered for one in found.values()):
+            return validation.part, found
     data, store = annotated.data, annotated.store
-    truth: Truth = data.truth(data.rows("student_train"))
-    known = truth.labels >= 0
-    label, confidence = store.level("student_train", [teacher.name]).table(teacher.name).top()
-    right = (label == truth.labels) & (confidence > 0)
-    return float(right[known].double().mean()) if bool(known.any()) else None
+    labels = data.truth(data.rows("student_train")).labels
+    level = store.level("student_train", list(teachers))
+    return "student_train", {name: score(level.table(name), labels) for name in teachers}

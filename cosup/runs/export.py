@@ -36,7 +36,9 @@ needed.\
 | | accuracy {{ measured }} |
 | --- | --- |
 | this student | {{ percent(student.accuracy) }} % |
-| best teacher alone ({{ floor.teacher }}) | {{ percent(floor.accuracy) }} % |
+| best teacher alone ({{ floor.teacher }})\
+{% if floor.coverage < 1 %}, where it answers ({{ percent(floor.coverage) }} %){% endif %} \
+| {{ percent(floor.accuracy) }} % |
 | the same student on true labels | {{ percent(ceiling.accuracy) }} % |
 
 Load it, with the path of this folder: `cosup.load_student(path)\

@@ -23,6 +23,7 @@ from cosup.runs.directory import RunDirectory
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
 from cosup.runs.losses import take_over
+from cosup.runs.measure import COMPARED
 from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
@@ -116,6 +117,8 @@ def _summary(
         "floor": {
             "teacher": teachers.floor.name,
             "accuracy": teachers.floor.accuracy,
+            "coverage": teachers.floor.coverage,
+            "compared": COMPARED,
             "chosen_on": teachers.chosen_on,
         },
         "ceiling": {"accuracy": None if ceiling is None else test.accuracy(ceiling)},

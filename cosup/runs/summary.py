@@ -42,8 +42,12 @@ class TestSplit:
         label, confidence = probs.top()
         return (label == self.labels) & (confidence > 0)
 
+    def answered(self, probs: ProbTable) -> Tensor:
+        """Return [M] bool: whether there is an answer (no abstention)."""
+        return probs.top()[1] > 0
+
     def accuracy(self, probs: ProbTable) -> float:
-        """Return the accuracy in [0, 1]."""
+        """Return the accuracy in [0, 1] over all samples."""
         return float(self.correct(probs).double().mean())
 
 
@@ -57,9 +61,10 @@ def student_numbers(
 ) -> Numbers:
     """Return the student's accuracy and PGR with 95 % intervals, and its accuracy by domain, class.
 
-    The intervals are bootstraps over the groups of the test samples, for PGR a paired one.
-    `pgr_team` is the PGR with the team of teachers as the floor. A PGR that cannot be told is None,
-    with the reason (`cosup.metrics.no_gap`).
+    The intervals are bootstraps over the groups of the test samples, for PGR a paired one. PGR is
+    that of the samples that the floor answers, as an abstention is no error. `pgr_team` is the PGR
+    with the team of teachers as the floor. A PGR that cannot be told is None, with the reason
+    (`cosup.metrics.no_gap`).
     """
     right = test.correct(student)
     found = _recovered(test, floor, right, ceiling, seed)
@@ -107,13 +112,18 @@ def _recovered(
     """Return a PGR with its interval, or the reason why there is none. name: of the floor."""
     if ceiling is None:
         return {"value": None, "ci95": None, "reason": NO_CEILING}
-    bottom, top = test.correct(floor), test.correct(ceiling)
-    reason = no_gap(bottom, top, test.groups, seed)
+    answered = test.answered(floor)
+    if not bool(answered.any()):
+        return {"value": None, "ci95": None, "reason": f"{name} answers no test sample"}
+    three = (test.correct(floor), right, test.correct(ceiling))
+    bottom, own, top = (part[answered] for part in three)
+    groups = test.groups[answered]
+    reason = no_gap(bottom, top, groups, seed)
     if reason is not None:
         return {"value": None, "ci95": None, "reason": reason.replace("the floor", name)}
-    interval = pgr_interval(bottom, right, top, groups=test.groups, seed=seed)
+    interval = pgr_interval(bottom, own, top, groups=groups, seed=seed)
     assert interval is not None  # the same draws have the same gaps
-    value = pgr(_mean(bottom), _mean(right), _mean(top))
+    value = pgr(_mean(bottom), _mean(own), _mean(top))
     return {"value": value, "ci95": list(interval), "reason": None}
 
 

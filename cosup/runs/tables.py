@@ -24,10 +24,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     table.add_column("supervision")
     table.add_column("accuracy", justify="right")
     table.add_column("PGR", justify="right")
-    for teacher in summary["teachers"]:
-        note = " (simulated)" if teacher.get("simulated") else ""
-        note += " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
-        table.add_row(f"teacher {teacher['name']}{note}", in_percent(teacher["accuracy"]), "")
+    _add_teachers(table, summary)
     table.add_section()
     controls = summary["controls"]
     for name in sorted(controls, key=_is_trained):
@@ -50,6 +47,28 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     if summary.get("verdict"):
         parts.append(Text("\n".join(["", *summary["verdict"]]), style="bold"))
     return Group(table, *parts)
+
+
+def _add_teachers(table: Table, summary: Mapping[str, Any]) -> None:
+    """Add the teachers' accuracy where they answer; with intervals and coverage if some abstain."""
+    abstains = any(_coverage(teacher) < 1 for teacher in summary["teachers"])
+    for teacher in summary["teachers"]:
+        note = " (simulated)" if teacher.get("simulated") else ""
+        note += " (floor)" if teacher["name"] == summary["floor"]["teacher"] else ""
+        accuracy = in_percent(teacher["accuracy"]) + (_spread_of(teacher) if abstains else "")
+        if _coverage(teacher) < 1:
+            note += f", answers {in_percent(_coverage(teacher))} %"
+        table.add_row(f"teacher {teacher['name']}{note}", accuracy, "")
+
+
+def _coverage(teacher: Mapping[str, Any]) -> float:
+    found = teacher.get("coverage")
+    return 1.0 if found is None else float(found)
+
+
+def _spread_of(teacher: Mapping[str, Any]) -> str:
+    bounds = teacher.get("accuracy_ci95")
+    return "" if bounds is None else rf" \{interval(*bounds)}"
 
 
 def _is_trained(name: str) -> bool:
@@ -104,6 +123,10 @@ def _explain(summary: Mapping[str, Any]) -> str:
     lines = []
     if "episodes" in summary["data"]:
         lines.append("In brackets after an accuracy: its 95 % interval over episodes.")
+    if any(_coverage(teacher) < 1 for teacher in summary["teachers"]):
+        lines.append(
+            "Teachers are measured where they answer, with the 95 % interval over test samples."
+        )
     lines += _pgr_lines(summary["student"])
     lines += _last_round(summary["rounds"][-1])
     if summary["data"]["broken"]:

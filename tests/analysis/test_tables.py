@@ -9,7 +9,7 @@ import plain
 import pytest
 from helpers.synthetic_run import CONTROLS, FILTERS
 from scipy.stats import binomtest, entropy
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
+from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
 from cosup.analysis import load_run, tables
 from cosup.analysis.records import Run
@@ -53,20 +53,27 @@ def test_overview(run: Run, found: Tables, path: Path, last: int) -> None:
     said |= {("teacher", name): plain.annotations(path, "test", name) for name in teachers}
     assert set(table) == set(said)
     right = {who: np.array(labels) == np.array(truth) for who, labels in said.items()}
-    student = right["student", "student"]
-    floor, ceiling = right["teacher", teachers[0]].mean(), right["control", "ceiling"].mean()
+    answers = {who: np.array(labels) != "" for who, labels in said.items()}
+    student, both = right["student", "student"], answers["teacher", teachers[0]]
+    floor = right["teacher", teachers[0]][both].mean()
+    ceiling = right["control", "ceiling"][both].mean()
     groups = plain.samples(path, "test")["group"].to_numpy()
+    assert min(there.mean() for there in answers.values()) < 1, "some teacher abstains"
     for who, row in table.items():
-        same(row["accuracy"], accuracy_score(truth, said[who]))
-        one, other = int((student & ~right[who]).sum()), int((~student & right[who]).sum())
+        there = answers[who]
+        same(row["coverage"], there.mean())
+        same(row["accuracy"], right[who][there].mean())
+        own, theirs = student[there], right[who][there]
+        one, other = int((own & ~theirs).sum()), int((~own & theirs).sum())
         p_value = binomtest(one, one + other).pvalue if one + other else 1.0
         same(row["p_value"], p_value)
-        gain = paired_comparison(student, right[who], groups, seed=SEED)
-        same(
-            [row["gain"], row["gain_low"], row["gain_high"]], [gain.difference, gain.low, gain.high]
-        )
-        pgr = (right[who].mean() - floor) / (ceiling - floor) if ceiling > floor else np.nan
-        same(row["pgr"], pgr)
+        same(row["gain"], own.mean() - theirs.mean())
+        if there.all():
+            gain = paired_comparison(own, theirs, groups, seed=SEED)
+            same([row["gain_low"], row["gain_high"]], [gain.low, gain.high])
+        assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+        pgr = (right[who][both].mean() - floor) / (ceiling - floor) if ceiling > floor else np.nan
+        same(row["pgr"], pgr if there[both].all() else np.nan)
 
 
 def test_the_overview_equals_the_summary(run: Run, found: Tables) -> None:
@@ -90,12 +97,14 @@ def test_teachers_inside_and_outside_their_scopes(run: Run, found: Tables, path:
         said = plain.annotations(path, "test", name)
         inside, outside = [], []
         for label, truth in zip(said, test["true_label"], strict=True):
-            (inside if truth in scope else outside).append(label == truth)
+            if label:
+                (inside if truth in scope else outside).append(label == truth)
         same(row["accuracy"], plain.share(inside + outside))
         same(row["accuracy_inside"], plain.share(inside))
         same(row["accuracy_outside"], plain.share(outside))
         assert (row["samples_inside"], row["samples_outside"]) == (len(inside), len(outside))
-        same(row["abstains"], plain.share([label == "" for label in said]))
+        same(row["coverage"], plain.share([label != "" for label in said]))
+        assert row["low"] <= row["accuracy"] <= row["high"]
 
 
 def test_rounds(run: Run, found: Tables, path: Path, last: int) -> None:
@@ -193,8 +202,10 @@ def test_annotation_accuracy(run: Run, found: Tables, path: Path) -> None:
         said = plain.annotations(path, "student_train", name)
         for label in set(truth):
             row = shown[name, label]
-            own = [one == label for one, true in zip(said, truth, strict=True) if true == label]
+            all_of = [one for one, true in zip(said, truth, strict=True) if true == label]
+            own = [one == label for one in all_of if one]
             assert row["samples"] == len(own)
+            same(row["coverage"], len(own) / len(all_of))
             same(row["accuracy"], plain.share(own))
             used = [i for i in table if (i["assigned_teacher"], i["true_label"]) == (name, label)]
             assert row["assigned_samples"] == len(used)
@@ -229,6 +240,8 @@ def test_student_beside_teachers(run: Run, found: Tables, path: Path, last: int)
         for where in ("all", "inside", "outside"):
             kinds: Counter[str] = Counter()
             for mine, theirs, truth in zip(own, said, test["true_label"], strict=True):
+                if not theirs:
+                    continue
                 if where == "all" or (truth in held) == (where == "inside"):
                     pair = (mine == truth, theirs == truth)
                     error = "same_error" if mine == theirs else "other_error"
@@ -264,12 +277,14 @@ def test_by_class_and_domain(
     decided = plain.decisions(path, last)
     for (label,), row in shown.items():
         where = [place for place, one in enumerate(test[column]) if one == label]
-        truth = test["true_label"][where].tolist()
         assert row["samples"] == len(where)
+        answered = [place for place in where if said["floor"][place]]
         for who, labels in said.items():
-            mine = [labels[place] for place in where]
-            same(row[who], accuracy_score(truth, mine) if truth else np.nan)
-        same(row["gained"], row["student"] - row["floor"])
+            there = answered if who == "floor" else where
+            right = [labels[place] == test["true_label"][place] for place in there]
+            same(row[who], plain.share(right))
+        own = [said["student"][place] == test["true_label"][place] for place in answered]
+        same(row["gained"], plain.share(own) - row["floor"])
         same(row["to_ceiling"], row["ceiling"] - row["student"])
         own = [item for item in decided if item[column] == label]
         right = [item["annotation"] == item["true_label"] for item in own]

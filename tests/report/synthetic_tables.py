@@ -112,11 +112,13 @@ def _teachers(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
             "scope": ["all", *[f"domain {i}" for i in range(size - 1)]],
             "steps": 300,
             "accuracy": draw.uniform(0.2, 0.7, size),
+            "low": 0.1,
+            "high": 0.8,
             "accuracy_inside": draw.uniform(0.5, 0.9, size),
             "accuracy_outside": outside,
             "samples_inside": 100,
             "samples_outside": 300,
-            "abstains": 0.0,
+            "coverage": 1.0,
             "parent": [None, *[teachers[0]] * (size - 1)],
         }
     )

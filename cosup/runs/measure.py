@@ -1,0 +1,128 @@
+"""Measure each teacher alone, where it answers, and choose the best one.
+
+An abstention is no error: the accuracy of a teacher is over the samples that it answers, and its
+coverage, the share of these, stands beside it. METHODS.md section 6.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosup.metrics import lower_bound, shares
+from cosup.probabilities import ProbTable
+from cosup.runs.summary import TestSplit
+from cosup.teachers.base import Teacher
+
+__all__ = ["COMPARED", "Score", "TeacherRecord", "best_teacher", "score", "teacher_records"]
+
+COMPARED = "accuracy_where_answered"
+"""What the summary calls the measure by which teachers are compared."""
+ENOUGH = 0.5
+"""A teacher that answers a smaller share of the samples is the best one only if all do."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many of some samples with a known label a teacher answers, and has right."""
+
+    right: int
+    answered: int
+    samples: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """Return the share of the answers that are right; None without an answer."""
+        return self.right / self.answered if self.answered else None
+
+    @property
+    def coverage(self) -> float:
+        """Return the share of the samples that are answered."""
+        return self.answered / self.samples if self.samples else 0.0
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """A teacher as the summary lists it.
+
+    accuracy, accuracy_ci95: on the test samples that it answers, and the 95 % interval (bootstrap
+    over groups); None if it answers none. coverage: the share of the test samples that it answers.
+    chosen_by, chosen_coverage: accuracy and coverage on the samples by which the best teacher is
+    chosen (`MeasuredTeachers.chosen_on`); None if none of their labels is known. simulated: made
+    from the true labels.
+    """
+
+    name: str
+    level: int
+    steps: int
+    accuracy: float | None
+    accuracy_ci95: list[float] | None
+    coverage: float
+    chosen_by: float | None
+    chosen_coverage: float | None
+    simulated: bool = False
+
+
+def score(probs: ProbTable, labels: Tensor) -> Score:
+    """Count the answers to samples with a known label [N] (-1: unknown)."""
+    label, confidence = probs.top()
+    known = labels >= 0
+    answered = (confidence > 0) & known
+    right = answered & (label == labels)
+    return Score(int(right.sum()), int(answered.sum()), int(known.sum()))
+
+
+def best_teacher(scores: Mapping[str, Score]) -> str:
+    """Return the name of the teacher that is the best one alone; the first of equal ones.
+
+    It is the most accurate one where it answers, among those that answer at least half of the
+    samples (among all, if none does). Compared is the lower end of the 95 % interval of the
+    accuracy, so that few right answers do not beat many.
+    """
+
+    def rank(name: str) -> tuple[bool, float]:
+        found = scores[name]
+        return found.coverage >= ENOUGH, lower_bound(found.right, found.answered)
+
+    return max(scores, key=rank)
+
+
+def teacher_records(
+    teachers: Mapping[str, Teacher],
+    answers: Mapping[str, ProbTable],
+    test: TestSplit,
+    chosen: Mapping[str, Score],
+    seed: int,
+) -> tuple[TeacherRecord, ...]:
+    """Return the record of each teacher.
+
+    answers: probabilities of the test samples. chosen: the scores by which the best teacher is
+    chosen. seed: of the bootstrap.
+    """
+    right = torch.stack([test.correct(answers[name]) for name in teachers], dim=1)
+    counted = torch.stack([test.answered(answers[name]) for name in teachers], dim=1)
+    found = shares(right, test.groups, seed=seed, counted=counted)
+    return tuple(
+        TeacherRecord(
+            name=name,
+            level=teacher.spec.level,
+            steps=teacher.steps,
+            accuracy=_number(found.mean[place]),
+            accuracy_ci95=_interval(found.low[place], found.high[place]),
+            coverage=float(counted[:, place].double().mean()),
+            chosen_by=chosen[name].accuracy,
+            chosen_coverage=chosen[name].coverage if chosen[name].samples else None,
+            simulated=teacher.spec.simulated,
+        )
+        for place, (name, teacher) in enumerate(teachers.items())
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(low: float, high: float) -> list[float] | None:
+    return None if np.isnan(low) else [float(low), float(high)]
