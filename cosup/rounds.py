@@ -35,8 +35,10 @@ class Recipe:
     fresh: initialise the student in every round instead of continuing from the previous one.
     min_kept: warn if a filter keeps a smaller share of the samples.
     student_first: guide the first round by the untrained student instead of the mean annotation.
-    repeat: rounds per level. least: repeat the finest level until there are as many rounds. The
-    true labels of the task are used if the objective gives them weight.
+    repeat: rounds per level. least: repeat the finest level until there are as many rounds.
+    last_student: makes the student of the last round, if not new_student: one whose predictions of
+    its own samples nobody reads needs no cross-fitting. The true labels of the task are used if the
+    objective gives them weight.
     """
 
     assigner: Assigner
@@ -49,6 +51,7 @@ class Recipe:
     student_first: bool = False
     repeat: int = 1
     least: int = 1
+    last_student: NewStudent | None = None
 
     def schedule(self, levels: int) -> list[tuple[int, int]]:
         """Return (round, level) of every round in order; rounds count from 1, levels from 0.
@@ -219,7 +222,9 @@ def _prepare(
 ) -> _Lesson:
     """Assign and filter."""
     seed = seed_for(seed, "round", number)
-    student = recipe.new_student(recipe.objective, seed)
+    last = number == len(recipe.schedule(len(task.levels)))
+    make = recipe.last_student if last and recipe.last_student else recipe.new_student
+    student = make(recipe.objective, seed)
     if state.student is not None and not recipe.fresh:
         student.load_state_dict(state.student)
     labels = task.labels if recipe.objective.true_label_weight else None

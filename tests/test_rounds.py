@@ -148,6 +148,26 @@ def test_recipes_run_together_equal_each_alone(folds):
             assert torch.equal(one.test_probs.values, other.test_probs.values)
 
 
+def test_rounds_that_no_later_one_depends_on_can_be_left_out():
+    task, _ = digits_task(300)
+    make = new_student(training={"steps": 15, "batch_size": 64, "lr": 0.06})
+
+    def recipes():
+        yield recipe(make, DawidSkene(), repeat=2)
+        yield recipe(make, Agreement())
+        yield recipe(make, DawidSkene(), {"teacher_student": TeacherStudent()})
+        yield recipe(make, DawidSkene(), fresh=False)
+
+    plans = [(task, each) for each in recipes()]
+    columns = list(zip(*run_rounds_together(plans, seed=1, needed=True), strict=True))
+    assert [sum(o is not None for o in column) for column in columns] == [1, 2, 2, 2]
+    for column, each in zip(columns, recipes(), strict=True):
+        found = [outcome for outcome in column if outcome is not None][-1]
+        *_, alone = run_rounds(task, each, seed=1)
+        assert found.number == alone.number
+        assert torch.equal(found.test_probs.values, alone.test_probs.values)
+
+
 def test_the_students_of_several_recipes_draw_their_batches_once(monkeypatch):
     task, _ = digits_task(300)
     make = new_student(training={"steps": 5, "batch_size": 64, "lr": 0.06})

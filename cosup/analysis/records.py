@@ -97,8 +97,15 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved config, as a tree."""
-        return self.files.config.read()
+        """The resolved config, as a tree, with the recipe that the run chose if it has."""
+        tree = self.files.config.read()
+        if not tree.get("rounds", {}).get("choose"):
+            return tree
+        choice = self.stages.get("choose-recipe", {"chosen": None, "candidates": []})
+        chosen = [one["rounds"] for one in choice["candidates"] if one["name"] == choice["chosen"]]
+        defaults = RoundsSection().model_dump(mode="json")
+        rounds = {**defaults, **tree["rounds"], **(chosen[0] if chosen else {})}
+        return {**tree, "rounds": {**rounds, "choose": "auto"}}
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -151,11 +158,7 @@ class Run:
     def expected_rounds(self) -> int:
         """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
-        section = {**self.config["rounds"], "choose": None}
-        choice = self.stages.get("choose-recipe", {"chosen": None, "candidates": []})
-        for candidate in choice["candidates"]:
-            if candidate["name"] == choice["chosen"]:
-                section |= candidate["rounds"]
+        section = self.config["rounds"]
         if section["repeat"] != "auto":
             return len(levels) * int(section["repeat"])
         return max(len(levels), RoundsSection.model_validate(section).least_rounds)

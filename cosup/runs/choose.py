@@ -26,7 +26,7 @@ from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
 from cosup.runs.recipes import Candidate, candidates
 from cosup.runs.scores import Reference, judge, weak_judge
-from cosup.runs.stages import build_recipe
+from cosup.runs.stages import build_recipe, student_factory
 from cosup.teachers.hierarchy import plan_hierarchy
 from cosup.words import percent, plural
 
@@ -36,7 +36,7 @@ STAGE = "choose-recipe"
 LABELS_PER_CLASS = 30
 """Labels per class, on average, from which candidates are compared on a split."""
 TIE = 0.5
-"""Standard errors of a difference within which the simpler candidate is taken."""
+"""Standard errors of a difference of accuracies within which the simpler candidate is taken."""
 
 FUSED = Assigners.check("fused")
 
@@ -124,6 +124,11 @@ def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]
     for item in found:
         task = prepared.for_rounds(item.config).task
         recipe = build_recipe(replace(context, config=item.config), prepared)
+        if criterion.by != "score":  # nobody reads the last student's cross-fitted predictions
+            student = item.config.student.model_copy(update={"cross_fit": 0})
+            plain = item.config.model_copy(update={"student": student})
+            last_student = student_factory(replace(context, config=plain), prepared)
+            recipe = replace(recipe, last_student=last_student)
         plans.append((replace(task, test_inputs=criterion.inputs), recipe))
     last: list[Outcome | None] = [None] * len(found)
     rejected: list[str | None] = [None] * len(found)
@@ -140,7 +145,8 @@ def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]
             log.info("choosing the recipe: round %d of each is finished", number)
     ends = [outcome for outcome in last if outcome is not None]
     values, errors = _values(context, prepared, criterion, ends)
-    place = pick(values, errors, [reason is None for reason in rejected])
+    allowed = [reason is None for reason in rejected]
+    place = pick(values, errors, allowed, 0.0 if criterion.by == "score" else TIE)
     key = "score" if criterion.by == "score" else "accuracy"
     records = [
         {"name": item.name, "rounds": item.settings, key: value, "rejected": reason}
@@ -195,7 +201,7 @@ def _values(
         level = prepared.for_rounds(fused).task.levels[-1]
         stream = Stream(level, None, prepared.task.features, None)
         reference = Reference.of(stream, level, context.seed)
-        parts = [reference.agreement(outcome.train_probs) for outcome in ends]
+        parts = [reference.agrees(outcome.train_probs) for outcome in ends]
     else:
         parts = [criterion.right(outcome.test_probs) for outcome in ends]
     stacked = torch.stack(parts)
@@ -205,12 +211,18 @@ def _values(
 
 
 def pick(
-    values: Sequence[float], errors: Sequence[Sequence[float]], allowed: Sequence[bool]
+    values: Sequence[float],
+    errors: Sequence[Sequence[float]],
+    allowed: Sequence[bool],
+    tie: float = TIE,
 ) -> int:
-    """Return the first of the allowed candidates that the best one does not beat by more than
-    `TIE` standard errors of their difference."""
+    """Return the first of the allowed candidates that the best one does not beat by more than `tie`
+    standard errors of their difference.
+
+    errors: the standard error of the difference of any two.
+    """
     places = [place for place, fine in enumerate(allowed) if fine]
     best = max(places, key=lambda place: values[place])
     return next(
-        place for place in places if values[best] - values[place] <= TIE * errors[best][place]
+        place for place in places if values[best] - values[place] <= tie * errors[best][place]
     )

@@ -67,22 +67,9 @@ RECIPES: tuple[NamedRecipe, ...] = (
         {"name": "mean"},
     ),
     NamedRecipe(
-        "mean, adaptive",
-        "The mean of the sources, adaptive confidence.",
-        {"name": "mean"},
-        ADAPTIVE,
-    ),
-    NamedRecipe(
         "dawid_skene",
         "The source most probably right by Dawid-Skene, cross-entropy.",
         {"name": "dawid_skene"},
-        needs=SEVERAL,
-    ),
-    NamedRecipe(
-        "agreement, adaptive",
-        "The source nearest to the student, adaptive confidence.",
-        {"name": "agreement"},
-        ADAPTIVE,
         needs=SEVERAL,
     ),
     NamedRecipe(
@@ -117,11 +104,6 @@ RECIPES: tuple[NamedRecipe, ...] = (
         "The posterior's class from all sources and the student, cross-entropy.",
         FUSED,
         targets="hard",
-    ),
-    NamedRecipe(
-        "fused, soft",
-        "The posterior from all sources and the student, cross-entropy.",
-        FUSED,
     ),
     NamedRecipe(
         "fused, adaptive",

@@ -39,15 +39,17 @@ class Reference:
             answered.append(evidence.annotations.sum((1, 2)) > 0)
         return cls(torch.cat(posterior), torch.cat(answered))
 
-    def agreement(self, table: ProbTable) -> Tensor:
-        """Return [n] float64: the probability that the class of a table is the true one, of the
-        samples for which there are answers."""
+    def agrees(self, table: ProbTable) -> Tensor:
+        """Return [n] float64: 1 where the class of a table is the most probable one, of the samples
+        for which there are answers."""
         labels, _ = table.top()
-        return self.posterior[self.answered].gather(1, labels[self.answered, None])[:, 0].double()
+        return (labels == self.posterior.argmax(1))[self.answered].double()
 
     def right(self, table: ProbTable) -> float:
         """Return the estimated share of samples of which a table's class is right, in 0 .. 1."""
-        return float(self.agreement(table).mean())
+        labels, _ = table.top()
+        likely = self.posterior.gather(1, labels[:, None])[:, 0]
+        return float(likely[self.answered].double().mean())
 
 
 def judge(

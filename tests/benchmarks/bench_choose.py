@@ -7,8 +7,8 @@ Runs every recipe of `cosup.runs.recipes` on each task, all of them together, an
 student on the test split. Prints, for each way of choosing, Spearman's correlation of its score
 with the test accuracy over the recipes, and the regret: the points of test accuracy by which the
 chosen recipe falls short of the best one. Half of the test split of a set serves as its validation
-split, and only the other half is measured. A task is a set of images with some of its sources;
-those of one set are different tasks, as other recipes win.
+split, and only the other half is measured; it is used for nothing else. A task is a set of images
+with some of its sources; those of one set are different tasks, as other recipes win.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from cosup.losses import Objective
 from cosup.probabilities import ProbTable
 from cosup.protocols import Student
 from cosup.rounds import Outcome, run_rounds_together
-from cosup.runs.recipes import NamedRecipe, Need, available
+from cosup.runs.recipes import RECIPES, NamedRecipe, Need, available
 from cosup.runs.scores import Reference, judge
 from cosup.runs.stages import round_recipe
 from cosup.student.head import HeadStudent
@@ -53,6 +53,7 @@ TASKS = {
     "weak_fashion": ("weak_fashion", "specialists"),
 }
 FOLDS = 3
+SCORES = ("validation", "teacher_train", "agreement", "mass", "likelihood", "likelihood, b = 1")
 
 
 @dataclass(frozen=True)
@@ -210,10 +211,9 @@ def scores(reference: Reference, own: ProbTable) -> dict[str, float]:
     probs, posterior = own.dense(slice(0, len(own))).clamp_min(1e-6), reference.posterior
     exponent = fit_exponent(probs.log(), posterior.clamp_min(1e-12).log(), torch.ones(len(probs)))
     sharp = (probs.log() * exponent).softmax(1)
-    same = (own.top()[0] == posterior.argmax(1))[reference.answered]
     return {
         "mass": 100 * reference.right(own),
-        "agreement": 100 * float(same.double().mean()),
+        "agreement": 100 * float(reference.agrees(own).mean()),
         "likelihood": float((sharp * posterior).sum(1).double().log().mean()),
         "likelihood, b = 1": float((probs * posterior).sum(1).double().log().mean()),
     }
@@ -245,8 +245,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--samples", type=int, default=4000)
-    parser.add_argument("--save", type=Path)
+    parser.add_argument("--save", type=Path, help="write what is measured to this file")
+    parser.add_argument("--load", action="store_true", help="read it from there instead")
     asked = parser.parse_args()
+    if asked.load:
+        report(json.loads(asked.save.read_text()))
+        return
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in asked.seeds:
         for name in asked.tasks:
@@ -263,24 +267,35 @@ def main() -> None:
 
 
 def report(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Print correlation and regret of each score."""
-    scores = [
-        k
-        for k in next(iter(found.values()))[0]
-        if k not in ("recipe", "test", "annotations", "judge")
-    ]
-    for score in scores:
-        line, correlations, regrets = [], [], []
-        for name, rows in found.items():
+    """Print correlation and regret of each score, over the recipes that there are now.
+
+    Recipes whose filter has a weak judge are not taken. Ties are broken as the highest value.
+    """
+    names = {recipe.name for recipe in RECIPES}
+    found = {task: [row for row in rows if row["recipe"] in names] for task, rows in found.items()}
+    for score in SCORES:
+        print(f"{score}:")
+        correlations, regrets = [], []
+        for task, rows in found.items():
             tests = [row["test"] for row in rows]
-            values = [row[score] for row in rows]
-            correlations.append(float(spearmanr(values, tests).statistic))
-            regrets.append(max(tests) - tests[int(np.argmax(values))])
-            line.append(f"{name}: {correlations[-1]:.2f} / {regrets[-1]:.1f}")
+            correlations.append(float(spearmanr([row[score] for row in rows], tests).statistic))
+            fine = [row for row in rows if not weak(row["judge"])]
+            taken = max(fine, key=lambda row: row[score])
+            regrets.append(max(tests) - taken["test"])
+            print(f"  {task}: {correlations[-1]:.2f}, {regrets[-1]:.1f} ({taken['recipe']})")
         print(
-            f"{score}: mean {np.nanmean(correlations):.2f}, regret mean {np.mean(regrets):.2f}, "
-            f"most {max(regrets):.1f}; " + "; ".join(line)
+            f"  mean correlation {np.mean(correlations):.2f}, regret {np.mean(regrets):.2f}, at "
+            f"most {max(regrets):.1f}"
         )
+    for task, rows in found.items():
+        for row in rows:
+            if row["judge"]:
+                print(f"{task}, {row['recipe']}: {row['judge']}")
+
+
+def weak(judge: Mapping[str, float] | None) -> bool:
+    """Return whether a filter's judge is weaker than what it judges, by the estimates."""
+    return judge is not None and judge["student"] < judge["annotations"]
 
 
 if __name__ == "__main__":

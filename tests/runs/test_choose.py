@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from cosup.analysis import load_run
 from cosup.config import Config, check_config, load_config
 from cosup.errors import RunError, UserError
 from cosup.runs import choose, run_config
@@ -69,6 +70,10 @@ def test_the_run_is_the_one_with_the_chosen_recipe(
     for part in ("student", "rounds", "controls"):
         assert summary[part] == same[part]
     assert "choice" not in same
+    run = load_run(path)
+    assert not run.missing
+    assert run.config["rounds"]["assignment"] == chosen["rounds"]["assignment"]
+    assert (path / "report" / "index.html").exists()
     spent = json.loads((path / "stages" / "choose-recipe.json").read_text())["seconds"]
     assert summary["seconds"]["rounds"] >= spent > 0
 
