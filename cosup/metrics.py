@@ -168,6 +168,21 @@ def shares(
     return Shares(mean[0], *_ranges(means), gain[0], *_ranges(gains))
 
 
+def ratio_intervals(
+    parts: Array, wholes: Array, samples: int = 2000, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """Return the 95 % intervals [K], [K] of the ratios of the sums of parts and wholes [G, K].
+
+    A bootstrap over the G rows; nan where no row has a whole above 0.
+    """
+    sums = np.concatenate([np.asarray(parts), np.asarray(wholes)], axis=1).astype(np.float64)
+    rng = numpy_generator(seed, "ratio_intervals")
+    part, whole = np.split(np.concatenate(list(_bootstrap(sums, samples, rng))), 2, axis=1)
+    ratios = np.full_like(part, np.nan)
+    np.divide(part, whole, out=ratios, where=whole > 0)
+    return _ranges(ratios)
+
+
 def _ratios(sums: Floats) -> tuple[Floats, Floats]:
     """Return the means and gains of `shares` from sums [*, 4 K]; nan without samples."""
     right, count, more, both = np.split(sums, 4, axis=1)

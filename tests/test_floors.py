@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"protocols"},
     {"levels"},
     {"losses", "metrics", "assignment", "consistency"},
-    {"rounds", "team"},
+    {"rounds", "team", "sources"},
     {"control_runs"},
     {"data", "models"},
     {"config"},

@@ -9,6 +9,7 @@ from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.headline import what_to_use, why
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
+from cosup.analysis.sources import source_sentences
 from cosup.controls import CONTROLS
 from cosup.words import known, listed, percent, points, span
 
@@ -34,6 +35,7 @@ def verdict(run: Run, tables: Tables) -> list[str]:
     sentences += _comparisons(run, rows)
     sentences.append(_pgr_sentence(run, rows))
     sentences += _rounds(run, rows, tables)
+    sentences += source_sentences(run)
     return sentences
 
 

@@ -148,6 +148,10 @@ class Fused(FusedSettings, Assigner):
         model = self._fitted()
         return model.joint(model.reader(evidence)).softmax(1)
 
+    def region_of(self, evidence: Evidence) -> Tensor:
+        """Return the most probable region [N] of each sample; raise `UserError` before `fit`."""
+        return self._fitted().reader.regions.of(evidence).argmax(1)
+
     def reliability(self, scopes: Scopes) -> Reliability:
         """Return how far each source can be trusted; raise `UserError` before `fit`.
 

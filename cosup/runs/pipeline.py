@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.analysis import load_run, tables, verdict
+from cosup.analysis.sources import source_sentences
 from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
@@ -28,6 +29,7 @@ from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import describe_environment, write_samples, write_thumbnails
+from cosup.runs.sources import finish_sources
 from cosup.runs.stages import finish_rounds
 from cosup.runs.summary import (
     Numbers,
@@ -84,6 +86,7 @@ def run_one(
         controls = finish_controls(chosen, prepared, team)
 
         summary = {**_summary(context, prepared, rounds, controls), "team": team}
+        summary["sources"] = finish_sources(chosen, prepared, rounds)
         if recipe_choice is not None:
             summary["choice"] = recipe_choice
         if loss_choice is not None:
@@ -169,7 +172,7 @@ def _finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
     try:
         found = load_run(run.path)
         made = tables(found)
-        summary["verdict"] = verdict(found, made)[:2]
+        summary["verdict"] = [*verdict(found, made)[:2], *source_sentences(found)]
         run.files.summary.write(summary)
         write_report(found, made=made)
     except Exception as error:  # the run is finished: a failure of its report must not fail it

@@ -1,0 +1,222 @@
+"""The stage `sources`: how far each source of a run can be trusted, estimated without labels.
+
+The posterior of the true class is that of the last round if its assigner fuses sources, else of a
+`Fused` that is fitted to the last level for this alone. Where true labels of student_train are
+known, the measured accuracy stands beside. METHODS.md section 10.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cosup.assignment.fused import Fused
+from cosup.assignment.reliability import Reliability
+from cosup.config.schema import Assigners
+from cosup.evidence import Scopes
+from cosup.levels import Level, Stream
+from cosup.probabilities import ProbTable
+from cosup.rounds import first_state
+from cosup.runs.assemble import Prepared
+from cosup.runs.context import RunContext
+from cosup.runs.stages import build_recipe
+from cosup.runs.summary import Numbers
+from cosup.seeds import seed_for
+from cosup.sources import Tally, block_of, notes, others_speak
+
+log = logging.getLogger(__name__)
+
+STAGE = "sources"
+STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A fitted `Fused`, and the evidence that it reads.
+
+    guide: the student's probabilities of student_train that are judged. speaks: whether the
+    posterior reads them. own: whether the run's own rounds used it.
+    """
+
+    fused: Fused
+    stream: Stream
+    guide: ProbTable
+    speaks: bool
+    own: bool
+
+    @property
+    def scopes(self) -> Scopes:
+        """Return the scopes of the teachers that speak."""
+        return self.stream.level.scopes
+
+
+def finish_sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
+    """Return the numbers of every source by name, computed once and then read from the stage."""
+    run = context.run
+    if not run.is_done(STAGE):
+        started = time.monotonic()
+        found = _sources(context, prepared, rounds)
+        run.finish(STAGE, {"seconds": time.monotonic() - started, "sources": found})
+    sources: Numbers = run.load(STAGE)["sources"]
+    return sources
+
+
+def _fitted(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> _Fitted:
+    """Return the posterior of the last round, or one that is fitted for its level."""
+    task, files, number = prepared.task, context.files, len(rounds)
+    level: Level = task.levels[rounds[-1]["level"]]
+    last = files.round(number).train.read(task.num_classes)
+    assigner = Assigners.build(context.config.rounds.assignment)
+    guide: ProbTable | None
+    if isinstance(assigner, Fused):
+        if number > 1:
+            guide = files.round(number - 1).train.read(task.num_classes)
+        else:
+            guide = first_state(task, build_recipe(context, prepared), context.seed).train_probs
+        assigner.load_state_dict(files.round(number).assigner.read())
+        stream = Stream(level, guide, task.features, task.truth).restricted(assigner.uses)
+        speaks = guide is not None and assigner.student
+        return _Fitted(assigner, stream, last if guide is None else guide, speaks, True)
+    fused, speaks = Fused(), context.config.folds > 0
+    guide = last if speaks else None
+    stream = Stream(level, guide, task.features, task.truth).restricted(fused.uses)
+    seed = seed_for(context.seed, STAGE)
+    fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
+    return _Fitted(fused, stream, last, speaks, False)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one look at all samples of student_train tells of S sources, the student last.
+
+    estimated, measured: by the posterior and by the true classes. answered: [S] samples with an
+    answer. share: each source's part of the evidence, by name; empty if the rounds had none.
+    """
+
+    estimated: Tally
+    measured: Tally
+    answered: Tensor
+    share: Mapping[str, float]
+
+
+def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
+    fitted, data = _fitted(context, prepared, rounds), prepared.data
+    teachers = [one.name for level in prepared.annotated.levels for one in level]
+    reliability = fitted.fused.reliability(fitted.scopes)
+    regions = data.domains if len(data.domains) > 1 else reliability.regions
+    read = _read(fitted, prepared, teachers, len(regions))
+    judged, together = notes(read.estimated, len(teachers)), _groups(reliability)
+    seed = seed_for(context.seed, "bootstrap")
+    estimates, truths = (
+        _numbers(tally, regions, data.classes, seed) for tally in (read.estimated, read.measured)
+    )
+    soft = dict(zip(reliability.names, reliability.soft, strict=True))
+    found: Numbers = {}
+    for place, name in enumerate([*teachers, STUDENT]):
+        (note, copies), own, true = judged[place], estimates[place], truths[place]
+        group = [*together.get(name, []), *(teachers[other] for other in copies)]
+        found[name] = {
+            "kind": "soft" if soft.get(name, True) else "hard",
+            "coverage": float(read.answered[place]) / max(1, len(fitted.stream)),
+            **own,
+            "by_region": _beside(own["by_region"], true["by_region"]),
+            "by_class": _beside(own["by_class"], true["by_class"]),
+            "accuracy_where_answered": true["reliability"],
+            "accuracy_ci95": true["reliability_ci95"],
+            "share": read.share.get(name),
+            "group": [other for other in dict.fromkeys(group) if other != name],
+            "note": note,
+        }
+    return found
+
+
+def _read(fitted: _Fitted, prepared: Prepared, teachers: Sequence[str], regions: int) -> _Read:
+    """Count the answers of all teachers and of the student, a batch at a time."""
+    truth, classes, scopes = prepared.task.truth, len(prepared.data.classes), fitted.scopes
+    speakers = [teachers.index(name) for name in scopes.names]
+    size = (len(teachers) + 1, classes, regions)
+    estimated, measured = Tally(*size), Tally(*size)
+    answered, evidence = torch.zeros(size[0]), torch.zeros(len(scopes) + 1).double()
+    blocks = block_of(prepared.samples.groups)
+    said = _answers(prepared, teachers, fitted.guide)
+    for rows, batch in fitted.stream.items():
+        labels, block, true = said[rows].long(), blocks[rows], truth.labels[rows]
+        assigned = fitted.fused.assign(batch, scopes)
+        by_domain = len(prepared.data.domains) > 1
+        region = truth.domains[rows] if by_domain else fitted.fused.region_of(batch)
+        spoken = labels >= 0
+        judged = spoken & others_speak(spoken, speakers, fitted.speaks)
+        estimated.add(labels.masked_fill(~judged, -1), assigned.targets, region, block)
+        certain = torch.nn.functional.one_hot(true.clamp_min(0), classes)
+        measured.add(labels.masked_fill((true < 0)[:, None], -1), certain, region, block)
+        answered += spoken.sum(0)
+        assert assigned.nats is not None
+        evidence += assigned.nats.clamp_min(0).sum(0, dtype=torch.float64)
+    share = {}
+    if fitted.own and float(evidence.sum()) > 0:
+        parts = (evidence / evidence.sum()).tolist()
+        share = dict(zip([*scopes.names, STUDENT], parts, strict=True))
+    return _Read(estimated, measured, answered, share)
+
+
+def _answers(prepared: Prepared, names: Sequence[str], guide: ProbTable) -> Tensor:
+    """Return the answers [N, S] int32 of all teachers and last the student (-1: none)."""
+    level = prepared.annotated.store.level("student_train", list(names))
+    columns = []
+    for table in [*(level.table(name) for name in names), guide]:
+        label, confidence = table.top()
+        columns.append(label.masked_fill(confidence <= 0, -1).to(torch.int32))
+    return torch.stack(columns, dim=1)
+
+
+def _numbers(
+    tally: Tally, regions: Sequence[str], classes: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """Return reliability, interval and samples of each source, overall, by region and by class."""
+    overall, samples = tally.reliability(), tally.samples
+    intervals = [None if found is None else list(found) for found in tally.intervals(seed)]
+    return [
+        {
+            "samples": int(samples[source]),
+            "reliability": _share(overall[source]),
+            "reliability_ci95": intervals[source],
+            "by_region": _each(regions, tally.by_region()[source], tally.total[source]),
+            "by_class": _each(classes, tally.by_class()[source], tally.class_samples()[source]),
+        }
+        for source in range(tally.sources)
+    ]
+
+
+def _each(names: Sequence[str], shares: Tensor, samples: Tensor) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"reliability": _share(share), "samples": round(float(count), 1)}
+        for name, share, count in zip(names, shares, samples, strict=True)
+    }
+
+
+def _beside(
+    estimated: dict[str, dict[str, Any]], measured: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Add the measured accuracy to each estimate."""
+    return {
+        name: {**numbers, "accuracy": measured[name]["reliability"]}
+        for name, numbers in estimated.items()
+    }
+
+
+def _share(value: Tensor) -> float | None:
+    number = float(value)
+    return None if number != number else number
+
+
+def _groups(reliability: Reliability) -> dict[str, list[str]]:
+    """Return, for each source, the group of sources that `fused` found to err together."""
+    found: dict[str, list[str]] = {}
+    for members in reliability.groups:
+        together = [reliability.names[member] for member in members]
+        found |= dict.fromkeys(together, together)
+    return found
