@@ -222,6 +222,7 @@ SOURCES_FIGURE = Figure(
         ),
         ends="reliability",
     ),
+    optional=True,
 )
 
 

@@ -85,8 +85,14 @@ def write_report(
 def page_html(run: Run, made: Mapping[str, pd.DataFrame]) -> str:
     """Render the page of a run from its tables."""
     contents = Contents(run, made, findings(run, made))
-    sections = [_section(chapter, contents) for chapter in CHAPTERS]
+    sections = [_section(chapter, contents) for chapter in CHAPTERS if _has_part(chapter, made)]
     return render("report.html.j2", head=make_head(run, made), sections=sections)
+
+
+def _has_part(chapter: Chapter, made: Mapping[str, pd.DataFrame]) -> bool:
+    """Return whether there is anything to show: not all of its figures are optional and absent."""
+    figures = chapter.figures
+    return not figures or any(one.name in made or not one.optional for one in figures)
 
 
 def _section(chapter: Chapter, contents: Contents) -> PageSection:

@@ -23,6 +23,9 @@ def synthetic_tables(
         "overview": _overview(teachers, draw),
         "limits": _limits(),
         "candidates": _candidates(),
+        "sources": _sources(teachers, draw),
+        "source_parts": _source_parts(teachers, classes, domains, draw),
+        "evidence": _evidence(teachers, draw),
         "teachers": _teachers(teachers, draw),
         "rounds": _rounds(by_round, draw),
         "load": _load(by_round, teachers, draw),
@@ -97,6 +100,63 @@ def _candidates() -> pd.DataFrame:
             "chosen",
             "rejected",
         ],
+    )
+
+
+def _sources(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
+    """The last teacher cannot be judged."""
+    names = [*teachers, "student"]
+    right = draw.uniform(0.2, 0.9, len(names))
+    right[-2] = np.nan
+    notes = ["random", "constant", "copy", "adversarial"]
+    return pd.DataFrame(
+        {
+            "source": names,
+            "kind": "hard",
+            "coverage": draw.uniform(0.1, 1, len(names)),
+            "samples": [500] * (len(names) - 2) + [0, 500],
+            "reliability": right,
+            "low": right - 0.02,
+            "high": right + 0.02,
+            "accuracy": draw.uniform(0.2, 0.9, len(names)),
+            "accuracy_low": 0.1,
+            "accuracy_high": 0.95,
+            "share": 1 / len(names),
+            "group": [", ".join(teachers[:2]), *[None] * (len(names) - 1)],
+            "note": [None, *(notes[place % 4] for place in range(len(names) - 1))],
+        }
+    )
+
+
+def _source_parts(
+    teachers: Sequence[str], classes: Sequence[str], domains: Sequence[str], draw: Any
+) -> pd.DataFrame:
+    """Some cells have few samples, and some none."""
+    rows = [
+        {"source": source, "by": by, "name": name}
+        for source in [*teachers, "student"]
+        for by, names in (("region", domains), ("class", classes))
+        for name in names
+    ]
+    table = pd.DataFrame(rows)
+    table["samples"] = draw.choice([0.0, 3.0, 400.0], len(table))
+    right = draw.uniform(0, 1, len(table))
+    table["reliability"] = np.where(table["samples"] > 0, right, np.nan)
+    table["accuracy"] = table["reliability"]
+    return table
+
+
+def _evidence(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
+    starts = [np.nan, 0.0, 1.0, 2.0, 4.0, 8.0]
+    samples = draw.integers(1, 100, len(teachers) * len(starts))
+    return pd.DataFrame(
+        {
+            "teacher": named(np.repeat(teachers, len(starts)), teachers),
+            "nats_from": np.tile(starts, len(teachers)),
+            "samples": samples,
+            "share": samples / samples.sum(),
+            "correct": draw.uniform(0, 1, len(samples)),
+        }
     )
 
 

@@ -58,6 +58,8 @@ def by_domain(path: Path, who: tuple[str, str]) -> list[float]:
     """Return a supervision's accuracies by domain and their mean, from the recorded predictions."""
     found = load_run(path)
     table = found.predictions[lambda rows: (rows["kind"] == who[0]) & (rows["who"] == who[1])]
+    if who[0] == "teacher":
+        table = table[table["label"].notna()]
     domain = found.test["domain"].to_numpy()[table["position"]]
     values = table["correct"].groupby(domain).mean()
     return [*values, values.mean()]
