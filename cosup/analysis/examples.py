@@ -43,6 +43,8 @@ MOST_LISTED = 24
 """Samples of each kind in the table."""
 MOST_SHOWN = 12
 """Samples of each kind in the drawing."""
+MOST_SOURCES = 8
+"""Sources whose answers are listed below a picture."""
 CANDIDATES = (256, 4096)
 """Least and largest number of samples whose full annotations are compared: those whose teachers'
 first answers differ most, weighted by confidence."""
@@ -60,8 +62,11 @@ def examples_table(run: Run) -> pd.DataFrame:
     sample_id, split, teacher, annotation, annotation_confidence, student_label,
     student_confidence (on student_train of the student before its update in the last round, on
     test of the final student), true_label, domain, rejected_by, score (the confidence of the
-    annotation or of the student; for "contested" the disagreement in bits, see `_disagreement`).
-    Values that do not apply are null. The first two kinds need labels of student_train.
+    annotation or of the student; for "contested" the disagreement in bits, see `_disagreement`),
+    sources (what each teacher of the last round says of it, as `ann: cat; ben: dog`; those that
+    abstain are left out), evidence and student_evidence (nats for the annotation, of `teacher` and
+    of the student, where the assigner gives them). Values that do not apply are null. The first two
+    kinds need labels of student_train.
     """
     require_rounds(run)
     now = round_decisions(run, run.rounds[-1])
@@ -95,8 +100,25 @@ def _trained(run: Run, kind: str, chosen: Bools, score: Singles) -> pd.DataFrame
             "student_confidence": found["student_confidence"],
             "rejected_by": found["rejected_by"].astype(object),
             "score": score[rows],
+            "sources": _said(run, rows),
+            "evidence": found.get("evidence", np.nan),
+            "student_evidence": found.get("student_evidence", np.nan),
         },
     )
+
+
+def _said(run: Run, rows: Codes) -> list[str]:
+    """Return what each teacher of the last round says of samples of student_train."""
+    names = run.stages[f"round-{run.rounds[-1]}"]["teachers"]
+    labels = [run.annotated(name).label[rows] for name in names]
+    return [
+        "; ".join(
+            f"{name}: {run.classes[label]}"
+            for name, label in zip(names, column, strict=True)
+            if label >= 0
+        )
+        for column in zip(*labels, strict=True)
+    ]
 
 
 def _contested(run: Run, now: RoundDecisions) -> pd.DataFrame:
@@ -175,6 +197,9 @@ def _measured(run: Run) -> pd.DataFrame:
             "student_confidence": student.confidence[rows],
             "rejected_by": None,
             "score": student.confidence[rows],
+            "sources": None,
+            "evidence": np.nan,
+            "student_evidence": np.nan,
         },
     )
 
@@ -210,6 +235,9 @@ def _table(kind: str, found: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFr
         "domain",
         "rejected_by",
         "score",
+        "sources",
+        "evidence",
+        "student_evidence",
     ]
     return table[order]
 
@@ -254,16 +282,34 @@ def draw_examples(table: pd.DataFrame) -> list[View]:
 def _example(row: Row) -> Example:
     lines = []
     teacher = row.get("teacher")
+    fused = not words.missing(row.get("evidence"))
     if not words.missing(row.get("annotation")):
         who = "teacher" if words.missing(teacher) else str(teacher)
+        who = "label" if fused else who
         lines.append((who, _answer(row["annotation"], row.get("annotation_confidence"))))
+    if fused:
+        text = f"{teacher} {row['evidence']:.1f} nats"
+        if row.get("student_evidence"):
+            text += f", student {row['student_evidence']:.1f}"
+        lines.append(("evidence", text))
     if not words.missing(row.get("student_label")):
         lines.append(("student", _answer(row["student_label"], row.get("student_confidence"))))
     if not words.missing(row.get("true_label")):
         lines.append(("truth", str(row["true_label"])))
     if not words.missing(row.get("rejected_by")):
         lines.append(("filter", str(row["rejected_by"]).replace("_", " ")))
+    lines += _source_lines(row.get("sources"), "" if fused else str(teacher))
     return Example(str(row["sample_id"]), lines)
+
+
+def _source_lines(said: Any, shown: str) -> list[tuple[str, str]]:
+    """Return a line for each source but the one that is shown, and how many are left out."""
+    parts = [] if words.missing(said) or not said else str(said).split("; ")
+    lines = [(name, label) for name, _, label in (part.partition(": ") for part in parts)]
+    lines = [line for line in lines if line[0] != shown]
+    if len(lines) <= MOST_SOURCES:
+        return lines
+    return [*lines[:MOST_SOURCES], ("", f"and {len(lines) - MOST_SOURCES} more")]
 
 
 def _answer(label: Any, confidence: Any) -> str:

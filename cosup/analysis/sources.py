@@ -20,7 +20,7 @@ from cosup.analysis.drawing import (
     Segment,
     View,
 )
-from cosup.analysis.figure import Excerpt, Figure, Unavailable
+from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
 from cosup.analysis.records import Run
 from cosup.words import listed, percent, plural
 
@@ -325,9 +325,10 @@ def evidence_table(run: Run) -> pd.DataFrame:
     (of all samples), correct (share of these labels that are right; null if unknown). For
     assigners that give evidence (`fused`).
     """
-    if not run.rounds or "evidence" not in run.round(run.rounds[-1]):
-        raise Unavailable("its assigner gives no evidence")
+    require_rounds(run)
     table = run.round(run.rounds[-1])
+    if "evidence" not in table:
+        raise Unavailable("its assigner gives no evidence")
     nats = table["evidence"].to_numpy(np.float64)
     place = np.searchsorted(np.array(BINS), nats, side="right")
     right = (table["annotation"].astype(str) == table["true_label"].astype(str)).astype(float)

@@ -29,6 +29,7 @@ from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import describe_environment, write_samples, write_thumbnails
+from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.sources import finish_sources
 from cosup.runs.stages import finish_rounds
 from cosup.runs.summary import (
@@ -84,9 +85,10 @@ def run_one(
         rounds = finish_rounds(chosen, prepared)
         team = finish_team(chosen, prepared)
         controls = finish_controls(chosen, prepared, team)
+        sources = finish_sources(chosen, prepared, rounds)
 
-        summary = {**_summary(context, prepared, rounds, controls), "team": team}
-        summary["sources"] = finish_sources(chosen, prepared, rounds)
+        summary = _summary(context, prepared, rounds, controls)
+        summary |= {"team": team, "sources": sources}
         if recipe_choice is not None:
             summary["choice"] = recipe_choice
         if loss_choice is not None:
@@ -153,6 +155,7 @@ def _seconds(
     choices = [stage for stage in (RECIPE, LOSS) if run.is_done(stage)]
     parts += [("rounds", run.load(stage)["seconds"]) for stage in choices]
     parts.append(("controls", run.load(TEAM)["seconds"]))
+    parts.append(("rounds", run.load(SOURCES)["seconds"]))
     return [
         *parts,
         *(("controls", run.load(f"control-{name}")["seconds"]) for name in controls),

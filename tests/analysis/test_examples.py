@@ -99,3 +99,20 @@ def test_a_single_teacher_has_no_contested_samples(tmp_path: Path) -> None:
     table = tables(run)["examples"]
     assert "contested" not in set(table["kind"])
     assert "flow" in run.absent
+
+
+def test_every_teacher_of_the_round_is_quoted(path: Path) -> None:
+    """Those that abstain are left out; without `fused` there is no evidence."""
+    table = tables(load_run(path))["examples"]
+    last = len(list((path / "decisions").glob("*.parquet")))
+    names = plain.read(path, f"stages/round-{last}")["teachers"]
+    said = {name: plain.annotations(path, "student_train", name) for name in names}
+    place = {one: n for n, one in enumerate(plain.samples(path, "student_train")["sample_id"])}
+    trained = table[table["split"] == "student_train"]
+    assert len(trained)
+    for row in trained.to_dict("records"):
+        answers = {name: said[name][place[row["sample_id"]]] for name in names}
+        expected = [f"{name}: {label}" for name, label in answers.items() if label]
+        assert row["sources"] == "; ".join(expected)
+    assert table["evidence"].isna().all()
+    assert table.loc[table["split"] == "test", "sources"].isna().all()
