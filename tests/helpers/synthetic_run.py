@@ -32,6 +32,7 @@ from cosup.teachers.store import AnnotationStore
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 SHARD = 4096
 FILTERS = ("teacher_student", "local_global", "abstained")
+RECIPE = ("run.name=made", "rounds.choose=null", "rounds.loss={name: adaptive_confidence}")
 FEW_SHOT = (
     "data.few_shot={novel: 3, ways: 3, shots: 1, queries: 2, episodes: 4}",
     "data.splits={teacher_train: 0.3, student_train: 0.7}",
@@ -121,7 +122,7 @@ class _Writer:
         self.path.mkdir(parents=True)
         more = FEW_SHOT if self.shape.ways else ()
         controls = f"controls=[{', '.join(self.shape.controls)}]"
-        config = load_config(CONFIG, ["run.name=made", controls, *more, *self.shape.overrides])
+        config = load_config(CONFIG, [*RECIPE, controls, *more, *self.shape.overrides])
         (self.path / "config.yaml").write_text(dump_config(config))
         write_json(self.path / MARKER, {"format": 1, "config_hash": config_hash(config)})
         write_json(self.path / "environment.json", {"packages": {"cosup": "0"}, "python": "3"})
