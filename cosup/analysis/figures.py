@@ -12,6 +12,7 @@ import pandas as pd
 
 from cosup.analysis.candidates import CANDIDATES_FIGURE
 from cosup.analysis.domains import CLASSES_FIGURE, DOMAINS_FIGURE, SUPERVISION_DOMAINS_FIGURE
+from cosup.analysis.evidence import EVIDENCE_FIGURE
 from cosup.analysis.examples import EXAMPLES_FIGURE
 from cosup.analysis.figure import Figure, Unavailable
 from cosup.analysis.filters import FILTERS_FIGURE
@@ -20,7 +21,7 @@ from cosup.analysis.records import Run
 from cosup.analysis.results import OVERVIEW_FIGURE
 from cosup.analysis.rounds import LOAD_FIGURE, ROUNDS_FIGURE
 from cosup.analysis.routing import ASSIGNMENT_FIGURE, FLOW_FIGURE
-from cosup.analysis.sources import EVIDENCE_FIGURE, PARTS_FIGURE, SOURCES_FIGURE
+from cosup.analysis.sources import PARTS_FIGURE, SOURCES_FIGURE
 from cosup.analysis.student import CALIBRATION_FIGURE, CONFUSION_FIGURE, STUDENT_TEACHERS_FIGURE
 from cosup.analysis.teachers import ANNOTATION_ACCURACY_FIGURE, TEACHERS_FIGURE
 from cosup.analysis.training import COST_FIGURE, WEIGHTS_FIGURE
