@@ -63,6 +63,7 @@ SUMMARY = {
     "rounds",
     "controls",
     "controls_absent",
+    "sources",
     "verdict",
     "teachers",
     "data",

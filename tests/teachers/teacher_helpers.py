@@ -55,6 +55,13 @@ def section_of(kind: str, data: ImageData, folder: Path) -> TeachersSection:
     if kind == "call":
         model = {"name": f"call:{__name__}:label_by_brightness", "image_size": 16}
         return teachers_section(hierarchy=BLOCKS, model=model)
+    if kind == "simulated":
+        halves = [{"class": list(range(5))}, {"class": list(range(5, 10))}]
+        annotators = [
+            {"name": f"half_{n}", "scope": scope, "simulate": {"accuracy": 0.8, "seed": n}}
+            for n, scope in enumerate(halves)
+        ]
+        return teachers_section(hierarchy=None, external=annotators)
     tables = []
     for number, own in enumerate([range(5), range(5, 10)]):
         labels = data.table["label"].clip(min(own), max(own))
