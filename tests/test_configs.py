@@ -110,7 +110,7 @@ def run(
     assert student["accuracy_ci95"][0] <= student["accuracy"] <= student["accuracy_ci95"][1]
     if controls:
         assert summary["ceiling"]["accuracy"] == controls["ceiling"]["accuracy"]
-    assert set(summary["floor"]) == {"teacher", "accuracy", "chosen_on"}
+    assert set(summary["floor"]) == {"teacher", "accuracy", "chosen_on", "coverage", "compared"}
     for accuracy in (student["accuracy"], summary["floor"]["accuracy"]):
         assert 0 <= accuracy <= 1
     return summary
