@@ -81,7 +81,7 @@ def phrase(run: Run, row: Row) -> str:
     who = str(row["who"])
     if row["kind"] == "teacher":
         coverage = float(row.get("coverage", 1.0))
-        part = f", where there are any ({percent(coverage)})," if coverage < 1 else ""
+        part = f" for {percent(coverage)} of the samples" if coverage < 1 else ""
         return f"the labels of {who}{part}" if is_table(run, row) else f"the teacher {who}{part}"
     return CONTROLS[who].sentence if who in CONTROLS else control_title(who)
 
