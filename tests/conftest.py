@@ -74,7 +74,7 @@ def no_pages(request: pytest.FixtureRequest) -> Iterator[None]:
     pipeline = sys.modules.get("cosup.runs.pipeline")
     with pytest.MonkeyPatch.context() as patch:
         if pipeline is not None and request.path.parent.name != "report":
-            patch.setattr(pipeline, "write_report", lambda run: run.path)
+            patch.setattr(pipeline, "write_report", lambda run, **_: run.path)
         yield
 
 

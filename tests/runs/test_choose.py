@@ -10,6 +10,7 @@ import torch
 from cosup.analysis import load_run
 from cosup.config import Config, check_config, load_config
 from cosup.errors import RunError, UserError
+from cosup.report.page import write_report
 from cosup.runs import choose, run_config
 from cosup.runs.choose import TIE, pick
 from cosup.runs.recipes import RECIPES, candidates
@@ -73,7 +74,7 @@ def test_the_run_is_the_one_with_the_chosen_recipe(
     run = load_run(path)
     assert not run.missing
     assert run.config["rounds"]["assignment"] == chosen["rounds"]["assignment"]
-    assert (path / "report" / "index.html").exists()
+    assert write_report(run).exists()
     spent = json.loads((path / "stages" / "choose-recipe.json").read_text())["seconds"]
     assert summary["seconds"]["rounds"] >= spent > 0
 
