@@ -16,7 +16,6 @@ from torch import Tensor
 from cosup.assignment.base import Assigner
 from cosup.consistency import Chain
 from cosup.controls import LABELS, PAIR, TEAM, Absent
-from cosup.evidence import Scopes
 from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
@@ -122,8 +121,8 @@ class ControlRun:
 
     def taught_by(self, level: Level, assigner: str) -> ProbTable:
         """Train the student on a level's annotations, all kept, as this assigner gives them."""
-        lesson = self._annotations(level, self._assigner(assigner))
-        return self._trained(self.new_student, self.task.inputs, lesson)
+        supervision = self._annotations(level, self._assigner(assigner))
+        return self._trained(self.new_student, self.task.inputs, supervision)
 
     def rerun(self, assigner: str) -> ProbTable:
         """Repeat the run's rounds with another assigner."""
@@ -150,12 +149,12 @@ class ControlRun:
         none, from the best teacher.
         """
         inputs, numbers = self.task.inputs, self._rounds()
-        lesson, student = self._annotations(*self._first_teachers()), None
+        supervision, student = self._annotations(*self._first_teachers()), None
         for number in numbers:
             student = self._student(self.recipe.new_student, number, student)
-            student.update(inputs, lesson.targets, lesson.weights, lesson.guidance)
+            student.update(inputs, supervision.targets, supervision.weights, supervision.guidance)
             if number != numbers[-1]:
-                lesson = self._own(student.predict_own(inputs))
+                supervision = self._own(student.predict_own(inputs))
         assert student is not None
         return student.predict(self.task.test_inputs)
 
@@ -187,13 +186,13 @@ class ControlRun:
     def _first_teachers(self) -> tuple[Level, Assigner]:
         """Return the teachers that self-training starts from, and their assigner."""
         level = self.task.levels[0]
-        whole = _whole_task(level.scopes)
+        whole = ~level.scopes.restricted
         if not bool(whole.any()):
             return self.best_teacher, self._assigner("single")
         annotations: LevelAnnotations = Answering(level.annotations, whole)
         return replace(level, annotations=annotations), self._assigner("mean")
 
-    def _annotations(self, level: Level, assigner: Assigner) -> "Lesson":
+    def _annotations(self, level: Level, assigner: Assigner) -> "Supervision":
         """Return a level's annotations as an assigner gives them.
 
         A loss that runs teachers during the training (on feature maps, or with live annotations)
@@ -208,29 +207,29 @@ class ControlRun:
         one_teacher = bool((assigned.weights.count_nonzero(1) <= 1).all())
         live = level.live if one_teacher else None
         guidance = Guidance(self._trainer_labels(), assigned.weights.argmax(1), live)
-        return Lesson(assigned.targets, weights, guidance)
+        return Supervision(assigned.targets, weights, guidance)
 
-    def _labels(self, labels: Tensor) -> "Lesson":
+    def _labels(self, labels: Tensor) -> "Supervision":
         """Return labels [N] (-1: left out) in place of annotations, and of the labels of the run's
         objective."""
         targets = ProbTable.one_hot(labels.clamp_min(0), self.task.num_classes)
         own = labels if self.recipe.objective.true_label_weight else None
-        return Lesson(targets, (labels >= 0).float(), Guidance(own))
+        return Supervision(targets, (labels >= 0).float(), Guidance(own))
 
-    def _own(self, probs: ProbTable) -> "Lesson":
+    def _own(self, probs: ProbTable) -> "Supervision":
         """Return the student's own predictions of student_train."""
         targets = harden(probs) if self.recipe.hard else probs
-        return Lesson(targets, torch.ones(len(probs)), Guidance(self._trainer_labels()))
+        return Supervision(targets, torch.ones(len(probs)), Guidance(self._trainer_labels()))
 
     def _trainer_labels(self) -> Tensor | None:
         return self.task.labels if self.recipe.objective.true_label_weight else None
 
-    def _trained(self, make: NewStudent, inputs: Inputs, lesson: "Lesson") -> ProbTable:
+    def _trained(self, make: NewStudent, inputs: Inputs, supervision: "Supervision") -> ProbTable:
         """Train a student as often as the run's is trained, and predict the test samples."""
         numbers, student = self._rounds(), None
         for number in numbers[-1:] if self.recipe.fresh else numbers:
             student = self._student(make, number, student)
-            student.update(inputs, lesson.targets, lesson.weights, lesson.guidance)
+            student.update(inputs, supervision.targets, supervision.weights, supervision.guidance)
         assert student is not None
         return student.predict(self.task.test_inputs)
 
@@ -247,7 +246,7 @@ class ControlRun:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Supervision:
     """What a student is trained on: targets and weights [N] of N samples, and their guidance."""
 
     targets: ProbTable
@@ -260,8 +259,3 @@ def _known(labels: Tensor, reason: str) -> Tensor:
     if not bool((labels >= 0).any()):
         raise Absent(reason)
     return labels
-
-
-def _whole_task(scopes: Scopes) -> Tensor:
-    """Return [T] bool: whose scope is everything."""
-    return scopes.classes.all(1) & scopes.domains.all(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.em import answered
-from cosup.assignment.regions import Regions, restricted
+from cosup.assignment.regions import Regions
 from cosup.evidence import Batches, Evidence, Scopes
 
 SOFTEST = 1e-6
@@ -127,5 +127,5 @@ class Survey:
         A specialist is read by its class if the regions do not tell where its scope lies: its
         confusion matrix then says what it knows.
         """
-        by_class = self.hard.cpu() | (restricted(scopes) & ~regions.known)
+        by_class = self.hard.cpu() | (scopes.restricted & ~regions.known)
         return Reader(~by_class, regions, student and self.student)

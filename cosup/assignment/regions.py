@@ -36,7 +36,7 @@ class Regions:
     def one(scopes: Scopes) -> "Regions":
         """Return one region for all samples; it tells nothing of restricted scopes."""
         members = torch.ones(1, len(scopes), dtype=torch.bool)
-        return Regions(members, ~restricted(scopes))
+        return Regions(members, ~scopes.restricted)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -93,11 +93,6 @@ class Regions:
         )
 
 
-def restricted(scopes: Scopes) -> Tensor:
-    """Return [T] bool: which scopes are a part of the task."""
-    return ~(scopes.classes.all(1) & scopes.domains.all(1))
-
-
 def find_regions(
     kind: Literal["auto", "provenance", "domain", "learnt", "none"],
     batches: Batches,
@@ -137,13 +132,13 @@ def _by_provenance(provenance: tuple[Tensor, Tensor], scopes: Scopes) -> Regions
     specialist form a region of their own.
     """
     features, membership = provenance
-    special = restricted(scopes) & (membership.sum(0) > 0)
+    special = scopes.restricted & (membership.sum(0) > 0)
     if not bool(special.any()):
         return Regions.one(scopes)
     patterns, region = torch.unique(membership[:, special] > 0, dim=0, return_inverse=True)
     members = torch.ones(len(patterns), len(scopes), dtype=torch.bool)
     members[:, special] = patterns
-    known = special | ~restricted(scopes)
+    known = special | ~scopes.restricted
     if len(patterns) == 1:
         return Regions(members, known)
     inputs = features.to(torch.float32, copy=True)
@@ -168,7 +163,7 @@ class _Part:
 
 def _learnt(batches: Batches, scopes: Scopes, seed: int) -> Regions:
     """Return a region per specialist (per source if there are fewer than two), by `Gate`."""
-    special = restricted(scopes)
+    special = scopes.restricted
     routed = special if int(special.sum()) > 1 else torch.ones_like(special)
     sources = routed.nonzero()[:, 0]
     if len(sources) == 1:

@@ -19,7 +19,6 @@ __all__ = [
     "Candidate",
     "NamedRecipe",
     "Need",
-    "_what_there_is",
     "available",
     "candidates",
 ]
