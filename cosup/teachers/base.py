@@ -27,6 +27,7 @@ from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [
     "OnTeacherStep",
+    "RowTeacher",
     "SampleRows",
     "ScopedCrossEntropy",
     "Teacher",
@@ -36,6 +37,9 @@ __all__ = [
     "training_rows",
 ]
 
+
+ROWS_PER_BATCH = 4096
+"""Rows at a time of teachers that look their answers up."""
 
 SampleRows = NDArray[np.int64]
 """[N] row numbers of the sample table."""
@@ -183,6 +187,20 @@ class Teacher(TeacherTraits, ABC):
     def origin(self) -> str:
         """Return what identifies it among teachers of its kind, beyond its weights."""
         return ""
+
+
+class RowTeacher(Teacher):
+    """A teacher whose inputs are row numbers of the sample table: it looks its answers up."""
+
+    @property
+    def reads(self) -> str:
+        """The key of row numbers."""
+        return "rows"
+
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield row numbers [B]."""
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            yield torch.from_numpy(rows[start : start + ROWS_PER_BATCH])
 
 
 def training_rows(

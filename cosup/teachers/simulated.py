@@ -9,7 +9,7 @@ batches, splits, other samples or the run's seed.
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,9 @@ from cosup.config.teachers import ExternalSection, SimulateSection
 from cosup.data.images import Ints
 from cosup.data.table import ImageData
 from cosup.errors import UserError, unknown_name, within
-from cosup.models.compute import Compute
 from cosup.settings.teachers import SimulatedKind
-from cosup.teachers.base import SampleRows, Teacher, Training
+from cosup.teachers.base import RowTeacher, Teacher, Training
 from cosup.teachers.hierarchy import TeacherSpec, resolve_scope
-from cosup.teachers.table import ROWS_PER_BATCH
 
 __all__ = ["Labelled", "SimulatedTeacher", "simulate"]
 
@@ -151,7 +149,7 @@ def _index(name: str, names: tuple[str, ...], kind: str, key: str) -> int:
     return names.index(name)
 
 
-class SimulatedTeacher(SimulatedKind, Teacher):
+class SimulatedTeacher(SimulatedKind, RowTeacher):
     """Gives the answers of a simulated annotator, by row number of the sample table."""
 
     def __init__(self, spec: TeacherSpec, answers: Ints, num_classes: int, recipe: str) -> None:
@@ -186,16 +184,6 @@ class SimulatedTeacher(SimulatedKind, Teacher):
     ) -> Teacher:
         """Make the answers again."""
         return cls.train([spec], training)[0]
-
-    @property
-    def reads(self) -> str:
-        """The key of row numbers."""
-        return "rows"
-
-    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
-        """Yield row numbers [B]."""
-        for start in range(0, len(rows), ROWS_PER_BATCH):
-            yield torch.from_numpy(rows[start : start + ROWS_PER_BATCH])
 
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of rows [B] of the sample table: one-hot, 0 to abstain."""

@@ -1,6 +1,6 @@
 """Teachers that are annotation tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from cosup.data.table import ImageData
 from cosup.errors import UserError
-from cosup.models.compute import Compute
 from cosup.settings.teachers import TableKind
-from cosup.teachers.base import SampleRows, Teacher, Training
+from cosup.teachers.base import RowTeacher, Teacher, Training
 from cosup.teachers.external import AnnotationTable, file_digest, read_annotations
 from cosup.teachers.hierarchy import TeacherSpec
 
@@ -21,10 +20,8 @@ __all__ = ["ANNOTATED", "TableTeacher"]
 ANNOTATED = ("student_train", "validation", "test")
 """The splits that teachers annotate; an annotation table needs no rows for teacher_train."""
 
-ROWS_PER_BATCH = 4096
 
-
-class TableTeacher(TableKind, Teacher):
+class TableTeacher(TableKind, RowTeacher):
     """Looks annotations up in its table, by row number of the sample table."""
 
     def __init__(
@@ -62,16 +59,6 @@ class TableTeacher(TableKind, Teacher):
         abstain = spec.external.missing == "abstain"
         table = read_annotations(path, data.classes, scope=spec.classes, may_abstain=abstain)
         return cls(spec, table, data, file_digest(path))
-
-    @property
-    def reads(self) -> str:
-        """The key of row numbers."""
-        return "rows"
-
-    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
-        """Yield row numbers [B]."""
-        for start in range(0, len(rows), ROWS_PER_BATCH):
-            yield torch.from_numpy(rows[start : start + ROWS_PER_BATCH])
 
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of rows [B] of the sample table; 0 for missing samples."""
