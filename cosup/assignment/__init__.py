@@ -8,7 +8,6 @@ from cosup.assignment.confidence import Confidence
 from cosup.assignment.dawid_skene import DawidSkene
 from cosup.assignment.fused import Fused
 from cosup.assignment.gate import Gate
-from cosup.assignment.reliability import Reliability
 from cosup.settings.assigners import ASSIGNERS
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "Mean",
     "Oracle",
     "Random",
-    "Reliability",
     "Single",
     "available",
     "to_weights",

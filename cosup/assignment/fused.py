@@ -29,7 +29,6 @@ from cosup.assignment.likelihood import (
     vote,
 )
 from cosup.assignment.regions import Regions, find_regions
-from cosup.assignment.reliability import Reliability
 from cosup.errors import UserError
 from cosup.evidence import Assigned, Batches, Evidence, Scopes
 from cosup.seeds import torch_generator
@@ -41,6 +40,21 @@ REFITS = (0, 3, 7)
 """Iterations before which exponents and groups are fitted anew."""
 
 
+@dataclass(frozen=True)
+class Sources:
+    """The S sources of a fit: the T teachers of a level and, if it is one, the student.
+
+    names: [S]; the student is "student". regions: [R], names of the specialists that speak in a
+    region, joined by " + ", numbers of domains, or "all". soft: [S], read by probabilities. groups:
+    the teachers that err together.
+    """
+
+    names: tuple[str, ...]
+    regions: tuple[str, ...]
+    soft: tuple[bool, ...]
+    groups: Groups
+
+
 @dataclass
 class Fused(FusedSettings, Assigner):
     """Assign the posterior of the true class, and tell which sources speak for it."""
@@ -49,13 +63,6 @@ class Fused(FusedSettings, Assigner):
         super().__post_init__()
         self.model_: Model | None = None
         """What is learned of the sources."""
-        self.right_: Tensor | None = None
-        """[T + 1, R, C] float64: expected right answers of each source, and last of the student, by
-        region and true class."""
-        self.total_: Tensor | None = None
-        """[T + 1, R, C] float64: all answers, likewise."""
-        self.given_: Tensor | None = None
-        """[T + 1, C] float64: how often each source answered each class."""
 
     def fit(
         self,
@@ -99,7 +106,6 @@ class Fused(FusedSettings, Assigner):
             return torch.inf if pending else gain
 
         converge(step, self.iterations, self.tolerance)
-        self._tally(reading)
 
     def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
         """Return weights [N, T]: each source's part of the evidence for the most probable class.
@@ -152,25 +158,18 @@ class Fused(FusedSettings, Assigner):
         """Return the most probable region [N] of each sample; raise `UserError` before `fit`."""
         return self._fitted().reader.regions.of(evidence).argmax(1)
 
-    def reliability(self, scopes: Scopes) -> Reliability:
-        """Return how far each source can be trusted; raise `UserError` before `fit`.
+    def sources(self, scopes: Scopes) -> Sources:
+        """Return what is learned of the sources; raise `UserError` before `fit`.
 
-        It is also a diagnosis of rounds with another assigner: fit a `Fused` to their evidence.
+        With `posterior` and `region_of` it is also a diagnosis of rounds with another assigner: fit
+        a `Fused` to their evidence.
         """
         model = self._fitted()
-        assert self.right_ is not None
-        assert self.total_ is not None
-        assert self.given_ is not None
         count = len(scopes) + model.reader.student
-        soft = [*map(bool, model.reader.soft), True]
-        return Reliability(
+        return Sources(
             (*scopes.names, "student")[:count],
             model.reader.regions.names(scopes),
-            self.right_[:count],
-            self.total_[:count],
-            self.given_[:count],
-            tuple(soft[:count]),
-            tuple(model.exponents[:count].tolist()),
+            (*map(bool, model.reader.soft), True)[:count],
             model.groups,
         )
 
@@ -260,39 +259,10 @@ class Fused(FusedSettings, Assigner):
                 exponents[list(group)] = fit_exponent(pool[group], likelihood, every, offset)
         return exponents
 
-    def _tally(self, reading: Reading) -> None:
-        """Count the expected right answers of every source, by region and true class."""
-        model = self._fitted()
-        sources, regions, classes = (
-            len(model.exponents),
-            len(model.reader.regions),
-            len(model.prior),
-        )
-        right = torch.zeros(sources, classes, regions).double()
-        total = torch.zeros(sources, regions, classes).double()
-        given = torch.zeros(sources, classes).double()
-        for answers in reading:
-            posterior = model.joint(answers).softmax(1).double()
-            for source in range(sources):
-                labels = _labels(answers, source)
-                if labels is None:
-                    continue
-                rows = (labels >= 0).nonzero()[:, 0]
-                said, where = labels[rows], answers.regions[rows].double()
-                likely = posterior[rows].gather(1, said[:, None])
-                right[source].index_add_(0, said, where * likely)
-                total[source] += where.T @ posterior[rows]
-                given[source] += torch.bincount(said, minlength=classes)
-        self.right_, self.total_ = right.transpose(1, 2).contiguous(), total
-        self.given_ = given
-
     def state_dict(self) -> dict[str, Tensor]:
         """Return what is learned; empty before `fit`."""
         if self.model_ is None:
             return {}
-        assert self.right_ is not None
-        assert self.total_ is not None
-        assert self.given_ is not None
         model = self.model_
         group = torch.zeros(len(model.exponents) - 1, dtype=torch.int64)
         for number, members in enumerate(model.groups):
@@ -304,16 +274,13 @@ class Fused(FusedSettings, Assigner):
             "group": group,
             "soft": model.reader.soft,
             "student": torch.tensor(model.reader.student),
-            "right": self.right_,
-            "total": self.total_,
-            "given": self.given_,
             **{f"regions_{name}": part for name, part in model.reader.regions.tensors().items()},
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load the state returned by `state_dict`."""
         if not state:
-            self.model_ = self.right_ = self.total_ = self.given_ = None
+            self.model_ = None
             return
         regions = Regions.from_tensors(
             {k.removeprefix("regions_"): v for k, v in state.items() if k.startswith("regions_")}
@@ -329,7 +296,6 @@ class Fused(FusedSettings, Assigner):
                 for number in range(int(group.max()) + 1)
             ),
         )
-        self.right_, self.total_, self.given_ = state["right"], state["total"], state["given"]
 
 
 def margin(log_likelihood: Tensor, winner: Tensor) -> Tensor:
@@ -339,13 +305,6 @@ def margin(log_likelihood: Tensor, winner: Tensor) -> Tensor:
     others = log_likelihood.scatter(1, winner[:, None], -torch.inf)
     count = max(log_likelihood.shape[1] - 1, 1)
     return won[:, 0] - (others.logsumexp(1) - torch.tensor(float(count)).log())
-
-
-def _labels(answers: Answers, source: int) -> Tensor | None:
-    """Return the classes [n] that a source gives; the last source is the student."""
-    if source < answers.labels.shape[1]:
-        return answers.labels[:, source]
-    return None if answers.student is None else answers.student.argmax(1)
 
 
 def _panel(reading: Reading, samples: int, most: int, seed: int) -> Answers:

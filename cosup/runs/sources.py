@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosup.assignment.fused import Fused
-from cosup.assignment.reliability import Reliability
+from cosup.assignment.fused import Fused, Sources
 from cosup.config.schema import Assigners
 from cosup.evidence import Scopes
 from cosup.levels import Level, Stream
@@ -106,15 +105,15 @@ class _Read:
 def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
     fitted, data = _fitted(context, prepared, rounds), prepared.data
     teachers = [one.name for level in prepared.annotated.levels for one in level]
-    reliability = fitted.fused.reliability(fitted.scopes)
-    regions = data.domains if len(data.domains) > 1 else reliability.regions
+    sources = fitted.fused.sources(fitted.scopes)
+    regions = data.domains if len(data.domains) > 1 else sources.regions
     read = _read(fitted, prepared, teachers, len(regions))
-    judged, together = notes(read.estimated, len(teachers)), _groups(reliability)
+    judged, together = notes(read.estimated, len(teachers)), _groups(sources)
     seed = seed_for(context.seed, "bootstrap")
     estimates, truths = (
         _numbers(tally, regions, data.classes, seed) for tally in (read.estimated, read.measured)
     )
-    soft = dict(zip(reliability.names, reliability.soft, strict=True))
+    soft = dict(zip(sources.names, sources.soft, strict=True))
     found: Numbers = {}
     for place, name in enumerate([*teachers, STUDENT]):
         (note, copies), own, true = judged[place], estimates[place], truths[place]
@@ -213,10 +212,10 @@ def _share(value: Tensor) -> float | None:
     return None if number != number else number
 
 
-def _groups(reliability: Reliability) -> dict[str, list[str]]:
+def _groups(sources: Sources) -> dict[str, list[str]]:
     """Return, for each source, the group of sources that `fused` found to err together."""
     found: dict[str, list[str]] = {}
-    for members in reliability.groups:
-        together = [reliability.names[member] for member in members]
+    for members in sources.groups:
+        together = [sources.names[member] for member in members]
         found |= dict.fromkeys(together, together)
     return found

@@ -12,10 +12,12 @@ from test_dawid_skene import _annotators, _evidence
 from torch import Tensor
 
 from cosup.assignment import DawidSkene, Fused
+from cosup.assignment.em import answered
 from cosup.assignment.exponents import fit_exponent
 from cosup.assignment.likelihood import combine
 from cosup.errors import UserError
 from cosup.evidence import Evidence, Scopes
+from cosup.sources import Tally
 
 ALONE = {"student": False, "group_above": 1.0}
 """Annotators alone, and each for itself."""
@@ -133,21 +135,31 @@ def test_on_real_digits_it_beats_the_mean_the_majority_and_every_source() -> Non
     assert found > 0.9
 
 
+def tallied(fused: Fused, case: Case) -> Tally:
+    """Count the answers of the teachers by the posterior."""
+    answers, scopes = answered(case.evidence.annotations), case.scopes
+    regions = len(fused.sources(scopes).regions)
+    tally = Tally(len(scopes), case.evidence.annotations.shape[2], regions)
+    posterior, region = fused.posterior(case.evidence), fused.region_of(case.evidence)
+    tally.add(answers, posterior, region, torch.zeros(len(answers), dtype=torch.int64))
+    return tally
+
+
 def test_it_tells_how_often_each_source_is_right() -> None:
     case, truth = _sources()
     fused = Fused()
     case.run(fused)
-    found = fused.reliability(case.scopes)
+    found, tally = fused.sources(case.scopes), tallied(fused, case)
     annotations = case.evidence.annotations
     for source in range(7):
         answered = annotations[:, source].sum(1) > 0
         measured = right(annotations[answered, source], truth[answered])
-        assert abs(float(found.overall()[source]) - measured) < 0.04
-        assert float(found.total[source].sum()) == pytest.approx(float(answered.sum()), rel=1e-4)
+        assert abs(float(tally.reliability()[source]) - measured) < 0.04
+        assert float(tally.samples[source]) == pytest.approx(float(answered.sum()), rel=1e-4)
     assert found.names == (*case.scopes.names, "student")
     # Each region is that of one specialist, who is best there.
     for number, name in enumerate(found.regions):
-        assert found.by_region()[:4, number].argmax() == case.scopes.names.index(name)
+        assert tally.by_region()[:4, number].argmax() == case.scopes.names.index(name)
 
 
 @pytest.mark.parametrize("kind", ["random", "constant"])
@@ -171,7 +183,7 @@ def test_an_adversary_is_seen_through_and_does_not_turn_the_others() -> None:
     fused = Fused(student=False)
     joined.run(fused)
     assert right(fused.posterior(joined.evidence), truth) > 0.9
-    assert float(fused.reliability(joined.scopes).overall()[-1]) < 0.1
+    assert float(tallied(fused, joined).reliability()[-1]) < 0.1
 
 
 def test_two_copies_of_an_annotator_count_once() -> None:
@@ -186,11 +198,11 @@ def test_two_copies_of_an_annotator_count_once() -> None:
 
     once = fitted(evidence(labels), Scopes.of([None] * 3, 10), student=False)
     twice = fitted(evidence(copied), Scopes.of([None] * 4, 10), student=False)
-    assert twice.reliability(Scopes.of([None] * 4, 10)).groups == ((0,), (1, 3), (2,))
+    assert twice.sources(Scopes.of([None] * 4, 10)).groups == ((0,), (1, 3), (2,))
     torch.testing.assert_close(
         twice.posterior(evidence(copied)), once.posterior(evidence(labels)), rtol=0, atol=2e-3
     )
-    assert once.reliability(Scopes.of([None] * 3, 10)).groups == ((0,), (1,), (2,))
+    assert once.sources(Scopes.of([None] * 3, 10)).groups == ((0,), (1,), (2,))
 
 
 def test_the_mean_counts_in_a_group_and_the_product_across_groups() -> None:
@@ -231,7 +243,7 @@ def test_without_features_or_provenance_auto_has_one_region() -> None:
     blind = replace(case.evidence, features=None)
     fused = Fused()
     fused.fit([blind], case.scopes)
-    assert fused.reliability(case.scopes).regions == ("all",)
+    assert fused.sources(case.scopes).regions == ("all",)
     with pytest.raises(UserError, match="provenance"):
         Fused("provenance").fit([blind], case.scopes)
 
