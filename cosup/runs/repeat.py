@@ -59,14 +59,20 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     The shape of a single summary is kept: a number becomes its mean; `over_seeds` holds, by its
     path (`student.accuracy`), mean, deviation, interval and the values themselves. The interval
-    of PGR is the one over seeds; a PGR that a seed does not have has no mean.
+    of PGR is the one over seeds; a PGR that a seed does not have has no mean. Seeds whose chosen
+    recipes differ are averaged over what they share: the controls that all have, and the last round
+    if their rounds are of different levels. `choice.chosen` is then a list, by seed.
     """
+    chosen = [summary["choice"]["chosen"] for summary in summaries if "choice" in summary]
+    summaries = _shared(summaries)
     tables = [dict(_numbers(summary)) for summary in summaries]
     paths = dict.fromkeys(path for table in tables for path in table)
     over = {path: spread([table.get(path) for table in tables]) for path in paths}
     mean = _replace(dict(summaries[0]), {path: item["mean"] for path, item in over.items()}, "")
     mean["seed"] = [summary["seed"] for summary in summaries]
     _recovered(mean["student"], [summary["student"] for summary in summaries], over)
+    if len(set(chosen)) > 1:
+        mean["choice"]["chosen"] = chosen
     for name, numbers in mean.get("controls", {}).items():
         if any(summary["controls"][name]["pgr"] is None for summary in summaries):
             numbers["pgr"] = None
@@ -74,6 +80,34 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found = [one for one in summaries if one.get("verdict")]
         mean["verdict"] = [f"Seed {one['seed']}: {one['verdict'][0]}" for one in found]
     return {**mean, "over_seeds": over}
+
+
+def _shared(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the summaries with the controls that all of them have, and rounds of the same levels.
+
+    Why a control is left out is told as in a single summary.
+    """
+    made = [dict(summary) for summary in summaries]
+    if len({tuple(item.get("level") for item in one["rounds"]) for one in made}) > 1:
+        for one in made:
+            one["rounds"] = one["rounds"][-1:]
+    names = dict.fromkeys(name for one in made for name in one.get("controls", {}))
+    absent = [one.get("controls_absent", {}) for one in made]
+    for name in names:
+        reasons = [
+            part.get(name)
+            for one, part in zip(made, absent, strict=True)
+            if name not in one["controls"]
+        ]
+        if not reasons:
+            continue
+        for one in made:
+            one["controls"] = {key: item for key, item in one["controls"].items() if key != name}
+            one["controls_absent"] = {
+                **one.get("controls_absent", {}),
+                name: f"{len(reasons)} of {len(made)} seeds have none: {reasons[0]}",
+            }
+    return made
 
 
 def _recovered(

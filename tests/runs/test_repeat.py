@@ -52,3 +52,19 @@ def test_pgr_against_the_team_and_of_controls() -> None:
     low, high = stats.t.interval(0.95, 1, loc=0.3, scale=stats.sem([0.2, 0.4]))
     assert result["student"]["pgr_team"]["ci95"] == pytest.approx([low, high], rel=1e-3)
     assert result["controls"]["team"]["pgr"] is None
+
+
+def test_seeds_that_chose_different_recipes_are_averaged_over_what_they_share() -> None:
+    gate, fused = summary(0, 0.5, 0.4), summary(1, 0.7, 0.6)
+    gate["choice"], fused["choice"] = {"chosen": "gate"}, {"chosen": "fused"}
+    gate["rounds"] = [{"round": 1, "level": 0, "kept": 0.1}, {"round": 2, "level": 1, "kept": 0.5}]
+    fused["rounds"] = [{"round": n, "level": 1, "kept": 0.3 * n} for n in (1, 2, 3)]
+    gate["controls"] = {name: {"accuracy": 0.4, "pgr": 0.1} for name in ("team", "plain_loss")}
+    fused["controls"] = {"team": {"accuracy": 0.6, "pgr": 0.3}}
+    fused["controls_absent"] = {"plain_loss": "it is its loss"}
+    result = aggregate([gate, fused])
+    assert result["controls"] == {"team": pytest.approx({"accuracy": 0.5, "pgr": 0.2})}
+    assert "1 of 2 seeds" in result["controls_absent"]["plain_loss"]
+    assert [item["kept"] for item in result["rounds"]] == pytest.approx([0.7])
+    assert result["choice"]["chosen"] == ["gate", "fused"]
+    assert list(gate["controls"]) == ["team", "plain_loss"], "the seed's own summary is left alone"
