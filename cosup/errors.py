@@ -12,6 +12,7 @@ from cosup.words import either, literal
 __all__ = [
     "MISSING",
     "Key",
+    "Mistakes",
     "RunError",
     "UserError",
     "UserErrors",
@@ -172,6 +173,32 @@ def about(where: str) -> Iterator[None]:
         raise error.moved(where=where) from error
     except RunError as error:
         raise error.moved(where) from error
+
+
+class Mistakes:
+    """Collects the user errors of checks that do not depend on each other, to raise all at once."""
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Keep a `UserError` raised inside, and go on after the block."""
+        try:
+            yield
+        except UserError as error:
+            self.add(error.errors)
+
+    def add(self, errors: Iterable[UserError]) -> None:
+        """Keep errors; of equal ones the first."""
+        seen = {str(error) for error in self.errors}
+        self.errors += [error for error in errors if str(error) not in seen]
+
+    def raise_all(self) -> None:
+        """Raise what was kept, one error as itself; do nothing if there is none."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        raise_all(self.errors)
 
 
 def raise_all(errors: Iterable[UserError]) -> None:

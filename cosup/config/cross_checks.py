@@ -1,36 +1,15 @@
 """Check the settings of different sections against each other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from cosup.config.rounds import Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
 from cosup.config.teachers import TeachersSection
 from cosup.controls import CONTROLS, needing
 from cosup.data.section import DataSection
-from cosup.errors import UserError, raise_all
+from cosup.errors import UserError
 from cosup.models.section import TrainingSection
-
-
-def check_sections(
-    data: DataSection,
-    teachers: TeachersSection,
-    student: StudentSection,
-    rounds: RoundsSection,
-    controls: Sequence[str],
-) -> None:
-    """Raise `UserError` with every pair of settings that cannot be combined."""
-    raise_all(
-        [
-            *_losses(teachers, student, rounds),
-            *_mixing(student, rounds),
-            *_untrained(student, rounds, controls),
-            *_labels(rounds),
-            *_choice(student, rounds),
-            *_witness(student, rounds),
-            *_few_shot(data, teachers, student),
-            *_teachers_training(teachers),
-        ]
-    )
 
 
 def _losses(
@@ -122,17 +101,20 @@ def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[UserErro
     yield from _even(student.training, "student.training")
 
 
-def _untrained(
-    student: StudentSection, rounds: RoundsSection, controls: Sequence[str]
-) -> Iterator[UserError]:
-    """Check that a student that predicts without training can do so."""
-    text = student.head.init == "text"
-    need = "needs student.head.init 'text': other heads cannot predict before they are trained"
-    if rounds.first_guide == "student" and not text:
-        yield UserError(need, key="rounds.first_guide", value="student")
-    if not text:
+NEEDS_TEXT = "needs student.head.init 'text': other heads cannot predict before they are trained"
+
+
+def _untrained(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that a student that guides the first round can predict without training."""
+    if rounds.first_guide == "student" and student.head.init != "text":
+        yield UserError(NEEDS_TEXT, key="rounds.first_guide", value="student")
+
+
+def _untrained_controls(student: StudentSection, controls: Sequence[str]) -> Iterator[UserError]:
+    """Check the controls of a student that is not trained."""
+    if student.head.init != "text":
         for name in needing("text_prototypes", controls):
-            yield UserError(need, key="controls", value=name)
+            yield UserError(NEEDS_TEXT, key="controls", value=name)
     if student.training.steps == 0:
         trained = [name for name in controls if CONTROLS[name].is_trained]
         if trained:
@@ -193,3 +175,30 @@ def _names(rounds: RoundsSection) -> list[tuple[str, str]]:
     if rounds.losses is None:
         return [("rounds.loss", rounds.loss.name)]
     return [(f"rounds.losses.{i}", choice.name) for i, choice in enumerate(rounds.losses)]
+
+
+CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], ...] = (
+    (_losses, ("teachers", "student", "rounds")),
+    (_mixing, ("student", "rounds")),
+    (_untrained, ("student", "rounds")),
+    (_untrained_controls, ("student", "controls")),
+    (_labels, ("rounds",)),
+    (_choice, ("student", "rounds")),
+    (_witness, ("student", "rounds")),
+    (_few_shot, ("data", "teachers", "student")),
+    (_teachers_training, ("teachers",)),
+)
+"""Each check, and the sections that it compares."""
+
+
+def find_conflicts(sections: Mapping[str, Any]) -> list[UserError]:
+    """Return every pair of settings that cannot be combined.
+
+    sections: by name; a check of one that is not there is left out.
+    """
+    return [
+        error
+        for check, needs in CROSS_CHECKS
+        if sections.keys() >= set(needs)
+        for error in check(*(sections[name] for name in needs))
+    ]

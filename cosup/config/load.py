@@ -2,38 +2,90 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from operator import eq
 from pathlib import Path
 from typing import Any
 
 from cosup.config.bases import BASE, file_of, merge, read_layers
+from cosup.config.cross_checks import find_conflicts
 from cosup.config.schema import Config
 from cosup.config.yaml import apply_override, describe_content, to_yaml
-from cosup.errors import Key, UserError, raise_all
+from cosup.errors import Key, UserError, UserErrors, raise_all
+from cosup.sections import is_section, settings_of
 from cosup.validation import MissingKey, UnknownKey, find_mistakes
 
 IDENTITY_EXCLUDES = ("run.name", "run.output", "execution")
 """Settings that change where a run is written or how it is computed, but not its results."""
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A config that was read, as far as it is valid.
+
+    config: the whole; None if there is a mistake in it. sections: the sections without mistakes, by
+    name. errors: every mistake, each with its file, its full key, its value and what is allowed.
+    file: returns the file that sets a key.
+    """
+
+    config: Config | None
+    sections: Mapping[str, Any]
+    errors: tuple[UserError, ...] = ()
+    file: Callable[[Key], str] | None = None
+
+    @staticmethod
+    def of(config: Config) -> "Draft":
+        """Return the draft of a valid config that is in no file."""
+        return Draft(config, {name: getattr(config, name) for name in Config.model_fields})
+
+    def checked(self) -> Config:
+        """Return the config; raise `UserError` with every mistake."""
+        raise_all(self.errors)
+        assert self.config is not None
+        return self.config
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Add the file to a `UserError` raised inside, where it is about a setting alone."""
+        try:
+            yield
+        except UserError as error:
+            placed = [self._placed(single) for single in error.errors]
+            raised = UserErrors(placed) if len(placed) > 1 else placed[0]
+            for note in getattr(error, "__notes__", ()):
+                if note not in getattr(raised, "__notes__", ()):
+                    raised.add_note(note)
+            raise raised from error
+
+    def _placed(self, error: UserError) -> UserError:
+        if self.file is None or error.where is not None or not error.key:
+            return error
+        return error.moved(where=self.file(error.key))
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Load the config in a YAML file.
+    """Load the config in a YAML file (`read_config`); raise `UserError` with every mistake."""
+    return read_config(path, overrides).checked()
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
+    """Read the config in a YAML file, as far as it is valid.
 
     The file's settings replace those of the config that it extends (`cosup.config.bases`), and the
     overrides `section.key=value` replace both. Paths within a config are relative to the working
     directory, except for `base`, which is relative to the file with the key.
 
-    Raises `UserError` with every mistake, each with its file, its full key, its value and what is
-    allowed.
+    Raises `UserError` for a file that cannot be read as a mapping of sections.
     """
     layers = read_layers(Path(path))
-    return _checked(merge(layers), overrides, lambda key: file_of(key, layers))
+    return _draft(merge(layers), overrides, lambda key: file_of(key, layers))
 
 
 def check_config(tree: Any, where: str = "config", overrides: Sequence[str] = ()) -> Config:
     """Return the config of a nested mapping; errors as for `load_config`, with `where` as file."""
-    return _checked(tree, overrides, lambda key: where)
+    return _draft(tree, overrides, lambda key: where).checked()
 
 
 def dump_config(config: Config) -> str:
@@ -69,7 +121,7 @@ def settings(tree: dict[str, Any]) -> dict[str, Any]:
     return _identity(tree, whole=True)
 
 
-def _checked(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]) -> Config:
+def _draft(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]) -> Draft:
     """Check a tree with overrides. where: the file of a key; of the empty key, the main file."""
     if not isinstance(tree, dict):
         raise UserError(
@@ -85,16 +137,32 @@ def _checked(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]
             tree = apply_override(tree, override)
         except UserError as error:
             found.append(error)
-    config, more = find_mistakes(Config, tree)
-    found += [error.at(_written_key(error.key)) for error in more]
 
     def file_with(key: Key) -> str:
         changed = any(all(map(eq, key, other)) for other in overridden)
         return str(where(() if changed else key))
 
-    raise_all(error.moved(where=file_with(error.key)) for error in _without_misspelt(found))
-    checked: Config = config
-    return checked
+    config, more = find_mistakes(Config, tree)
+    if config is not None:
+        sections = Draft.of(config).sections
+    else:
+        sections = _valid_sections(tree)
+        known = {str(error) for error in more}  # with the conflicts, if no section has a mistake
+        more += [error for error in find_conflicts(sections) if str(error) not in known]
+    found += [error.at(_written_key(error.key)) for error in more]
+    errors = [error.moved(where=file_with(error.key)) for error in _without_misspelt(found)]
+    return Draft(None if errors else config, sections, tuple(errors), file_with)
+
+
+def _valid_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections without mistakes, each checked alone. (`controls`, if they are given.)"""
+    found = {}
+    for name, setting in settings_of(Config).items():
+        if is_section(setting.annotation):
+            made, mistakes = find_mistakes(setting.annotation, tree.get(name, {}))
+            if not mistakes:
+                found[name] = made
+    return found
 
 
 def _key_of(override: str) -> Key:

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
+from cosup.errors import UserError
 from cosup.registry import Registry
 from cosup.sections import Choice, Section
 from cosup.settings.assigners import ASSIGNERS, AssignerSettings
@@ -69,6 +70,16 @@ class RoundsSection(Section):
     """Initialise the head (or network) anew in each round; false continues from the last round."""
     min_kept: float = Field(default=0.2, ge=0, le=1)
     """Warn when a filter would keep a smaller share than this."""
+
+    @field_validator("losses")
+    @classmethod
+    def _each_once(cls, losses: list[Choice] | None) -> list[Choice] | None:
+        for place, choice in enumerate(losses or []):
+            if choice in (losses or [])[:place]:
+                raise UserError(
+                    f"{choice.name} is given twice with the same settings; give each loss once"
+                )
+        return losses
 
     @model_serializer(mode="wrap")
     def _without_open(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cosup.config.cross_checks import check_sections
+from cosup.config.cross_checks import find_conflicts
 from cosup.config.default_controls import default_controls
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
 from cosup.controls import CONTROLS
 from cosup.data.section import DataSection
-from cosup.errors import UserError
+from cosup.errors import UserError, raise_all
 from cosup.remote import is_uri
 from cosup.sections import Section
 
@@ -127,6 +127,13 @@ class RunSection(Section):
     output: str = "outputs"
     """The folder that holds run directories."""
 
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and len(set(seeds)) < len(seeds):
+            raise UserError("give each seed once", value=seeds)
+        return seeds
+
 
 class Config(Section):
     """One experiment."""
@@ -154,5 +161,5 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _together(self) -> "Config":
-        check_sections(self.data, self.teachers, self.student, self.rounds, self.controls)
+        raise_all(find_conflicts({name: getattr(self, name) for name in type(self).model_fields}))
         return self

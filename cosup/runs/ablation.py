@@ -20,7 +20,7 @@ from cosup.runs.losses import loss_names, with_loss
 from cosup.runs.paired import compare_pairs, load_correct
 from cosup.runs.pipeline import run_one
 from cosup.runs.prepare import make_compute
-from cosup.runs.repeat import check_seeds, run_seeds
+from cosup.runs.repeat import run_seeds
 from cosup.seeds import seed_for
 from cosup.teachers.hierarchy import plan_hierarchy
 
@@ -45,7 +45,6 @@ def run_ablation(
     assert config.rounds.losses is not None
     names = loss_names(config.rounds.losses)
     seeds = config.run.seeds or [config.run.seed]
-    check_seeds(seeds)
     with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
         if not run.resumed:
             _check(config)

@@ -65,15 +65,10 @@ def loss_names(losses: Sequence[Choice]) -> list[str]:
     """Return a name for each loss that can name a folder.
 
     It is the loss's own name, with the settings in which several entries of that name differ:
-    `adaptive_confidence-half`, `distillation-tau-4.0`. Raises `UserError` for a repeated entry.
+    `adaptive_confidence-half`, `distillation-tau-4.0`.
     """
     names: list[str] = []
-    for place, choice in enumerate(losses):
-        if choice in losses[:place]:
-            raise UserError(
-                f"{choice.name} is given twice with the same settings; give each loss once",
-                key="rounds.losses",
-            )
+    for choice in losses:
         others = [other.settings for other in losses if other.name == choice.name]
         suffix = "".join(
             f"-{_setting_text(key, value)}"

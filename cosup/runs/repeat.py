@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from cosup.config.schema import Config
-from cosup.errors import UserError
 from cosup.layout import Layout
 from cosup.metrics import spread
 from cosup.runs.backend import Backend
@@ -32,7 +31,6 @@ def run_seeds(
     """
     seeds = config.run.seeds
     assert seeds is not None
-    check_seeds(seeds)
     with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
         summaries = []
         for seed in seeds:
@@ -46,12 +44,6 @@ def run_seeds(
         summary = aggregate(summaries)
         run.files.summary.write(summary)
         return summary
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Raise `UserError` for a seed that is given twice."""
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"run.seeds: {list(seeds)}: give each seed once")
 
 
 def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -207,3 +207,15 @@ def test_a_config_that_is_no_mapping_names_the_sections(tree: Any) -> None:
     (error,) = errors_of(tree)
     assert error.where == "c.yaml"
     assert "run, data, teachers, student" in error.problem
+
+
+def test_a_mistake_in_one_section_hides_none_in_others_or_between_them() -> None:
+    """The conflict is of `student` and `rounds`, which are right by themselves."""
+    tree = {
+        "run": {"sed": 1},
+        "data": {"source": "digits", "limit": -1},
+        "student": {"backbone": {"name": "resnet18"}, "cross_fit": 0},
+        "rounds": {"assignment": "fused"},
+    }
+    keys = {".".join(error.key) for error in errors_of(tree)}
+    assert keys == {"run.sed", "data.limit", "student.cross_fit"}
