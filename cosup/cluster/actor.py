@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.config.schema import Config
-from cosup.config.teachers import TeachersSection
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData, Known, load_data
 from cosup.data.transforms import eval_transform
@@ -136,7 +135,7 @@ class PoolActor:
         assert len(self.data)
 
     def train(
-        self, specs: Sequence[TeacherSpec], section: TeachersSection, directory: str
+        self, specs: Sequence[TeacherSpec], directory: str
     ) -> tuple[list[TrainedTeacher], LossRecords]:
         """Train a group of teachers; return them and their recorded losses.
 
@@ -149,6 +148,7 @@ class PoolActor:
                 losses.append((name, step, loss))
 
         folder = Path(directory) if os.path.isdir(directory) else None
+        section = self.setup.config.teachers
         training = Training(section, self.data, self._seed, self.features, record, folder)
         trained = [
             TrainedTeacher(teacher.spec, teacher.steps, teacher.identity, pack(teacher.state()))
@@ -211,7 +211,7 @@ class PoolActor:
     def _restore(self, remote: RemoteTeacher) -> Teacher:
         section = self.setup.config.teachers
         training = Training(section, self.data, self._seed, self.features)
-        kind = kind_of(remote.spec, section)
+        kind = kind_of(remote.spec)
         teacher = kind.restore(remote.spec, training, unpack(ray.get(remote.state)), remote.steps)
         _check_identity(teacher.identity, remote.identity, f"teacher '{remote.spec.name}'")
         return teacher

@@ -4,7 +4,6 @@ Results return to the driver, which alone writes them, to the same files as a lo
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +14,6 @@ from torch import Tensor
 from cosup.cluster.actor import LossRecords, RemoteTeacher, TrainedTeacher, pack, unpack
 from cosup.cluster.pool import Pool
 from cosup.cluster.work_queue import WorkItem
-from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.models.compute import Compute
@@ -37,7 +35,7 @@ GROUP_SIZE = 8
 
 def train_groups(
     pool: Callable[[], Pool],
-    groups: Sequence[tuple[Sequence[TeacherSpec], TeachersSection]],
+    groups: Sequence[Sequence[TeacherSpec]],
     training: Training,
 ) -> None:
     """Train in parallel the groups that `training.directory` lacks, and store them there.
@@ -47,23 +45,20 @@ def train_groups(
     """
     assert training.directory is not None
     items = []
-    for specs, section in groups:
-        own = replace(training, section=section)
-        if not _trains_on_images(specs, section) or load_group(specs, own) is not None:
+    for specs in groups:
+        if not _trains_on_images(specs) or load_group(specs, training) is not None:
             continue
         description = f"training of {', '.join(spec.name for spec in specs)}"
-        args = (tuple(specs), section, str(training.directory.absolute()))
-        items.append(WorkItem(description, "train", args, context=own))
+        args = (tuple(specs), str(training.directory.absolute()))
+        items.append(WorkItem(description, "train", args))
     if not items:
         return
-    for item, (trained, losses) in pool().run(items, unlimited=True):
-        _store_trained(trained, losses, item.context)
+    for _, (trained, losses) in pool().run(items, unlimited=True):
+        _store_trained(trained, losses, training)
 
 
-def _trains_on_images(specs: Sequence[TeacherSpec], section: TeachersSection) -> bool:
-    kind = kind_of(specs[0], section)
-    trained = kind.needs_labelled_samples and section.model.checkpoint is None
-    return kind.reads_images and trained
+def _trains_on_images(specs: Sequence[TeacherSpec]) -> bool:
+    return kind_of(specs[0]).reads_images and specs[0].trained
 
 
 def _store_trained(
@@ -72,7 +67,7 @@ def _store_trained(
     """Store a group of teachers and report its losses, as if it had been trained here."""
     teachers = []
     for found in trained:
-        kind = kind_of(found.spec, training.section)
+        kind = kind_of(found.spec)
         teacher = kind.restore(found.spec, training, unpack(found.state), found.steps)
         if teacher.identity != found.identity:
             raise RunError(

@@ -159,15 +159,19 @@ def _few_shot(
 
 
 def _teachers_training(teachers: TeachersSection) -> Iterator[UserError]:
-    training, kind = teachers.training, teachers.model.match.traits
-    if teachers.hierarchy is None or kind.training is None:
-        return
-    try:
-        check = training.check_head if kind.training == "head" else training.check_network
-        check()
-    except UserError as error:
-        yield error.moved("teachers.training")
-    yield from _even(training, "teachers.training")
+    """Check that each training is one of what it trains: a linear model, or a network."""
+    seen = set[tuple[str, str]]()
+    for setup in teachers.setups:
+        training, key, asked = setup.training, setup.training_key, setup.model.traits.training
+        if asked is None or (key, asked) in seen:
+            continue
+        seen.add((key, asked))
+        try:
+            check = training.check_head if asked == "head" else training.check_network
+            check()
+        except UserError as error:
+            yield error.moved(key)
+        yield from _even(training, key)
 
 
 def _names(rounds: RoundsSection) -> list[tuple[str, str]]:

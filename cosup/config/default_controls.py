@@ -31,9 +31,11 @@ def default_controls(
         names.discard("zero_shot")
     if data.noise is None:
         names.discard("given_labels")  # they are the true labels, as for the ceiling
-    if teachers.hierarchy is None:
+    if not teachers.trains_on_labels:
         names.discard(LABELS)
-    if not (teachers.trains_specialists and teachers.model.match.traits.fits_many):
+    specialists = teachers.specialist_setups
+    alike = all(setup.resembles(specialists[0]) for setup in specialists)
+    if not (specialists and alike and specialists[0].model.traits.fits_many):
         names -= {GENERALIST, BAGGED}  # networks would take as long as the specialists again
     # What `choose: auto` is still to choose is not known yet.
     if not rounds.consistency and "consistency" not in rounds.open:

@@ -1,21 +1,19 @@
 """The `teachers` section: the hierarchy, the model of its teachers, and external annotations."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cosup.errors import UserError, known_names, within
-from cosup.models.section import BackboneSection, TrainingSection
+from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
+from cosup.errors import UserError, known_names
+from cosup.models.section import TrainingSection
 from cosup.sections import Section
-from cosup.settings.teachers import (
-    SIMULATED,
-    TABLE,
-    TEACHERS,
-    KindMatch,
-    TeacherTraits,
-    match_kind,
-)
-from cosup.words import literal
+from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS, TeacherTraits
+
+TEACHER_KEY = "teachers.hierarchy.teachers.{}.{}"
+"""The key of a listed teacher, by its level and its position."""
 
 
 class ScopeSection(Section):
@@ -35,40 +33,10 @@ class ScopeSection(Section):
             return value
         return {k: [v] if isinstance(v, str | int) else v for k, v in value.items()}
 
-
-class TeacherModelSection(Section):
-    """The weak model. `name` selects the kind of teacher."""
-
-    name: str
-    """`linear_pixels`, `linear_features`, `call:MODULE:FUNCTION` (a Python function: images uint8
-    [B, 3, H, W] -> probabilities [B, C]), a kind of an installed package, or else a network: a timm
-    name, `hf-hub:owner/model`, or cosup's own `cifar_NAME`.
-    """
-    size: int = Field(default=8, ge=1)
-    """`linear_pixels`: side in pixels of the small grey images."""
-    backbone: BackboneSection | None = None
-    """`linear_features`: the weak backbone whose frozen features the linear model reads."""
-    weights: str | None = None
-    """Networks: initial weights, given as for a backbone; null trains from scratch."""
-    image_size: int | None = Field(default=None, ge=8)
-    """Networks and functions: side of the square input in pixels; null: the network's default."""
-    checkpoint: str | None = None
-    """Networks: file of a trained classifier over the task's classes, in their order; it is used
-    unchanged. `{name}` in it is replaced by the teacher's name."""
-
-    @model_validator(mode="after")
-    def _fits_kind(self) -> "TeacherModelSection":
-        with within("name"):
-            traits = self.match.traits
-        for key in traits.required:
-            if getattr(self, key) is None:
-                raise UserError(f"must be given with name {literal(self.name)}", key=key)
-        return self
-
     @property
-    def match(self) -> KindMatch:
-        """The kind of teacher that `name` selects. Raises `UserError` for a misspelt kind."""
-        return match_kind(self.name)
+    def restricted(self) -> bool:
+        """Whether it is a part of the task."""
+        return bool(self.classes or self.domains)
 
 
 class TeacherSection(Section):
@@ -78,6 +46,10 @@ class TeacherSection(Section):
     """Its name in tables, files and reports."""
     scope: ScopeSection = ScopeSection()
     """The classes and domains that it is trained on."""
+    model: TeacherModelSection | None = None
+    """Its model; null: `teachers.model`."""
+    training: TrainingSection | None = None
+    """Its training, in place of `teachers.training`; null: that one."""
 
 
 class HierarchySection(Section):
@@ -191,10 +163,10 @@ class TeachersSection(Section):
 
     hierarchy: HierarchySection | None = HierarchySection()
     """The teachers that are trained; null if all are external."""
-    model: TeacherModelSection = TeacherModelSection(name="linear_pixels")
-    """The model of each of them."""
-    training: TrainingSection = TrainingSection(steps=1000)
-    """The training of each of them; the budget is per teacher."""
+    model: TeacherModelSection = DEFAULT_SETUP.model
+    """The model of each of them that has none of its own."""
+    training: TrainingSection = DEFAULT_SETUP.training
+    """The training of each of them that has none of its own; the budget is per teacher."""
     external: list[ExternalSection] = []
     """External teachers, each an annotation table or a simulated annotator."""
 
@@ -221,21 +193,63 @@ class TeachersSection(Section):
         return self
 
     @property
+    def setups(self) -> list[TeacherSetup]:
+        """What the teachers of the hierarchy are made of, without repetition."""
+        return _distinct(setup for _, setup in self._members())
+
+    @property
+    def specialist_setups(self) -> list[TeacherSetup]:
+        """What those are made of that are trained on a part of the task, without repetition."""
+        return _distinct(
+            setup for restricted, setup in self._members() if restricted and setup.trained
+        )
+
+    @property
+    def trains_on_labels(self) -> bool:
+        """Whether any teacher is trained on the labelled samples of teacher_train."""
+        return any(setup.trained for setup in self.setups)
+
+    @property
     def trains_specialists(self) -> bool:
         """Whether a part of the task is the scope of a teacher that is trained."""
+        return bool(self.specialist_setups)
+
+    def setup(self, level: int = 0, position: int = 0) -> TeacherSetup:
+        """Return what a teacher of the hierarchy is made of; each the same unless `by: explicit`.
+
+        level, position: its place in `hierarchy.teachers`.
+        """
+        common = TeacherSetup(self.model, self.training)
+        if self.hierarchy is None or self.hierarchy.teachers is None:
+            return common
+        own, key = self.hierarchy.teachers[level][position], TEACHER_KEY.format(level, position)
+        if own.model is not None:
+            common = replace(common, model=own.model, model_key=f"{key}.model")
+        if own.training is not None:
+            common = replace(common, training=own.training, training_key=f"{key}.training")
+        return common
+
+    def _members(self) -> list[tuple[bool, TeacherSetup]]:
+        """Return whether a part of the task is its scope, and its setup, for each teacher of the
+        hierarchy (of those that are not listed, for each level)."""
         hierarchy = self.hierarchy
         if hierarchy is None:
-            return False
+            return []
         if hierarchy.teachers is None:
-            return max(hierarchy.levels) > 1
-        scopes = [teacher.scope for level in hierarchy.teachers for teacher in level]
-        return any(scope.classes or scope.domains for scope in scopes)
+            return [(count > 1, self.setup()) for count in hierarchy.levels]
+        return [
+            (teacher.scope.restricted, self.setup(level, position))
+            for level, teachers in enumerate(hierarchy.teachers)
+            for position, teacher in enumerate(teachers)
+        ]
 
     def kinds(self) -> list[tuple[str, str, type[TeacherTraits]]]:
         """Return (key, name, traits) of each kind of teacher that this section asks for."""
         found: list[tuple[str, str, type[TeacherTraits]]] = []
-        if self.hierarchy is not None:
-            found.append(("teachers.model.name", f"'{self.model.name}'", self.model.match.traits))
+        for setup in self.setups:
+            kind = f"{setup.model_key}.name", f"'{setup.model.name}'", setup.model.traits
+            if kind not in found:
+                found.append(kind)
         tables = [external for external in self.external if external.simulate is None]
         if tables:
             found.append(("teachers.external", "annotation tables", TEACHERS[TABLE].settings))
@@ -243,3 +257,8 @@ class TeachersSection(Section):
             traits = TEACHERS[SIMULATED].settings
             found.append(("teachers.external", "simulated annotators", traits))
         return found
+
+
+def _distinct(setups: Iterable[TeacherSetup]) -> list[TeacherSetup]:
+    """Return one setup for each place of a model and of a training."""
+    return list({(setup.model_key, setup.training_key): setup for setup in setups}.values())

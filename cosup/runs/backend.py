@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cosup.config.schema import Config
-from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.student.jobs import Launcher, LocalLauncher
@@ -20,8 +19,8 @@ from cosup.teachers.store import AnnotationStore
 
 __all__ = ["Backend", "Local", "TeacherGroup"]
 
-TeacherGroup = tuple[Sequence[TeacherSpec], TeachersSection]
-"""Teachers that are trained together, and the settings of their training."""
+TeacherGroup = Sequence[TeacherSpec]
+"""Teachers that are trained together."""
 
 
 class Backend(Protocol):

@@ -130,8 +130,9 @@ def _check_pairing(config: Config, data: ImageData, student: Classifier) -> None
     loss = Losses.build(config.rounds.loss)
     if not isinstance(loss, FeatureLoss):
         return
-    model = config.teachers.model
-    with within("teachers.model"):
-        teacher = build_classifier(model.name, len(data.classes), None, model.image_size)
-    with about(f"rounds.loss {config.rounds.loss.name}"):
-        loss.connect(student.shapes(), teacher.shapes())
+    for setup in config.teachers.setups:
+        model = setup.model
+        with within(setup.model_key):
+            teacher = build_classifier(model.name, len(data.classes), None, model.image_size)
+        with about(f"rounds.loss {config.rounds.loss.name}"):
+            loss.connect(student.shapes(), teacher.shapes())

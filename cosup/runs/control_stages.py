@@ -13,7 +13,7 @@ from cosup.levels import Level
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
-from cosup.runs.control_teachers import NO_BUDGET
+from cosup.runs.control_teachers import why_no_generalists
 from cosup.runs.inputs import PROVENANCE, trains_on_labels
 from cosup.runs.logs import Pace
 from cosup.runs.stages import StepLog, build_recipe, student_factory, student_steps
@@ -70,6 +70,8 @@ def control_run(
 ) -> ControlRun:
     """Return what the controls of a run are computed from, after its rounds."""
     teachers, pair = prepared.teachers, context.files.student_and_team
+    specs = [teacher.spec for level in prepared.annotated.levels for teacher in level]
+    no_generalists = why_no_generalists(specs) or ""
     labelled = None
     if trains_on_labels(context.config, prepared.data):
         labelled = _labelled(context, prepared, on_step)
@@ -85,8 +87,8 @@ def control_run(
         paired=None if team["reason"] else pair.read(prepared.test.split.answers),
         reasons={
             PAIR: str(team["reason"]),
-            GENERALIST: NO_BUDGET,
-            BAGGED: NO_BUDGET,
+            GENERALIST: no_generalists,
+            BAGGED: no_generalists,
             LABELS: "no teacher is trained on labelled samples",
             TEAM: "the test samples are of classes that the teachers do not know",
         },

@@ -6,6 +6,8 @@ level has specialists, each on a bootstrap sample of teacher_train (Breiman, "Ba
 1996; METHODS.md section 6).
 """
 
+from collections.abc import Iterable
+
 from cosup.config.schema import Config
 from cosup.controls import BAGGED, GENERALIST
 from cosup.data.table import ImageData
@@ -14,38 +16,44 @@ from cosup.seeds import seed_for
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
 from cosup.teachers.train import planned_steps
 
-NO_BUDGET = "no specialist is trained, so there is no budget to train generalists with"
-"""The reason why there are none."""
+
+def why_no_generalists(specs: Iterable[TeacherSpec]) -> str | None:
+    """Return why no generalist can have the budget of these teachers' specialists, or None."""
+    specialists = [spec for spec in specs if spec.trained and not spec.generalist]
+    if not specialists:
+        return "no specialist is trained, so there is no budget to train generalists with"
+    if not all(spec.setup.resembles(specialists[0].setup) for spec in specialists):
+        return (
+            "the specialists that are trained differ in model or training, so no generalist is "
+            "one like them with their budget"
+        )
+    return None
 
 
 def control_teachers(
     config: Config, hierarchy: Hierarchy, data: ImageData
 ) -> dict[str, TeacherGroup]:
-    """Return the teachers of each control that has its own, with the settings of their training.
+    """Return the teachers of each control that has its own: made as the specialists are, but for
+    the budget.
 
-    Their levels follow those of the hierarchy. Empty without trained specialists.
+    Their levels follow those of the hierarchy. Empty where `why_no_generalists` has a reason.
     """
-    steps = [
-        [planned_steps(spec, config.teachers, data) for spec in level if not spec.generalist]
-        for level in hierarchy
-    ]
-    counts = [len(trained) for level in steps if (trained := [one for one in level if one])]
-    if not counts:
+    everyone = [spec for level in hierarchy for spec in level]
+    if why_no_generalists(everyone) is not None:
         return {}
-    budget, count, after = sum(map(sum, steps)), counts[-1], len(hierarchy)
+    specialists = [spec for spec in everyone if spec.trained and not spec.generalist]
+    budget, setup = sum(planned_steps(s, data) for s in specialists), specialists[0].setup
+    count = sum(spec.level == specialists[-1].level for spec in specialists)
+    after = len(hierarchy)
     groups: dict[str, TeacherGroup] = {}
     if GENERALIST in config.controls:
-        groups[GENERALIST] = _group(config, [TeacherSpec(GENERALIST, after)], budget)
+        own = setup.with_steps(budget)
+        groups[GENERALIST] = [TeacherSpec(GENERALIST, after, setup=own)]
     if BAGGED in config.controls:
         seeds = [seed_for(config.run.seed, "bootstrap", number) for number in range(count)]
-        specs = [
-            TeacherSpec(f"bagged_generalist_{number}", after + 1, bootstrap=seed)
+        own = setup.with_steps(max(1, budget // count))
+        groups[BAGGED] = [
+            TeacherSpec(f"bagged_generalist_{number}", after + 1, bootstrap=seed, setup=own)
             for number, seed in enumerate(seeds, start=1)
         ]
-        groups[BAGGED] = _group(config, specs, max(1, budget // count))
     return groups
-
-
-def _group(config: Config, specs: list[TeacherSpec], steps: int) -> TeacherGroup:
-    training = config.teachers.training.model_copy(update={"steps": steps, "epochs": None})
-    return specs, config.teachers.model_copy(update={"training": training})

@@ -6,17 +6,20 @@ from typing import Any
 from jinja2 import Environment
 
 from cosup.config.schema import Assigners, Config
+from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.layout import PREPARED
 from cosup.models.classifier import build_classifier
 from cosup.models.clip import describe_encoder, save_encoder
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.networks import load_backbone
 from cosup.models.prompts import OPEN_CLIP
+from cosup.models.section import TrainingSection
 from cosup.models.weights import hash_tensors
 from cosup.runs.directory import RunDirectory
 from cosup.student.exported import TEAM, save_network, save_student
 from cosup.student.network import split_state
 from cosup.student.team import SavedTeacher, save_team
+from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.words import in_percent, plural
 
@@ -118,27 +121,32 @@ def export_student(
 def export_team(config: Config, run: RunDirectory, summary: dict[str, Any], folder: Path) -> None:
     """Write the teachers of the last round, its assigner and the exponents; copy the weights."""
     team, last, files = summary["team"], summary["rounds"][-1], run.files
-    teachers = []
+    device = resolve_device(config.execution.device)
+    compute = Compute(device, resolve_precision(config.execution.precision, device))
+    cache, teachers = FeatureCache(compute), []
     for name in last["teachers"]:
         about = files.teachers.record(name).read()
         classes, domains = (
             None if part is None else tuple(part) for part in (about["classes"], about["domains"])
         )
-        spec = TeacherSpec(name, about["level"], classes, domains)
+        setup = TeacherSetup(
+            TeacherModelSection.model_validate(about["model"]),
+            TrainingSection.model_validate(about["training"]),
+        )
+        spec = TeacherSpec(name, about["level"], classes, domains, setup=setup)
         answers, weights = name in team["teachers"], files.teachers.weights(name)
         state = weights.read() if answers and weights.exists() else {}
-        teachers.append(SavedTeacher(spec, state, about["steps"], answers))
+        reads = setup.model.features if answers else None
+        backbone = None if reads is None else cache.source(reads).backbone
+        teachers.append(SavedTeacher(spec, state, about["steps"], answers, backbone))
     prepared = run.load(PREPARED)
     exponents = {key: team[key] for key in ("uses", "student_exponent", "team_exponent")}
     assigner = files.round(last["round"]).assigner
-    reads = Assigners.settings(config.rounds.assignment).uses & {"features", "provenance"}
-    device = resolve_device(config.execution.device)
-    compute = Compute(device, resolve_precision(config.execution.precision, device))
-    own, backbone = config.student.backbone, config.teachers.model.backbone
+    features = Assigners.settings(config.rounds.assignment).uses & {"features", "provenance"}
+    network, own = config.student.mode == "finetune", config.student.backbone
     save_team(
         folder,
         teachers,
-        config.teachers,
         (config.rounds.assignment.model_dump(), assigner.read() if assigner.exists() else {}),
         {
             "classes": prepared["classes"],
@@ -148,6 +156,5 @@ def export_team(config: Config, run: RunDirectory, summary: dict[str, Any], fold
             "fitted_on": team["fitted_on"],
             "samples": team["samples"],
         },
-        (own, load_backbone(own, compute)) if config.student.mode == "finetune" and reads else None,
-        None if backbone is None else load_backbone(backbone, compute),
+        (own, load_backbone(own, compute)) if network and features else None,
     )

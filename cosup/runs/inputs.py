@@ -199,7 +199,7 @@ class FittingSamples:
 def fitting_samples(config: Config, data: ImageData) -> FittingSamples:
     """Return the samples by which student and team are combined, or why there are none."""
     teachers, assigner = config.teachers, Assigners.settings(config.rounds.assignment)
-    kind = teachers.model.match.traits
+    costly = any(one.trained and not one.model.traits.cross_fits for one in teachers.setups)
     reason = ""
     if config.data.few_shot is not None:
         reason = "the student is for new classes, which the teachers do not know"
@@ -213,15 +213,14 @@ def fitting_samples(config: Config, data: ImageData) -> FittingSamples:
         reason = "there is no validation split, and teachers and student share their samples"
     elif not bool((data.given(data.rows(PROVENANCE)) >= 0).any()):
         reason = "there is no validation split, and no label of teacher_train is known"
-    elif kind.needs_labelled_samples and not (kind.cross_fits or teachers.model.checkpoint):
+    elif costly:
         reason = "there is no validation split, and training the teachers again costs too much"
     return FittingSamples(None if reason else PROVENANCE, reason)
 
 
 def trains_on_labels(config: Config, data: ImageData) -> bool:
     """Return whether a control trains the student on the teachers' labelled samples."""
-    hierarchy, kind = config.teachers.hierarchy, config.teachers.model.match.traits
-    trained = hierarchy is not None and kind.needs_labelled_samples
+    trained = config.teachers.trains_on_labels
     return LABELS in config.controls and trained and len(data.rows(PROVENANCE)) > 0
 
 

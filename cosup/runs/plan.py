@@ -62,7 +62,7 @@ def plan_table(config: Config) -> RenderableType:
         _rounds(config, hierarchy, data),
         f"controls    {', '.join(config.controls) or 'none'}",
     ]
-    return Group(Text("\n".join(lines)), _teachers(config, data, hierarchy))
+    return Group(Text("\n".join(lines)), _teachers(data, hierarchy))
 
 
 def _place(config: Config) -> str:
@@ -136,7 +136,7 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
     counts = [len(data.rows(split)) for split in ANNOTATED]
     samples = sum(counts)
     extra = control_teachers(config, hierarchy, data).values()
-    teachers = sum(len(level) for level in (*hierarchy, *(specs for specs, _ in extra)))
+    teachers = sum(len(level) for level in (*hierarchy, *extra))
     classes = len(data.classes)
     row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
     shards = sum(-(-count // config.execution.shard_size) for count in counts)
@@ -163,12 +163,16 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> str:
     )
 
 
-def _teachers(config: Config, data: ImageData, hierarchy: Hierarchy) -> Table:
-    table = Table("level", "teacher", "classes", "domains", "trains on", "steps", box=None)
+def _teachers(data: ImageData, hierarchy: Hierarchy) -> Table:
+    table = Table("level", "teacher", "model", "classes", "domains", "trains on", "steps", box=None)
     for level in hierarchy:
         for spec in level:
             table.add_row(
-                str(spec.level), spec.name, *_scope(spec, data), *_budget(config, spec, data)
+                str(spec.level),
+                spec.name,
+                _made_of(spec),
+                *_scope(spec, data),
+                *_budget(spec, data),
             )
     return table
 
@@ -185,10 +189,15 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
     return ", ".join(names[index] for index in chosen[:MOST_NAMED]) + more
 
 
-def _budget(config: Config, spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
+def _made_of(spec: TeacherSpec) -> str:
+    """Return a teacher's model, or the table that it is."""
     if spec.external is not None:
-        return spec.external.annotations or "the true labels (simulated)", "-"
-    steps = planned_steps(spec, config.teachers, data)
+        return spec.external.annotations or "simulated from the true labels"
+    return spec.model.name if spec.trained else f"{spec.model.name}, as it is"
+
+
+def _budget(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
+    steps = planned_steps(spec, data)
     if not steps:
-        return config.teachers.model.name, "-"
+        return "-", "-"
     return f"{len(training_rows(spec, data)):,} samples", f"{steps:,}"

@@ -1,7 +1,6 @@
 """Prepare a run: load data, extract features, train teachers and annotate."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -86,11 +85,11 @@ def _train(
             context.recorder.scalar(f"teachers/{name}", loss, step)
 
     extra = control_teachers(config, hierarchy, data)
-    parts = [*((specs, config.teachers) for specs in hierarchy), *extra.values()]
-    groups = [(g, section) for specs, section in parts for g in teacher_groups(specs, section)]
+    parts = [*hierarchy, *extra.values()]
+    groups = [group for specs in parts for group in teacher_groups(specs)]
     training = Training(config.teachers, data, config.run.seed, features, record, folder)
     context.backend.train(groups, training)
-    levels = [obtain_level(specs, replace(training, section=section)) for specs, section in parts]
+    levels = [obtain_level(specs, training) for specs in parts]
     for teacher in (teacher for level in levels for teacher in level):
         if teacher.steps:
             log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner
 from cosup.config.schema import Assigners
+from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.config.teachers import TeachersSection
 from cosup.data.images import Ints, to_rgb
 from cosup.data.table import ImageData
@@ -34,7 +35,7 @@ from cosup.levels import ArrayAnnotations, Level
 from cosup.models.clip import encoder_in, save_encoder
 from cosup.models.compute import Compute, resolve_precision
 from cosup.models.networks import Backbone, load_backbone
-from cosup.models.section import BackboneSection
+from cosup.models.section import BackboneSection, TrainingSection
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import annotate_rows, groups_of
@@ -57,55 +58,47 @@ class SavedTeacher:
     """A teacher to be exported.
 
     state: its weights, empty for a kind without. answers: whether it can answer new images; the
-    scope of one that cannot is still part of what the assigner has learnt.
+    scope of one that cannot is still part of what the assigner has learnt. backbone: the one whose
+    frozen features it reads, or None.
     """
 
     spec: TeacherSpec
     state: Mapping[str, Tensor]
     steps: int
     answers: bool
+    backbone: Backbone | None = None
 
 
 def save_team(
     folder: Path,
     teachers: Sequence[SavedTeacher],
-    section: TeachersSection,
     assigner: tuple[Mapping[str, Any], Mapping[str, Tensor]],
     about: Mapping[str, Any],
     features: tuple[BackboneSection, Backbone] | None = None,
-    backbone: Backbone | None = None,
 ) -> None:
     """Write the folder of a team.
 
-    section: the settings of its teachers. assigner: its name and settings, and its learned state.
-    about: classes, domains, seed and exponents. features: the backbone whose features the assigner
-    reads, if it is not the student's own. backbone: that of teachers on frozen features; CLIP's
-    image encoder is stored, and others are referenced.
+    assigner: its name and settings, and its learned state. about: classes, domains, seed and
+    exponents. features: the backbone whose features the assigner reads, if it is not the student's
+    own. Of the backbones of teachers CLIP's image encoders are stored, and others are referenced.
     """
+    encoders: dict[Backbone, str] = {}
     entries = []
     for teacher in teachers:
         file = f"{teacher.spec.name}.safetensors" if teacher.state else None
         if file is not None:
             save_tensors(folder / file, teacher.state)
-        entries.append(_entry(teacher, file, about))
+        encoder = _stored_encoder(teacher, encoders, folder)
+        entries.append({**_entry(teacher, file, about), "encoder": encoder})
     settings, state = assigner
     if state:
         save_tensors(folder / ASSIGNER, state)
-    if backbone is not None and backbone.logit_scale is not None:
-        own = section.model.backbone
-        assert own is not None
-        tower = backbone.model.state_dict()
-        save_encoder(folder / ENCODER, own, backbone.input, tower, backbone.logit_scale)
-    model, training = (part.model_dump(mode="json") for part in (section.model, section.training))
     write_json(
         folder / SETTINGS,
         {
-            "format": 1,
+            "format": 2,
             **about,
             "teachers": entries,
-            "model": model,
-            "training": training,
-            "backbone": None if backbone is None else hash_tensors(backbone.model.state_dict()),
             "assigner": dict(settings),
             "features": None
             if features is None
@@ -115,6 +108,25 @@ def save_team(
             },
         },
     )
+
+
+def _stored_encoder(
+    teacher: SavedTeacher, encoders: dict[Backbone, str], folder: Path
+) -> str | None:
+    """Store the image encoder of CLIP that a teacher reads; return its folder, or None.
+
+    encoders: those that are stored already, which is added to.
+    """
+    backbone, section = teacher.backbone, teacher.spec.model.features
+    if backbone is None or backbone.logit_scale is None:
+        return None
+    assert section is not None
+    if backbone not in encoders:
+        number = len(encoders) + 1
+        encoders[backbone] = ENCODER if number == 1 else f"{ENCODER}_{number}"
+        place, tower = folder / encoders[backbone], backbone.model.state_dict()
+        save_encoder(place, section, backbone.input, tower, backbone.logit_scale)
+    return encoders[backbone]
 
 
 def _entry(teacher: SavedTeacher, file: str | None, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +140,9 @@ def _entry(teacher: SavedTeacher, file: str | None, about: Mapping[str, Any]) ->
         "steps": teacher.steps,
         "weights": file,
         "hash": hash_tensors(dict(teacher.state)) if file else None,
+        "model": spec.model.model_dump(mode="json"),
+        "training": spec.training.model_dump(mode="json"),
+        "backbone": hash_tensors(teacher.backbone.model.state_dict()) if teacher.backbone else None,
     }
 
 
@@ -254,21 +269,13 @@ def load_team(folder: Path, classes: Sequence[str], device: torch.device) -> Exp
 def _loaded(folder: Path, about: Mapping[str, Any], compute: Compute) -> ExportedTeam:
     classes, domains = tuple(about["classes"]), tuple(about["domains"])
     cache = FeatureCache(compute)
-    section = TeachersSection.model_validate(
-        {"model": about["model"], "training": about["training"]}
-    )
-    own = section.model.backbone
-    if own is not None:
-        own = encoder_in(folder / ENCODER, own)
-        model = section.model.model_copy(update={"backbone": own})
-        section = section.model_copy(update={"model": model})
-        _check_weights(cache.source(own).backbone, about["backbone"], folder)
     data = _as_data([], classes, domains)
-    training = Training(section, data, int(about["seed"]), cache)
-    specs = [_spec(entry, classes, domains) for entry in about["teachers"]]
+    training = Training(TeachersSection(), data, int(about["seed"]), cache)
+    entries = [{**_common(about), **entry} for entry in about["teachers"]]
+    specs = [_spec(entry, classes, domains, folder) for entry in entries]
     teachers = {
         place: _teacher(spec, entry, training, folder)
-        for place, (spec, entry) in enumerate(zip(specs, about["teachers"], strict=True))
+        for place, (spec, entry) in enumerate(zip(specs, entries, strict=True))
         if entry["answers"]
     }
     assigner = Assigners.build(Assigners.check(about["assigner"]))
@@ -287,22 +294,37 @@ def _loaded(folder: Path, about: Mapping[str, Any], compute: Compute) -> Exporte
     )
 
 
+def _common(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what format 1 says of all teachers at once, and later formats of each."""
+    keys = "model", "training", "backbone"
+    return {key: about[key] for key in keys if key in about} | {"encoder": ENCODER}
+
+
 def _teacher(
     spec: TeacherSpec, entry: Mapping[str, Any], training: Training, folder: Path
 ) -> Teacher:
+    if spec.model.features is not None:
+        source = training.features.source(spec.model.features)
+        _check_weights(source.backbone, entry["backbone"], folder)
     state = {} if entry["weights"] is None else load_file(folder / entry["weights"])
     if entry["weights"] is not None and hash_tensors(state) != entry["hash"]:
         problem = f"{entry['weights']} has other weights than those of teacher '{spec.name}'"
         raise UserError(problem, where=str(folder))
-    return kind_of(spec, training.section).restore(spec, training, state, int(entry["steps"]))
+    return kind_of(spec).restore(spec, training, state, int(entry["steps"]))
 
 
-def _spec(entry: Mapping[str, Any], classes: Sequence[str], domains: Sequence[str]) -> TeacherSpec:
+def _spec(
+    entry: Mapping[str, Any], classes: Sequence[str], domains: Sequence[str], folder: Path
+) -> TeacherSpec:
     def places(members: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
         return None if members is None else tuple(names.index(member) for member in members)
 
     scope = places(entry["classes"], classes), places(entry["domains"], domains)
-    return TeacherSpec(entry["name"], int(entry["level"]), *scope)
+    model = TeacherModelSection.model_validate(entry["model"])
+    if model.features is not None and entry["encoder"] is not None:
+        model = model.reading(encoder_in(folder / entry["encoder"], model.features))
+    setup = TeacherSetup(model, TrainingSection.model_validate(entry["training"]))
+    return TeacherSpec(entry["name"], int(entry["level"]), *scope, setup=setup)
 
 
 def _backbone(about: Mapping[str, Any] | None, folder: Path, compute: Compute) -> Backbone | None:

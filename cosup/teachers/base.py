@@ -53,10 +53,10 @@ OnTeacherStep = Callable[[str, int, float], None]
 class Training:
     """Samples, settings and resources that teachers are trained with.
 
-    section: the `teachers` section. seed: the run's seed. features: cached features, and the
-    compute context. on_step: called after every step. directory: folder in which teachers, and the
-    states of unfinished trainings, are stored; None stores nothing. rows: the rows of teacher_train
-    to train on; None: all of them.
+    section: the `teachers` section; what a teacher is made of, its spec says. seed: the run's seed.
+    features: cached features, and the compute context. on_step: called after every step. directory:
+    folder in which teachers, and the states of unfinished trainings, are stored; None stores
+    nothing. rows: the rows of teacher_train to train on; None: all of them.
     """
 
     section: TeachersSection
@@ -139,7 +139,7 @@ class Teacher(TeacherTraits, ABC):
         """
         raise UserError(
             f"teacher '{self.name}' has no embedding, which few-shot evaluation needs",
-            key="teachers.model.name",
+            key=f"{self.spec.setup.model_key}.name",
             value=self.kind,
             allowed="a network, or linear_features",
         )
@@ -148,7 +148,7 @@ class Teacher(TeacherTraits, ABC):
         """Return the network. Raises `UserError` for kinds without `is_network`."""
         raise UserError(
             f"teacher '{self.name}' is not a network, which feature maps and live annotations need",
-            key="teachers.model.name",
+            key=f"{self.spec.setup.model_key}.name",
             value=self.kind,
             allowed="a network",
         )

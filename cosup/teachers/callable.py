@@ -32,18 +32,17 @@ class CallableTeacher(CallKind, Teacher):
     abstain. Probabilities outside the teacher's scope are set to 0, and the others rescaled.
     """
 
-    def __init__(self, spec: TeacherSpec, name: str, num_classes: int, size: int) -> None:
+    def __init__(self, spec: TeacherSpec, num_classes: int) -> None:
         super().__init__(spec, num_classes, steps=0)
-        self.called = name
-        self.function, self.source = load_callable(name)
-        self.transform = EvalTransform(size, crop_pct=1.0)
+        self.called = spec.model.name
+        with within(f"{spec.setup.model_key}.name"):
+            self.function, self.source = load_callable(self.called)
+        self.transform = EvalTransform(spec.model.image_size or DEFAULT_SIZE, crop_pct=1.0)
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
         """Import the function."""
-        model = training.section.model
-        size = model.image_size or DEFAULT_SIZE
-        return [cls(spec, model.name, len(training.data.classes), size) for spec in specs]
+        return [cls(spec, len(training.data.classes)) for spec in specs]
 
     @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
@@ -106,11 +105,6 @@ def load_callable(name: str) -> tuple[Callable[..., Any], str]:
 
     Modules are searched on Python's path and in the working directory. Raises `UserError`.
     """
-    with within("teachers.model.name"):
-        return _import_function(name)
-
-
-def _import_function(name: str) -> tuple[Callable[..., Any], str]:
     module_name, _, function_name = match_kind(name).argument.partition(":")
     if not module_name or not function_name:
         problem = "does not name a function"

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.config.teachers import (
+    TEACHER_KEY,
     ExternalSection,
     HierarchySection,
     ScopeSection,
-    TeacherSection,
     TeachersSection,
 )
 from cosup.errors import UserError, unknown_name, within
 from cosup.evidence import Scopes
+from cosup.models.section import TrainingSection
 from cosup.seeds import numpy_generator
 from cosup.words import listed
 
@@ -32,7 +34,8 @@ class TeacherSpec:
 
     classes, domains: indices of its scope, ascending; None means all. external: its entry of
     `teachers.external`, or None for a teacher of `teachers.hierarchy`. bootstrap: seed of the
-    bootstrap sample that it trains on; None trains on all samples of its scope.
+    bootstrap sample that it trains on; None trains on all samples of its scope. setup: its model
+    and training, unless it is external.
     """
 
     name: str
@@ -41,6 +44,22 @@ class TeacherSpec:
     domains: tuple[int, ...] | None = None
     external: ExternalSection | None = None
     bootstrap: int | None = None
+    setup: TeacherSetup = DEFAULT_SETUP
+
+    @property
+    def model(self) -> TeacherModelSection:
+        """Its model, unless it is external."""
+        return self.setup.model
+
+    @property
+    def training(self) -> TrainingSection:
+        """Its training, unless it is external."""
+        return self.setup.training
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run trains it on labelled samples; else it is used as it is."""
+        return self.external is None and self.setup.trained
 
     @property
     def generalist(self) -> bool:
@@ -67,7 +86,7 @@ def plan_hierarchy(
     """
     levels: list[list[TeacherSpec]] = []
     if section.hierarchy is not None:
-        levels = _trained_levels(section.hierarchy, classes, domains, seed)
+        levels = _trained_levels(section, section.hierarchy, classes, domains, seed)
     for position, external in enumerate(section.external):
         _add_external(levels, external, position, section.external, classes, domains)
     _check_names(levels)
@@ -106,13 +125,16 @@ def scopes(level: Sequence[TeacherSpec], num_classes: int, num_domains: int) -> 
 
 
 def _trained_levels(
-    section: HierarchySection, classes: Sequence[str], domains: Sequence[str], seed: int
+    teachers: TeachersSection,
+    section: HierarchySection,
+    classes: Sequence[str],
+    domains: Sequence[str],
+    seed: int,
 ) -> list[list[TeacherSpec]]:
-    if section.by == "explicit":
-        assert section.teachers is not None
+    if section.teachers is not None:
         return [
-            [_explicit(teacher, level, t, classes, domains) for t, teacher in enumerate(teachers)]
-            for level, teachers in enumerate(section.teachers)
+            [_explicit(teachers, level, place, classes, domains) for place in range(len(members))]
+            for level, members in enumerate(section.teachers)
         ]
     names = classes if section.by == "class" else domains
     taken: set[str] = set()
@@ -126,6 +148,7 @@ def _trained_levels(
                 allowed=f"at most {len(names)}",
             )
         specs = _block_specs(section, level, count, names, seed)
+        specs = [replace(spec, setup=teachers.setup()) for spec in specs]
         levels.append([_rename_if_taken(spec, taken) for spec in specs])
     return levels
 
@@ -180,14 +203,19 @@ def _rename_if_taken(spec: TeacherSpec, taken: set[str]) -> TeacherSpec:
 
 
 def _explicit(
-    teacher: TeacherSection,
+    section: TeachersSection,
     level: int,
     position: int,
     classes: Sequence[str],
     domains: Sequence[str],
 ) -> TeacherSpec:
-    with within(f"teachers.hierarchy.teachers.{level}.{position}.scope"):
-        return TeacherSpec(teacher.name, level, *resolve_scope(teacher.scope, classes, domains))
+    """Return the teacher at this place of `hierarchy.teachers`."""
+    assert section.hierarchy is not None
+    assert section.hierarchy.teachers is not None
+    teacher, setup = section.hierarchy.teachers[level][position], section.setup(level, position)
+    with within(f"{TEACHER_KEY.format(level, position)}.scope"):
+        scope = resolve_scope(teacher.scope, classes, domains)
+    return TeacherSpec(teacher.name, level, *scope, setup=setup)
 
 
 def _add_external(

@@ -53,7 +53,7 @@ Fitted = tuple[HeadBank, int]
 def fit_level(
     specs: Sequence[TeacherSpec], rows: SampleRows, features: Tensor, training: Training
 ) -> list[Fitted]:
-    """Fit one linear head per teacher to the samples of its scope.
+    """Fit one linear head per teacher of equal settings to the samples of its scope.
 
     rows: [N] rows of teacher_train, ascending. features: [N, D]. Teachers with the same number of
     steps share one batched loop, so the numbers of a teacher depend on the others.
@@ -64,7 +64,7 @@ def fit_level(
     ]
     groups: dict[int, list[int]] = defaultdict(list)
     for position, own in enumerate(members):
-        groups[training.section.training.total_steps(len(own))].append(position)
+        groups[specs[0].training.total_steps(len(own))].append(position)
     targets = labels_as_targets(training.data, rows)
     fitted: dict[int, Fitted] = {}
     for steps, positions in groups.items():
@@ -108,7 +108,7 @@ def _fit_heads(
         targets,
         members=members,
         head=HeadSection(kind="linear"),
-        training=training.section.training,
+        training=specs[0].training,
         objective=Objective(ScopedCrossEntropy(support)),
         seed=seed_for(training.seed, "teachers", names),
         steps=steps,
@@ -131,7 +131,7 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
         """Fit all teachers together on the cached features of teacher_train."""
-        source = _source(training)
+        source = _source(specs[0], training)
         rows = training.data.rows("teacher_train")
         features = source.of_split(training.data, "teacher_train")
         fitted = fit_level(specs, rows, features, training)
@@ -144,14 +144,14 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
         """Raise `UserError` for a scope without samples or a backbone that is not available."""
         super().check(specs, training)
-        _source(training)
+        _source(specs[0], training)
 
     @classmethod
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
         """Return the teacher with this head."""
-        return cls(spec, head_bank(state), _source(training), steps)
+        return cls(spec, head_bank(state), _source(spec, training), steps)
 
     @property
     def reads(self) -> str:
@@ -177,10 +177,10 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
         return self.head.state_dict()
 
 
-def _source(training: Training) -> FeatureSource:
-    backbone = training.section.model.backbone
+def _source(spec: TeacherSpec, training: Training) -> FeatureSource:
+    backbone = spec.model.backbone
     assert backbone is not None
-    with within("teachers.model.backbone"):
+    with within(f"{spec.setup.model_key}.backbone"):
         return training.features.source(backbone)
 
 
@@ -197,7 +197,7 @@ class LinearPixels(LinearPixelsKind, Teacher):
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
         """Decode teacher_train once and fit all teachers together on it."""
-        transform = PixelTransform(training.section.model.size)
+        transform = PixelTransform(specs[0].model.size)
         data = training.data
         rows = data.rows("teacher_train")
         batches = image_batches(data, rows, transform, IMAGES_PER_BATCH, training.compute.workers)
@@ -213,7 +213,7 @@ class LinearPixels(LinearPixelsKind, Teacher):
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
         """Return the teacher with this head."""
-        return cls(spec, head_bank(state), PixelTransform(training.section.model.size), steps)
+        return cls(spec, head_bank(state), PixelTransform(spec.model.size), steps)
 
     @property
     def reads(self) -> str:

@@ -55,23 +55,23 @@ class NetworkTeacher(NetworkKind, Teacher):
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
         """Raise `UserError` for a scope without samples, wrong settings, or a network, weights or
         a checkpoint that is not available."""
-        if training.section.model.checkpoint is not None:
+        if specs[0].model.checkpoint is not None:
             cls.train(specs, training)
             return
         super().check(specs, training)
-        setting = training.section.training
-        classifier = _build_network(specs[0], training, training.section.model.weights)
-        with within("teachers.training"):
+        setup, setting = specs[0].setup, specs[0].training
+        classifier = _build_network(specs[0], training, setup.model.weights)
+        with within(setup.training_key):
             check_settings(Objective(ScopedCrossEntropy(torch.ones(1))), setting)
             build_network_optimizer(classifier, setting)
             training_transform(setting.augment, classifier.input)
 
     @classmethod
     def _train_one(cls, spec: TeacherSpec, training: Training) -> Teacher:
-        model, device = training.section.model, training.compute.device
+        model, device = spec.model, training.compute.device
         classifier = _build_network(spec, training, model.weights)
         if model.checkpoint is not None:
-            with within("teachers.model.checkpoint"):
+            with within(f"{spec.setup.model_key}.checkpoint"):
                 load_checkpoint(classifier, model.checkpoint.replace("{name}", spec.name))
             return cls(spec, classifier, device, steps=0)
         teacher = cls(spec, classifier, device, steps=0)
@@ -117,11 +117,11 @@ class NetworkTeacher(NetworkKind, Teacher):
 
 
 def _build_network(spec: TeacherSpec, training: Training, weights: str | None) -> Classifier:
-    model = training.section.model
+    model = spec.model
     seed = seed_for(training.seed, "teachers", spec.name)
     classes = len(training.data.classes)
-    with within("teachers.model"):
-        drop_path = training.section.training.drop_path
+    with within(spec.setup.model_key):
+        drop_path = spec.training.drop_path
         return build_classifier(model.name, classes, weights, model.image_size, seed, drop_path)
 
 
@@ -130,7 +130,7 @@ def _train_network(teacher: NetworkTeacher, training: Training) -> int:
 
     Raises `RunError` for a loss that is not finite.
     """
-    setting, compute = training.section.training, training.compute
+    setting, compute = teacher.spec.training, training.compute
     rows = training_rows(teacher.spec, training.data, training.rows)
     seed = seed_for(training.seed, "teachers", teacher.name)
     steps = setting.total_steps(len(rows))
@@ -150,7 +150,7 @@ def _train_network(teacher: NetworkTeacher, training: Training) -> int:
         report=lambda step, loss, _: training.report(teacher.name, step, loss),
         state=None if directory is None else TeacherFiles(directory).pending(teacher.name),
         identity=_training_hash(teacher, training),
-        settings="teachers.training",
+        settings=teacher.spec.setup.training_key,
     )
     with about(f"teacher '{teacher.name}'"):
         train_network(
@@ -183,7 +183,7 @@ def _training_hash(teacher: NetworkTeacher, training: Training) -> str:
         teacher.name,
         teacher.spec.classes,
         teacher.spec.domains,
-        training.section.model.model_dump(mode="json"),
+        teacher.spec.model.model_dump(mode="json"),
         training.data.split_fingerprint("teacher_train"),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.files import discard
@@ -35,30 +34,34 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-RECIPE_FORMAT = 2
+RECIPE_FORMAT = 3
 
 
-def kind_of(spec: TeacherSpec, section: TeachersSection) -> type[Teacher]:
-    """Return the class of a teacher: an external one's, or what `teachers.model.name` selects.
+def kind_of(spec: TeacherSpec) -> type[Teacher]:
+    """Return the class of a teacher: an external one's, or what its model selects.
 
     Raises `UserError` for a misspelt kind.
     """
     if spec.external is None:
-        entry = section.model.match.entry
+        entry = spec.model.match.entry
     else:
         entry = TEACHERS[TABLE if spec.external.simulate is None else SIMULATED]
     kind: type[Teacher] = entry.load()
     return kind
 
 
-def _by_kind(
-    specs: Sequence[TeacherSpec], section: TeachersSection
-) -> list[tuple[type[Teacher], list[TeacherSpec]]]:
-    """Group specs by their kind, in order of first appearance."""
-    groups: dict[type[Teacher], list[TeacherSpec]] = {}
+def _alike(specs: Sequence[TeacherSpec]) -> list[tuple[type[Teacher], list[TeacherSpec]]]:
+    """Group specs of the same kind, model and training, in order of first appearance."""
+    groups: list[tuple[type[Teacher], list[TeacherSpec]]] = []
     for spec in specs:
-        groups.setdefault(kind_of(spec, section), []).append(spec)
-    return list(groups.items())
+        kind = kind_of(spec)
+        for other, chosen in groups:
+            if other is kind and chosen[0].setup == spec.setup:
+                chosen.append(spec)
+                break
+        else:
+            groups.append((kind, [spec]))
+    return groups
 
 
 def check_teachers(hierarchy: Hierarchy, training: Training) -> None:
@@ -67,7 +70,7 @@ def check_teachers(hierarchy: Hierarchy, training: Training) -> None:
     Examples: a scope without samples, an unknown model, missing weights, a wrong annotation table.
     """
     specs = [spec for level in hierarchy for spec in level]
-    for kind, chosen in _by_kind(specs, training.section):
+    for kind, chosen in _alike(specs):
         kind.check(chosen, training)
 
 
@@ -78,7 +81,7 @@ def train_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teache
     that diverges.
     """
     made: dict[str, Teacher] = {}
-    for kind, chosen in _by_kind(specs, training.section):
+    for kind, chosen in _alike(specs):
         made.update((teacher.name, teacher) for teacher in kind.train(chosen, training))
     return [made[spec.name] for spec in specs]
 
@@ -95,7 +98,7 @@ def obtain_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teach
     trained, and loaded only if it is complete.
     """
     made: dict[str, Teacher] = {}
-    for group in teacher_groups(specs, training.section):
+    for group in teacher_groups(specs):
         teachers = load_group(group, training)
         if teachers is None:
             teachers = train_group(group, training)
@@ -104,31 +107,26 @@ def obtain_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teach
     return [made[spec.name] for spec in specs]
 
 
-def teacher_groups(
-    specs: Sequence[TeacherSpec], section: TeachersSection
-) -> list[list[TeacherSpec]]:
-    """Group a level's teachers by what is trained together: kinds with `fits_many` in one group,
-    others one by one."""
+def teacher_groups(specs: Sequence[TeacherSpec]) -> list[list[TeacherSpec]]:
+    """Group a level's teachers by what is trained together: those of a kind with `fits_many` and of
+    the same model and training in one group, others one by one."""
     groups = []
-    for kind, chosen in _by_kind(specs, section):
+    for kind, chosen in _alike(specs):
         groups += [chosen] if kind.fits_many else [[spec] for spec in chosen]
     return groups
 
 
-def planned_steps(spec: TeacherSpec, section: TeachersSection, data: ImageData) -> int:
+def planned_steps(spec: TeacherSpec, data: ImageData) -> int:
     """Return the optimiser steps that a teacher will be trained for; 0 if it is not trained.
 
     Raises `UserError` if its scope has no samples.
     """
-    trained = kind_of(spec, section).needs_labelled_samples
-    if not trained or section.model.checkpoint is not None:
-        return 0
-    return section.training.total_steps(len(training_rows(spec, data)))
+    return spec.training.total_steps(len(training_rows(spec, data))) if spec.trained else 0
 
 
 def train_group(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
     """Train the teachers of a group (`teacher_groups`); raises the errors of `train_level`."""
-    return kind_of(specs[0], training.section).train(specs, training)
+    return kind_of(specs[0]).train(specs, training)
 
 
 def load_group(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher] | None:
@@ -162,6 +160,8 @@ def save_teacher(teacher: Teacher, training: Training, companions: Sequence[str]
             "name": teacher.name,
             "kind": teacher.kind,
             "level": teacher.spec.level,
+            "model": teacher.spec.model.model_dump(mode="json"),
+            "training": teacher.spec.training.model_dump(mode="json"),
             "classes": teacher.spec.classes,
             "domains": teacher.spec.domains,
             "steps": teacher.steps,
@@ -185,7 +185,7 @@ def load_teacher(
         return None
     if about.get("recipe") != _recipe(spec, companions, training):
         return None
-    kind = kind_of(spec, training.section)
+    kind = kind_of(spec)
     try:
         state = files.weights(spec.name).read() if kind.has_weights else {}
         teacher = kind.restore(spec, training, state, int(about["steps"]))
@@ -207,10 +207,10 @@ def _files(training: Training) -> TeacherFiles:
 
 def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) -> str:
     """Hash everything that a teacher depends on: its spec, model, budget, samples and seed."""
-    section, data = training.section, training.data
+    model, data = spec.model, training.data
     files = [
         Path(file.replace("{name}", spec.name))
-        for file in (section.model.weights, section.model.checkpoint)
+        for file in (model.weights, model.checkpoint)
         if file
     ]
     parts = (
@@ -220,9 +220,9 @@ def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) ->
         spec.domains,
         None if spec.external is None else spec.external.model_dump(mode="json"),
         list(companions),
-        section.model.model_dump(mode="json"),
+        model.model_dump(mode="json"),
         [file_digest(file) for file in files if file.is_file()],
-        section.training.model_dump(mode="json"),
+        spec.training.model_dump(mode="json"),
         data.split_fingerprint("teacher_train"),
         training.seed,
         spec.bootstrap,

@@ -316,7 +316,7 @@ def _views(training: Training) -> tuple[list[Teacher], dict[str, NDArray[np.gene
         split[np.setdiff1d(rows, rows[own])] = ""
         part = replace(data, table=data.table.assign(split=split))
         section = _section(None, most - view // 2)
-        spec = TeacherSpec(f"view{view}", 0)
+        spec = TeacherSpec(f"view{view}", 0, setup=section.setup())
         view_training = Training(section, part, training.seed, training.features)
         teachers += train_level([spec], view_training)
         members.append(np.isin(np.arange(len(rows)), own))

@@ -55,21 +55,21 @@ def actors(data: ImageData, config: Config, cwd: str = "", count: int = 2, tries
     return Pool(setup, allocation, Limits(tries, timeout=60, wait=60), "teachers")
 
 
-Groups = list[tuple[list[TeacherSpec], TeachersSection]]
+Groups = list[list[TeacherSpec]]
 
 
 def plan(data: ImageData, teachers: dict[str, Any]) -> Groups:
     section = config(teachers).teachers
     levels = plan_hierarchy(section, data.classes, data.domains, 0)
-    return [(group, section) for level in levels for group in teacher_groups(level, section)]
+    return [group for level in levels for group in teacher_groups(level)]
 
 
 def train_here(
     groups: Groups, data: ImageData, features: FeatureCache, folder: Path
 ) -> list[Teacher]:
     made = []
-    for specs, section in groups:
-        training = Training(section, data, 0, features, directory=folder)
+    training = Training(TeachersSection(), data, 0, features, directory=folder)
+    for specs in groups:
         made += train_group(specs, training)
         save_group(made[-len(specs) :], training)
     return made

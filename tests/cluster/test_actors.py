@@ -25,6 +25,7 @@ from cluster_helpers import TwoNodes, actor_pids, assert_nothing_left, wait_unti
 from cosup.cluster.pool import Pool
 from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
 from cosup.cluster.work_queue import WorkItem
+from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.models.section import BackboneSection
@@ -72,7 +73,7 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     remote.mkdir()
     train_here(groups, data, features, local)
     reported: list[tuple[str, int, float]] = []
-    section = groups[0][1]
+    section = TeachersSection()
     training = Training(section, data, 0, features, lambda *args: reported.append(args), remote)
     wait_for_both(shared)
     killed: list[int] = []
@@ -88,7 +89,7 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     killer.join()
     assert killed
     assert_same_files(remote, local)
-    steps = {step for name, step, _ in reported if name == groups[1][0][0].name}
+    steps = {step for name, step, _ in reported if name == groups[1][0].name}
     assert 50 in steps
     train_groups(_no_pool, groups, training)  # no work is left
 

@@ -3,23 +3,26 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cosup.config import check_config
+from cosup.config.teachers import TeachersSection
 from cosup.controls import BAGGED, GENERALIST
 from cosup.data.table import load_data
-from cosup.runs.control_teachers import control_teachers
+from cosup.runs.control_teachers import control_teachers, why_no_generalists
 from cosup.teachers.base import training_rows
 from cosup.teachers.hierarchy import plan_hierarchy
 
 
-def found(levels: list[int], **training: Any) -> Any:
+def found(levels: list[int]) -> Any:
+    return found_for({"hierarchy": {"by": "class", "levels": levels}})
+
+
+def found_for(teachers: dict[str, Any]) -> Any:
     config = check_config(
         {
             "data": {"source": "digits", "limit": 300},
-            "teachers": {
-                "hierarchy": {"by": "class", "levels": levels},
-                "training": {"steps": 100, **training},
-            },
+            "teachers": {"training": {"steps": 100}, **teachers},
             "student": {"backbone": {"name": "test_resnet", "weights": None}},
             "controls": [GENERALIST, BAGGED],
         }
@@ -32,21 +35,21 @@ def found(levels: list[int], **training: Any) -> Any:
 def test_the_generalist_has_the_steps_of_all_specialists() -> None:
     """2 + 4 + 8 specialists of 100 steps each; the generalist of the first level does not count."""
     groups, _ = found([1, 2, 4, 8])
-    (spec,), section = groups[GENERALIST]
+    (spec,) = groups[GENERALIST]
     assert spec.generalist
-    assert section.training.steps == 1400
+    assert spec.training.steps == 1400
 
 
 def test_bagged_generalists_share_that_budget() -> None:
     groups, _ = found([1, 2, 4, 8])
-    specs, section = groups[BAGGED]
+    specs = groups[BAGGED]
     assert len({spec.name for spec in specs}) == len(specs) == 8
-    assert section.training.steps == 1400 // 8
+    assert {spec.training.steps for spec in specs} == {1400 // 8}
 
 
 def test_bagged_generalists_train_on_bootstrap_samples() -> None:
     groups, data = found([1, 4])
-    specs, _ = groups[BAGGED]
+    specs = groups[BAGGED]
     rows = data.rows("teacher_train")
     samples = [training_rows(spec, data) for spec in specs]
     for sample in samples:
@@ -59,3 +62,34 @@ def test_bagged_generalists_train_on_bootstrap_samples() -> None:
 
 def test_without_specialists_there_is_no_budget() -> None:
     assert found([1])[0] == {}
+
+
+def listed(**own: dict[str, Any]) -> dict[str, Any]:
+    """Return three listed teachers, of which the one of the high digits has settings of its own."""
+    low = {"name": "low", "scope": {"class": list(range(5))}, "model": SMALL}
+    high = {"name": "high", "scope": {"class": list(range(5, 10))}, "model": SMALL, **own}
+    return {"hierarchy": {"by": "explicit", "teachers": [[{"name": "all"}], [low, high]]}}
+
+
+SMALL = {"name": "linear_pixels", "size": 4}
+
+
+def test_a_generalist_is_made_as_the_specialists_are() -> None:
+    """They may train for different times: it gets the sum."""
+    groups, _ = found_for(listed(training={"steps": 30}))
+    (spec,) = groups[GENERALIST]
+    assert spec.model.size == 4
+    assert spec.training.steps == 130
+
+
+@pytest.mark.parametrize(
+    "own", [{"model": {"name": "linear_pixels", "size": 6}}, {"training": {"steps": 9, "lr": 0.5}}]
+)
+def test_specialists_of_different_models_have_no_common_budget(own: dict[str, Any]) -> None:
+    teachers = listed(**own)
+    groups, _ = found_for(teachers)
+    assert groups == {}
+    section = TeachersSection.model_validate(teachers)
+    level = plan_hierarchy(section, list("0123456789"), ["all"], 0)[-1]
+    assert why_no_generalists(level)
+    assert not why_no_generalists(level[:1])

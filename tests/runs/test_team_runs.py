@@ -30,6 +30,28 @@ VALIDATION = {"teacher_train": 0.3, "student_train": 0.3, "validation": 0.2, "te
 DOMAINS = {"by": "domain", "levels": [1, 2]}
 BLOCKS = {"by": "class", "levels": [2]}
 
+MIXED = {
+    "by": "explicit",
+    "teachers": [
+        [
+            {"name": "small", "scope": {"domain": "rot0"}},
+            {"name": "large", "model": {"name": "linear_pixels", "size": 12}},
+            *(
+                {
+                    "name": f"features_{size}",
+                    "scope": {"domain": "rot90"},
+                    "model": {
+                        "name": "linear_features",
+                        "backbone": {**RESNET, "image_size": size},
+                    },
+                }
+                for size in (16, 24)
+            ),
+            {"name": "rules", "model": {"name": f"call:{__name__}:half", "image_size": 16}},
+        ]
+    ],
+}
+
 
 def half(images: torch.Tensor, teacher: str) -> torch.Tensor:
     """Answer by brightness: a teacher that is a function."""
@@ -83,6 +105,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "rounds": {"assignment": "dawid_skene"},
     },
+    "a model per teacher, gate": {"teachers": {"hierarchy": MIXED}},
     "fused": {"rounds": {"assignment": "fused"}},
     "agreement": {"rounds": {"assignment": "agreement"}},
     "confidence": {"rounds": {"assignment": "confidence"}},
@@ -174,6 +197,19 @@ def test_the_folder_stands_alone(exported: Path, tmp_path: Path) -> None:
     assert torch.equal(moved.predict([IMAGE], team=True), here.predict([IMAGE], team=True))
 
 
+def test_a_folder_of_the_first_format_is_read(exported: Path, tmp_path: Path) -> None:
+    """It said once what all teachers are made of."""
+    student = cosup.load_student(exported / "student", "cpu")
+    folder = copy_of(exported, tmp_path)
+    about = json.loads((folder / "team/team.json").read_text())
+    common = {key: about["teachers"][0][key] for key in ("model", "training", "backbone")}
+    own = {*common, "encoder"}
+    teachers = [{k: v for k, v in e.items() if k not in own} for e in about["teachers"]]
+    edit(folder / "team", **common, format=1, teachers=teachers)
+    old = cosup.load_student(folder, "cpu")
+    assert torch.equal(old.predict([IMAGE], team=True), student.predict([IMAGE], team=True))
+
+
 def missing_weights(team: Path) -> str:
     (team / "domain_rot0.safetensors").unlink()
     return "domain_rot0"
@@ -208,7 +244,8 @@ def no_exponent(team: Path) -> str:
 
 
 def missing_function(team: Path) -> str:
-    edit(team, model={"name": "call:nowhere:at_all"})
+    entries = json.loads((team / "team.json").read_text())["teachers"]
+    edit(team, teachers=[{**e, "model": {"name": "call:nowhere:at_all"}} for e in entries])
     return "nowhere"
 
 

@@ -81,13 +81,13 @@ def test_traits_of_every_kind(
     assert issubclass(cls, Teacher)
     assert issubclass(cls, entry.settings)
     assert [traits.kind for _, _, traits in section.kinds()] == [kind]
-    assert len(teacher_groups(specs, section)) == (1 if cls.fits_many else len(specs))
+    assert len(teacher_groups(specs)) == (1 if cls.fits_many else len(specs))
     teacher = train_level(specs, Training(section, data, 0, features))[0]
     batch = next(iter(teacher.inputs(data, data.rows("test"), features.compute)))
     assert (batch.dtype == torch.uint8 and batch.dim() == 4) == cls.reads_images
     assert bool(teacher.state()) == cls.has_weights
     assert (teacher.steps > 0) == cls.needs_labelled_samples
-    assert (planned_steps(specs[0], section, data) > 0) == cls.needs_labelled_samples
+    assert (planned_steps(specs[0], data) > 0) == cls.needs_labelled_samples
     if cls.has_embedding:
         assert len(teacher.embed(batch)) == len(batch)
     else:

@@ -151,6 +151,7 @@ def test_checkpoints_are_loaded_unchanged(
     checkpoint = str(tmp_path / "{name}.safetensors")
     model = {"name": TINY, "image_size": 32, "checkpoint": checkpoint}
     section = teachers_section(hierarchy=BLOCKS, model=model)
+    specs = finest(section, data)
     check_teachers((specs,), Training(section, data, 5, features))
     loaded = train_level(specs, Training(section, data, 5, features))
     assert [t.identity for t in loaded] == [t.identity for t in trained]
@@ -228,5 +229,5 @@ def test_wrong_checkpoints_are_found_before_training(
         model = {"name": TINY, "image_size": 32, "checkpoint": path}
         section = teachers_section(hierarchy=BLOCKS, model=model)
         with pytest.raises(UserError, match=re.escape(path)) as caught:
-            check_teachers((specs,), Training(section, data, 0, features))
+            check_teachers((finest(section, data),), Training(section, data, 0, features))
         assert "\n" not in str(caught.value)
