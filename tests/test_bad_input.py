@@ -69,10 +69,10 @@ def _folders(root: Path) -> None:
     shutil.copytree(root / "own" / "one", root / "single" / "one")
     for split in ("teacher_train", "student_train", "test"):
         for name in NAMES:
-            if (split, name) != ("test", "three"):
+            if (split, name) != ("teacher_train", "three"):
                 shutil.copytree(root / "own" / name, root / "gap" / split / name)
-    for split in ("teacher_train", "student_train"):
-        shutil.copytree(root / "own", root / "untested" / split)
+    for split in ("teacher_train", "test"):
+        shutil.copytree(root / "own", root / "untaught" / split)
     shutil.copytree(root / "own", root / "liar")
     for path in sorted((root / "liar" / "one").iterdir())[:3]:
         path.write_bytes(b"this is text, whatever the name says")
@@ -150,11 +150,11 @@ DATA: dict[str, tuple[list[str], list[str]]] = {
     "one class": (["data.root=single"], ["one class", "'one'", "at least 2"]),
     "class missing in a split": (
         ["data.root=gap", "data.splits=given"],
-        ["data.splits", "'three'", "no sample in test", "every class must be in"],
+        ["data.splits", "'three'", "no sample", "teacher_train", "teacher 'all'"],
     ),
     "split without a sample": (
-        ["data.root=untested", "data.splits=given"],
-        ["data.splits", "no sample in test", "test 0"],
+        ["data.root=untaught", "data.splits=given"],
+        ["data.splits", "no sample in student_train", "test 48"],
     ),
     "not an image": (
         ["data.root=liar"],
@@ -486,7 +486,7 @@ FEW_SHOT: dict[str, tuple[list[str], list[str]]] = {
         ["data.few_shot.novel", "'tow'", "mean 'two'"],
     ),
     "test samples beside episodes": (
-        [*NETWORKS, f"data.few_shot={{{TWO}}}"],
+        [*few_shot(TWO), "data.splits.test=0.2", "data.splits.student_train=0.3"],
         ["data.splits", "data.splits.test: 0.2", "must be 0"],
     ),
     "episodes for a head": (
@@ -560,7 +560,10 @@ NOISE: dict[str, tuple[list[str], list[str]]] = {
     "no matrix": (noise("kind: matrix, matrix: no.csv"), ["data.noise.matrix", "'no.csv'"]),
     "matrix of text": (noise("kind: matrix, matrix: lable.csv"), ["data.noise.matrix", "numbers"]),
     "shares of shared samples": (
-        ["data.share_train=true"],
+        [
+            "data.share_train=true",
+            "data.splits={teacher_train: 0.3, student_train: 0.5, test: 0.2}",
+        ],
         ["data.splits", "data.splits.teacher_train: 0.3", "must be 0", "data.share_train"],
     ),
     "teachers without samples": (

@@ -79,7 +79,15 @@ class Setup:
 
     def load_data(self) -> ImageData:
         """List the run's samples; raise `RunError` if they differ from the driver's."""
-        return load_data(self.config.data, self.config.run.seed, 1, None, self.known)
+        config = self.config
+        return load_data(
+            config.data,
+            config.run.seed,
+            1,
+            None,
+            self.known,
+            teacher_train=config.wants_teacher_train,
+        )
 
     def compute(self, device: torch.device | None = None, scratch: Path | None = None) -> Compute:
         """Return the compute context of this process; one thread per reserved CPU decodes images.

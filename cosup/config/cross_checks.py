@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cosup.config.needs import wants_teacher_train
 from cosup.config.rounds import Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
 from cosup.config.teachers import TeachersSection
@@ -158,6 +159,21 @@ def _few_shot(
             )
 
 
+def _teacher_train(
+    data: DataSection, teachers: TeachersSection, rounds: RoundsSection
+) -> Iterator[UserError]:
+    """Check that there are labelled samples for the teachers that are trained on some."""
+    if isinstance(data.splits, str) or data.splits.teacher_train or data.share_train:
+        return
+    if wants_teacher_train(teachers, rounds):
+        reader = "teachers are trained" if teachers.trains_on_labels else "the assigner learns"
+        yield UserError(
+            f"must be above 0 without data.share_train: {reader} on it",
+            key="data.splits.teacher_train",
+            value=data.splits.teacher_train,
+        )
+
+
 def _teachers_training(teachers: TeachersSection) -> Iterator[UserError]:
     """Check that each training is one of what it trains: a linear model, or a network."""
     seen = set[tuple[str, str]]()
@@ -190,6 +206,7 @@ CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], 
     (_choice, ("student", "rounds")),
     (_witness, ("student", "rounds")),
     (_few_shot, ("data", "teachers", "student")),
+    (_teacher_train, ("data", "teachers", "rounds")),
     (_teachers_training, ("teachers",)),
 )
 """Each check, and the sections that it compares."""

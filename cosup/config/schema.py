@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cosup.config.cross_checks import find_conflicts
 from cosup.config.default_controls import default_controls
+from cosup.config.needs import wants_teacher_train
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
@@ -158,6 +159,11 @@ class Config(Section):
             return self.student.cross_fit
         reads = self.rounds.reads_student or self.rounds.choose
         return AUTO_FOLDS[self.student.mode] if reads else 0
+
+    @property
+    def wants_teacher_train(self) -> bool:
+        """Whether the run needs the split teacher_train (`load_data`)."""
+        return wants_teacher_train(self.teachers, self.rounds)
 
     @model_validator(mode="after")
     def _together(self) -> "Config":

@@ -18,18 +18,19 @@ from cosup.words import either
 
 
 class SplitShares(Section):
-    """Shares of all samples. If they sum to less than 1, the rest is not used."""
+    """Shares of the labelled samples. If they sum to less than 1, the rest is not used."""
 
-    teacher_train: float = Field(default=0.0, ge=0, lt=1)
-    """Labelled samples that train the teachers. Must be 0 with `data.share_train`, and only then.
-    """
-    student_train: float = Field(gt=0, lt=1)
-    """Samples that the teachers annotate to train the student; their true labels are not used."""
-    validation: float = Field(default=0.0, ge=0, lt=1)
+    teacher_train: float = Field(default=0.0, ge=0, le=1)
+    """Labelled samples that train the teachers. Must be 0 with `data.share_train`, and above 0
+    without it where a teacher is trained."""
+    student_train: float = Field(default=0.0, ge=0, le=1)
+    """Samples that the teachers annotate to train the student; their true labels are not used.
+    Unlabelled samples are added to them."""
+    validation: float = Field(default=0.0, ge=0, le=1)
     """Samples for choices made during the run."""
-    test: float = Field(default=0.0, ge=0, lt=1)
-    """Samples for measuring, never for selection. Must be 0 with `data.few_shot`, which measures on
-    novel classes, and only then."""
+    test: float = Field(default=0.0, ge=0, le=1)
+    """Samples for measuring, never for selection; 0 measures nothing. Must be 0 with
+    `data.few_shot`, which measures on novel classes."""
 
     @model_validator(mode="after")
     def _at_most_one(self) -> "SplitShares":
@@ -113,10 +114,12 @@ class DataSection(Section):
 
     source: Annotated[Choice, SOURCES]
     """A registered source (`cosup ls sources`)."""
-    splits: SplitShares | Literal["given"] = SplitShares(
-        teacher_train=0.3, student_train=0.5, test=0.2
-    )
-    """Shares to draw, or `given` for those of the source's folders, lists or `split` column."""
+    splits: SplitShares | Literal["auto", "given"] = "auto"
+    """Shares to draw, or `given` for those of the source's folders, lists or `split` column. `auto`
+    takes those of the source if it names any, of `train` as many as the teachers need; else it
+    draws them: 0.3 teacher_train (if a teacher is trained), 0.5 student_train, 0.2 test; or, if
+    some samples have no label and so are student_train, 0.5 teacher_train, 0.2 validation, 0.3
+    test of the others."""
     stratify: bool = True
     """Draw splits that each have the same share of every class and domain."""
     group_by: str | None = None
@@ -137,34 +140,34 @@ class DataSection(Section):
     few_shot: FewShotSection | None = None
     """Set classes aside to be learnt from a few images; null trains and tests on all classes."""
 
-    def wanted_splits(self) -> set[str]:
-        """Return the splits that must have samples."""
-        if not isinstance(self.splits, str):
-            return {name for name in SPLITS if getattr(self.splits, name) > 0}
-        wanted = {"teacher_train", "student_train", "test"}
-        if self.share_train:
-            wanted.remove("teacher_train")
+    def absent_splits(self, teacher_train: bool) -> set[str]:
+        """Return the splits that a run does without. teacher_train: a teacher is trained."""
+        absent = set[str]()
+        if self.share_train or not teacher_train:
+            absent.add("teacher_train")
         if self.few_shot is not None:
-            wanted.remove("test")
+            absent.add("test")
+        return absent
+
+    def wanted_splits(self, teacher_train: bool) -> set[str]:
+        """Return the splits that must have samples. teacher_train: a teacher is trained."""
+        wanted = {"teacher_train", "student_train"} - self.absent_splits(teacher_train)
+        if not isinstance(self.splits, str):
+            wanted |= {name for name in SPLITS if getattr(self.splits, name) > 0}
         return wanted
 
     @model_validator(mode="after")
-    def _needed_splits(self) -> "DataSection":
+    def _unwanted_splits(self) -> "DataSection":
         if isinstance(self.splits, str):
             return self
-        rules = (
+        for split, absent, setting in (
             ("teacher_train", self.share_train, "share_train"),
             ("test", self.few_shot is not None, "few_shot"),
-        )
-        for split, absent, setting in rules:
+        ):
             share = getattr(self.splits, split)
             if absent and share:
                 raise UserError(
                     f"must be 0 with data.{setting}", key=("splits", split), value=share
-                )
-            if not absent and not share:
-                raise UserError(
-                    f"must be above 0 without data.{setting}", key=("splits", split), value=share
                 )
         return self
 

@@ -1,195 +1,110 @@
-"""Splits of a sample table: draw them by shares, or take those of the source, and check them."""
+"""Splits of a collection: those that the source names, or drawn by shares.
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+A sample without a label and without a split is in student_train, whatever the others are.
+"""
+
+import difflib
+from collections.abc import Collection as Names
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosup.data.images import Ints
 from cosup.data.section import SplitShares
-from cosup.data.sources.base import SPLITS, Collection, integer_codes
-from cosup.errors import UserError, known_names
+from cosup.data.shares import draw_shares, strata_of
+from cosup.data.sources.base import SPLIT_NAMES, SPLITS, Collection
+from cosup.errors import UserError
 from cosup.seeds import numpy_generator
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["Splits", "auto_shares", "split_samples"]
+
+ALL_LABELLED = {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2}
+"""Shares of `auto` where every sample has a label."""
+SOME_LABELLED = {"teacher_train": 0.5, "validation": 0.2, "test": 0.3}
+"""Shares of the labelled samples, where the unlabelled ones are student_train."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """names: the split of each sample [N], "" for none. drawn: whether they depend on the seed."""
+
+    names: NDArray[np.object_]
+    drawn: bool
 
 
 def split_samples(
     collection: Collection,
-    splits: SplitShares | str,
+    splits: SplitShares | Literal["auto", "given"],
     *,
+    absent: Names[str] = (),
     stratify: bool = True,
     groups: Ints | None = None,
     seed: int = 0,
-) -> NDArray[np.object_]:
-    """Return the split of each row [N] of the collection ("" is unused).
+) -> Splits:
+    """Return the split of every sample of the collection.
 
-    Shares are exact to within one sample (or group) in every stratum, which is a class of a domain.
+    absent: splits that `auto` does without (teacher_train, test). Shares are those of the labelled
+    samples, exact to within one sample (or group) in every stratum, which is a class of a domain.
     An official test part is the split `test`, and the other splits divide the rest in proportion to
     their shares. Raise `UserError` if the splits are not possible.
     """
-    if isinstance(splits, SplitShares):
-        return _draw_splits(collection, splits, stratify, groups, numpy_generator(seed, "splits"))
-    return _splits_of_source(collection)
-
-
-def draw_shares(
-    strata: Ints,
-    shares: Sequence[float],
-    generator: np.random.Generator,
-    groups: Ints | None = None,
-) -> Ints:
-    """Return for each sample [N] the index of its share, or -1 for none of them.
-
-    strata: [N] codes; each stratum is divided by the shares to within one sample per share.
-    groups: [N] codes; groups stay whole, each counted in the stratum of most of its samples.
-    """
-    parts = np.asarray([*shares, max(0.0, 1.0 - sum(shares))])
-    if groups is None:
-        chosen = _deal_units(strata, parts, generator)
+    generator = numpy_generator(seed, "splits")
+    strata = strata_of(collection.table, stratify)
+    if splits == "given":
+        names, drawn = _splits_of_source(collection), False
+    elif splits == "auto" and _names_splits(collection):
+        names, drawn = _named_splits(collection, absent, strata, groups, generator)
     else:
-        unit, sizes, key = _group_units(strata, groups)
-        if sizes.min(initial=1) == sizes.max(initial=1):
-            chosen = _deal_units(key, parts, generator)[unit]
+        if isinstance(splits, SplitShares):
+            shares = {name: float(getattr(splits, name)) for name in SPLITS}
         else:
-            chosen = _deal_groups(key, sizes, parts, generator)[unit]
-    return np.where(chosen == len(shares), -1, chosen)
+            shares = auto_shares(bool((collection.table["label"] < 0).any()), absent)
+        names, drawn = _drawn_splits(collection, shares, strata, groups, generator), True
+    return Splits(_with_unlabelled(collection, names, groups), drawn)
 
 
-def draw_limit(collection: Collection, limit: int, stratify: bool, seed: int) -> Collection:
-    """Return at most `limit` samples, stratified by class, domain and split; groups stay whole."""
-    table = collection.table
-    if limit >= len(table):
-        return collection
-    # Stratified by splits too, so that their proportions stay as they are.
-    strata = strata_of(table, stratify)
-    strata = strata * (table["split"].nunique() + 1) + integer_codes(table["split"])
-    groups = integer_codes(table["group"]) if collection.grouped else None
-    chosen = draw_shares(strata, [limit / len(table)], numpy_generator(seed, "limit"), groups)
-    rows = np.flatnonzero(chosen == 0)
-    if groups is None:
-        rows = rows[:limit]
-    while len(rows) > limit:  # whole groups may be slightly more than the limit
-        assert groups is not None
-        rows = rows[groups[rows] != groups[rows[-1]]]
-    return replace(collection, table=table.iloc[rows].reset_index(drop=True))
+def auto_shares(some_unlabelled: bool, absent: Names[str] = ()) -> dict[str, float]:
+    """Return the shares of `auto` of the labelled samples, by split; they sum to 1.
 
-
-def strata_of(table: "pd.DataFrame", stratify: bool = True) -> Ints:
-    """Return [N] codes of each sample's class and domain; all 0 without `stratify`."""
-    if not stratify:
-        return np.zeros(len(table), np.int64)
-    label, domain = table["label"].to_numpy(np.int64), table["domain"].to_numpy(np.int64)
-    return np.asarray((label + 1) * (domain.max(initial=0) + 1) + domain)
-
-
-def check_splits(
-    table: "pd.DataFrame",
-    classes: tuple[str, ...],
-    wanted: set[str],
-    grouped: bool,
-    share_train: bool = False,
-) -> None:
-    """Raise `UserError` unless all is right with the splits.
-
-    There are two classes or more. Each wanted split has samples, and all except validation have
-    every class. Splits that must be empty are (teacher_train with share_train, test with few_shot).
-    Labels are known where they are needed. No group is in two splits.
+    Without teacher_train its samples are in student_train, unless the unlabelled ones are that.
     """
-    if len(classes) < 2:
-        raise UserError(f"only one class ('{''.join(classes)}'); at least 2 are needed")
-    counts = table["split"].value_counts()
-    for split in SPLITS:
-        if split in wanted and counts.get(split, 0) == 0:
-            present = ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS)
-            raise UserError(f"no sample in {split} (found: {present})", key="splits")
-    for split, setting in (("teacher_train", "share_train"), ("test", "few_shot")):
-        if split not in wanted and counts.get(split, 0):
-            raise UserError(
-                f"{counts[split]} samples are in {split}; it must be empty", key=setting
-            )
-    _check_labels(table, share_train)
-    _check_classes(table, classes, wanted)
-    if grouped:
-        _check_groups(table)
+    shares = dict(SOME_LABELLED if some_unlabelled else ALL_LABELLED)
+    for name in absent:
+        left_over = shares.pop(name)
+        if name == "teacher_train" and "student_train" in shares:
+            shares["student_train"] += left_over
+    total = sum(shares.values())
+    return {name: shares.get(name, 0.0) / total for name in SPLITS}
 
 
-def _check_labels(table: "pd.DataFrame", share_train: bool) -> None:
-    allowed = [""] if share_train else ["student_train", ""]
-    unknown = table[(table["label"] < 0) & ~table["split"].isin(allowed)]
-    if len(unknown):
-        first = unknown.iloc[0]
-        rule = (
-            "with data.share_train teachers need all labels"
-            if share_train
-            else "only samples in student_train may have none"
-        )
-        raise UserError(
-            f"sample '{first['sample_id']}' in {first['split']} has no label; {rule}", key="splits"
-        )
+def _names_splits(collection: Collection) -> bool:
+    """Whether the source says which sample is in which split."""
+    return not collection.official_test and bool((collection.table["split"] != "").any())
 
 
-def _check_classes(table: "pd.DataFrame", classes: tuple[str, ...], wanted: set[str]) -> None:
-    complete = [split for split in SPLITS if split in wanted and split != "validation"]
-    for split in complete:
-        labels = table.loc[table["split"] == split, "label"].to_numpy(np.int64)
-        if (labels < 0).any():
-            continue
-        lacking = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
-        if len(lacking):
-            name = classes[lacking[0]]
-            counts = table.loc[table["label"] == lacking[0], "split"].value_counts()
-            where = ", ".join(f"{counts[key]} in {key or 'none'}" for key in counts.index)
-            more = f" (and {len(lacking) - 1} more classes)" if len(lacking) > 1 else ""
-            raise UserError(
-                f"class '{name}'{more} has no sample in {split} (its samples: {where or 'none'}); "
-                f"every class must be in {', '.join(complete)}",
-                key="splits",
-            )
-
-
-def _check_groups(table: "pd.DataFrame") -> None:
-    used = table[table["split"] != ""]
-    pairs = used[["split"]].assign(group=integer_codes(used["group"])).drop_duplicates()
-    twice = pairs["group"].duplicated()
-    if twice.any():
-        name = used["group"][twice.index[twice][0]]
-        rows = used[used["group"] == name]
-        raise UserError(
-            f"group '{name}' is in {' and '.join(dict.fromkeys(rows['split']))}; "
-            "a group must be in one split",
-            key="splits",
-        )
-
-
-def _draw_splits(
+def _drawn_splits(
     collection: Collection,
-    shares: SplitShares,
-    stratify: bool,
+    wanted: Mapping[str, float],
+    strata: Ints,
     groups: Ints | None,
     generator: np.random.Generator,
 ) -> NDArray[np.object_]:
+    """Divide the labelled samples by shares."""
     table = collection.table
-    if (table["label"] < 0).any():
-        row = table.index[table["label"] < 0][0]
-        raise UserError(
-            f"sample '{table['sample_id'][row]}' has no label, so the splits cannot be drawn; "
-            "give a split column and 'splits: given'",
-            key="splits",
-        )
-    wanted = {name: float(getattr(shares, name)) for name in SPLITS}
-    free = np.ones(len(table), bool)
+    free = (table["label"] >= 0).to_numpy(bool)
     result = np.full(len(table), "", dtype=object)
+    wanted = dict(wanted)
     if collection.official_test:
-        free = (table["split"] != "test").to_numpy(bool)
-        result[~free] = "test"
+        tested = (table["split"] == "test").to_numpy(bool)
+        free = free & ~tested
+        result[tested] = "test"
         left = 1 - wanted.pop("test")
-        wanted = {name: min(1.0, share / left) for name, share in wanted.items()}
+        wanted = {name: min(1.0, share / left) if left else 0 for name, share in wanted.items()}
     chosen = draw_shares(
-        strata_of(table, stratify)[free],
+        strata[free],
         list(wanted.values()),
         generator,
         None if groups is None else groups[free],
@@ -198,79 +113,81 @@ def _draw_splits(
     return result
 
 
+def _named_splits(
+    collection: Collection,
+    absent: Names[str],
+    strata: Ints,
+    groups: Ints | None,
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.object_], bool]:
+    """Return the splits that the source names, and whether `train` was divided by the seed.
+
+    `train` is divided between those of teacher_train and student_train that are needed and have no
+    samples of their own; its unlabelled samples are student_train.
+    """
+    table = collection.table
+    given = table["split"].to_numpy(object)
+    _check_names(set(given), (*SPLITS, *SPLIT_NAMES), "auto", "or shares")
+    result = np.asarray([SPLIT_NAMES.get(name, name) for name in given], dtype=object)
+    train, labelled = result == "train", (table["label"] >= 0).to_numpy(bool)
+    result[train & ~labelled] = "student_train"
+    unlabelled = ~labelled & np.isin(result, ("student_train", ""))
+    shares = {name: ALL_LABELLED[name] for name in ("teacher_train", "student_train")}
+    for name, has_others in (
+        ("teacher_train", "teacher_train" in absent or "teacher_train" in given),
+        ("student_train", "student_train" in given or bool(unlabelled.any())),
+    ):
+        if has_others:
+            del shares[name]
+    rows = np.flatnonzero(train & labelled)
+    if len(shares) < 2:
+        result[rows] = next(iter(shares), "student_train")
+        return result, False
+    chosen = draw_shares(
+        strata[rows],
+        [share / sum(shares.values()) for share in shares.values()],
+        generator,
+        None if groups is None else groups[rows],
+    )
+    result[rows] = np.asarray([*shares, ""], dtype=object)[chosen]
+    return result, bool(len(rows))
+
+
 def _splits_of_source(collection: Collection) -> NDArray[np.object_]:
     given = collection.table["split"]
-    if collection.official_test or not (given != "").any():
+    if not _names_splits(collection):
         raise UserError(
             f"this source has no splits {', '.join(SPLITS)}",
             key="splits",
             value="given",
-            allowed="shares",
+            allowed="auto, or shares",
         )
-    unknown = sorted(set(given) - {*SPLITS, ""})
-    if unknown:
-        raise UserError(
-            f"the source has splits {known_names(unknown)}",
-            key="splits",
-            value="given",
-            allowed=f"shares, or splits named {', '.join(SPLITS)}",
-        )
+    _check_names(set(given), SPLITS, "given", "auto, or shares")
     return given.to_numpy(object)
 
 
-def _deal_units(strata: Ints, parts: NDArray[np.float64], generator: np.random.Generator) -> Ints:
-    """Divide each stratum by largest remainder; carry what is left over to the next stratum."""
-    order = generator.permutation(len(strata))
-    order = order[np.argsort(strata[order], kind="stable")]
-    _, counts = np.unique(strata, return_counts=True)
-    dealt, carry = [], np.zeros(len(parts))
-    for count in counts:
-        # Rounded, because 0.1 + 0.2 would make a quota of 30.000000000000004.
-        quota = np.round(parts * count, 9)
-        number = np.floor(quota).astype(np.int64)
-        fraction = quota - number
-        # A share with a whole quota gets exactly that; the others at most one more.
-        wish = np.where(fraction > 0, fraction + carry, -np.inf)
-        number[np.argsort(-wish, kind="stable")[: count - number.sum()]] += 1
-        carry += quota - number
-        dealt.append(np.repeat(np.arange(len(parts)), number))
-    chosen = np.empty(len(strata), np.int64)
-    chosen[order] = np.concatenate(dealt) if dealt else np.empty(0, np.int64)
-    return chosen
+def _check_names(given: set[str], known: Names[str], setting: str, others: str) -> None:
+    unknown = sorted(given - {*known, ""})
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise UserError(
+            f"the source has a split named '{unknown[0]}'{more}",
+            key="splits",
+            value=setting,
+            allowed=f"splits named {', '.join(known)}; {others}",
+            nearest=difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5),
+        )
 
 
-def _deal_groups(
-    strata: Ints, sizes: Ints, parts: NDArray[np.float64], generator: np.random.Generator
-) -> Ints:
-    """Deal groups of unequal size, largest first, each to the share that lacks most."""
-    _, strata = np.unique(strata, return_inverse=True)
-    totals = np.bincount(strata, weights=sizes)
-    order = generator.permutation(len(strata))
-    order = order[np.lexsort((-sizes[order], strata[order]))]
-    chosen = np.empty(len(strata), np.int64)
-    # Never to a share of zero, not even to even out rounding. Lists are faster here than arrays.
-    open_parts = np.flatnonzero(parts > 1e-9).tolist()
-    lack = [0.0] * len(parts)
-    last = -1
-    for unit, stratum, size in zip(
-        order.tolist(), strata[order].tolist(), sizes[order].tolist(), strict=True
-    ):
-        if stratum != last:
-            last = stratum
-            lack = (parts * totals[stratum] + lack).tolist()
-        share = max(open_parts, key=lack.__getitem__)
-        lack[share] -= size
-        chosen[unit] = share
-    return chosen
-
-
-def _group_units(strata: Ints, groups: Ints) -> tuple[Ints, Ints, Ints]:
-    """Return each sample's group index [N], and each group's size and most frequent stratum."""
-    _, unit = np.unique(groups, return_inverse=True)
-    width = int(strata.max(initial=0)) + 1
-    pairs, count = np.unique(unit.astype(np.int64) * width + strata, return_counts=True)
-    owner, stratum = np.divmod(pairs, width)
-    # Sorted by group, and within a group by frequency (ties: the lowest stratum).
-    best = np.lexsort((stratum, -count, owner))
-    _, first = np.unique(owner[best], return_index=True)
-    return unit.astype(np.int64), np.bincount(unit).astype(np.int64), stratum[best][first]
+def _with_unlabelled(
+    collection: Collection, names: NDArray[np.object_], groups: Ints | None
+) -> NDArray[np.object_]:
+    """Put samples without label and split into student_train, but for those whose group is in
+    another split: they stay unused."""
+    free = (collection.table["label"] < 0).to_numpy(bool) & (names == "")
+    if groups is not None:
+        elsewhere = groups[~np.isin(names, ("", "student_train"))]
+        free = free & ~np.isin(groups, elsewhere)
+    names = names.copy()
+    names[free] = "student_train"
+    return names

@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cosup.data.checks import check_splits, lacking_classes
 from cosup.data.few_shot import class_parts
 from cosup.data.images import Images, Ints, find_broken
 from cosup.data.noise import noisy_labels
+from cosup.data.notes import Note, split_notes
 from cosup.data.section import DataSection
+from cosup.data.shares import draw_limit
 from cosup.data.sources import SOURCES, SPLITS, Collection
 from cosup.data.sources.base import TABLE_COLUMNS, integer_codes
-from cosup.data.splits import check_splits, draw_limit, split_samples
+from cosup.data.splits import split_samples
 from cosup.errors import RunError, UserError, unknown_name, within
 from cosup.evidence import Truth
 from cosup.files import write_json
@@ -52,7 +55,7 @@ class ImageData:
     whatever their labels and splits. broken: ids of the samples set aside. drawn: the splits were
     drawn, so they depend on the seed. share_train: teachers train on student_train.
     novel, novel_validation: samples of the classes set aside for few-shot learning, with their own
-    classes and labels, all in the split test or validation.
+    classes and labels, all in the split test or validation. notes: what is unusual about them.
     """
 
     table: pd.DataFrame
@@ -65,6 +68,7 @@ class ImageData:
     share_train: bool = False
     novel: "ImageData | None" = None
     novel_validation: "ImageData | None" = None
+    notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -79,6 +83,11 @@ class ImageData:
         if self.share_train and split == "teacher_train":
             split = "student_train"
         return np.flatnonzero((self.table["split"] == split).to_numpy(bool)).astype(np.int64)
+
+    def lacking_classes(self, split: str) -> list[int]:
+        """Return the classes without a sample in a split; none if it has unknown labels."""
+        own = "student_train" if self.share_train and split == "teacher_train" else split
+        return lacking_classes(self.table, self.classes, own)
 
     def truth(self, rows: Ints) -> Truth:
         """Return the true classes and domains of these rows as tensors."""
@@ -132,11 +141,14 @@ def load_data(
     workers: int,
     cache: Path | None,
     known: Known | None = None,
+    *,
+    teacher_train: bool = True,
 ) -> ImageData:
     """List the samples, apply `limit`, set broken images aside, and split.
 
     workers: threads that decode images to check them. cache: folder for the results of the check.
     known: facts that another process found about the same samples; no image is read then.
+    teacher_train: whether that split is wanted (`Config.wants_teacher_train`).
     Raise `UserError`, keyed within `data`, for anything wrong with the data, and `RunError` if the
     samples are not those of `known`.
     """
@@ -147,7 +159,7 @@ def load_data(
         else:
             collection, broken = collection.without(known.broken), known.broken
         collection, novel, novel_validation = _base_and_novel(collection, section, seed)
-        table = _split_table(collection, section, seed)
+        table, drawn = _split_table(collection, section, seed, teacher_train)
         table = table.assign(given=_training_labels(table, collection.classes, section, seed))
     if known is not None and known.digest != _table_digest(table):
         raise RunError(
@@ -162,10 +174,11 @@ def load_data(
         images,
         _image_fingerprint(images, table) if known is None else known.fingerprint,
         broken,
-        drawn=section.splits != "given",
+        drawn=drawn,
         share_train=section.share_train,
         novel=novel,
         novel_validation=novel_validation,
+        notes=split_notes(collection, table, section, teacher_train),
     )
 
 
@@ -261,22 +274,29 @@ def _set_aside(collection: Collection, split: str) -> ImageData:
     )
 
 
-def _split_table(collection: Collection, section: DataSection, seed: int) -> pd.DataFrame:
-    """Return the table with its splits, checked."""
+def _split_table(
+    collection: Collection, section: DataSection, seed: int, teacher_train: bool
+) -> tuple[pd.DataFrame, bool]:
+    """Return the table with its splits, checked, and whether they were drawn."""
     table = collection.table
-    split = split_samples(
+    splits = split_samples(
         collection,
         section.splits,
+        absent=section.absent_splits(teacher_train),
         stratify=section.stratify,
         groups=integer_codes(table["group"]) if collection.grouped else None,
         seed=seed,
     )
-    table = table[list(TABLE_COLUMNS)].assign(split=pd.Series(split, dtype="str"))
-    wanted = section.wanted_splits()
+    table = table[list(TABLE_COLUMNS)].assign(split=pd.Series(splits.names, dtype="str"))
     check_splits(
-        table, collection.classes, wanted, collection.grouped, share_train=section.share_train
+        table,
+        collection.classes,
+        section.wanted_splits(teacher_train),
+        collection.grouped,
+        share_train=section.share_train,
+        few_shot=section.few_shot is not None,
     )
-    return table
+    return table, splits.drawn
 
 
 def _training_labels(

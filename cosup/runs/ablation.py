@@ -80,7 +80,9 @@ def _check(config: Config) -> None:
     assert config.rounds.losses is not None
     compute = make_compute(config)
     section = config.data.model_copy(update={"check": "none"})
-    data = load_data(section, config.run.seed, compute.workers, None)
+    data = load_data(
+        section, config.run.seed, compute.workers, None, teacher_train=config.wants_teacher_train
+    )
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     for choice in config.rounds.losses:
         check_task(with_loss(config, choice), hierarchy, data)

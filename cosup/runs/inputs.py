@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cosup.config.needs import assigner_needs
 from cosup.config.schema import Assigners, Config
 from cosup.controls import LABELS, TEAM
 from cosup.data.episodes import EpisodeRows, episode_rows
@@ -23,7 +24,6 @@ from cosup.runs.logs import progress
 from cosup.runs.losses import candidates
 from cosup.runs.summary import TestSplit
 from cosup.seeds import seed_for
-from cosup.settings.assigners import AssignerSettings
 from cosup.teachers.base import Teacher
 from cosup.teachers.features import FeatureCache, cached_part
 from cosup.teachers.store import AnnotationStore
@@ -109,7 +109,9 @@ def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> Stud
         test=test,
         validation=validation,
         features=features.get("student_train"),
-        provenance=features[PROVENANCE] if "provenance" in _assigner_needs(config) else None,
+        provenance=features[PROVENANCE]
+        if "provenance" in assigner_needs(config.teachers, config.rounds)
+        else None,
         head=_head(config, cache),
         prototypes=prototypes,
         of_split=read,
@@ -160,7 +162,11 @@ def measured_on(config: Config) -> str:
 
 def feature_splits(config: Config, data: ImageData) -> list[str]:
     """Return the splits whose features a head, the assigner, the team or a control reads."""
-    rounds, needs, splits = config.rounds, _assigner_needs(config), set[str]()
+    rounds, needs, splits = (
+        config.rounds,
+        assigner_needs(config.teachers, config.rounds),
+        set[str](),
+    )
     team = fitting_samples(config, data).split
     if rounds.choose is not None:  # what the recipes read, and what they are compared on
         splits = set(FEATURE_ORDER)
@@ -173,15 +179,6 @@ def feature_splits(config: Config, data: ImageData) -> list[str]:
         splits |= {team} if team else set()
     splits |= {PROVENANCE} if "provenance" in needs else set()
     return [split for split in FEATURE_ORDER if split in splits]
-
-
-def _assigner_needs(config: Config) -> frozenset[str]:
-    """Return what the assigner, or any that may be chosen, reads beyond probabilities."""
-    if config.rounds.choose is not None:
-        specialists = {"provenance"} if config.teachers.trains_specialists else set[str]()
-        return frozenset({"features", *specialists})
-    assigner: AssignerSettings = Assigners.settings(config.rounds.assignment)
-    return assigner.uses if config.teachers.trains_specialists else assigner.needs
 
 
 @dataclass(frozen=True)

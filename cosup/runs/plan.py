@@ -45,7 +45,13 @@ def plan_table(config: Config) -> RenderableType:
     """
     compute = make_compute(config)
     data_section = config.data.model_copy(update={"check": "none"})
-    data = load_data(data_section, config.run.seed, compute.workers, None)
+    data = load_data(
+        data_section,
+        config.run.seed,
+        compute.workers,
+        None,
+        teacher_train=config.wants_teacher_train,
+    )
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     check_task(config, hierarchy, data)
     seeds = config.run.seeds or [config.run.seed]
@@ -61,6 +67,7 @@ def plan_table(config: Config) -> RenderableType:
         _annotations(config, data, hierarchy),
         _rounds(config, hierarchy, data),
         f"controls    {', '.join(config.controls) or 'none'}",
+        *(f"{'warning' if note.is_warning else 'note':12}{note.text}" for note in data.notes),
     ]
     return Group(Text("\n".join(lines)), _teachers(data, hierarchy))
 

@@ -37,7 +37,15 @@ def prepare(context: RunContext) -> Prepared:
     config, backend = context.config, context.backend
     compute = make_compute(config)
     with context.timed("data"):
-        data = load_data(config.data, config.run.seed, compute.workers, compute.cache)
+        data = load_data(
+            config.data,
+            config.run.seed,
+            compute.workers,
+            compute.cache,
+            teacher_train=config.wants_teacher_train,
+        )
+    for note in data.notes:
+        log.log(logging.WARNING if note.is_warning else logging.INFO, "data: %s", note.text)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     check_task(config, hierarchy, data)
     features = FeatureCache(compute)

@@ -24,6 +24,7 @@ from cosup.seeds import numpy_generator
 from cosup.settings.teachers import TeacherTraits
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
+from cosup.words import listed, noun
 
 __all__ = [
     "OnTeacherStep",
@@ -209,8 +210,11 @@ def training_rows(
     """Return the rows of teacher_train in a teacher's scope, judged by their given labels.
 
     among: rows of teacher_train to choose from; None: all. A bootstrap sample (`spec.bootstrap`)
-    has some of them several times, in order. Raises `UserError` if there are none.
+    has some of them several times, in order. Raises `UserError` if there are none, or none of a
+    class of the scope.
     """
+    if among is None:
+        check_classes(spec, data)
     rows = data.rows("teacher_train") if among is None else among
     labels, domains = data.given(rows), data.truth(rows).domains
     inside = np.ones(len(rows), dtype=bool)
@@ -225,6 +229,23 @@ def training_rows(
         return own
     drawn = numpy_generator(spec.bootstrap, "bootstrap").integers(len(own), size=len(own))
     return own[np.sort(drawn)]
+
+
+def check_classes(spec: TeacherSpec, data: ImageData) -> None:
+    """Raise `UserError` for a class of a teacher's scope without a sample in teacher_train."""
+    lacking = data.lacking_classes("teacher_train")
+    own = lacking if spec.classes is None else [c for c in lacking if c in spec.classes]
+    if own:
+        names = [f"'{data.classes[c]}'" for c in own]
+        splits = data.table.loc[data.table["label"] == own[0], "split"].value_counts()
+        where = [f"{count} in {split or 'no split'}" for split, count in splits.items()]
+        raise UserError(
+            f"it is trained on teacher_train, which has no sample of "
+            f"{noun(len(names), 'class')} {listed(names)} (samples of {names[0]}: "
+            f"{listed(where) if where else 'none'})",
+            key="data.splits",
+            where=f"teacher '{spec.name}'",
+        )
 
 
 def masked_softmax(logits: Tensor, support: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def image_data(collection: Collection, recipe: Recipe, seed: int) -> ImageData:
     """Return the samples with their splits; the rotations of a scan stay together."""
     table = collection.table
     groups = integer_codes(table["group"]) if collection.grouped else None
-    split = split_samples(collection, SHARES, groups=groups, seed=seed)
+    split = split_samples(collection, SHARES, groups=groups, seed=seed).names
     images = collection.images
     return ImageData(
         table.assign(split=split, given=table["label"]),

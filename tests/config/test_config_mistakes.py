@@ -143,12 +143,12 @@ def test_branches_of_a_union_are_not_named() -> None:
     splits = {"teacher_train": 0.3, "student_train": 2, "tset": 0.2}
     student, test = sorted(errors_of(changed("data.splits", splits)), key=key_of)
     assert (key_of(student), student.value) == ("data.splits.student_train", 2)
-    assert student.allowed == "a number above 0 and below 1"
+    assert student.allowed == "a number from 0 to 1"
     assert (key_of(test), test.nearest) == ("data.splits.tset", ("test",))
     (error,) = errors_of(changed("data.splits", "gven"))
     assert (key_of(error), error.value, error.nearest) == ("data.splits", "gven", ("given",))
     assert str(error.allowed).startswith("a section with some of the keys")
-    assert str(error.allowed).endswith("or given")
+    assert str(error.allowed).endswith("or one of auto, given")
 
 
 def test_settings_of_a_choice_are_checked_all_even_those_its_own_check_reaches_last() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosup.data.splits import draw_shares
+from cosup.data.shares import draw_shares
 
 counts = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 raw_shares = st.lists(st.integers(0, 10), min_size=1, max_size=4).filter(any)

@@ -32,19 +32,17 @@ def test_both_train_on_the_same_samples() -> None:
 @pytest.mark.parametrize(
     ("settings", "split", "share", "setting"),
     [
-        ({}, "teacher_train", 0.3, "share_train"),
         (
             {"splits": {"teacher_train": 0.1, "student_train": 0.5, "test": 0.2}},
             "teacher_train",
             0.1,
             "share_train",
         ),
-        ({"splits": {"student_train": 0.5}}, "test", 0, "few_shot"),
         (
-            {"share_train": False, "splits": {"student_train": 0.5, "test": 0.1}},
-            "teacher_train",
-            0,
-            "share_train",
+            {"splits": {"student_train": 0.5, "test": 0.1}, "few_shot": {"novel": 5}},
+            "test",
+            0.1,
+            "few_shot",
         ),
     ],
 )
@@ -53,7 +51,7 @@ def test_shares_that_do_not_fit(
 ) -> None:
     error = section_error_of(load, source="digits", **settings)
     assert (error.key, error.value) == (("splits", split), share)
-    assert error.problem.startswith("must be 0" if share else "must be above 0")
+    assert error.problem.startswith("must be 0")
     assert error.problem.endswith(f"data.{setting}")
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # configs are checked against sources, and that must not need
     import pandas as pd
 
 SPLITS = ("teacher_train", "student_train", "validation", "test")
+SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation"}
+"""Other names of splits in sources, and what they mean; `train` is for teachers and student."""
 TABLE_COLUMNS = ("sample_id", "label", "domain", "group", "split", "image")
 
 

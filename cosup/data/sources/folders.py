@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from cosup.data.images import FileImages
 from cosup.data.sources.base import (
+    SPLIT_NAMES,
     SPLITS,
     Collection,
     Columns,
@@ -27,7 +28,7 @@ IMAGE_ENDINGS = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "avif", "jp2"),
     )
 )
-SPLIT_FOLDERS = frozenset({*SPLITS, "train", "val", "valid"})
+SPLIT_FOLDERS = frozenset({*SPLITS, *SPLIT_NAMES})
 LISTS = ("train", "test")
 """DomainNet's lists of each domain."""
 

@@ -1,0 +1,25 @@
+"""What the settings of different sections need of the data."""
+
+from cosup.config.rounds import Assigners, RoundsSection
+from cosup.config.teachers import TeachersSection
+from cosup.settings.assigners import AssignerSettings
+
+__all__ = ["assigner_needs", "wants_teacher_train"]
+
+
+def assigner_needs(teachers: TeachersSection, rounds: RoundsSection) -> frozenset[str]:
+    """Return what the assigner, or any that may be chosen, reads beyond probabilities."""
+    if rounds.choose is not None:
+        specialists = {"provenance"} if teachers.trains_specialists else set[str]()
+        return frozenset({"features", *specialists})
+    assigner: AssignerSettings = Assigners.settings(rounds.assignment)
+    return assigner.uses if teachers.trains_specialists else assigner.needs
+
+
+def wants_teacher_train(teachers: TeachersSection, rounds: RoundsSection) -> bool:
+    """Return whether a run needs the split teacher_train.
+
+    It is the labelled samples that teachers are trained on (as is, for comparison, the student of
+    the control `labels`), and from which an assigner learns what a teacher has seen.
+    """
+    return teachers.trains_on_labels or "provenance" in assigner_needs(teachers, rounds)
