@@ -24,9 +24,10 @@ from cosup.files import save_tensors
 from cosup.models.clip import TOWER
 from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
+from cosup.models.names import weights_file
 from cosup.models.prompts import Prompts, build_prompts
 from cosup.models.section import BackboneSection, HeadSection
-from cosup.models.weights import downloads, hash_tensors, weights_file
+from cosup.models.weights import downloads, hash_tensors
 from cosup.seeds import seed_for
 from cosup.words import plural
 

@@ -19,14 +19,12 @@ from cosup.models.cifar import CIFAR_NETWORKS
 from cosup.models.clip import clip_image_tower
 from cosup.models.compute import DEFAULT_COMPUTE, Compute, Precision
 from cosup.models.images import InputSpec, Pixels
+from cosup.models.names import CIFAR, HUB, TORCHVISION
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 from cosup.models.weights import downloads, hash_tensors, load_into, read_weights
 from cosup.seeds import seed_for
 
-HUB = ("hf-hub:", "hf_hub:")
-TORCHVISION = "torchvision:"
-CIFAR = "cifar_"
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers that need at least two samples per batch in training."""
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
@@ -87,9 +85,20 @@ def with_classifier(network: Network, classes: int) -> nn.Module:
     return network.model
 
 
-def _cifar(
-    name: str, pretrained: bool, image_size: int | None, drop_path: float
-) -> tuple[nn.Module, InputSpec]:
+def check_name(name: str, pretrained: bool) -> None:
+    """Raise `UserError` for a name that no library has, or not with weights of its own.
+
+    Nothing is built or downloaded; of `hf-hub:` and of open_clip's names nothing is known here.
+    """
+    if name.startswith(TORCHVISION):
+        _torchvision_name(name)
+    elif name.startswith(CIFAR):
+        _check_cifar(name, pretrained)
+    elif not name.startswith(OPEN_CLIP):
+        _check_timm(name, pretrained)
+
+
+def _check_cifar(name: str, pretrained: bool) -> None:
     if name not in CIFAR_NETWORKS:
         raise unknown_name("backbone", name, CIFAR_NETWORKS)
     if pretrained:
@@ -98,6 +107,36 @@ def _cifar(
             value=name,
             allowed="weights: null, or a file",
         )
+
+
+def _check_timm(name: str, pretrained: bool) -> None:
+    if name.startswith(HUB):
+        return
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        raise unknown_timm(name)
+    if pretrained and not timm.is_model_pretrained(name):
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+        allowed = f"tags {', '.join(tags)}" if tags else "weights: null, or a file"
+        raise UserError(
+            "timm has no pretrained weights for backbone {value}", value=name, allowed=allowed
+        )
+
+
+def _torchvision_name(name: str) -> str:
+    """Return torchvision's own name of a network."""
+    from torchvision import models  # slow to import and rarely used
+
+    short, known = name.removeprefix(TORCHVISION), models.list_models(module=models)
+    if short not in known:
+        raise unknown_name("torchvision model", short, known)
+    return short
+
+
+def _cifar(
+    name: str, pretrained: bool, image_size: int | None, drop_path: float
+) -> tuple[nn.Module, InputSpec]:
+    _check_cifar(name, pretrained)
     if drop_path:
         raise _no_drop_path(name, drop_path)
     model = CIFAR_NETWORKS[name](0)
@@ -107,15 +146,8 @@ def _cifar(
 def _timm(
     name: str, pretrained: bool, image_size: int | None, drop_path: float
 ) -> tuple[nn.Module, InputSpec]:
+    _check_timm(name, pretrained)
     base, _, tag = name.partition(".")
-    if not name.startswith(HUB) and not timm.is_model(base):
-        raise unknown_timm(name)
-    if pretrained and not name.startswith(HUB) and not timm.is_model_pretrained(name):
-        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
-        allowed = f"tags {', '.join(tags)}" if tags else "weights: null, or a file"
-        raise UserError(
-            "timm has no pretrained weights for backbone {value}", value=name, allowed=allowed
-        )
     if tag and not pretrained and not name.startswith(HUB):
         name = base  # a tag names pretrained weights, which are not loaded here
     with downloads(name):
@@ -175,9 +207,7 @@ def _torchvision(
 ) -> tuple[nn.Module, InputSpec, str]:
     from torchvision import models  # slow to import and rarely used
 
-    short, known = name.removeprefix(TORCHVISION), models.list_models(module=models)
-    if short not in known:
-        raise unknown_name("torchvision model", short, known)
+    short = _torchvision_name(name)
     weights = models.get_model_weights(short).DEFAULT
     settings: dict[str, Any] = {"weights": weights if pretrained else None}
     if image_size and short.startswith("vit_"):

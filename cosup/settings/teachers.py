@@ -7,13 +7,16 @@ the kind's name and its value is a subclass of `cosup.teachers.base.Teacher`.
 """
 
 import difflib
-from collections.abc import Mapping
+import importlib
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from cosup.errors import unknown_name
+from cosup.errors import UserError, unknown_name
 from cosup.settings import Entry
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "SimulatedKind",
     "TableKind",
     "TeacherTraits",
+    "import_function",
     "known_kinds",
     "match_kind",
 ]
@@ -176,6 +180,30 @@ def match_kind(name: str) -> KindMatch:
     if difflib.get_close_matches(name, _selected_by_name(TEACHERS), n=1, cutoff=SIMILAR):
         raise unknown_name("teachers.model.name", name, _selected_by_name(known_kinds()))
     return KindMatch(TEACHERS[NETWORK])
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """Import the function of `call:MODULE:FUNCTION`.
+
+    Modules are searched on Python's path and in the working directory. Raises `UserError`.
+    """
+    module_name, _, function_name = match_kind(name).argument.partition(":")
+    if not module_name or not function_name:
+        problem = "does not name a function"
+        raise UserError(problem, value=name, allowed="call:MODULE:FUNCTION")
+    sys.path.append(str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise UserError(f"cannot import '{module_name}': {reason}", value=name) from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(f"'{module_name}' has no function '{function_name}'", value=name)
+    found: Callable[..., Any] = function
+    return found
 
 
 def _selected_by_name(kinds: Mapping[str, Entry]) -> list[str]:

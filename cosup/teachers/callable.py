@@ -1,7 +1,6 @@
 """Teachers that are Python functions named in the config: `call:MODULE:FUNCTION`."""
 
 import hashlib
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +13,9 @@ from torch import Tensor
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
-from cosup.errors import RunError, UserError, within
+from cosup.errors import RunError, within
 from cosup.models.compute import Compute
-from cosup.settings.teachers import CallKind, match_kind
+from cosup.settings.teachers import CallKind, import_function, match_kind
 from cosup.teachers.base import SampleRows, Teacher, Training, restrict
 from cosup.teachers.hierarchy import TeacherSpec
 
@@ -103,23 +102,9 @@ class CallableTeacher(CallKind, Teacher):
 def load_callable(name: str) -> tuple[Callable[..., Any], str]:
     """Import the function of `call:MODULE:FUNCTION`; return it and a hash of its file.
 
-    Modules are searched on Python's path and in the working directory. Raises `UserError`.
+    Raises `UserError`, as `import_function` does.
     """
-    module_name, _, function_name = match_kind(name).argument.partition(":")
-    if not module_name or not function_name:
-        problem = "does not name a function"
-        raise UserError(problem, value=name, allowed="call:MODULE:FUNCTION")
-    sys.path.append(str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise UserError(f"cannot import '{module_name}': {reason}", value=name) from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise UserError(f"'{module_name}' has no function '{function_name}'", value=name)
-    file = getattr(module, "__file__", None)
+    function = import_function(name)
+    file = getattr(sys.modules[match_kind(name).argument.partition(":")[0]], "__file__", None)
     content = Path(file).read_bytes() if file and Path(file).is_file() else b""
     return function, hashlib.sha256(content).hexdigest()

@@ -78,6 +78,14 @@ class Collection:
         return replace(self, table=table, classes=classes, official_test=False, roles=None)
 
 
+@dataclass(frozen=True)
+class Names:
+    """The names of a task's classes and domains, in their order; None where they are not known."""
+
+    classes: tuple[str, ...] | None = None
+    domains: tuple[str, ...] | None = None
+
+
 class Source(ABC):
     """A place that samples come from. Subclasses are dataclasses whose fields are the settings.
 
@@ -89,6 +97,13 @@ class Source(ABC):
         "extra": "forbid",
         "use_attribute_docstrings": True,
     }
+
+    def peek(self) -> Names:
+        """Return the names that are known at once, without listing samples.
+
+        Raise `UserError` for a folder or a file that is missing. By default nothing is looked at.
+        """
+        return Names()
 
     @abstractmethod
     def load(self) -> Collection:
@@ -186,7 +201,7 @@ def rotated(found: Collection, angles: Sequence[float]) -> Collection:
             domain=np.repeat(np.arange(len(names)), count),
             image=np.arange(len(table), dtype=np.int64),
         ),
-        domains=tuple(f"rot{name}" for name in names),
+        domains=angle_domains(angles),
         images=ArrayImages(found.images.name, _rotated_pixels(found.images.pixels, angles)),
         grouped=True,
     )
@@ -197,6 +212,11 @@ def integer_codes(values: "pd.Series[str]") -> Ints:
     import pandas as pd
 
     return pd.factorize(values)[0].astype(np.int64)
+
+
+def angle_domains(angles: Sequence[float]) -> tuple[str, ...]:
+    """Return the domains of images in these rotations, as `rotated` names them."""
+    return tuple(f"rot{name}" for name in _angle_names(angles))
 
 
 def _angle_names(angles: Sequence[float]) -> list[str]:

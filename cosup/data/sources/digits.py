@@ -6,9 +6,19 @@ import numpy as np
 from PIL import Image
 
 from cosup.data.images import ArrayImages
-from cosup.data.sources.base import Collection, Columns, Source, check_angles, collect, rotated
+from cosup.data.sources.base import (
+    Collection,
+    Columns,
+    Names,
+    Source,
+    angle_domains,
+    check_angles,
+    collect,
+    rotated,
+)
 
 SIDE = 32
+CLASSES = tuple(str(digit) for digit in range(10))
 
 
 @dataclass
@@ -24,6 +34,10 @@ class Digits(Source):
     def __post_init__(self) -> None:
         check_angles(self.rotations)
 
+    def peek(self) -> Names:
+        """Return the digits and the rotations."""
+        return Names(CLASSES, angle_domains(self.rotations))
+
     def load(self) -> Collection:
         """List all scans, rotation by rotation."""
         from sklearn.datasets import load_digits  # slow to import, see `Source`
@@ -37,6 +51,6 @@ class Digits(Source):
         upright = collect(
             Columns([f"{scan:04d}" for scan in range(len(large))], labels),
             ArrayImages("digits", np.stack([np.asarray(image) for image in large])),
-            [str(digit) for digit in range(10)],
+            CLASSES,
         )
         return rotated(upright, self.rotations)

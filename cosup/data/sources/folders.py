@@ -12,6 +12,7 @@ from cosup.data.sources.base import (
     SPLITS,
     Collection,
     Columns,
+    Names,
     Source,
     collect,
     name_indices,
@@ -74,8 +75,17 @@ class ImageFolder(Source):
     root: str
     """The folder."""
 
-    def load(self) -> Collection:
-        """List all images below the class folders."""
+    def peek(self) -> Names:
+        """Return the names of the class folders."""
+        root = Path(self.root)
+        found = [name for split in self._splits() or [""] for name in folders(root / split)]
+        return Names(tuple(ordered_names(found)), ("all",))
+
+    def _splits(self) -> list[str]:
+        """Return the folders of splits in root; empty if its folders are those of classes.
+
+        Raises `UserError` if there is no folder.
+        """
         root = Path(self.root)
         names = folders(root)
         if not names:
@@ -86,10 +96,15 @@ class ImageFolder(Source):
                 allowed="a folder with root/class/image files",
             )
         by_split = all(name in SPLIT_FOLDERS and folders(root / name) for name in names)
-        if by_split:
-            log.info("data.root: '%s' has splits: %s", root, ", ".join(names))
+        return names if by_split else []
+
+    def load(self) -> Collection:
+        """List all images below the class folders."""
+        root, found_splits = Path(self.root), self._splits()
+        if found_splits:
+            log.info("data.root: '%s' has splits: %s", root, ", ".join(found_splits))
         paths, labels, splits = [], [], []
-        for split in names if by_split else [""]:
+        for split in found_splits or [""]:
             for name in folders(root / split):
                 found = [
                     Path(split, name, image).as_posix()
@@ -119,10 +134,23 @@ class DomainFolder(Source):
     """With lists: test on all samples of the `_test` lists and on no others. The other splits
     divide the `_train` lists in proportion to their shares."""
 
+    def peek(self) -> Names:
+        """Return the domains, and the classes unless they are in lists."""
+        root = Path(self.root)
+        lists = self._lists()
+        domains = self._chosen(root, lists)
+        if lists:
+            return Names(domains=tuple(domains))
+        found = [name for domain in domains for name in folders(root / domain)]
+        return Names(tuple(ordered_names(found)) if found else None, tuple(domains))
+
+    def _lists(self) -> dict[str, Path]:
+        root = Path(self.root)
+        return {path.name: path for part in LISTS for path in _list_files(root, part)}
+
     def load(self) -> Collection:
         """List all images, domain by domain."""
-        root = Path(self.root)
-        lists = {path.name: path for part in LISTS for path in _list_files(root, part)}
+        root, lists = Path(self.root), self._lists()
         domains = self._chosen(root, lists)
         rows = [row for name in domains for row in self._domain(root, name, lists)]
         classes = _class_order(rows) if lists else ordered_names(row.label for row in rows)

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosup.data.images import ArrayImages
-from cosup.data.sources.base import Collection, Columns, Source, check_angles, collect, rotated
+from cosup.data.sources.base import (
+    Collection,
+    Columns,
+    Names,
+    Source,
+    angle_domains,
+    check_angles,
+    collect,
+    rotated,
+)
 from cosup.errors import UserError
 
 _FILE_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
@@ -45,6 +54,12 @@ class Idx(Source):
     def __post_init__(self) -> None:
         if self.rotations is not None:
             check_angles(self.rotations)
+
+    def peek(self) -> Names:
+        """Check that the files exist."""
+        _parts_to_read(Path(self.root), self.part)
+        domains = ("all",) if self.rotations is None else angle_domains(self.rotations)
+        return Names(None if self.classes is None else tuple(self.classes), domains)
 
     def load(self) -> Collection:
         """List the train part, then the test part, once per rotation."""

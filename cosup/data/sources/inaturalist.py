@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.data.images import FileImages
-from cosup.data.sources.base import Collection, Columns, Source, collect
+from cosup.data.sources.base import Collection, Columns, Names, Source, collect
 from cosup.data.sources.folders import folders
 from cosup.errors import UserError, in_short
 
@@ -33,6 +33,13 @@ class INaturalist(Source):
     official_test: bool = True
     """Test on all images of the val list and on no others (the test list has no labels). The other
     splits divide the train list in proportion to their shares. False pools both."""
+
+    def peek(self) -> Names:
+        """Check that the lists exist."""
+        folders(Path(self.root))
+        for part in LIST_PARTS:
+            self._list_path(Path(self.root), part)
+        return Names(domains=("all",))
 
     def load(self) -> Collection:
         """List the images of the train list, then those of the val list."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cosup.data.images import FileImages
-from cosup.data.sources.base import Collection, Columns, Source, collect, name_indices
+from cosup.data.sources.base import Collection, Columns, Names, Source, collect, name_indices
 from cosup.data.sources.folders import class_images, folders
 from cosup.data.sources.table import read_table
 from cosup.errors import UserError, within
@@ -24,6 +24,11 @@ class MiniImageNet(Source):
 
     root: str
     """The folder."""
+
+    def peek(self) -> Names:
+        """Check that the folder exists."""
+        folders(Path(self.root))
+        return Names(domains=("all",))
 
     def load(self) -> Collection:
         """List all images part by part; classes are in the order of the parts."""

@@ -10,6 +10,7 @@ from cosup.data.sources.base import (
     TABLE_COLUMNS,
     Collection,
     Columns,
+    Names,
     Source,
     collect,
     name_indices,
@@ -39,6 +40,12 @@ class Table(Source):
     """The folder that relative paths start from; null is the folder of the table."""
     classes: list[str] | None = None
     """Class names in their order; null uses those of the table, sorted."""
+
+    def peek(self) -> Names:
+        """Check that the table exists."""
+        with within("table"):
+            check_table_file(self.table)
+        return Names(None if self.classes is None else tuple(self.classes))
 
     def load(self) -> Collection:
         """List one sample per row."""
@@ -111,6 +118,14 @@ class Table(Source):
                 )
 
 
+def check_table_file(path: str) -> None:
+    """Raise `UserError`, with the path as value, unless a file of a known type is there."""
+    if Path(path).suffix.lower() not in _CSV + _PARQUET:
+        raise UserError("unknown file type", value=path, allowed=".csv, .tsv or .parquet")
+    if not Path(path).exists():
+        raise UserError("no file {value}", value=path)
+
+
 def read_table(path: str) -> "pd.DataFrame":
     """Read a CSV or Parquet file, all values as text ("" if missing).
 
@@ -118,9 +133,8 @@ def read_table(path: str) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    check_table_file(path)
     ending = Path(path).suffix.lower()
-    if ending not in _CSV + _PARQUET:
-        raise UserError("unknown file type", value=path, allowed=".csv, .tsv or .parquet")
     try:
         if ending in _CSV:
             # Text without conversion: a class may be called NA, or 007.
@@ -133,8 +147,6 @@ def read_table(path: str) -> "pd.DataFrame":
             )
         else:
             frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError("no file {value}", value=path) from None
     except (OSError, ValueError) as error:
         kind = "Parquet" if ending in _PARQUET else "CSV"
         raise UserError(f"cannot be read as {kind}: {in_short(error)}", value=path) from None

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cosup.data.images import ArrayImages, BrokenImage, FileImages, Images, Ints, to_rgb
-from cosup.data.sources.base import Collection, Columns, Source, collect
+from cosup.data.sources.base import Collection, Columns, Names, Source, collect
 from cosup.errors import UserError, in_short, unknown_name
 
 _BY_TRAIN_FLAG = (True, False)
@@ -77,6 +77,12 @@ class Torchvision(Source):
         for name in self.parts or []:
             if name not in known:
                 raise unknown_name(f"part of {self.dataset}", name, known, key="parts")
+
+    def peek(self) -> Names:
+        """Check that the folder exists."""
+        if not self.download and not Path(self.root).is_dir():
+            raise UserError("no folder {value}", key="root", value=self.root)
+        return Names(domains=("all",))
 
     def load(self) -> Collection:
         """List the parts one after another."""

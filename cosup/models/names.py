@@ -1,0 +1,156 @@
+"""Check names of networks and of weights, without torch as far as possible.
+
+Importing torch and timm takes seconds. So a name is first looked for in the text of the library's
+source: where it is found, it is known. Only for a name that is not, the library is asked itself.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from cosup.errors import UserError
+from cosup.models.prompts import OPEN_CLIP
+from cosup.models.section import BackboneSection
+
+__all__ = [
+    "CIFAR",
+    "HUB",
+    "TORCHVISION",
+    "check_backbone",
+    "check_network_name",
+    "check_weights",
+    "unusable",
+    "weights_file",
+]
+
+HUB = ("hf-hub:", "hf_hub:")
+TORCHVISION = "torchvision:"
+CIFAR = "cifar_"
+PACKAGE = "package:"
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+
+def check_backbone(section: BackboneSection) -> None:
+    """Raise `UserError` for an unknown network, or weights that are not here."""
+    check_network_name(section.name, section.weights)
+    check_weights(section.weights)
+
+
+def check_network_name(name: str, weights: str | None) -> None:
+    """Raise `UserError` for a name that no library has, or not with weights of its own.
+
+    weights: as for a backbone. Nothing is built or downloaded.
+    """
+    pretrained = weights == "pretrained"
+    if name.startswith(OPEN_CLIP):
+        _check_clip(name)
+    elif not (name.startswith(HUB) or _in_source(name, pretrained)):
+        from cosup.models.networks import check_name  # imports torch and timm
+
+        check_name(name, pretrained)
+
+
+def check_weights(weights: str | None) -> None:
+    """Raise `UserError` for a weights file, or a package of weights, that is not here."""
+    if weights is None or weights == "pretrained":
+        return
+    if not weights.startswith(PACKAGE):
+        weights_file(weights)
+    elif find_spec(weights.removeprefix(PACKAGE).partition(".")[0] or "?") is None:
+        raise _no_package(weights.removeprefix(PACKAGE))
+
+
+def weights_file(spec: str) -> Path:
+    """Return the file of `package:MODULE` or of a path.
+
+    Raises `UserError` if it is missing, or has an unknown ending.
+    """
+    path = _package_file(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else Path(spec)
+    path = path.expanduser()
+    if not path.is_file():
+        allowed = f"a .safetensors file, or a state dict in {', '.join(PICKLES)}"
+        raise unusable(spec, "no such file", f"pretrained, {PACKAGE}MODULE, {allowed}")
+    if path.suffix not in (".safetensors", *PICKLES):
+        allowed = ", ".join((".safetensors", *PICKLES))
+        raise unusable(path, f"unknown ending '{path.suffix}'", allowed)
+    return path
+
+
+def unusable(spec: str | Path, problem: str, allowed: str | None = None) -> UserError:
+    """Return the error for weights that cannot be used."""
+    # In the text, not as its value: a long path would be cut.
+    return UserError(f"weights '{spec}': {problem}", allowed=allowed)
+
+
+def _check_clip(name: str) -> None:
+    """Raise `UserError` without open_clip, and for a model that it does not have."""
+    if find_spec("open_clip") is None:
+        from cosup.models.clip_source import open_clip
+
+        open_clip(name)  # raises, with how to install it
+    model = name.removeprefix(OPEN_CLIP).partition("@")[0]
+    folder = _folder("open_clip") / "model_configs"
+    if model.startswith(("hf-hub:", "local-dir:")) or (folder / f"{model}.json").is_file():
+        return
+    from cosup.models.clip_source import clip_source
+
+    clip_source(name, None)  # a folder, or it raises
+
+
+def _in_source(name: str, pretrained: bool) -> bool:
+    """Return whether timm's source, or cosup's for CIFAR, has this network (and weights of it).
+
+    A no is not certain, and what it says of weights is not either: that is seen when they are read.
+    """
+    base = name.partition(".")[0].encode()
+    if name.startswith(CIFAR):
+        text = Path(__file__).with_name("cifar.py").read_bytes()
+        return not pretrained and b'"' + base + b'":' in text
+    if not re.fullmatch(r"\w+", base.decode()):
+        return False
+    defined = b"@register_model\ndef " + base + b"("
+    for text in _sources(_folder("timm") / "models"):
+        if defined in text:
+            return not pretrained or _has_weights(name.encode(), text)
+    return False
+
+
+def _has_weights(name: bytes, text: bytes) -> bool:
+    """Return whether a file of timm's has an address of weights of this name (and tag)."""
+    tag = b"" if b"." in name else rb"(\.[^'\"]*)?"
+    entry = re.search(rb"['\"]" + re.escape(name) + tag + rb"['\"]\s*:\s*_cfg\w*\(", text)
+    if entry is None:
+        return False
+    content = text[entry.end() :].partition(b"_cfg")[0]  # up to the next entry
+    return re.search(rb"(url|hf_hub_id)\s*=\s*['\"]\w", content) is not None
+
+
+def _sources(folder: Path) -> Iterator[bytes]:
+    for file in sorted(folder.glob("*.py")):
+        yield file.read_bytes()
+
+
+def _folder(package: str) -> Path:
+    """Return the folder of an installed package, without importing it."""
+    spec = find_spec(package)
+    return Path((spec.origin if spec else None) or "").parent
+
+
+def _package_file(module: str) -> Path:
+    """Return the weights file of an installed package: `*ModelFile.get_model_file_path()`."""
+    try:
+        package = importlib.import_module(module)
+    except ImportError:
+        raise _no_package(module) from None
+    for name, value in vars(package).items():
+        if name.endswith("ModelFile") and hasattr(value, "get_model_file_path"):
+            return Path(value.get_model_file_path())
+    text = "the module has no class *ModelFile with get_model_file_path()"
+    raise unusable(PACKAGE + module, text)
+
+
+def _no_package(module: str) -> UserError:
+    text = f"module '{module}' is not installed (pip install {module.replace('_', '-')})"
+    return unusable(PACKAGE + module, text)
