@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.errors import UserError, known_names
 from cosup.models.section import TrainingSection
@@ -14,29 +15,6 @@ from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS, TeacherTraits
 
 TEACHER_KEY = "teachers.hierarchy.teachers.{}.{}"
 """The key of a listed teacher, by its level and its position."""
-
-
-class ScopeSection(Section):
-    """The classes and domains that a teacher was trained on; null means all."""
-
-    classes: list[str | int] | None = Field(default=None, alias="class")
-    """Class names (or indices)."""
-    domains: list[str | int] | None = Field(default=None, alias="domain")
-    """Domain names (or indices)."""
-
-    model_config = {**Section.model_config, "populate_by_name": True}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        return {k: [v] if isinstance(v, str | int) else v for k, v in value.items()}
-
-    @property
-    def restricted(self) -> bool:
-        """Whether it is a part of the task."""
-        return bool(self.classes or self.domains)
 
 
 class TeacherSection(Section):
@@ -241,6 +219,21 @@ class TeachersSection(Section):
             (teacher.scope.restricted, self.setup(level, position))
             for level, teachers in enumerate(hierarchy.teachers)
             for position, teacher in enumerate(teachers)
+        ]
+
+    def scopes(self) -> list[tuple[str, ScopeSection]]:
+        """Return (key, scope) of each listed and each external teacher."""
+        listed = self.hierarchy.teachers if self.hierarchy is not None else None
+        return [
+            *(
+                (f"{TEACHER_KEY.format(level, position)}.scope", teacher.scope)
+                for level, teachers in enumerate(listed or ())
+                for position, teacher in enumerate(teachers)
+            ),
+            *(
+                (f"teachers.external.{position}.scope", external.scope)
+                for position, external in enumerate(self.external)
+            ),
         ]
 
     def kinds(self) -> list[tuple[str, str, type[TeacherTraits]]]:

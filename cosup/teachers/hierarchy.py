@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.config.teachers import (
     TEACHER_KEY,
     ExternalSection,
     HierarchySection,
-    ScopeSection,
     TeachersSection,
 )
-from cosup.errors import UserError, unknown_name, within
+from cosup.errors import UserError, within
 from cosup.evidence import Scopes
 from cosup.models.section import TrainingSection
 from cosup.seeds import numpy_generator
@@ -253,36 +253,7 @@ def resolve_scope(
 
     Raises `UserError` for an unknown name.
     """
-    return (
-        _resolve(scope.classes, classes, "class"),
-        _resolve(scope.domains, domains, "domain"),
-    )
-
-
-def _resolve(
-    wanted: Sequence[str | int] | None, names: Sequence[str], kind: str
-) -> tuple[int, ...] | None:
-    """Return the indices of the named classes or domains; a number that is not a name is an index.
-
-    Raises `UserError` with the key `kind`.
-    """
-    if wanted is None:
-        return None
-    if not wanted:
-        raise UserError(f"names no {kind}", key=kind, value=[], allowed="null, which means all")
-    known = {name: index for index, name in enumerate(names)}
-    found = set()
-    for item in wanted:
-        if str(item) in known:
-            found.add(known[str(item)])
-        elif isinstance(item, int):
-            if not 0 <= item < len(names):
-                allowed = f"a name, or an index of 0 to {len(names) - 1}"
-                raise UserError(f"is not a {kind}", key=kind, value=item, allowed=allowed)
-            found.add(item)
-        else:
-            raise unknown_name(kind, item, names, key=kind)
-    return None if len(found) == len(names) else tuple(sorted(found))
+    return scope.resolve(classes, domains)
 
 
 def _check_names(levels: Sequence[Sequence[TeacherSpec]]) -> None:

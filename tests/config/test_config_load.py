@@ -1,6 +1,7 @@
 """Configs load from YAML with overrides, dump to what loads back, and have a stable identity."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.user_errors import key_of, mistakes_of
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from cosup.config import (
     Config,
+    check_config,
     config_differences,
     config_hash,
     config_tree,
@@ -219,3 +221,14 @@ def test_configs_are_frozen(path: Path) -> None:
     config: Config = load_config(path)
     with pytest.raises(ValueError, match="frozen"):
         config.run.seed = 4
+
+
+@pytest.mark.parametrize("scope", ["all", {"class": "all"}, {"domain": "all", "class": None}])
+def test_a_scope_of_all_is_the_whole_task(scope: Any) -> None:
+    tree = {
+        "data": {"source": "digits"},
+        "teachers": {"external": [{"name": "a", "annotations": "a.csv", "scope": scope}]},
+        "student": {"backbone": {"name": "resnet18"}},
+    }
+    found = check_config(tree).teachers.external[0].scope
+    assert found.resolve(["x", "y"], ["d"]) == (None, None)
