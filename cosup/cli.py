@@ -223,6 +223,33 @@ def compare(
         typer.echo(f"everything else: {page}")
 
 
+@app.command()
+def review(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")],
+    number: Annotated[
+        int | None,
+        typer.Option("--next", metavar="N", min=1, help="Choose N images for a person to label."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--read", metavar="FILE", help="Read the answers (CSV or Parquet)."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first draw, instead of run.seed.")
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html/--no-html", help="Write a page with the images.")
+    ] = True,
+) -> None:
+    """Ask a person about the images whose true label would tell most, and read the answers."""
+    with explained():
+        if (number is None) == (answers is None):
+            raise UserError("give either --next N or --read FILE")
+        from cosup.runs import review_run
+
+        show(review_run(run, number, answers, seed, html))
+
+
 @app.command("ls")
 def list_things(
     what: Annotated[

@@ -30,6 +30,7 @@ __all__ = [
     "Layout",
     "LinesFile",
     "ProbFile",
+    "ReviewFiles",
     "RoundFiles",
     "StageFile",
     "TableFile",
@@ -128,6 +129,38 @@ class RoundFiles:
     def assigner(self) -> TensorFile:
         """Return the file of the fitted assigner, for one that has a state."""
         return TensorFile(self.folder / "assigner.safetensors")
+
+
+@dataclass(frozen=True)
+class ReviewFiles:
+    """The files of the review of a run by a person."""
+
+    folder: Path
+
+    @property
+    def pool(self) -> TableFile:
+        """Return the table of all images that may be reviewed, and what sources say of them."""
+        return TableFile(self.folder / "pool.parquet", ("sample_id", "group", "reason", "label"))
+
+    @property
+    def questions(self) -> Path:
+        """Return the path of the table that a person fills in."""
+        return self.folder / "next.csv"
+
+    @property
+    def page(self) -> Path:
+        """Return the path of the page that shows these images."""
+        return self.folder / "next.html"
+
+    @property
+    def answers(self) -> TableFile:
+        """Return the table of all answers so far."""
+        return TableFile(self.folder / "answers.parquet", ("sample_id", "label", "reason"))
+
+    @property
+    def estimates(self) -> JsonFile:
+        """Return the file of what the answers tell of every source."""
+        return JsonFile(self.folder / "estimates.json")
 
 
 SAMPLE_COLUMNS = ("split", "sample_id", "true_label", "domain", "group", "answer")
@@ -243,6 +276,11 @@ class Layout:
         """Return the file of the probabilities by student and team of the test samples."""
         return ProbFile(self.checkpoints / "student-and-team.safetensors")
 
+    @property
+    def posterior(self) -> ProbFile:
+        """Return the file of the posterior of the true class of student_train, from all sources."""
+        return ProbFile(self.checkpoints / "posterior.safetensors")
+
     def control(self, name: str) -> ProbFile:
         """Return the file of a control's probabilities of the test samples."""
         return ProbFile(self.checkpoints / f"control-{name}.safetensors")
@@ -270,6 +308,11 @@ class Layout:
     def thumbnails(self) -> TableFile:
         """Return the table of the report's pictures, as PNG."""
         return TableFile(self.path / "report" / "thumbnails.parquet", ("sample_id", "png"))
+
+    @property
+    def review(self) -> ReviewFiles:
+        """Return the files of the review by a person."""
+        return ReviewFiles(self.path / "review")
 
     def of_seed(self, seed: int) -> "Layout":
         """Return the run of one seed, where several were run."""

@@ -56,3 +56,15 @@ def plan_config(config: Config) -> RenderableType:
     from cosup.runs.plan import plan_table
 
     return plan_table(config)
+
+
+def review_run(
+    place: str, number: int | None, answers: Path | None, seed: int | None, page: bool
+) -> RenderableType:
+    """Choose images of a run to review, or read the answers. Returns what to print."""
+    from cosup.runs.review import ask, read
+
+    if answers is not None:
+        return read(place, answers)
+    assert number is not None
+    return ask(place, number, seed, page)

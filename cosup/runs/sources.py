@@ -94,12 +94,14 @@ class _Read:
 
     estimated, measured: by the posterior and by the true classes. answered: [S] samples with an
     answer. share: each source's part of the evidence, by name; empty if the rounds had none.
+    posterior: of the true class of each sample.
     """
 
     estimated: Tally
     measured: Tally
     answered: Tensor
     share: Mapping[str, float]
+    posterior: ProbTable
 
 
 def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
@@ -108,6 +110,7 @@ def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers])
     sources = fitted.fused.sources(fitted.scopes)
     regions = data.domains if len(data.domains) > 1 else sources.regions
     read = _read(fitted, prepared, teachers, len(regions))
+    context.files.posterior.write(read.posterior)
     judged, together = notes(read.estimated, len(teachers)), _groups(sources)
     seed = seed_for(context.seed, "bootstrap")
     estimates, truths = (
@@ -142,9 +145,11 @@ def _read(fitted: _Fitted, prepared: Prepared, teachers: Sequence[str], regions:
     answered, evidence = torch.zeros(size[0]), torch.zeros(len(scopes) + 1).double()
     blocks = block_of(prepared.samples.groups)
     said = _answers(prepared, teachers, fitted.guide)
+    posterior = ProbTable.empty(len(fitted.stream), classes)
     for rows, batch in fitted.stream.items():
         labels, block, true = said[rows].long(), blocks[rows], truth.labels[rows]
         assigned = fitted.fused.assign(batch, scopes)
+        posterior.put(rows, ProbTable.compress(assigned.targets))
         by_domain = len(prepared.data.domains) > 1
         region = truth.domains[rows] if by_domain else fitted.fused.region_of(batch)
         spoken = labels >= 0
@@ -159,7 +164,7 @@ def _read(fitted: _Fitted, prepared: Prepared, teachers: Sequence[str], regions:
     if fitted.own and float(evidence.sum()) > 0:
         parts = (evidence / evidence.sum()).tolist()
         share = dict(zip([*scopes.names, STUDENT], parts, strict=True))
-    return _Read(estimated, measured, answered, share)
+    return _Read(estimated, measured, answered, share, posterior)
 
 
 def _answers(prepared: Prepared, names: Sequence[str], guide: ProbTable) -> Tensor:

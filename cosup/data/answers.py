@@ -1,0 +1,213 @@
+"""Answers of a person who reviewed images: read them from a file, and use them in a sample table.
+
+Images that were chosen at random measure: they become the split `test` where there is none, else
+`validation`. The labels of all others are known in student_train.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cosup.errors import UserError, in_short, raise_all, unknown_name, unknown_of_many
+from cosup.words import plural
+
+__all__ = ["RANDOM", "Answer", "Applied", "apply_answers", "check_answers", "read_answers"]
+
+RANDOM = "random"
+"""The reason of images that measure."""
+MOST_ERRORS = 20
+"""Mistakes of a file that are listed."""
+MOST_LISTED = 20
+"""Class names that an error lists."""
+PARQUET = (".parquet", ".pq")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row of a file of answers, as text. row: its number in the file, from 1 below the head."""
+
+    row: int
+    sample_id: str
+    label: str
+    reason: str = ""
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Read a table (CSV or Parquet) with the columns `sample_id` and `label`, maybe `reason`.
+
+    A CSV may have commas, semicolons or tabs, and a byte order mark, as Excel writes it. Raises
+    `UserError` for a file that cannot be read or lacks a column.
+    """
+    where = f"answers {path}"
+    if not path.is_file():
+        raise UserError("no such file" if not path.exists() else "not a file", where=where)
+    try:
+        table = pd.read_parquet(path) if path.suffix in PARQUET else _read_csv(path)
+    except UserError as error:
+        raise error.moved(where=where) from None
+    except Exception as error:  # pyarrow's own, OSError, ValueError, pandas' parser
+        raise UserError(f"cannot be read: {in_short(error)}", where=where) from None
+    table.columns = pd.Index([str(name).strip() for name in table.columns])
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise UserError(f"two columns are called '{twice[0]}'", where=where)
+    for column in ("sample_id", "label"):
+        if column not in table:
+            found = ", ".join(map(str, table.columns[:10]))
+            raise UserError(f"no column '{column}' (found: {found})", where=where)
+    ids, labels = (_texts(table[column]) for column in ("sample_id", "label"))
+    reasons = _texts(table["reason"]) if "reason" in table else [""] * len(table)
+    return [
+        Answer(row, *texts)
+        for row, texts in enumerate(zip(ids, labels, reasons, strict=True), start=1)
+        if any(texts)
+    ]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252")  # Excel's "CSV" in western Europe and America
+    if not text.strip():
+        raise UserError("is empty")
+    separator = max(",;\t", key=text.splitlines()[0].count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows = [row for row in lines if any(row)]
+    wide = next((row for row in rows if len(row) > len(rows[0])), None)
+    if wide is not None:
+        raise UserError(f"a row has more fields than the header: {separator.join(wide)[:80]}")
+    filled = [row + [""] * (len(rows[0]) - len(row)) for row in rows[1:]]
+    return pd.DataFrame(filled, columns=rows[0], dtype=object)
+
+
+def _texts(column: "pd.Series[str]") -> list[str]:
+    return [text.strip() for text in column.astype("str").fillna("").tolist()]
+
+
+def check_answers(
+    answers: Sequence[Answer],
+    classes: Sequence[str],
+    known: Callable[[str], UserError | None],
+    where: str,
+) -> dict[str, int]:
+    """Return the class of each sample that has an answer; a blank label is none.
+
+    Letters may differ in case if one class alone fits. known: returns what is wrong with a
+    sample_id. Raises `UserErrors` with every mistake: an unknown sample, a sample with two rows, an
+    unknown class.
+    """
+    place = {name: index for index, name in enumerate(classes)}
+    folded: dict[str, list[int]] = {}
+    for number, name in enumerate(classes):
+        folded.setdefault(name.casefold(), []).append(number)
+    found: dict[str, int] = {}
+    errors: list[UserError] = []
+    first: dict[str, int] = {}
+    for answer in answers:
+        at = f"{where}, row {answer.row}"
+        error = known(answer.sample_id)
+        if answer.sample_id in first:
+            problem = f"sample '{answer.sample_id}' is in row {first[answer.sample_id]} too"
+            error = UserError(problem, allowed="one row per sample")
+        first.setdefault(answer.sample_id, answer.row)
+        alike = folded.get(answer.label.casefold(), [])
+        index = place.get(answer.label, alike[0] if len(alike) == 1 else None)
+        if error is None and index is None and answer.label:
+            error = _unknown_class(answer.label, classes)
+        if error is not None:
+            errors.append(error.moved(where=at))
+        elif index is not None:
+            found[answer.sample_id] = index
+    if len(errors) > MOST_ERRORS:
+        more = f"and {plural(len(errors) - MOST_ERRORS, 'more mistake')}"
+        errors = [*errors[:MOST_ERRORS], UserError(more, where=where)]
+    raise_all(errors)
+    return found
+
+
+def _unknown_class(label: str, classes: Sequence[str]) -> UserError:
+    if len(classes) <= MOST_LISTED:
+        return unknown_name("class", label, classes)
+    return unknown_of_many("class", label, classes, f"one of the {len(classes)} classes, or blank")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """How the answers of reviewed images are used.
+
+    measuring: samples whose answers measure, in the split `split`. labels: samples of student_train
+    whose label is known. set_aside: samples that are of a group with a measuring one.
+    """
+
+    split: str = ""
+    measuring: int = 0
+    labels: int = 0
+    set_aside: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of answers used."""
+        return self.measuring + self.labels
+
+
+def apply_answers(
+    table: pd.DataFrame, classes: Sequence[str], path: Path, *, grouped: bool, measure: bool
+) -> tuple[pd.DataFrame, NDArray[np.bool_], Applied]:
+    """Use a file of answers in a sample table (sample_id, label, group, split).
+
+    Returns the table with splits and labels changed, which rows [N] of student_train have a known
+    label by review, and what was used how. grouped: whether groups must stay in one split. measure:
+    False uses the random answers as labels too. Raises `UserError` for wrong answers, and if
+    nothing is left of student_train.
+    """
+    where = f"answers {path}"
+    answers = read_answers(path)
+    ids = table["sample_id"].to_numpy(object)
+    row_of: Mapping[str, int] = {str(name): row for row, name in enumerate(ids)}
+    split = table["split"].to_numpy(object).copy()
+
+    def known(name: str) -> UserError | None:
+        if name not in row_of:
+            return unknown_of_many("sample", name, row_of, "sample ids of student_train")
+        at = split[row_of[name]]
+        if at == "student_train":
+            return None
+        return UserError(f"sample '{name}' is in {at or 'no split'}", allowed="student_train")
+
+    found = check_answers(answers, classes, known, where)
+    if not found:
+        raise UserError("has no answer: every label is blank", where=where)
+    random = {answer.sample_id for answer in answers if answer.reason == RANDOM and measure}
+    measuring = np.array([row_of[name] for name in found if name in random], dtype=np.int64)
+    label = table["label"].to_numpy(np.int64).copy()
+    label[[row_of[name] for name in found]] = list(found.values())
+    role = "validation" if (split == "test").any() else "test"
+    aside = np.zeros(len(table), bool)
+    if grouped and len(measuring):
+        shared = table["group"].isin(set(table["group"].iloc[measuring])).to_numpy(bool)
+        aside = shared & (split == "student_train")
+        aside[measuring] = False
+    split[measuring], split[aside] = role, ""
+    reviewed = np.zeros(len(table), bool)
+    reviewed[[row_of[name] for name in found]] = True
+    reviewed &= split == "student_train"
+    left = int((split == "student_train").sum())
+    if not left:
+        raise UserError(
+            f"with {plural(len(measuring), 'image')} that measure, and those of their groups, no "
+            "sample of student_train is left",
+            where=where,
+        )
+    applied = Applied(
+        role if len(measuring) else "", len(measuring), int(reviewed.sum()), int(aside.sum())
+    )
+    changed = table.assign(split=pd.Series(split, dtype="str"), label=label)
+    return changed, reviewed, applied

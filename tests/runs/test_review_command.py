@@ -1,0 +1,225 @@
+"""`cosup review` on a real run: what is asked, what is read back, and what it says."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from cosup.analysis import load_run
+from cosup.cli import call
+from cosup.runs.lock import locked
+
+NAMES = ("nought", "one", "two", "three")
+CONFIG = """\
+run: {name: reviewed, output: runs}
+data: {source: image_folder, root: own, splits: {teacher_train: 0.1, student_train: 0.7, test: 0.2}}
+teachers:
+  hierarchy: null
+  external:
+    - {name: ann, annotations: ann.csv}
+    - {name: ben, annotations: ben.csv, missing: abstain}
+student:
+  backbone: {name: test_resnet.r160_in1k, weights: null, image_size: 32}
+  training: {steps: 40, lr: 0.01, standardize: true}
+rounds: {assignment: {name: fused}, consistency: [], loss: {name: cross_entropy}}
+controls: []
+execution: {device: cpu, workers: 1}
+"""
+
+
+def make_world(root: Path) -> None:
+    """Write a folder of digits, and the tables of two annotators."""
+    digits, draw = load_digits(), np.random.default_rng(0)
+    ids, truth = [], []
+    for label, name in enumerate(NAMES):
+        folder = root / "own" / name
+        folder.mkdir(parents=True)
+        for index in np.flatnonzero(digits.target == label)[:60]:
+            pixels = (digits.images[index] * 15.9).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index:04d}.png")
+            ids.append(f"{name}/{index:04d}.png")
+            truth.append(label)
+    true = np.array(truth)
+    for name, share in (("ann", 0.85), ("ben", 0.65)):
+        wrong = (true + draw.integers(1, 4, len(true))) % 4
+        said = np.where(draw.random(len(true)) < share, true, wrong)
+        table = pd.DataFrame({"sample_id": ids, "label": [NAMES[code] for code in said]})
+        table.iloc[: None if name == "ann" else 200].to_csv(root / f"{name}.csv", index=False)
+    (root / "config.yaml").write_text(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("review")
+    make_world(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert call(["run", "config.yaml"]) == 0
+    return root
+
+
+@pytest.fixture
+def world(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the world with a finished run in `runs/reviewed`; it is the working directory."""
+    root = tmp_path / "world"
+    shutil.copytree(finished, root)
+    monkeypatch.chdir(root)
+    return root / "runs" / "reviewed"
+
+
+def review(*arguments: str) -> int:
+    return call(["review", "runs/reviewed", *arguments])
+
+
+def questions(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "review" / "next.csv", dtype=str, keep_default_na=False)
+
+
+def answer(run: Path, path: Path, some: slice = slice(None)) -> pd.DataFrame:
+    """Answer the questions by the folder of each image; leave the others blank."""
+    table = questions(run)
+    table["label"] = ""
+    rows = table.index[some]
+    table.loc[rows, "label"] = table.loc[rows, "sample_id"].str.partition("/")[0]
+    table.to_csv(path, index=False)
+    return table
+
+
+def answers(run: Path) -> pd.DataFrame:
+    return pd.read_parquet(run / "review" / "answers.parquet")
+
+
+def last_error(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_questions_are_of_student_train_with_their_files(world: Path) -> None:
+    assert review("--next", "20") == 0
+    table = questions(world)
+    assert list(table) == ["sample_id", "path", "suggested", "reason", "label"]
+    assert set(table["sample_id"]) <= set(load_run(world).train["sample_id"])
+    assert table["reason"].value_counts().to_dict() == {"random": 10, "contested": 10}
+    assert all(Path(path).is_file() for path in table["path"])
+    assert set(table["suggested"]) <= set(NAMES)
+    assert (table["label"] == "").all()
+    page = (world / "review" / "next.html").read_text()
+    assert page.count('<img src="data:image/png') == 20
+
+
+def test_unanswered_questions_are_asked_again(world: Path) -> None:
+    assert review("--next", "20", "--no-html") == 0
+    assert not (world / "review" / "next.html").exists()
+    first = questions(world)
+    assert review("--next", "20") == 0
+    pd.testing.assert_frame_equal(questions(world), first)
+    answer(world, Path("a.csv"), slice(15))
+    assert review("--read", "a.csv") == 0
+    assert review("--next", "20") == 0
+    then = questions(world)
+    assert set(first["sample_id"][15:]) <= set(then["sample_id"])
+    assert not set(first["sample_id"][:15]) & set(then["sample_id"])
+    assert len(then) == 20
+
+
+def test_answers_accumulate_and_the_later_one_counts(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert review("--next", "20") == 0
+    table = answer(world, Path("a.csv"), slice(12))
+    assert review("--read", "a.csv") == 0
+    assert len(answers(world)) == 12
+    changed = table.iloc[[0]].assign(label="three" if table["label"][0] == "one" else "one")
+    changed[["sample_id", "label"]].to_csv("b.csv", sep=";", index=False, encoding="utf-8-sig")
+    capsys.readouterr()
+    assert review("--read", "b.csv") == 0
+    assert f"'{table['sample_id'][0]}'" in capsys.readouterr().out
+    kept = answers(world).set_index("sample_id")["label"]
+    assert kept[table["sample_id"][0]] == changed["label"].iloc[0]
+    assert len(kept) == 12
+
+
+def test_what_the_answers_tell_is_printed_and_stored(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert review("--next", "60") == 0
+    answer(world, Path("a.csv"))
+    assert review("--read", "a.csv") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("ann", "ben", "student", "--resume"))
+    found = load_run(world).files.review.estimates.read()
+    assert (found["answers"], found["random"]) == (60, 30)
+    by_name = {one["name"]: one for one in found["sources"]}
+    run = load_run(world)
+    truth = run.train["true_label"].astype(str).to_numpy()
+    said = np.array(run.classes)[run.annotated("ann").label]
+    assert by_name["ann"]["low"] <= (said == truth).mean() <= by_name["ann"]["high"]
+    assert by_name["ann"]["share"] > by_name["ben"]["share"]
+
+
+def test_wrong_answers_change_nothing(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert review("--next", "10") == 0
+    table = answer(world, Path("a.csv"))
+    for name, edit in {
+        "class": table.assign(label="noughtt"),
+        "sample": table.assign(sample_id=table["sample_id"] + "x"),
+        "twice": pd.concat([table, table]),
+        "blank": table.assign(label=""),
+    }.items():
+        edit.to_csv(f"{name}.csv", index=False)
+        capsys.readouterr()
+        assert review("--read", f"{name}.csv") == 2, name
+        errors = capsys.readouterr().err.splitlines()
+        assert all(line.startswith(f"error: answers {name}.csv") for line in errors), errors
+    assert not (world / "review" / "answers.parquet").exists()
+
+
+def test_a_reading_without_questions(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text("sample_id,label\nx,one\n")
+    assert review("--read", "a.csv") == 2
+    assert "--next" in last_error(capsys)
+    assert review() == 2
+    assert review("--next", "5", "--read", "a.csv") == 2
+
+
+def test_a_run_that_is_being_written_is_left_alone(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(world / ".lock"):
+        assert review("--next", "5") == 2
+    assert "being written" in last_error(capsys)
+    assert not (world / "review").exists()
+
+
+def test_damaged_answers_are_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert review("--next", "10") == 0
+    answer(world, Path("a.csv"))
+    assert review("--read", "a.csv") == 0
+    path = world / "review" / "answers.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    capsys.readouterr()
+    assert review("--read", "a.csv") == 1
+    assert str(path.relative_to(Path.cwd())) in capsys.readouterr().err
+
+
+def test_the_seed_is_that_of_the_first_review(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert review("--next", "10", "--seed", "1") == 0
+    first = questions(world)
+    shutil.rmtree(world / "review")
+    assert review("--next", "10", "--seed", "2") == 0
+    assert set(questions(world)["sample_id"]) != set(first["sample_id"])
+    capsys.readouterr()
+    assert review("--next", "10", "--seed", "1") == 2
+    assert "--seed" in last_error(capsys)
+
+
+def test_what_is_no_run_of_a_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["review", str(tmp_path), "--next", "5"]) == 2
+    assert str(tmp_path) in last_error(capsys)
