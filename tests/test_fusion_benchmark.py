@@ -9,7 +9,7 @@ from benchmarks.bench_fusion import METHODS, OURS, STUDENT, Book, Student, Task,
 from benchmarks.fusion_sets import annotator_settings
 from sklearn.datasets import load_digits
 
-from cosup.config.teachers import ExternalSection
+from cosup.config.external import ExternalSection
 from cosup.teachers.simulated import Labelled, simulate
 
 PEERS = {"crowd-kit MajorityVote", "crowd-kit DawidSkene", "cleanlab CROWDLAB"}

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from cosup.config.external import ExternalSection
 from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.errors import UserError, known_names
@@ -57,85 +58,6 @@ class HierarchySection(Section):
         return self
 
 
-class CopiesSection(Section):
-    """Answers that a simulated annotator takes over from another one."""
-
-    of: str
-    """The name of another simulated annotator, listed before this one."""
-    share: float = Field(ge=0, le=1)
-    """The share of the other's answers that this one repeats."""
-
-
-class SimulateSection(Section):
-    """An annotator made from the true labels. `cosup/METHODS.md` has its rules.
-
-    A planning tool: what would a fourth annotator of 70 % bring? Its answers depend on the true
-    labels, so its figures are no measurement of anybody.
-    """
-
-    accuracy: float = Field(ge=0, le=1)
-    """The share of its answers that are right, in classes and domains that are not listed below."""
-    coverage: float = Field(default=1.0, gt=0, le=1)
-    """The share of the samples that it answers."""
-    classes: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
-    """Its accuracy on single classes, by name."""
-    domains: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
-    """Its accuracy in single domains, by name; there it replaces `accuracy` and `classes`."""
-    confuses: Literal["next"] | dict[str, str] | None = None
-    """What its wrong answers are. null: any other class. `next`: always the next class (of the
-    last: the first). A mapping of classes: that class; any other for classes not listed."""
-    copies: CopiesSection | None = None
-    """Answers that it takes over from another simulated annotator; null: none."""
-    seed: int = Field(default=0, ge=0)
-    """The seed of its answers. They do not depend on the run's seed, as those of a file."""
-
-    @field_validator("classes", "domains", mode="before")
-    @classmethod
-    def _names_are_text(cls, value: object) -> object:
-        """Convert names that YAML reads as numbers."""
-        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
-
-    @field_validator("confuses", mode="before")
-    @classmethod
-    def _both_are_names(cls, value: object) -> object:
-        """Convert names that YAML reads as numbers."""
-        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-class ExternalSection(Section):
-    """A teacher from outside: an annotation table, or a simulated annotator."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
-    """Its name in tables, files and reports."""
-    simulate: SimulateSection | None = None
-    """Make it from the true labels, in place of `annotations`."""
-    annotations: str | None = None
-    """A Parquet or CSV file: `sample_id`, and either `label` or a column per class."""
-    scope: ScopeSection = ScopeSection()
-    """The classes and domains that it knows. A simulated annotator answers nothing else."""
-    level: int = -1
-    """Its level, from 0; -1 is the finest."""
-    missing: Literal["error", "abstain"] = "error"
-    """Samples without a row in `annotations`: an error, or this teacher abstains on them."""
-
-    @field_validator("annotations")
-    @classmethod
-    def _one_of_two(cls, value: str | None, info: ValidationInfo) -> str | None:
-        simulated = info.data.get("simulate")
-        if value is None and simulated is None and "simulate" in info.data:
-            raise UserError("must be given, or else `simulate`")
-        if value is not None and simulated is not None:
-            raise UserError("is given, and so is `simulate`", allowed="one of the two")
-        return value
-
-    @field_validator("missing")
-    @classmethod
-    def _of_tables(cls, value: str, info: ValidationInfo) -> str:
-        if value == "abstain" and info.data.get("simulate") is not None:
-            raise UserError("is for annotation tables", allowed="simulate.coverage")
-        return value
-
-
 class TeachersSection(Section):
     """The teachers, which annotate samples."""
 
@@ -166,7 +88,7 @@ class TeachersSection(Section):
                     value=copies.of,
                     allowed=known_names(simulated) if simulated else "no copies in the first one",
                 )
-            if external.simulate is not None:
+            if external.simulate is not None and external.name is not None:
                 simulated.append(external.name)
         return self
 

@@ -56,6 +56,7 @@ class ImageData:
     drawn, so they depend on the seed. share_train: teachers train on student_train.
     novel, novel_validation: samples of the classes set aside for few-shot learning, with their own
     classes and labels, all in the split test or validation. notes: what is unusual about them.
+    left_out: ids of the samples that `limit` leaves out.
     """
 
     table: pd.DataFrame
@@ -69,6 +70,7 @@ class ImageData:
     novel: "ImageData | None" = None
     novel_validation: "ImageData | None" = None
     notes: tuple[Note, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -153,7 +155,7 @@ def load_data(
     samples are not those of `known`.
     """
     with within("data"):
-        collection = _listed_samples(section, seed)
+        collection, left_out = _listed_samples(section, seed)
         if known is None:
             collection, broken = _readable(collection, section, workers, cache)
         else:
@@ -179,11 +181,13 @@ def load_data(
         novel=novel,
         novel_validation=novel_validation,
         notes=split_notes(collection, table, section, teacher_train),
+        left_out=left_out,
     )
 
 
-def _listed_samples(section: DataSection, seed: int) -> Collection:
-    """Return the source's samples, grouped as configured, at most `limit` of them."""
+def _listed_samples(section: DataSection, seed: int) -> tuple[Collection, tuple[str, ...]]:
+    """Return the source's samples, grouped as configured, at most `limit` of them, and the ids of
+    the others."""
     collection = SOURCES.build(section.source).load()
     table = collection.table
     twice = table["sample_id"].duplicated()
@@ -194,8 +198,10 @@ def _listed_samples(section: DataSection, seed: int) -> Collection:
     if section.group_by is not None:
         collection = collection.grouped_by(section.group_by)
     if section.limit is None:
-        return collection
-    return draw_limit(collection, section.limit, section.stratify, seed)
+        return collection, ()
+    chosen = draw_limit(collection, section.limit, section.stratify, seed)
+    left_out = table["sample_id"][~table["sample_id"].isin(chosen.table["sample_id"])]
+    return chosen, tuple(map(str, left_out))
 
 
 def _readable(

@@ -4,25 +4,21 @@ The levels follow CSL (Liu and Alahi, arXiv 2402.15505, and its published code):
 teachers, each on a block of the classes, or each on some of the domains.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cosup.config.external import ExternalSection
 from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
-from cosup.config.teachers import (
-    TEACHER_KEY,
-    ExternalSection,
-    HierarchySection,
-    TeachersSection,
-)
+from cosup.config.teachers import TEACHER_KEY, HierarchySection, TeachersSection
 from cosup.errors import UserError, within
 from cosup.evidence import Scopes
 from cosup.models.section import TrainingSection
 from cosup.seeds import numpy_generator
+from cosup.teachers.tables.teachers import expand_tables, file_name
 from cosup.words import listed
 
 __all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "resolve_scope", "scopes", "speakers"]
@@ -33,9 +29,9 @@ class TeacherSpec:
     """Specification of one teacher.
 
     classes, domains: indices of its scope, ascending; None means all. external: its entry of
-    `teachers.external`, or None for a teacher of `teachers.hierarchy`. bootstrap: seed of the
-    bootstrap sample that it trains on; None trains on all samples of its scope. setup: its model
-    and training, unless it is external.
+    `teachers.external`, for its annotator alone; None for a teacher of `teachers.hierarchy`.
+    bootstrap: seed of the bootstrap sample that it trains on; None trains on all samples of its
+    scope. setup: its model and training, unless it is external.
     """
 
     name: str
@@ -81,13 +77,14 @@ def plan_hierarchy(
     """Return the teachers of each level, coarse to fine; external teachers come last in a level.
 
     The level of external teachers may be one finer than the hierarchy's finest: they then form a
-    level of their own. Raises `UserError` for an unknown class or domain, more teachers than there
-    are classes or domains, a name used twice, and a level that does not cover the task.
+    level of their own. Annotation tables are opened: one of several annotators is a teacher of
+    each. Raises `UserError` for an unknown class or domain, more teachers than there are classes or
+    domains, a name used twice, and a level that does not cover the task.
     """
     levels: list[list[TeacherSpec]] = []
     if section.hierarchy is not None:
         levels = _trained_levels(section, section.hierarchy, classes, domains, seed)
-    for position, external in enumerate(section.external):
+    for position, external in expand_tables(section.external, classes):
         _add_external(levels, external, position, section.external, classes, domains)
     _check_names(levels)
     for number, level in enumerate(levels):
@@ -178,18 +175,13 @@ def _block_name(
 ) -> str:
     by = section.by
     if len(block) == 1:
-        return f"{by}_{_file_name(names[block[0]])}"
+        return f"{by}_{file_name(names[block[0]])}"
     plural = "classes" if by == "class" else "domains"
     if section.partition == "random":
         return f"{plural}_part{number + 1}of{count}"
     if by == "class":
         return f"{plural}_{block[0]}-{block[-1]}"
-    return f"{plural}_{'-'.join(_file_name(names[index]) for index in block)}"[:100]
-
-
-def _file_name(name: str) -> str:
-    """Return the name of a class or domain as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60] or "_"
+    return f"{plural}_{'-'.join(file_name(names[index]) for index in block)}"[:100]
 
 
 def _rename_if_taken(spec: TeacherSpec, taken: set[str]) -> TeacherSpec:
@@ -241,6 +233,7 @@ def _add_external(
         )
     while len(levels) <= level:
         levels.append([])
+    assert external.name is not None
     with within(f"teachers.external.{position}.scope"):
         found = resolve_scope(external.scope, classes, domains)
     levels[level].append(TeacherSpec(external.name, level, *found, external=external))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from cosup.config.teachers import ExternalSection, SimulateSection
+from cosup.config.external import ExternalSection, SimulateSection
 from cosup.data.images import Ints
 from cosup.data.table import ImageData
 from cosup.errors import UserError, unknown_name, within
@@ -64,6 +64,7 @@ def simulate(external: ExternalSection, samples: Labelled, copied: Ints | None =
     """
     section = external.simulate
     assert section is not None
+    assert external.name is not None
     with within("scope"):
         scope = resolve_scope(external.scope, samples.classes, samples.domain_names)
     known = np.isin(np.arange(len(samples.classes)), scope[0] or range(len(samples.classes)))
@@ -203,6 +204,7 @@ class SimulatedTeacher(SimulatedKind, RowTeacher):
         chain = _chain(spec.name, training.section.external)
         for position, external in reversed(chain):
             copies = external.simulate.copies if external.simulate else None
+            assert external.name is not None
             if external.name not in made:
                 with within(f"teachers.external.{position}"):
                     copied = made[copies.of] if copies else None

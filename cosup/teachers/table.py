@@ -1,37 +1,77 @@
-"""Teachers that are annotation tables."""
+"""Teachers that are annotators of a table."""
 
+import json
+import logging
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
+from cosup.config.external import ExternalSection
+from cosup.data.images import Ints
 from cosup.data.table import ImageData
-from cosup.errors import UserError
+from cosup.errors import UserError, raise_all
 from cosup.settings.teachers import TableKind
 from cosup.teachers.base import RowTeacher, Teacher, Training
-from cosup.teachers.external import AnnotationTable, file_digest, read_annotations
-from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
+from cosup.teachers.tables.answers import Answers
+from cosup.teachers.tables.checks import content_errors, match_rows, read_entry
+from cosup.teachers.tables.frames import file_digest
+from cosup.teachers.tables.matching import Matched, SampleIds
 
-__all__ = ["ANNOTATED", "TableTeacher"]
+__all__ = ["ANNOTATED", "TableCounts", "TableTeacher", "table_teachers"]
+
+log = logging.getLogger(__name__)
 
 ANNOTATED = ("student_train", "validation", "test")
 """The splits that teachers annotate; an annotation table needs no rows for teacher_train."""
 
 
+@dataclass(frozen=True)
+class TableCounts:
+    """What became of the rows of an annotator.
+
+    rows: those of its table. matched, unmatched: of these, whether their id is that of a sample of
+    the data. abstained: samples of the splits that teachers annotate on which it gives no answer,
+    of `samples`.
+    """
+
+    rows: int
+    matched: int
+    unmatched: int
+    abstained: int
+    samples: int
+
+    def numbers(self) -> dict[str, int]:
+        """Return the counts by name."""
+        found = asdict(self)
+        del found["samples"]
+        return found
+
+
 class TableTeacher(TableKind, RowTeacher):
-    """Looks annotations up in its table, by row number of the sample table."""
+    """Looks an annotator's answers up in its table, by row number of the sample table."""
 
     def __init__(
-        self, spec: TeacherSpec, table: AnnotationTable, data: ImageData, digest: str
+        self,
+        spec: TeacherSpec,
+        answers: Answers,
+        matched: Matched,
+        data: ImageData,
+        digest: str,
     ) -> None:
+        """matched: the places of the table's ids among the samples. Raises `UserError`."""
         super().__init__(spec, len(data.classes), steps=0)
-        self.table = table
+        self.answers = answers
+        self.how = matched.how
         self.digest = digest
-        names = pd.Index(data.table["sample_id"], dtype="object")
-        self.places = torch.from_numpy(table.ids.get_indexer(names).astype(np.int64))
+        rows = matched.places[answers.sample]
+        self.places = torch.from_numpy(self._places(rows, data))
+        self.counts = self._counts(rows, data)
         self._check(data)
 
     @classmethod
@@ -41,8 +81,8 @@ class TableTeacher(TableKind, RowTeacher):
 
     @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
-        """Read every table."""
-        cls.train(specs, training)
+        """Read every table. Raises all errors together."""
+        table_teachers([specs], training.data)
 
     @classmethod
     def restore(
@@ -52,44 +92,130 @@ class TableTeacher(TableKind, RowTeacher):
         return cls._read(spec, training.data)
 
     @classmethod
-    def _read(cls, spec: TeacherSpec, data: ImageData) -> Teacher:
-        assert spec.external is not None
-        assert spec.external.annotations is not None
-        path = Path(spec.external.annotations)
-        abstain = spec.external.missing == "abstain"
-        table = read_annotations(path, data.classes, scope=spec.classes, may_abstain=abstain)
-        return cls(spec, table, data, file_digest(path))
+    def _read(cls, spec: TeacherSpec, data: ImageData) -> "TableTeacher":
+        external = _external(spec)
+        assert external.annotations is not None
+        answers = read_entry(external, data.classes, spec.classes)
+        matched = match_rows(external, data.classes, _sample_ids(data))
+        return cls(spec, answers, matched, data, file_digest(Path(external.annotations)))
 
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of rows [B] of the sample table; 0 for missing samples."""
         places = self.places[inputs]
-        probs = self.table.probs.dense(places.clamp_min(0))
+        probs = self.answers.dense(places.clamp_min(0))
         return probs * (places >= 0)[:, None]
 
     def origin(self) -> str:
-        """Return a hash of the file."""
-        return self.digest
+        """Return a hash of the file, and what is read of it."""
+        external = _external(self.spec)
+        about = external.model_dump(
+            mode="json", include={"annotator", "form", "columns", "ids", "match"}
+        )
+        return f"{self.digest} {json.dumps(about)}"
+
+    def _places(self, rows: Ints, data: ImageData) -> Ints:
+        """Return the answer [N] of each sample, -1 without one.
+
+        rows: [n] sample of each answer, negative or beyond the samples for none of them. Raises
+        `UserError` for two answers on a sample.
+        """
+        used = (rows >= 0) & (rows < len(data))
+        places = np.full(len(data), -1, dtype=np.int64)
+        answers = np.flatnonzero(used)
+        places[rows[answers]] = answers
+        again = answers[places[rows[answers]] != answers]
+        if len(again):
+            name = data.sample_ids(rows[again[:1]])[0]
+            one, other = (
+                self.answers.ids[self.answers.sample[at]]
+                for at in (again[0], places[rows[again[0]]])
+            )
+            problem = f"answers sample '{name}' twice: as '{one}' and as '{other}'"
+            raise UserError(problem, where=self._where)
+        return places
+
+    def _counts(self, rows: Ints, data: ImageData) -> TableCounts:
+        annotated = np.concatenate([data.rows(split) for split in ANNOTATED])
+        places = self.places.numpy()[annotated]
+        answered = int((self.answers.given()[places] & (places >= 0)).sum())
+        matched = int((rows >= 0).sum())
+        total, samples = len(rows), len(annotated)
+        return TableCounts(total, matched, total - matched, samples - answered, samples)
+
+    @property
+    def _where(self) -> str:
+        annotator = _external(self.spec).annotator
+        who = "" if annotator is None else f", annotator '{annotator}'"
+        return f"annotation table {self.answers.path}{who}"
 
     def _check(self, data: ImageData) -> None:
         """Raise `UserError` unless every sample has a row, or, if it may abstain, some have."""
-        where = f"annotation table {self.table.path}"
-        assert self.spec.external is not None
+        if not self.counts.matched:
+            first = self.answers.ids[self.answers.sample[0]]
+            raise UserError(f"none of its ids, such as '{first}', is a sample's", where=self._where)
+        may_abstain = _external(self.spec).missing == "abstain"
         for split in ANNOTATED:
             rows = data.rows(split)
             absent = rows[self.places.numpy()[rows] < 0]
             if not len(absent):
                 continue
-            first = data.table["sample_id"].iloc[int(absent[0])]
+            first = data.sample_ids(absent[:1])[0]
             if len(absent) == len(rows) and split == "student_train":
+                name = self.answers.ids[self.answers.sample[0]]
                 raise UserError(
-                    f"none of its sample ids (the first is '{self.table.ids[0]}') is in {split}, "
-                    f"whose first is '{first}'",
-                    where=where,
+                    f"none of its sample ids (the first is '{name}') is in {split}, whose first is "
+                    f"'{first}'",
+                    where=self._where,
                 )
-            if self.spec.external.missing == "error":
+            if not may_abstain:
                 raise UserError(
                     f"has no row for {len(absent)} of {len(rows)} samples of {split}; the first is "
                     f"'{first}'",
                     allowed=f"a row for every sample, or `missing: abstain` for '{self.name}'",
-                    where=where,
+                    where=self._where,
                 )
+
+
+def table_teachers(
+    hierarchy: Hierarchy | Sequence[Sequence[TeacherSpec]], data: ImageData
+) -> list[TableTeacher]:
+    """Return the teachers of a hierarchy that are annotators of a table.
+
+    Raises `UserError` for the errors of all of them together.
+    """
+    specs = [spec for level in hierarchy for spec in level if _is_table(spec)]
+    entries = [(_external(spec), spec.classes) for spec in specs]
+    raise_all(content_errors(entries, data.classes))
+    found, errors, told = [], list[UserError](), set[str]()
+    for spec in specs:
+        try:
+            found.append(TableTeacher._read(spec, data))
+        except UserError as error:
+            errors += [one for one in error.errors if str(one) not in told]
+            told |= {str(one) for one in error.errors}
+    raise_all(errors)
+    return found
+
+
+def _is_table(spec: TeacherSpec) -> bool:
+    return spec.external is not None and spec.external.simulate is None
+
+
+def _external(spec: TeacherSpec) -> ExternalSection:
+    assert spec.external is not None
+    return spec.external
+
+
+_last: tuple[weakref.ref[ImageData], SampleIds] | None = None
+
+
+def _sample_ids(data: ImageData) -> SampleIds:
+    """Return the ids of the data, and those of samples that this run leaves out, ready to be
+    matched; they are kept for the next table."""
+    global _last
+    if _last is None or _last[0]() is not data:
+        others = [part for part in (data.novel, data.novel_validation) if part is not None]
+        left = [*data.broken, *data.left_out]
+        left += [name for part in others for name in part.table["sample_id"]]
+        _last = (weakref.ref(data), SampleIds(list(data.table["sample_id"]), left))
+    return _last[1]

@@ -14,8 +14,8 @@ from cosup.files import discard
 from cosup.layout import TeacherFiles
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS
 from cosup.teachers.base import Teacher, Training, training_rows
-from cosup.teachers.external import file_digest
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
+from cosup.teachers.tables.frames import file_digest
 
 __all__ = [
     "check_teachers",

@@ -37,8 +37,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from cosup.config.external import ExternalSection
 from cosup.config.student import StudentSection
-from cosup.config.teachers import ExternalSection, TeachersSection
+from cosup.config.teachers import TeachersSection
 from cosup.data.images import ArrayImages
 from cosup.data.section import SplitShares
 from cosup.data.sources.base import Collection, Columns, collect, integer_codes

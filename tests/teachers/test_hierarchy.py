@@ -18,7 +18,7 @@ def section(**hierarchy: object) -> TeachersSection:
 
 
 def external(*tables: dict[str, object], hierarchy: object = None) -> TeachersSection:
-    tables = tuple({"annotations": "x.csv", **table} for table in tables)
+    tables = tuple({"annotations": f"{at}.csv", **table} for at, table in enumerate(tables))
     return TeachersSection.model_validate({"hierarchy": hierarchy, "external": tables})
 
 

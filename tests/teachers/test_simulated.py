@@ -9,7 +9,7 @@ from helpers.user_errors import key_of, mistakes_of
 from teachers.teacher_helpers import teachers_section
 
 from cosup.config import check_config
-from cosup.config.teachers import ExternalSection
+from cosup.config.external import ExternalSection
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.teachers.annotate import annotate_rows

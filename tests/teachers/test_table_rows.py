@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-import cosup.teachers.external as external
+import cosup.teachers.tables.frames as frames
+from cosup.config.external import ExternalSection
 from cosup.errors import UserError
-from cosup.teachers.external import read_annotations
+from cosup.teachers.tables.answers import Answers, ProbabilityAnswers
+from cosup.teachers.tables.reading import read_answers
 
 CLASSES = ["cat", "dog", "NA"]
 
@@ -28,6 +30,10 @@ def parquet(path: Path, **columns: Any) -> Path:
     return file
 
 
+def read_annotations(path: Path, classes: list[str], **settings: Any) -> Answers:
+    return read_answers(ExternalSection(annotations=str(path)), classes, **settings)
+
+
 def assert_refused(path: Path, *expected: str, **settings: Any) -> None:
     with pytest.raises(UserError) as caught:
         read_annotations(path, CLASSES, **settings)
@@ -41,14 +47,14 @@ def assert_refused(path: Path, *expected: str, **settings: Any) -> None:
 def test_labels_by_name_and_by_index(tmp_path: Path) -> None:
     table = read_annotations(csv(tmp_path, "sample_id,label\na,dog\nb,0\nc,NA\n"), CLASSES)
     assert list(table.ids) == ["a", "b", "c"]
-    assert table.probs.dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert table.dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
 def test_missing_numeric_labels_are_abstentions(tmp_path: Path) -> None:
     path = parquet(tmp_path, sample_id=[1, 2, 3], label=[2.0, None, -1.0])
     table = read_annotations(path, CLASSES, may_abstain=True)
     assert list(table.ids) == ["1", "2", "3"]
-    assert table.probs.dense().tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert table.dense().tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert_refused(path, "row 2", "'2'", "no label", "missing: abstain")
 
 
@@ -62,7 +68,7 @@ def test_a_column_per_class_in_any_order(tmp_path: Path, write: str) -> None:
         frame.to_csv(path)  # with the index column of pandas, which is ignored
     else:
         frame.to_parquet(path)
-    dense = read_annotations(path, CLASSES).probs.dense()
+    dense = read_annotations(path, CLASSES).dense()
     torch.testing.assert_close(
         dense, torch.tensor([[0.3, 0.5, 0.2], [1.0, 0.0, 0.0]]), atol=1e-3, rtol=0
     )
@@ -76,17 +82,17 @@ def test_the_size_of_chunks_has_no_effect(tmp_path: Path, monkeypatch: pytest.Mo
         **{name: probs[:, i] for i, name in enumerate(CLASSES)},
     )
     whole = read_annotations(path, CLASSES)
-    monkeypatch.setattr(external, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(frames, "CHUNK_ELEMENTS", 1)
     parts = read_annotations(path, CLASSES)
     assert list(parts.ids) == list(whole.ids)
-    assert torch.equal(parts.probs.values, whole.probs.values)
-    np.testing.assert_allclose(whole.probs.dense().numpy(), probs, atol=1e-3)
+    assert torch.equal(parts.dense(), whole.dense())
+    np.testing.assert_allclose(whole.dense().numpy(), probs, atol=1e-3)
 
 
 def test_row_numbers_continue_across_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(external, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(frames, "CHUNK_ELEMENTS", 1)
     path = parquet(tmp_path, sample_id=[f"s{i}" for i in range(600)], label=["cat"] * 599 + ["dgo"])
     assert_refused(path, "row 600, sample 's599'", "unknown class 'dgo'", "did you mean 'dog'")
     assert_refused(
@@ -144,6 +150,7 @@ def test_annotations_outside_the_scope_are_refused(tmp_path: Path) -> None:
     )
     path = csv(tmp_path, "sample_id,cat\na,1\n")
     table = read_annotations(path, CLASSES, scope=[0])
+    assert isinstance(table, ProbabilityAnswers)
     assert table.probs.support is not None
     assert table.probs.support.tolist() == [True, False, False]
 
@@ -167,7 +174,12 @@ def test_files_with_the_wrong_ending_are_refused(tmp_path: Path) -> None:
 
 def test_more_than_64_classes_are_stored_compactly(tmp_path: Path) -> None:
     classes = [f"c{i}" for i in range(100)]
-    path = parquet(tmp_path, sample_id=["a", "b"], label=["c99", "c3"])
-    table = read_annotations(path, classes)
+    probs = np.zeros((2, 100))
+    probs[0, 99], probs[1, [3, 4]] = 1.0, [0.75, 0.25]
+    columns = {name: probs[:, index] for index, name in enumerate(classes)}
+    table = read_annotations(parquet(tmp_path, sample_id=["a", "b"], **columns), classes)
+    assert isinstance(table, ProbabilityAnswers)
     assert table.probs.values.shape[1] < 100
-    assert table.probs.top()[0].tolist() == [99, 3]
+    assert table.dense()[1, 3] == 0.75
+    table = read_annotations(parquet(tmp_path, sample_id=["a", "b"], label=["c99", "c3"]), classes)
+    assert table.dense().argmax(1).tolist() == [99, 3]

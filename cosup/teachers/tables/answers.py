@@ -1,0 +1,175 @@
+"""The answers of one annotator, as classes of the task or as probabilities."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosup.config.external import Form
+from cosup.data.images import Ints
+from cosup.errors import UserError, raise_all, unknown_name
+from cosup.probabilities import ProbTable
+from cosup.teachers.tables.frames import table_error
+from cosup.teachers.tables.layout import NO_ANSWER, class_of
+from cosup.teachers.tables.votes import ALONE, MOST_TOLD, Votes, row_error
+
+__all__ = ["Answers", "LabelAnswers", "ProbabilityAnswers", "label_answers", "unknown_labels"]
+
+UNKNOWN = -2
+
+
+@dataclass(frozen=True)
+class Answers(ABC):
+    """The rows of one annotator in a file.
+
+    ids: [U] distinct sample ids of the file. sample: [n] place in `ids` of each row of this
+    annotator; each sample has one at most.
+    """
+
+    path: Path
+    form: Form
+    ids: "pd.Index[Any]"
+    sample: NDArray[np.int32]
+
+    @abstractmethod
+    def given(self) -> NDArray[np.bool_]:
+        """Return [n] whether a row has an answer."""
+
+    @abstractmethod
+    def dense(self, rows: Tensor | None = None) -> Tensor:
+        """Return probabilities [B, C] float32 of rows (None: all), 0 without an answer."""
+
+
+@dataclass(frozen=True)
+class LabelAnswers(Answers):
+    """labels: [n] classes, -1 for none. confidence: [n] probabilities of these, None for 1.
+    support: [C] bool classes in the scope."""
+
+    labels: Tensor
+    confidence: Tensor | None
+    support: Tensor
+
+    def given(self) -> NDArray[np.bool_]:
+        """Return [n] whether a row has an answer."""
+        return (self.labels >= 0).numpy()
+
+    def dense(self, rows: Tensor | None = None) -> Tensor:
+        """Return probabilities [B, C]: the confidence for the label, and the rest spread evenly
+        over the other classes in the scope."""
+        every = torch.arange(len(self.labels))
+        rows = every if rows is None else rows
+        labels = self.labels[rows]
+        at = labels.clamp_min(0)[:, None]
+        if self.confidence is None or int(self.support.sum()) == 1:
+            probs = torch.zeros(len(rows), len(self.support)).scatter_(1, at, 1.0)
+        else:
+            sure = self.confidence[rows][:, None]
+            others = self.support.float()[None].expand(len(rows), -1)
+            probs = (others * (1 - sure) / (self.support.sum() - 1)).scatter(1, at, sure)
+        return probs * (labels >= 0)[:, None]
+
+
+@dataclass(frozen=True)
+class ProbabilityAnswers(Answers):
+    """probs: the rows, all zero for those without an answer."""
+
+    probs: ProbTable
+
+    def given(self) -> NDArray[np.bool_]:
+        """Return [n] whether a row has an answer."""
+        return (self.probs.top()[1] > 0).numpy()
+
+    def dense(self, rows: Tensor | None = None) -> Tensor:
+        """Return probabilities [B, C]."""
+        return self.probs.dense(rows)
+
+
+def label_answers(
+    votes: Votes,
+    annotator: str,
+    classes: Sequence[str],
+    scope: Sequence[int] | None,
+    may_abstain: bool,
+) -> LabelAnswers:
+    """Return the answers of one annotator of a file.
+
+    scope: the classes that it knows (None: all). may_abstain: allow rows without a label. Raises
+    `UserError` for labels that are no class or outside the scope, and if it answers nothing.
+    """
+    raise_all(unknown_labels(votes, [annotator], classes))
+    part = votes.part(annotator)
+    codes = _class_codes(votes, classes)
+    labels = np.append(codes, -1)[votes.label[part]]
+    support = np.full(len(classes), scope is None)
+    support[list(scope or ())] = True
+    raise_all(islice(_bad_rows(votes, part, labels, support, classes, may_abstain), 1))
+    if not (labels >= 0).any():
+        who = "" if annotator == ALONE else f"annotator '{annotator}' "
+        raise table_error(votes.path, f"{who}answers nothing", "at least one answer")
+    sure = votes.confidence
+    return LabelAnswers(
+        votes.path,
+        votes.form,
+        votes.ids,
+        votes.sample[part],
+        torch.from_numpy(labels.astype(np.int64)),
+        None if sure is None else torch.from_numpy(sure[part].copy()),
+        torch.from_numpy(support),
+    )
+
+
+def unknown_labels(
+    votes: Votes, annotators: Iterable[str], classes: Sequence[str]
+) -> list[UserError]:
+    """Return an error for each label of these annotators that is no class, but for many alike."""
+    codes, errors = _class_codes(votes, classes), []
+    used = sorted(votes.labels_of(annotators))
+    for code in (code for code in used if codes[code] == UNKNOWN):
+        row, sample, count = votes.first_row(code)
+        error = unknown_name("class", votes.labels[code], classes)
+        more = f" and {count - 1} more" if count > 1 else ""
+        place = f"annotation table {votes.path}, row {row}{more}, sample '{sample}'"
+        errors.append(error.moved(where=place))
+    if len(errors) > MOST_TOLD:
+        left = len(errors) - MOST_TOLD
+        errors[MOST_TOLD:] = [table_error(votes.path, f"has {left} more unknown classes")]
+    return errors
+
+
+def _class_codes(votes: Votes, classes: Sequence[str]) -> Ints:
+    """Return the class of each label of a file: -1 for no answer, `UNKNOWN` for none of ours."""
+    known = {name: index for index, name in enumerate(classes)}
+    found = []
+    for label in votes.labels:
+        index = class_of(label, known, by_index=votes.form == "matrix")
+        if index is None:
+            index = -1 if label.removesuffix(".0") == NO_ANSWER else UNKNOWN
+        found.append(index)
+    return np.array(found, dtype=np.int64)
+
+
+def _bad_rows(
+    votes: Votes,
+    part: slice,
+    labels: Ints,
+    support: NDArray[np.bool_],
+    classes: Sequence[str],
+    may_abstain: bool,
+) -> Iterator[UserError]:
+    """Yield the errors of an annotator's rows; not in the order of the rows."""
+    rows, samples = votes.row[part], votes.sample[part]
+    for at in np.flatnonzero((labels >= 0) & ~support[np.maximum(labels, 0)]).tolist():
+        name = str(votes.ids[samples[at]])
+        problem = f"class '{classes[labels[at]]}' is outside the teacher's scope"
+        yield row_error(votes.path, int(rows[at]), name, problem)
+    for at in np.flatnonzero(labels < 0).tolist() if not may_abstain else ():
+        name, allowed = str(votes.ids[samples[at]]), "no label with `missing: abstain`"
+        yield row_error(votes.path, int(rows[at]), name, "has no label", allowed)
