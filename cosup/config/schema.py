@@ -165,6 +165,15 @@ class Config(Section):
         """Whether the run needs the split teacher_train (`load_data`)."""
         return wants_teacher_train(self.teachers, self.rounds)
 
+    @property
+    def folds_for_labels(self) -> int:
+        """Folds in which a head is trained once more after the last round, for the labels of the
+        run; 0 if its predictions are cross-fitted already, or may not be."""
+        untrained = self.student.training.steps == 0
+        if self.folds or untrained or self.student.cross_fit == 0 or self.student.mode != "head":
+            return 0
+        return AUTO_FOLDS["head"]
+
     @model_validator(mode="after")
     def _together(self) -> "Config":
         raise_all(find_conflicts({name: getattr(self, name) for name in type(self).model_fields}))

@@ -65,7 +65,8 @@ class StudentSection(Section):
     """The meta stage after each round (`data.few_shot`); null: none."""
     cross_fit: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Folds for cross-fitted predictions (0: the student predicts its own training samples). auto:
-    5 for a head and 2 for a network where an assigner takes the student for a source, else 0."""
+    5 for a head and 2 for a network where an assigner takes the student for a source, else 0; after
+    the last round a head is cross-fitted in any case, for `labels.parquet`."""
 
     @field_validator("cross_fit")
     @classmethod

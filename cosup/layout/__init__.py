@@ -121,6 +121,12 @@ class RoundFiles:
         return ProbFile(self.folder / "train.safetensors")
 
     @property
+    def cross_fitted(self) -> ProbFile:
+        """Return the file of the student's cross-fitted probabilities of student_train, for a last
+        round whose `train` are not."""
+        return ProbFile(self.folder / "cross-fitted.safetensors")
+
+    @property
     def test(self) -> ProbFile:
         """Return the file of the student's probabilities of the test samples."""
         return ProbFile(self.folder / "test.safetensors")
@@ -178,6 +184,19 @@ DECISION_COLUMNS = (
     "domain",
 )
 
+LABEL_COLUMNS = (
+    "sample_id",
+    "label",
+    "probability",
+    "source",
+    "teacher",
+    "kept",
+    "rejected_by",
+    "runner_up",
+    "runner_up_probability",
+    "review_rank",
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -224,6 +243,16 @@ class Layout:
     def samples(self) -> TableFile:
         """Return the table of samples: student_train, then test."""
         return TableFile(self.path / "samples.parquet", SAMPLE_COLUMNS)
+
+    @property
+    def labels(self) -> TableFile:
+        """Return the table of the final labels of student_train."""
+        return TableFile(self.path / "labels.parquet", LABEL_COLUMNS)
+
+    @property
+    def labels_csv(self) -> Path:
+        """Return the path of the same table as CSV."""
+        return self.path / "labels.csv"
 
     @property
     def teachers(self) -> TeacherFiles:

@@ -80,7 +80,7 @@ def control_run(
         recipe=build_recipe(context, prepared, on_step),
         run_seed=context.seed,
         best_teacher=teachers.best_level,
-        new_student=student_factory(context, prepared, on_step, cross_fit=False),
+        new_student=student_factory(context, prepared, on_step, folds=0),
         trained=teachers.control_levels,
         labelled=labelled,
         team_samples=None if prepared.test.episodes else _team_samples(context, prepared),
@@ -98,7 +98,7 @@ def control_run(
 def _labelled(context: RunContext, prepared: Prepared, on_step: StepLog) -> LabelledSamples:
     """Return the teachers' labelled samples, for students with the steps of the run's."""
     data, steps = prepared.data, student_steps(context, prepared)
-    make = student_factory(context, prepared, on_step, cross_fit=False, steps=steps)
+    make = student_factory(context, prepared, on_step, folds=0, steps=steps)
     labels = data.given(data.rows(PROVENANCE))
     return LabelledSamples(prepared.inputs.of_split(PROVENANCE), labels, make)
 

@@ -23,6 +23,8 @@ from cosup.runs.control_stages import Controls, finish_controls
 from cosup.runs.directory import RunDirectory
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
+from cosup.runs.labels import STAGE as LABELS
+from cosup.runs.labels import finish_labels
 from cosup.runs.losses import take_over
 from cosup.runs.measure import COMPARED
 from cosup.runs.paired import save_correct
@@ -86,9 +88,10 @@ def run_one(
         team = finish_team(chosen, prepared)
         controls = finish_controls(chosen, prepared, team)
         sources = finish_sources(chosen, prepared, rounds)
+        labels = finish_labels(chosen, prepared, rounds)
 
         summary = _summary(context, prepared, rounds, controls)
-        summary |= {"team": team, "sources": sources}
+        summary |= {"team": team, "sources": sources, "labels": labels}
         if recipe_choice is not None:
             summary["choice"] = recipe_choice
         if loss_choice is not None:
@@ -155,7 +158,7 @@ def _seconds(
     choices = [stage for stage in (RECIPE, LOSS) if run.is_done(stage)]
     parts += [("rounds", run.load(stage)["seconds"]) for stage in choices]
     parts.append(("controls", run.load(TEAM)["seconds"]))
-    parts.append(("rounds", run.load(SOURCES)["seconds"]))
+    parts += [("rounds", run.load(stage)["seconds"]) for stage in (SOURCES, LABELS)]
     return [
         *parts,
         *(("controls", run.load(f"control-{name}")["seconds"]) for name in controls),

@@ -15,7 +15,7 @@ from cosup.consistency import Chain
 from cosup.errors import about
 from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, recorded
-from cosup.protocols import Student
+from cosup.protocols import Guidance, Student
 from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, run_rounds
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
@@ -23,7 +23,7 @@ from cosup.runs.directory import RunDirectory
 from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
 from cosup.runs.scores import judge, weak_judge
-from cosup.seeds import torch_generator
+from cosup.seeds import seed_for, torch_generator
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
 from cosup.student.meta_stage import MetaStage
@@ -38,24 +38,24 @@ def student_factory(
     prepared: Prepared,
     on_step: OnStep | None = None,
     *,
-    cross_fit: bool = True,
+    folds: int | None = None,
     steps: int | None = None,
 ) -> NewStudent:
     """Return a function that makes the config's student. Cross-fitting folds keep groups whole.
 
-    cross_fit: False leaves out the folds. steps: number of optimiser steps, if not the config's.
+    folds: number of folds (0: none), and steps: of optimiser steps, if not the config's.
     """
     config, inputs = context.config, prepared.inputs
-    folds, training = None, config.student.training
-    if config.folds and cross_fit:
-        folds = folds_of(prepared.samples.groups, config.folds, context.seed)
+    training = config.student.training
+    count = config.folds if folds is None else folds
+    parts = folds_of(prepared.samples.groups, count, context.seed) if count else None
     if steps is not None:
         training = training.model_copy(update={"steps": steps, "epochs": None})
     setup = StudentSetup(
         config.student.model_copy(update={"head": inputs.head, "training": training}),
         prepared.task.num_classes,
         prepared.compute,
-        folds,
+        parts,
         on_step,
         context.backend.launcher,
     )
@@ -123,6 +123,8 @@ def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any
             outcome = next(outcomes)
         assert outcome.number == number
         numbers = _record(context, prepared, outcome)
+        if number == schedule[-1][0] and context.config.folds_for_labels:
+            _cross_fit(context, prepared, outcome)
         _log(numbers, context.recorder)
         run.finish(f"round-{number}", {**numbers, "seconds": time.monotonic() - started})
         context.discard_training_states()
@@ -171,6 +173,26 @@ def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
         "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
         "judge": _judged(context, prepared, outcome),
     }
+
+
+def _cross_fit(context: RunContext, prepared: Prepared, outcome: Outcome) -> None:
+    """Train the last round's head once more, in folds, and write its predictions of the samples
+    that it was not trained on. The labels of the run need them, and nothing else reads them.
+
+    Too few kept samples for the folds leave it out.
+    """
+    task, folds = prepared.task, context.config.folds_for_labels
+    weights = outcome.assigned.weighed(outcome.kept.keep)
+    fold = folds_of(prepared.samples.groups, folds, context.seed)
+    used = fold[weights > 0]
+    if not len(used) or bool((used == used[0]).all()):
+        return
+    recipe = build_recipe(context, prepared)
+    make = student_factory(context, prepared, folds=folds)
+    student = make(recipe.objective, seed_for(context.seed, "labels"))
+    labels = task.labels if recipe.objective.true_label_weight else None
+    student.update(task.inputs, outcome.assigned.targets, weights, Guidance(labels))
+    context.files.round(outcome.number).cross_fitted.write(student.predict_own(task.inputs))
 
 
 def _judged(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[str, float] | None:

@@ -185,6 +185,7 @@ def _files(summary: Mapping[str, Any], directory: Path | Place) -> str:
     rows: dict[str, Path | str] = {
         "all numbers": root.summary.path,
         "decisions per sample": one.round(last).decisions.path,
+        "labels": one.labels.path,
         "report": one.page,
         "trained student": f"{one.student}/",
     }
