@@ -64,6 +64,7 @@ SUMMARY = {
     "controls",
     "controls_absent",
     "sources",
+    "labels",
     "verdict",
     "teachers",
     "data",
