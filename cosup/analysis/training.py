@@ -162,9 +162,11 @@ def _images(run: Run, part: str) -> int | None:
 
 
 def _trained(run: Run) -> int | None:
-    batch = run.config["teachers"]["training"]["batch_size"]
-    steps = sum(int(record.read()["steps"]) for record in run.files.teachers.records())
-    return steps * int(batch) if steps else None
+    common, images = run.config["teachers"]["training"], 0
+    for record in run.files.teachers.records():
+        about = record.read()
+        images += int(about["steps"]) * int(about.get("training", common)["batch_size"])
+    return images or None
 
 
 def _annotations(run: Run) -> int | None:

@@ -178,6 +178,8 @@ def _teachers_training(teachers: TeachersSection) -> Iterator[UserError]:
     """Check that each training is one of what it trains: a linear model, or a network."""
     seen = set[tuple[str, str]]()
     for setup in teachers.setups:
+        if setup.training is not teachers.training and not setup.trained:
+            yield UserError(f"is given, and {setup.text} is not trained", key=setup.training_key)
         training, key, asked = setup.training, setup.training_key, setup.model.traits.training
         if asked is None or (key, asked) in seen:
             continue

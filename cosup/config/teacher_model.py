@@ -1,16 +1,29 @@
 """The model of a teacher, and what a teacher is made of: its model and its training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cosup.errors import UserError, within
-from cosup.models.section import BackboneSection, TrainingSection
+from cosup.errors import UserError, raise_all, unknown_name, within
+from cosup.models.prompts import OPEN_CLIP, check_templates
+from cosup.models.section import BackboneSection, HeadSection, TrainingSection, names_as_text
 from cosup.sections import Section
-from cosup.settings.teachers import KindMatch, TeacherTraits, match_kind
-from cosup.words import literal
+from cosup.settings.teachers import (
+    NETWORK,
+    PRETRAINED,
+    ZERO_SHOT,
+    KindMatch,
+    TeacherTraits,
+    match_kind,
+)
+from cosup.words import listed, literal
 
 __all__ = ["DEFAULT_SETUP", "TeacherModelSection", "TeacherSetup"]
+
+OF_USE = {PRETRAINED: ("classes", "least_mass"), ZERO_SHOT: ("templates", "class_names")}
+"""The settings of each use, which no other model has."""
 
 
 class TeacherModelSection(Section):
@@ -21,17 +34,51 @@ class TeacherModelSection(Section):
     [B, 3, H, W] -> probabilities [B, C]), a kind of an installed package, or else a network: a timm
     name, `hf-hub:owner/model`, or cosup's own `cifar_NAME`.
     """
+    use: Literal["pretrained", "zero_shot"] | None = None
+    """How a model is used that is not trained here. `pretrained`: a classifier as it is, over
+    classes of its own. `zero_shot`: CLIP (`open_clip:MODEL@TAG`), by prompts of the class names.
+    """
     size: int = Field(default=8, ge=1)
     """`linear_pixels`: side in pixels of the small grey images."""
     backbone: BackboneSection | None = None
     """`linear_features`: the weak backbone whose frozen features the linear model reads."""
     weights: str | None = None
-    """Networks: initial weights, given as for a backbone; null trains from scratch."""
+    """Networks: initial weights, given as for a backbone; null trains from scratch. With `use`: a
+    file or `package:MODULE` in place of the published weights."""
     image_size: int | None = Field(default=None, ge=8)
     """Networks and functions: side of the square input in pixels; null: the network's default."""
     checkpoint: str | None = None
     """Networks: file of a trained classifier over the task's classes, in their order; it is used
     unchanged. `{name}` in it is replaced by the teacher's name."""
+    classes: dict[str, list[int | str]] | None = None
+    """`pretrained`: for each class of the task that it knows, its own classes that are a part of
+    it: indices, or ImageNet's names (`{cat: [tabby, 282], dog: beagle}`). null: the classes of the
+    same names, or, for a model without names, the task's classes in their order."""
+    least_mass: float = Field(default=0.0, ge=0, le=1)
+    """`pretrained`: it abstains where the classes of its scope have less of its probability."""
+    templates: str | list[str] = HeadSection().templates
+    """`zero_shot`: the prompts, as in `student.head`."""
+    class_names: str | list[str] | dict[str, str] | None = None
+    """`zero_shot`: the classes' names in prompts, as in `student.head`."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        """Convert names that YAML reads as numbers, and single classes to lists."""
+        if not isinstance(value, dict):
+            return value
+        return {str(k): v if isinstance(v, list) else [v] for k, v in value.items()}
+
+    @field_validator("templates")
+    @classmethod
+    def _holes(cls, value: str | list[str]) -> str | list[str]:
+        check_templates(value)
+        return value
+
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _names_are_texts(cls, value: object) -> object:
+        return names_as_text(value)
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "TeacherModelSection":
@@ -40,7 +87,34 @@ class TeacherModelSection(Section):
         for key in traits.required:
             if getattr(self, key) is None:
                 raise UserError(f"must be given with name {literal(self.name)}", key=key)
+        self._fits_use()
         return self
+
+    def _fits_use(self) -> None:
+        """Raise `UserError` for settings of another use, and for what cannot be used so."""
+        for use, keys in OF_USE.items():
+            for key in keys if self.use != use else ():
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise UserError(f"is for use {literal(use)}", key=key)
+        if self.use is None:
+            return
+        with within("name"):
+            named = match_kind(self.name).traits.kind
+        clip = self.name.startswith(OPEN_CLIP)
+        if named != NETWORK:
+            problem = f"is for networks, not for {literal(self.name)}"
+            raise UserError(problem, key="use", value=self.use)
+        if self.checkpoint is not None:
+            raise UserError("is given, and so is `use`", key="checkpoint", allowed="one of the two")
+        if self.use == ZERO_SHOT and not clip:
+            problem, allowed = "has no text encoder to use", f"{OPEN_CLIP}MODEL@TAG"
+            raise UserError(problem, key="name", value=self.name, allowed=allowed)
+        if self.use == PRETRAINED and clip:
+            problem = f"is for classifiers, and {literal(self.name)} is none"
+            raise UserError(problem, key="use", value=self.use, allowed=ZERO_SHOT)
+        for name, own in (self.classes or {}).items():
+            if not own:
+                raise UserError("names no class of the model", key=("classes", name), value=[])
 
     @property
     def traits(self) -> type[TeacherTraits]:
@@ -50,16 +124,45 @@ class TeacherModelSection(Section):
     @property
     def features(self) -> BackboneSection | None:
         """The backbone whose frozen features it reads, if it does."""
+        if self.use == ZERO_SHOT:
+            weights = self.weights or "pretrained"
+            return BackboneSection(name=self.name, weights=weights, image_size=self.image_size)
         return self.backbone if "backbone" in self.traits.required else None
+
+    @property
+    def prompted(self) -> HeadSection:
+        """The head of a `zero_shot` model, which is made of prompts."""
+        names = {"templates": self.templates, "class_names": self.class_names}
+        return HeadSection.model_validate({"kind": "prototype", "init": "text", **names})
+
+    def own_classes(self, classes: Sequence[str]) -> dict[str, int]:
+        """Return the index of the task's class for each key of `classes`; a number that is not a
+        name is an index. Raises `UserError` (key `classes`) with every unknown class."""
+        places = {str(index): index for index in range(len(classes))}
+        places |= {name: index for index, name in enumerate(classes)}
+        given = self.classes or {}
+        found = {key: places[key] for key in given if key in places}
+        if not found:
+            problem = "maps onto none of the task's classes"
+            allowed = listed(classes)
+            raise UserError(problem, key="classes", value=list(given), allowed=allowed)
+        raise_all(
+            unknown_name("class", key, classes, key=("classes", key))
+            for key in given
+            if key not in places
+        )
+        return found
 
     def reading(self, backbone: BackboneSection) -> "TeacherModelSection":
         """Return the same model, reading the features of this backbone."""
+        if self.use == ZERO_SHOT:
+            return self.model_copy(update=backbone.model_dump())
         return self.model_copy(update={"backbone": backbone})
 
     @property
     def match(self) -> KindMatch:
         """The kind of teacher that `name` selects. Raises `UserError` for a misspelt kind."""
-        return match_kind(self.name)
+        return match_kind(self.name, self.use)
 
 
 DEFAULT_MODEL = TeacherModelSection(name="linear_pixels")
@@ -88,6 +191,14 @@ class TeacherSetup:
         """Return the same with another number of training steps."""
         training = self.training.model_copy(update={"steps": steps, "epochs": None})
         return replace(self, training=training)
+
+    @property
+    def text(self) -> str:
+        """The model's name and how it is used, as texts about it have them."""
+        if self.model.use is not None:
+            return f"{self.model.name} ({self.model.use})"
+        as_it_is = self.model.traits.kind == NETWORK and not self.trained
+        return f"{self.model.name} (checkpoint)" if as_it_is else self.model.name
 
     def resembles(self, other: "TeacherSetup") -> bool:
         """Whether the two differ in the length of their training at most."""

@@ -162,7 +162,7 @@ class TeachersSection(Section):
         """Return (key, name, traits) of each kind of teacher that this section asks for."""
         found: list[tuple[str, str, type[TeacherTraits]]] = []
         for setup in self.setups:
-            kind = f"{setup.model_key}.name", f"'{setup.model.name}'", setup.model.traits
+            kind = f"{setup.model_key}.name", f"'{setup.text}'", setup.model.traits
             if kind not in found:
                 found.append(kind)
         tables = [external for external in self.external if external.simulate is None]

@@ -164,7 +164,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, on the classifier's device."""
-        logits: Tensor = self.model(self.pixels(images))
+        return self.logits(self.pixels(images))
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return logits [B, C] of normalised images."""
+        logits: Tensor = self.model(pixels)
         return logits
 
     def outputs(self, pixels: Tensor) -> NetworkOutput:

@@ -47,10 +47,16 @@ class Network:
 
 
 def build_network(
-    name: str, weights: str | None, image_size: int | None, drop_path: float = 0.0
+    name: str,
+    weights: str | None,
+    image_size: int | None,
+    drop_path: float = 0.0,
+    published: bool = False,
 ) -> Network:
     """Build a network without its classifier, in eval mode on the CPU.
 
+    published: with weights `pretrained` the network keeps its classifier (`num_features` is then
+    its number of classes), and without them timm's network keeps the input that its tag has.
     weights: `pretrained`, `package:MODULE`, a file, or None for random weights (from torch's global
     generator). drop_path: rate of stochastic depth in the deepest block (Huang et al., arXiv
     1603.09382). Raises `UserError` for an unknown name, weights that are missing or do not fit, an
@@ -64,11 +70,11 @@ def build_network(
         model, spec, scale = clip_image_tower(name, weights, image_size)
         own, slot = True, "head"
     elif name.startswith(TORCHVISION):
-        model, spec, slot = _torchvision(name, own, image_size, drop_path)
+        model, spec, slot = _torchvision(name, own, image_size, drop_path, published and own)
     elif name.startswith(CIFAR):
         model, spec = _cifar(name, own, image_size, drop_path)
     else:
-        model, spec = _timm(name, own, image_size, drop_path)
+        model, spec = _timm(name, own, image_size, drop_path, published)
     if weights is not None and not own:
         load_into(model, read_weights(weights), weights, drop_classifier=True)
     model.eval()
@@ -144,14 +150,15 @@ def _cifar(
 
 
 def _timm(
-    name: str, pretrained: bool, image_size: int | None, drop_path: float
+    name: str, pretrained: bool, image_size: int | None, drop_path: float, published: bool
 ) -> tuple[nn.Module, InputSpec]:
     _check_timm(name, pretrained)
     base, _, tag = name.partition(".")
-    if tag and not pretrained and not name.startswith(HUB):
+    kept = published and timm.is_model_pretrained(name)
+    if tag and not pretrained and not name.startswith(HUB) and not kept:
         name = base  # a tag names pretrained weights, which are not loaded here
     with downloads(name):
-        model = _create_timm(name, pretrained, image_size, drop_path)
+        model = _create_timm(name, pretrained, image_size, drop_path, published and pretrained)
     found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return model, InputSpec(
         size=image_size or found["input_size"][1],
@@ -164,10 +171,11 @@ def _timm(
 
 
 def _create_timm(
-    name: str, pretrained: bool, image_size: int | None, drop_path: float
+    name: str, pretrained: bool, image_size: int | None, drop_path: float, whole: bool
 ) -> nn.Module:
-    """Create timm's network; `img_size` is an argument of transformers only."""
-    settings: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    """Create timm's network; `img_size` is an argument of transformers only. whole: with its
+    classifier."""
+    settings: dict[str, Any] = {"pretrained": pretrained, **({} if whole else {"num_classes": 0})}
     if drop_path:
         settings["drop_path_rate"] = drop_path
     if image_size is not None:
@@ -183,7 +191,7 @@ def _create_timm(
         if image_size is None:
             raise
         raise _wrong_size(name, image_size, error) from None
-    return _create_timm(name, pretrained, None, drop_path)
+    return _create_timm(name, pretrained, None, drop_path, whole)
 
 
 def _has_drop_path(name: str, model: nn.Module, drop_path: float) -> nn.Module:
@@ -203,7 +211,7 @@ def _no_drop_path(name: str, drop_path: float) -> UserError:
 
 
 def _torchvision(
-    name: str, pretrained: bool, image_size: int | None, drop_path: float
+    name: str, pretrained: bool, image_size: int | None, drop_path: float, whole: bool
 ) -> tuple[nn.Module, InputSpec, str]:
     from torchvision import models  # slow to import and rarely used
 
@@ -228,7 +236,8 @@ def _torchvision(
         raise UserError(
             "backbone {value} has no linear classifier; timm may have the same network", value=name
         )
-    model.set_submodule(linear[-1], nn.Identity())
+    if not whole:
+        model.set_submodule(linear[-1], nn.Identity())
     preset = weights.transforms()
     return (
         model,

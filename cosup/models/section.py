@@ -48,10 +48,7 @@ class HeadSection(Section):
     @field_validator("class_names", mode="before")
     @classmethod
     def _names_are_texts(cls, value: object) -> object:
-        """Convert classes and names that YAML reads as numbers to text."""
-        if isinstance(value, dict):
-            return {_text(key): _text(name) for key, name in value.items()}
-        return [_text(name) for name in value] if isinstance(value, list) else value
+        return names_as_text(value)
 
     @field_validator("templates")
     @classmethod
@@ -64,6 +61,13 @@ class HeadSection(Section):
         if self.init == "text" and self.kind != "prototype":
             raise UserError(f"needs kind 'prototype', not '{self.kind}'", key="init", value="text")
         return self
+
+
+def names_as_text(value: object) -> object:
+    """Convert classes and names in prompts that YAML reads as numbers to text."""
+    if isinstance(value, dict):
+        return {_text(key): _text(name) for key, name in value.items()}
+    return [_text(name) for name in value] if isinstance(value, list) else value
 
 
 def _text(value: object) -> object:

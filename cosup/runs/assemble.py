@@ -16,6 +16,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.inputs import Evaluation, StudentInputs
 from cosup.runs.measure import Score, TeacherRecord, best_teacher, score, teacher_records
 from cosup.seeds import seed_for
+from cosup.teachers.annotate import OUTSIDE
 from cosup.teachers.base import Teacher
 from cosup.teachers.hierarchy import scopes, speakers
 from cosup.teachers.live import LiveTeachers
@@ -191,7 +192,9 @@ def _measured(config: Config, annotated: Annotated, inputs: StudentInputs) -> Me
     answers = {name: annotated.answers(one, inputs.test) for name, one in everyone.items()}
     chosen_on, scores = _scores(annotated, everyone, inputs.validation)
     seed = seed_for(config.run.seed, "bootstrap")
-    records = teacher_records(everyone, answers, inputs.test.split, scores, seed)
+    noted = {name: annotated.store.noted("student_train", name) for name in everyone}
+    outside = {name: facts[OUTSIDE] for name, facts in noted.items() if OUTSIDE in facts}
+    records = teacher_records(everyone, answers, inputs.test.split, scores, seed, outside)
     best = best_teacher(scores)
     after, features = len(annotated.levels), inputs.provenance
     return MeasuredTeachers(

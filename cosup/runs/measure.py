@@ -51,7 +51,8 @@ class TeacherRecord:
     over groups); None if it answers none. coverage: the share of the test samples that it answers.
     chosen_by, chosen_coverage: accuracy and coverage on the samples by which the best teacher is
     chosen (`MeasuredTeachers.chosen_on`); None if none of their labels is known. simulated: made
-    from the true labels.
+    from the true labels. outside: the mean probability that it gives to what is not in its scope;
+    None if it knows nothing else.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TeacherRecord:
     chosen_by: float | None
     chosen_coverage: float | None
     simulated: bool = False
+    outside: float | None = None
 
 
 def score(probs: ProbTable, labels: Tensor) -> Score:
@@ -95,11 +97,12 @@ def teacher_records(
     test: TestSplit,
     chosen: Mapping[str, Score],
     seed: int,
+    outside: Mapping[str, float] | None = None,
 ) -> tuple[TeacherRecord, ...]:
     """Return the record of each teacher.
 
     answers: probabilities of the test samples. chosen: the scores by which the best teacher is
-    chosen. seed: of the bootstrap.
+    chosen. seed: of the bootstrap. outside: the mass outside, of those that have some.
     """
     right = torch.stack([test.correct(answers[name]) for name in teachers], dim=1)
     counted = torch.stack([test.answered(answers[name]) for name in teachers], dim=1)
@@ -115,6 +118,7 @@ def teacher_records(
             chosen_by=chosen[name].accuracy,
             chosen_coverage=chosen[name].coverage if chosen[name].samples else None,
             simulated=teacher.spec.simulated,
+            outside=(outside or {}).get(name),
         )
         for place, (name, teacher) in enumerate(teachers.items())
     )

@@ -197,10 +197,10 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
 
 
 def _made_of(spec: TeacherSpec) -> str:
-    """Return a teacher's model, or the table that it is."""
+    """Return a teacher's model and how it is used, or the table that it is."""
     if spec.external is not None:
         return spec.external.annotations or "simulated from the true labels"
-    return spec.model.name if spec.trained else f"{spec.model.name}, as it is"
+    return spec.setup.text
 
 
 def _budget(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import student_inputs
 from cosup.runs.logs import Pace, progress
 from cosup.runs.staging import staging_root
-from cosup.teachers.annotate import open_store
+from cosup.teachers.annotate import note_outside, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, plan_hierarchy
@@ -115,3 +115,4 @@ def _annotate(annotated: Annotated, backend: Backend) -> None:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
     for name in (name for name, count in missing.items() if count):
         log.info("teacher %s: annotated %d samples", name, sum(store.sizes.values()))
+    note_outside(teachers, data, store, compute)

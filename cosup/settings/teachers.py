@@ -1,9 +1,9 @@
 """The registry of teacher kinds, and the traits of each.
 
-`teachers.model.name` selects a kind (`match_kind`): the name of a registered kind, `kind:argument`
-for a kind that takes an argument (`call:module:function`), or else the name of a network. An
-installed package adds a kind through the entry point group `cosup.teachers`: the entry's name is
-the kind's name and its value is a subclass of `cosup.teachers.base.Teacher`.
+A model's `use` selects a kind, or else its `name` does (`match_kind`): the name of a registered
+kind, `kind:argument` for a kind that takes an argument (`call:module:function`), or else the name
+of a network. An installed package adds a kind through the entry point group `cosup.teachers`: the
+entry's name is the kind's name and its value is a subclass of `cosup.teachers.base.Teacher`.
 """
 
 import difflib
@@ -22,23 +22,28 @@ from cosup.settings import Entry
 __all__ = [
     "CALL",
     "NETWORK",
+    "PRETRAINED",
     "SIMULATED",
     "TABLE",
     "TEACHERS",
+    "ZERO_SHOT",
     "CallKind",
     "KindMatch",
     "LinearFeaturesKind",
     "LinearPixelsKind",
     "NetworkKind",
+    "PretrainedKind",
     "SimulatedKind",
     "TableKind",
     "TeacherTraits",
+    "ZeroShotKind",
     "import_function",
     "known_kinds",
     "match_kind",
 ]
 
 NETWORK, CALL, TABLE, SIMULATED = "network", "call", "table", "simulated"
+PRETRAINED, ZERO_SHOT = "pretrained", "zero_shot"
 
 GROUP = "cosup.teachers"
 """The entry point group of installed packages."""
@@ -52,9 +57,9 @@ class TeacherTraits:
 
     kind: ClassVar[str]
     """The name it is registered under."""
-    selected_by: ClassVar[Literal["name", "argument", "other", "external"]] = "name"
-    """How a config selects it: by its name, by `kind:argument`, by any other name (networks), or
-    by an entry of `teachers.external`."""
+    selected_by: ClassVar[Literal["name", "argument", "other", "use", "external"]] = "name"
+    """How a config selects it: by its name, by `kind:argument`, by any other name (networks), by
+    `use: kind`, or by an entry of `teachers.external`."""
     is_network: ClassVar[bool] = False
     """It is a `Classifier`, whose feature maps and live annotations can be used."""
     reads_images: ClassVar[bool] = False
@@ -69,6 +74,8 @@ class TeacherTraits:
     """It is trained on the labelled samples of its scope."""
     has_weights: ClassVar[bool] = False
     """It has weights that a run stores (`state`)."""
+    knows_more: ClassVar[bool] = False
+    """It has classes that are not in its scope, whose probability `outside` tells."""
     training: ClassVar[Literal["head", "network"] | None] = None
     """Which settings of `teachers.training` it accepts: a head's or a network's; None checks
     nothing."""
@@ -114,6 +121,27 @@ class NetworkKind(TeacherTraits):
     training = "network"
 
 
+class PretrainedKind(TeacherTraits):
+    """A pretrained classifier, used as it is: its classes are mapped onto the task's."""
+
+    kind = PRETRAINED
+    selected_by = "use"
+    is_network = True
+    reads_images = True
+    has_embedding = True
+    has_weights = True
+    knows_more = True
+
+
+class ZeroShotKind(TeacherTraits):
+    """CLIP, which compares images with prompts of the class names; nothing is trained."""
+
+    kind = ZERO_SHOT
+    selected_by = "use"
+    has_embedding = True
+    has_weights = True
+
+
 class CallKind(TeacherTraits):
     """A Python function: images -> probabilities."""
 
@@ -140,6 +168,8 @@ TEACHERS: dict[str, Entry] = {
     "linear_pixels": Entry(LinearPixelsKind, "cosup.teachers.linear:LinearPixels"),
     "linear_features": Entry(LinearFeaturesKind, "cosup.teachers.linear:LinearFeatures"),
     NETWORK: Entry(NetworkKind, "cosup.teachers.network:NetworkTeacher"),
+    PRETRAINED: Entry(PretrainedKind, "cosup.teachers.pretrained:PretrainedTeacher"),
+    ZERO_SHOT: Entry(ZeroShotKind, "cosup.teachers.zero_shot:ZeroShotTeacher"),
     CALL: Entry(CallKind, "cosup.teachers.callable:CallableTeacher"),
     TABLE: Entry(TableKind, "cosup.teachers.table:TableTeacher"),
     SIMULATED: Entry(SimulatedKind, "cosup.teachers.simulated:SimulatedTeacher"),
@@ -165,12 +195,14 @@ def known_kinds() -> dict[str, Entry]:
     return {**{name: _installed_entry(name) for name in _entry_points()}, **TEACHERS}
 
 
-def match_kind(name: str) -> KindMatch:
-    """Match `teachers.model.name` to a kind of teacher.
+def match_kind(name: str, use: str | None = None) -> KindMatch:
+    """Match a model's `use` or else its `name` to a kind of teacher.
 
     cosup's own kinds take precedence over those of installed packages. Raises `UserError` for a
     name that is almost that of a kind.
     """
+    if use is not None:
+        return KindMatch(TEACHERS[use])
     head, colon, argument = name.partition(":")
     entry = TEACHERS.get(head)
     if entry is None and head in _entry_points():

@@ -1,7 +1,11 @@
 """Annotate all samples with all teachers, shard by shard, into the annotation store."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
@@ -9,8 +13,22 @@ from cosup.probabilities import ProbTable
 from cosup.teachers.base import SampleRows, Teacher
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
+from cosup.words import percent
 
-__all__ = ["OnShard", "annotate", "annotate_rows", "groups_of", "open_store"]
+__all__ = [
+    "OUTSIDE",
+    "OnShard",
+    "annotate",
+    "annotate_rows",
+    "groups_of",
+    "note_outside",
+    "open_store",
+]
+
+log = logging.getLogger(__name__)
+
+OUTSIDE, MOST_IMAGES = "outside", 512
+"""The mass outside is measured on so many images at most, spread over student_train."""
 
 OnShard = Callable[[str, str, int, int], None]
 """Called after each shard: split, teacher, number of shards done, number of shards of this call."""
@@ -100,3 +118,28 @@ def annotate_rows(
         for teacher, parts in zip(teachers, tables, strict=True):
             parts.append(ProbTable.compress(teacher.annotate(batch), teacher.support))
     return [ProbTable.concat(parts) for parts in tables]
+
+
+def note_outside(
+    teachers: Sequence[Teacher], data: ImageData, store: AnnotationStore, compute: Compute
+) -> None:
+    """Measure how much of their probability teachers give to what is not in their scope.
+
+    The mean over images of student_train is noted in the store, once for its annotations, and
+    logged; teachers without `knows_more` are left out.
+    """
+    rows = data.rows("student_train")
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_IMAGES)).astype(int)]
+    for teacher in teachers:
+        if not teacher.knows_more or OUTSIDE in store.noted("student_train", teacher.name):
+            continue
+        batches = teacher.inputs(data, rows, compute)
+        share = float(torch.cat([teacher.outside(batch) for batch in batches]).mean())
+        store.note("student_train", teacher.name, **{OUTSIDE: share})
+        log.info(
+            "teacher %s: %s of its probability (mean of %d images) is of classes not in its "
+            "scope, and left out",
+            teacher.name,
+            percent(share),
+            len(rows),
+        )

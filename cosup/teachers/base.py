@@ -154,6 +154,11 @@ class Teacher(TeacherTraits, ABC):
             allowed="a network",
         )
 
+    def outside(self, inputs: Tensor) -> Tensor:
+        """Return the probability [B] that it gives to what is not in its scope, before that is left
+        out; 0 for kinds without `knows_more`."""
+        return torch.zeros(len(inputs))
+
     def state(self) -> dict[str, Tensor]:
         """Return its weights; empty for kinds without `has_weights`."""
         return {}

@@ -83,7 +83,8 @@ def plan_hierarchy(
     """
     levels: list[list[TeacherSpec]] = []
     if section.hierarchy is not None:
-        levels = _trained_levels(section, section.hierarchy, classes, domains, seed)
+        found = _trained_levels(section, section.hierarchy, classes, domains, seed)
+        levels = [[_without_unknown(spec, classes) for spec in level] for level in found]
     for position, external in expand_tables(section.external, classes):
         _add_external(levels, external, position, section.external, classes, domains)
     _check_names(levels)
@@ -208,6 +209,27 @@ def _explicit(
     with within(f"{TEACHER_KEY.format(level, position)}.scope"):
         scope = resolve_scope(teacher.scope, classes, domains)
     return TeacherSpec(teacher.name, level, *scope, setup=setup)
+
+
+def _without_unknown(spec: TeacherSpec, classes: Sequence[str]) -> TeacherSpec:
+    """Return the spec without the classes of its scope that its model does not know.
+
+    Raises `UserError` if none is left.
+    """
+    if spec.model.classes is None:
+        return spec
+    with within(spec.setup.model_key):
+        known = set(spec.model.own_classes(classes).values())
+    own = [c for c in spec.classes or range(len(classes)) if c in known]
+    if not own:
+        raise UserError(
+            "maps onto no class of its scope",
+            key=f"{spec.setup.model_key}.classes",
+            value=list(spec.model.classes or ()),
+            allowed=listed([classes[c] for c in spec.classes or ()]),
+            where=f"teacher '{spec.name}'",
+        )
+    return replace(spec, classes=None if len(own) == len(classes) else tuple(own))
 
 
 def _add_external(

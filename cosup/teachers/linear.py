@@ -36,9 +36,11 @@ from cosup.teachers.features import FeatureSource
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = [
+    "FeatureTeacher",
     "Fitted",
     "LinearFeatures",
     "LinearPixels",
+    "feature_source",
     "fit_level",
     "labels_as_targets",
 ]
@@ -118,8 +120,8 @@ def _fit_heads(
     )
 
 
-class LinearFeatures(LinearFeaturesKind, Teacher):
-    """A linear model on a backbone's features [B, D]."""
+class FeatureTeacher(Teacher):
+    """A head on a backbone's frozen features [B, D]."""
 
     def __init__(
         self, spec: TeacherSpec, head: HeadBank, source: FeatureSource, steps: int
@@ -129,29 +131,11 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
         self.source = source
 
     @classmethod
-    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
-        """Fit all teachers together on the cached features of teacher_train."""
-        source = _source(specs[0], training)
-        rows = training.data.rows("teacher_train")
-        features = source.of_split(training.data, "teacher_train")
-        fitted = fit_level(specs, rows, features, training)
-        return [
-            cls(spec, head, source, steps)
-            for spec, (head, steps) in zip(specs, fitted, strict=True)
-        ]
-
-    @classmethod
-    def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
-        """Raise `UserError` for a scope without samples or a backbone that is not available."""
-        super().check(specs, training)
-        _source(specs[0], training)
-
-    @classmethod
     def restore(
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
         """Return the teacher with this head."""
-        return cls(spec, head_bank(state), _source(spec, training), steps)
+        return cls(spec, head_bank(state), feature_source(spec, training), steps)
 
     @property
     def reads(self) -> str:
@@ -177,11 +161,34 @@ class LinearFeatures(LinearFeaturesKind, Teacher):
         return self.head.state_dict()
 
 
-def _source(spec: TeacherSpec, training: Training) -> FeatureSource:
-    backbone = spec.model.backbone
+def feature_source(spec: TeacherSpec, training: Training) -> FeatureSource:
+    """Return the features that a teacher reads. Raises `UserError` if they are not available."""
+    backbone, key = spec.model.features, spec.setup.model_key
     assert backbone is not None
-    with within(f"{spec.setup.model_key}.backbone"):
+    with within(key if spec.model.use else f"{key}.backbone"):
         return training.features.source(backbone)
+
+
+class LinearFeatures(LinearFeaturesKind, FeatureTeacher):
+    """A linear model on a backbone's features."""
+
+    @classmethod
+    def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+        """Fit all teachers together on the cached features of teacher_train."""
+        source = feature_source(specs[0], training)
+        rows = training.data.rows("teacher_train")
+        features = source.of_split(training.data, "teacher_train")
+        fitted = fit_level(specs, rows, features, training)
+        return [
+            cls(spec, head, source, steps)
+            for spec, (head, steps) in zip(specs, fitted, strict=True)
+        ]
+
+    @classmethod
+    def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
+        """Raise `UserError` for a scope without samples or a backbone that is not available."""
+        super().check(specs, training)
+        feature_source(specs[0], training)
 
 
 class LinearPixels(LinearPixelsKind, Teacher):

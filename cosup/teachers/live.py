@@ -86,7 +86,7 @@ class LiveTeachers(nn.Module):
         with autocast(self.device, self.precision):
             inputs = network.pixels(pixels)
             output = (
-                network.outputs(inputs) if self.features else NetworkOutput(network.model(inputs))
+                network.outputs(inputs) if self.features else NetworkOutput(network.logits(inputs))
             )
         annotations = self._annotations(output.logits, number)
         return NetworkOutput(annotations, output.maps, output.embedding)

@@ -32,11 +32,11 @@ from cosup.teachers.base import (
 )
 from cosup.teachers.hierarchy import TeacherSpec
 
-__all__ = ["NetworkTeacher"]
+__all__ = ["ClassifierTeacher", "NetworkTeacher"]
 
 
-class NetworkTeacher(NetworkKind, Teacher):
-    """A network that reads uint8 images [B, 3, size, size]."""
+class ClassifierTeacher(Teacher):
+    """A classifier over the task's classes that reads uint8 images [B, 3, size, size]."""
 
     def __init__(
         self, spec: TeacherSpec, classifier: Classifier, device: torch.device, steps: int
@@ -45,6 +45,42 @@ class NetworkTeacher(NetworkKind, Teacher):
         self.classifier = classifier
         self.device = device
         self.transform = eval_transform(classifier.input)
+
+    @property
+    def reads(self) -> str:
+        """The key of its transform."""
+        return self.transform.key
+
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield images uint8 [B, 3, size, size]."""
+        return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
+
+    @torch.inference_mode()
+    def annotate(self, inputs: Tensor) -> Tensor:
+        """Return probabilities [B, C] of images uint8 [B, 3, size, size]."""
+        return masked_softmax(self._logits(inputs), self.support)
+
+    @torch.inference_mode()
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Return embeddings [B, D] of images uint8 [B, 3, size, size]."""
+        return self.classifier.to(self.device).eval().embed(inputs).float().cpu()
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        """Return logits [B, C] of images uint8 [B, 3, size, size], on the device."""
+        logits: Tensor = self.classifier.to(self.device).eval()(inputs)
+        return logits
+
+    def network(self) -> Classifier:
+        """Return the classifier."""
+        return self.classifier
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the network's weights under the library's own names."""
+        return {name: t.detach().cpu() for name, t in self.classifier.model.state_dict().items()}
+
+
+class NetworkTeacher(NetworkKind, ClassifierTeacher):
+    """A network that is trained here, or a checkpoint."""
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
@@ -86,34 +122,6 @@ class NetworkTeacher(NetworkKind, Teacher):
         classifier = _build_network(spec, training, None)
         classifier.model.load_state_dict(dict(state))
         return cls(spec, classifier, training.compute.device, steps)
-
-    @property
-    def reads(self) -> str:
-        """The key of its transform."""
-        return self.transform.key
-
-    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
-        """Yield images uint8 [B, 3, size, size]."""
-        return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
-
-    @torch.inference_mode()
-    def annotate(self, inputs: Tensor) -> Tensor:
-        """Return probabilities [B, C] of images uint8 [B, 3, size, size]."""
-        logits = self.classifier.to(self.device).eval()(inputs)
-        return masked_softmax(logits, self.support)
-
-    @torch.inference_mode()
-    def embed(self, inputs: Tensor) -> Tensor:
-        """Return embeddings [B, D] of images uint8 [B, 3, size, size]."""
-        return self.classifier.to(self.device).eval().embed(inputs).float().cpu()
-
-    def network(self) -> Classifier:
-        """Return the classifier."""
-        return self.classifier
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the network's weights under the library's own names."""
-        return {name: t.detach().cpu() for name, t in self.classifier.model.state_dict().items()}
 
 
 def _build_network(spec: TeacherSpec, training: Training, weights: str | None) -> Classifier:

@@ -125,6 +125,17 @@ class AnnotationStore:
         entry = self._manifest().get(split, {}).get(name, {})
         return list(entry.get("abstains", []))
 
+    def note(self, split: str, name: str, **facts: float) -> None:
+        """Keep facts about the annotations of a teacher, until they are made anew."""
+        manifest = self._manifest()
+        manifest[split][name]["facts"] = facts
+        AnnotationFiles(self.directory).manifest.write(manifest)
+
+    def noted(self, split: str, name: str) -> dict[str, float]:
+        """Return the facts that were kept about a teacher's annotations."""
+        entry = self._manifest().get(split, {}).get(name, {})
+        return dict(entry.get("facts", {}))
+
     def _path(self, split: str, name: str, shard: int) -> Path:
         return AnnotationFiles(self.directory).shard(split, name, shard).path
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from helpers.tiny_clip import write_clip
 from helpers.user_errors import error_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ import cosup
 from cosup.config.schema import Config, RoundsSection
 from cosup.data.table import ImageData, load_data
 from cosup.layout import Layout
+from cosup.models.classifier import build_classifier
 from cosup.runs.pipeline import run_one
 from cosup.team import Exponents
 
@@ -123,7 +125,8 @@ def finished(folder: Path, made: Config) -> tuple[dict[str, Any], Layout]:
 
 
 def images_of(made: Config) -> tuple[ImageData, list[Image.Image]]:
-    data = load_data(made.data, made.run.seed, 1, None)
+    wanted = made.wants_teacher_train
+    data = load_data(made.data, made.run.seed, 1, None, teacher_train=wanted)
     return data, [data.read(int(row)) for row in data.rows("test")]
 
 
@@ -156,6 +159,41 @@ def test_the_loaded_team_answers_as_in_the_run(
     torch.testing.assert_close(
         student.predict(images, team=True), files.team.read(10).dense(), atol=2e-3, rtol=0
     )
+
+
+def test_models_used_as_they_are_travel_with_the_student(tmp_path: Path) -> None:
+    """The files that they came from are gone when the team is loaded. No label trains anybody, so
+    there is no teacher_train."""
+    weights, clip = tmp_path / "ready.safetensors", tmp_path / "clip"
+    save_file(build_classifier("cifar_resnet8", 12, None, 16).model.state_dict(), weights)
+    write_clip(clip)
+    ready = {"name": "cifar_resnet8", "use": "pretrained", "weights": str(weights)}
+    classes = {"1": [0, 3], "7": [2], "4": 11, "9": 5}
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    zero_shot = {"name": f"open_clip:{clip}", "use": "zero_shot", "class_names": names}
+    level = [
+        {"name": "ready", "model": {**ready, "image_size": 16, "classes": classes}},
+        {"name": "clip", "model": zero_shot},
+    ]
+    made = config(
+        "ready",
+        data={"splits": {**VALIDATION, "teacher_train": 0.0, "student_train": 0.6}},
+        teachers={"hierarchy": {"by": "explicit", "teachers": [level]}},
+        rounds={"assignment": "mean"},
+    )
+    summary, files = finished(tmp_path, made)
+    assert summary["team"]["fitted_on"] == "validation"
+    outside = {teacher["name"]: teacher["outside"] for teacher in summary["teachers"]}
+    assert outside["clip"] is None
+    assert 0 < outside["ready"] < 1
+    weights.unlink()
+    shutil.rmtree(clip)
+    _, images = images_of(made)
+    student = cosup.load_student(copy_of(tmp_path / "run", tmp_path / "moved"), "cpu")
+    student.__dict__["team"] = replace(student.team, exponents=Exponents(0.0, 1.0))
+    probs, asked = student.predict_team(images)
+    torch.testing.assert_close(probs, files.team.read(10).dense(), atol=2e-3, rtol=0)
+    assert (asked == 0.5).all()
 
 
 @pytest.fixture(scope="module")

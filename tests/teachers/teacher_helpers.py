@@ -5,9 +5,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from helpers.tiny_clip import write_clip
 
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
+from cosup.files import save_tensors
+from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
 from cosup.teachers.base import Teacher
 from cosup.teachers.hierarchy import TeacherSpec, plan_hierarchy
@@ -41,6 +44,19 @@ def label_by_brightness(images: torch.Tensor, teacher: str) -> torch.Tensor:
     return probs
 
 
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def pretrained(folder: Path, outputs: int = 12, **changes: Any) -> dict[str, Any]:
+    """Write weights of a network of other classes; return a model whose class c + 1 is digit c."""
+    path = folder / f"{outputs}.safetensors"
+    classifier = build_classifier(TINY, outputs, None, 32, seed=3)
+    save_tensors(path, classifier.model.state_dict())
+    classes = {str(digit): [digit + 1] for digit in range(10)}
+    model = {"name": TINY, "use": "pretrained", "weights": str(path), "image_size": 32}
+    return {**model, "classes": classes, **changes}
+
+
 def section_of(kind: str, data: ImageData, folder: Path) -> TeachersSection:
     """Return a config of two teachers of this kind, each on half of the classes."""
     if kind == "linear_pixels":
@@ -54,6 +70,13 @@ def section_of(kind: str, data: ImageData, folder: Path) -> TeachersSection:
         return teachers_section(hierarchy=BLOCKS, model=model, training=SHORT)
     if kind == "call":
         model = {"name": f"call:{__name__}:label_by_brightness", "image_size": 16}
+        return teachers_section(hierarchy=BLOCKS, model=model)
+    if kind == "pretrained":
+        return teachers_section(hierarchy=BLOCKS, model=pretrained(folder))
+    if kind == "zero_shot":
+        if not (folder / "clip").exists():
+            write_clip(folder / "clip")
+        model = {"name": f"open_clip:{folder}/clip", "use": "zero_shot", "class_names": NUMBERS}
         return teachers_section(hierarchy=BLOCKS, model=model)
     if kind == "simulated":
         halves = [{"class": list(range(5))}, {"class": list(range(5, 10))}]

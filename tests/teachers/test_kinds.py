@@ -233,7 +233,8 @@ def test_resumed_runs_load_trained_teachers(
     if weights.exists():
         weights.write_bytes(weights.read_bytes()[:-8])
         assert [t.identity for t in obtain()] == [t.identity for t in trained]
-        assert [t.identity for t in obtain(seed=1)] != [t.identity for t in trained]
+        same = [t.identity for t in obtain(seed=1)] == [t.identity for t in trained]
+        assert same != TEACHERS[kind].settings.needs_labelled_samples
 
 
 BAD_MODELS = [
