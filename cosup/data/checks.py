@@ -1,6 +1,6 @@
 """Check the splits of a sample table, and note what is unusual in them."""
 
-from collections.abc import Collection as Names
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ __all__ = ["check_splits", "lacking_classes"]
 def check_splits(
     table: "pd.DataFrame",
     classes: tuple[str, ...],
-    wanted: Names[str],
+    wanted: AbstractSet[str],
     grouped: bool,
     *,
     share_train: bool = False,
@@ -35,7 +35,8 @@ def check_splits(
     for split in SPLITS:
         if split in wanted and counts.get(split, 0) == 0:
             present = ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS)
-            raise UserError(f"no sample in {split} (found: {present})", key="splits")
+            why = _why_empty(table, split)
+            raise UserError(f"no sample in {split} (found: {present}){why}", key="splits")
     for split, setting, active in (
         ("teacher_train", "share_train", share_train),
         ("test", "few_shot", few_shot),
@@ -56,6 +57,19 @@ def lacking_classes(table: "pd.DataFrame", classes: tuple[str, ...], split: str)
         return []
     counts = np.bincount(labels, minlength=len(classes))
     return [int(index) for index in np.flatnonzero(counts == 0)]
+
+
+def _why_empty(table: "pd.DataFrame", split: str) -> str:
+    """Return why a split has no sample, where that is not plain."""
+    labelled = table["label"] >= 0
+    if split != "student_train" and not labelled.any():
+        return ": no label is known"
+    if split == "student_train" and ((table["split"] == "") & ~labelled).any():
+        return (
+            ": every unlabelled sample is in a group with labelled ones, which are in other splits;"
+            " shares with some student_train keep such groups together"
+        )
+    return ""
 
 
 def _check_labels(table: "pd.DataFrame", share_train: bool) -> None:

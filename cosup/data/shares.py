@@ -39,10 +39,30 @@ def draw_shares(
 
 
 def draw_limit(collection: Collection, limit: int, stratify: bool, seed: int) -> Collection:
-    """Return at most `limit` samples, stratified by class, domain and split; groups stay whole."""
+    """Return at most `limit` samples, stratified by class, domain and split; groups stay whole.
+
+    Beside unlabelled samples, half of them are labelled, or all that there are.
+    """
     table = collection.table
     if limit >= len(table):
         return collection
+    labelled = (table["label"] >= 0).to_numpy(bool)
+    if labelled.all() or not labelled.any():
+        return replace(collection, table=_limited(collection, table, limit, stratify, seed))
+    # Labels are few, and a quick try needs them.
+    share = limit * int(labelled.sum()) // len(table)
+    first = min(int(labelled.sum()), max(share, limit // 2))
+    parts = [
+        _limited(collection, part, count, stratify, seed) if count < len(part) else part
+        for part, count in ((table[labelled], first), (table[~labelled], limit - first))
+    ]
+    kept = table["sample_id"].isin([name for part in parts for name in part["sample_id"]])
+    return replace(collection, table=table[kept].reset_index(drop=True))
+
+
+def _limited(
+    collection: Collection, table: "pd.DataFrame", limit: int, stratify: bool, seed: int
+) -> "pd.DataFrame":
     # Stratified by splits too, so that their proportions stay as they are.
     strata = strata_of(table, stratify)
     strata = strata * (table["split"].nunique() + 1) + integer_codes(table["split"])
@@ -54,7 +74,7 @@ def draw_limit(collection: Collection, limit: int, stratify: bool, seed: int) ->
     while len(rows) > limit:  # whole groups may be slightly more than the limit
         assert groups is not None
         rows = rows[groups[rows] != groups[rows[-1]]]
-    return replace(collection, table=table.iloc[rows].reset_index(drop=True))
+    return table.iloc[rows].reset_index(drop=True)
 
 
 def strata_of(table: "pd.DataFrame", stratify: bool = True) -> Ints:

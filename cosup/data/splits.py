@@ -4,8 +4,8 @@ A sample without a label and without a split is in student_train, whatever the o
 """
 
 import difflib
-from collections.abc import Collection as Names
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +39,7 @@ def split_samples(
     collection: Collection,
     splits: SplitShares | Literal["auto", "given"],
     *,
-    absent: Names[str] = (),
+    absent: AbstractSet[str] = frozenset(),
     stratify: bool = True,
     groups: Ints | None = None,
     seed: int = 0,
@@ -66,7 +66,7 @@ def split_samples(
     return Splits(_with_unlabelled(collection, names, groups), drawn)
 
 
-def auto_shares(some_unlabelled: bool, absent: Names[str] = ()) -> dict[str, float]:
+def auto_shares(some_unlabelled: bool, absent: AbstractSet[str] = frozenset()) -> dict[str, float]:
     """Return the shares of `auto` of the labelled samples, by split; they sum to 1.
 
     Without teacher_train its samples are in student_train, unless the unlabelled ones are that.
@@ -115,7 +115,7 @@ def _drawn_splits(
 
 def _named_splits(
     collection: Collection,
-    absent: Names[str],
+    absent: AbstractSet[str],
     strata: Ints,
     groups: Ints | None,
     generator: np.random.Generator,
@@ -123,14 +123,14 @@ def _named_splits(
     """Return the splits that the source names, and whether `train` was divided by the seed.
 
     `train` is divided between those of teacher_train and student_train that are needed and have no
-    samples of their own; its unlabelled samples are student_train.
+    samples of their own; its unlabelled samples are left to `_with_unlabelled`.
     """
     table = collection.table
     given = table["split"].to_numpy(object)
     _check_names(set(given), (*SPLITS, *SPLIT_NAMES), "auto", "or shares")
     result = np.asarray([SPLIT_NAMES.get(name, name) for name in given], dtype=object)
     train, labelled = result == "train", (table["label"] >= 0).to_numpy(bool)
-    result[train & ~labelled] = "student_train"
+    result[train & ~labelled] = ""
     unlabelled = ~labelled & np.isin(result, ("student_train", ""))
     shares = {name: ALL_LABELLED[name] for name in ("teacher_train", "student_train")}
     for name, has_others in (
@@ -166,7 +166,7 @@ def _splits_of_source(collection: Collection) -> NDArray[np.object_]:
     return given.to_numpy(object)
 
 
-def _check_names(given: set[str], known: Names[str], setting: str, others: str) -> None:
+def _check_names(given: set[str], known: tuple[str, ...], setting: str, others: str) -> None:
     unknown = sorted(given - {*known, ""})
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

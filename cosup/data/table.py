@@ -86,6 +86,10 @@ class ImageData:
             split = "student_train"
         return np.flatnonzero((self.table["split"] == split).to_numpy(bool)).astype(np.int64)
 
+    def labelled(self, rows: Ints) -> Ints:
+        """Return those of these rows whose true label is known, in their order."""
+        return rows[self.table["label"].to_numpy(np.int64)[rows] >= 0]
+
     def lacking_classes(self, split: str) -> list[int]:
         """Return the classes without a sample in a split; none if it has unknown labels."""
         own = "student_train" if self.share_train and split == "teacher_train" else split

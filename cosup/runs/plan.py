@@ -85,7 +85,7 @@ def _place(config: Config) -> str:
 
 
 def _samples(data: ImageData) -> str:
-    counts = ", ".join(f"{split} {len(data.rows(split)):,}" for split in SPLITS)
+    counts = ", ".join(_split(data, split) for split in SPLITS)
     domains = "" if len(data.domains) == 1 else f", {len(data.domains)} domains"
     ids = ", ".join(data.sample_ids(data.rows("student_train")[:2]))
     novel = "" if data.novel is None else f"; {len(data.novel.classes)} novel classes measure"
@@ -93,6 +93,14 @@ def _samples(data: ImageData) -> str:
     wrong = f"; {noisy:,} labels of student_train are wrong" if noisy else ""
     classes = f"{len(data.classes)} classes{domains}{novel}{wrong}"
     return f"samples     {counts}; {classes}\nsample ids  {ids}, ..."
+
+
+def _split(data: ImageData, split: str) -> str:
+    """Return a split's number of samples, and of those that have no label."""
+    rows = data.rows(split)
+    unlabelled = len(rows) - len(data.labelled(rows))
+    few = f"{unlabelled:,} " if unlabelled < len(rows) else ""
+    return f"{split} {len(rows):,}" + (f" ({few}unlabelled)" if unlabelled else "")
 
 
 def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]:

@@ -325,7 +325,7 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise PermissionError(13, "Permission denied", str(path))
 
     # Tests may run as root, who can read any folder.
-    monkeypatch.setattr("cosup.data.sources.folders.os.scandir", refuse)
+    monkeypatch.setattr("cosup.data.sources.files.os.scandir", refuse)
     error = error_of(load, "image_folder", root=str(tmp_path))
     assert (error.key, error.value) == (("root",), str(tmp_path))
     assert error.problem.endswith("Permission denied")

@@ -72,6 +72,9 @@ def settings(source: str, root: Path) -> dict[str, Any]:
     if source == "table":
         (root / "table.csv").write_text("\n".join(lines))
         return {"root": str(root), "table": str(root / "table.csv")}
+    if source == "images":
+        (root / "table.csv").write_text("\n".join(lines))
+        return {"root": str(root), "labels": str(root / "table.csv")}
     return {"root": str(root)}
 
 

@@ -4,6 +4,7 @@ from cosup.data.sources.base import SPLITS, Collection, Columns, Source, collect
 from cosup.data.sources.digits import Digits
 from cosup.data.sources.folders import DomainFolder, ImageFolder
 from cosup.data.sources.idx import Idx
+from cosup.data.sources.images import ImageFiles
 from cosup.data.sources.inaturalist import INaturalist
 from cosup.data.sources.mini_imagenet import MiniImageNet
 from cosup.data.sources.table import Table
@@ -17,6 +18,7 @@ SOURCES: Registry[Source] = Registry(
         "domain_folder": DomainFolder,
         "idx": Idx,
         "image_folder": ImageFolder,
+        "images": ImageFiles,
         "inaturalist": INaturalist,
         "mini_imagenet": MiniImageNet,
         "table": Table,

@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BeforeValidator
 
 from cosup.data.images import ArrayImages, Images, Ints
 from cosup.errors import UserError, unknown_name
@@ -76,6 +77,10 @@ class Collection:
         if self.official_test:
             table["split"] = ""
         return replace(self, table=table, classes=classes, official_test=False, roles=None)
+
+
+ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""The name of a class. YAML reads some as numbers."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,12 @@
 """Image files in a folder per class, or in a folder per domain with a folder per class in each."""
 
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cosup.data.images import FileImages
 from cosup.data.sources.base import (
-    SPLIT_NAMES,
-    SPLITS,
     Collection,
     Columns,
     Names,
@@ -18,49 +15,19 @@ from cosup.data.sources.base import (
     name_indices,
     ordered_names,
 )
+from cosup.data.sources.files import (
+    SPLIT_FOLDERS,
+    check_folder,
+    class_images,
+    folders,
+    with_unlabelled,
+)
 from cosup.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = frozenset(
-    f".{ending}"
-    for ending in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm", "avif", "jp2"),
-    )
-)
-SPLIT_FOLDERS = frozenset({*SPLITS, *SPLIT_NAMES})
 LISTS = ("train", "test")
 """DomainNet's lists of each domain."""
-
-
-def folders(path: Path) -> list[str]:
-    """Return the sorted names of the folders in `path`, without hidden ones.
-
-    Raise `UserError` about `root` if `path` is missing, no folder, or unreadable.
-    """
-    return sorted(entry.name for entry in _entries(path) if entry.is_dir())
-
-
-def images_below(path: Path) -> list[str]:
-    """Return the sorted paths, relative to `path`, of all image files at any depth.
-
-    Images are recognised by their ending; the content is checked when they are decoded.
-    """
-    return sorted(os.path.relpath(found, path) for found in _image_files(path, set()))
-
-
-def class_images(path: Path) -> list[str]:
-    """Return `images_below(path)`; raise `UserError` if there are none."""
-    found = images_below(path)
-    if not found:
-        raise UserError(
-            "no image in this folder",
-            key="root",
-            value=str(path),
-            allowed="folders of jpg, png, gif, webp, tif, bmp, ... files",
-        )
-    return found
 
 
 @dataclass
@@ -68,62 +35,67 @@ class ImageFolder(Source):
     """Images in `root/class/*` or `root/split/class/*`; sample ids are paths below root.
 
     The second form is assumed if all folders in root are named train, val, valid, validation, test,
-    teacher_train or student_train and contain folders. `splits: given` needs the names of cosup's
-    splits; with shares, all images are pooled and split anew.
+    teacher_train or student_train and contain folders. `data.splits: given` needs the names of
+    cosup's splits; with shares, all images are pooled and split anew.
     """
 
     root: str
     """The folder."""
+    unlabelled: str | None = None
+    """A folder of images without labels, which join student_train; it may be in `root`."""
 
     def peek(self) -> Names:
         """Return the names of the class folders."""
         root = Path(self.root)
-        found = [name for split in self._splits() or [""] for name in folders(root / split)]
+        check_folder(self.unlabelled)
+        found = [
+            n for part in self._splits() or [""] for n in folders(root / part, self.unlabelled)
+        ]
         return Names(tuple(ordered_names(found)), ("all",))
 
     def _splits(self) -> list[str]:
         """Return the folders of splits in root; empty if its folders are those of classes.
 
-        Raises `UserError` if there is no folder.
+        Raise `UserError` if there is no folder.
         """
-        root = Path(self.root)
-        names = folders(root)
+        root, skip = Path(self.root), self.unlabelled
+        names = folders(root, skip)
         if not names:
             raise UserError(
                 "no folder of a class in this folder",
                 key="root",
                 value=self.root,
-                allowed="a folder with root/class/image files",
+                allowed="a folder with root/class/image files (or data.source: images)",
             )
-        by_split = all(name in SPLIT_FOLDERS and folders(root / name) for name in names)
+        by_split = all(name in SPLIT_FOLDERS and folders(root / name, skip) for name in names)
         return names if by_split else []
 
     def load(self) -> Collection:
         """List all images below the class folders."""
-        root, found_splits = Path(self.root), self._splits()
+        root, skip, found_splits = Path(self.root), self.unlabelled, self._splits()
         if found_splits:
             log.info("data.root: '%s' has splits: %s", root, ", ".join(found_splits))
         paths, labels, splits = [], [], []
         for split in found_splits or [""]:
-            for name in folders(root / split):
-                found = [
-                    Path(split, name, image).as_posix()
-                    for image in class_images(root / split / name)
-                ]
-                paths += found
-                labels += [name] * len(found)
-                splits += [split] * len(found)
+            for name in folders(root / split, skip):
+                images = class_images(root / split / name, skip)
+                paths += [Path(split, name, image).as_posix() for image in images]
+                labels += [name] * len(images)
+                splits += [split] * len(images)
         classes = ordered_names(labels)
         columns = Columns(paths, name_indices(labels, classes), split=splits)
-        return collect(columns, FileImages(root, paths), classes)
+        found = collect(columns, FileImages(root, paths), classes)
+        return with_unlabelled(found, root, self.unlabelled)
 
 
 @dataclass
 class DomainFolder(Source):
-    """Images in `root/domain/class/*`; sample ids are paths below root.
+    """Images in `root/domain/class/*` or `root/split/domain/class/*`; sample ids are paths below
+    root.
 
-    If DomainNet's lists `DOMAIN_train.txt` and `DOMAIN_test.txt` (lines of `path label`) are in
-    root, the samples are those of the lists.
+    The second form is assumed if all folders in root have names of splits (as for `image_folder`)
+    and hold folders of folders. If DomainNet's lists `DOMAIN_train.txt` and `DOMAIN_test.txt`
+    (lines of `path label`) are in root, the samples are those of the lists.
     """
 
     root: str
@@ -133,40 +105,44 @@ class DomainFolder(Source):
     official_test: bool = True
     """With lists: test on all samples of the `_test` lists and on no others. The other splits
     divide the `_train` lists in proportion to their shares."""
+    unlabelled: str | None = None
+    """A folder of images without labels, with a folder per domain, which join student_train; it may
+    be in `root`."""
 
     def peek(self) -> Names:
         """Return the domains, and the classes unless they are in lists."""
-        root = Path(self.root)
-        lists = self._lists()
-        domains = self._chosen(root, lists)
-        if lists:
-            return Names(domains=tuple(domains))
-        found = [name for domain in domains for name in folders(root / domain)]
-        return Names(tuple(ordered_names(found)) if found else None, tuple(domains))
+        check_folder(self.unlabelled)
+        found = self._found()
+        domains = tuple(self._chosen(found.domains()))
+        return Names(found.classes(domains), domains)
 
-    def _lists(self) -> dict[str, Path]:
+    def _found(self) -> "_Lists | _Tree":
         root = Path(self.root)
-        return {path.name: path for part in LISTS for path in _list_files(root, part)}
+        lists = {path.name: path for part in LISTS for path in _list_files(root, part)}
+        return _Lists(lists) if lists else _Tree.of(root, self.unlabelled)
 
     def load(self) -> Collection:
         """List all images, domain by domain."""
-        root, lists = Path(self.root), self._lists()
-        domains = self._chosen(root, lists)
-        rows = [row for name in domains for row in self._domain(root, name, lists)]
+        root, tree = Path(self.root), self._found()
+        known = tree.domains()
+        domains = self._chosen(known)
+        rows = [row for name in domains for row in tree.rows(name)]
+        lists = isinstance(tree, _Lists)
         classes = _class_order(rows) if lists else ordered_names(row.label for row in rows)
         paths = [row.path for row in rows]
-        official = self.official_test and {row.part for row in rows} == set(LISTS)
+        official = lists and self.official_test and {row.part for row in rows} == set(LISTS)
+        split = [row.part if not lists or (official and row.part == "test") else "" for row in rows]
         columns = Columns(
             paths,
             name_indices([row.label for row in rows], classes),
             domain=name_indices([row.domain for row in rows], domains),
-            split=[row.part if official and row.part == "test" else "" for row in rows],
+            split=split,
         )
-        return collect(columns, FileImages(root, paths), classes, domains, official_test=official)
+        images = FileImages(root, paths)
+        found = collect(columns, images, classes, domains, official_test=official)
+        return with_unlabelled(found, root, self.unlabelled, set(known) - set(domains))
 
-    def _chosen(self, root: Path, lists: dict[str, Path]) -> list[str]:
-        listed = {path.stem.rsplit("_", 1)[0] for path in lists.values()}
-        known = sorted(listed) if lists else folders(root)
+    def _chosen(self, known: list[str]) -> list[str]:
         if not known:
             raise UserError(
                 "no domain in this folder",
@@ -186,27 +162,10 @@ class DomainFolder(Source):
             )
         return self.domains or known
 
-    def _domain(self, root: Path, name: str, lists: dict[str, Path]) -> "list[_Row]":
-        if lists:
-            parts = [part for part in LISTS if f"{name}_{part}.txt" in lists]
-            return [
-                row for part in parts for row in _read_list(lists[f"{name}_{part}.txt"], name, part)
-            ]
-        labels = folders(root / name)
-        if not labels:
-            raise UserError(
-                "no folder of a class in this domain", key="root", value=str(root / name)
-            )
-        return [
-            _Row(PurePosixPath(name, label, image).as_posix(), label, name)
-            for label in labels
-            for image in class_images(root / name / label)
-        ]
-
 
 @dataclass(frozen=True)
 class _Row:
-    """A sample; number and line (its place in a file) are those of a list."""
+    """A sample. part: of a list or split; number and line (its place in a file) are of a list."""
 
     path: str
     label: str
@@ -214,6 +173,71 @@ class _Row:
     part: str = ""
     number: int = -1
     line: str = ""
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Folders of domains, in root or in folders of splits, with folders of classes in them."""
+
+    root: Path
+    splits: tuple[str, ...]
+    skip: str | None
+
+    @classmethod
+    def of(cls, root: Path, skip: str | None) -> "_Tree":
+        """Return the tree below root. It has splits if all folders are named so, and hold folders
+        of folders."""
+        names = folders(root, skip)
+        for name in names:
+            inner = folders(root / name, skip) if name in SPLIT_FOLDERS else []
+            if not inner or not all(folders(root / name / one, skip) for one in inner):
+                return cls(root, ("",), skip)
+        return cls(root, tuple(names), skip)
+
+    def domains(self) -> list[str]:
+        return sorted(
+            {name for part in self.splits for name in folders(self.root / part, self.skip)}
+        )
+
+    def classes(self, domains: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the names of the folders in those of domains; None if there is none."""
+        places = [self.root / split / domain for split in self.splits for domain in domains]
+        found = [name for place in places if place.is_dir() for name in folders(place, self.skip)]
+        return tuple(ordered_names(found)) or None
+
+    def rows(self, domain: str) -> list[_Row]:
+        return [row for split in self.splits for row in self._of_split(split, domain)]
+
+    def _of_split(self, split: str, domain: str) -> list[_Row]:
+        folder = self.root / split / domain
+        if split and not folder.is_dir():
+            return []
+        labels = folders(folder, self.skip)
+        if not labels:
+            raise UserError("no folder of a class in this domain", key="root", value=str(folder))
+        return [
+            _Row(PurePosixPath(split, domain, label, image).as_posix(), label, domain, split)
+            for label in labels
+            for image in class_images(folder / label, self.skip)
+        ]
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """DomainNet's lists, by file name."""
+
+    files: Mapping[str, Path]
+
+    def domains(self) -> list[str]:
+        return sorted({path.stem.rsplit("_", 1)[0] for path in self.files.values()})
+
+    def classes(self, domains: Sequence[str]) -> None:
+        """The lists are not read for it."""
+
+    def rows(self, domain: str) -> list[_Row]:
+        names = {part: f"{domain}_{part}.txt" for part in LISTS}
+        found = [(part, self.files[name]) for part, name in names.items() if name in self.files]
+        return [row for part, path in found for row in _read_list(path, domain, part)]
 
 
 def _list_files(root: Path, part: str) -> list[Path]:
@@ -261,35 +285,3 @@ def _class_order(rows: list[_Row]) -> list[str]:
                 value=row.label,
             )
     return [name_of[number] for number in sorted(name_of)]
-
-
-def _image_files(path: Path, visited: set[tuple[int, int]]) -> Iterator[str]:
-    stat = path.stat()
-    # Links are followed, and a link to a folder above would never end.
-    if (stat.st_dev, stat.st_ino) in visited:
-        return
-    visited.add((stat.st_dev, stat.st_ino))
-    for entry in _entries(path):
-        if entry.is_dir():
-            yield from _image_files(Path(entry.path), visited)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:
-            yield entry.path
-
-
-def _entries(path: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            found = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
-    except FileNotFoundError:
-        raise UserError("no folder {value}", key="root", value=str(path)) from None
-    except NotADirectoryError:
-        raise UserError("not a folder", key="root", value=str(path)) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", key="root", value=str(path)) from None
-    for entry in found:
-        # Sample ids are written to tables, which only hold Unicode.
-        if not entry.name.isprintable():
-            raise UserError(
-                f"rename {{value}} in '{path}': not a printable name", key="root", value=entry.name
-            )
-    return found

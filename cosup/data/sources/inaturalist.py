@@ -9,7 +9,7 @@ from typing import Any
 
 from cosup.data.images import FileImages
 from cosup.data.sources.base import Collection, Columns, Names, Source, collect
-from cosup.data.sources.folders import folders
+from cosup.data.sources.files import folders
 from cosup.errors import UserError, in_short
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from cosup.data.images import FileImages
 from cosup.data.sources.base import Collection, Columns, Names, Source, collect, name_indices
-from cosup.data.sources.folders import class_images, folders
+from cosup.data.sources.files import class_images, folders
 from cosup.data.sources.table import read_table
 from cosup.errors import UserError, within
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosup.data.images import FileImages
+from cosup.data.images import FileImages, Images
 from cosup.data.sources.base import (
     TABLE_COLUMNS,
+    ClassName,
     Collection,
     Columns,
     Names,
@@ -16,7 +17,8 @@ from cosup.data.sources.base import (
     name_indices,
     ordered_names,
 )
-from cosup.errors import UserError, in_short, known_names, within
+from cosup.data.sources.files import check_folder, with_unlabelled
+from cosup.errors import UserError, in_short, unknown_name, within
 
 if TYPE_CHECKING:  # see `Source`
     import pandas as pd
@@ -30,92 +32,138 @@ class Table(Source):
     """A CSV or Parquet file with the columns `path,label`, and optionally `domain, split, group,
     sample_id`.
 
-    Without `sample_id`, sample ids are the paths. Other columns can be used by `data.group_by`. An
-    empty label is unknown, which is allowed in `student_train` only.
+    Without `sample_id`, sample ids are the paths. Other columns can be used by `data.group_by`.
+    Samples with an empty label join student_train, unless `split` says otherwise. Without a column
+    `label`, all are empty.
     """
 
     table: str
     """The file (.csv, .tsv, .parquet)."""
     root: str | None = None
     """The folder that relative paths start from; null is the folder of the table."""
-    classes: list[str] | None = None
+    classes: list[ClassName] | None = None
     """Class names in their order; null uses those of the table, sorted."""
+    unlabelled: str | None = None
+    """A folder of images without labels, which join student_train; it may hold those of the table,
+    too. If the table has domains, it needs a folder of each."""
 
     def peek(self) -> Names:
-        """Check that the table exists."""
+        """Check that the table and the folder of unlabelled images exist."""
         with within("table"):
             check_table_file(self.table)
+        check_folder(self.unlabelled)
         return Names(None if self.classes is None else tuple(self.classes))
 
     def load(self) -> Collection:
         """List one sample per row."""
         with within("table"):
-            frame = read_table(self.table)
-        paths = self._column(frame, "path")
-        labels = self._column(frame, "label", empty=True)
-        ids = self._column(frame, "sample_id") if "sample_id" in frame else paths
-        self._check_distinct(ids)
-        names = self.classes or ordered_names(label for label in labels if label)
-        if not names:
-            raise self._error("every label is empty")
-        if "domain" in frame:
-            domain_of = self._column(frame, "domain")
-            domains = ordered_names(domain_of)
-        else:
-            domain_of, domains = ["all"] * len(frame), ["all"]
-        extra = [name for name in frame.columns if name not in {*TABLE_COLUMNS, "path"}]
-        columns = Columns(
-            ids,
-            self._label_indices(labels, names),
-            domain=name_indices(domain_of, domains),
-            group=self._groups(frame, ids),
-            split=self._column(frame, "split", empty=True) if "split" in frame else None,
-            extra={name: self._column(frame, name, empty=True) for name in extra},
-        )
-        images = FileImages(self.root or Path(self.table).parent, paths)
-        return collect(columns, images, names, domains)
+            rows = SampleRows(self.table, "table", read_table(self.table))
+        paths = rows.column("path")
+        ids = rows.column("sample_id") if "sample_id" in rows.frame else paths
+        rows.check_distinct(ids)
+        root = self.root or Path(self.table).parent
+        found = collect_rows(rows, ids, FileImages(root, paths), self.classes)
+        return with_unlabelled(found, root, self.unlabelled)
 
-    def _error(self, problem: str) -> UserError:
-        return UserError(problem, key="table", value=self.table)
 
-    def _column(self, frame: "pd.DataFrame", name: str, empty: bool = False) -> list[str]:
-        if name not in frame:
-            raise self._error(f"no column '{name}' (found: {', '.join(frame.columns)})")
-        values: list[str] = frame[name].tolist()
+@dataclass(frozen=True)
+class SampleRows:
+    """The rows of a table of samples, all values as text.
+
+    file: its path. key: the setting that names it.
+    """
+
+    file: str
+    key: str
+    frame: "pd.DataFrame"
+
+    def error(self, problem: str) -> UserError:
+        """Return an error about the file."""
+        return UserError(problem, key=self.key, value=self.file)
+
+    def column(self, name: str, empty: bool = False) -> list[str]:
+        """Return a column. Raise `UserError` if there is none, or (unless `empty`) a gap in it."""
+        if name not in self.frame:
+            raise self.error(f"no column '{name}' (found: {', '.join(self.frame.columns)})")
+        values: list[str] = self.frame[name].tolist()
         if not empty and "" in values:
-            raise self._error(f"row {values.index('') + 1}: '{name}' is empty")
+            raise self.error(f"row {values.index('') + 1}: '{name}' is empty")
         return values
 
-    def _label_indices(self, labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    def labels(self, classes: Sequence[str] | None) -> list[str]:
+        """Return the labels, "" if unknown; the column may be absent if the classes are known.
+
+        Raise `UserError` if all are unknown and the classes, too.
+        """
+        if "label" not in self.frame and classes:
+            return [""] * len(self.frame)
+        labels = self.column("label", empty=True)
+        if not classes and not any(labels):
+            raise self.error("every label is empty, so data.classes must have the classes' names")
+        return labels
+
+    def label_indices(self, labels: Sequence[str], names: Sequence[str]) -> list[int]:
+        """Return the class index of each label; raise `UserError` for one that is no class."""
         order = {name: index for index, name in enumerate(names)}
         order.setdefault("", -1)
         for row, label in enumerate(labels, 1):
             if label not in order:
-                raise UserError(
-                    f"'{self.table}' row {row} has label {{value}}",
-                    key="table",
-                    value=label,
-                    allowed=known_names(names),
-                )
+                raise unknown_name(f"class in row {row} of '{self.file}'", label, names, self.key)
         return [order[label] for label in labels]
 
-    def _groups(self, frame: "pd.DataFrame", ids: list[str]) -> list[str] | None:
-        if "group" not in frame:
+    def groups(self, ids: Sequence[str]) -> list[str] | None:
+        """Return the group of each sample, if there are any."""
+        if "group" not in self.frame:
             return None
         # A sample without a group is a group of its own.
-        given = self._column(frame, "group", empty=True)
+        given = self.column("group", empty=True)
         return [group or f"({name})" for group, name in zip(given, ids, strict=True)]
 
-    def _check_distinct(self, ids: Sequence[str]) -> None:
+    def check_distinct(self, ids: Sequence[str]) -> None:
+        """Raise `UserError` if two rows have one sample id."""
         first: dict[str, int] = {}
         for row, name in enumerate(ids, 1):
             if first.setdefault(name, row) != row:
                 raise UserError(
-                    f"rows {first[name]} and {row} of '{self.table}' have the sample_id {{value}}; "
+                    f"rows {first[name]} and {row} of '{self.file}' have the sample_id {{value}}; "
                     "each sample needs its own (without a column sample_id it is the path)",
-                    key="table",
+                    key=self.key,
                     value=name,
                 )
+
+
+def collect_rows(
+    rows: SampleRows, ids: Sequence[str], images: Images, classes: Sequence[str] | None
+) -> Collection:
+    """Return the samples of a table; row n has image n. Columns without a meaning are kept."""
+    frame = rows.frame
+    labels = rows.labels(classes)
+    names = class_names(classes, labels)
+    domain_of = rows.column("domain") if "domain" in frame else ["all"] * len(ids)
+    domains = ordered_names(domain_of)
+    others = [name for name in frame.columns if name not in {*TABLE_COLUMNS, "path"}]
+    columns = Columns(
+        ids,
+        rows.label_indices(labels, names),
+        domain=name_indices(domain_of, domains),
+        group=rows.groups(ids),
+        split=rows.column("split", empty=True) if "split" in frame else None,
+        extra={name: rows.column(name, empty=True) for name in others},
+    )
+    return collect(columns, images, names, domains)
+
+
+def class_names(given: Sequence[str] | None, labels: Sequence[str]) -> list[str]:
+    """Return the names of the classes: those given, else those of the labels, sorted.
+
+    Raise `UserError` about `classes` if a name is given twice.
+    """
+    if not given:
+        return ordered_names(label for label in labels if label)
+    twice = [name for number, name in enumerate(given) if name in given[:number]]
+    if twice:
+        raise UserError(f"class '{twice[0]}' is given twice", key="classes", value=list(given))
+    return list(given)
 
 
 def check_table_file(path: str) -> None:
