@@ -111,6 +111,19 @@ def _annotations(root: Path) -> None:
     pd.concat([labels, labels]).to_csv(root / "double.csv", index=False)
     labels.assign(sample_id="x" + labels["sample_id"]).to_csv(root / "others.csv", index=False)
     (root / "garbage.parquet").write_bytes(b"PAR1 garbage")
+    long = pd.concat([labels.assign(annotator=name) for name in ("ann", "ben", "silent")])
+    long.loc[long["annotator"] == "silent", "label"] = ""
+    long.to_csv(root / "silent.csv", index=False)
+    votes = long[long["annotator"] != "silent"]
+    votes.to_csv(root / "votes.csv", index=False)
+    pd.concat([votes, votes[:1]]).to_csv(root / "again.csv", index=False)
+    votes.replace({"annotator": {"ann": "b:n", "ben": "b n"}}).to_csv(
+        root / "alike.csv", index=False
+    )
+    votes.assign(confidence=70).to_csv(root / "percent.csv", index=False)
+    lost = votes["sample_id"].where(votes.index % 3 == 0, "scan_" + votes["sample_id"])
+    votes.assign(sample_id=lost).to_csv(root / "few.csv", index=False)
+    (root / "odd.json").write_text('{"answers": [1, 2]}')
 
 
 def _weights(root: Path) -> None:
@@ -186,6 +199,27 @@ ANNOTATIONS: dict[str, tuple[list[str], list[str]]] = {
     "unknown class column": (external("column.csv"), ["column.csv", "'tow'", "mean 'two'"]),
     "unknown class": (external("label.csv"), ["label.csv", "'tow'", "allowed: nought, one"]),
     "not Parquet": (external("garbage.parquet"), ["garbage.parquet", "Parquet"]),
+    "few rows of a sample": (
+        external("few.csv"),
+        ["few.csv", "32 of its 96 rows", "'scan_nought/0010.png'", "without 'scan_'", "32 of 32"],
+    ),
+    "answers nothing": (external("silent.csv"), ["silent.csv", "'silent' answers nothing"]),
+    "answers twice": (external("again.csv"), ["again.csv", "'ann'", "'nought/0000.png'", "twice"]),
+    "percent": (external("percent.csv"), ["percent.csv", "row 1", "'70'", "from 0 to 1"]),
+    "names alike": (external("alike.csv"), ["'b:n'", "'b n'", "'crowd_b_n'"]),
+    "no such annotator": (
+        external("votes.csv", ", annotator: bem"),
+        ["teachers.external.0.annotator", "votes.csv", "mean 'ben'"],
+    ),
+    "two teachers of one annotator": (
+        [
+            "teachers.hierarchy=null",
+            "teachers.external=[{annotations: votes.csv}, {name: b, annotations: ./votes.csv, "
+            "annotator: ben}]",
+        ],
+        ["teachers.external.1", "votes.csv", "'ben'", "teachers.external.0"],
+    ),
+    "JSON of no form": (external("odd.json"), ["odd.json", "unknown form", "Label Studio"]),
     "scope of an unknown class": (
         external("good.csv", ", scope: {class: [onee]}"),
         ["teachers.external.0.scope", "'onee'", "mean 'one'"],

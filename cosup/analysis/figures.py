@@ -21,6 +21,7 @@ from cosup.analysis.records import Run
 from cosup.analysis.results import OVERVIEW_FIGURE
 from cosup.analysis.rounds import LOAD_FIGURE, ROUNDS_FIGURE
 from cosup.analysis.routing import ASSIGNMENT_FIGURE, FLOW_FIGURE
+from cosup.analysis.source_tables import SOURCE_TABLES_FIGURE
 from cosup.analysis.sources import PARTS_FIGURE, SOURCES_FIGURE
 from cosup.analysis.student import CALIBRATION_FIGURE, CONFUSION_FIGURE, STUDENT_TEACHERS_FIGURE
 from cosup.analysis.teachers import ANNOTATION_ACCURACY_FIGURE, TEACHERS_FIGURE
@@ -42,7 +43,11 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("verdict", "Verdict", [OVERVIEW_FIGURE, LIMITS_FIGURE, CANDIDATES_FIGURE]),
-    Chapter("sources", "Whom to trust", [SOURCES_FIGURE, PARTS_FIGURE, EVIDENCE_FIGURE]),
+    Chapter(
+        "sources",
+        "Whom to trust",
+        [SOURCES_FIGURE, PARTS_FIGURE, EVIDENCE_FIGURE, SOURCE_TABLES_FIGURE],
+    ),
     Chapter("teachers", "Teachers", [TEACHERS_FIGURE, ANNOTATION_ACCURACY_FIGURE]),
     Chapter("routing", "Routing", [ROUNDS_FIGURE, ASSIGNMENT_FIGURE, LOAD_FIGURE, FLOW_FIGURE]),
     Chapter("filters", "Filters", [FILTERS_FIGURE]),

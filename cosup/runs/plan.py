@@ -31,7 +31,7 @@ from cosup.runs.staging import run_place
 from cosup.teachers.base import training_rows
 from cosup.teachers.features import cached_part
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
-from cosup.teachers.table import ANNOTATED
+from cosup.teachers.table import ANNOTATED, table_teachers
 from cosup.teachers.train import planned_steps
 
 MOST_NAMED = 5
@@ -69,7 +69,7 @@ def plan_table(config: Config) -> RenderableType:
         f"controls    {', '.join(config.controls) or 'none'}",
         *(f"{'warning' if note.is_warning else 'note':12}{note.text}" for note in data.notes),
     ]
-    return Group(Text("\n".join(lines)), _teachers(data, hierarchy))
+    return Group(Text("\n".join(lines)), _teachers(data, hierarchy), *_tables(data, hierarchy))
 
 
 def _place(config: Config) -> str:
@@ -192,6 +192,26 @@ def _teachers(data: ImageData, hierarchy: Hierarchy) -> Table:
     return table
 
 
+def _tables(data: ImageData, hierarchy: Hierarchy) -> Iterator[Table]:
+    """Yield what became of the rows of annotation tables, if there are any."""
+    teachers = table_teachers(hierarchy, data)
+    if not teachers:
+        return
+    columns = ("table teacher", "form", "rows", "matched", "how", "unmatched", "no answer on")
+    table = Table(*columns, box=None)
+    for teacher in teachers:
+        counts = teacher.counts
+        table.add_row(
+            teacher.name,
+            teacher.answers.form,
+            *(words.count(number) for number in (counts.rows, counts.matched)),
+            counts.matched_by,
+            words.count(counts.unmatched),
+            f"{words.count(counts.abstained)} of {words.plural(counts.annotated, 'sample')}",
+        )
+    yield table
+
+
 def _scope(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
     return _some(spec.classes, data.classes), _some(spec.domains, data.domains)
 
@@ -207,7 +227,9 @@ def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
 def _made_of(spec: TeacherSpec) -> str:
     """Return a teacher's model and how it is used, or the table that it is."""
     if spec.external is not None:
-        return spec.external.annotations or "simulated from the true labels"
+        who = f": {spec.external.annotator}" if spec.external.annotator else ""
+        table = spec.external.annotations
+        return "simulated from the true labels" if table is None else f"{table}{who}"
     return spec.setup.text
 
 

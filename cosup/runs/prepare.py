@@ -21,6 +21,7 @@ from cosup.teachers.annotate import note_outside, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, plan_hierarchy
+from cosup.teachers.table import TableTeacher
 from cosup.teachers.train import check_teachers, obtain_level, teacher_groups
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,9 @@ def _annotate(annotated: Annotated, backend: Backend) -> None:
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
     with progress("annotating", sum(missing.values())) as advance:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
-    for name in (name for name, count in missing.items() if count):
-        log.info("teacher %s: annotated %d samples", name, sum(store.sizes.values()))
+    for teacher in (teacher for teacher in teachers if missing[teacher.name]):
+        if isinstance(teacher, TableTeacher):
+            log.info("teacher %s: %s", teacher.name, teacher.counts)
+        else:
+            log.info("teacher %s: annotated %d samples", teacher.name, sum(store.sizes.values()))
     note_outside(teachers, data, store, compute)

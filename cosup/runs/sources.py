@@ -8,7 +8,7 @@ known, the measured accuracy stands beside. METHODS.md section 10.
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from cosup.runs.stages import build_recipe
 from cosup.runs.summary import Numbers
 from cosup.seeds import seed_for
 from cosup.sources import Tally, block_of, notes, others_speak
+from cosup.teachers.table import TableTeacher
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers])
         _numbers(tally, regions, data.classes, seed) for tally in (read.estimated, read.measured)
     )
     soft = dict(zip(sources.names, sources.soft, strict=True))
+    tables = [one for level in prepared.annotated.levels for one in level]
+    counts = {one.name: asdict(one.counts) for one in tables if isinstance(one, TableTeacher)}
     found: Numbers = {}
     for place, name in enumerate([*teachers, STUDENT]):
         (note, copies), own, true = judged[place], estimates[place], truths[place]
@@ -132,6 +135,7 @@ def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers])
             "share": read.share.get(name),
             "group": [other for other in dict.fromkeys(group) if other != name],
             "note": note,
+            **counts.get(name, {}),
         }
     return found
 

@@ -1,16 +1,16 @@
 """Teachers that are annotators of a table."""
 
 import json
-import logging
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cosup import words
 from cosup.config.external import ExternalSection
 from cosup.data.images import Ints
 from cosup.data.table import ImageData
@@ -25,8 +25,6 @@ from cosup.teachers.tables.matching import Matched, SampleIds
 
 __all__ = ["ANNOTATED", "TableCounts", "TableTeacher", "table_teachers"]
 
-log = logging.getLogger(__name__)
-
 ANNOTATED = ("student_train", "validation", "test")
 """The splits that teachers annotate; an annotation table needs no rows for teacher_train."""
 
@@ -36,21 +34,24 @@ class TableCounts:
     """What became of the rows of an annotator.
 
     rows: those of its table. matched, unmatched: of these, whether their id is that of a sample of
-    the data. abstained: samples of the splits that teachers annotate on which it gives no answer,
-    of `samples`.
+    the data, and matched_by: how, in words. abstained: samples on which it gives no answer, of the
+    `annotated` ones, those of the splits that teachers annotate.
     """
 
     rows: int
     matched: int
     unmatched: int
     abstained: int
-    samples: int
+    annotated: int
+    matched_by: str
 
-    def numbers(self) -> dict[str, int]:
-        """Return the counts by name."""
-        found = asdict(self)
-        del found["samples"]
-        return found
+    def __str__(self) -> str:
+        lost = f", {words.count(self.unmatched)} of none" if self.unmatched else ""
+        return (
+            f"{words.plural(self.rows, 'row')}, {words.count(self.matched)} of a sample "
+            f"({self.matched_by}){lost}; annotated {words.count(self.annotated - self.abstained)} "
+            f"of {words.plural(self.annotated, 'sample')}"
+        )
 
 
 class TableTeacher(TableKind, RowTeacher):
@@ -67,7 +68,7 @@ class TableTeacher(TableKind, RowTeacher):
         """matched: the places of the table's ids among the samples. Raises `UserError`."""
         super().__init__(spec, len(data.classes), steps=0)
         self.answers = answers
-        self.how = matched.how
+        self.matched = matched
         self.digest = digest
         rows = matched.places[answers.sample]
         self.places = torch.from_numpy(self._places(rows, data))
@@ -140,7 +141,8 @@ class TableTeacher(TableKind, RowTeacher):
         answered = int((self.answers.given()[places] & (places >= 0)).sum())
         matched = int((rows >= 0).sum())
         total, samples = len(rows), len(annotated)
-        return TableCounts(total, matched, total - matched, samples - answered, samples)
+        lost = total - matched
+        return TableCounts(total, matched, lost, samples - answered, samples, self.matched.how)
 
     @property
     def _where(self) -> str:

@@ -26,6 +26,7 @@ def synthetic_tables(
         "sources": _sources(teachers, draw),
         "source_parts": _source_parts(teachers, classes, domains, draw),
         "evidence": _evidence(teachers, draw),
+        "source_tables": _source_tables(teachers, draw),
         "teachers": _teachers(teachers, draw),
         "rounds": _rounds(by_round, draw),
         "load": _load(by_round, teachers, draw),
@@ -124,6 +125,21 @@ def _sources(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
             "share": 1 / len(names),
             "group": [", ".join(teachers[:2]), *[None] * (len(names) - 1)],
             "note": [None, *(notes[place % 4] for place in range(len(names) - 1))],
+        }
+    )
+
+
+def _source_tables(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
+    matched, unmatched = draw.integers(1, 900, len(teachers)), draw.integers(0, 9, len(teachers))
+    return pd.DataFrame(
+        {
+            "source": teachers,
+            "rows": matched + unmatched,
+            "matched": matched,
+            "unmatched": unmatched,
+            "matched_by": "by path",
+            "abstained": 1000 - matched,
+            "annotated": 1000,
         }
     )
 
