@@ -207,7 +207,7 @@ class ControlRun:
         one_teacher = bool((assigned.weights.count_nonzero(1) <= 1).all())
         live = level.live if one_teacher else None
         guidance = Guidance(self._trainer_labels(), assigned.weights.argmax(1), live)
-        return Supervision(assigned.targets, weights, guidance)
+        return Supervision(*self.task.with_reviewed(assigned.targets, weights), guidance)
 
     def _labels(self, labels: Tensor) -> "Supervision":
         """Return labels [N] (-1: left out) in place of annotations, and of the labels of the run's
@@ -219,7 +219,8 @@ class ControlRun:
     def _own(self, probs: ProbTable) -> "Supervision":
         """Return the student's own predictions of student_train."""
         targets = harden(probs) if self.recipe.hard else probs
-        return Supervision(targets, torch.ones(len(probs)), Guidance(self._trainer_labels()))
+        kept = self.task.with_reviewed(targets, torch.ones(len(probs)))
+        return Supervision(*kept, Guidance(self._trainer_labels()))
 
     def _trainer_labels(self) -> Tensor | None:
         return self.task.labels if self.recipe.objective.true_label_weight else None

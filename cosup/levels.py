@@ -66,7 +66,8 @@ class Task:
     truth: of student_train, for oracle routing, the ceiling and analysis only. features: [N, D]
     float16 or float32, memory-mapped or not, for assigners that need them. labels: [N] as given to
     trainers (noise included, -1 unknown), for settings in which the student may use them.
-    validation_inputs: of the validation split, for choosing settings.
+    validation_inputs: of the validation split, for choosing settings. reviewed: [N] classes that a
+    person gave (-1 unknown), which stand in place of annotations; None without any.
     """
 
     levels: tuple[Level, ...]
@@ -77,6 +78,15 @@ class Task:
     features: Tensor | None = None
     labels: Tensor | None = None
     validation_inputs: TestInputs | None = None
+    reviewed: Tensor | None = None
+
+    def with_reviewed(self, targets: ProbTable, weights: Tensor) -> tuple[ProbTable, Tensor]:
+        """Return targets and weights [N] with reviewed classes in place of annotations, each with
+        the weight 1."""
+        if self.reviewed is None or not bool((self.reviewed >= 0).any()):
+            return targets, weights
+        rows = (self.reviewed >= 0).nonzero()[:, 0]
+        return targets.with_labels(rows, self.reviewed[rows]), weights.index_fill(0, rows, 1.0)
 
 
 @dataclass(frozen=True)

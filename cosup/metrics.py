@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 
 LEVEL = 95.0
 """Level of all intervals, in percent."""
+Z_975 = 1.959964
+"""The standard normal quantile of these intervals."""
 DRAWS_AT_ONCE = 2**21
 """Group indices drawn at a time by the bootstrap; bounds its memory."""
 SMALLEST_PROBABILITY = 1e-12
@@ -204,16 +206,22 @@ def _ranges(draws: Floats) -> tuple[Floats, Floats]:
 
 
 def lower_bound(right: float, answered: float) -> float:
-    """Return the lower end of the 95 % interval of a share (Wilson, 1927); 0 of no sample.
+    """Return the lower end of `wilson`: further below the share, the fewer samples there are."""
+    return wilson(right, answered)[0]
 
-    right, answered: numbers of samples. It is below the share by the more, the fewer samples there
-    are.
+
+def wilson(right: float, answered: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson, 1927); (0, 1) of no sample.
+
+    right, answered: numbers of samples. It holds for few samples too, where a bootstrap is too
+    narrow.
     """
     if answered <= 0:
-        return 0.0
-    share, z = right / answered, 1.959964
+        return 0.0, 1.0
+    share, z = right / answered, Z_975
     half = z * math.sqrt(share * (1 - share) / answered + (z / (2 * answered)) ** 2)
-    return (share + z**2 / (2 * answered) - half) / (1 + z**2 / answered)
+    middle, scale = share + z**2 / (2 * answered), 1 + z**2 / answered
+    return (middle - half) / scale, (middle + half) / scale
 
 
 def resampled_means(

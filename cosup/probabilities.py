@@ -80,6 +80,21 @@ class ProbTable:
             torch.zeros(len(labels), dtype=torch.float16),
         )
 
+    def with_labels(self, rows: Tensor, labels: Tensor) -> "ProbTable":
+        """Return the table with probability 1 for one class [n] in each of the rows [n]."""
+        values = self.values.clone()
+        values[rows] = 0
+        if self.indices is None:
+            values[rows, labels] = 1
+            return ProbTable(self.num_classes, values, support=self.support)
+        values[rows, 0] = 1
+        # The label first, then any other classes, as none may occur twice.
+        indices, step = self.indices.clone(), torch.arange(values.shape[1])
+        indices[rows] = ((labels[:, None] + step) % self.num_classes).to(torch.int32)
+        rest = _required(self.rest).clone()
+        rest[rows] = 0
+        return ProbTable(self.num_classes, values, indices, rest, self.support)
+
     def dense(self, rows: Tensor | slice | None = None) -> Tensor:
         """Return rows [n, C] float32 that sum to 1 (to 0 for an abstention)."""
         part = self if rows is None else self.take(rows)

@@ -235,14 +235,14 @@ def _prepare(
     assigned = assign(recipe.assigner, stream, seed, recipe.hard)
     kept = filter_annotations(recipe, stream, assigned, student, task)
     guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
-    weights = assigned.weighed(kept.keep)
+    targets, weights = task.with_reviewed(assigned.targets, assigned.weighed(kept.keep))
     return _Lesson(
         number,
         level.index,
         state.train_probs,
         assigned,
         kept,
-        Update(student, task.inputs, assigned.targets, weights, guidance),
+        Update(student, task.inputs, targets, weights, guidance),
         recipe.assigner.state_dict(),
     )
 

@@ -31,7 +31,7 @@ from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
 from cosup.losses import LOSSES, AdaptiveConfidence, CrossEntropy, Objective
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.rounds import RoundState, decide, run_rounds, run_rounds_together
+from cosup.rounds import RoundState, decide, harden, run_rounds, run_rounds_together
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
 
@@ -276,3 +276,20 @@ def test_a_student_that_starts_from_text_guides_its_first_round() -> None:
     # A resumed run does not use the untrained student.
     rest = list(run_rounds(task, built, 0, RoundState().after(outcomes[0])))
     assert torch.equal(rest[0].test_probs.dense(), outcomes[1].test_probs.dense())
+
+
+@pytest.mark.parametrize("classes", [4, 80])
+@pytest.mark.parametrize("hard", [False, True])
+def test_reviewed_classes_stand_in_place_of_annotations(classes: int, hard: bool) -> None:
+    probs = torch.rand(5, classes, generator=torch.Generator().manual_seed(0)).softmax(1)
+    table = ProbTable.compress(probs)
+    targets = harden(table) if hard else table
+    reviewed = torch.tensor([-1, 3, -1, classes - 1, 0])
+    task = replace(digits_task()[0], reviewed=reviewed)
+    found, weights = task.with_reviewed(targets, torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0]))
+    rows = reviewed >= 0
+    expected = torch.nn.functional.one_hot(reviewed[rows], classes).float()
+    assert torch.equal(found.dense()[rows], expected)
+    assert torch.equal(found.dense()[~rows], targets.dense()[~rows])
+    assert weights.tolist() == [0.0, 1.0, 0.5, 1.0, 1.0]
+    assert torch.equal(targets.dense(), (harden(table) if hard else table).dense())

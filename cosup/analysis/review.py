@@ -14,6 +14,7 @@ import numpy as np
 from cosup.analysis.arrays import Bools, Codes, Doubles, Values
 from cosup.analysis.pool import Pool
 from cosup.data.answers import RANDOM
+from cosup.metrics import Z_975
 
 __all__ = [
     "CONTESTED",
@@ -31,8 +32,6 @@ SHARE = 0.5
 """Share of the images that are drawn at random."""
 DOUBT = 0.01
 """Least variance of whether a source is right, so that no image is without a chance."""
-Z_975 = 1.959964
-"""The standard normal quantile of 95 % intervals."""
 
 
 def contest(pool: Pool) -> Doubles:

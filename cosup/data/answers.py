@@ -12,12 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cosup.errors import UserError, in_short, raise_all, unknown_name, unknown_of_many
 from cosup.words import plural
 
-__all__ = ["RANDOM", "Answer", "Applied", "apply_answers", "check_answers", "read_answers"]
+__all__ = [
+    "NOT_REVIEWED",
+    "RANDOM",
+    "Answer",
+    "Applied",
+    "apply_answers",
+    "check_answers",
+    "read_answers",
+]
 
 RANDOM = "random"
 """The reason of images that measure."""
@@ -157,19 +164,40 @@ class Applied:
         """The number of answers used."""
         return self.measuring + self.labels
 
+    @property
+    def sentence(self) -> str:
+        """How the answers are used, in words."""
+        parts = []
+        if self.measuring:
+            parts.append(f"{self.measuring} measure ({self.split})")
+        if self.labels:
+            parts.append(f"{self.labels} are labels of student_train")
+        text = f"{plural(self.total, 'reviewed image')}: {' and '.join(parts)}"
+        if not self.set_aside:
+            return text
+        return f"{text}; {plural(self.set_aside, 'image')} of the same groups are not used"
+
+
+NOT_REVIEWED = Applied()
+"""No answer is used."""
+
 
 def apply_answers(
-    table: pd.DataFrame, classes: Sequence[str], path: Path, *, grouped: bool, measure: bool
-) -> tuple[pd.DataFrame, NDArray[np.bool_], Applied]:
-    """Use a file of answers in a sample table (sample_id, label, group, split).
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    answers: Sequence[Answer],
+    *,
+    where: str,
+    grouped: bool,
+    measure: bool,
+) -> tuple[pd.DataFrame, Applied]:
+    """Use answers in a sample table (sample_id, label, given, group, split).
 
-    Returns the table with splits and labels changed, which rows [N] of student_train have a known
-    label by review, and what was used how. grouped: whether groups must stay in one split. measure:
-    False uses the random answers as labels too. Raises `UserError` for wrong answers, and if
-    nothing is left of student_train.
+    Returns the table with splits and labels changed, with a column `reviewed` (bool: a row of
+    student_train whose label is an answer), and what was used how. where: the file. grouped:
+    whether groups must stay in one split. measure: False uses the random answers as labels too.
+    Raises `UserError` for wrong answers, and if nothing is left of student_train.
     """
-    where = f"answers {path}"
-    answers = read_answers(path)
     ids = table["sample_id"].to_numpy(object)
     row_of: Mapping[str, int] = {str(name): row for row, name in enumerate(ids)}
     split = table["split"].to_numpy(object).copy()
@@ -187,8 +215,9 @@ def apply_answers(
         raise UserError("has no answer: every label is blank", where=where)
     random = {answer.sample_id for answer in answers if answer.reason == RANDOM and measure}
     measuring = np.array([row_of[name] for name in found if name in random], dtype=np.int64)
-    label = table["label"].to_numpy(np.int64).copy()
-    label[[row_of[name] for name in found]] = list(found.values())
+    rows = [row_of[name] for name in found]
+    label, given = (table[name].to_numpy(np.int64).copy() for name in ("label", "given"))
+    label[rows] = given[rows] = list(found.values())
     role = "validation" if (split == "test").any() else "test"
     aside = np.zeros(len(table), bool)
     if grouped and len(measuring):
@@ -197,7 +226,7 @@ def apply_answers(
         aside[measuring] = False
     split[measuring], split[aside] = role, ""
     reviewed = np.zeros(len(table), bool)
-    reviewed[[row_of[name] for name in found]] = True
+    reviewed[rows] = True
     reviewed &= split == "student_train"
     left = int((split == "student_train").sum())
     if not left:
@@ -209,5 +238,5 @@ def apply_answers(
     applied = Applied(
         role if len(measuring) else "", len(measuring), int(reviewed.sum()), int(aside.sum())
     )
-    changed = table.assign(split=pd.Series(split, dtype="str"), label=label)
-    return changed, reviewed, applied
+    splits = pd.Series(split, dtype="str")
+    return table.assign(split=splits, label=label, given=given, reviewed=reviewed), applied

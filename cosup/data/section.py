@@ -137,6 +137,12 @@ class DataSection(Section):
     setting of distillation and of learning with noisy labels, not of weak-to-strong learning."""
     noise: NoiseSection | None = None
     """Wrong labels for the training samples; null uses the true ones."""
+    answers: str | None = None
+    """Labels of some images of student_train by a person: a CSV or Parquet file with `sample_id`,
+    `label` and maybe `reason`, such as `RUN/review/answers.parquet` (`cosup review`)."""
+    answers_as: Literal["auto", "labels"] = "auto"
+    """`auto`: images that were chosen at random measure (as the test split where there is none,
+    else as validation), the others are labels of student_train. `labels`: all are labels."""
     few_shot: FewShotSection | None = None
     """Set classes aside to be learnt from a few images; null trains and tests on all classes."""
 
@@ -155,6 +161,13 @@ class DataSection(Section):
         if not isinstance(self.splits, str):
             wanted |= {name for name in SPLITS if getattr(self.splits, name) > 0}
         return wanted
+
+    @model_validator(mode="after")
+    def _no_answers_in_episodes(self) -> "DataSection":
+        if self.answers is not None and self.few_shot is not None:
+            problem = "must be {allowed} with data.few_shot, which measures on novel classes"
+            raise UserError(problem, key="answers", value=self.answers, allowed="null")
+        return self
 
     @model_validator(mode="after")
     def _unwanted_splits(self) -> "DataSection":

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cosup.data.answers import NOT_REVIEWED, Answer, Applied, apply_answers, read_answers
 from cosup.data.checks import check_splits, lacking_classes
 from cosup.data.few_shot import class_parts
 from cosup.data.images import Images, Ints, find_broken
@@ -37,11 +38,13 @@ class Known:
     """Facts about the samples that one process hands to another, which then reads no image.
 
     broken: ids of the samples set aside. fingerprint: of the images. digest: of the sample table.
+    answers: of a person.
     """
 
     broken: tuple[str, ...]
     fingerprint: str
     digest: str
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class ImageData:
     novel, novel_validation: samples of the classes set aside for few-shot learning, with their own
     classes and labels, all in the split test or validation. notes: what is unusual about them.
     left_out: ids of the samples that `limit` leaves out.
+    answers: labels by a person, which `table` has already. applied: how they are used.
     """
 
     table: pd.DataFrame
@@ -71,6 +75,8 @@ class ImageData:
     novel_validation: "ImageData | None" = None
     notes: tuple[Note, ...] = ()
     left_out: tuple[str, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    applied: Applied = NOT_REVIEWED
 
     def __len__(self) -> int:
         return len(self.table)
@@ -105,6 +111,16 @@ class ImageData:
         """Return the classes used in training, with noise: int64 [len(rows)], -1 unknown."""
         return torch.from_numpy(self.table["given"].to_numpy(np.int64)[rows])
 
+    def reviewed(self, rows: Ints) -> Tensor | None:
+        """Return the classes that a person gave: int64 [len(rows)], -1 unknown; None without any.
+
+        Only those of student_train are among them, which the student may learn from.
+        """
+        if "reviewed" not in self.table:
+            return None
+        known = torch.from_numpy(self.table["reviewed"].to_numpy(bool)[rows])
+        return torch.where(known, self.truth(rows).labels, -1)
+
     def noisy(self, rows: Ints) -> Tensor:
         """Return whether the class used in training is not the true one: bool [len(rows)]."""
         return self.given(rows) != self.truth(rows).labels
@@ -128,7 +144,7 @@ class ImageData:
 
     def known(self) -> Known:
         """Return what `load_data` needs to list these samples again without reading images."""
-        return Known(self.broken, self.fingerprint, _table_digest(self.table))
+        return Known(self.broken, self.fingerprint, _table_digest(self.table), self.answers)
 
     def split_fingerprint(self, split: str) -> str:
         """Return a hash of a split's images, ids, true and given labels and domains, in order."""
@@ -167,6 +183,18 @@ def load_data(
         collection, novel, novel_validation = _base_and_novel(collection, section, seed)
         table, drawn = _split_table(collection, section, seed, teacher_train)
         table = table.assign(given=_training_labels(table, collection.classes, section, seed))
+        answers, applied = () if known is None else known.answers, NOT_REVIEWED
+        if section.answers is not None:
+            with within("answers"):
+                answers = answers or tuple(read_answers(Path(section.answers)))
+                table, applied = apply_answers(
+                    table,
+                    collection.classes,
+                    answers,
+                    where=section.answers,
+                    grouped=collection.grouped,
+                    measure=section.answers_as == "auto",
+                )
     if known is not None and known.digest != _table_digest(table):
         raise RunError(
             f"data: the {len(table)} samples found here are not those that the run was started "
@@ -180,12 +208,17 @@ def load_data(
         images,
         _image_fingerprint(images, table) if known is None else known.fingerprint,
         broken,
-        drawn=drawn,
+        drawn=drawn or applied.total > 0,
         share_train=section.share_train,
         novel=novel,
         novel_validation=novel_validation,
-        notes=split_notes(collection, table, section, teacher_train),
         left_out=left_out,
+        notes=(
+            *split_notes(collection, table, section, teacher_train),
+            *([Note(applied.sentence)] if applied.total else []),
+        ),
+        answers=answers,
+        applied=applied,
     )
 
 

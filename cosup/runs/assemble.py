@@ -134,6 +134,7 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
         num_classes=len(data.classes),
         features=inputs.features,
         labels=data.given(rows),
+        reviewed=data.reviewed(rows),
         validation_inputs=None if validation is None else validation.inputs,
     )
     samples = TrainingSamples(

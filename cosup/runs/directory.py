@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +116,24 @@ class RunDirectory:
         """Return the payload of a finished stage. Raises `RunError` if it cannot be read."""
         return self._stage(stage).read()
 
+    def is_started(self) -> bool:
+        """Return whether any stage is finished."""
+        return bool(self.files.finished_stages())
+
+    def discard_results(self) -> None:
+        """Remove all that depends on the samples and their splits.
+
+        Teachers and annotations stay, as they tell whether they are still valid, and the review.
+        """
+        files = self.files
+        kept = {
+            *(file.path for file in (files.marker, files.config, files.environment)),
+            *(files.lock, files.log),
+            *(part.folder for part in (files.teachers, files.annotations, files.review)),
+        }
+        with disk_errors(self.path):
+            _clear(self.path, {path.name for path in kept})
+
     def folder(self, path: Path) -> Path:
         """Make a folder of the run. Raises `RunError` where the disk is full."""
         with disk_errors(path):
@@ -133,6 +151,20 @@ def _check_free(path: Path, config: Config, resume: bool, overwrite: bool) -> No
         check_existing(path, Layout(path).is_run(), resume, overwrite)
         if resume:
             _check_same_config(path, config)
+        if overwrite:
+            _check_no_answers(path)
+
+
+def _check_no_answers(path: Path) -> None:
+    """Raise `UserError` if the run, or one below it, has answers of a person: they took work."""
+    for run in (Layout(path), *Layout(path).runs_below()):
+        if run.review.answers.exists():
+            folder = run.review.folder
+            raise place_error(
+                path,
+                f"--overwrite would delete the answers in {folder}; --resume uses them, or move "
+                "that folder away",
+            )
 
 
 def _has_content(path: Path) -> bool:
@@ -202,10 +234,10 @@ def _unmake(made: list[Path]) -> None:
             folder.rmdir()
 
 
-def _clear(path: Path) -> None:
+def _clear(path: Path, kept: Collection[str] = (LOCK,)) -> None:
     """Remove the files of a run, the marker last: a killed overwrite can then be repeated."""
     for entry in sorted(path.iterdir(), key=lambda p: p.name == MARKER):
-        if entry.name == LOCK:
+        if entry.name in kept:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

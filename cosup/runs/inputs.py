@@ -27,6 +27,7 @@ from cosup.seeds import seed_for
 from cosup.teachers.base import Teacher
 from cosup.teachers.features import FeatureCache, cached_part
 from cosup.teachers.store import AnnotationStore
+from cosup.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ def split_of(data: ImageData, split: str) -> TestSplit:
     rows = data.rows(split)
     truth = data.truth(rows)
     groups = torch.from_numpy(data.groups(rows))
-    return TestSplit(truth.labels, truth.domains, groups, data.classes, data.domains)
+    few = data.applied.split == split
+    return TestSplit(truth.labels, truth.domains, groups, data.classes, data.domains, few=few)
 
 
 def _images(data: ImageData, split: str) -> Inputs:
@@ -151,9 +153,11 @@ def _split(part: str, inputs: Inputs, data: ImageData) -> Evaluation:
     return Evaluation(part, inputs, split_of(data, part), data.sample_ids(data.rows(part)))
 
 
-def measured_on(config: Config) -> str:
+def measured_on(config: Config, data: ImageData) -> str:
     """Return what accuracies are measured on, in words."""
     section = config.data.few_shot
+    if data.applied.split == "test":
+        return f"on {plural(data.applied.measuring, 'reviewed image')}"
     if section is None:
         return "on the test split"
     kind = f"{section.ways}-way {section.shots}-shot"

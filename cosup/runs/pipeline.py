@@ -8,10 +8,10 @@ from typing import Any
 
 from cosup.analysis import load_run, tables, verdict
 from cosup.analysis.sources import source_sentences
-from cosup.config import config_hash
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
 from cosup.report.page import write_report
+from cosup.runs.answers import same_answers, with_answers
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
 from cosup.runs.choose import STAGE as RECIPE
@@ -70,15 +70,16 @@ def run_one(
     """
     with (
         RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
+        with_answers(run, config) as answered,
         open_recorder(run.path) as recorder,
     ):
         if run.is_done("summary"):
             log.info("%s is finished already", run.path)
             return run.load("summary")
-        if shared is not None:
+        if shared is not None and same_answers(run, shared):
             take_over(shared, run)
-        context = RunContext(config, run, recorder, backend or Local())
-        run.files.environment.write(describe_environment(config))
+        context = RunContext(answered, run, recorder, backend or Local())
+        run.files.environment.write(describe_environment(answered))
 
         prepared = prepare(context)
         write_samples(context, prepared)
@@ -120,8 +121,8 @@ def _summary(
         "run": config.run.name,
         "status": "finished",
         "seed": config.run.seed,
-        "config_hash": config_hash(config),
-        "measured": measured_on(config),
+        "config_hash": run.files.marker.read()["config_hash"],
+        "measured": measured_on(config, data),
         "floor": {
             "teacher": teachers.floor.name,
             "accuracy": teachers.floor.accuracy,
@@ -144,6 +145,7 @@ def _summary(
             "broken": list(data.broken),
             **_episodes(config),
         },
+        "review": {"answers": data.applied.total, **asdict(data.applied)},
         "seconds": sum_seconds(_seconds(run, rounds, controls.found)),
         "peak_rss_mb": peak_rss_mb(),
     }

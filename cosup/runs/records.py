@@ -79,13 +79,14 @@ def _prepared_record(config: Config, prepared: Prepared) -> dict[str, object]:
     return {
         "classes": list(data.classes),
         "domains": list(data.domains),
-        "measured": measured_on(config),
+        "measured": measured_on(config, data),
         "measured_classes": list(test.classes),
         "measured_domains": list(test.domain_names),
         "answers": list(_answers(test)),
         "teachers": [asdict(record) for record in teachers.records],
         "floor": {"teacher": teachers.floor.name, "chosen_on": teachers.chosen_on},
         "samples": {split: len(data.rows(split)) for split in SPLITS},
+        "review": asdict(data.applied),
         "features": sum(len(data.rows(split)) for split in feature_splits(config, data)),
     }
 

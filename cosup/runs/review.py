@@ -156,7 +156,9 @@ def _images(run: Run) -> ImageData:
     """List the images of the run as it did itself."""
     config = check_config(run.files.config.read(), str(run.files.config.path))
     compute = make_compute(config)
-    return load_data(config.data, config.run.seed, compute.workers, compute.cache)
+    wanted = config.wants_teacher_train
+    section = config.data.model_copy(update={"answers": None})
+    return load_data(section, config.run.seed, compute.workers, compute.cache, teacher_train=wanted)
 
 
 def _earlier(run: Run) -> tuple[Pool, list[str]]:

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosup.metrics import expected_calibration_error, no_gap, paired_comparison, pgr, pgr_interval
+from cosup.metrics import (
+    expected_calibration_error,
+    no_gap,
+    paired_comparison,
+    pgr,
+    pgr_interval,
+    wilson,
+)
 from cosup.probabilities import ProbTable
 
 Numbers = dict[str, Any]
@@ -23,6 +30,8 @@ class TestSplit:
     """The test samples: labels [M], domains [M], and groups [M] that are resampled together.
 
     kinds: [M] indices into `classes` for the queries of episodes, whose labels are ways; else None.
+    few: they are images drawn at random for a review, so few that intervals of accuracies are
+    Wilson's.
     """
 
     labels: Tensor
@@ -31,6 +40,7 @@ class TestSplit:
     classes: tuple[str, ...]
     domain_names: tuple[str, ...]
     kinds: Tensor | None = None
+    few: bool = False
 
     @property
     def answers(self) -> int:
@@ -143,7 +153,9 @@ def peak_rss_mb() -> float:
 
 
 def _interval(test: TestSplit, right: Tensor, seed: int) -> list[float]:
-    """Return the 95 % interval of an accuracy by a bootstrap over groups."""
+    """Return the 95 % interval of an accuracy: a bootstrap over groups; Wilson's of few images."""
+    if test.few:
+        return list(wilson(int(right.sum()), len(right)))
     found = paired_comparison(right, torch.zeros_like(right), test.groups, seed=seed)
     return [found.low, found.high]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.user_errors import error_of, mistakes_of
 
 from cosup.data.answers import Answer, apply_answers, check_answers, read_answers
 from cosup.errors import UserError
-from tests.helpers.user_errors import error_of, mistakes_of
 
 CLASSES = ["cat", "dog", "owl"]
 ROWS = [("a/1.png", "cat", "random"), ("a/2.png", "", "random"), ("b, 3.png", "dog", "contested")]
@@ -80,6 +80,7 @@ def table_of(splits: list[str]) -> pd.DataFrame:
         {
             "sample_id": [f"a{number}" for number in range(len(splits))],
             "label": np.full(len(splits), -1, np.int64),
+            "given": np.full(len(splits), -1, np.int64),
             "group": [f"g{number // 2}" for number in range(len(splits))],
             "split": splits,
         }
@@ -99,24 +100,33 @@ def test_random_answers_measure_and_the_others_are_labels(
         tmp_path / "a.csv", [("a0", "cat", "random"), ("a3", "owl", "contested"), ("a4", "", "")]
     )
     table = table_of(["student_train"] * 6 + others)
-    changed, reviewed, applied = apply_answers(table, CLASSES, path, grouped=False, measure=True)
+    changed, applied = apply_answers(
+        table, CLASSES, read_answers(path), where=str(path), grouped=False, measure=True
+    )
     assert list(changed["split"]) == [role, *["student_train"] * 5, *others]
-    assert list(changed["label"][:4]) == [0, -1, -1, 2]
-    assert np.flatnonzero(reviewed).tolist() == [3]
+    assert list(changed["label"][:4]) == list(changed["given"][:4]) == [0, -1, -1, 2]
+    assert np.flatnonzero(changed["reviewed"]).tolist() == [3]
     assert (applied.split, applied.measuring, applied.labels) == (role, 1, 1)
-    changed, reviewed, applied = apply_answers(table, CLASSES, path, grouped=False, measure=False)
+    changed, applied = apply_answers(
+        table, CLASSES, read_answers(path), where=str(path), grouped=False, measure=False
+    )
     assert set(changed["split"][:6]) == {"student_train"}
-    assert (applied.measuring, applied.labels, int(reviewed.sum())) == (0, 2, 2)
+    assert (applied.measuring, applied.labels, int(changed["reviewed"].sum())) == (0, 2, 2)
 
 
 def test_groups_of_measuring_images_leave_student_train(tmp_path: Path) -> None:
     path = answers_of(tmp_path / "a.csv", [("a0", "cat", "random"), ("a3", "owl", "contested")])
-    changed, reviewed, applied = apply_answers(
-        table_of(["student_train"] * 4), CLASSES, path, grouped=True, measure=True
+    changed, applied = apply_answers(
+        table_of(["student_train"] * 4),
+        CLASSES,
+        read_answers(path),
+        where=str(path),
+        grouped=True,
+        measure=True,
     )
     assert list(changed["split"]) == ["test", "", "student_train", "student_train"]
     assert applied.set_aside == 1
-    assert reviewed[3]
+    assert changed["reviewed"][3]
 
 
 @pytest.mark.parametrize(
@@ -132,5 +142,13 @@ def test_groups_of_measuring_images_leave_student_train(tmp_path: Path) -> None:
 def test_answers_that_cannot_be_used(tmp_path: Path, rows: list[tuple[str, str, str]]) -> None:
     path = answers_of(tmp_path / "a.csv", rows)
     table = table_of(["student_train", "test"])
-    error = error_of(apply_answers, table, CLASSES, path, grouped=False, measure=True)
+    error = error_of(
+        apply_answers,
+        table,
+        CLASSES,
+        read_answers(path),
+        where=str(path),
+        grouped=False,
+        measure=True,
+    )
     assert str(path) in str(error)

@@ -223,3 +223,113 @@ def test_the_seed_is_that_of_the_first_review(
 def test_what_is_no_run_of_a_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["review", str(tmp_path), "--next", "5"]) == 2
     assert str(tmp_path) in last_error(capsys)
+
+
+def resume(*overrides: str) -> int:
+    return call(["run", "config.yaml", *overrides, "--resume"])
+
+
+def reviewed_run(world: Path, number: int = 40) -> None:
+    """Answer so many questions, and resume the run with the answers."""
+    assert review("--next", str(number), "--no-html") == 0
+    answer(world, Path("a.csv"))
+    assert review("--read", "a.csv") == 0
+    assert resume() == 0
+
+
+def test_a_finished_run_is_run_again_with_new_answers(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = load_run(world)
+    config_hash, samples = before.summary["config_hash"], len(before.train)
+    reviewed_run(world)
+    run = load_run(world)
+    assert run.summary["review"] == {
+        "answers": 40, "split": "validation", "measuring": 20, "labels": 20, "set_aside": 0
+    }  # fmt: skip
+    assert run.summary["data"]["samples"]["validation"] == 20
+    assert len(run.train) == samples - 20
+    assert run.summary["config_hash"] == config_hash
+    assert run.summary["status"] == "finished"
+    kept = answers(world).set_index("sample_id")
+    measuring = set(kept.index[kept["reason"] == "random"])
+    assert not measuring & set(run.train["sample_id"])
+    capsys.readouterr()
+    assert resume() == 0
+    assert "finished already" in capsys.readouterr().err
+
+
+def test_a_config_with_the_answers_gives_the_same_numbers(world: Path) -> None:
+    reviewed_run(world)
+    assert call(["run", "config.yaml", "run.name=b", "data.answers=a.csv"]) == 0
+    first, second = load_run(world).summary, load_run(world.parent / "b").summary
+    for part in ("student", "rounds", "sources", "review", "floor"):
+        assert first[part] == second[part], part
+
+
+def test_labels_of_contested_images_teach_the_student(world: Path) -> None:
+    """Reviewed classes that contradict the annotators change what the student learns."""
+    assert review("--next", "100", "--no-html") == 0
+    table = answer(world, Path("a.csv"))
+    table.assign(label="three").to_csv("threes.csv", index=False)
+    shares = []
+    for number, file in enumerate(("a.csv", "threes.csv")):
+        settings = (f"run.name=x{number}", f"data.answers={file}", "data.answers_as=labels")
+        assert call(["run", "config.yaml", *settings]) == 0
+        run = load_run(world.parent / f"x{number}")
+        assert run.summary["review"]["labels"] == 100
+        shares.append(
+            (run.answered("student", "student").label == run.classes.index("three")).mean()
+        )
+    assert shares[1] > shares[0] + 0.1
+
+
+def test_answers_are_not_overwritten(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert review("--next", "10", "--no-html") == 0
+    answer(world, Path("a.csv"))
+    assert review("--read", "a.csv") == 0
+    capsys.readouterr()
+    assert call(["run", "config.yaml", "--overwrite"]) == 2
+    assert "review" in last_error(capsys)
+    assert load_run(world).finished
+
+
+def test_damaged_answers_stop_a_resumption_and_lose_nothing(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert review("--next", "10", "--no-html") == 0
+    answer(world, Path("a.csv"))
+    assert review("--read", "a.csv") == 0
+    path = world / "review" / "answers.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    capsys.readouterr()
+    assert resume() == 2
+    assert "answers.parquet" in last_error(capsys)
+    assert load_run(world).finished
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [("one/none.png,one", "one/none.png"), ("nobody", "label"), ("{},onee", "onee")],
+)
+def test_wrong_answers_of_a_config_are_one_line(
+    world: Path, capsys: pytest.CaptureFixture[str], rows: str, named: str
+) -> None:
+    sample = str(load_run(world).train["sample_id"].iloc[0])
+    Path("a.csv").write_text(f"sample_id,label\n{rows.format(sample)}\n")
+    if named == "label":
+        Path("a.csv").write_text("sample_id\nx\n")
+    capsys.readouterr()
+    assert call(["run", "config.yaml", "run.name=c", "data.answers=a.csv"]) == 2
+    assert named in last_error(capsys)
+    assert not (world.parent / "c").exists()
+
+
+def test_a_second_review_goes_on_after_a_resumption(world: Path) -> None:
+    reviewed_run(world, 20)
+    first = answers(world)
+    reviewed_run(world, 20)
+    both = answers(world)
+    assert len(both) == 40
+    assert set(first["sample_id"]) < set(both["sample_id"])
+    assert load_run(world).summary["review"]["answers"] == 40
