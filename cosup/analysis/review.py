@@ -6,15 +6,18 @@ that together they estimate, without bias from the choice, how often each source
 METHODS.md section 12.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cosup.analysis.arrays import Bools, Codes, Doubles, Values
 from cosup.analysis.pool import Pool
-from cosup.data.answers import RANDOM
+from cosup.analysis.records import Run
+from cosup.data.answers import RANDOM, Applied
 from cosup.metrics import Z_975
+from cosup.words import percent, plural, points, span
 
 __all__ = [
     "CONTESTED",
@@ -24,6 +27,7 @@ __all__ = [
     "contest",
     "estimates",
     "inclusion",
+    "review_sentences",
 ]
 
 CONTESTED = "contested"
@@ -206,3 +210,42 @@ def regression(
     variance = squares @ rest**2 / total**2 * count / max(1, count - 2) + size**-2.0
     half = Z_975 * float(np.sqrt(variance))
     return float(share), float(share - half), float(share + half)
+
+
+def review_sentences(run: Run) -> Iterator[str]:
+    """Yield a sentence on the images of a run that a person reviewed, or that somebody should.
+
+    Either how the run used the answers, or what they tell of it; without answers, and without a
+    label that measures the run, how to get some.
+    """
+    applied, estimated = Applied(**run.prepared.get("review", {})), run.files.review.estimates
+    samples = run.prepared.get("samples", {})
+    if applied.total:
+        yield f"The run uses {applied.sentence}."
+    elif estimated.exists():
+        yield from _told(estimated.read())
+    elif run.finished and not (samples.get("test") or samples.get("validation") or run.few_shot):
+        yield (
+            "No label measures the run: ask a person about the images that would tell most, with "
+            f"`cosup review {run.path} --next 100`."
+        )
+
+
+def _told(found: dict[str, Any]) -> Iterator[str]:
+    """Yield what the answers tell of the student and of the best source."""
+    *sources, student = found["sources"]
+    if student["share"] is None:
+        return
+    text = (
+        f"By {plural(found['answers'], 'reviewed image')} the student is right on "
+        f"{percent(student['share'])} of student_train "
+        f"(95 % CI {span(student['low'], student['high'])} %)"
+    )
+    known = [one for one in sources if one["lead"] is not None]
+    if known:
+        best = max(known, key=lambda one: float(one["share"]))
+        text += (
+            f", {points(best['lead'], signed=True)} to the best source, {best['name']} "
+            f"(95 % CI {span(best['lead_low'], best['lead_high'])})"
+        )
+    yield f"{text}."

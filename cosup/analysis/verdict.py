@@ -9,6 +9,7 @@ from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.headline import what_to_use, why
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
+from cosup.analysis.review import review_sentences
 from cosup.analysis.sources import source_sentences
 from cosup.controls import CONTROLS
 from cosup.words import known, listed, percent, points, span
@@ -36,6 +37,7 @@ def verdict(run: Run, tables: Tables) -> list[str]:
     sentences.append(_pgr_sentence(run, rows))
     sentences += _rounds(run, rows, tables)
     sentences += source_sentences(run)
+    sentences += review_sentences(run)
     return sentences
 
 

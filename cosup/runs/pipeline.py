@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.analysis import load_run, tables, verdict
+from cosup.analysis.review import review_sentences
 from cosup.analysis.sources import source_sentences
 from cosup.config.schema import Config
 from cosup.data.section import SPLITS
@@ -180,7 +181,11 @@ def _finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
     try:
         found = load_run(run.path)
         made = tables(found)
-        summary["verdict"] = [*verdict(found, made)[:2], *source_sentences(found)]
+        summary["verdict"] = [
+            *verdict(found, made)[:2],
+            *source_sentences(found),
+            *review_sentences(found),
+        ]
         run.files.summary.write(summary)
         write_report(found, made=made)
     except Exception as error:  # the run is finished: a failure of its report must not fail it
