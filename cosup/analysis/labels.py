@@ -4,7 +4,7 @@ METHODS.md section 11.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from cosup.analysis.arrays import Codes, Doubles, categories
 
 __all__ = ["SOURCES", "FinalLabels", "label_numbers", "labels_table", "review_rank"]
 
-TEACHER, STUDENT, BOTH = SOURCES = ("teacher", "student", "both")
+TEACHER, STUDENT, BOTH, REVIEW = SOURCES = ("teacher", "student", "both", "review")
 """Whose class a label is: of teachers, of the student, or of both (or of neither: they lead to it
-together)."""
+together); or of a person who reviewed the image."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,21 @@ class FinalLabels:
             source,
         )
 
+    def with_reviewed(self, reviewed: Tensor | None) -> "FinalLabels":
+        """Return the labels with the classes [N] that a person gave (-1: none), as certain ones."""
+        if reviewed is None:
+            return self
+        known = reviewed >= 0
+        return replace(
+            self,
+            label=torch.where(known, reviewed, self.label),
+            runner_up=torch.where(known & (self.label != reviewed), self.label, self.runner_up),
+            probability=self.probability.masked_fill(known, 1.0),
+            runner_up_probability=self.runner_up_probability.masked_fill(known, 0.0),
+            teacher=self.teacher.masked_fill(known & (self.label != reviewed), -1),
+            source=self.source.masked_fill(known, SOURCES.index(REVIEW)),
+        )
+
     @staticmethod
     def concat(parts: Sequence["FinalLabels"], teachers: tuple[str, ...]) -> "FinalLabels":
         """Return the labels of several batches, one after another."""
@@ -80,10 +95,10 @@ def labels_table(
     """Make `labels.parquet`: a row per sample of student_train, in the order of the decisions.
 
     Columns: sample_id, label, probability (by the posterior of all sources), source (teacher,
-    student or both: whose class it is), teacher (that speaks most for it; null if none has it as
-    its class), kept, rejected_by (whether the filters of the last round kept its annotation, and
-    which one did not; null: kept), runner_up, runner_up_probability, review_rank (1: look at it
-    first).
+    student or both: whose class it is; review: a person's), teacher (that speaks most for it; null
+    if none has it as its class), kept, rejected_by (whether the filters of the last round kept its
+    annotation, and which one did not; null: kept), runner_up, runner_up_probability, review_rank
+    (1: look at it first).
     """
     probability = final.probability.numpy().astype(np.float32)
     runner_up = final.runner_up_probability.numpy().astype(np.float32)
@@ -121,8 +136,8 @@ def label_numbers(
 
     samples. estimated_right: the mean probability of the labels, an estimate of the share of right
     ones. accuracy: the measured share, null where no true label is known. source: the share of
-    labels of teachers, of the student and of both. by_class: for each class, the samples that have
-    it as their label and the mean probability of these labels.
+    labels of teachers, of the student, of both and of a review. by_class: for each class, the
+    samples that have it as their label and the mean probability of these labels.
     """
     probability = table["probability"].to_numpy(np.float64)
     known = true_label.notna().to_numpy(bool)

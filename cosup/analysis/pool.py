@@ -56,8 +56,7 @@ def pool_of_run(run: Run, seed: int) -> Pool:
     """Return the samples of student_train of a run that has estimated its sources.
 
     The student is that of the last round. How likely an answer is right is the posterior of the
-    true class from all sources (METHODS.md section 10). The run's own class is the annotation where
-    it was kept, else the student's.
+    true class from all sources (METHODS.md section 10). The run's own class is its final label.
     """
     train, last = run.train, run.rounds[-1]
     student = run.files.round(last).train.read(len(run.classes), len(train))
@@ -70,7 +69,7 @@ def pool_of_run(run: Run, seed: int) -> Pool:
         labels = torch.from_numpy(said[rows])
         found = posterior.dense(rows).gather(1, labels.clamp_min(0)) * (labels >= 0)
         likely[rows] = found.double().numpy()
-    table = run.round(last)
+    label = run.files.labels.read(["label"])["label"]
     ids = [str(name) for name in train["sample_id"]]
     return Pool(
         ids,
@@ -78,7 +77,7 @@ def pool_of_run(run: Run, seed: int) -> Pool:
         [*run.teacher_names, STUDENT],
         said,
         likely,
-        np.where(table["kept"], codes(table["annotation"], run.classes), answers[-1].label),
+        codes(label, run.classes),
         random_numbers(ids, seed),
     )
 

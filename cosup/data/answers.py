@@ -193,10 +193,12 @@ def apply_answers(
 ) -> tuple[pd.DataFrame, Applied]:
     """Use answers in a sample table (sample_id, label, given, group, split).
 
-    Returns the table with splits and labels changed, with a column `reviewed` (bool: a row of
-    student_train whose label is an answer), and what was used how. where: the file. grouped:
-    whether groups must stay in one split. measure: False uses the random answers as labels too.
-    Raises `UserError` for wrong answers, and if nothing is left of student_train.
+    Returns the table with the splits and labels of measuring images changed, and with the other
+    answers in a column `reviewed` (int64, -1 for none): were they labels, what is measured on known
+    labels of student_train would be measured on contested images alone. Also returns what was used
+    how. where: the file. grouped: whether groups must stay in one split. measure: False uses the
+    random answers as the others. Raises `UserError` for wrong answers, and if nothing is left of
+    student_train.
     """
     ids = table["sample_id"].to_numpy(object)
     row_of: Mapping[str, int] = {str(name): row for row, name in enumerate(ids)}
@@ -215,9 +217,8 @@ def apply_answers(
         raise UserError("has no answer: every label is blank", where=where)
     random = {answer.sample_id for answer in answers if answer.reason == RANDOM and measure}
     measuring = np.array([row_of[name] for name in found if name in random], dtype=np.int64)
-    rows = [row_of[name] for name in found]
     label, given = (table[name].to_numpy(np.int64).copy() for name in ("label", "given"))
-    label[rows] = given[rows] = list(found.values())
+    label[measuring] = given[measuring] = [found[str(ids[row])] for row in measuring]
     role = "validation" if (split == "test").any() else "test"
     aside = np.zeros(len(table), bool)
     if grouped and len(measuring):
@@ -225,9 +226,9 @@ def apply_answers(
         aside = shared & (split == "student_train")
         aside[measuring] = False
     split[measuring], split[aside] = role, ""
-    reviewed = np.zeros(len(table), bool)
-    reviewed[rows] = True
-    reviewed &= split == "student_train"
+    reviewed = np.full(len(table), -1)
+    reviewed[[row_of[name] for name in found]] = list(found.values())
+    reviewed[split != "student_train"] = -1
     left = int((split == "student_train").sum())
     if not left:
         raise UserError(
@@ -236,7 +237,7 @@ def apply_answers(
             where=where,
         )
     applied = Applied(
-        role if len(measuring) else "", len(measuring), int(reviewed.sum()), int(aside.sum())
+        role if len(measuring) else "", len(measuring), int((reviewed >= 0).sum()), int(aside.sum())
     )
     splits = pd.Series(split, dtype="str")
     return table.assign(split=splits, label=label, given=given, reviewed=reviewed), applied

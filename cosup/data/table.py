@@ -118,8 +118,7 @@ class ImageData:
         """
         if "reviewed" not in self.table:
             return None
-        known = torch.from_numpy(self.table["reviewed"].to_numpy(bool)[rows])
-        return torch.where(known, self.truth(rows).labels, -1)
+        return torch.from_numpy(self.table["reviewed"].to_numpy(np.int64)[rows])
 
     def noisy(self, rows: Ints) -> Tensor:
         """Return whether the class used in training is not the true one: bool [len(rows)]."""

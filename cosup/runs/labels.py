@@ -140,4 +140,5 @@ def _final_labels(
             found = torch.where((answered & kept[rows])[:, None], found, own)
         weights = posterior.fused.weights(evidence, posterior.stream.level.scopes)
         parts.append(FinalLabels.of(found, evidence.annotations, weights, own))
-    return FinalLabels.concat(parts, posterior.stream.level.scopes.names)
+    final = FinalLabels.concat(parts, posterior.stream.level.scopes.names)
+    return final.with_reviewed(prepared.task.reviewed)

@@ -131,7 +131,7 @@ def _opened(place: str) -> Run:
     run = load_run(place)
     if run.few_shot:
         raise UserError("the student of a few-shot run is for new classes", where=place)
-    if not run.rounds or not run.files.posterior.exists():
+    if not run.rounds or not (run.files.posterior.exists() and run.files.labels.exists()):
         raise UserError(
             "the run has no estimate of its sources yet; finish it, or run it again if it was made "
             "by an earlier version of cosup",

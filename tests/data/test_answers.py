@@ -8,6 +8,8 @@ import pytest
 from helpers.user_errors import error_of, mistakes_of
 
 from cosup.data.answers import Answer, apply_answers, check_answers, read_answers
+from cosup.data.section import DataSection
+from cosup.data.table import load_data
 from cosup.errors import UserError
 
 CLASSES = ["cat", "dog", "owl"]
@@ -104,14 +106,15 @@ def test_random_answers_measure_and_the_others_are_labels(
         table, CLASSES, read_answers(path), where=str(path), grouped=False, measure=True
     )
     assert list(changed["split"]) == [role, *["student_train"] * 5, *others]
-    assert list(changed["label"][:4]) == list(changed["given"][:4]) == [0, -1, -1, 2]
-    assert np.flatnonzero(changed["reviewed"]).tolist() == [3]
+    assert list(changed["label"][:4]) == list(changed["given"][:4]) == [0, -1, -1, -1]
+    assert list(changed["reviewed"][:6]) == [-1, -1, -1, 2, -1, -1]
     assert (applied.split, applied.measuring, applied.labels) == (role, 1, 1)
     changed, applied = apply_answers(
         table, CLASSES, read_answers(path), where=str(path), grouped=False, measure=False
     )
     assert set(changed["split"][:6]) == {"student_train"}
-    assert (applied.measuring, applied.labels, int(changed["reviewed"].sum())) == (0, 2, 2)
+    assert (applied.measuring, applied.labels) == (0, 2)
+    assert list(changed["reviewed"][:4]) == [0, -1, -1, 2]
 
 
 def test_groups_of_measuring_images_leave_student_train(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_groups_of_measuring_images_leave_student_train(tmp_path: Path) -> None:
     )
     assert list(changed["split"]) == ["test", "", "student_train", "student_train"]
     assert applied.set_aside == 1
-    assert changed["reviewed"][3]
+    assert changed["reviewed"][3] == 2
 
 
 @pytest.mark.parametrize(
@@ -152,3 +155,19 @@ def test_answers_that_cannot_be_used(tmp_path: Path, rows: list[tuple[str, str, 
         measure=True,
     )
     assert str(path) in str(error)
+
+
+def test_other_processes_need_no_file(tmp_path: Path) -> None:
+    section = {"source": "digits", "limit": 300}
+    data = load_data(DataSection.model_validate(section), 0, 1, None)
+    names = data.sample_ids(data.rows("student_train")[:4])
+    path = tmp_path / "a.csv"
+    answers_of(path, [(name, "7", "random" if name == names[0] else "") for name in names])
+    answered = DataSection.model_validate({**section, "answers": str(path)})
+    first = load_data(answered, 0, 1, None)
+    path.unlink()
+    second = load_data(answered, 0, 1, None, first.known())
+    pd.testing.assert_frame_equal(first.table, second.table)
+    assert first.applied == second.applied
+    assert (first.applied.measuring, first.applied.labels) == (1, 3)
+    assert "answers" in error_of(load_data, answered, 0, 1, None).key

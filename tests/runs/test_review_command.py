@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cosup.analysis import load_run
+from cosup.analysis.review import review_sentences
 from cosup.cli import call
 from cosup.runs.lock import locked
 
@@ -252,6 +253,12 @@ def test_a_finished_run_is_run_again_with_new_answers(
     assert run.summary["config_hash"] == config_hash
     assert run.summary["status"] == "finished"
     kept = answers(world).set_index("sample_id")
+    labels = pd.read_parquet(world / "labels.parquet").set_index("sample_id")
+    teaching = kept[kept["reason"] == "contested"]
+    found = labels.loc[teaching.index]
+    assert (found["label"].astype(str) == teaching["label"]).all()
+    assert set(found["source"]) == {"review"}
+    assert (labels["source"] == "review").sum() == 20
     measuring = set(kept.index[kept["reason"] == "random"])
     assert not measuring & set(run.train["sample_id"])
     capsys.readouterr()
@@ -333,3 +340,24 @@ def test_a_second_review_goes_on_after_a_resumption(world: Path) -> None:
     assert len(both) == 40
     assert set(first["sample_id"]) < set(both["sample_id"])
     assert load_run(world).summary["review"]["answers"] == 40
+
+
+def test_the_verdict_tells_what_was_reviewed(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sentences() -> list[str]:
+        run = load_run(world)
+        return list(review_sentences(run))
+
+    assert sentences() == []  # it has a test split
+    assert review("--next", "40", "--no-html") == 0
+    answer(world, Path("a.csv"))
+    assert review("--read", "a.csv") == 0
+    (told,) = sentences()
+    assert "40 reviewed images" in told
+    assert "ann" in told
+    capsys.readouterr()
+    assert resume() == 0
+    (used,) = sentences()
+    assert used in " ".join(capsys.readouterr().out.split())
+    assert "validation" in used
