@@ -65,6 +65,7 @@ SUMMARY = {
     "controls_absent",
     "sources",
     "labels",
+    "review",
     "verdict",
     "teachers",
     "data",

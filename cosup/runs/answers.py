@@ -11,6 +11,7 @@ from cosup.data.answers import read_answers
 from cosup.errors import within
 from cosup.layout import Layout
 from cosup.runs.directory import RunDirectory
+from cosup.runs.prepare import list_samples
 
 __all__ = ["same_answers", "with_answers"]
 
@@ -25,20 +26,22 @@ def with_answers(run: RunDirectory, config: Config) -> Iterator[Config]:
 
     If they are not those with which its stages were finished, these are discarded first; teachers,
     annotations and features that are still valid stay. Raises `UserError` for answers that cannot
-    be read.
+    be used.
     """
     reviewed = run.files.review.answers
     path = str(reviewed.path) if reviewed.exists() else config.data.answers
     digest, before = _digest(path), ""
     if run.is_done(STAGE):
         before = str(run.load(STAGE)["digest"])
+    section = config.data.model_copy(update={"answers": path})
+    answered = config.model_copy(update={"data": section})
     if digest != before:
         if run.resumed and run.is_started():
+            list_samples(answered)  # raises what is wrong with the answers while nothing is lost
             log.info("the answers of the review are new: running again what depends on them")
             run.discard_results()
         run.finish(STAGE, {"digest": digest})
-    section = config.data.model_copy(update={"answers": path})
-    yield config.model_copy(update={"data": section})
+    yield answered
 
 
 def same_answers(run: RunDirectory, other: Path) -> bool:

@@ -38,13 +38,7 @@ def prepare(context: RunContext) -> Prepared:
     config, backend = context.config, context.backend
     compute = make_compute(config)
     with context.timed("data"):
-        data = load_data(
-            config.data,
-            config.run.seed,
-            compute.workers,
-            compute.cache,
-            teacher_train=config.wants_teacher_train,
-        )
+        data = list_samples(config, compute)
     for note in data.notes:
         log.log(logging.WARNING if note.is_warning else logging.INFO, "data: %s", note.text)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
@@ -62,6 +56,18 @@ def prepare(context: RunContext) -> Prepared:
         annotated = Annotated(data, levels, for_controls, store, compute)
         _annotate(annotated, backend)
     return assemble(context, annotated, inputs)
+
+
+def list_samples(config: Config, compute: Compute | None = None) -> ImageData:
+    """Load and split the data of a config. Raises `UserError` for anything wrong with them."""
+    compute = make_compute(config) if compute is None else compute
+    return load_data(
+        config.data,
+        config.run.seed,
+        compute.workers,
+        compute.cache,
+        teacher_train=config.wants_teacher_train,
+    )
 
 
 def make_compute(config: Config) -> Compute:

@@ -26,7 +26,7 @@ from cosup.analysis.review import Estimate, choose, estimates
 from cosup.config.load import check_config
 from cosup.data.answers import RANDOM, check_answers, read_answers
 from cosup.data.images import BrokenImage
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import UserError, unknown_of_many
 from cosup.files import write_atomic
 from cosup.layout import ReviewFiles
@@ -34,7 +34,7 @@ from cosup.remote import is_uri
 from cosup.report.review import Question, picture_of, write_review
 from cosup.runs.directory import locked_error, place_error
 from cosup.runs.lock import Locked, locked
-from cosup.runs.prepare import make_compute
+from cosup.runs.prepare import list_samples
 from cosup.words import plural
 
 __all__ = ["ask", "read"]
@@ -153,12 +153,10 @@ def _writing(run: Run) -> Iterator[None]:
 
 
 def _images(run: Run) -> ImageData:
-    """List the images of the run as it did itself."""
+    """List the images of the run as it did itself before any answer."""
     config = check_config(run.files.config.read(), str(run.files.config.path))
-    compute = make_compute(config)
-    wanted = config.wants_teacher_train
     section = config.data.model_copy(update={"answers": None})
-    return load_data(section, config.run.seed, compute.workers, compute.cache, teacher_train=wanted)
+    return list_samples(config.model_copy(update={"data": section}))
 
 
 def _earlier(run: Run) -> tuple[Pool, list[str]]:

@@ -361,3 +361,17 @@ def test_the_verdict_tells_what_was_reviewed(
     (used,) = sentences()
     assert used in " ".join(capsys.readouterr().out.split())
     assert "validation" in used
+
+
+def test_answers_that_no_longer_fit_the_data_lose_nothing(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert review("--next", "10", "--no-html") == 0
+    table = answer(world, Path("a.csv"))
+    assert review("--read", "a.csv") == 0
+    (Path("own") / table["sample_id"][0]).unlink()
+    capsys.readouterr()
+    assert resume() == 2
+    assert table["sample_id"][0] in last_error(capsys)
+    assert load_run(world).finished
+    assert load_run(world).rounds
