@@ -218,9 +218,10 @@ def _scores(
 
     They are never the test samples: validation, if there is one and every teacher answers some of
     it; else student_train, whose true labels favour the floor. Where no label is known, the first
-    teacher is the best.
+    teacher is the best. A few reviewed images are asked only where student_train has no label.
     """
-    if validation is not None:
+    known = annotated.data.truth(annotated.data.rows("student_train")).labels >= 0
+    if validation is not None and not (validation.split.few and bool(known.any())):
         labels = validation.split.labels
         found = {
             name: score(annotated.answers(one, validation), labels)

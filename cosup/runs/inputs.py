@@ -198,7 +198,10 @@ class FittingSamples:
 
 
 def fitting_samples(config: Config, data: ImageData) -> FittingSamples:
-    """Return the samples by which student and team are combined, or why there are none."""
+    """Return the samples by which student and team are combined, or why there are none.
+
+    A few reviewed images serve where there is nothing else.
+    """
     teachers, assigner = config.teachers, Assigners.settings(config.rounds.assignment)
     costly = any(one.trained and not one.model.traits.cross_fits for one in teachers.setups)
     reason = ""
@@ -208,15 +211,20 @@ def fitting_samples(config: Config, data: ImageData) -> FittingSamples:
         reason = "all teachers are annotation tables, which cannot answer new images"
     elif assigner.needs & {"truth", "domains"}:
         reason = f"the assigner {config.rounds.assignment.name} needs what is unknown of new images"
-    elif bool((data.given(data.rows("validation")) >= 0).any()):
+    if reason:
+        return FittingSamples(None, reason)
+    validation = bool((data.given(data.rows("validation")) >= 0).any())
+    if validation and data.applied.split != "validation":
         return FittingSamples("validation")
-    elif data.share_train:
+    if data.share_train:
         reason = "there is no validation split, and teachers and student share their samples"
     elif not bool((data.given(data.rows(PROVENANCE)) >= 0).any()):
         reason = "there is no validation split, and no label of teacher_train is known"
     elif costly:
         reason = "there is no validation split, and training the teachers again costs too much"
-    return FittingSamples(None if reason else PROVENANCE, reason)
+    if not reason:
+        return FittingSamples(PROVENANCE)
+    return FittingSamples("validation") if validation else FittingSamples(None, reason)
 
 
 def trains_on_labels(config: Config, data: ImageData) -> bool:

@@ -375,3 +375,12 @@ def test_answers_that_no_longer_fit_the_data_lose_nothing(
     assert table["sample_id"][0] in last_error(capsys)
     assert load_run(world).finished
     assert load_run(world).rounds
+
+
+def test_a_few_reviewed_images_choose_nothing_that_more_labels_choose(world: Path) -> None:
+    """student_train has true labels here, by which the best teacher is chosen as before."""
+    before = load_run(world).summary["floor"]
+    reviewed_run(world, 10)
+    found = load_run(world).summary["floor"]
+    assert found["chosen_on"] == before["chosen_on"] == "student_train"
+    assert found["teacher"] == before["teacher"]
