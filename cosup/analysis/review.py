@@ -7,7 +7,7 @@ METHODS.md section 12.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,7 @@ def _with_lead(
         float(expected[both].mean()),
         weights[rows],
     )
-    return Estimate(one.name, one.samples, one.share, one.low, one.high, lead, low, high)
+    return replace(one, lead=lead, lead_low=max(-1.0, low), lead_high=min(1.0, high))
 
 
 def _weights(pool: Pool, reasons: Sequence[str]) -> Doubles:
