@@ -121,6 +121,23 @@ def scope_in_words(teacher: RunTeacher, classes: list[str], domains: list[str]) 
 
 
 def teachers_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Compare the specialists inside and outside their scopes with the best generalist; tell what
+    teachers with classes of their own give to others."""
+    return _accuracies_in_words(table) + _left_out(run)
+
+
+def _left_out(run: Run) -> str:
+    """Return how much of their probability teachers give to classes outside their scope, if any
+    does."""
+    manifest = run.files.annotations.manifest
+    entries = manifest.read().get("student_train", {}) if manifest.exists() else {}
+    found = {name: entry.get("facts", {}).get("outside") for name, entry in entries.items()}
+    parts = [f"{percent(x)} of the probability of {name}" for name, x in found.items() if x]
+    text = f" What is for classes outside the scope is left out: {words.listed(parts)}."
+    return text if parts else ""
+
+
+def _accuracies_in_words(table: pd.DataFrame) -> str:
     """Compare the specialists inside and outside their scopes with the best generalist."""
     special = table[table["samples_outside"].fillna(0) > 0]
     if not table["accuracy"].notna().any():

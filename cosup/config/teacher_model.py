@@ -1,5 +1,6 @@
 """The model of a teacher, and what a teacher is made of: its model and its training."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -144,8 +145,10 @@ class TeacherModelSection(Section):
         found = {key: places[key] for key in given if key in places}
         if not found:
             problem = "maps onto none of the task's classes"
-            allowed = listed(classes)
-            raise UserError(problem, key="classes", value=list(given), allowed=allowed)
+            near = [n for key in given for n in difflib.get_close_matches(key, classes, n=1)]
+            raise UserError(
+                problem, key="classes", value=list(given), allowed=listed(classes), nearest=near
+            )
         raise_all(
             unknown_name("class", key, classes, key=("classes", key))
             for key in given

@@ -28,6 +28,8 @@ from cosup.cluster.work_queue import WorkItem
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.errors import RunError
+from cosup.files import save_tensors
+from cosup.models.classifier import build_classifier
 from cosup.models.section import BackboneSection
 from cosup.teachers.annotate import annotate, open_store
 from cosup.teachers.base import Training
@@ -97,9 +99,16 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
 def test_annotations_are_equal_after_actors_and_nodes_are_killed(
     cluster: TwoNodes, shared: Pool, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
-    """Kills happen during the work; the pool of this module has one actor then."""
+    """Kills happen during the work; the pool of this module has one actor then. One teacher is a
+    pretrained classifier, which actors restore from its weights."""
     quick = {**NETWORKS, "training": {"steps": 3, "batch_size": 16, "lr": 0.01}}
-    teachers = train_here(plan(data, quick), data, features, tmp_path / "teachers")
+    save_tensors(tmp_path / "12.safetensors", build_classifier(TINY["name"], 12).model.state_dict())
+    ready = {**TINY, "use": "pretrained", "weights": str(tmp_path / "12.safetensors")}
+    classes = {str(digit): [digit + 2] for digit in range(10)}
+    level = [{"name": "ready", "model": {**ready, "classes": classes}}]
+    used = {"hierarchy": {"by": "explicit", "teachers": [level]}}
+    groups = [*plan(data, quick), *plan(data, used)]
+    teachers = train_here(groups, data, features, tmp_path / "teachers")
     local = open_store(tmp_path / "local", data, SHARD)
     annotate(teachers, data, local, features.compute)
     total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)

@@ -17,12 +17,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import cosup
+from cosup.analysis import load_run
+from cosup.analysis.teachers import teachers_sentence, teachers_table
 from cosup.config.schema import Config, RoundsSection
 from cosup.data.table import ImageData, load_data
 from cosup.layout import Layout
 from cosup.models.classifier import build_classifier
 from cosup.runs.pipeline import run_one
 from cosup.team import Exponents
+from cosup.words import percent
 
 RESNET = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
 SHORT = {"steps": 40, "batch_size": 32, "lr": 0.03}
@@ -186,6 +189,8 @@ def test_models_used_as_they_are_travel_with_the_student(tmp_path: Path) -> None
     outside = {teacher["name"]: teacher["outside"] for teacher in summary["teachers"]}
     assert outside["clip"] is None
     assert 0 < outside["ready"] < 1
+    run = load_run(tmp_path / "run")
+    assert percent(outside["ready"]) in teachers_sentence(run, teachers_table(run))
     weights.unlink()
     shutil.rmtree(clip)
     _, images = images_of(made)
