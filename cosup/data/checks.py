@@ -64,6 +64,8 @@ def _why_empty(table: "pd.DataFrame", split: str) -> str:
     labelled = table["label"] >= 0
     if split != "student_train" and not labelled.any():
         return ": no label is known"
+    if split == "teacher_train":
+        return ": teachers are trained on it"
     if split == "student_train" and ((table["split"] == "") & ~labelled).any():
         return (
             ": every unlabelled sample is in a group with labelled ones, which are in other splits;"

@@ -72,10 +72,13 @@ def _without_test(table: "pd.DataFrame", section: DataSection) -> list[Note]:
 def _unused(table: "pd.DataFrame") -> list[Note]:
     unused = table["split"] == ""
     notes = []
-    for of_kind, kind in ((table["label"] >= 0, "sample"), (table["label"] < 0, "unlabelled one")):
+    for of_kind, kind in (
+        (table["label"] >= 0, "labelled sample"),
+        (table["label"] < 0, "unlabelled sample"),
+    ):
         count = int((unused & of_kind).sum())
         if count:
-            notes.append(Note(f"{plural(count, kind)} {noun(count, 'is')} in no split"))
+            notes.append(Note(f"{plural(count, kind)} {'is' if count == 1 else 'are'} in no split"))
     return notes
 
 

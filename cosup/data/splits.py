@@ -16,7 +16,7 @@ from cosup.data.images import Ints
 from cosup.data.section import SplitShares
 from cosup.data.shares import draw_shares, strata_of
 from cosup.data.sources.base import SPLIT_NAMES, SPLITS, Collection
-from cosup.errors import UserError
+from cosup.errors import MISSING, UserError
 from cosup.seeds import numpy_generator
 
 __all__ = ["Splits", "auto_shares", "split_samples"]
@@ -127,7 +127,7 @@ def _named_splits(
     """
     table = collection.table
     given = table["split"].to_numpy(object)
-    _check_names(set(given), (*SPLITS, *SPLIT_NAMES), "auto", "or shares")
+    _check_names(set(given), (*SPLITS, *SPLIT_NAMES), MISSING, "or shares")
     result = np.asarray([SPLIT_NAMES.get(name, name) for name in given], dtype=object)
     train, labelled = result == "train", (table["label"] >= 0).to_numpy(bool)
     result[train & ~labelled] = ""
@@ -166,14 +166,14 @@ def _splits_of_source(collection: Collection) -> NDArray[np.object_]:
     return given.to_numpy(object)
 
 
-def _check_names(given: set[str], known: tuple[str, ...], setting: str, others: str) -> None:
+def _check_names(given: set[str], known: tuple[str, ...], value: object, others: str) -> None:
     unknown = sorted(given - {*known, ""})
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UserError(
             f"the source has a split named '{unknown[0]}'{more}",
             key="splits",
-            value=setting,
+            value=value,
             allowed=f"splits named {', '.join(known)}; {others}",
             nearest=difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5),
         )

@@ -16,6 +16,7 @@ from helpers.user_errors import error_of
 from cosup.data.section import SPLITS, DataSection
 from cosup.data.splits import auto_shares
 from cosup.data.table import ImageData, load_data
+from cosup.errors import RunError
 
 Writer = Callable[..., Path]
 
@@ -250,3 +251,29 @@ def test_teacher_train_that_nothing_reads_is_told(table: Callable[..., dict[str,
     assert not any("teacher_train" in note.text for note in load(**keys, splits=shares).notes)
     grouped = load(**keys, teacher_train=False, group_by="camera")
     assert not any("'camera'" in note.text for note in grouped.notes)
+
+
+def test_another_process_finds_the_same_samples(table: Callable[..., dict[str, str]]) -> None:
+    """As the workers of a cluster do: by the same settings, without reading images."""
+    keys = table(label=["0", "", "1", ""] * 5)
+    section = DataSection.model_validate(keys)
+    first = load_data(section, 2, 1, None, teacher_train=False)
+    again = load_data(section, 2, 1, None, first.known(), teacher_train=False)
+    assert again.table.equals(first.table)
+    assert again.fingerprint == first.fingerprint
+    with pytest.raises(RunError, match="not those that the run was started with"):
+        load_data(section, 2, 1, None, first.known())
+
+
+def test_companions_of_train_samples_are_not_the_students(
+    table: Callable[..., dict[str, str]],
+) -> None:
+    """An unlabelled sample of `train` does not go to the student if its group is the teachers'."""
+    keys = table(
+        split=["train"] * 18 + ["test"] * 2,
+        label=["0", ""] * 4 + [""] * 8 + ["1"] * 4,
+        group=[f"p{number // 2}" for number in range(20)],
+    )
+    data = load(**keys)
+    assert sizes(data) == [6, 8, 0, 2]
+    assert (data.table["split"] == "").sum() == 4

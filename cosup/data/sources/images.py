@@ -22,7 +22,7 @@ from cosup.data.sources.table import (
     read_table,
 )
 from cosup.errors import UserError, within
-from cosup.words import listed, noun, plural
+from cosup.words import listed, plural
 
 if TYPE_CHECKING:  # see `Source`
     import pandas as pd
@@ -123,8 +123,8 @@ def _matched(rows: SampleRows, given: list[str], paths: list[str]) -> list[str]:
     searched = paths[:MOST_SEARCHED]
     near = same_name[:1] or difflib.get_close_matches(missing[0], searched, n=1, cutoff=0.6)
     raise UserError(
-        f"{len(missing)} of {plural(len(ids), 'row')} {noun(len(missing), 'is')} of no image below "
-        f"data.root, such as {listed(map(repr, missing[:SHOWN]))}; the images there are called "
+        f"{len(missing)} of {plural(len(ids), 'row')} name no image below data.root, such as "
+        f"{listed(map(repr, missing[:SHOWN]))}; the images there are called "
         f"{listed(map(repr, paths[:SHOWN]))}",
         key=rows.key,
         value=rows.file,
