@@ -79,6 +79,19 @@ def test_training_rows_are_those_of_the_scope(data: ImageData) -> None:
     assert "teacher_train" in str(error)
 
 
+def test_a_class_may_lack_where_no_scope_needs_it(data: ImageData) -> None:
+    table = data.table
+    untaught = (table["label"] == 1) & (table["split"] == "teacher_train")
+    lacking = replace(data, table=table[~untaught].reset_index(drop=True))
+    assert len(training_rows(TeacherSpec("x", 0, classes=(0, 4)), lacking))
+    for spec in (TeacherSpec("all", 0), TeacherSpec("x", 0, classes=(1, 4))):
+        error = error_of(training_rows, spec, lacking)
+        assert (error.key, error.where) == (("data", "splits"), f"teacher '{spec.name}'")
+        assert "'1'" in error.problem
+        in_test = ((table["label"] == 1) & (table["split"] == "test")).sum()
+        assert f"{in_test} in test" in error.problem
+
+
 def test_budgets_in_epochs_follow_each_scope(data: ImageData, features: FeatureCache) -> None:
     tables = [
         [

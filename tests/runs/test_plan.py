@@ -1,0 +1,81 @@
+"""`cosup plan` shows where the samples of a first project go, and what is not used of them.
+
+On real scans (scikit-learn's digits), few of them labelled, with a table of annotations.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from cosup.cli import call
+
+CONFIG = """\
+run: {name: first, output: runs}
+data: {source: images, root: pics, labels: labels.csv}
+teachers: {hierarchy: null, external: [{name: ann, annotations: ann.csv}]}
+student: {backbone: {name: test_resnet.r160_in1k, weights: null, image_size: 32}}
+rounds: {assignment: {name: fused}}
+execution: {device: cpu, workers: 1}
+"""
+COUNT, LABELLED = 60, 20
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write images of two digits, labels of a third of them, and annotations of all."""
+    monkeypatch.chdir(tmp_path)
+    digits = load_digits(n_class=2)
+    Path("pics").mkdir()
+    for row in range(COUNT):
+        pixels = (digits.images[row] * 15.9).astype(np.uint8)
+        Image.fromarray(pixels).save(f"pics/{row:03d}.png")
+    lines = [f"{row:03d}.png,{digits.target[row]}" for row in range(COUNT)]
+    Path("ann.csv").write_text("\n".join(["sample_id,label", *lines]))
+    labels = [f"{line},c{row}" for row, line in enumerate(lines[:LABELLED])]
+    Path("labels.csv").write_text("\n".join(["sample_id,label,camera", *labels]))
+    Path("c.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def planned(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, list[str]]:
+    """Return the lines of a plan by their first word."""
+    assert call(["plan", "c.yaml", *overrides]) == 0
+    found: dict[str, list[str]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        head, _, text = line.partition(" ")
+        found.setdefault(head, []).append(text.strip())
+    return found
+
+
+def test_labelled_and_unlabelled_samples_of_each_split(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(capsys)
+    (samples, *_) = plan["samples"]
+    assert "teacher_train 0," in samples
+    assert "student_train 40 (unlabelled)" in samples
+    assert "validation 8, test 12" in samples
+    assert "warning" not in plan
+    (note,) = plan["note"]
+    assert "'camera'" in note
+    shares = "data.splits={teacher_train: 0.25, student_train: 0.25}"
+    plan = planned(capsys, shares)
+    assert "student_train 45 (40 unlabelled)" in plan["samples"][0]
+    unread, untested = sorted(plan["warning"])
+    assert "teacher_train" in unread
+    assert "test" in untested
+    assert any("10 labelled samples" in note for note in plan["note"])
+
+
+def test_a_misspelt_split_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("labels.csv").read_text().replace("camera", "split").replace(",c", ",tset")
+    Path("labels.csv").write_text(text)
+    assert call(["plan", "c.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "data.splits" in line
+    assert "'tset0'" in line
+    assert "did you mean 'test'?" in line
+    assert not Path("runs").exists()
