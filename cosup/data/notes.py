@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cosup.data.checks import lacking_classes
 from cosup.data.section import DataSection
 from cosup.data.sources.base import TABLE_COLUMNS, Collection
+from cosup.data.splits import names_splits
 from cosup.words import listed, noun, plural
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def split_notes(
         *_lacking(table, collection.classes),
         *_unread_teacher_train(table, teacher_train),
         *_without_test(table, section),
+        *_ignored_splits(collection, section),
         *_unused(table),
         *_unread_columns(collection, section),
     )
@@ -67,6 +69,12 @@ def _without_test(table: "pd.DataFrame", section: DataSection) -> list[Note]:
     if section.few_shot is not None or (table["split"] == "test").any():
         return []
     return [Note("there is no test split, so no accuracy is measured", True)]
+
+
+def _ignored_splits(collection: Collection, section: DataSection) -> list[Note]:
+    if isinstance(section.splits, str) or not names_splits(collection):
+        return []
+    return [Note("the source names splits, which the shares of data.splits replace")]
 
 
 def _unused(table: "pd.DataFrame") -> list[Note]:

@@ -19,7 +19,7 @@ from cosup.data.sources.base import SPLIT_NAMES, SPLITS, Collection
 from cosup.errors import MISSING, UserError
 from cosup.seeds import numpy_generator
 
-__all__ = ["Splits", "auto_shares", "split_samples"]
+__all__ = ["Splits", "auto_shares", "names_splits", "split_samples"]
 
 ALL_LABELLED = {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2}
 """Shares of `auto` where every sample has a label."""
@@ -55,7 +55,7 @@ def split_samples(
     strata = strata_of(collection.table, stratify)
     if splits == "given":
         names, drawn = _splits_of_source(collection), False
-    elif splits == "auto" and _names_splits(collection):
+    elif splits == "auto" and names_splits(collection):
         names, drawn = _named_splits(collection, absent, strata, groups, generator)
     else:
         if isinstance(splits, SplitShares):
@@ -80,7 +80,7 @@ def auto_shares(some_unlabelled: bool, absent: AbstractSet[str] = frozenset()) -
     return {name: shares.get(name, 0.0) / total for name in SPLITS}
 
 
-def _names_splits(collection: Collection) -> bool:
+def names_splits(collection: Collection) -> bool:
     """Whether the source says which sample is in which split."""
     return not collection.official_test and bool((collection.table["split"] != "").any())
 
@@ -155,7 +155,7 @@ def _named_splits(
 
 def _splits_of_source(collection: Collection) -> NDArray[np.object_]:
     given = collection.table["split"]
-    if not _names_splits(collection):
+    if not names_splits(collection):
         raise UserError(
             f"this source has no splits {', '.join(SPLITS)}",
             key="splits",

@@ -123,6 +123,9 @@ def test_shares_override_folders_of_splits(tmp_path: Path, class_folder: Writer)
     keys = tree(tmp_path, class_folder, train=4, test=16)
     data = load(**keys, splits={"teacher_train": 0.5, "student_train": 0.3, "test": 0.2})
     assert sizes(data) == [20, 12, 0, 8]
+    (note,) = data.notes
+    assert not note.is_warning
+    assert "shares" in note.text
 
 
 def test_domains_in_folders_of_splits(tmp_path: Path, class_folder: Writer) -> None:
