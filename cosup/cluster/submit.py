@@ -149,9 +149,13 @@ def submit_job(
     return Job(client, name)
 
 
+PATHS_OF_DATA = ("root", "table", "labels", "unlabelled")
+"""Settings of sources that are paths."""
+
+
 def _relative_paths(config: Config, working_dir: Path | None) -> Iterator[UserError]:
     """Yield an error for each relative path, which means nothing on the cluster."""
-    output, root = config.run.output, config.data.source.settings.get("root")
+    output, source = config.run.output, config.data.source.settings
     if _is_relative(output):
         yield UserError(
             "a relative path, and a job's working directory is deleted",
@@ -160,14 +164,15 @@ def _relative_paths(config: Config, working_dir: Path | None) -> Iterator[UserEr
             allowed="a folder that all nodes share, such as /shared/runs, or a URI, such as "
             "s3://bucket/runs",
         )
-    if root and working_dir is None and _is_relative(root):
-        yield UserError(
-            "a relative path, and a job does not start in this folder",
-            key="data.root",
-            value=root,
-            allowed="the data's path on the nodes, such as /shared/data, or --working-dir, which "
-            "uploads small data",
-        )
+    for key in PATHS_OF_DATA if working_dir is None else ():
+        if source.get(key) and _is_relative(source[key]):
+            yield UserError(
+                "a relative path, and a job does not start in this folder",
+                key=f"data.{key}",
+                value=source[key],
+                allowed="the data's path on the nodes, such as /shared/data, or --working-dir, "
+                "which uploads small data",
+            )
 
 
 def _is_relative(path: str) -> bool:
