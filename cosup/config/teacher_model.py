@@ -68,7 +68,11 @@ class TeacherModelSection(Section):
         """Convert names that YAML reads as numbers, and single classes to lists."""
         if not isinstance(value, dict):
             return value
-        return {str(k): v if isinstance(v, list) else [v] for k, v in value.items()}
+        parts = {str(k): v if isinstance(v, list) else [v] for k, v in value.items()}
+        for key, items in parts.items():
+            if any(isinstance(item, bool) for item in items):  # it would be read as 0 or 1
+                raise UserError("is no class", key=key, value=value[key], allowed="indices, names")
+        return parts
 
     @field_validator("templates")
     @classmethod
@@ -113,6 +117,8 @@ class TeacherModelSection(Section):
         if self.use == PRETRAINED and clip:
             problem = f"is for classifiers, and {literal(self.name)} is none"
             raise UserError(problem, key="use", value=self.use, allowed=ZERO_SHOT)
+        if self.classes is not None and not self.classes:
+            raise UserError("names no class of the task", key="classes", value={})
         for name, own in (self.classes or {}).items():
             if not own:
                 raise UserError("names no class of the model", key=("classes", name), value=[])

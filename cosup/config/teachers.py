@@ -62,7 +62,7 @@ class TeachersSection(Section):
     """The teachers, which annotate samples."""
 
     hierarchy: HierarchySection | None = HierarchySection()
-    """The teachers that are trained; null if all are external."""
+    """The teachers that are trained, or used as they are; null if all are external."""
     model: TeacherModelSection = DEFAULT_SETUP.model
     """The model of each of them that has none of its own."""
     training: TrainingSection = DEFAULT_SETUP.training

@@ -141,7 +141,6 @@ def test_without_a_mapping_classes_are_the_tasks_in_order_or_by_name(
 
 BAD = [
     ({"boot": [1], "shoe": [2]}, [(), ()]),
-    ({}, [()]),
     ({"3": [0], "4": [12]}, [("4",)]),
     ({"3": [0], "4": [-1]}, [("4",)]),
     ({"3": [0, 0]}, [("3",)]),
@@ -188,6 +187,8 @@ def test_misspelt_and_ambiguous_names(
         ({"checkpoint": "x.safetensors"}, "checkpoint"),
         ({"name": "open_clip:ViT-B-32@openai"}, "use"),
         ({"classes": {"cat": []}}, "classes"),
+        ({"classes": {}}, "classes"),
+        ({"classes": {"cat": True}}, "classes"),
         ({"use": None}, "classes"),
         ({"use": "zero_shot"}, "classes"),
         ({"templates": "a sketch of a {}"}, "templates"),
