@@ -25,9 +25,12 @@ from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.team import Answering, ask_team
 
-__all__ = ["ControlRun", "LabelledSamples", "TeamSamples"]
+__all__ = ["NO_TRUE_LABEL", "ControlRun", "LabelledSamples", "TeamSamples"]
 
 Found = TypeVar("Found")
+
+NO_TRUE_LABEL = "no true label of student_train is known"
+"""The reason why a control that reads them is left out."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class ControlRun:
     @property
     def true_labels(self) -> Tensor:
         """Return the true labels [N] of student_train."""
-        return _known(self.task.truth.labels, "no true label of student_train is known")
+        return _known(self.task.truth.labels, NO_TRUE_LABEL)
 
     @property
     def given_labels(self) -> Tensor:
@@ -177,7 +180,7 @@ class ControlRun:
     def _assigner(self, name: str) -> Assigner:
         assigner: Assigner = ASSIGNERS[name].load()()
         if "truth" in assigner.needs:
-            _known(self.task.truth.labels, "no true label of student_train is known")
+            _known(self.task.truth.labels, NO_TRUE_LABEL)
         return assigner
 
     def _rounds(self) -> list[int]:

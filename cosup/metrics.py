@@ -388,12 +388,16 @@ def _group_sums(values: Floats, groups: Array | None) -> Floats:
     if groups is None:
         return values
     _, codes = np.unique(np.asarray(groups), return_inverse=True)
-    return np.stack([np.bincount(codes, weights=column) for column in values.T], axis=1)
+    sums = np.stack([np.bincount(codes, weights=column) for column in values.T], axis=1)
+    return sums.astype(np.float64)  # of no sample they are whole numbers
 
 
 def _bootstrap(sums: Floats, samples: int, rng: np.random.Generator) -> Iterator[Floats]:
     """Yield sums [*, K] over G groups drawn with replacement, `samples` times in all."""
     size = len(sums)
+    if not size:  # nothing to draw from: sums of nothing
+        yield np.zeros((samples, sums.shape[1]))
+        return
     step = max(1, DRAWS_AT_ONCE // size)
     for start in range(0, samples, step):
         drawn = rng.integers(size, size=(min(step, samples - start), size))

@@ -66,6 +66,8 @@ SUMMARY = {
     "sources",
     "labels",
     "review",
+    "agreement",
+    "measured_reason",
     "verdict",
     "teachers",
     "data",

@@ -17,7 +17,7 @@ from cosup.config import settings
 from cosup.metrics import LEVEL, holm, mcnemar, pgr, resampled_means
 from cosup.seeds import seed_for
 
-__all__ = ["compare", "labels", "runs_to_compare"]
+__all__ = ["compare", "config_table", "labels", "runs_to_compare"]
 
 
 NOT_THERE = "(not there)"
@@ -98,7 +98,7 @@ def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     found = _Compared(runs)
     return {
         "runs": _runs(found),
-        "config": _config(found),
+        "config": config_table(found.runs, found.names),
         "pairs": _pairs(found),
         "flipped": _flipped(found),
         "classes": _by(found, "true_label", "class"),
@@ -160,8 +160,9 @@ def _runs(found: _Compared) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(("pgr", "pgr_low", "pgr_high"), "float64"))
 
 
-def _config(found: _Compared) -> pd.DataFrame:
-    columns = [{**settings(run.config), **_environment(run)} for run in found.runs]
+def config_table(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
+    """Return the table `config` of `compare`: what differs between runs of these names."""
+    columns = [{**settings(run.config), **_environment(run)} for run in runs]
     keys = dict.fromkeys(key for column in columns for key in column)
     rows = []
     for key in keys:
@@ -171,7 +172,7 @@ def _config(found: _Compared) -> pd.DataFrame:
         ]
         if len(set(values)) > 1:
             rows.append([key, *values])
-    return pd.DataFrame(rows, columns=["key", *found.names])
+    return pd.DataFrame(rows, columns=["key", *names])
 
 
 def _environment(run: Run) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from cosup.analysis.arrays import (
 )
 from cosup.analysis.decisions import round_decisions
 from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
-from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
+from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds, require_test
 from cosup.analysis.records import Run
 from cosup.analysis.results import supervision_label
 from cosup.controls import control_title
@@ -50,6 +50,7 @@ MOST_NAMES, MOST_ROWS, MOST_DOMAINS = 30, 24, 23
 def classes_table(run: Run) -> pd.DataFrame:
     """Make the table of classes: a row per test class (columns: `_by_name`)."""
     require_rounds(run)
+    require_test(run)
     names = list(run.prepared["measured_classes"])
     return _by_name(run, "true_label", names, run.classes)
 
@@ -57,6 +58,7 @@ def classes_table(run: Run) -> pd.DataFrame:
 def domains_table(run: Run) -> pd.DataFrame:
     """Make the table of domains: a row per test domain (columns: `_by_name`)."""
     require_rounds(run)
+    require_test(run)
     names = list(run.prepared["measured_domains"])
     if len(names) == 1:
         raise Unavailable("the data has one domain alone")
@@ -222,6 +224,7 @@ def supervision_domains_table(run: Run) -> pd.DataFrame:
     those of all domains. Domains without samples are left out.
     """
     require_rounds(run)
+    require_test(run)
     names = list(run.prepared["measured_domains"])
     place = np.where(run.truth >= 0, codes(run.test["domain"], names), -1)
     samples = np.bincount(place[place >= 0], minlength=len(names))

@@ -13,19 +13,32 @@ __all__ = [
     "Excerpt",
     "Figure",
     "Unavailable",
+    "Unmeasured",
     "require_labels",
     "require_rounds",
     "require_samples",
+    "require_test",
 ]
 
 NO_SAMPLES = "the run has no samples.parquet: it was made by an earlier version of cosup"
 NOT_PREPARED = "teachers and annotations are not finished"
 NO_LABELS = "no true label of student_train is known"
 NO_ROUND = "no round is finished"
+NO_TEST = "there is no test split, so no accuracy is measured"
 
 
 class Unavailable(Exception):
     """Raised when a table cannot be made from a run. The text gives the reason."""
+
+
+class Unmeasured(Unavailable):
+    """Raised for a table of what is measured on test samples, where there are none.
+
+    The report says so once, and not for each figure.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NO_TEST)
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,13 @@ def require_rounds(run: Run) -> None:
     require_samples(run)
     if not run.rounds:
         raise Unavailable(NO_ROUND)
+
+
+def require_test(run: Run) -> None:
+    """Raise `Unavailable` for a run that is not prepared, `Unmeasured` without test samples."""
+    require_samples(run)
+    if not run.measured:
+        raise Unmeasured
 
 
 def require_labels(known: Bools) -> None:

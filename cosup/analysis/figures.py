@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from cosup.analysis.agreement import AGREEMENT_FIGURE
 from cosup.analysis.candidates import CANDIDATES_FIGURE
 from cosup.analysis.domains import CLASSES_FIGURE, DOMAINS_FIGURE, SUPERVISION_DOMAINS_FIGURE
 from cosup.analysis.evidence import EVIDENCE_FIGURE
 from cosup.analysis.examples import EXAMPLES_FIGURE
-from cosup.analysis.figure import Figure, Unavailable
+from cosup.analysis.figure import Figure, Unavailable, Unmeasured
 from cosup.analysis.filters import FILTERS_FIGURE
+from cosup.analysis.labels import LABELS_FIGURE
 from cosup.analysis.limits import LIMITS_FIGURE
 from cosup.analysis.records import Run
 from cosup.analysis.results import OVERVIEW_FIGURE
@@ -46,8 +48,9 @@ CHAPTERS = (
     Chapter(
         "sources",
         "Whom to trust",
-        [SOURCES_FIGURE, PARTS_FIGURE, EVIDENCE_FIGURE, SOURCE_TABLES_FIGURE],
+        [SOURCES_FIGURE, PARTS_FIGURE, AGREEMENT_FIGURE, EVIDENCE_FIGURE, SOURCE_TABLES_FIGURE],
     ),
+    Chapter("labels", "Labels", [LABELS_FIGURE]),
     Chapter("teachers", "Teachers", [TEACHERS_FIGURE, ANNOTATION_ACCURACY_FIGURE]),
     Chapter("routing", "Routing", [ROUNDS_FIGURE, ASSIGNMENT_FIGURE, LOAD_FIGURE, FLOW_FIGURE]),
     Chapter("filters", "Filters", [FILTERS_FIGURE]),
@@ -86,7 +89,7 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
         try:
             found[name] = figure.table(run)
         except Unavailable as reason:
-            if not figure.optional:
+            if not figure.optional and not isinstance(reason, Unmeasured):
                 run.absent[name] = str(reason)
     return found
 

@@ -12,9 +12,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cosup.analysis.arrays import Codes, Doubles, categories
+from cosup import words
+from cosup.analysis.arrays import Bools, Codes, Doubles, categories, highest_and_lowest, rows_of
+from cosup.analysis.drawing import BarRow, Bars, Segment, View
+from cosup.analysis.figure import Excerpt, Figure, Unavailable
+from cosup.analysis.records import Run
+from cosup.words import percent
 
-__all__ = ["SOURCES", "FinalLabels", "label_numbers", "labels_table", "review_rank"]
+__all__ = [
+    "LABELS_FIGURE",
+    "SOURCES",
+    "FinalLabels",
+    "label_numbers",
+    "label_sentence",
+    "labels_table",
+    "review_rank",
+]
+
+MOST_CLASSES = 24
 
 TEACHER, STUDENT, BOTH, REVIEW = SOURCES = ("teacher", "student", "both", "review")
 """Whose class a label is: of teachers, of the student, or of both (or of neither: they lead to it
@@ -136,24 +151,109 @@ def label_numbers(
 
     samples. estimated_right: the mean probability of the labels, an estimate of the share of right
     ones. accuracy: the measured share, null where no true label is known. source: the share of
-    labels of teachers, of the student, of both and of a review. by_class: for each class, the
-    samples that have it as their label and the mean probability of these labels.
+    labels of teachers, of the student, of both and of a review. by_class: for each class the same
+    of the samples that have it as their label.
     """
     probability = table["probability"].to_numpy(np.float64)
     known = true_label.notna().to_numpy(bool)
-    right = (table["label"].astype("str") == true_label.astype("str")).to_numpy(bool)[known]
+    right = (table["label"].astype("str") == true_label.astype("str")).to_numpy(bool)
+    label = table["label"].astype("str").to_numpy()
+    everything = np.ones(len(table), bool)
     return {
-        "samples": len(table),
-        "estimated_right": float(probability.mean()),
-        "accuracy": float(right.mean()) if len(right) else None,
+        **_rightness(probability, right, known, everything),
         "source": {name: float((table["source"] == name).mean()) for name in SOURCES},
         "by_class": {
-            name: _of_class(probability[(table["label"] == name).to_numpy(bool)])
-            for name in classes
+            name: _rightness(probability, right, known, label == name) for name in classes
         },
     }
 
 
-def _of_class(probability: Doubles) -> dict[str, Any]:
-    mean = float(probability.mean()) if len(probability) else None
-    return {"samples": len(probability), "estimated_right": mean}
+def _rightness(probability: Doubles, right: Bools, known: Bools, chosen: Bools) -> dict[str, Any]:
+    """Return how many of the chosen labels there are and how many are right, by estimate and as
+    measured."""
+    samples, told = int(chosen.sum()), right[chosen & known]
+    return {
+        "samples": samples,
+        "estimated_right": float(probability[chosen].mean()) if samples else None,
+        "accuracy": float(told.mean()) if len(told) else None,
+    }
+
+
+def label_sentence(run: Run) -> str:
+    """Say where the labels are, and how many of them are right; "" for a run without them."""
+    found = run.summary.get("labels")
+    if not found:
+        return ""
+    measured = found["accuracy"]
+    right = f"about {percent(found['estimated_right'])} of them are right by estimate"
+    if measured is not None:
+        right += f", {percent(measured)} as measured"
+    return (
+        f"{run.files.labels.path.name} has a label for every sample of student_train "
+        f"({found['samples']:,}); {right}, and review_rank has the least sure ones first."
+    )
+
+
+def label_classes_table(run: Run) -> pd.DataFrame:
+    """Make the table of the labels of the run (`labels.parquet`), a row per class.
+
+    Columns: class, samples (that have it as their label), share (of all), estimated_right (the mean
+    probability of these labels), accuracy (measured; null without true labels).
+    """
+    found = run.summary.get("labels")
+    if not found:
+        raise Unavailable("the run has no labels: it is not finished, or of an earlier version")
+    total = max(1, found["samples"])
+    rows = [
+        {"class": name, **one, "share": one["samples"] / total}
+        for name, one in found["by_class"].items()
+    ]
+    columns = ["class", "samples", "share", "estimated_right", "accuracy"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:], "float64"))
+
+
+def label_classes_sentence(run: Run, table: pd.DataFrame) -> str:
+    """Say how many labels are right, whose they are, and which class is rarest."""
+    shares = run.summary["labels"]["source"]
+    rarest = table.sort_values("samples", kind="stable").iloc[0]
+    return (
+        f"{label_sentence(run)} {percent(shares[BOTH])} are the class of a teacher and of the "
+        f"student, {percent(shares[TEACHER])} of teachers alone, {percent(shares[STUDENT])} of the "
+        f"student alone. The rarest class is {rarest['class']} ({percent(rarest['share'])})."
+    )
+
+
+def draw_label_classes(table: pd.DataFrame) -> list[View]:
+    """Draw how often each class is given, and how many of these labels are probably right."""
+    shown, left_out = highest_and_lowest(table, "samples", MOST_CLASSES, "class")
+    most = max(float(shown["share"].max()), 1e-9)
+    rows = [
+        BarRow(
+            str(row["class"]),
+            [
+                Segment(
+                    float(row["share"]) / most,
+                    "both",
+                    f"{row['class']}: {percent(row['share'])} of the labels",
+                )
+            ],
+            words.count(row["samples"]),
+            words.in_percent(row["estimated_right"]),
+            note="" if words.missing(row["accuracy"]) else f"measured {percent(row['accuracy'])}",
+        )
+        for row in rows_of(shown)
+    ]
+    return [Bars(rows, "samples", "right by estimate, %", left_out=left_out)]
+
+
+LABELS_FIGURE = Figure(
+    "labels",
+    "Labels of student_train",
+    label_classes_table,
+    label_classes_sentence,
+    draw_label_classes,
+    "The labels of labels.parquet and labels.csv, by all sources and the student together. The "
+    "estimate is their mean probability; it does not see where all sources err alike.",
+    Excerpt(("class", "samples", "share", "estimated_right", "accuracy"), ends="samples"),
+    optional=True,
+)

@@ -10,7 +10,7 @@ import pandas as pd
 from cosup import words
 from cosup.analysis.arrays import Bools, Row, rows_of
 from cosup.analysis.drawing import Cell, Matrix, View
-from cosup.analysis.figure import Excerpt, Figure, require_rounds
+from cosup.analysis.figure import Excerpt, Figure, require_rounds, require_test
 from cosup.analysis.records import Run
 from cosup.metrics import paired_comparison
 from cosup.seeds import seed_for
@@ -46,6 +46,7 @@ def limits_table(run: Run) -> pd.DataFrame:
     routing, or over the student where perfect routing is not better.
     """
     require_rounds(run)
+    require_test(run)
     right = {name: run.correct("control", name) for name in run.controls}
     right[""] = run.correct("student", "student")
     groups = run.test["group"].to_numpy()
@@ -76,11 +77,12 @@ def _measured(run: Run, right: dict[str, Bools]) -> Iterator[_Measured | str]:
     routed = max(
         (name for name in ROUTED if name in right), key=lambda n: right[n].mean(), default=""
     )
-    yield _Measured("routing", routed) if routed else _not_run(ROUTED)
+    no_routing = next(iter(absent[name] for name in ROUTED if name in absent), _not_run(ROUTED))
+    yield _Measured("routing", routed) if routed else no_routing
     if "ceiling" not in right:
-        yield _not_run(["ceiling"])
+        yield absent.get("ceiling") or _not_run(["ceiling"])
     elif not routed:
-        yield _not_run(ROUTED)
+        yield no_routing
     else:
         better = right[routed].mean() > right[""].mean()
         yield _Measured("annotations", "ceiling", routed if better else "")

@@ -199,6 +199,11 @@ class Run:
         """The test samples, in the order of all predictions."""
         return self._split("test")
 
+    @property
+    def measured(self) -> bool:
+        """Whether there are test samples, so that accuracies are known."""
+        return len(self.test) > 0
+
     @cached_property
     def answers(self) -> list[str]:
         """The possible predictions: the classes, or the ways of an episode."""

@@ -14,7 +14,7 @@ from cosup.analysis.arrays import (
     rows_of,
 )
 from cosup.analysis.drawing import DotRow, Dots, Mark, Reference, Scale, View
-from cosup.analysis.figure import Excerpt, Figure, require_rounds
+from cosup.analysis.figure import Excerpt, Figure, require_rounds, require_test
 from cosup.analysis.records import Run
 from cosup.controls import CONTROLS, control_title
 from cosup.metrics import mcnemar, no_gap, pgr, shares, wilson
@@ -51,6 +51,7 @@ def overview_table(run: Run) -> pd.DataFrame:
     (`cosup.metrics`) with the same draws as in `summary.json`.
     """
     require_rounds(run)
+    require_test(run)
     entries = [(kind, who) for kind, who in run.predictors() if kind != "round"]
     right = np.stack([run.correct(kind, who) for kind, who in entries], axis=1)
     counted = np.stack([_counted(run, kind, who) for kind, who in entries], axis=1)

@@ -88,6 +88,9 @@ def _number(value: float | None) -> float:
 def rounds_sentence(run: Run, table: pd.DataFrame) -> str:
     """Compare the first and the last round."""
     first, last = row_at(table, 0), row_at(table, -1)
+    kept = f"In the last round {percent(last['kept'])} of the annotations are kept."
+    if not known(first["student_accuracy"], last["student_accuracy"]):
+        return kept
     if len(table) == 1:
         return f"After one round the student reaches {percent(last['student_accuracy'])}."
     text = (
@@ -101,7 +104,7 @@ def rounds_sentence(run: Run, table: pd.DataFrame) -> str:
             f" and that of the assigned annotations changes from "
             f"{percent(first['annotation_accuracy'])} to {percent(last['annotation_accuracy'])}"
         )
-    return f"{text}. In the last round {percent(last['kept'])} of the annotations are kept."
+    return f"{text}. {kept}"
 
 
 _ROWS = (
@@ -240,18 +243,19 @@ def draw_load(table: pd.DataFrame) -> list[View]:
         left_out = f"Shown are the last {words.plural(fit, 'round')}. {left_out}"
     table = table[table["round"].isin(rounds[-fit:])]
     widest = float(table["share"].max()) or 1.0
+    correct = "correct, %" if table["annotation_accuracy"].notna().any() else ""
     rows: list[BarRow] = []
     for number in rounds[-fit:]:
         part = table[table["round"] == number]
         shown, text = highest_and_lowest(part, "samples", MOST_LOADS, "teacher")
         left_out = left_out if text in left_out else f"{text} {left_out}"
         for index, row in enumerate(rows_of(shown)):
-            rows.append(_load_row(row, widest, f"Round {number}" if index == 0 else ""))
+            rows.append(_load_row(row, widest, f"Round {number}" if index == 0 else "", correct))
     legend = [("kept", "kept"), ("rejected", "rejected by a filter")]
-    return [Bars(rows, "samples", "correct, %", legend, left_out.strip())]
+    return [Bars(rows, "samples", correct, legend, left_out.strip())]
 
 
-def _load_row(row: Any, widest: float, heading: str) -> BarRow:
+def _load_row(row: Any, widest: float, heading: str, correct: str) -> BarRow:
     samples, part = int(row["samples"]), float(row["kept"]) if row["samples"] else 0.0
     kept, full = round(part * samples), float(row["share"]) / widest
     segments = [
@@ -262,7 +266,7 @@ def _load_row(row: Any, widest: float, heading: str) -> BarRow:
         str(row["teacher"]),
         segments,
         words.count(samples),
-        words.in_percent(row["annotation_accuracy"]),
+        words.in_percent(row["annotation_accuracy"]) if correct else "",
         heading=heading,
     )
 

@@ -147,16 +147,17 @@ def draw_sources(table: pd.DataFrame) -> list[View]:
     shown, left_out = highest_and_lowest(table, "reliability", MOST_SOURCES, "source")
     numbers = ("reliability", "low", "high", "accuracy")
     scale = Scale.of_shares([value for name in numbers for value in shown[name]], zero=True)
+    legend, measured = [("student", "estimated without labels, 95 % interval")], ""
+    if shown["accuracy"].notna().any():
+        legend.append(("ring", "measured by true labels"))
+        measured = "measured, %"
     return [
         Dots(
             [_source_row(row, scale) for row in rows_of(shown)],
             scale.axis("right, %"),
             "estimated, %",
-            "measured, %",
-            legend=[
-                ("student", "estimated without labels, 95 % interval"),
-                ("ring", "measured by true labels"),
-            ],
+            measured,
+            legend=legend,
             left_out=left_out,
         )
     ]

@@ -31,7 +31,7 @@ from cosup.analysis.drawing import (
     Segment,
     View,
 )
-from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
+from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds, require_test
 from cosup.analysis.records import Run
 from cosup.words import percent, points
 
@@ -53,6 +53,7 @@ def student_teachers_table(run: Run) -> pd.DataFrame:
     student_only, teacher_only, same_error, other_error. Rows without samples are left out.
     """
     require_rounds(run)
+    require_test(run)
     student = run.answered("student", "student").label
     known = None if run.few_shot else run.holds(run.test)
     rows = []
@@ -166,6 +167,7 @@ def confusion_table(run: Run) -> pd.DataFrame:
     Columns: true, predicted, samples. The ways of an episode are replaced by their classes.
     """
     require_rounds(run)
+    require_test(run)
     names = list(run.prepared["measured_classes"])
     truth, label = codes(run.test["true_label"], names), run.answered("student", "student").label
     if run.few_shot:
@@ -254,6 +256,7 @@ def calibration_table(run: Run) -> pd.DataFrame:
     a `who` sum to its expected calibration error (`cosup.metrics`).
     """
     require_rounds(run)
+    require_test(run)
     parts = []
     for kind, who in run.predictors():
         if kind == "teacher":

@@ -22,7 +22,7 @@ from cosup.analysis.arrays import (
 )
 from cosup.analysis.decisions import all_decisions
 from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
-from cosup.analysis.figure import Excerpt, Figure, require_labels, require_samples
+from cosup.analysis.figure import Excerpt, Figure, require_labels, require_samples, require_test
 from cosup.analysis.records import Run, RunTeacher
 from cosup.metrics import Shares, shares
 from cosup.seeds import seed_for
@@ -44,7 +44,7 @@ def teachers_table(run: Run) -> pd.DataFrame:
     accuracy_inside and accuracy_outside of its scope with samples_inside and samples_outside (that
     it answers; null in few-shot runs, where the test classes are in no scope).
     """
-    require_samples(run)
+    require_test(run)
     known = None if run.few_shot else run.holds(run.test)
     found = _measured(run)
     rows = []

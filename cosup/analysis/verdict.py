@@ -7,10 +7,12 @@ from cosup.analysis.alternatives import Rows
 from cosup.analysis.arrays import Row, Tables, row_at, rows_of
 from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.headline import what_to_use, why
+from cosup.analysis.labels import label_sentence
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
 from cosup.analysis.review import review_sentences
 from cosup.analysis.sources import source_sentences
+from cosup.analysis.unmeasured import unmeasured_sentences
 from cosup.controls import CONTROLS
 from cosup.words import known, listed, percent, points, span
 
@@ -28,6 +30,8 @@ def verdict(run: Run, tables: Tables) -> list[str]:
     if run.missing:
         problem = "The records are incomplete" if run.finished else "The run is not finished"
         sentences.append(f"{problem}. Missing: {listed(run.missing, 6)}.")
+    if run.rounds and not run.measured:
+        return [*sentences, *unmeasured_sentences(run), *_judges(run), *source_sentences(run)]
     if "overview" not in tables:
         return sentences or ["The run has no result yet."]
     rows = {(str(row["kind"]), str(row["who"])): row for row in rows_of(tables["overview"])}
@@ -38,6 +42,7 @@ def verdict(run: Run, tables: Tables) -> list[str]:
     sentences += _rounds(run, rows, tables)
     sentences += source_sentences(run)
     sentences += review_sentences(run)
+    sentences += filter(None, [label_sentence(run)])
     return sentences
 
 
@@ -72,6 +77,9 @@ def _pgr_sentence(run: Run, rows: Rows) -> str:
     floor = rows.get(("teacher", run.prepared["floor"]["teacher"]))
     ceiling = rows.get(("control", "ceiling"))
     if ceiling is None or floor is None:
+        reason = run.summary.get("controls_absent", {}).get("ceiling")
+        if reason:
+            return f"The performance gap recovered (PGR) is not told: {reason}."
         return "The performance gap recovered (PGR) is not defined without the control ceiling."
     low, high = percent(floor["accuracy"]), percent(ceiling["accuracy"])
     value = rows["student", "student"]["pgr"]

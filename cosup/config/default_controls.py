@@ -4,7 +4,7 @@ from cosup.config.rounds import RoundsSection
 from cosup.config.student import StudentSection
 from cosup.config.teachers import TeachersSection
 from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, PAIR, TEAM
-from cosup.data.section import DataSection
+from cosup.data.section import DataSection, SplitShares
 
 __all__ = ["default_controls"]
 
@@ -26,6 +26,8 @@ def default_controls(
     """
     if data is None or teachers is None or student is None or rounds is None:
         return []
+    if data.few_shot is None and isinstance(data.splits, SplitShares) and not data.splits.test:
+        return []  # nothing to compare them by
     names = set(CONTROLS if student.mode == "head" else FOR_NETWORKS)
     if student.mode != "head" or student.head.init != "text":
         names.discard("zero_shot")
@@ -33,6 +35,8 @@ def default_controls(
         names.discard("given_labels")  # they are the true labels, as for the ceiling
     if not teachers.trains_on_labels:
         names.discard(LABELS)
+    if teachers.hierarchy is None:
+        names -= {TEAM, PAIR}  # annotation tables cannot answer new images
     specialists = teachers.specialist_setups
     alike = all(setup.resembles(specialists[0]) for setup in specialists)
     if not (specialists and alike and specialists[0].model.traits.fits_many):

@@ -14,6 +14,7 @@ from cosup.analysis.comparison import compare, labels, runs_to_compare
 from cosup.errors import UserError
 from cosup.files import write_atomic
 from cosup.report.compare_draw import draw_answers, draw_curves, draw_names, draw_pairs, draw_runs
+from cosup.report.compare_estimates import compare_estimates
 from cosup.report.compare_text import (
     SEED_NOTE,
     classes_sentence,
@@ -43,6 +44,8 @@ def compare_runs(places: Sequence[str], output: Path) -> tuple[RenderableType, P
     """
     _check_output(output)
     runs = runs_to_compare(places)
+    if all(run.prepared and not run.measured for run in runs):
+        return compare_estimates(runs, output)
     tables = compare(runs)
     return comparison_text(runs, tables), write_comparison(runs, output, tables)
 

@@ -16,6 +16,7 @@ from cosup import words
 from cosup.analysis import Run
 from cosup.analysis.alternatives import best_control
 from cosup.analysis.arrays import Row, rows_of
+from cosup.analysis.unmeasured import NOTHING_MEASURED, best_source
 from cosup.controls import CONTROLS, control_title
 
 
@@ -58,7 +59,7 @@ def subtitle(run: Run) -> str:
     teachers = len(run.teacher_names)
     if teachers:
         parts.append(words.plural(teachers, "teacher"))
-    if "measured" in run.summary:
+    if run.summary.get("measured"):
         parts.append(f"accuracy {run.summary['measured']}")
     seed = config.get("run", {}).get("seed")
     parts.append(f"seed {seed}")
@@ -66,25 +67,25 @@ def subtitle(run: Run) -> str:
 
 
 def warnings(run: Run) -> list[str]:
-    """Return warnings: of simulated teachers, an unfinished run, missing records."""
+    """Return warnings: of no test split, simulated teachers, an unfinished run, missing records."""
+    found = [NOTHING_MEASURED] if run.rounds and not run.measured else []
     external = run.config.get("teachers", {}).get("external", [])
     names = [str(one["name"]) for one in external if one.get("simulate")]
-    simulated = []
     if names:
         whose = words.listed(names, 12)
-        simulated = [f"Simulated from the true labels, so no measurement of anybody: {whose}."]
+        found.append(f"Simulated from the true labels, so no measurement of anybody: {whose}.")
     if run.finished and not run.missing:
-        return simulated
+        return found
     problem = "The records of this run are incomplete"
     if not run.finished:
         problem = "This run is not finished"
     missing = f" Missing: {words.listed(run.missing, 12)}." if run.missing else ""
-    return [*simulated, f"{problem}.{missing} The report covers the records that exist."]
+    return [*found, f"{problem}.{missing} The report covers the records that exist."]
 
 
 def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
     if "overview" not in tables:
-        return []
+        return _estimates(run)
     table = tables["overview"]
     rows = {(str(row["kind"]), str(row["who"])): row for row in rows_of(table)}
     best = best_control(rows)
@@ -106,6 +107,30 @@ def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
             ],
         )
     )
+
+
+def _estimates(run: Run) -> list[Number]:
+    """Return the student, the best source and the labels of a run without a test split."""
+    sources, labels = run.summary.get("sources"), run.summary.get("labels")
+    if not sources or not labels:
+        return []
+    entries = [("student", sources["student"])]
+    best = best_source(sources)
+    if best is not None:
+        entries.append((f"best source: {best[0]}", best[1]))
+    found = [
+        Number(
+            f"{name}, estimated",
+            words.in_percent(one["reliability"]),
+            "%",
+            words.interval(*(one["reliability_ci95"] or (None, None))),
+            main=name == "student",
+        )
+        for name, one in entries
+        if one["reliability"] is not None
+    ]
+    right = words.in_percent(labels["estimated_right"])
+    return [*found, Number("labels right, estimated", right, "%")]
 
 
 def _best_control(table: pd.DataFrame, best: Row | None) -> Number | None:

@@ -85,14 +85,17 @@ def write_report(
 def page_html(run: Run, made: Mapping[str, pd.DataFrame]) -> str:
     """Render the page of a run from its tables."""
     contents = Contents(run, made, findings(run, made))
-    sections = [_section(chapter, contents) for chapter in CHAPTERS if _has_part(chapter, made)]
+    shown = [chapter for chapter in CHAPTERS if _has_part(chapter, made, run.absent)]
+    sections = [_section(chapter, contents) for chapter in shown]
     return render("report.html.j2", head=make_head(run, made), sections=sections)
 
 
-def _has_part(chapter: Chapter, made: Mapping[str, pd.DataFrame]) -> bool:
-    """Return whether there is anything to show: not all of its figures are optional and absent."""
+def _has_part(
+    chapter: Chapter, made: Mapping[str, pd.DataFrame], absent: Mapping[str, str]
+) -> bool:
+    """Return whether there is anything to show: a figure, or the reason why there is none."""
     figures = chapter.figures
-    return not figures or any(one.name in made or not one.optional for one in figures)
+    return not figures or any(one.name in made or one.name in absent for one in figures)
 
 
 def _section(chapter: Chapter, contents: Contents) -> PageSection:
@@ -106,7 +109,7 @@ def _section(chapter: Chapter, contents: Contents) -> PageSection:
         [
             _figure(figure, contents)
             for figure in chapter.figures
-            if figure.name in contents.tables or not figure.optional
+            if figure.name in contents.tables or figure.name in run.absent
         ],
         make_blocks(run) if chapter.id == "reproduce" else [],
     )

@@ -15,12 +15,16 @@ from cosup.probabilities import ProbTable
 from cosup.runs.context import RunContext
 from cosup.runs.inputs import Evaluation, StudentInputs
 from cosup.runs.measure import Score, TeacherRecord, best_teacher, score, teacher_records
+from cosup.runs.scores import estimated_scores
 from cosup.seeds import seed_for
 from cosup.teachers.annotate import OUTSIDE
 from cosup.teachers.base import Teacher
 from cosup.teachers.hierarchy import scopes, speakers
 from cosup.teachers.live import LiveTeachers
 from cosup.teachers.store import AnnotationStore
+
+ESTIMATE = "student_train, estimated without labels"
+"""What the best teacher is chosen on where no true label is known outside the test split."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,9 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
     """Assemble what the rounds read, and measure each teacher alone."""
     config, data = context.config, annotated.data
     rows, validation = data.rows("student_train"), inputs.validation
+    levels = _levels(config, annotated, inputs.provenance)
     task = Task(
-        levels=_levels(config, annotated, inputs.provenance),
+        levels=levels,
         inputs=inputs.train,
         test_inputs=inputs.test.inputs,
         truth=data.truth(rows),
@@ -147,7 +152,7 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
         task=task,
         samples=samples,
         inputs=inputs,
-        teachers=_measured(config, annotated, inputs),
+        teachers=_measured(config, annotated, inputs, levels),
         annotated=annotated,
         compute=replace(annotated.compute, scratch=context.files.training),
     )
@@ -187,11 +192,17 @@ def _level(
     return replace(level, live=LiveTeachers(members, annotated.compute, reads_maps(config)))
 
 
-def _measured(config: Config, annotated: Annotated, inputs: StudentInputs) -> MeasuredTeachers:
+def _measured(
+    config: Config, annotated: Annotated, inputs: StudentInputs, levels: Sequence[Level]
+) -> MeasuredTeachers:
     """Measure each teacher, and choose the best one."""
     everyone = {teacher.name: teacher for level in annotated.levels for teacher in level}
     answers = {name: annotated.answers(one, inputs.test) for name, one in everyone.items()}
     chosen_on, scores = _scores(annotated, everyone, inputs.validation)
+    if chosen_on == ESTIMATE:
+        stored = annotated.store.level("student_train", list(everyone))
+        tables = {name: stored.table(name) for name in everyone}
+        scores = estimated_scores(levels[-1], tables, inputs.features, config.run.seed)
     seed = seed_for(config.run.seed, "bootstrap")
     noted = {name: annotated.store.noted("student_train", name) for name in everyone}
     outside = {name: facts[OUTSIDE] for name, facts in noted.items() if OUTSIDE in facts}
@@ -217,8 +228,9 @@ def _scores(
     """Return the samples by which the best teacher is chosen, and each teacher's score on them.
 
     They are never the test samples: validation, if there is one and every teacher answers some of
-    it; else student_train, whose true labels favour the floor. Where no label is known, the first
-    teacher is the best. A few reviewed images are asked only where student_train has no label.
+    it; else student_train, whose true labels favour the floor. Where none of these is known, the
+    scores are to be estimated (`ESTIMATE`). A few reviewed images are asked only where
+    student_train has no label.
     """
     known = annotated.data.truth(annotated.data.rows("student_train")).labels >= 0
     if validation is not None and not (validation.split.few and bool(known.any())):
@@ -232,4 +244,5 @@ def _scores(
     data, store = annotated.data, annotated.store
     labels = data.truth(data.rows("student_train")).labels
     level = store.level("student_train", list(teachers))
-    return "student_train", {name: score(level.table(name), labels) for name in teachers}
+    found = {name: score(level.table(name), labels) for name in teachers}
+    return ("student_train" if bool((labels >= 0).any()) else ESTIMATE), found

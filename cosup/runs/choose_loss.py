@@ -60,6 +60,7 @@ def _measure(context: RunContext, prepared: Prepared, candidate: Candidate, stag
     with about(f"choosing the loss, constant {candidate.value:g}"):
         *_, last = run_rounds(task, build_recipe(context, prepared), context.seed)
     accuracy = validation.split.accuracy(last.test_probs)
+    assert accuracy is not None, "a validation split has samples"
     log.info("constant %g: validation accuracy %.1f %%", candidate.value, 100 * accuracy)
     seconds = time.monotonic() - started
     record = {"constant": candidate.value, "accuracy": accuracy, "seconds": seconds}

@@ -2,12 +2,16 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
+from cosup.analysis.figure import NO_TEST
+from cosup.config.schema import Config
+from cosup.control_runs import NO_TRUE_LABEL, ControlRun, LabelledSamples, TeamSamples
 from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, PAIR, TEAM, Absent
+from cosup.data.table import ImageData
 from cosup.errors import about
 from cosup.levels import Level
 from cosup.probabilities import ProbTable
@@ -40,10 +44,18 @@ def finish_controls(context: RunContext, prepared: Prepared, team: Numbers) -> C
     team: what `finish_team` returned.
     """
     run, split, controls = context.run, prepared.test.split, Controls()
+    expected = left_out(context.config, prepared.data)
+    controls.absent.update(expected)
+    if len(expected) == len(context.config.controls):
+        if expected:
+            log.info("no controls: %s", "; ".join(dict.fromkeys(expected.values())))
+        return controls
     quiet = StepLog(None)
     steps = student_steps(context, prepared)
     control = control_run(context, prepared, quiet, team)
     for name in context.config.controls:
+        if name in expected:
+            continue
         file = run.files.control(name)
         if not run.is_done(f"control-{name}"):
             started = time.monotonic()
@@ -52,17 +64,40 @@ def finish_controls(context: RunContext, prepared: Prepared, team: Numbers) -> C
                 with about(f"control {name}"):
                     probs = CONTROLS[name].run(control)
             except Absent as reason:
-                log.info("no control %s: %s", name, reason)
                 controls.absent[name] = str(reason)
                 continue
             file.write(probs)
             accuracy = split.accuracy(probs)
+            assert accuracy is not None, "without test samples all controls are left out"
             log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
             context.recorder.scalar(f"controls/{name}", accuracy, 0)
             run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
             context.discard_training_states()
         controls.found[name] = file.read(split.answers)
+    _log_absent(controls.absent)
     return controls
+
+
+def left_out(config: Config, data: ImageData) -> dict[str, str]:
+    """Return the controls of a run of which the data tell that it cannot have them, and why.
+
+    Controls are compared by test accuracy, so that without a test split none is trained.
+    """
+    if data.novel is None and not len(data.rows("test")):
+        return dict.fromkeys(config.controls, NO_TEST)
+    known = bool((data.given(data.rows("student_train")) >= 0).any())
+    readers = (name for name in config.controls if CONTROLS[name].reads_labels)
+    return {} if known else dict.fromkeys(readers, NO_TRUE_LABEL)
+
+
+def _log_absent(absent: Mapping[str, str]) -> None:
+    """Log in one line which controls are left out, and why."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in absent.items():
+        reasons.setdefault(reason, []).append(name)
+    if reasons:
+        parts = (f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+        log.info("controls left out: %s", "; ".join(parts))
 
 
 def control_run(

@@ -36,10 +36,12 @@ def control_teachers(
     """Return the teachers of each control that has its own: made as the specialists are, but for
     the budget.
 
-    Their levels follow those of the hierarchy. Empty where `why_no_generalists` has a reason.
+    Their levels follow those of the hierarchy. Empty where `why_no_generalists` has a reason,
+    and without a test split, by which controls are compared.
     """
     everyone = [spec for level in hierarchy for spec in level]
-    if why_no_generalists(everyone) is not None:
+    measured = data.novel is not None or len(data.rows("test"))
+    if not measured or why_no_generalists(everyone) is not None:
         return {}
     specialists = [spec for spec in everyone if spec.trained and not spec.generalist]
     budget, setup = sum(planned_steps(s, data) for s in specialists), specialists[0].setup

@@ -36,13 +36,22 @@ CARD = """\
 needed.\
 {% endif %}
 
+{% if measured %}\
 | | accuracy {{ measured }} |
 | --- | --- |
 | this student | {{ percent(student.accuracy) }} % |
+{% if floor.accuracy is not none %}\
 | best teacher alone ({{ floor.teacher }})\
 {% if floor.coverage < 1 %}, where it answers ({{ percent(floor.coverage) }} %){% endif %} \
 | {{ percent(floor.accuracy) }} % |
+{% endif %}\
+{% if ceiling.accuracy is not none %}\
 | the same student on true labels | {{ percent(ceiling.accuracy) }} % |
+{% endif %}\
+{% else %}\
+Its accuracy is not known: {{ measured_reason }}. By an estimate without labels it has \
+{{ percent(reliability) }} % of the images of student_train right, of which it saw no label.
+{% endif %}
 
 Load it, with the path of this folder: `cosup.load_student(path)\
 {% if meta %}.embed([image])`; new classes by the nearest centroid; base classes below.
@@ -86,6 +95,8 @@ def export_student(
         clip=clip,
         backbone=section.name,
         measured=summary["measured"],
+        measured_reason=summary["measured_reason"],
+        reliability=summary["sources"]["student"]["reliability"],
         teachers=summary["rounds"][-1]["teachers"],
         simulated=[t["name"] for t in summary["teachers"] if t["simulated"]],
         student=summary["student"],

@@ -153,13 +153,13 @@ def _split(part: str, inputs: Inputs, data: ImageData) -> Evaluation:
     return Evaluation(part, inputs, split_of(data, part), data.sample_ids(data.rows(part)))
 
 
-def measured_on(config: Config, data: ImageData) -> str:
-    """Return what accuracies are measured on, in words."""
+def measured_on(config: Config, data: ImageData) -> str | None:
+    """Return what accuracies are measured on, in words; None if nothing is measured."""
     section = config.data.few_shot
     if data.applied.split == "test":
         return f"on {plural(data.applied.measuring, 'reviewed image')}"
     if section is None:
-        return "on the test split"
+        return "on the test split" if len(data.rows("test")) else None
     kind = f"{section.ways}-way {section.shots}-shot"
     return f"over {section.episodes} {kind} episodes of novel classes"
 
@@ -245,7 +245,8 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[s
         name = source.backbone.name
         with progress(f"features of {name}", len(cached_part(data, split))) as show:
             found[split] = source.of_split(data, split, _steps(show))
-        log.info("features of %s: %s, %d samples", name, split, len(found[split]))
+        if len(found[split]):
+            log.info("features of %s: %s, %d samples", name, split, len(found[split]))
     return found
 
 

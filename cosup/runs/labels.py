@@ -10,9 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from cosup.analysis.agreement import agreement_numbers
+from cosup.analysis.arrays import codes
 from cosup.analysis.labels import FinalLabels, label_numbers, labels_table
 from cosup.assignment.fused import Fused
 from cosup.config.schema import Assigners
@@ -22,6 +25,8 @@ from cosup.levels import Level, Stream
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
+from cosup.runs.sources import STUDENT, all_answers
+from cosup.runs.stages import cross_fitted
 from cosup.runs.summary import Numbers
 from cosup.seeds import seed_for
 from cosup.words import percent
@@ -34,7 +39,7 @@ SMALLEST = 1e-9
 
 
 def finish_labels(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
-    """Write `labels.parquet` and `labels.csv`, and return what the summary says of them.
+    """Write `labels.parquet` and `labels.csv`, and return `labels` and `agreement` of the summary.
 
     The stage is computed once, and its numbers are then read from it.
     """
@@ -44,19 +49,42 @@ def finish_labels(context: RunContext, prepared: Prepared, rounds: Sequence[Numb
         decisions = files.round(rounds[-1]["round"]).decisions.read()
         final = _final_labels(context, prepared, rounds, torch.tensor(decisions["kept"].to_numpy()))
         table = labels_table(final, decisions, prepared.data.classes)
+        agreement = _agreement(context, prepared, final.label, decisions)
         files.labels.write(table)
         text = table.to_csv(index=False, lineterminator="\n")
         write_atomic(files.labels_csv, text.encode("utf-8", errors="surrogateescape"))
         numbers = label_numbers(table, decisions["true_label"], prepared.data.classes)
-        run.finish(STAGE, {"seconds": time.monotonic() - started, "labels": numbers})
+        run.finish(
+            STAGE,
+            {"seconds": time.monotonic() - started, "labels": numbers, "agreement": agreement},
+        )
         log.info(
             "labels of %d samples: %s (about %s right, estimated)",
             len(table),
             files.labels.path,
             percent(numbers["estimated_right"]),
         )
-    found: Numbers = run.load(STAGE)["labels"]
-    return found
+    found = run.load(STAGE)
+    return {name: found[name] for name in ("labels", "agreement")}
+
+
+def _agreement(
+    context: RunContext, prepared: Prepared, labels: Tensor, decisions: pd.DataFrame
+) -> Numbers:
+    """Return who agrees with whom, and whether the student is one that was not trained on what it
+    is compared with."""
+    number, data = int(decisions["round"].iloc[0]), prepared.data
+    student = cross_fitted(context, number, prepared.task.num_classes)
+    train = context.files.round(number).train
+    own = train.read(prepared.task.num_classes) if student is None else student
+    names = [one.name for level in prepared.annotated.levels for one in level]
+    annotations, asked = (
+        torch.from_numpy(codes(decisions[column], known))
+        for column, known in (("annotation", list(data.classes)), ("assigned_teacher", names))
+    )
+    said = all_answers(prepared, names, own).long()
+    found = agreement_numbers(said, [*names, STUDENT], labels, annotations, asked)
+    return {"cross_fitted": student is not None, **found}
 
 
 @dataclass(frozen=True)
@@ -112,15 +140,6 @@ def fit_posterior(
     if student is None or not all(found.fused.sources(level.scopes).soft):
         return found
     return replace(fitted(None), factor=student)
-
-
-def cross_fitted(context: RunContext, number: int, num_classes: int) -> ProbTable | None:
-    """Return the last student's probabilities of student_train, each by one that was not trained on
-    the sample; None if there are none."""
-    files, config = context.files.round(number), context.config
-    if config.folds or config.student.training.steps == 0:
-        return files.train.read(num_classes)
-    return files.cross_fitted.read(num_classes) if files.cross_fitted.exists() else None
 
 
 def _final_labels(

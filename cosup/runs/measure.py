@@ -26,9 +26,12 @@ ENOUGH = 0.5
 
 @dataclass(frozen=True)
 class Score:
-    """How many of some samples with a known label a teacher answers, and has right."""
+    """How many of some samples with a known label a teacher answers, and has right.
 
-    right: int
+    right: the expected number, where the labels are estimated.
+    """
+
+    right: float
     answered: int
     samples: int
 
@@ -48,11 +51,12 @@ class TeacherRecord:
     """A teacher as the summary lists it.
 
     accuracy, accuracy_ci95: on the test samples that it answers, and the 95 % interval (bootstrap
-    over groups); None if it answers none. coverage: the share of the test samples that it answers.
-    chosen_by, chosen_coverage: accuracy and coverage on the samples by which the best teacher is
-    chosen (`MeasuredTeachers.chosen_on`); None if none of their labels is known. simulated: made
-    from the true labels. outside: the mean probability that it gives to what is not in its scope;
-    None if it knows nothing else.
+    over groups); None if it answers none. coverage: the share of the test samples that it answers;
+    None without test samples. chosen_by, chosen_coverage: accuracy, measured or estimated, and
+    coverage on the samples by which the best teacher is chosen (`MeasuredTeachers.chosen_on`); None
+    if it cannot be told. simulated: made from the true labels.
+    outside: the mean probability that it gives to what is not in its scope; None if it knows
+    nothing else.
     """
 
     name: str
@@ -60,7 +64,7 @@ class TeacherRecord:
     steps: int
     accuracy: float | None
     accuracy_ci95: list[float] | None
-    coverage: float
+    coverage: float | None
     chosen_by: float | None
     chosen_coverage: float | None
     simulated: bool = False
@@ -118,7 +122,7 @@ def teacher_records(
             steps=teacher.steps,
             accuracy=_number(found.mean[place]),
             accuracy_ci95=_interval(low[place], high[place]),
-            coverage=float(counted[:, place].double().mean()),
+            coverage=float(counted[:, place].double().mean()) if len(test) else None,
             chosen_by=chosen[name].accuracy,
             chosen_coverage=chosen[name].coverage if chosen[name].samples else None,
             simulated=teacher.spec.simulated,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.analysis import load_run, tables, verdict
+from cosup.analysis.figure import NO_TEST
 from cosup.analysis.review import review_sentences
 from cosup.analysis.sources import source_sentences
 from cosup.config.schema import Config
@@ -93,7 +94,7 @@ def run_one(
         labels = finish_labels(chosen, prepared, rounds)
 
         summary = _summary(context, prepared, rounds, controls)
-        summary |= {"team": team, "sources": sources, "labels": labels}
+        summary |= {"team": team, "sources": sources, **labels}
         if recipe_choice is not None:
             summary["choice"] = recipe_choice
         if loss_choice is not None:
@@ -124,6 +125,7 @@ def _summary(
         "seed": config.run.seed,
         "config_hash": run.files.marker.read()["config_hash"],
         "measured": measured_on(config, data),
+        "measured_reason": None if len(test) else NO_TEST,
         "floor": {
             "teacher": teachers.floor.name,
             "accuracy": teachers.floor.accuracy,
@@ -133,7 +135,13 @@ def _summary(
         },
         "ceiling": {"accuracy": None if ceiling is None else test.accuracy(ceiling)},
         "student": student_numbers(
-            test, student, teachers.floor_answers, ceiling, seed, controls.found.get("team")
+            test,
+            student,
+            teachers.floor_answers,
+            ceiling,
+            seed,
+            controls.found.get("team"),
+            controls.absent,
         ),
         "rounds": [{k: v for k, v in item.items() if k != "seconds"} for item in rounds],
         "controls": control_numbers(test, controls.found, teachers.floor_answers, seed),

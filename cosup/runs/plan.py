@@ -21,6 +21,7 @@ from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
 from cosup.runs.check import check_task
 from cosup.runs.choose import criterion_of, described
+from cosup.runs.control_stages import left_out
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import feature_splits
 from cosup.runs.losses import loss_names
@@ -66,10 +67,21 @@ def plan_table(config: Config) -> RenderableType:
         *_student(config, data, compute),
         _annotations(config, data, hierarchy),
         _rounds(config, hierarchy, data),
-        f"controls    {', '.join(config.controls) or 'none'}",
+        _controls(config, data),
         *(f"{'warning' if note.is_warning else 'note':12}{note.text}" for note in data.notes),
     ]
     return Group(Text("\n".join(lines)), _teachers(data, hierarchy), *_tables(data, hierarchy))
+
+
+def _controls(config: Config, data: ImageData) -> str:
+    """Return the controls, and which of them the data do not allow."""
+    absent = left_out(config, data)
+    names = [name for name in config.controls if name not in absent]
+    text = f"controls    {', '.join(names) or 'none'}"
+    reasons = "; ".join(dict.fromkeys(absent.values()))
+    if not names:
+        return f"{text}{f': {reasons}' if absent else ''}"
+    return f"{text} (left out: {', '.join(absent)}: {reasons})" if absent else text
 
 
 def _place(config: Config) -> str:

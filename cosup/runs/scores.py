@@ -3,6 +3,7 @@
 METHODS.md section 9.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,9 @@ from cosup.config.rounds import Filters, RoundsSection
 from cosup.levels import Level, Stream, Task
 from cosup.probabilities import ProbTable
 from cosup.rounds import Outcome
+from cosup.runs.measure import Score
 from cosup.seeds import seed_for
+from cosup.sources import Tally, others_speak
 from cosup.words import percent
 
 
@@ -50,6 +53,38 @@ class Reference:
         labels, _ = table.top()
         likely = self.posterior.gather(1, labels[:, None])[:, 0]
         return float(likely[self.answered].double().mean())
+
+
+def estimated_scores(
+    level: Level, tables: Mapping[str, ProbTable], features: Tensor | None, seed: int
+) -> dict[str, Score]:
+    """Estimate how many answers of each teacher are right, by the posterior from those of a level.
+
+    tables: each teacher's annotations [N]. Counted are the samples on which another teacher of the
+    level speaks too: a source that is alone cannot be judged. METHODS.md section 10.
+    """
+    fused, names = Fused(student=False), list(tables)
+    stream = Stream(level, None, features, None).restricted(fused.uses)
+    seed = seed_for(seed, "reference")
+    fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
+    columns = [
+        label.masked_fill(sure <= 0, -1) for label, sure in map(ProbTable.top, tables.values())
+    ]
+    said = torch.stack(columns, dim=1)
+    speakers = [names.index(name) for name in level.scopes.names]
+    tally = Tally(len(names), stream.num_classes)
+    for rows, evidence in stream.items():
+        answers = said[rows]
+        nobody = torch.zeros(len(answers), 1, dtype=torch.bool)  # in the place of the student
+        spoken = torch.cat([answers >= 0, nobody], dim=1)
+        judged = spoken & others_speak(spoken, speakers, student=False)
+        one = torch.zeros(len(answers), dtype=torch.int64)
+        tally.add(answers.masked_fill(~judged[:, :-1], -1), fused.posterior(evidence), one, one)
+    right, counted = tally.right.sum(1), tally.samples
+    return {
+        name: Score(float(right[place]), int(counted[place]), len(said))
+        for place, name in enumerate(names)
+    }
 
 
 def judge(

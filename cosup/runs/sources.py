@@ -22,7 +22,7 @@ from cosup.probabilities import ProbTable
 from cosup.rounds import first_state
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
-from cosup.runs.stages import build_recipe
+from cosup.runs.stages import build_recipe, cross_fitted
 from cosup.runs.summary import Numbers
 from cosup.seeds import seed_for
 from cosup.sources import Tally, block_of, notes, others_speak
@@ -69,7 +69,9 @@ def _fitted(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) 
     """Return the posterior of the last round, or one that is fitted for its level."""
     task, files, number = prepared.task, context.files, len(rounds)
     level: Level = task.levels[rounds[-1]["level"]]
-    last = files.round(number).train.read(task.num_classes)
+    last = cross_fitted(context, number, task.num_classes)
+    if last is None:
+        last = files.round(number).train.read(task.num_classes)
     assigner = Assigners.build(context.config.rounds.assignment)
     guide: ProbTable | None
     if isinstance(assigner, Fused):
@@ -148,7 +150,7 @@ def _read(fitted: _Fitted, prepared: Prepared, teachers: Sequence[str], regions:
     estimated, measured = Tally(*size), Tally(*size)
     answered, evidence = torch.zeros(size[0]), torch.zeros(len(scopes) + 1).double()
     blocks = block_of(prepared.samples.groups)
-    said = _answers(prepared, teachers, fitted.guide)
+    said = all_answers(prepared, teachers, fitted.guide)
     posterior = ProbTable.empty(len(fitted.stream), classes)
     for rows, batch in fitted.stream.items():
         labels, block, true = said[rows].long(), blocks[rows], truth.labels[rows]
@@ -171,7 +173,7 @@ def _read(fitted: _Fitted, prepared: Prepared, teachers: Sequence[str], regions:
     return _Read(estimated, measured, answered, share, posterior)
 
 
-def _answers(prepared: Prepared, names: Sequence[str], guide: ProbTable) -> Tensor:
+def all_answers(prepared: Prepared, names: Sequence[str], guide: ProbTable) -> Tensor:
     """Return the answers [N, S] int32 of all teachers and last the student (-1: none)."""
     level = prepared.annotated.store.level("student_train", list(names))
     columns = []

@@ -15,6 +15,7 @@ from cosup.consistency import Chain
 from cosup.errors import about
 from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, recorded
+from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance, Student
 from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, run_rounds
 from cosup.runs.assemble import Prepared
@@ -193,6 +194,15 @@ def _cross_fit(context: RunContext, prepared: Prepared, outcome: Outcome) -> Non
     labels = task.labels if recipe.objective.true_label_weight else None
     student.update(task.inputs, outcome.assigned.targets, weights, Guidance(labels))
     context.files.round(outcome.number).cross_fitted.write(student.predict_own(task.inputs))
+
+
+def cross_fitted(context: RunContext, number: int, num_classes: int) -> ProbTable | None:
+    """Return the last student's probabilities of student_train, each by one that was not trained on
+    the sample; None if there are none."""
+    files, config = context.files.round(number), context.config
+    if config.folds or config.student.training.steps == 0:
+        return files.train.read(num_classes)
+    return files.cross_fitted.read(num_classes) if files.cross_fitted.exists() else None
 
 
 def _judged(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[str, float] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosup.analysis.figure import NO_TEST
 from cosup.metrics import (
     expected_calibration_error,
     no_gap,
@@ -56,9 +57,12 @@ class TestSplit:
         """Return [M] bool: whether there is an answer (no abstention)."""
         return probs.top()[1] > 0
 
-    def accuracy(self, probs: ProbTable) -> float:
-        """Return the accuracy in [0, 1] over all samples."""
-        return float(self.correct(probs).double().mean())
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def accuracy(self, probs: ProbTable) -> float | None:
+        """Return the accuracy in [0, 1] over all samples; None if there are none."""
+        return float(self.correct(probs).double().mean()) if len(self) else None
 
 
 def student_numbers(
@@ -68,16 +72,22 @@ def student_numbers(
     ceiling: ProbTable | None,
     seed: int,
     team: ProbTable | None = None,
+    absent: Mapping[str, str] | None = None,
 ) -> Numbers:
     """Return the student's accuracy and PGR with 95 % intervals, and its accuracy by domain, class.
 
     The intervals are bootstraps over the groups of the test samples, for PGR a paired one. PGR is
     that of the samples that the floor answers, as an abstention is no error. `pgr_team` is the PGR
     with the team of teachers as the floor. A PGR that cannot be told is None, with the reason
-    (`cosup.metrics.no_gap`).
+    (`cosup.metrics.no_gap`). Without test samples all of them are None. absent: why controls are
+    left out.
     """
-    right = test.correct(student)
+    if not len(test):
+        return _unmeasured(test)
+    right, reasons = test.correct(student), absent or {}
     found = _recovered(test, floor, right, ceiling, seed)
+    if ceiling is None and "ceiling" in reasons:
+        found = {**found, "reason": reasons["ceiling"]}
     team_found: Numbers = {"value": None, "ci95": None, "reason": NO_TEAM}
     if team is not None:
         team_found = _recovered(test, team, right, ceiling, seed, "the team")
@@ -91,6 +101,18 @@ def student_numbers(
         "per_domain": _by(right, test.domains, test.domain_names),
         "per_class": _by(right, _kinds(test), test.classes),
         "calibration_error": expected_calibration_error(student.dense(), test.labels),
+    }
+
+
+def _unmeasured(test: TestSplit) -> Numbers:
+    """Return the student's numbers where there are no test samples."""
+    single = ("accuracy", "accuracy_ci95", "pgr", "pgr_ci95", "calibration_error")
+    return {
+        **dict.fromkeys(single),
+        "pgr_reason": NO_TEST,
+        "pgr_team": {"value": None, "ci95": None, "reason": NO_TEST},
+        "per_domain": dict.fromkeys(test.domain_names),
+        "per_class": dict.fromkeys(test.classes),
     }
 
 

@@ -12,6 +12,7 @@ from cosup.controls import CONTROLS, PAIR, control_title
 from cosup.layout import Layout
 from cosup.remote import Place
 from cosup.runs.paired import is_significant_pair
+from cosup.runs.sources import STUDENT
 from cosup.words import in_percent, in_points, interval, noun
 
 
@@ -19,6 +20,9 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     """Return what a run prints at its end: table, files, and what to use and why."""
     seeds = summary["seed"] if isinstance(summary["seed"], list) else []
     over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
+    if summary.get("measured", "") is None:
+        table = estimates_table(summary, over)
+        return Group(table, Text(_files(summary, directory)), *_verdict(summary))
     title = f"{summary['run']}: accuracy {summary['measured']}, in %{over}"
     table = Table(title=title, title_justify="left")
     table.add_column("supervision")
@@ -44,9 +48,40 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
         if _is_bound(name) and name in controls:
             _add_control(table, summary, name)
     parts = [Text(_explain(summary)), Text(_files(summary, directory))]
-    if summary.get("verdict"):
-        parts.append(Text("\n".join(["", *summary["verdict"]]), style="bold"))
-    return Group(table, *parts)
+    return Group(table, *parts, *_verdict(summary))
+
+
+def _verdict(summary: Mapping[str, Any]) -> list[RenderableType]:
+    sentences = summary.get("verdict")
+    return [Text("\n".join(["", *sentences]), style="bold")] if sentences else []
+
+
+def estimates_table(summary: Mapping[str, Any], over: str = "") -> Table:
+    """Return what a run without a test split prints: each source as it is estimated."""
+    title = (
+        f"{summary['run']}: how often each source is right, estimated without labels, in %{over}"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("source", "answers", "right", "agrees with the labels", "with the student"):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    agreement = summary["agreement"]["sources"]
+    for name, source in summary["sources"].items():
+        bounds = source["reliability_ci95"]
+        spread = "" if bounds is None else rf" \{interval(*bounds)}"
+        shares = agreement[name]
+        if name == STUDENT:
+            table.add_section()
+        table.add_row(
+            "co-supervised student" if name == STUDENT else f"teacher {name}",
+            in_percent(source["coverage"]),
+            f"{in_percent(source['reliability'])}{spread}",
+            in_percent(shares["labels"]),
+            "" if name == STUDENT else in_percent(shares["student"]),
+        )
+    table.add_section()
+    right = in_percent(summary["labels"]["estimated_right"])
+    table.add_row("labels of student_train", "100.0", right, "", "")
+    return table
 
 
 def _add_teachers(table: Table, summary: Mapping[str, Any]) -> None:

@@ -26,9 +26,10 @@ from cosup.runs.backend import Local
 from cosup.runs.choose import choose_recipe
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
-from cosup.runs.labels import SMALLEST, cross_fitted, fit_posterior
+from cosup.runs.labels import SMALLEST, fit_posterior
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
+from cosup.runs.stages import cross_fitted
 from cosup.seeds import seed_for
 
 

@@ -37,7 +37,12 @@ def test_generalists_need_a_budget_and_labels_need_trained_teachers() -> None:
     assert controls() - controls(teachers={}) == generalists
     external = [{"name": "a", "annotations": "a.csv"}]
     tables = controls(teachers={"hierarchy": None, "external": external})
-    assert controls() - tables == generalists | {"labels"}
+    assert controls() - tables == generalists | {"labels", "team", "student_and_team"}
+
+
+def test_without_a_test_split_there_is_nothing_to_compare_controls_by() -> None:
+    shares = {"teacher_train": 0.3, "student_train": 0.7}
+    assert controls(data={"source": "digits", "splits": shares}) == set()
 
 
 def test_a_network_has_the_few_that_are_worth_a_training() -> None:

@@ -25,8 +25,10 @@ def synthetic_tables(
         "candidates": _candidates(),
         "sources": _sources(teachers, draw),
         "source_parts": _source_parts(teachers, classes, domains, draw),
+        "agreement": _agreement(teachers, draw),
         "evidence": _evidence(teachers, draw),
         "source_tables": _source_tables(teachers, draw),
+        "labels": _labels(classes, draw),
         "teachers": _teachers(teachers, draw),
         "rounds": _rounds(by_round, draw),
         "load": _load(by_round, teachers, draw),
@@ -140,6 +142,36 @@ def _source_tables(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
             "matched_by": "by path",
             "abstained": 1000 - matched,
             "annotated": 1000,
+        }
+    )
+
+
+def _agreement(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
+    """The first two teachers never answer the same sample."""
+    names = [*teachers, "student"]
+    pairs = [
+        (name, other)
+        for place, name in enumerate(names)
+        for other in [*names[place + 1 :], "labels"]
+    ]
+    table = pd.DataFrame(pairs, columns=["source", "other"])
+    table["share"] = draw.uniform(0, 1, len(table))
+    table.loc[0, "share"] = np.nan
+    return table
+
+
+def _labels(classes: Sequence[str], draw: Any) -> pd.DataFrame:
+    """Nothing is labelled as the last class, and the accuracy is unknown."""
+    count = draw.integers(1, 500, len(classes))
+    count[-1] = 0
+    right = np.where(count > 0, draw.uniform(0.2, 1, len(classes)), np.nan)
+    return pd.DataFrame(
+        {
+            "class": list(classes),
+            "samples": count,
+            "share": count / count.sum(),
+            "estimated_right": right,
+            "accuracy": np.nan,
         }
     )
 
