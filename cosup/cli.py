@@ -89,12 +89,17 @@ def run(
 ) -> None:
     """Run an experiment."""
     with explained(_again(config, overrides, output)):
-        from cosup.config import dump_config, load_config
+        from cosup.config import dump_config, read_config
 
-        loaded = load_config(config, overrides or ())
+        draft = read_config(config, overrides or ())
         if print_config:
-            typer.echo(dump_config(loaded), nl=False)
+            typer.echo(dump_config(draft.checked()), nl=False)
             return
+        from cosup.runs.checks import check_samples
+
+        if draft.errors:  # together with all that is found in data and files
+            check_samples(draft)
+        loaded = draft.checked()
         from cosup.cluster import run_with_backend
         from cosup.runs import describe_run
         from cosup.runs.logs import log_to_console
@@ -163,9 +168,10 @@ def submit(
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a config and list every error in it."""
     with explained():
-        from cosup.config import load_config
+        from cosup.config import read_config
+        from cosup.runs.checks import check_config
 
-        load_config(config, overrides or ())
+        check_config(read_config(config, overrides or ()))
         typer.echo(f"{config}: valid")
 
 
@@ -173,12 +179,10 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
 def plan(config: ConfigFile, overrides: Overrides = None) -> None:
     """Show what a run would train, annotate and cache, without running it."""
     with explained():
-        from cosup.config import load_config
-
-        loaded = load_config(config, overrides or ())
+        from cosup.config import read_config
         from cosup.runs import plan_config
 
-        show(plan_config(loaded))
+        show(plan_config(read_config(config, overrides or ())))
 
 
 @app.command()

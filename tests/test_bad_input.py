@@ -101,6 +101,8 @@ def _annotations(root: Path) -> None:
     probs.insert(0, "sample_id", names)
     labels = pd.DataFrame({"sample_id": names, "label": [NAMES[label] for label in truth]})
     probs.to_csv(root / "good.csv", index=False)
+    base = probs[(probs[NAMES[0]] == 1) | (probs[NAMES[1]] == 1)]
+    base[["sample_id", *NAMES[:2]]].to_csv(root / "base.csv", index=False)
     for name, value in {"nan": np.nan, "negative": -0.25, "unnormalised": 0.5}.items():
         bad = probs.copy()
         bad[NAMES[0]] = bad[NAMES[0]].where(bad[NAMES[0]] == 0, value)
@@ -532,7 +534,7 @@ FEW_SHOT: dict[str, tuple[list[str], list[str]]] = {
         ["teachers.model.name", "'linear_pixels'", "embeddings", "allowed"],
     ),
     "episodes for a table": (
-        [*few_shot(TWO), *external("good.csv")],
+        [*few_shot(TWO), *external("base.csv")],
         ["teachers.external", "data.few_shot", "embeddings"],
     ),
     "meta stage without episodes": (

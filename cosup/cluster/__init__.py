@@ -22,13 +22,14 @@ def run_with_backend(
     for (before anything is started), and `RunError` for failures during the run.
     """
     from cosup.remote import Place
-    from cosup.runs import run_config
+    from cosup.runs import check_run, run_config
     from cosup.runs.mirror import mirrored
 
     where = place.uri if isinstance(place, Place) else str(place)
     if config.execution.backend == "local":
         with mirrored(where, resume=resume, overwrite=overwrite) as directory:
             return run_config(config, directory, resume, overwrite)
+    check_run(config, None if isinstance(place, Place) else Path(place), resume, overwrite)
     from cosup.cluster.backend import RayBackend
     from cosup.cluster.session import connected
 

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import eq
 from pathlib import Path
@@ -13,7 +12,7 @@ from cosup.config.bases import BASE, file_of, merge, read_layers
 from cosup.config.cross_checks import find_conflicts
 from cosup.config.schema import Config
 from cosup.config.yaml import apply_override, describe_content, to_yaml
-from cosup.errors import Key, UserError, UserErrors, raise_all
+from cosup.errors import Key, UserError, raise_all
 from cosup.sections import is_section, settings_of
 from cosup.validation import MissingKey, UnknownKey, find_mistakes
 
@@ -27,13 +26,11 @@ class Draft:
 
     config: the whole; None if there is a mistake in it. sections: the sections without mistakes, by
     name. errors: every mistake, each with its file, its full key, its value and what is allowed.
-    file: returns the file that sets a key.
     """
 
     config: Config | None
     sections: Mapping[str, Any]
     errors: tuple[UserError, ...] = ()
-    file: Callable[[Key], str] | None = None
 
     @staticmethod
     def of(config: Config) -> "Draft":
@@ -45,24 +42,6 @@ class Draft:
         raise_all(self.errors)
         assert self.config is not None
         return self.config
-
-    @contextmanager
-    def located(self) -> Iterator[None]:
-        """Add the file to a `UserError` raised inside, where it is about a setting alone."""
-        try:
-            yield
-        except UserError as error:
-            placed = [self._placed(single) for single in error.errors]
-            raised = UserErrors(placed) if len(placed) > 1 else placed[0]
-            for note in getattr(error, "__notes__", ()):
-                if note not in getattr(raised, "__notes__", ()):
-                    raised.add_note(note)
-            raise raised from error
-
-    def _placed(self, error: UserError) -> UserError:
-        if self.file is None or error.where is not None or not error.key:
-            return error
-        return error.moved(where=self.file(error.key))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -151,7 +130,7 @@ def _draft(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]) 
         more += [error for error in find_conflicts(sections) if str(error) not in known]
     found += [error.at(_written_key(error.key)) for error in more]
     errors = [error.moved(where=file_with(error.key)) for error in _without_misspelt(found)]
-    return Draft(None if errors else config, sections, tuple(errors), file_with)
+    return Draft(None if errors else config, sections, tuple(errors))
 
 
 def _valid_sections(tree: Mapping[str, Any]) -> dict[str, Any]:

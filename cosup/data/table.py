@@ -5,6 +5,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,13 @@ log = logging.getLogger(__name__)
 
 TRAINING_SPLITS = ("teacher_train", "student_train")
 _NAMED = 10
+
+
+class Listed(NamedTuple):
+    """The samples of a source, and the ids of those that `limit` leaves out."""
+
+    samples: Collection
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -164,17 +172,19 @@ def load_data(
     known: Known | None = None,
     *,
     teacher_train: bool = True,
+    listed: Listed | None = None,
 ) -> ImageData:
     """List the samples, apply `limit`, set broken images aside, and split.
 
     workers: threads that decode images to check them. cache: folder for the results of the check.
     known: facts that another process found about the same samples; no image is read then.
-    teacher_train: whether that split is wanted (`Config.wants_teacher_train`).
+    teacher_train: whether that split is wanted (`Config.wants_teacher_train`). listed: what
+    `list_samples` returned; None lists the samples.
     Raise `UserError`, keyed within `data`, for anything wrong with the data, and `RunError` if the
     samples are not those of `known`.
     """
     with within("data"):
-        collection, left_out = _listed_samples(section, seed)
+        collection, left_out = list_samples(section, seed) if listed is None else listed
         if known is None:
             collection, broken = _readable(collection, section, workers, cache)
         else:
@@ -221,9 +231,11 @@ def load_data(
     )
 
 
-def _listed_samples(section: DataSection, seed: int) -> tuple[Collection, tuple[str, ...]]:
-    """Return the source's samples, grouped as configured, at most `limit` of them, and the ids of
-    the others."""
+def list_samples(section: DataSection, seed: int) -> Listed:
+    """Return the source's samples, grouped as configured, at most `limit` of them.
+
+    Raise `UserError`, with keys within `data`.
+    """
     collection = SOURCES.build(section.source).load()
     table = collection.table
     twice = table["sample_id"].duplicated()
@@ -234,10 +246,10 @@ def _listed_samples(section: DataSection, seed: int) -> tuple[Collection, tuple[
     if section.group_by is not None:
         collection = collection.grouped_by(section.group_by)
     if section.limit is None:
-        return collection, ()
+        return Listed(collection, ())
     chosen = draw_limit(collection, section.limit, section.stratify, seed)
     left_out = table["sample_id"][~table["sample_id"].isin(chosen.table["sample_id"])]
-    return chosen, tuple(map(str, left_out))
+    return Listed(chosen, tuple(map(str, left_out)))
 
 
 def _readable(

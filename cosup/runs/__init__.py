@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from cosup.config.schema import Config
-from cosup.errors import UserError
+from cosup.config import Config, Draft
+from cosup.errors import Mistakes, UserError
 from cosup.remote import Place
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ def run_config(
     """Run a config, once or for each of `run.seeds` and of `rounds.losses`.
 
     Returns the content of `summary.json`. backend: what computes; None is this process, and
-    `cosup.cluster.run_with_backend` uses that of `execution.backend`. Raises as `run_one`.
+    `cosup.cluster.run_with_backend`, which checks the config first, uses that of
+    `execution.backend`. Raises as `run_one`, and before anything is made `UserError` with every
+    mistake (`cosup.runs.checks`).
     """
     if backend is None and config.execution.backend != "local":
         raise UserError(
@@ -36,10 +38,33 @@ def run_config(
     from cosup.runs.pipeline import run_one
     from cosup.runs.repeat import run_seeds
 
+    if backend is None:
+        check_run(config, directory, resume, overwrite)
     if config.rounds.losses is not None:
         return run_ablation(config, directory, resume=resume, overwrite=overwrite, backend=backend)
     run = run_one if config.run.seeds is None else run_seeds
     return run(config, directory, resume=resume, overwrite=overwrite, backend=backend)
+
+
+def check_run(
+    config: Config, directory: Path | None, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Raise `UserError` with every mistake that can be found before a run.
+
+    directory: None for one at a URI. A run that is resumed was checked when it was started; what is
+    left of it is checked when it goes on.
+    """
+    from cosup.runs.checks import check_samples
+    from cosup.runs.directory import check_directory
+
+    mistakes = Mistakes()
+    if directory is not None:
+        with mistakes.caught():
+            check_directory(directory, config, resume, overwrite)
+    if not resume:
+        with mistakes.caught():
+            check_samples(Draft.of(config))
+    mistakes.raise_all()
 
 
 def describe_run(summary: dict[str, Any], directory: Path | Place) -> RenderableType:
@@ -51,11 +76,15 @@ def describe_run(summary: dict[str, Any], directory: Path | Place) -> Renderable
     return summary_table(summary, directory)
 
 
-def plan_config(config: Config) -> RenderableType:
-    """Return what a run would do, as a table."""
+def plan_config(config: Config | Draft) -> RenderableType:
+    """Return what a run would do, as a table. Raises `UserError` with every mistake."""
+    from cosup.runs.checks import check_samples
+
+    draft = Draft.of(config) if isinstance(config, Config) else config
+    facts = check_samples(draft)
     from cosup.runs.plan import plan_table
 
-    return plan_table(config)
+    return plan_table(draft.checked(), facts)
 
 
 def review_run(

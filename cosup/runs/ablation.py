@@ -11,18 +11,14 @@ from typing import Any
 
 from cosup.config import config_hash
 from cosup.config.schema import Config
-from cosup.data.table import load_data
 from cosup.layout import Layout
 from cosup.runs.backend import Backend
-from cosup.runs.check import check_task
 from cosup.runs.directory import RunDirectory
 from cosup.runs.losses import loss_names, with_loss
 from cosup.runs.paired import compare_pairs, load_correct
 from cosup.runs.pipeline import run_one
-from cosup.runs.prepare import make_compute
 from cosup.runs.repeat import run_seeds
 from cosup.seeds import seed_for
-from cosup.teachers.hierarchy import plan_hierarchy
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +36,12 @@ def run_ablation(
     The content is `{"run", "status", "seed": [...], "config_hash", "losses": {name: summary},
     "paired": [...]}`; a summary is over seeds if there are several, pairs are those of
     `cosup.runs.paired.compare_seeds`.
-    Raises as `run_one`; what any of the losses gets wrong is raised before the first is run.
+    Raises as `run_one`.
     """
     assert config.rounds.losses is not None
     names = loss_names(config.rounds.losses)
     seeds = config.run.seeds or [config.run.seed]
     with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
-        if not run.resumed:
-            _check(config)
         losses = {}
         for name, choice in zip(names, config.rounds.losses, strict=True):
             log.info("loss %s", name)
@@ -73,19 +67,6 @@ def run_ablation(
         }
         run.files.summary.write(summary)
         return summary
-
-
-def _check(config: Config) -> None:
-    """Raise `UserError` for conflicts of config, data and any of the losses."""
-    assert config.rounds.losses is not None
-    compute = make_compute(config)
-    section = config.data.model_copy(update={"check": "none"})
-    data = load_data(
-        section, config.run.seed, compute.workers, None, teacher_train=config.wants_teacher_train
-    )
-    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
-    for choice in config.rounds.losses:
-        check_task(with_loss(config, choice), hierarchy, data)
 
 
 def _folders(directory: Path, config: Config) -> list[Path]:

@@ -1,88 +1,241 @@
-"""Check a config against the data, before any training."""
+"""Check a config against its samples, files and networks, before anything is trained.
+
+Each function is an entry of `cosup.runs.checks.SAMPLE_CHECKS`, and raises `UserError` with all that
+it finds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from cosup.config.schema import Assigners, Config, Losses, MetaSection
-from cosup.data.table import ImageData
-from cosup.errors import UserError, about, within
+from cosup.config.rounds import RoundsSection
+from cosup.config.schema import (
+    Assigners,
+    Config,
+    ExecutionSection,
+    Losses,
+    MetaSection,
+    RunSection,
+    StudentSection,
+)
+from cosup.config.teachers import TeachersSection
+from cosup.data.episodes import episode_rows
+from cosup.data.section import DataSection
+from cosup.data.sources.base import Names
+from cosup.data.table import ImageData, Listed, list_samples, load_data
+from cosup.errors import Mistakes, UserError, about, raise_all, within
 from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip_text import check_prompts
+from cosup.models.compute import Compute
 from cosup.models.images import training_transform
 from cosup.models.networks import BATCH_NORMS
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import TrainingSection
 from cosup.runs.losses import check_candidates
+from cosup.runs.prepare import make_compute
 from cosup.runs.recipes import candidates
-from cosup.teachers.hierarchy import Hierarchy, scopes, speakers
+from cosup.sections import Choice
+from cosup.seeds import seed_for
+from cosup.teachers import train
+from cosup.teachers.base import Training, training_rows
+from cosup.teachers.features import FeatureCache, FeatureSource
+from cosup.teachers.hierarchy import Hierarchy, plan_hierarchy, scopes, speakers
+from cosup.teachers.tables import checks as tables
 from cosup.words import plural
 
 
-def check_task(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
-    """Raise `UserError` for settings that the data or the teachers do not allow."""
-    check_candidates(config, data)
-    check_labels(config, data)
-    check_network(config, data)
-    check_text(config, data)
-    if config.rounds.choose is not None:
-        for candidate in candidates(config, hierarchy):
-            with about(f"rounds.choose, '{candidate.name}'"):
-                check_assigner(candidate.config, hierarchy, data)
-    else:
-        check_assigner(config, hierarchy, data)
+def listed(run: RunSection, data: DataSection, names: Names) -> Listed:
+    """Return the samples of the source. names: found, so that folders and files are there."""
+    with within("data"):
+        return list_samples(data, seeds_of(run)[0])
 
 
-def check_assigner(config: Config, hierarchy: Hierarchy, data: ImageData) -> None:
-    """Raise `UserError` for an assigner that the teachers of a level do not allow."""
-    assigner = Assigners.build(config.rounds.assignment)
-    for number, level in enumerate(speakers(hierarchy)):
-        with about(f"rounds.assignment, level {number}"):
-            assigner.check(scopes(level, len(data.classes), len(data.domains)))
+def split(run: RunSection, data: DataSection, source: Listed, teacher_train: bool) -> ImageData:
+    """Return the samples with their splits; no image is decoded."""
+    section = data.model_copy(update={"check": "none"})
+    seed = seeds_of(run)[0]
+    return load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
 
 
-def check_labels(config: Config, data: ImageData) -> None:
-    """Raise `UserError` if the student is to use labels and none is known."""
-    known = data.given(data.rows("student_train")) >= 0
-    if config.rounds.true_label_weight and not bool(known.any()):
+def check_tables(teachers: TeachersSection, source: Listed) -> None:
+    """Check annotation tables against the classes and the ids of the samples."""
+    samples, left_out = source
+    ids = [*map(str, samples.table["sample_id"]), *left_out]
+    raise_all(tables.check_tables(teachers, samples.classes, ids))
+
+
+def seeds_of(run: RunSection) -> Sequence[int]:
+    """Return the seeds that the config is run with."""
+    return run.seeds or [run.seed]
+
+
+def find_compute(run: RunSection, execution: ExecutionSection, device: str) -> Compute:
+    """Return the device that the run computes on, its precision and its threads.
+
+    device: the name, which is one of a device, whether this machine has it or not.
+    """
+    return make_compute(run, execution)
+
+
+def open_features(run: RunSection, execution: ExecutionSection) -> FeatureCache:
+    """Return the cache of the run's features; its backbones are loaded on the CPU."""
+    try:
+        compute = make_compute(run, execution)
+    except UserError:  # told by `find_compute`
+        return FeatureCache(Compute())
+    return FeatureCache(replace(compute, device=torch.device("cpu")))
+
+
+def planned(run: RunSection, teachers: TeachersSection, samples: ImageData) -> Hierarchy:
+    """Return the hierarchy of teachers for the classes and domains of the samples."""
+    return plan_hierarchy(teachers, samples.classes, samples.domains, seeds_of(run)[0])
+
+
+def check_teachers(
+    run: RunSection,
+    teachers: TeachersSection,
+    samples: ImageData,
+    hierarchy: Hierarchy,
+    features: FeatureCache,
+) -> None:
+    """Check the samples of scopes, networks, weights, functions, and tables against the samples."""
+    training = Training(teachers, samples, seeds_of(run)[0], features)
+    train.check_teachers(hierarchy, training)
+
+
+def load_backbone(student: StudentSection, features: FeatureCache) -> FeatureSource | None:
+    """Return the features of a student that is a head; None for a network."""
+    if student.mode != "head":
+        return None
+    with within("student.backbone"):
+        return features.source(student.backbone)
+
+
+def build_student(student: StudentSection, samples: ImageData) -> Classifier | None:
+    """Return the network of a student that is fine-tuned; None for a head."""
+    if student.mode != "finetune":
+        return None
+    backbone = student.backbone
+    with within("student.backbone"):
+        return build_classifier(
+            backbone.name,
+            len(samples.classes),
+            backbone.weights,
+            backbone.image_size,
+            drop_path=student.training.drop_path,
+        )
+
+
+def check_student(student: StudentSection, samples: ImageData, network: Classifier | None) -> None:
+    """Check that the student can be trained with its settings."""
+    if network is None:
+        return
+    training, mistakes = student.training, Mistakes()
+    with mistakes.caught(), within("student.training"):
+        training_transform(training.augment, network.input)
+    with mistakes.caught(), within("student.training"):
+        build_network_optimizer(network, training)
+    with mistakes.caught(), within("student.training"):
+        check_norms(network, training, len(samples.rows("student_train")))
+    if student.meta is not None:
+        with mistakes.caught(), within("student.meta"):
+            build_network_optimizer(network, student.meta.training())
+    mistakes.raise_all()
+
+
+def check_meta_stage(student: StudentSection, rounds: RoundsSection, samples: ImageData) -> None:
+    """Check that the episodes of the meta stage can be drawn."""
+    if student.meta is not None:
+        with within("student.meta"):
+            check_meta(student.meta, rounds.true_label_weight > 0, samples)
+
+
+def check_episodes(run: RunSection, data: DataSection, samples: ImageData) -> None:
+    """Check that the episodes that measure can be drawn."""
+    parts = {"novel": samples.novel, "novel_validation": samples.novel_validation}
+    for part, images in parts.items():
+        if images is not None:
+            assert data.few_shot is not None
+            episode_rows(images, data.few_shot, seed_for(seeds_of(run)[0], part))
+
+
+def check_text(student: StudentSection, samples: ImageData, backbone: FeatureSource | None) -> None:
+    """Check the prompts of the class names, and that none is cut."""
+    if backbone is not None and student.head.init == "text":
+        with within("student.head"):
+            check_prompts(student.backbone, student.head, samples.classes)
+
+
+def check_labels(rounds: RoundsSection, samples: ImageData) -> None:
+    """Check that labels are known if the student is to use them."""
+    known = samples.given(samples.rows("student_train")) >= 0
+    if rounds.true_label_weight and not bool(known.any()):
         raise UserError(
             "needs labels of student_train, and none is known",
             key="rounds.true_label_weight",
-            value=config.rounds.true_label_weight,
+            value=rounds.true_label_weight,
             allowed="0",
         )
 
 
-def check_text(config: Config, data: ImageData) -> None:
-    """Check the prompts of the class names, and that none is cut."""
-    section = config.student
-    if section.mode == "head" and section.head.init == "text":
-        with within("student.head"):
-            check_prompts(section.backbone, section.head, data.classes)
+def check_losses(rounds: RoundsSection, samples: ImageData) -> None:
+    """Check that what a loss chooses can be chosen."""
+    check_candidates(rounds, samples)
 
 
-def check_network(config: Config, data: ImageData) -> None:
-    """Check that the network can be built and trained, and compared with its teachers."""
-    section = config.student
-    if section.mode != "finetune":
+def check_pairs(config: Config, samples: ImageData, network: Classifier | None) -> None:
+    """Check that losses on feature maps can compare those of student and teachers."""
+    mistakes = Mistakes()
+    for choice in config.rounds.losses or [config.rounds.loss]:
+        with mistakes.caught():
+            _check_pair(choice, config.teachers, samples, network)
+    mistakes.raise_all()
+
+
+def _check_pair(
+    choice: Choice, teachers: TeachersSection, samples: ImageData, network: Classifier | None
+) -> None:
+    loss = Losses.build(choice)
+    if network is None or not isinstance(loss, FeatureLoss):
         return
-    backbone, training = section.backbone, section.training
-    with within("student.backbone"):
-        classifier = build_classifier(
-            backbone.name,
-            len(data.classes),
-            backbone.weights,
-            backbone.image_size,
-            drop_path=training.drop_path,
-        )
-    with within("student.training"):
-        training_transform(training.augment, classifier.input)
-        build_network_optimizer(classifier, training)
-        check_norms(classifier, training, len(data.rows("student_train")))
-    if section.meta is not None:
-        with within("student.meta"):
-            check_meta(section.meta, config.rounds.true_label_weight > 0, data)
-            build_network_optimizer(classifier, section.meta.training())
-    _check_pairing(config, data, classifier)
+    for setup in teachers.setups:
+        model = setup.model
+        with within(setup.model_key):
+            teacher = build_classifier(model.name, len(samples.classes), None, model.image_size)
+        with about(f"rounds.loss {choice.name}"):
+            loss.connect(network.shapes(), teacher.shapes())
+
+
+def check_assigners(config: Config, hierarchy: Hierarchy, samples: ImageData) -> None:
+    """Check that the assigner, or each that may be chosen, can use the teachers of every level."""
+    if config.rounds.choose is None:
+        return _check_assigner(config, hierarchy, samples)
+    mistakes = Mistakes()
+    with mistakes.caught():
+        for candidate in candidates(config, hierarchy):
+            with mistakes.caught(), about(f"rounds.choose, '{candidate.name}'"):
+                _check_assigner(candidate.config, hierarchy, samples)
+    return mistakes.raise_all()
+
+
+def _check_assigner(config: Config, hierarchy: Hierarchy, samples: ImageData) -> None:
+    assigner = Assigners.build(config.rounds.assignment)
+    for number, level in enumerate(speakers(hierarchy)):
+        with about(f"rounds.assignment, level {number}"):
+            assigner.check(scopes(level, len(samples.classes), len(samples.domains)))
+
+
+def check_seeds(config: Config, samples: ImageData, hierarchy: Hierarchy) -> None:
+    """Check what differs between `run.seeds`: splits, blocks of classes, samples of scopes."""
+    section = config.data.model_copy(update={"check": "none"})
+    for seed in seeds_of(config.run)[1:]:
+        with about(f"seed {seed}"):
+            data = load_data(section, seed, 1, None, teacher_train=config.wants_teacher_train)
+            specs = plan_hierarchy(config.teachers, data.classes, data.domains, seed)
+            for spec in (spec for level in specs for spec in level if spec.trained):
+                training_rows(spec, data)
 
 
 def check_norms(classifier: Classifier, training: TrainingSection, samples: int) -> None:
@@ -123,16 +276,3 @@ def check_meta(section: MetaSection, with_labels: bool, data: ImageData) -> None
             key="queries",
             value=section.queries,
         )
-
-
-def _check_pairing(config: Config, data: ImageData, student: Classifier) -> None:
-    """Check that a loss on feature maps can compare those of student and teachers."""
-    loss = Losses.build(config.rounds.loss)
-    if not isinstance(loss, FeatureLoss):
-        return
-    for setup in config.teachers.setups:
-        model = setup.model
-        with within(setup.model_key):
-            teacher = build_classifier(model.name, len(data.classes), None, model.image_size)
-        with about(f"rounds.loss {config.rounds.loss.name}"):
-            loss.connect(student.shapes(), teacher.shapes())

@@ -81,10 +81,7 @@ class RunDirectory:
         is logged with its traceback to `log.txt`, and a note on it names that file.
         """
         path = Path(path)
-        check_flags(resume, overwrite)
-        if _has_content(path) and not (resume or overwrite):
-            _check_unlocked(path)
-        _check_free(path, config, resume, overwrite)
+        check_directory(path, config, resume, overwrite)
         with _locked(path) as made:
             _check_free(path, config, resume, overwrite)  # another run may have been faster
             resumed = resume and Layout(path).is_run()
@@ -143,6 +140,14 @@ class RunDirectory:
     def _stage(self, name: str) -> StageFile:
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", name), f"not a stage's name: {name!r}"
         return self.files.stage(name)
+
+
+def check_directory(path: Path, config: Config, resume: bool, overwrite: bool) -> None:
+    """Raise `UserError` for a directory in which this run cannot be written; nothing is touched."""
+    check_flags(resume, overwrite)
+    if _has_content(path) and not (resume or overwrite):
+        _check_unlocked(path)
+    _check_free(path, config, resume, overwrite)
 
 
 def _check_free(path: Path, config: Config, resume: bool, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cosup.config.rounds import RoundsSection
 from cosup.config.schema import Config, Losses
 from cosup.controls import CONTROLS
 from cosup.data.table import ImageData
@@ -42,9 +43,8 @@ def candidates(choice: Choice) -> list[Candidate]:
     return [Candidate(value, _choice(choice.name, loss)) for value, loss in found]
 
 
-def check_candidates(config: Config, data: ImageData) -> None:
+def check_candidates(rounds: RoundsSection, data: ImageData) -> None:
     """Raise `UserError` if a loss is to be chosen and there is no validation split for it."""
-    rounds = config.rounds
     for choice in rounds.losses or [rounds.loss]:
         if candidates(choice) and not _has_validation(data):
             raise UserError(

@@ -9,29 +9,27 @@ from rich.text import Text
 from cosup import words
 from cosup.config.schema import Assigners, Config
 from cosup.data.section import SPLITS
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import within
 from cosup.models.classifier import build_classifier
 from cosup.models.clip_text import prompts_of
 from cosup.models.compute import Compute
 from cosup.models.features import features_key, has_features
-from cosup.models.networks import load_backbone
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
-from cosup.runs.check import check_task
+from cosup.runs.checks import Facts
 from cosup.runs.choose import criterion_of, described
 from cosup.runs.control_stages import left_out
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import feature_splits
 from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
-from cosup.runs.prepare import make_compute
 from cosup.runs.recipes import candidates
 from cosup.runs.staging import run_place
 from cosup.teachers.base import training_rows
-from cosup.teachers.features import cached_part
-from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
+from cosup.teachers.features import FeatureCache, cached_part
+from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
 from cosup.teachers.table import ANNOTATED, table_teachers
 from cosup.teachers.train import planned_steps
 
@@ -39,22 +37,15 @@ MOST_NAMED = 5
 """Maximum number of classes or domains that are listed per scope."""
 
 
-def plan_table(config: Config) -> RenderableType:
+def plan_table(config: Config, facts: Facts) -> RenderableType:
     """Return samples, teachers, annotations, features, rounds and controls, with their sizes.
 
-    Raises `UserError` for whatever is wrong with config, data or weights.
+    facts: those of every check (`cosup.runs.checks`).
     """
-    compute = make_compute(config)
-    data_section = config.data.model_copy(update={"check": "none"})
-    data = load_data(
-        data_section,
-        config.run.seed,
-        compute.workers,
-        None,
-        teacher_train=config.wants_teacher_train,
-    )
-    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
-    check_task(config, hierarchy, data)
+    data: ImageData = facts["samples"]
+    hierarchy: Hierarchy = facts["hierarchy"]
+    features: FeatureCache = facts["features"]
+    compute: Compute = facts["compute"]
     seeds = config.run.seeds or [config.run.seed]
     losses = config.rounds.losses or []
     each = f", {words.noun(len(losses), 'loss')} {', '.join(loss_names(losses))}" if losses else ""
@@ -64,7 +55,7 @@ def plan_table(config: Config) -> RenderableType:
         f"device      {compute.device}, {compute.precision}, "
         f"{words.plural(compute.workers, 'decoding thread')}",
         _samples(data),
-        *_student(config, data, compute),
+        *_student(config, data, features),
         _annotations(config, data, hierarchy),
         _rounds(config, hierarchy, data),
         _controls(config, data),
@@ -115,7 +106,7 @@ def _split(data: ImageData, split: str) -> str:
     return f"{split} {len(rows):,}" + (f" ({few}unlabelled)" if unlabelled else "")
 
 
-def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]:
+def _student(config: Config, data: ImageData, features: FeatureCache) -> Iterator[str]:
     """Yield the student, and the features that it or the assigner reads."""
     section, splits = config.student, feature_splits(config, data)
     if section.mode == "finetune":
@@ -130,7 +121,7 @@ def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]
             f"per round{meta}"
         )
     if splits:
-        yield _features(config, data, compute, splits)
+        yield _features(config, data, features, splits)
     if section.mode == "head" and section.head.init == "text":
         prompts = prompts_of(section.backbone, section.head, data.classes)
         yield (
@@ -139,23 +130,25 @@ def _student(config: Config, data: ImageData, compute: Compute) -> Iterator[str]
         )
 
 
-def _features(config: Config, data: ImageData, compute: Compute, splits: Sequence[str]) -> str:
+def _features(
+    config: Config, data: ImageData, features: FeatureCache, splits: Sequence[str]
+) -> str:
     with within("student.backbone"):
-        section = config.student.backbone
-        backbone = load_backbone(section, Compute(precision=compute.precision))
+        backbone = features.source(config.student.backbone).backbone
+    cache = features.compute.cache
     transform = eval_transform(backbone.input).key
     parts = {part.fingerprint: len(part) for part in (cached_part(data, s) for s in splits)}
     todo = sum(
         count
         for fingerprint, count in parts.items()
-        if compute.cache is None
-        or not has_features(compute.cache, features_key(backbone.identity, transform, fingerprint))
+        if cache is None
+        or not has_features(cache, features_key(backbone.identity, transform, fingerprint))
     )
     size = sum(parts.values()) * backbone.num_features * 2
     hit = "all in the cache" if not todo else f"{todo:,} images to pass through the backbone"
     return (
         f"features    {backbone.name}, {backbone.num_features} per image, "
-        f"{backbone.input.size} px, {words.size(size)} in {compute.cache}: {hit}"
+        f"{backbone.input.size} px, {words.size(size)} in {cache}: {hit}"
     )
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from cosup.config.schema import Config
+from cosup.config import Draft
+from cosup.config.schema import Config, ExecutionSection, RunSection
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.fit import recorded
 from cosup.runs.assemble import Annotated, Prepared, assemble
 from cosup.runs.backend import Backend
-from cosup.runs.check import check_task
+from cosup.runs.checks import check_samples
 from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import student_inputs
@@ -22,7 +23,7 @@ from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, plan_hierarchy
 from cosup.teachers.table import TableTeacher
-from cosup.teachers.train import check_teachers, obtain_level, teacher_groups
+from cosup.teachers.train import obtain_level, teacher_groups
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +33,23 @@ MOST_THREADS = 16
 def prepare(context: RunContext) -> Prepared:
     """Load and split the data, extract features, train the teachers and let them annotate.
 
-    What is already on disk is reused. Errors that can be found before training are raised before
-    it, as `UserError`.
+    What is already on disk is reused. A new run was checked before its directory was made; one that
+    is resumed is checked here, and what is wrong now raised as `UserError`.
     """
     config, backend = context.config, context.backend
-    compute = make_compute(config)
+    if context.run.resumed:
+        check_samples(Draft.of(config))
+    compute = make_compute(config.run, config.execution)
     with context.timed("data"):
         data = list_samples(config, compute)
     for note in data.notes:
         log.log(logging.WARNING if note.is_warning else logging.INFO, "data: %s", note.text)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
-    check_task(config, hierarchy, data)
-    features = FeatureCache(compute)
-    check_teachers(hierarchy, Training(config.teachers, data, config.run.seed, features))
-    features = backend.begin(config, data, features)
+    simulated = [spec.name for level in hierarchy for spec in level if spec.simulated]
+    if simulated:
+        names = ", ".join(simulated)
+        log.warning("simulated from the true labels, so no measurement of anybody: %s", names)
+    features = backend.begin(config, data, FeatureCache(compute))
     with context.timed("features"):
         inputs = student_inputs(config, data, features)
     with context.timed("teachers"):
@@ -60,7 +64,7 @@ def prepare(context: RunContext) -> Prepared:
 
 def list_samples(config: Config, compute: Compute | None = None) -> ImageData:
     """Load and split the data of a config. Raises `UserError` for anything wrong with them."""
-    compute = make_compute(config) if compute is None else compute
+    compute = make_compute(config.run, config.execution) if compute is None else compute
     return load_data(
         config.data,
         config.run.seed,
@@ -70,9 +74,8 @@ def list_samples(config: Config, compute: Compute | None = None) -> ImageData:
     )
 
 
-def make_compute(config: Config) -> Compute:
+def make_compute(run: RunSection, execution: ExecutionSection) -> Compute:
     """Return the compute context of the `execution` section, with every `auto` resolved."""
-    execution = config.execution
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
     device = resolve_device(execution.device)
@@ -83,7 +86,7 @@ def make_compute(config: Config) -> Compute:
         resolve_precision(execution.precision, device),
         workers,
         execution.batch_size,
-        Path(execution.cache or staging_root(config.run.output) / ".cache"),
+        Path(execution.cache or staging_root(run.output) / ".cache"),
     )
 
 

@@ -14,7 +14,7 @@ from cosup.config.external import ExternalSection
 from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.config.teachers import TEACHER_KEY, HierarchySection, TeachersSection
-from cosup.errors import UserError, within
+from cosup.errors import Mistakes, UserError, within
 from cosup.evidence import Scopes
 from cosup.models.section import TrainingSection
 from cosup.seeds import numpy_generator
@@ -78,18 +78,28 @@ def plan_hierarchy(
 
     The level of external teachers may be one finer than the hierarchy's finest: they then form a
     level of their own. Annotation tables are opened: one of several annotators is a teacher of
-    each. Raises `UserError` for an unknown class or domain, more teachers than there are classes or
-    domains, a name used twice, and a level that does not cover the task.
+    each. Raises `UserError` with every unknown class or domain, more teachers than there are
+    classes or domains, every name used twice, and every level that does not cover the task (which
+    is not told where a teacher is wrong).
     """
     levels: list[list[TeacherSpec]] = []
-    if section.hierarchy is not None:
-        found = _trained_levels(section, section.hierarchy, classes, domains, seed)
-        levels = [[_without_unknown(spec, classes) for spec in level] for level in found]
-    for position, external in expand_tables(section.external, classes):
-        _add_external(levels, external, position, section.external, classes, domains)
-    _check_names(levels)
-    for number, level in enumerate(levels):
-        _check_cover(number, level, classes, domains)
+    mistakes = Mistakes()
+    expanded: list[tuple[int, ExternalSection]] = []
+    with mistakes.caught():
+        if section.hierarchy is not None:
+            found = _trained_levels(section, section.hierarchy, classes, domains, seed)
+            levels = [[_without_unknown(spec, classes) for spec in level] for level in found]
+    with mistakes.caught():
+        expanded = expand_tables(section.external, classes)
+    for position, external in expanded:
+        with mistakes.caught():
+            _add_external(levels, external, position, section.external, classes, domains)
+    complete = not mistakes.errors
+    mistakes.add(_repeated_names(levels))
+    for number, level in enumerate(levels if complete else ()):
+        with mistakes.caught():
+            _check_cover(number, level, classes, domains)
+    mistakes.raise_all()
     return tuple(tuple(level) for level in levels)
 
 
@@ -130,10 +140,14 @@ def _trained_levels(
     seed: int,
 ) -> list[list[TeacherSpec]]:
     if section.teachers is not None:
-        return [
-            [_explicit(teachers, level, place, classes, domains) for place in range(len(members))]
-            for level, members in enumerate(section.teachers)
-        ]
+        mistakes = Mistakes()
+        explicit: list[list[TeacherSpec]] = [[] for _ in section.teachers]
+        for level, members in enumerate(section.teachers):
+            for place in range(len(members)):
+                with mistakes.caught():
+                    explicit[level].append(_explicit(teachers, level, place, classes, domains))
+        mistakes.raise_all()
+        return explicit
     names = classes if section.by == "class" else domains
     taken: set[str] = set()
     levels = []
@@ -271,16 +285,18 @@ def resolve_scope(
     return scope.resolve(classes, domains)
 
 
-def _check_names(levels: Sequence[Sequence[TeacherSpec]]) -> None:
+def _repeated_names(levels: Sequence[Sequence[TeacherSpec]]) -> list[UserError]:
     counts = Counter(spec.name for level in levels for spec in level)
-    for name, count in counts.items():
-        if count > 1:
-            raise UserError(
-                f"the name is used {count} times",
-                key="teachers",
-                value=name,
-                allowed="a name of its own for each teacher",
-            )
+    return [
+        UserError(
+            f"the name is used {count} times",
+            key="teachers",
+            value=name,
+            allowed="a name of its own for each teacher",
+        )
+        for name, count in counts.items()
+        if count > 1
+    ]
 
 
 def _check_cover(

@@ -8,7 +8,6 @@ batches, splits, other samples or the run's seed.
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,8 +26,6 @@ from cosup.teachers.base import RowTeacher, Teacher, Training
 from cosup.teachers.hierarchy import TeacherSpec, resolve_scope
 
 __all__ = ["Labelled", "SimulatedTeacher", "simulate"]
-
-log = logging.getLogger(__name__)
 
 ABSTAIN = -1
 
@@ -173,11 +170,8 @@ class SimulatedTeacher(SimulatedKind, RowTeacher):
             raise UserError(
                 "simulated annotators need true labels of student_train, and none is known",
                 key="teachers.external",
-                value=specs[0].name,
             )
         cls.train(specs, training)
-        names = ", ".join(spec.name for spec in specs)
-        log.warning("simulated from the true labels, so no measurement of anybody: %s", names)
 
     @classmethod
     def restore(

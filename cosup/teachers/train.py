@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from cosup.data.table import ImageData
-from cosup.errors import RunError
+from cosup.errors import Mistakes, RunError, UserError
 from cosup.files import discard
 from cosup.layout import TeacherFiles
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS
@@ -69,9 +69,23 @@ def check_teachers(hierarchy: Hierarchy, training: Training) -> None:
 
     Examples: a scope without samples, an unknown model, missing weights, a wrong annotation table.
     """
-    specs = [spec for level in hierarchy for spec in level]
-    for kind, chosen in _alike(specs):
-        kind.check(chosen, training)
+    mistakes = Mistakes()
+    for kind, chosen in _alike([spec for level in hierarchy for spec in level]):
+        found = Mistakes()
+        with found.caught():
+            kind.check(chosen, training)
+        if found.errors:  # it stops at the first: look at each teacher alone
+            for spec in chosen:
+                with found.caught():
+                    kind.check([spec], training)
+        mistakes.add(_once_per_setting(found.errors))
+    mistakes.raise_all()
+
+
+def _once_per_setting(errors: Sequence[UserError]) -> list[UserError]:
+    """Leave out that a setting is wrong for the same reason for another teacher too."""
+    first = {(error.key or (str(error),), error.problem): error for error in reversed(errors)}
+    return [error for error in errors if error in first.values()]
 
 
 def train_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:

@@ -71,7 +71,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: str, images: int) -> None:
         self.folder = Path(folder)
         self.config = config_of(options, folder, images)
-        self.compute = make_compute(self.config)
+        self.compute = make_compute(self.config.run, self.config.execution)
         self.data = load_data(self.config.data, 0, self.compute.workers, None)
         (specs,) = plan_hierarchy(
             self.config.teachers, self.data.classes, self.data.domains, self.config.run.seed

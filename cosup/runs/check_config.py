@@ -1,0 +1,132 @@
+"""Check what a config names: folders, files, networks, functions, classes. No sample is listed.
+
+Nothing here imports torch or pandas, except for what a setting asks for: a function of the user's,
+a network that is unknown at first sight (`cosup.models.names`), an annotation table.
+"""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from cosup.config import needs
+from cosup.config.rounds import RoundsSection
+from cosup.config.schema import ExecutionSection
+from cosup.config.student import StudentSection
+from cosup.config.teacher_model import TeacherModelSection
+from cosup.config.teachers import TeachersSection
+from cosup.data.section import DataSection
+from cosup.data.sources import SOURCES
+from cosup.data.sources.base import Names
+from cosup.errors import Mistakes, UserError, raise_all, within
+from cosup.models.names import check_backbone, check_network_name, check_weights, weights_file
+from cosup.models.prompts import OPEN_CLIP
+from cosup.settings.teachers import CALL, NETWORK, import_function
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+def names_of_source(data: DataSection) -> Names:
+    """Look for the source's folders and files; return the names of classes and domains, if known.
+
+    Of few-shot learning they are not: some classes are set aside.
+    """
+    with within("data"):
+        names = SOURCES.build(data.source).peek()
+    return names if data.few_shot is None else Names()
+
+
+def check_data_files(data: DataSection) -> None:
+    """Check that the files exist that the section names beside its source."""
+    noise = data.noise
+    if noise is not None and isinstance(noise.matrix, str) and not Path(noise.matrix).is_file():
+        raise UserError("no file {value}", key="data.noise.matrix", value=noise.matrix)
+
+
+def check_teacher_models(teachers: TeachersSection) -> None:
+    """Check the networks, weights, checkpoints and functions of the teachers."""
+    mistakes = Mistakes()
+    for key, model in {setup.model_key: setup.model for setup in teachers.setups}.items():
+        with mistakes.caught(), within(key):
+            _check_model(model)
+    mistakes.raise_all()
+
+
+def _check_model(model: TeacherModelSection) -> None:
+    kind, mistakes = model.traits.kind, Mistakes()
+    if kind == CALL:
+        with mistakes.caught(), within("name"):
+            import_function(model.name)
+    if kind == NETWORK:
+        with mistakes.caught():
+            check_network_name(model.name, model.weights)
+        with mistakes.caught():
+            check_weights(model.weights)
+    if model.backbone is not None:
+        with mistakes.caught(), within("backbone"):
+            check_backbone(model.backbone)
+    if model.checkpoint is not None and "{name}" not in model.checkpoint:
+        with mistakes.caught(), within("checkpoint"):
+            weights_file(model.checkpoint)
+    mistakes.raise_all()
+
+
+def check_tables(teachers: TeachersSection, names: Names) -> None:
+    """Check the files, forms, columns and annotators of annotation tables, and the labels in them
+    where the classes are known."""
+    if any(external.simulate is None for external in teachers.external):
+        from cosup.teachers.tables.checks import check_tables as errors  # imports pandas and torch
+
+        raise_all(errors(teachers, names.classes))
+
+
+def check_scopes(teachers: TeachersSection, names: Names) -> None:
+    """Check the names of classes and domains in scopes, as far as the source's are known."""
+    mistakes = Mistakes()
+    for key, scope in teachers.scopes():
+        with mistakes.caught(), within(key):
+            scope.resolve(names.classes, names.domains)
+    mistakes.raise_all()
+
+
+def check_student_names(student: StudentSection) -> None:
+    """Check the network and the weights of the student."""
+    mistakes = Mistakes()
+    with mistakes.caught(), within("student.backbone"):
+        check_network_name(student.backbone.name, student.backbone.weights)
+    with mistakes.caught(), within("student.backbone"):
+        if not student.backbone.name.startswith(OPEN_CLIP):  # a tag, which goes into the name
+            check_weights(student.backbone.weights)
+    mistakes.raise_all()
+
+
+def check_execution(execution: ExecutionSection) -> str:
+    """Check the name of the device, and that Ray is there if it is asked for; return that name."""
+    mistakes = Mistakes()
+    if not DEVICE.fullmatch(execution.device):
+        mistakes.add(
+            [
+                UserError(
+                    "no such device",
+                    key="execution.device",
+                    value=execution.device,
+                    allowed="auto, cpu, cuda, cuda:N, mps",
+                )
+            ]
+        )
+    if execution.backend == "ray" and find_spec("ray") is None:
+        mistakes.add(
+            [
+                UserError(
+                    "needs Ray, which is not installed (pip install '.[cluster]')",
+                    key="execution.backend",
+                    value="ray",
+                )
+            ]
+        )
+    mistakes.raise_all()
+    return execution.device
+
+
+def wants_teacher_train(teachers: TeachersSection, rounds: RoundsSection) -> bool:
+    """Return whether the run needs the split teacher_train."""
+    return needs.wants_teacher_train(teachers, rounds)
