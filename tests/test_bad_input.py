@@ -110,6 +110,7 @@ def _annotations(root: Path) -> None:
     probs.rename(columns={"two": "tow"}).to_csv(root / "column.csv", index=False)
     labels.replace({"label": {"two": "tow"}}).to_csv(root / "label.csv", index=False)
     labels[::2].to_csv(root / "half.csv", index=False)
+    labels[labels["label"].isin(NAMES[1:3])].to_csv(root / "inside.csv", index=False)
     pd.concat([labels, labels]).to_csv(root / "double.csv", index=False)
     labels.assign(sample_id="x" + labels["sample_id"]).to_csv(root / "others.csv", index=False)
     (root / "garbage.parquet").write_bytes(b"PAR1 garbage")
@@ -231,7 +232,7 @@ ANNOTATIONS: dict[str, tuple[list[str], list[str]]] = {
         ["teachers.external.0.scope", "'sketch'", "allowed: all"],
     ),
     "level that doesn't cover": (
-        external("good.csv", ", scope: {class: [one, two]}"),
+        external("inside.csv", ", missing: abstain, scope: {class: [one, two]}"),
         ["level 0 (crowd)", "does not cover", "nought and three"],
     ),
 }

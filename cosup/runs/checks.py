@@ -66,7 +66,7 @@ CONFIG_CHECKS = (
 
 SAMPLE_CHECKS = (
     Check("check:listed", ("run", "data", "names"), gives="source"),
-    Check("check:check_tables", ("teachers", "source")),
+    Check("check:check_tables", ("data", "teachers", "source")),
     Check("check_config:wants_teacher_train", ("teachers", "rounds"), gives="teacher_train"),
     Check("check:split", ("run", "data", "source", "teacher_train"), gives="samples"),
     Check("check:planned", ("run", "teachers", "samples"), gives="hierarchy"),
