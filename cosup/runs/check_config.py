@@ -20,7 +20,7 @@ from cosup.data.sources.base import Names
 from cosup.errors import Mistakes, UserError, raise_all, within
 from cosup.models.names import check_backbone, check_network_name, check_weights, weights_file
 from cosup.models.prompts import OPEN_CLIP
-from cosup.settings.teachers import CALL, NETWORK, import_function
+from cosup.settings.teachers import CALL, NETWORK, PRETRAINED, import_function
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -56,14 +56,15 @@ def _check_model(model: TeacherModelSection) -> None:
     if kind == CALL:
         with mistakes.caught(), within("name"):
             import_function(model.name)
-    if kind == NETWORK:
+    if kind in (NETWORK, PRETRAINED):
+        weights = model.weights or ("pretrained" if kind == PRETRAINED else None)
         with mistakes.caught():
-            check_network_name(model.name, model.weights)
+            check_network_name(model.name, weights)
         with mistakes.caught():
-            check_weights(model.weights)
-    if model.backbone is not None:
-        with mistakes.caught(), within("backbone"):
-            check_backbone(model.backbone)
+            check_weights(weights)
+    if model.features is not None:
+        with mistakes.caught(), within("backbone" if model.features is model.backbone else ()):
+            check_backbone(model.features)
     if model.checkpoint is not None and "{name}" not in model.checkpoint:
         with mistakes.caught(), within("checkpoint"):
             weights_file(model.checkpoint)
@@ -80,11 +81,16 @@ def check_tables(teachers: TeachersSection, names: Names) -> None:
 
 
 def check_scopes(teachers: TeachersSection, names: Names) -> None:
-    """Check the names of classes and domains in scopes, as far as the source's are known."""
+    """Check the names of classes and domains in scopes, and the classes that pretrained models are
+    mapped onto, as far as the source's are known."""
     mistakes = Mistakes()
     for key, scope in teachers.scopes():
         with mistakes.caught(), within(key):
             scope.resolve(names.classes, names.domains)
+    for setup in teachers.setups if names.classes is not None else ():
+        if setup.model.classes is not None:
+            with mistakes.caught(), within(setup.model_key):
+                setup.model.own_classes(names.classes or ())
     mistakes.raise_all()
 
 

@@ -87,8 +87,11 @@ def plan_hierarchy(
     expanded: list[tuple[int, ExternalSection]] = []
     with mistakes.caught():
         if section.hierarchy is not None:
-            found = _trained_levels(section, section.hierarchy, classes, domains, seed)
-            levels = [[_without_unknown(spec, classes) for spec in level] for level in found]
+            levels = _trained_levels(section, section.hierarchy, classes, domains, seed)
+    for number, level in enumerate(levels):
+        for place, spec in enumerate(level):
+            with mistakes.caught():
+                levels[number][place] = _without_unknown(spec, classes)
     with mistakes.caught():
         expanded = expand_tables(section.external, classes)
     for position, external in expanded:
