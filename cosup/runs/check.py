@@ -21,6 +21,7 @@ from cosup.config.schema import (
 )
 from cosup.config.teachers import TeachersSection
 from cosup.data.episodes import episode_rows
+from cosup.data.noise import transitions
 from cosup.data.section import DataSection
 from cosup.data.sources.base import Names
 from cosup.data.table import ImageData, Listed, list_samples, load_data
@@ -56,7 +57,20 @@ def split(run: RunSection, data: DataSection, source: Listed, teacher_train: boo
     """Return the samples with their splits; no image is decoded."""
     section = data.model_copy(update={"check": "none"})
     seed = seeds_of(run)[0]
-    return load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
+    try:
+        return load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
+    except UserError as error:
+        if any(single.key[:2] != ("data", "noise") for single in error.errors):
+            raise
+        section = section.model_copy(update={"noise": None})  # `check_noise` tells it
+        return load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
+
+
+def check_noise(data: DataSection, samples: ImageData) -> None:
+    """Check that label noise is of the classes of the samples."""
+    if data.noise is not None:
+        with within("data.noise"):
+            transitions(data.noise, samples.classes)
 
 
 def check_tables(data: DataSection, teachers: TeachersSection, source: Listed) -> None:
@@ -210,23 +224,26 @@ def _check_pair(
             loss.connect(network.shapes(), teacher.shapes())
 
 
-def check_assigners(config: Config, hierarchy: Hierarchy, samples: ImageData) -> None:
-    """Check that the assigner, or each that may be chosen, can use the teachers of every level."""
-    if config.rounds.choose is None:
-        return _check_assigner(config, hierarchy, samples)
-    mistakes = Mistakes()
-    with mistakes.caught():
-        for candidate in candidates(config, hierarchy):
-            with mistakes.caught(), about(f"rounds.choose, '{candidate.name}'"):
-                _check_assigner(candidate.config, hierarchy, samples)
-    return mistakes.raise_all()
-
-
-def _check_assigner(config: Config, hierarchy: Hierarchy, samples: ImageData) -> None:
-    assigner = Assigners.build(config.rounds.assignment)
+def check_assigner(rounds: RoundsSection, hierarchy: Hierarchy, samples: ImageData) -> None:
+    """Check that the assigner can use the teachers of every level."""
+    if rounds.choose is not None:
+        return
+    assigner = Assigners.build(rounds.assignment)
     for number, level in enumerate(speakers(hierarchy)):
         with about(f"rounds.assignment, level {number}"):
             assigner.check(scopes(level, len(samples.classes), len(samples.domains)))
+
+
+def check_recipes(config: Config, hierarchy: Hierarchy, samples: ImageData) -> None:
+    """Check the recipes that a run chooses from."""
+    if config.rounds.choose is None:
+        return
+    mistakes = Mistakes()
+    for candidate in candidates(config, hierarchy):
+        rounds = candidate.config.rounds.model_copy(update={"choose": None})
+        with mistakes.caught(), about(f"rounds.choose, '{candidate.name}'"):
+            check_assigner(rounds, hierarchy, samples)
+    mistakes.raise_all()
 
 
 def check_seeds(config: Config, samples: ImageData, hierarchy: Hierarchy) -> None:

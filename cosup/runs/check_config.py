@@ -71,11 +71,18 @@ def _check_model(model: TeacherModelSection) -> None:
     mistakes.raise_all()
 
 
-def check_tables(teachers: TeachersSection, names: Names) -> None:
-    """Check the files, forms, columns and annotators of annotation tables, and the labels in them
-    where the classes are known."""
+def check_table_files(teachers: TeachersSection) -> None:
+    """Check the files, forms, columns and annotators of annotation tables."""
     if any(external.simulate is None for external in teachers.external):
         from cosup.teachers.tables.checks import check_tables as errors  # imports pandas and torch
+
+        raise_all(errors(teachers))
+
+
+def check_tables(teachers: TeachersSection, names: Names) -> None:
+    """Check the answers in annotation tables, where the classes are known."""
+    if names.classes and any(external.simulate is None for external in teachers.external):
+        from cosup.teachers.tables.checks import check_tables as errors
 
         raise_all(errors(teachers, names.classes))
 
@@ -131,6 +138,11 @@ def check_execution(execution: ExecutionSection) -> str:
         )
     mistakes.raise_all()
     return execution.device
+
+
+def trains_on_labels(teachers: TeachersSection) -> bool:
+    """Return whether a teacher is trained on the split teacher_train."""
+    return teachers.trains_on_labels
 
 
 def wants_teacher_train(teachers: TeachersSection, rounds: RoundsSection) -> bool:

@@ -15,6 +15,7 @@ from operator import eq
 from typing import Any
 
 from cosup.config import Draft
+from cosup.config.schema import RunSection
 from cosup.errors import Key, Mistakes
 
 __all__ = [
@@ -57,6 +58,7 @@ CONFIG_CHECKS = (
     Check("check_config:names_of_source", ("data",), gives="names"),
     Check("check_config:check_data_files", ("data",)),
     Check("check_config:check_teacher_models", ("teachers",)),
+    Check("check_config:check_table_files", ("teachers",)),
     Check("check_config:check_tables", ("teachers", "names")),
     Check("check_config:check_scopes", ("teachers", "names")),
     Check("check_config:check_student_names", ("student",)),
@@ -67,8 +69,10 @@ CONFIG_CHECKS = (
 SAMPLE_CHECKS = (
     Check("check:listed", ("run", "data", "names"), gives="source"),
     Check("check:check_tables", ("data", "teachers", "source")),
+    Check("check_config:trains_on_labels", ("teachers",), gives="teacher_train"),
     Check("check_config:wants_teacher_train", ("teachers", "rounds"), gives="teacher_train"),
     Check("check:split", ("run", "data", "source", "teacher_train"), gives="samples"),
+    Check("check:check_noise", ("data", "samples")),
     Check("check:planned", ("run", "teachers", "samples"), gives="hierarchy"),
     Check("check:find_compute", ("run", "execution", "device"), gives="compute"),
     Check("check:open_features", ("run", "execution"), gives="features"),
@@ -82,7 +86,8 @@ SAMPLE_CHECKS = (
     Check("check:check_labels", ("rounds", "samples")),
     Check("check:check_losses", ("rounds", "samples")),
     Check("check:check_pairs", ("config", "samples", "network")),
-    Check("check:check_assigners", ("config", "hierarchy", "samples")),
+    Check("check:check_assigner", ("rounds", "hierarchy", "samples")),
+    Check("check:check_recipes", ("config", "hierarchy", "samples")),
     Check("check:check_seeds", ("config", "samples", "hierarchy")),
 )
 """What `cosup plan` and `cosup run` check in addition."""
@@ -94,7 +99,8 @@ def run_checks(draft: Draft, checks: Sequence[Check]) -> tuple[Facts, Mistakes]:
     Mistakes in the settings come first; what is found of such a setting besides is left out, as it
     may follow from that. What is logged on the way, the run logs itself.
     """
-    facts: Facts = dict(draft.sections)
+    # Where the section `run` is wrong, the samples are split by some seed all the same.
+    facts: Facts = {"run": RunSection(), **draft.sections}
     if draft.config is not None:
         facts["config"] = draft.config
     found = Mistakes()
