@@ -179,12 +179,12 @@ def load_data(
     workers: threads that decode images to check them. cache: folder for the results of the check.
     known: facts that another process found about the same samples; no image is read then.
     teacher_train: whether that split is wanted (`Config.wants_teacher_train`). listed: what
-    `list_samples` returned; None lists the samples.
+    `list_source` returned; None lists the samples.
     Raise `UserError`, keyed within `data`, for anything wrong with the data, and `RunError` if the
     samples are not those of `known`.
     """
     with within("data"):
-        collection, left_out = list_samples(section, seed) if listed is None else listed
+        collection, left_out = list_source(section, seed) if listed is None else listed
         if known is None:
             collection, broken = _readable(collection, section, workers, cache)
         else:
@@ -231,7 +231,7 @@ def load_data(
     )
 
 
-def list_samples(section: DataSection, seed: int) -> Listed:
+def list_source(section: DataSection, seed: int) -> Listed:
     """Return the source's samples, grouped as configured, at most `limit` of them.
 
     Raise `UserError`, with keys within `data`.

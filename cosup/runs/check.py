@@ -24,7 +24,7 @@ from cosup.data.episodes import episode_rows
 from cosup.data.noise import transitions
 from cosup.data.section import DataSection
 from cosup.data.sources.base import Names
-from cosup.data.table import ImageData, Listed, list_samples, load_data
+from cosup.data.table import ImageData, Listed, list_source, load_data
 from cosup.errors import Mistakes, UserError, about, raise_all, within
 from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier, build_classifier
@@ -50,7 +50,7 @@ from cosup.words import plural
 def listed(run: RunSection, data: DataSection, names: Names) -> Listed:
     """Return the samples of the source. names: found, so that folders and files are there."""
     with within("data"):
-        return list_samples(data, seeds_of(run)[0])
+        return list_source(data, seeds_of(run)[0])
 
 
 def split(run: RunSection, data: DataSection, source: Listed, teacher_train: bool) -> ImageData:
