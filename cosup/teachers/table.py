@@ -14,12 +14,12 @@ from cosup import words
 from cosup.config.external import ExternalSection
 from cosup.data.images import Ints
 from cosup.data.table import ImageData
-from cosup.errors import UserError, raise_all
+from cosup.errors import Mistakes, UserError
 from cosup.settings.teachers import TableKind
 from cosup.teachers.base import RowTeacher, Teacher, Training
-from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
+from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.tables.answers import Answers
-from cosup.teachers.tables.checks import content_errors, match_rows, read_entry
+from cosup.teachers.tables.checks import match_rows, read_entry
 from cosup.teachers.tables.frames import file_digest
 from cosup.teachers.tables.matching import Matched, SampleIds
 
@@ -78,7 +78,7 @@ class TableTeacher(TableKind, RowTeacher):
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
         """Read the tables. Raises `UserError` for errors in them."""
-        return [cls._read(spec, training.data) for spec in specs]
+        return [cls.read(spec, training.data) for spec in specs]
 
     @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
@@ -90,14 +90,15 @@ class TableTeacher(TableKind, RowTeacher):
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
         """Read the table again."""
-        return cls._read(spec, training.data)
+        return cls.read(spec, training.data)
 
     @classmethod
-    def _read(cls, spec: TeacherSpec, data: ImageData) -> "TableTeacher":
+    def read(cls, spec: TeacherSpec, data: ImageData) -> "TableTeacher":
+        """Read the answers of an annotator, and find their samples. Raises `UserError`."""
         external = _external(spec)
         assert external.annotations is not None
         answers = read_entry(external, data.classes, spec.classes)
-        matched = match_rows(external, data.classes, _sample_ids(data))
+        matched = match_rows(external, answers, _sample_ids(data))
         return cls(spec, answers, matched, data, file_digest(Path(external.annotations)))
 
     def annotate(self, inputs: Tensor) -> Tensor:
@@ -179,28 +180,19 @@ class TableTeacher(TableKind, RowTeacher):
 
 
 def table_teachers(
-    hierarchy: Hierarchy | Sequence[Sequence[TeacherSpec]], data: ImageData
+    hierarchy: Sequence[Sequence[TeacherSpec]], data: ImageData
 ) -> list[TableTeacher]:
     """Return the teachers of a hierarchy that are annotators of a table.
 
     Raises `UserError` for the errors of all of them together.
     """
-    specs = [spec for level in hierarchy for spec in level if _is_table(spec)]
-    entries = [(_external(spec), spec.classes) for spec in specs]
-    raise_all(content_errors(entries, data.classes))
-    found, errors, told = [], list[UserError](), set[str]()
-    for spec in specs:
-        try:
-            found.append(TableTeacher._read(spec, data))
-        except UserError as error:
-            errors += [one for one in error.errors if str(one) not in told]
-            told |= {str(one) for one in error.errors}
-    raise_all(errors)
+    found, mistakes = [], Mistakes()
+    for spec in (spec for level in hierarchy for spec in level):
+        if spec.external is not None and spec.external.simulate is None:
+            with mistakes.caught():
+                found.append(TableTeacher.read(spec, data))
+    mistakes.raise_all()
     return found
-
-
-def _is_table(spec: TeacherSpec) -> bool:
-    return spec.external is not None and spec.external.simulate is None
 
 
 def _external(spec: TeacherSpec) -> ExternalSection:

@@ -30,13 +30,15 @@ UNKNOWN = -2
 class Answers(ABC):
     """The rows of one annotator in a file.
 
-    ids: [U] distinct sample ids of the file. sample: [n] place in `ids` of each row of this
-    annotator; each sample has one at most.
+    ids: [U] distinct sample ids of the file. rows_of_ids: [U] rows of each, of all annotators.
+    sample: [n] place in `ids` of each row of this annotator; each sample has one at most. Of
+    `wide` and `matrix`, the rows of an annotator are those that it answers.
     """
 
     path: Path
     form: Form
     ids: "pd.Index[Any]"
+    rows_of_ids: Ints
     sample: NDArray[np.int32]
 
     @abstractmethod
@@ -119,6 +121,7 @@ def label_answers(
         votes.path,
         votes.form,
         votes.ids,
+        votes.rows_of_ids,
         votes.sample[part],
         torch.from_numpy(labels.astype(np.int64)),
         None if sure is None else torch.from_numpy(sure[part].copy()),

@@ -23,7 +23,7 @@ __all__ = [
     "file_digest",
     "first_chunk",
     "frames",
-    "is_nested_json",
+    "is_json",
     "load_json",
     "stamp",
     "table_error",
@@ -133,8 +133,8 @@ def load_json(path: Path) -> Any:
         raise table_error(path, f"cannot be read as JSON: {in_short(error)}") from None
 
 
-def is_nested_json(path: Path) -> bool:
-    """Return whether a file is JSON, but for a JSON table of one row per line."""
+def is_json(path: Path) -> bool:
+    """Return whether a file is one JSON value, not one per line."""
     return ending(path) == ".json"
 
 

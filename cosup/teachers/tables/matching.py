@@ -61,7 +61,7 @@ class SampleIds:
         self.used = len(ids)
         self.names = [*map(str, ids), *map(str, left_out)]
         self.index = pd.Index(self.names, dtype="object")
-        self._found: dict[tuple[object, str], Matched] = {}
+        self._found: dict[tuple[object, Match | None, bool], Matched] = {}
 
     def match(
         self,
@@ -77,7 +77,7 @@ class SampleIds:
         the best. ignore: allow fewer than half. Raises `UserError` for few matches, and for an id
         that could be two samples.
         """
-        asked = (key, rule or "auto")
+        asked = (key, rule, ignore)
         if asked not in self._found:
             found = self._best(ids, rows, rule)
             self._check(found, ids, rows, rule, ignore)

@@ -75,8 +75,6 @@ def nested_form(path: Path, content: Any) -> Form | None:
 
 def read_nested(path: Path, content: Any, form: Form, columns: ColumnsSection) -> Votes:
     """Read the answers of a JSON file of the form `label_studio` or `coco`. Raises `UserError`."""
-    if nested_form(path, content) != form:
-        raise table_error(path, f"is not of the form '{form}'", KNOWN)
     read = _coco_answers if form == "coco" else _label_studio_answers
     answers = list(read(path, content, columns))
     if not answers:

@@ -17,7 +17,7 @@ from cosup.teachers.tables.frames import (
     ending,
     first_chunk,
     frames,
-    is_nested_json,
+    is_json,
     load_json,
     stamp,
     table_error,
@@ -105,7 +105,7 @@ def _open(key: TableKey) -> Opened:
         arrays = load_arrays(path, section)
         _require(path, section, "matrix" if arrays.is_matrix else "probabilities")
         return _opened(read_matrix(arrays)) if arrays.is_matrix else _soft("probabilities")
-    if is_nested_json(path):
+    if is_json(path):
         content = load_json(path)
         form = nested_form(path, content)
         if form is not None:
@@ -157,8 +157,17 @@ def read_answers(
         chunks = frames(path, layout.read)
     reader = ProbabilityReader(path, layout, classes, scope, may_abstain)
     ids, probs = reader.read(chunks)
-    sample = np.arange(len(ids), dtype=np.int32)
-    return ProbabilityAnswers(path, opened.form, ids, sample, probs)
+    found = ProbabilityAnswers(
+        path,
+        opened.form,
+        ids,
+        np.ones(len(ids), dtype=np.int64),
+        np.arange(len(ids), dtype=np.int32),
+        probs,
+    )
+    if not found.given().any():
+        raise table_error(path, "answers nothing", "at least one answer")
+    return found
 
 
 def pick_annotator(section: ExternalSection, opened: Opened) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosup.config.external import ExternalSection
-from cosup.errors import UserError, raise_all
+from cosup.errors import Mistakes, UserError, raise_all, within
 from cosup.teachers.tables.reading import Opened, open_table, unknown_annotator
 from cosup.teachers.tables.votes import ALONE
 
@@ -28,16 +28,15 @@ def expand_tables(
     claim, and names that are equal once they are file names.
     """
     found: list[tuple[int, ExternalSection]] = []
-    errors: list[UserError] = []
+    mistakes = Mistakes()
     for position, external in enumerate(externals):
         if external.simulate is not None:
             found.append((position, external))
             continue
-        try:
+        with mistakes.caught(), within(f"teachers.external.{position}"):
             found += [(position, one) for one in _teachers(external, classes)]
-        except UserError as error:
-            errors.append(error.moved(f"teachers.external.{position}"))
-    raise_all([*errors, *_claimed_twice(found), *_named_alike(found)])
+    mistakes.add([*_claimed_twice(found), *_named_alike(found)])
+    mistakes.raise_all()
     return found
 
 

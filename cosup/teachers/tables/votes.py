@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ class Votes:
     row: Int32s
     confidence: NDArray[np.float32] | None
 
+    @cached_property
+    def rows_of_ids(self) -> Ints:
+        """Return the rows [U] of each sample id."""
+        if self.every_row:
+            return np.ones(len(self.ids), dtype=np.int64)
+        return np.bincount(self.sample, minlength=len(self.ids)).astype(np.int64)
+
     def part(self, annotator: str) -> slice:
         """Return the answers of one annotator."""
         at = self.annotators.index(annotator)
@@ -89,7 +97,7 @@ class Codes:
         """Return the code [n] of each value; -1 for missing ones and those in `blank`."""
         local, found = pd.factorize(values)
         codes = np.full(len(found) + 1, -1, dtype=np.int32)  # the last: missing values
-        for at, value in enumerate(found):
+        for at, value in enumerate(found.tolist()):
             text = text_of(value)
             if text not in blank:
                 codes[at] = self.of.setdefault(text, len(self.of))
