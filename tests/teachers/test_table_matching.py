@@ -131,3 +131,19 @@ def test_counts_of_a_real_data_set(data: ImageData, tmp_path: Path) -> None:
     counts = other.counts
     assert (counts.rows, counts.matched, counts.unmatched) == (112, 110, 2)
     assert (counts.abstained, counts.annotated) == (total - 100, total)
+
+
+def test_an_annotator_of_a_crowd_may_have_answered_none_of_this_run(
+    data: ImageData, tmp_path: Path
+) -> None:
+    ids = data.sample_ids(data.rows("student_train"))
+    outside = data.sample_ids(data.rows("teacher_train"))[0]
+    rows = [f"{name},ann,1" for name in ids] + [f"{outside},ben,1"]
+    path = file(tmp_path / "votes.csv", "task,worker,label\n" + "\n".join(rows))
+    plan = section({"annotations": path})
+    ann, ben = table_teachers(plan_hierarchy(plan, data.classes, data.domains, 0), data)
+    assert ann.counts.abstained < ben.counts.abstained == ben.counts.annotated
+    rows[-1] = "nowhere,ben,1"
+    plan = section({"annotations": file(path, "task,worker,label\n" + "\n".join(rows))})
+    with pytest.raises(UserError, match=r"annotator 'ben'.*'nowhere'"):
+        table_teachers(plan_hierarchy(plan, data.classes, data.domains, 0), data)
