@@ -126,6 +126,11 @@ def test_numbered_annotators_are_told_from_numbered_classes(tmp_path: Path) -> N
                                rtol=0)  # fmt: skip
 
 
+def test_two_annotators_of_two_classes_are_no_probabilities(tmp_path: Path) -> None:
+    path = file(tmp_path / "t.csv", "sample_id,ann,ben\na,0,1\nb,1,0\nc,0,1\nd,1,\n")
+    assert set(labels(path, ["no", "yes"])) == {"ann", "ben"}
+
+
 def test_votes_agree_with_crowd_kit_and_cleanlab(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(

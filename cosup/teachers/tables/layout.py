@@ -175,7 +175,8 @@ def _form(
         return "probabilities"
     cells = head[list(rest)].head(1000).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     named = bool(rest) and all(class_of(name, _numbered(classes)) is not None for name in rest)
-    if _are_probabilities(cells) and (named or bool((cells != np.floor(cells)).any())):
+    fractions = bool((np.isfinite(cells) & (cells != np.floor(cells))).any())
+    if _are_probabilities(cells) and (named or fractions):
         return "probabilities"
     return "matrix" if _is_matrix(cells, classes) else "wide"
 
