@@ -244,8 +244,9 @@ def _told(found: dict[str, Any]) -> Iterator[str]:
     known = [one for one in sources if one["lead"] is not None]
     if known:
         best = max(known, key=lambda one: float(one["share"]))
+        lead = points(best["lead"], signed=True)
         text += (
-            f", {points(best['lead'], signed=True)} to the best source, {best['name']} "
+            f"; that is {lead} compared with the best source, {best['name']} "
             f"(95 % CI {span(best['lead_low'], best['lead_high'])})"
         )
     yield f"{text}."

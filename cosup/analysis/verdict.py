@@ -31,7 +31,8 @@ def verdict(run: Run, tables: Tables) -> list[str]:
         problem = "The records are incomplete" if run.finished else "The run is not finished"
         sentences.append(f"{problem}. Missing: {listed(run.missing, 6)}.")
     if run.rounds and not run.measured:
-        return [*sentences, *unmeasured_sentences(run), *_judges(run), *source_sentences(run)]
+        found = (unmeasured_sentences, _judges, source_sentences, review_sentences)
+        return [*sentences, *(sentence for find in found for sentence in find(run))]
     if "overview" not in tables:
         return sentences or ["The run has no result yet."]
     rows = {(str(row["kind"]), str(row["who"])): row for row in rows_of(tables["overview"])}
@@ -41,8 +42,8 @@ def verdict(run: Run, tables: Tables) -> list[str]:
     sentences.append(_pgr_sentence(run, rows))
     sentences += _rounds(run, rows, tables)
     sentences += source_sentences(run)
-    sentences += review_sentences(run)
     sentences += filter(None, [label_sentence(run)])
+    sentences += review_sentences(run)
     return sentences
 
 

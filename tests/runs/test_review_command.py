@@ -384,3 +384,31 @@ def test_a_few_reviewed_images_choose_nothing_that_more_labels_choose(world: Pat
     found = load_run(world).summary["floor"]
     assert found["chosen_on"] == before["chosen_on"] == "student_train"
     assert found["teacher"] == before["teacher"]
+
+
+def test_a_run_without_any_label_is_measured_by_its_review(world: Path) -> None:
+    """Nothing of it knows the truth before; the images drawn at random become its test split."""
+    data = "data={source: images, root: own, classes: [nought, one, two, three]}"
+    settings = [data, "run.name=unlabelled"]
+    path = world.parent / "unlabelled"
+    assert call(["run", "config.yaml", *settings]) == 0
+    run = load_run(path)
+    assert run.summary["student"]["accuracy"] is None
+    assert f"cosup review {path.relative_to(Path.cwd())} --next 100" in run.summary["verdict"][-1]
+    assert call(["review", str(path), "--next", "80", "--no-html"]) == 0
+    table = answer(path, Path("a.csv"))
+    assert call(["review", str(path), "--read", "a.csv"]) == 0
+    told = load_run(path).files.review.estimates.read()["sources"]
+    truth = pd.Series(run.train["sample_id"]).str.partition("/")[0].to_numpy()
+    for one in told[:-1]:
+        said = run.annotated(one["name"]).label
+        right = (np.array(run.classes)[said] == truth)[said >= 0].mean()
+        assert one["low"] <= right <= one["high"]
+    assert call(["run", "config.yaml", *settings, "--resume"]) == 0
+    measured = load_run(path).summary
+    assert measured["measured"] == "on 40 reviewed images"
+    assert measured["review"]["split"] == "test"
+    low, high = measured["student"]["accuracy_ci95"]
+    assert 0 < low < measured["student"]["accuracy"] < high < 1
+    assert len(table) == 80
+    assert measured["floor"]["chosen_on"] not in ("validation", "test")
