@@ -1,7 +1,6 @@
 """The sample table of a run: list the samples, check the images, draw the splits."""
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from cosup.data.answers import NOT_REVIEWED, Answer, Applied, apply_answers, read_answers
+from cosup.data.broken import without_broken
 from cosup.data.checks import check_splits, lacking_classes
 from cosup.data.few_shot import class_parts
-from cosup.data.images import Images, Ints, find_broken
+from cosup.data.images import Images, Ints
 from cosup.data.noise import noisy_labels
 from cosup.data.notes import Note, split_notes
 from cosup.data.section import DataSection
@@ -26,12 +26,10 @@ from cosup.data.sources.base import TABLE_COLUMNS, integer_codes
 from cosup.data.splits import split_samples
 from cosup.errors import RunError, UserError, unknown_name, within
 from cosup.evidence import Truth
-from cosup.files import write_json
 
 log = logging.getLogger(__name__)
 
 TRAINING_SPLITS = ("teacher_train", "student_train")
-_NAMED = 10
 
 
 class Listed(NamedTuple):
@@ -186,7 +184,7 @@ def load_data(
     with within("data"):
         collection, left_out = list_source(section, seed) if listed is None else listed
         if known is None:
-            collection, broken = _readable(collection, section, workers, cache)
+            collection, broken = without_broken(collection, section, workers, cache)
         else:
             collection, broken = collection.without(known.broken), known.broken
         collection, novel, novel_validation = _base_and_novel(collection, section, seed)
@@ -250,55 +248,6 @@ def list_source(section: DataSection, seed: int) -> Listed:
     chosen = draw_limit(collection, section.limit, section.stratify, seed)
     left_out = table["sample_id"][~table["sample_id"].isin(chosen.table["sample_id"])]
     return Listed(chosen, tuple(map(str, left_out)))
-
-
-def _readable(
-    collection: Collection, section: DataSection, workers: int, cache: Path | None
-) -> tuple[Collection, tuple[str, ...]]:
-    """Return the collection without broken images, and the ids of those.
-
-    Raise `UserError` if their share is above `max_broken`.
-    """
-    if section.check == "none" or not collection.images.files:
-        return collection, ()
-    table = collection.table
-    broken = _checked_once(collection.images, table["image"].to_numpy(np.int64), workers, cache)
-    if not broken:
-        return collection, ()
-    places = sorted(broken)
-    names = [str(name) for name in table["sample_id"].iloc[places]]
-    reasons = [broken[place] for place in places]
-    count, allowed = len(names), int(section.max_broken * len(table))
-    if count > section.max_broken * len(table):
-        raise UserError(
-            f"{count} of {len(table)} images cannot be read, and {allowed} are allowed; the first: "
-            f"{reasons[0]}",
-            key="max_broken",
-            value=section.max_broken,
-        )
-    more = f" and {count - _NAMED} more" if count > _NAMED else ""
-    log.warning(
-        "set aside %d of %d images: %s%s", count, len(table), "; ".join(reasons[:_NAMED]), more
-    )
-    return collection.without(names), tuple(names)
-
-
-def _checked_once(
-    images: Images, indices: Ints, workers: int, cache: Path | None
-) -> dict[int, str]:
-    """Return `find_broken`, read from `cache` if the same files were checked before."""
-    if cache is None:
-        return find_broken(images, indices, workers)
-    path = cache / "checks" / f"{images.fingerprint(indices)}.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {int(place): reason for place, reason in found.items()}
-    broken = find_broken(images, indices, workers)
-    try:
-        write_json(path, broken)
-    except (OSError, RunError) as error:
-        log.warning("cannot write to '%s', so images are checked again: %s", path.parent, error)
-    return broken
 
 
 def _base_and_novel(

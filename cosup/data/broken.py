@@ -1,0 +1,69 @@
+"""Decode the images of a collection once, and set broken ones aside."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from cosup.data.images import Images, Ints, find_broken
+from cosup.data.section import DataSection
+from cosup.data.sources.base import Collection
+from cosup.errors import RunError, UserError
+from cosup.files import write_json
+
+__all__ = ["without_broken"]
+
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 10
+"""Broken images that are named."""
+
+
+def without_broken(
+    collection: Collection, section: DataSection, workers: int, cache: Path | None
+) -> tuple[Collection, tuple[str, ...]]:
+    """Return the collection without broken images, and the ids of those.
+
+    Raise `UserError` if their share is above `max_broken`.
+    """
+    if section.check == "none" or not collection.images.files:
+        return collection, ()
+    table = collection.table
+    broken = _checked_once(collection.images, table["image"].to_numpy(np.int64), workers, cache)
+    if not broken:
+        return collection, ()
+    places = sorted(broken)
+    names = [str(name) for name in table["sample_id"].iloc[places]]
+    reasons = [broken[place] for place in places]
+    count, allowed = len(names), int(section.max_broken * len(table))
+    if count > section.max_broken * len(table):
+        raise UserError(
+            f"{count} of {len(table)} images cannot be read, and {allowed} are allowed; the first: "
+            f"{reasons[0]}",
+            key="max_broken",
+            value=section.max_broken,
+        )
+    more = f" and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
+    log.warning(
+        "set aside %d of %d images: %s%s", count, len(table), "; ".join(reasons[:MOST_NAMED]), more
+    )
+    return collection.without(names), tuple(names)
+
+
+def _checked_once(
+    images: Images, indices: Ints, workers: int, cache: Path | None
+) -> dict[int, str]:
+    """Return `find_broken`, read from `cache` if the same files were checked before."""
+    if cache is None:
+        return find_broken(images, indices, workers)
+    path = cache / "checks" / f"{images.fingerprint(indices)}.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {int(place): reason for place, reason in found.items()}
+    broken = find_broken(images, indices, workers)
+    try:
+        write_json(path, broken)
+    except (OSError, RunError) as error:
+        log.warning("cannot write to '%s', so images are checked again: %s", path.parent, error)
+    return broken
