@@ -65,7 +65,10 @@ class TableTeacher(TableKind, RowTeacher):
         data: ImageData,
         digest: str,
     ) -> None:
-        """matched: the places of the table's ids among the samples. Raises `UserError`."""
+        """matched: the places of the table's ids among the samples. digest: hashes of the files.
+
+        Raises `UserError`.
+        """
         super().__init__(spec, len(data.classes), steps=0)
         self.answers = answers
         self.matched = matched
@@ -96,10 +99,10 @@ class TableTeacher(TableKind, RowTeacher):
     def read(cls, spec: TeacherSpec, data: ImageData) -> "TableTeacher":
         """Read the answers of an annotator, and find their samples. Raises `UserError`."""
         external = _external(spec)
-        assert external.annotations is not None
         answers = read_entry(external, data.classes, spec.classes)
         matched = match_rows(external, answers, _sample_ids(data))
-        return cls(spec, answers, matched, data, file_digest(Path(external.annotations)))
+        files = [Path(file) for file in (external.annotations, external.ids) if file is not None]
+        return cls(spec, answers, matched, data, " ".join(map(file_digest, files)))
 
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of rows [B] of the sample table; 0 for missing samples."""
@@ -108,7 +111,7 @@ class TableTeacher(TableKind, RowTeacher):
         return probs * (places >= 0)[:, None]
 
     def origin(self) -> str:
-        """Return a hash of the file, and what is read of it."""
+        """Return hashes of the files, and what is read of them."""
         external = _external(self.spec)
         about = external.model_dump(
             mode="json", include={"annotator", "form", "columns", "ids", "match"}

@@ -122,11 +122,12 @@ class SampleIds:
 
     def _check_distinct(self, found: Matched, ids: "pd.Index[Any]") -> None:
         """Raise `UserError` for two ids of one sample, unless one is the other's shorter path."""
-        places = pd.Series(found.places)
-        again = np.flatnonzero(((places >= 0) & places.duplicated()).to_numpy())
-        for at in again.tolist():
-            first = int(np.flatnonzero(found.places == found.places[at])[0])
-            one, other = str(ids[first]), str(ids[at])
+        places = pd.Series(found.places[found.places >= 0])
+        twice = np.isin(found.places, places[places.duplicated()])
+        first: dict[int, str] = {}
+        for at in np.flatnonzero(twice).tolist():
+            other = str(ids[at])
+            one = first.setdefault(int(found.places[at]), other)
             short, long = sorted((_stem(one), _stem(other)), key=len)
             if not f"/{long}".endswith(f"/{short}"):
                 name = self.names[found.places[at]]
