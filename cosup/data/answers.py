@@ -53,7 +53,7 @@ def read_answers(path: Path) -> list[Answer]:
     """
     where = f"answers {path}"
     if not path.is_file():
-        raise UserError("no such file" if not path.exists() else "not a file", where=where)
+        raise UserError("no file {value}", value=str(path))
     try:
         table = pd.read_parquet(path) if path.suffix in PARQUET else _read_csv(path)
     except UserError as error:

@@ -37,9 +37,12 @@ def names_of_source(data: DataSection) -> Names:
 
 def check_data_files(data: DataSection) -> None:
     """Check that the files exist that the section names beside its source."""
-    noise = data.noise
-    if noise is not None and isinstance(noise.matrix, str) and not Path(noise.matrix).is_file():
-        raise UserError("no file {value}", key="data.noise.matrix", value=noise.matrix)
+    noise, mistakes = data.noise, Mistakes()
+    named = {"data.answers": data.answers, "data.noise.matrix": noise and noise.matrix}
+    for key, name in named.items():
+        if isinstance(name, str) and not Path(name).is_file():
+            mistakes.add([UserError("no file {value}", key=key, value=name)])
+    mistakes.raise_all()
 
 
 def check_teacher_models(teachers: TeachersSection) -> None:

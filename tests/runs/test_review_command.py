@@ -412,3 +412,13 @@ def test_a_run_without_any_label_is_measured_by_its_review(world: Path) -> None:
     assert 0 < low < measured["student"]["accuracy"] < high < 1
     assert len(table) == 80
     assert measured["floor"]["chosen_on"] not in ("validation", "test")
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+def test_a_file_of_answers_that_is_missing_is_found_at_once(
+    world: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    capsys.readouterr()
+    assert call([command, "config.yaml", "run.name=d", "data.answers=nowhere.csv"]) == 2
+    assert "data.answers" in last_error(capsys)
+    assert not (world.parent / "d").exists()
