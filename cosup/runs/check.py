@@ -199,6 +199,13 @@ def check_labels(rounds: RoundsSection, samples: ImageData) -> None:
 def check_losses(rounds: RoundsSection, samples: ImageData) -> None:
     """Check that what a loss chooses can be chosen."""
     check_candidates(rounds, samples)
+    if rounds.losses is not None and samples.novel is None and not len(samples.rows("test")):
+        raise UserError(
+            "compares losses by test accuracy, and there is no test split",
+            key="rounds.losses",
+            value=[choice.name for choice in rounds.losses],
+            allowed="null",
+        )
 
 
 def check_pairs(config: Config, samples: ImageData, network: Classifier | None) -> None:

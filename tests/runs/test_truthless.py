@@ -252,3 +252,15 @@ def test_a_run_without_labels_is_resumed(world: Path, monkeypatch: pytest.Monkey
     after = summary_of(path)
     for key in ("labels", "sources", "agreement", "floor", "choice"):
         assert after[key] == before[key], key
+
+
+def test_losses_cannot_be_compared_without_a_test_split(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world)
+    rounds = "{assignment: {name: fused}, losses: [cross_entropy, adaptive_confidence]}"
+    (world / "losses.yaml").write_text(tree(table="none", rounds=rounds))
+    for command in ("run", "plan"):
+        assert call([command, "losses.yaml"]) == 2
+        assert "rounds.losses" in capsys.readouterr().err
+    assert not (world / "runs" / "truthless").exists()
