@@ -197,7 +197,7 @@ def check_labels(rounds: RoundsSection, samples: ImageData) -> None:
 
 
 def check_losses(rounds: RoundsSection, samples: ImageData) -> None:
-    """Check that what a loss chooses can be chosen."""
+    """Check that what a loss chooses can be chosen, and that several losses can be compared."""
     check_candidates(rounds, samples)
     if rounds.losses is not None and samples.novel is None and not len(samples.rows("test")):
         raise UserError(
