@@ -217,12 +217,13 @@ def unknown_name(
 ) -> UserError:
     """Return the error for a misspelt name, with the nearest known one and a list of all."""
     known = sorted(known)
+    same = [other for other in known if other.casefold() == name.casefold()]
     return UserError(
         f"unknown {kind} {{value}}",
         key=key,
         value=name,
         allowed=", ".join(known),
-        nearest=difflib.get_close_matches(name, known, n=1, cutoff=0.5),
+        nearest=same[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.5),
     )
 
 

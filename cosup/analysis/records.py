@@ -85,6 +85,13 @@ class Run:
         """The name in the config (`run.name`)."""
         return str(self.config.get("run", {}).get("name", self.path.name))
 
+    @property
+    def title(self) -> str:
+        """The name of the directory, which `--output` may have set apart from `run.name`; of one
+        seed or loss of a run, `run.name`."""
+        path = self.path.resolve()
+        return self.name if Layout(path.parent).is_run() else path.name
+
     @cached_property
     def finished(self) -> bool:
         """Whether the summary of the run is written."""

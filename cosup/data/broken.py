@@ -12,12 +12,14 @@ from cosup.data.sources.base import Collection
 from cosup.errors import RunError, UserError
 from cosup.files import write_json
 
-__all__ = ["without_broken"]
+__all__ = ["try_images", "without_broken"]
 
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 10
 """Broken images that are named."""
+TRIED = 100
+"""Images that are decoded before a run, to see whether they can be."""
 
 
 def without_broken(
@@ -36,19 +38,41 @@ def without_broken(
     places = sorted(broken)
     names = [str(name) for name in table["sample_id"].iloc[places]]
     reasons = [broken[place] for place in places]
-    count, allowed = len(names), int(section.max_broken * len(table))
+    count = len(names)
     if count > section.max_broken * len(table):
-        raise UserError(
-            f"{count} of {len(table)} images cannot be read, and {allowed} are allowed; the first: "
-            f"{reasons[0]}",
-            key="max_broken",
-            value=section.max_broken,
-        )
+        raise _too_many(section, f"{count} of {len(table)} images", len(table), reasons[0])
     more = f" and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
     log.warning(
         "set aside %d of %d images: %s%s", count, len(table), "; ".join(reasons[:MOST_NAMED]), more
     )
     return collection.without(names), tuple(names)
+
+
+def try_images(section: DataSection, collection: Collection) -> None:
+    """Decode up to `TRIED` images, evenly spread over the collection, as a quick look.
+
+    Raise `UserError` if more of them are broken than `max_broken` allows of all, or half of them.
+    """
+    if section.check == "none" or not collection.images.files:
+        return
+    indices = collection.table["image"].to_numpy(np.int64)
+    tried = indices[np.unique(np.linspace(0, len(indices) - 1, TRIED).astype(np.int64))]
+    broken = find_broken(collection.images, tried, 1)
+    count, total = len(broken), len(indices)
+    if count > section.max_broken * total or count > max(0.5, section.max_broken) * len(tried):
+        of = "" if len(tried) == total else " that were tried"
+        text = f"{count} of {len(tried)} images{of}"
+        raise _too_many(section, text, total, broken[min(broken)])
+
+
+def _too_many(section: DataSection, broken: str, total: int, reason: str) -> UserError:
+    """Return the error for too many broken images."""
+    allowed = int(section.max_broken * total)
+    return UserError(
+        f"{broken} cannot be read, and {allowed} are allowed; the first: {reason}",
+        key="max_broken",
+        value=section.max_broken,
+    )
 
 
 def _checked_once(

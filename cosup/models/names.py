@@ -58,8 +58,8 @@ def check_weights(weights: str | None) -> None:
         return
     if not weights.startswith(PACKAGE):
         weights_file(weights)
-    elif find_spec(weights.removeprefix(PACKAGE).partition(".")[0] or "?") is None:
-        raise _no_package(weights.removeprefix(PACKAGE))
+    elif find_spec(_module(weights).partition(".")[0]) is None:
+        raise _no_package(_module(weights))
 
 
 def weights_file(spec: str) -> Path:
@@ -67,7 +67,7 @@ def weights_file(spec: str) -> Path:
 
     Raises `UserError` if it is missing, or has an unknown ending.
     """
-    path = _package_file(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else Path(spec)
+    path = _package_file(_module(spec)) if spec.startswith(PACKAGE) else Path(spec)
     path = path.expanduser()
     if not path.is_file():
         allowed = f"a .safetensors file, or a state dict in {', '.join(PICKLES)}"
@@ -136,6 +136,14 @@ def _folder(package: str) -> Path:
     """Return the folder of an installed package, without importing it."""
     spec = find_spec(package)
     return Path((spec.origin if spec else None) or "").parent
+
+
+def _module(spec: str) -> str:
+    """Return the module of `package:MODULE`."""
+    module = spec.removeprefix(PACKAGE)
+    if not module.strip("."):
+        raise unusable(spec, "names no module", f"{PACKAGE}MODULE")
+    return module
 
 
 def _package_file(module: str) -> Path:

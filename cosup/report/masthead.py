@@ -43,7 +43,7 @@ class Head:
 
 def make_head(run: Run, tables: Mapping[str, pd.DataFrame]) -> Head:
     """Make the head of a run's page."""
-    return Head(run.name, subtitle(run), _numbers(run, tables), warnings(run))
+    return Head(run.title, subtitle(run), _numbers(run, tables), warnings(run))
 
 
 def subtitle(run: Run) -> str:

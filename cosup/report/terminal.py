@@ -31,7 +31,7 @@ def report_text(run: Run) -> RenderableType:
     """
     made = tables(run)
     found = findings(run, made)
-    parts: list[RenderableType] = [Text(run.name, style="bold"), Text(subtitle(run))]
+    parts: list[RenderableType] = [Text(run.title, style="bold"), Text(subtitle(run))]
     parts += [Text(line, style="yellow") for line in warnings(run)]
     sentences = verdict(run, made)[bool(run.missing) :]  # the first repeats the warning
     parts += [Text(""), *(Text(sentence) for sentence in sentences)]

@@ -20,6 +20,7 @@ from cosup.config.schema import (
     StudentSection,
 )
 from cosup.config.teachers import TeachersSection
+from cosup.data.broken import try_images
 from cosup.data.episodes import episode_rows
 from cosup.data.noise import transitions
 from cosup.data.section import DataSection
@@ -73,10 +74,16 @@ def check_noise(data: DataSection, samples: ImageData) -> None:
             transitions(data.noise, samples.classes)
 
 
+def check_images(data: DataSection, source: Listed) -> None:
+    """Decode some of the images, and check that they can be read."""
+    with within("data"):
+        try_images(data, source.samples)
+
+
 def check_tables(data: DataSection, teachers: TeachersSection, source: Listed) -> None:
     """Check annotation tables against the classes and the ids of the samples."""
     samples, left_out = source
-    if data.few_shot is not None:  # not of these classes, and not allowed at all
+    if data.few_shot is not None or len(samples.classes) < 2:  # told by others
         return
     ids = [*map(str, samples.table["sample_id"]), *left_out]
     raise_all(tables.check_tables(teachers, samples.classes, ids))

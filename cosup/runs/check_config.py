@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cosup.config import needs
 from cosup.config.rounds import RoundsSection
-from cosup.config.schema import ExecutionSection
+from cosup.config.schema import ExecutionSection, RunSection
 from cosup.config.student import StudentSection
 from cosup.config.teacher_model import TeacherModelSection
 from cosup.config.teachers import TeachersSection
@@ -20,6 +20,7 @@ from cosup.data.sources.base import Names
 from cosup.errors import Mistakes, UserError, raise_all, within
 from cosup.models.names import check_backbone, check_network_name, check_weights, weights_file
 from cosup.models.prompts import OPEN_CLIP
+from cosup.remote import is_uri
 from cosup.settings.teachers import CALL, NETWORK, PRETRAINED, import_function
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -28,11 +29,24 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 def names_of_source(data: DataSection) -> Names:
     """Look for the source's folders and files; return the names of classes and domains, if known.
 
-    Of few-shot learning they are not: some classes are set aside.
+    Of few-shot learning they are not: some classes are set aside. A class alone is no task.
     """
     with within("data"):
         names = SOURCES.build(data.source).peek()
-    return names if data.few_shot is None else Names()
+    if data.few_shot is not None or len(names.classes or ()) == 1:
+        return Names()
+    return names
+
+
+def check_output(run: RunSection) -> None:
+    """Check that nothing but a folder is where the run's folder is to be."""
+    if is_uri(run.output):
+        return
+    folder = (Path(run.output) / run.name).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        problem = f"'{there}' is a file, and the run needs a folder there"
+        raise UserError(problem, key="run.output", value=run.output)
 
 
 def check_data_files(data: DataSection) -> None:

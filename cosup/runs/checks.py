@@ -62,12 +62,14 @@ CONFIG_CHECKS = (
     Check("check_config:check_tables", ("teachers", "names")),
     Check("check_config:check_scopes", ("teachers", "names")),
     Check("check_config:check_student_names", ("student",)),
+    Check("check_config:check_output", ("run",)),
     Check("check_config:check_execution", ("execution",), gives="device"),
 )
 """What `cosup validate` checks, besides the settings themselves."""
 
 SAMPLE_CHECKS = (
     Check("check:listed", ("run", "data", "names"), gives="source"),
+    Check("check:check_images", ("data", "source")),
     Check("check:check_tables", ("data", "teachers", "source")),
     Check("check_config:trains_on_labels", ("teachers",), gives="teacher_train"),
     Check("check_config:wants_teacher_train", ("teachers", "rounds"), gives="teacher_train"),

@@ -20,10 +20,11 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     """Return what a run prints at its end: table, files, and what to use and why."""
     seeds = summary["seed"] if isinstance(summary["seed"], list) else []
     over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
+    name = _name(directory)
     if summary.get("measured", "") is None:
-        table = estimates_table(summary, over)
+        table = estimates_table(summary, name, over)
         return Group(table, Text(_files(summary, directory)), *_verdict(summary))
-    title = f"{summary['run']}: accuracy {summary['measured']}, in %{over}"
+    title = f"{name}: accuracy {summary['measured']}, in %{over}"
     table = Table(title=title, title_justify="left")
     table.add_column("supervision")
     table.add_column("accuracy", justify="right")
@@ -56,11 +57,12 @@ def _verdict(summary: Mapping[str, Any]) -> list[RenderableType]:
     return [Text("\n".join(["", *sentences]), style="bold")] if sentences else []
 
 
-def estimates_table(summary: Mapping[str, Any], over: str = "") -> Table:
-    """Return what a run without a test split prints: each source as it is estimated."""
-    title = (
-        f"{summary['run']}: how often each source is right, estimated without labels, in %{over}"
-    )
+def estimates_table(summary: Mapping[str, Any], name: str, over: str = "") -> Table:
+    """Return what a run without a test split prints: each source as it is estimated.
+
+    name: of the run's directory.
+    """
+    title = f"{name}: how often each source is right, estimated without labels, in %{over}"
     table = Table(title=title, title_justify="left")
     for name in ("source", "answers", "right", "agrees with the labels", "with the student"):
         table.add_column(name, justify="left" if name == "source" else "right")
@@ -82,6 +84,13 @@ def estimates_table(summary: Mapping[str, Any], over: str = "") -> Table:
     right = in_percent(summary["labels"]["estimated_right"])
     table.add_row("labels of student_train", "100.0", right, "", "")
     return table
+
+
+def _name(directory: Path | Place) -> str:
+    """Return the name of a run's directory, which `--output` may have set apart from `run.name`."""
+    if isinstance(directory, Place):
+        return directory.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return directory.resolve().name
 
 
 def _add_teachers(table: Table, summary: Mapping[str, Any]) -> None:
@@ -238,7 +247,7 @@ def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> Rende
     losses: Mapping[str, Mapping[str, Any]] = summary["losses"]
     over = f"{noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}"
     measured = next(iter(losses.values())).get("measured", "on the test split")
-    title = f"{summary['run']}: the student's accuracy {measured} by loss, in %, {over}"
+    title = f"{_name(directory)}: the student's accuracy {measured} by loss, in %, {over}"
     table = Table(title=title, title_justify="left")
     table.add_column("loss")
     table.add_column("accuracy", justify="right")

@@ -226,7 +226,7 @@ def import_function(name: str) -> Callable[..., Any]:
     sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise UserError(f"cannot import '{module_name}': {reason}", value=name) from error
     finally:

@@ -51,7 +51,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "noid": labels.rename(columns={"sample_id": "number"}),
     }.items():
         table.to_csv(root / f"{name}.csv", index=False)
-    (root / "empty").mkdir()
+    shutil.copytree(root / "own", root / "liar")
+    shutil.copytree(root / "own" / "one", root / "single" / "one")
+    for path in sorted((root / "liar" / "two").iterdir())[:3]:
+        path.write_text("this is text, whatever the name says")
+    (root / "leaves.py").write_text("raise SystemExit(3)\n")
     table = labels.rename(columns={"sample_id": "path"})
     splits = np.array(["student_train", "test", "tset"])[np.arange(len(table)) % 3]
     table.assign(split=splits).to_csv(root / "own" / "split.csv", index=False)
@@ -153,6 +157,19 @@ BREAKAGES = {
     "wrong type": Breakage(
         put("data.limit", -1), "data.limit", "settings", parts("data"), breaks=UNLISTED
     ),
+    "files that are no images": Breakage(
+        put("data.root", "liar"), "data.max_broken", "plan", parts("data")
+    ),
+    "a single class": Breakage(
+        put("data.root", "single"), "data", "plan", parts("data"), breaks=UNLISTED
+    ),
+    "an output that is a file": Breakage(put("run.output", "noid.csv"), "run.output", "validate"),
+    "a module that exits": Breakage(
+        put(f"{FIRST}.2.model.name", "call:leaves:answer"),
+        f"{FIRST}.2.model.name",
+        "validate",
+        parts("rules"),
+    ),
     "noise of another shape": Breakage(
         put("data.noise", {"kind": "matrix", "matrix": [[1.0, 0.0], [0.0, 1.0]]}),
         "data.noise.matrix",
@@ -164,7 +181,10 @@ BREAKAGES = {
         put(f"{FIRST}.0.model", {"name": "resnt18"}), f"{FIRST}.0.model", "validate"
     ),
     "no module": Breakage(
-        put(f"{FIRST}.2.model.name", "call:rulez:answer"), f"{FIRST}.2.model.name", "validate"
+        put(f"{FIRST}.2.model.name", "call:rulez:answer"),
+        f"{FIRST}.2.model.name",
+        "validate",
+        parts("rules"),
     ),
     "unknown class in a scope": Breakage(
         put(f"{FIRST}.1.scope", {"class": ["onee"]}),

@@ -113,7 +113,8 @@ def frames(path: Path, columns: Sequence[str] | None = None) -> Iterator[pd.Data
     except (pa.ArrowException, ValueError, OSError, EOFError) as error:
         name = "Parquet" if kind in PARQUET else "CSV" if kind in SEPARATED else "JSON"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise table_error(path, f"cannot be read as {name}: {reason}") from None
+        encoding = "UTF-8" if isinstance(error, UnicodeDecodeError) else None
+        raise table_error(path, f"cannot be read as {name}: {reason}", encoding) from None
 
 
 def first_chunk(path: Path) -> pd.DataFrame:

@@ -103,6 +103,8 @@ def sample_id_column(path: Path, names: Sequence[str], section: ExternalSection)
     if found is None:
         allowed = f"{', '.join(USUAL['sample_id'])}; or `columns.sample_id`"
         problem = f"no column 'sample_id' (found: {', '.join(names[:10])})"
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            allowed = "commas between the columns, or tabs in a file .tsv"
         raise table_error(path, problem, allowed)
     return found
 
