@@ -166,6 +166,6 @@ def _what_there_is(hierarchy: Hierarchy) -> frozenset[Need]:
     has: set[Need] = set()
     if len(finest) > 1:
         has.add("several")
-    if any(not spec.generalist and spec.external is None for spec in finest):
+    if any(not spec.generalist and spec.trained for spec in finest):
         has.add("specialists")
     return frozenset(has)

@@ -128,6 +128,10 @@ def test_no_recipe_needs_what_the_run_lacks(tmp_path: Path) -> None:
     assert everything == [recipe.name for recipe in RECIPES]
     assert set(single) < set(annotators) < set(everything)
     assert not any("gate" in name for name in annotators)
+    # A function of a part of the task is no specialist that was trained: no input of it is known.
+    rules = {"name": "rules", "scope": {"class": [0]}, "model": {"name": "call:rules:annotate"}}
+    hierarchy["hierarchy"] = {"by": "explicit", "teachers": [[rules]]}
+    assert named(config(tmp_path, teachers=hierarchy)) == annotators
 
 
 @pytest.mark.parametrize(
