@@ -64,10 +64,10 @@ def config(folder: Path, backend: str, **execution: Any) -> Config:
 
 
 def lines(run: Path) -> list[str]:
-    """Return the distinct lines of a run's log, without progress messages and the page's path."""
-    found = re.findall(r"INFO (cosup\.\S+): (.*)", (run / "log.txt").read_text())
-    apart = ("cosup.runs.logs", "cosup.report.page")
-    return list(dict.fromkeys(line for name, line in found if name not in apart))
+    """Return the distinct lines of a run's log, without progress messages and the run's path."""
+    log = (run / "log.txt").read_text().replace(str(run), "RUN")
+    found = re.findall(r"INFO (cosup\.\S+): (.*)", log)
+    return list(dict.fromkeys(line for name, line in found if name != "cosup.runs.logs"))
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Browser:
         """Open a page on disk and empty the logs."""
         self.console_messages(), self.requests()
         self._post("url", {"url": page.resolve().as_uri()})
+        # Another tab may have the focus, and then no element gets an event of it.
+        self.devtools("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a script and return its value."""
@@ -102,7 +104,9 @@ class Browser:
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 sent.append((message["params"]["type"], message["params"]["request"]["url"]))
-        return [url for kind, url in sent if kind != "Document" and not url.startswith("data:")]
+        # The browser's own pages, such as the new tab, load files by chrome://.
+        own = ("data:", "chrome:")
+        return [url for kind, url in sent if kind != "Document" and not url.startswith(own)]
 
     def _post(self, what: str, body: dict[str, Any]) -> Any:
         return post(f"{self._url}/{what}", body)
