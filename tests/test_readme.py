@@ -6,14 +6,10 @@ tests/test_methods.py checks their links and the files that they name.
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 from helpers.synthetic_run import make_run
-from PIL import Image
-from sklearn.datasets import load_digits
 
-from cosup.cli import call
 from cosup.config import check_config, load_config
 from cosup.controls import CONTROLS
 
@@ -45,30 +41,6 @@ def test_python_on_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_configs_validate(text: str) -> None:
     whole = {"data": {"source": "digits"}, "student": {"backbone": {"name": "resnet18"}}}
     check_config({**whole, **yaml.safe_load(text)})
-
-
-def test_bring_your_own_can_be_planned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`cosup plan` accepts the configs for own images and own labels, with another backbone."""
-    monkeypatch.chdir(tmp_path)
-    digits = load_digits()
-    rows = []
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        if label < 4 and number < 300:
-            path = Path(f"my_images/{label}/{number}.jpg")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((pixels * 15).astype("uint8")).save(path)
-            rows.append({"sample_id": f"{label}/{number}.jpg", "label": str(label)})
-    pd.DataFrame(rows).to_csv("alice.csv", index=False)
-    pd.DataFrame(rows[::2]).to_parquet("bob.parquet")
-    images, labels = blocks("yaml")[:2]
-    Path("my.yaml").write_text(images)
-    Path("labels.yaml").write_text("base: my.yaml\n" + labels)
-    for config in ("my.yaml", "labels.yaml"):
-        backbone = "student.backbone={name: test_resnet, weights: null}"
-        assert call(["plan", config, backbone]) == 0, capsys.readouterr().err
-        assert "sample ids" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
