@@ -56,9 +56,9 @@ def build_network(
     """Build a network without its classifier, in eval mode on the CPU.
 
     published: with weights `pretrained` the network keeps its classifier (`num_features` is then
-    its number of classes), and without them timm's network keeps the input that its tag has.
-    weights: `pretrained`, `package:MODULE`, a file, or None for random weights (from torch's global
-    generator). drop_path: rate of stochastic depth in the deepest block (Huang et al., arXiv
+    its number of classes). weights: `pretrained`, `package:MODULE`, a file, or None for random
+    weights (from torch's global generator). The tag of a timm name sets the input whatever the
+    weights. drop_path: rate of stochastic depth in the deepest block (Huang et al., arXiv
     1603.09382). Raises `UserError` for an unknown name, weights that are missing or do not fit, an
     unsupported image size, and drop_path of a network without stochastic depth.
     """
@@ -74,7 +74,7 @@ def build_network(
     elif name.startswith(CIFAR):
         model, spec = _cifar(name, own, image_size, drop_path)
     else:
-        model, spec = _timm(name, own, image_size, drop_path, published)
+        model, spec = _timm(name, own, image_size, drop_path, published and own)
     if weights is not None and not own:
         load_into(model, read_weights(weights), weights, drop_classifier=True)
     model.eval()
@@ -150,15 +150,16 @@ def _cifar(
 
 
 def _timm(
-    name: str, pretrained: bool, image_size: int | None, drop_path: float, published: bool
+    name: str, pretrained: bool, image_size: int | None, drop_path: float, whole: bool
 ) -> tuple[nn.Module, InputSpec]:
     _check_timm(name, pretrained)
     base, _, tag = name.partition(".")
-    kept = published and timm.is_model_pretrained(name)
-    if tag and not pretrained and not name.startswith(HUB) and not kept:
-        name = base  # a tag names pretrained weights, which are not loaded here
+    # A known tag is kept without its weights too, as it says how images are prepared: a network
+    # that was trained from these weights and is loaded again needs the same images.
+    if tag and not name.startswith(HUB) and not timm.is_model_pretrained(name):
+        name = base
     with downloads(name):
-        model = _create_timm(name, pretrained, image_size, drop_path, published and pretrained)
+        model = _create_timm(name, pretrained, image_size, drop_path, whole)
     found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return model, InputSpec(
         size=image_size or found["input_size"][1],

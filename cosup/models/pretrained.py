@@ -81,7 +81,7 @@ def restored_classifier(
     source: where they come from, for errors.
     """
     with torch.random.fork_rng(devices=[]):
-        network = build_network(name, None, image_size, published=True)
+        network = build_network(name, None, image_size)
         outputs = _outputs_of(network, state)
         with_classifier(network, outputs)
     load_into(network.model, state, source or name)

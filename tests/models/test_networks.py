@@ -51,6 +51,18 @@ def test_torchvisions_network_gives_the_input_of_its_last_layer() -> None:
     assert backbone.num_features == 1024
 
 
+def test_the_tag_of_a_name_sets_the_input_whatever_the_weights() -> None:
+    """A network that was trained from published weights and is loaded again, with weights of its
+    own, prepares images as before. The tag tv_in1k is not the default of resnet18."""
+    published = timm.create_model("resnet18.tv_in1k").pretrained_cfg
+    default = timm.create_model("resnet18").pretrained_cfg
+    assert published["crop_pct"] != default["crop_pct"], "a test of nothing"
+    found = build_classifier("resnet18.tv_in1k", 3).input
+    assert found.crop_pct == published["crop_pct"]
+    assert found.interpolation == published["interpolation"]
+    assert build_classifier("resnet18.unknown_tag", 3).input.crop_pct == default["crop_pct"]
+
+
 def test_the_identity_is_that_of_weights_architecture_and_input(tmp_path: Path) -> None:
     first, again = load(), load()
     assert first.identity == again.identity
