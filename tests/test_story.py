@@ -1,6 +1,8 @@
 """The README's worked story, made of real digits and run by its config, with labels and without."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,14 @@ from cosup.cli import call
 SOURCES = ["low", "high", "old", "rules", "ada", "ben", "cy"]
 SMALL = ["data.limit=500", "teachers.training.steps=100", "student.training.steps=100"]
 SMALL += ["rounds={assignment: fused, targets: hard}", "execution.threads=1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_rules_of_others() -> Iterator[None]:
+    """Forget the module `rules` before and after: other projects have one of this name."""
+    sys.modules.pop("rules", None)
+    yield
+    sys.modules.pop("rules", None)
 
 
 @pytest.fixture(scope="module")
