@@ -1,24 +1,25 @@
 """The exported student: a folder with its weights, its input settings and its class names.
 
 student = load_student("outputs/quickstart/student")
-probs = student.predict([Image.open("some.png")])      # [1, C], columns as student.classes
-probs = student.predict([Image.open("some.png")], team=True)      # together with its teachers
+probs = student.predict("some.png")                # [1, C], columns as student.classes
+probs = student.predict(paths, batch_size=256)     # [N, C]; also PIL images and uint8 tensors
+probs = student.predict(paths, team=True)          # together with its teachers
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cosup.data.images import to_rgb
+from cosup.data.given import GivenImages, OneImage, decode_batches, given_images
 from cosup.data.transforms import Transform, eval_transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_atomic, write_json
@@ -34,6 +35,23 @@ from cosup.student.team import ExportedTeam, load_team
 HEAD, NETWORK, SETTINGS, CARD = "head.safetensors", "model.safetensors", "student.json", "README.md"
 TEAM = "team"
 """The folder of the team, within that of the student."""
+BATCH = 64
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that decode files."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a student says of a batch.
+
+    places: of the n images that could be read, among all. probs: [n, C]. asked: the weights [n, T]
+    of the teachers, [n, 0] without a team. broken: why the other images could not be read.
+    """
+
+    places: list[int]
+    probs: Tensor
+    asked: Tensor
+    broken: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -53,35 +71,73 @@ class ExportedStudent:
     folder: Path | None = None
     no_team: str | None = None
 
-    @torch.inference_mode()
-    def predict(self, images: Sequence[Image.Image], team: bool = False) -> Tensor:
-        """Predict class probabilities [N, C] of PIL images of any mode and size.
+    def predict(
+        self, images: OneImage | Sequence[OneImage], team: bool = False, batch_size: int = BATCH
+    ) -> Tensor:
+        """Predict class probabilities [N, C].
 
-        team: together with the teachers, as `predict_team`. Raises `UserError` after a meta stage.
+        images: one or many of paths, PIL images of any mode and size and uint8 tensors [3, H, W],
+        or a uint8 tensor [N, 3, H, W]. team: together with the teachers, as `predict_team`.
+        batch_size: images that are decoded and predicted at once; memory grows with it alone.
+        Raises `UserError` for an image that cannot be read, and after a meta stage.
         """
-        if team:
-            return self.predict_team(images)[0]
+        return self._predict(images, team, batch_size)[0]
+
+    def predict_team(
+        self, images: OneImage | Sequence[OneImage], batch_size: int = BATCH
+    ) -> tuple[Tensor, Tensor]:
+        """Predict together with the teachers, and tell which of them were asked.
+
+        images, batch_size: as for `predict`. Returns the class probabilities [N, C], the normalised
+        product of those of student and team with the exponents that the run fitted, and the weights
+        [N, T] of the teachers, columns as `team.names`. Raises `UserError` for a student without a
+        team, and for an image that cannot be read.
+        """
+        return self._predict(images, True, batch_size)
+
+    def answers(
+        self, images: GivenImages, team: bool = False, batch_size: int = BATCH
+    ) -> Iterator[Answers]:
+        """Yield the answers to batches of images in order; broken images are left out and named.
+
+        Raises `UserError` after a meta stage, and for a student without a team if `team`.
+        """
         if self.meta:
             raise UserError(
                 "this student went through the meta stage and no longer classifies its base "
                 "classes; use embed(images) and the nearest centroid"
             )
-        logits: Tensor = self.model(self._pixels(images))
-        return logits.float().softmax(1).cpu()
+        names = len(self.team.names) if team else 0
+        for batch in decode_batches(images, self.transform, batch_size, READERS):
+            probs, asked = torch.zeros(0, len(self.classes)), torch.zeros(0, names)
+            if batch.pixels is not None:
+                probs, features = self._alone(batch.pixels)
+                asked = torch.zeros(len(probs), 0)
+                if team:
+                    given = images.part(batch.places)
+                    probs, asked = self.team.predict(given, probs, features)
+            yield Answers(batch.places, probs, asked, batch.broken)
 
-    def predict_team(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Predict together with the teachers, and tell which of them were asked.
+    @torch.inference_mode()
+    def _alone(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the student's probabilities of a batch, and the features that a head reads."""
+        if isinstance(self.model, HeadOnBackbone):
+            features = self.model.embed(pixels).cpu()
+            logits: Tensor = self.model.head(features)[0]
+        else:
+            features, logits = None, self.model(pixels)
+        return logits.float().softmax(1).cpu(), None if features is None else features.float()
 
-        Returns the class probabilities [N, C], the normalised product of those of student and team
-        with the exponents that the run fitted, and the weights [N, T] of the teachers, columns as
-        `team.names`. Raises `UserError` for a student without a team.
-        """
-        if not isinstance(self.model, HeadOnBackbone):
-            return self.team.predict(images, self.predict(images))
-        with torch.inference_mode():
-            features = self.embed(images)
-            own = self.model.head(features)[0].float().softmax(1).cpu()
-        return self.team.predict(images, own, features)
+    def _predict(
+        self, images: OneImage | Sequence[OneImage], team: bool, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        parts = [torch.zeros(0, len(self.classes))]
+        asked = [torch.zeros(0, len(self.team.names) if team else 0)]
+        for answers in self.answers(given_images(images), team, batch_size):
+            _raise_broken(answers.broken)
+            parts.append(answers.probs)
+            asked.append(answers.asked)
+        return torch.cat(parts), torch.cat(asked)
 
     @cached_property
     def team(self) -> ExportedTeam:
@@ -95,12 +151,26 @@ class ExportedStudent:
         return load_team(self.folder / TEAM, self.classes, device)
 
     @torch.inference_mode()
-    def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return embeddings [N, D]: the pooled features that its last layer reads."""
-        return self.model.embed(self._pixels(images)).float().cpu()
+    def embed(self, images: OneImage | Sequence[OneImage], batch_size: int = BATCH) -> Tensor:
+        """Return embeddings [N, D]: the pooled features that its last layer reads.
 
-    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        return torch.stack([self.transform(to_rgb(image)) for image in images])
+        images, batch_size: as for `predict`. Raises `UserError` for an image that cannot be read,
+        and for no image.
+        """
+        parts = []
+        for batch in decode_batches(given_images(images), self.transform, batch_size, READERS):
+            _raise_broken(batch.broken)
+            assert batch.pixels is not None
+            parts.append(self.model.embed(batch.pixels).float().cpu())
+        if not parts:
+            raise UserError("no image is given", key="images")
+        return torch.cat(parts)
+
+
+def _raise_broken(broken: Mapping[int, str]) -> None:
+    """Raise `UserError` about the first image that could not be read, if there is one."""
+    for reason in broken.values():
+        raise UserError(f"cannot read {reason}")
 
 
 class HeadOnBackbone(nn.Module):

@@ -5,18 +5,16 @@ exponents), the weights of each teacher and the learned state of the assigner. A
 referenced, as that of a student, and a function by its module.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,7 +23,7 @@ from cosup.assignment.base import Assigner
 from cosup.config.schema import Assigners
 from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.config.teachers import TeachersSection
-from cosup.data.images import Ints, to_rgb
+from cosup.data.given import GivenImages
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
@@ -171,12 +169,12 @@ class ExportedTeam:
 
     @torch.inference_mode()
     def predict(
-        self, images: Sequence[Image.Image], student: Tensor, features: Tensor | None = None
+        self, images: GivenImages, student: Tensor, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return probabilities [N, C] by student and team, and the weights [N, T] of the teachers.
 
-        images: any mode and size. student: probabilities [N, C]. features: [N, D] of a student that
-        is a head.
+        images: a batch, of which every one can be read. student: probabilities [N, C]. features:
+        [N, D] of a student that is a head.
         """
         data = _as_data(images, self.classes, self.domains)
         able = torch.zeros(len(self.names), dtype=torch.bool)
@@ -195,43 +193,16 @@ class ExportedTeam:
         asked = ask_team(self.assigner, level, own, None if read is None else read.half())
         return combine(own.dense(), asked.probs.dense(), self.exponents), asked.weights
 
-    def _features(self, images: Sequence[Image.Image]) -> Tensor:
+    def _features(self, images: GivenImages) -> Tensor:
         assert self.features is not None
         transform = eval_transform(self.features.input)
-        pixels = [transform(to_rgb(image)) for image in images]
-        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-        return torch.cat([self.features(torch.stack(part)).cpu() for part in parts])
+        pixels = torch.stack([transform(images.read(place)) for place in range(len(images))])
+        return torch.cat([self.features(part).cpu() for part in torch.split(pixels, BATCH)])
 
 
-@dataclass
-class _GivenImages:
-    """Images in memory, as a collection (`cosup.data.images.Images`)."""
-
-    images: Sequence[Image.Image]
-    files: bool = field(default=False, init=False)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, index: int) -> Image.Image:
-        return to_rgb(self.images[index])
-
-    def where(self, index: int) -> str:
-        return f"image {index}"
-
-    def fingerprint(self, indices: Ints) -> str:
-        digest = hashlib.sha256()
-        for index in indices:
-            image = self.images[int(index)]
-            digest.update(f"{image.mode} {image.size}".encode() + image.tobytes())
-        return digest.hexdigest()
-
-
-def _as_data(
-    images: Sequence[Image.Image], classes: tuple[str, ...], domains: tuple[str, ...]
-) -> ImageData:
+def _as_data(images: GivenImages, classes: tuple[str, ...], domains: tuple[str, ...]) -> ImageData:
     """Return images as samples without labels, all in the split test."""
-    collection, rows = _GivenImages(images), np.arange(len(images), dtype=np.int64)
+    rows = np.arange(len(images), dtype=np.int64)
     names = [str(row) for row in rows]
     table = pd.DataFrame(
         {
@@ -244,7 +215,7 @@ def _as_data(
             "given": -1,
         }
     )
-    return ImageData(table, classes, domains, collection, collection.fingerprint(rows))
+    return ImageData(table, classes, domains, images, images.fingerprint(rows))
 
 
 def load_team(folder: Path, classes: Sequence[str], device: torch.device) -> ExportedTeam:
@@ -269,7 +240,7 @@ def load_team(folder: Path, classes: Sequence[str], device: torch.device) -> Exp
 def _loaded(folder: Path, about: Mapping[str, Any], compute: Compute) -> ExportedTeam:
     classes, domains = tuple(about["classes"]), tuple(about["domains"])
     cache = FeatureCache(compute)
-    data = _as_data([], classes, domains)
+    data = _as_data(GivenImages([]), classes, domains)
     training = Training(TeachersSection(), data, int(about["seed"]), cache)
     entries = [{**_common(about), **entry} for entry in about["teachers"]]
     specs = [_spec(entry, classes, domains, folder) for entry in entries]

@@ -152,6 +152,9 @@ def test_the_loaded_team_answers_as_in_the_run(
     recorded = files.student_and_team.read(10).dense()
     torch.testing.assert_close(probs, recorded, atol=2e-3, rtol=0)
     assert torch.equal(probs, student.predict(images, team=True))
+    in_parts, asked = student.predict_team(images, batch_size=50)
+    torch.testing.assert_close(in_parts, probs, atol=2e-3, rtol=0)
+    torch.testing.assert_close(asked, weights, atol=2e-3, rtol=0)
     assert student.team.names == tuple(summary["rounds"][-1]["teachers"])
     torch.testing.assert_close(weights.sum(1), torch.ones(len(images)))
     accuracy = float((recorded.argmax(1) == data.truth(data.rows("test")).labels).double().mean())
@@ -238,6 +241,16 @@ def test_the_folder_stands_alone(exported: Path, tmp_path: Path) -> None:
     moved = cosup.load_student(copy_of(exported, tmp_path), "cpu")
     here = cosup.load_student(exported / "student", "cpu")
     assert torch.equal(moved.predict([IMAGE], team=True), here.predict([IMAGE], team=True))
+
+
+def test_the_team_reads_files_and_names_those_it_cannot(exported: Path, tmp_path: Path) -> None:
+    student = cosup.load_student(exported / "student", "cpu")
+    path = tmp_path / "grey.png"
+    IMAGE.save(path)
+    expected = student.predict([IMAGE, IMAGE], team=True)
+    assert torch.equal(student.predict([path, str(path)], team=True), expected)
+    assert student.predict_team([])[1].shape == (0, len(student.team.names))
+    assert "gone.png" in str(error_of(student.predict, [path, tmp_path / "gone.png"], team=True))
 
 
 def test_a_folder_of_the_first_format_is_read(exported: Path, tmp_path: Path) -> None:
