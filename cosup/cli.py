@@ -25,7 +25,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Config file (YAML).")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        help="Config file (YAML), or the name of a config that `cosup ls configs` lists.",
+    ),
+]
+ShippedName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a config that `cosup ls configs` lists.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -269,6 +278,28 @@ def list_things(
         from cosup.runs.listing import list_kinds
 
         show(list_kinds(what or None))
+
+
+@app.command()
+def cat(name: ShippedName) -> None:
+    """Print a config that comes with cosup."""
+    with explained():
+        from cosup.config.files import read_shipped
+
+        typer.echo(read_shipped(name), nl=False)
+
+
+@app.command()
+def cp(
+    name: ShippedName,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="New file, or a folder.")],
+) -> None:
+    """Copy a config that comes with cosup, to change it."""
+    with explained():
+        from cosup.config.files import copy_shipped
+
+        copy = copy_shipped(name, target)
+        typer.echo(f"{copy}: a copy of {name}; run it with: cosup run {shlex.quote(str(copy))}")
 
 
 @contextmanager

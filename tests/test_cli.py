@@ -162,7 +162,7 @@ def test_ls_shows_configs_and_runs(config: Path, capsys: pytest.CaptureFixture[s
     (folder / "outputs" / "one" / ".cosup-run.json").write_text("{}")
     (folder / "outputs" / "stray").mkdir()
     assert call(["ls", "configs"]) == 0
-    assert "configs/a.yaml  A fine thing" in capsys.readouterr().out
+    assert "configs/a.yaml A fine thing" in " ".join(capsys.readouterr().out.split())
     assert call(["ls", "runs"]) == 0
     out = capsys.readouterr().out
     assert "outputs/one  not finished" in out

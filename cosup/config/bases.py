@@ -1,7 +1,8 @@
 """Extend one config by another: `base: other.yaml` beside the sections.
 
 The settings of the file replace those of its base, and overrides replace both. A base may have a
-base itself, and need not be complete. Its path is relative to the file with the key.
+base itself, and need not be complete. Its path is relative to the file with the key; a config that
+comes with cosup is found by its name (`base: quickstart`), unless there is a file of that name.
 
 - Mappings merge key by key; any other value (a list and null included) replaces the base's.
 - A mapping that chooses something else replaces the base's mapping whole: where its `name` or
@@ -21,7 +22,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosup.config.yaml import describe_content, parse_yaml, read_text
+from cosup.config.files import find_base, read_text
+from cosup.config.yaml import describe_content, parse_yaml
 from cosup.errors import UserError, about
 
 BASE = "base"
@@ -83,7 +85,7 @@ def _layer(path: Path, tree: Any) -> Layer:
 def _path_of(value: Any, named_in: Path) -> Path:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise UserError("must be {allowed}", value=value, allowed="the path of one YAML file")
-    return named_in.parent / value
+    return find_base(value, named_in)
 
 
 def _check_no_cycle(path: Path, layers: Sequence[Layer]) -> None:

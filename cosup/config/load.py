@@ -10,6 +10,7 @@ from typing import Any
 
 from cosup.config.bases import BASE, file_of, merge, read_layers
 from cosup.config.cross_checks import find_conflicts
+from cosup.config.files import find_config
 from cosup.config.schema import Config
 from cosup.config.yaml import apply_override, describe_content, to_yaml
 from cosup.errors import Key, UserError, raise_all
@@ -52,13 +53,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     """Read the config in a YAML file, as far as it is valid.
 
-    The file's settings replace those of the config that it extends (`cosup.config.bases`), and the
-    overrides `section.key=value` replace both. Paths within a config are relative to the working
-    directory, except for `base`, which is relative to the file with the key.
+    path: the file, or the name of a config that comes with cosup (`quickstart`). Its settings
+    replace those of the config that it extends (`cosup.config.bases`), and the overrides
+    `section.key=value` replace both. Paths within a config are relative to the working directory,
+    except for `base`, which is relative to the file with the key.
 
     Raises `UserError` for a file that cannot be read as a mapping of sections.
     """
-    layers = read_layers(Path(path))
+    layers = read_layers(find_config(Path(path)))
     return _draft(merge(layers), overrides, lambda key: file_of(key, layers))
 
 

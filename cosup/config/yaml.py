@@ -6,7 +6,6 @@ PyYAML's YAML 1.1 reads `no` as false, `1e-3` as text and `on:` as a key named t
 
 import re
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -81,25 +80,6 @@ def to_yaml(tree: Any) -> str:
     """Return YAML that `parse_yaml` reads as the same tree, with the keys in the order given."""
     text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a config file; raise `UserError` if there is no such text file."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        there = f" (in {path.parent}: {', '.join(near)})" if near else ""
-        problem = f"no such file{there}"
-    except IsADirectoryError:
-        problem = "is a folder; give a YAML file"
-    except PermissionError:
-        problem = "not readable (permission denied)"
-    except UnicodeDecodeError as error:
-        problem = f"not a text file (byte {error.start} is not UTF-8)"
-    except OSError as error:
-        problem = f"not readable ({error.strerror})"
-    raise UserError(problem, where=f"config {path}")
 
 
 def describe_content(tree: Any) -> str:

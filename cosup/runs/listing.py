@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cosup.config.files import shipped_configs
 from cosup.config.schema import Assigners, Filters, Losses
 from cosup.controls import CONTROLS
 from cosup.data.sources import SOURCES
@@ -71,14 +72,20 @@ def _registered(registry: Registry[Any]) -> Callable[[], dict[str, str]]:
 
 
 def _configs() -> dict[str, str]:
-    """List the YAML files of `configs/` with the first sentence of their first comment."""
-    found = {}
-    for path in sorted(CONFIGS.glob("*.y*ml")):
-        heading, _, _ = path.read_text(encoding="utf-8", errors="replace").partition("\n\n")
-        text = heading.partition("\n#\n")[2] or heading  # below the command that runs it
-        words = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-        found[str(path)] = words.split(": ")[0].split(". ")[0]
-    return found
+    """List the configs that come with cosup by name, and the YAML files of `configs/` here."""
+    shipped = shipped_configs()
+    known = {path.resolve() for path in shipped.values()}
+    here = [path for path in sorted(CONFIGS.glob("*.y*ml")) if path.resolve() not in known]
+    found = {**shipped, **{str(path): path for path in here}}
+    return {name: _first_sentence(path) for name, path in found.items()}
+
+
+def _first_sentence(config: Path) -> str:
+    """Return the first sentence of a config's first comment, below the command that runs it."""
+    heading, _, _ = config.read_text(encoding="utf-8", errors="replace").partition("\n\n")
+    text = heading.partition("\n#\n")[2] or heading
+    words = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    return words.split(": ")[0].split(". ")[0]
 
 
 def _teachers() -> dict[str, str]:
@@ -119,7 +126,7 @@ _REGISTRIES: dict[str, Registry[Any]] = {
     "losses": Losses,
     "sources": SOURCES,
 }
-_LOOKED = {"configs": f" in {CONFIGS}/", "runs": f" in {RUNS}/"}
+_LOOKED = {"runs": f" in {RUNS}/"}
 _KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "configs": _configs,
     **{kind: _registered(registry) for kind, registry in _REGISTRIES.items()},

@@ -224,7 +224,8 @@ def test_every_verb_reads_it(write: Write, capsys: pytest.CaptureFixture[str]) -
     path.write_text(commented + path.read_text())
     assert call(["validate", str(path)]) == 0
     assert call(["ls", "configs"]) == 0
-    assert "configs/c.yaml  The baseline without a gate" in capsys.readouterr().out
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "configs/c.yaml The baseline without a gate" in listed
     assert call(["run", str(path), "--print-config", "run.seed=5"]) == 0
     printed = capsys.readouterr().out
     assert printed == dump_config(load_config(path, ["run.seed=5"]))
@@ -244,3 +245,14 @@ def test_a_job_is_shipped_whole(write: Write) -> None:
     assert load_config(shipped) == config
     assert (config.run.seed, config.execution.backend) == (5, "ray")
     assert config.student == whole().student
+
+
+@pytest.mark.ray
+def test_a_job_may_extend_a_shipped_config(write: Write) -> None:
+    pytest.importorskip("ray")
+    from cosup.cluster.submit import job_config
+
+    by_name = job_config(Path("quickstart"), ["run.output=/shared/runs"], None)
+    by_base = job_config(write("run: {output: /shared/runs}", base="quickstart"), [], None)
+    assert by_name == by_base
+    assert by_name.student == load_config("quickstart").student
