@@ -24,6 +24,10 @@ app = typer.Typer(
     help="Train an image classifier from several unreliable sources of labels.",
     pretty_exceptions_enable=False,
 )
+export_app = typer.Typer(
+    help="Write what a run has made for other tools.", pretty_exceptions_enable=False
+)
+app.add_typer(export_app, name="export")
 
 ConfigFile = Annotated[
     Path,
@@ -261,6 +265,36 @@ def review(
         from cosup.runs import review_run
 
         show(review_run(run, number, answers, seed, html))
+
+
+@export_app.command("labels")
+def labels_to_file(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")],
+    form: Annotated[
+        str,
+        typer.Option("--format", metavar="FORMAT", help="csv, label-studio, cleanlab or long."),
+    ] = "csv",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write, instead of one in RUN."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
+) -> None:
+    """Write the final labels of a run for another tool.
+
+    csv: sample_id, label, probability. label-studio: tasks with the label as a prediction, the
+    least sure first. cleanlab: labels and pred_probs, as .npz. long: what every source said, as
+    task, worker, label, probability.
+    """
+    with explained():
+        from cosup.runs.export_labels import export_labels
+
+        for line in export_labels(run, form, output, overwrite):
+            typer.echo(line)
 
 
 @app.command("ls")

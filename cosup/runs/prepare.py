@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from cosup.analysis.records import Run
 from cosup.config import Draft
+from cosup.config.load import check_config
 from cosup.config.schema import Config, ExecutionSection, RunSection
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
@@ -72,6 +74,13 @@ def list_samples(config: Config, compute: Compute | None = None) -> ImageData:
         compute.cache,
         teacher_train=config.wants_teacher_train,
     )
+
+
+def list_samples_of(run: Run) -> ImageData:
+    """List the images of a run as it did itself before any answer of a review."""
+    config = check_config(run.files.config.read(), str(run.files.config.path))
+    section = config.data.model_copy(update={"answers": None})
+    return list_samples(config.model_copy(update={"data": section}))
 
 
 def make_compute(run: RunSection, execution: ExecutionSection) -> Compute:

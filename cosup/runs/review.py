@@ -23,7 +23,6 @@ from cosup.analysis import Run, load_run
 from cosup.analysis.arrays import Codes
 from cosup.analysis.pool import Pool, pool_from_table, pool_of_run, pool_table
 from cosup.analysis.review import Estimate, choose, estimates
-from cosup.config.load import check_config
 from cosup.data.answers import RANDOM, check_answers, read_answers
 from cosup.data.images import BrokenImage
 from cosup.data.table import ImageData
@@ -34,7 +33,7 @@ from cosup.remote import is_uri
 from cosup.report.review import Question, picture_of, write_review
 from cosup.runs.directory import locked_error, place_error
 from cosup.runs.lock import Locked, locked
-from cosup.runs.prepare import list_samples
+from cosup.runs.prepare import list_samples_of
 from cosup.words import plural
 
 __all__ = ["ask", "read"]
@@ -52,7 +51,7 @@ def ask(place: str, number: int, seed: int | None = None, page: bool = True) -> 
     run = _opened(place)
     files, classes = run.files.review, run.classes
     with _writing(run):
-        data = _images(run)
+        data = list_samples_of(run)
         if files.pool.exists():
             pool, reasons = _earlier(run)
             if seed is not None:
@@ -150,13 +149,6 @@ def _writing(run: Run) -> Iterator[None]:
         raise locked_error(run.path, error.process) from None
     except PermissionError as error:
         raise place_error(run.path, f"not writable ({error.strerror})") from None
-
-
-def _images(run: Run) -> ImageData:
-    """List the images of the run as it did itself before any answer."""
-    config = check_config(run.files.config.read(), str(run.files.config.path))
-    section = config.data.model_copy(update={"answers": None})
-    return list_samples(config.model_copy(update={"data": section}))
 
 
 def _earlier(run: Run) -> tuple[Pool, list[str]]:
