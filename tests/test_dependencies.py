@@ -1,4 +1,4 @@
-"""Test that pyproject.toml declares the packages that cosup imports, and no others."""
+"""Test that pyproject.toml declares the packages that cosup imports, and those it consists of."""
 
 import ast
 import re
@@ -8,7 +8,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = DECLARED["project"]
 OPTIONAL = {"aiohttp", "open-clip-torch", "requests"}
 """Imported only where the user asks for what an extra provides."""
 
@@ -68,3 +69,10 @@ def test_the_test_extra_contains_the_others() -> None:
     extras = PROJECT["optional-dependencies"]
     others = set().union(*(distributions(extras[name]) for name in extras if name != "test"))
     assert others <= distributions(extras["test"])
+
+
+def test_every_folder_of_the_package_is_installed() -> None:
+    """A folder that pyproject.toml does not list is missing after `pip install`."""
+    files = [path.relative_to(ROOT) for path in (ROOT / "cosup").rglob("*") if path.is_file()]
+    folders = {".".join(path.parent.parts) for path in files if path.suffix != ".pyc"}
+    assert set(DECLARED["tool"]["setuptools"]["packages"]) == folders | {"cosup.configs"}
