@@ -297,6 +297,49 @@ def labels_to_file(
             typer.echo(line)
 
 
+@app.command()
+def predict(
+    student: Annotated[
+        Path,
+        typer.Argument(metavar="STUDENT_OR_RUN", help="Run directory, or a student's folder."),
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...", help="Image files, folders, globs, or tables with a column path."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write .csv, .jsonl or .parquet."),
+    ] = None,
+    team: Annotated[
+        bool, typer.Option("--team", help="Answer together with the teachers, and tell who.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the rows that are written.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images predicted at once.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Predict the labels of images: cosup predict RUN photos -o labels.csv"""
+    flags = [*(["--team"] if team else []), f"--batch-size={batch_size}", f"--device={device}"]
+    where = ["-o", str(output), "--resume"]
+    with explained(shlex.join(["cosup", "predict", str(student), *images, *flags, *where])):
+        from cosup.runs.logs import log_to_console
+        from cosup.runs.predict import Request, predict_images
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with log_to_console():
+            made = predict_images(
+                Request(student, images, output, team, resume, overwrite, batch_size, device)
+            )
+        show(made)
+
+
 @app.command("ls")
 def list_things(
     what: Annotated[

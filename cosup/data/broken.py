@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from cosup.data.sources.base import Collection
 from cosup.errors import RunError, UserError
 from cosup.files import write_json
 
-__all__ = ["try_images", "without_broken"]
+__all__ = ["log_broken", "try_images", "without_broken"]
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,16 @@ def without_broken(
     count = len(names)
     if count > section.max_broken * len(table):
         raise _too_many(section, f"{count} of {len(table)} images", len(table), reasons[0])
-    more = f" and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
-    log.warning(
-        "set aside %d of %d images: %s%s", count, len(table), "; ".join(reasons[:MOST_NAMED]), more
-    )
+    log_broken(reasons, len(table))
     return collection.without(names), tuple(names)
+
+
+def log_broken(reasons: Sequence[str], total: int) -> None:
+    """Log that images of `total` are set aside, and why the first ones are broken."""
+    count = len(reasons)
+    more = f" and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
+    named = "; ".join(reasons[:MOST_NAMED])
+    log.warning("set aside %d of %d images: %s%s", count, total, named, more)
 
 
 def try_images(section: DataSection, collection: Collection) -> None:

@@ -23,8 +23,8 @@ from cosup.errors import UserError, in_short, unknown_name, within
 if TYPE_CHECKING:  # see `Source`
     import pandas as pd
 
-_CSV = (".csv", ".tsv")
-_PARQUET = (".parquet", ".pq")
+CSV = (".csv", ".tsv")
+PARQUET = (".parquet", ".pq")
 
 
 @dataclass
@@ -168,7 +168,7 @@ def class_names(given: Sequence[str] | None, labels: Sequence[str]) -> list[str]
 
 def check_table_file(path: str) -> None:
     """Raise `UserError`, with the path as value, unless a file of a known type is there."""
-    if Path(path).suffix.lower() not in _CSV + _PARQUET:
+    if Path(path).suffix.lower() not in CSV + PARQUET:
         raise UserError("unknown file type", value=path, allowed=".csv, .tsv or .parquet")
     if not Path(path).exists():
         raise UserError("no file {value}", value=path)
@@ -184,7 +184,7 @@ def read_table(path: str) -> "pd.DataFrame":
     check_table_file(path)
     ending = Path(path).suffix.lower()
     try:
-        if ending in _CSV:
+        if ending in CSV:
             # Text without conversion: a class may be called NA, or 007.
             frame = pd.read_csv(
                 path,
@@ -196,7 +196,7 @@ def read_table(path: str) -> "pd.DataFrame":
         else:
             frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        kind = "Parquet" if ending in _PARQUET else "CSV"
+        kind = "Parquet" if ending in PARQUET else "CSV"
         raise UserError(f"cannot be read as {kind}: {in_short(error)}", value=path) from None
     if frame.empty:
         raise UserError("no row in this table", value=path)
