@@ -18,7 +18,14 @@ from cosup.analysis.records import Run
 from cosup.probabilities import ProbTable
 from cosup.words import plural
 
-__all__ = ["EXAMPLES_FIGURE", "MOST_LISTED", "examples_table"]
+__all__ = [
+    "EXAMPLES_FIGURE",
+    "MOST_LISTED",
+    "answer_text",
+    "examples_table",
+    "said_of",
+    "source_lines",
+]
 
 KINDS = {
     "rejected_right": (
@@ -100,14 +107,14 @@ def _trained(run: Run, kind: str, chosen: Bools, score: Singles) -> pd.DataFrame
             "student_confidence": found["student_confidence"],
             "rejected_by": found["rejected_by"].astype(object),
             "score": score[rows],
-            "sources": _said(run, rows),
+            "sources": said_of(run, rows),
             "evidence": found.get("evidence", np.nan),
             "student_evidence": found.get("student_evidence", np.nan),
         },
     )
 
 
-def _said(run: Run, rows: Codes) -> list[str]:
+def said_of(run: Run, rows: Codes) -> list[str]:
     """Return what each teacher of the last round says of samples of student_train."""
     names = run.stages[f"round-{run.rounds[-1]}"]["teachers"]
     labels = [run.annotated(name).label[rows] for name in names]
@@ -286,23 +293,23 @@ def _example(row: Row) -> Example:
     if not words.missing(row.get("annotation")):
         who = "teacher" if words.missing(teacher) else str(teacher)
         who = "label" if fused else who
-        lines.append((who, _answer(row["annotation"], row.get("annotation_confidence"))))
+        lines.append((who, answer_text(row["annotation"], row.get("annotation_confidence"))))
     if fused:
         text = f"{teacher} {row['evidence']:.1f} nats"
         if row.get("student_evidence"):
             text += f", student {row['student_evidence']:.1f}"
         lines.append(("evidence", text))
     if not words.missing(row.get("student_label")):
-        lines.append(("student", _answer(row["student_label"], row.get("student_confidence"))))
+        lines.append(("student", answer_text(row["student_label"], row.get("student_confidence"))))
     if not words.missing(row.get("true_label")):
         lines.append(("truth", str(row["true_label"])))
     if not words.missing(row.get("rejected_by")):
         lines.append(("filter", str(row["rejected_by"]).replace("_", " ")))
-    lines += _source_lines(row.get("sources"), "" if fused else str(teacher))
+    lines += source_lines(row.get("sources"), "" if fused else str(teacher))
     return Example(str(row["sample_id"]), lines)
 
 
-def _source_lines(said: Any, shown: str) -> list[tuple[str, str]]:
+def source_lines(said: Any, shown: str = "") -> list[tuple[str, str]]:
     """Return a line for each source but the one that is shown, and how many are left out."""
     parts = [] if words.missing(said) or not said else str(said).split("; ")
     lines = [(name, label) for name, _, label in (part.partition(": ") for part in parts)]
@@ -312,7 +319,8 @@ def _source_lines(said: Any, shown: str) -> list[tuple[str, str]]:
     return [*lines[:MOST_SOURCES], ("", f"and {len(lines) - MOST_SOURCES} more")]
 
 
-def _answer(label: Any, confidence: Any) -> str:
+def answer_text(label: Any, confidence: Any) -> str:
+    """Write a class with its confidence in percent, if that is known."""
     if words.missing(confidence):
         return str(label)
     return f"{label}, {words.in_percent(confidence, 0)}\u00a0%"

@@ -21,6 +21,7 @@ from cosup.analysis.labels import LABELS_FIGURE
 from cosup.analysis.limits import LIMITS_FIGURE
 from cosup.analysis.records import Run
 from cosup.analysis.results import OVERVIEW_FIGURE
+from cosup.analysis.review_list import REVIEW_LIST_FIGURE
 from cosup.analysis.rounds import LOAD_FIGURE, ROUNDS_FIGURE
 from cosup.analysis.routing import ASSIGNMENT_FIGURE, FLOW_FIGURE
 from cosup.analysis.source_tables import SOURCE_TABLES_FIGURE
@@ -50,7 +51,7 @@ CHAPTERS = (
         "Whom to trust",
         [SOURCES_FIGURE, PARTS_FIGURE, AGREEMENT_FIGURE, EVIDENCE_FIGURE, SOURCE_TABLES_FIGURE],
     ),
-    Chapter("labels", "Labels", [LABELS_FIGURE]),
+    Chapter("labels", "Labels", [LABELS_FIGURE, REVIEW_LIST_FIGURE]),
     Chapter("teachers", "Teachers", [TEACHERS_FIGURE, ANNOTATION_ACCURACY_FIGURE]),
     Chapter("routing", "Routing", [ROUNDS_FIGURE, ASSIGNMENT_FIGURE, LOAD_FIGURE, FLOW_FIGURE]),
     Chapter("filters", "Filters", [FILTERS_FIGURE]),

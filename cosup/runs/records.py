@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ from cosup.analysis.arrays import categories
 from cosup.analysis.examples import examples_table
 from cosup.analysis.figure import Unavailable
 from cosup.analysis.records import load_run
+from cosup.analysis.review_list import review_list_table
 from cosup.config.schema import Config
 from cosup.data.images import BrokenImage
 from cosup.data.section import SPLITS
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 THUMBNAIL = 64
 """Pixels of the longer side of a thumbnail."""
+PICTURED = (examples_table, review_list_table)
+"""The tables whose samples the report shows with pictures."""
 
 
 def write_samples(context: RunContext, prepared: Prepared) -> None:
@@ -92,16 +96,20 @@ def _prepared_record(config: Config, prepared: Prepared) -> dict[str, object]:
 
 
 def write_thumbnails(run: RunDirectory, data: ImageData) -> None:
-    """Write `report/thumbnails.parquet`, of the samples in the table `examples`: sample_id, png
+    """Write `report/thumbnails.parquet`, of the samples in the tables `PICTURED`: sample_id, png
     (bytes, at most 64 pixels a side).
 
     An image that cannot be read any more is left out. A failure is a warning: the run continues.
     """
+    wanted: set[str] = set()
     try:
-        wanted = set(examples_table(load_run(run.path))["sample_id"])
-        _write_thumbnails(run, data, wanted)
-    except Unavailable as reason:
-        log.info("no thumbnails: %s", reason)
+        for table in PICTURED:
+            with suppress(Unavailable):
+                wanted.update(table(load_run(run.path))["sample_id"])
+        if wanted:
+            _write_thumbnails(run, data, wanted)
+        else:
+            log.info("no thumbnails: no sample is shown")
     except Exception as error:
         log.warning("no thumbnails: %s", " ".join(str(error).split()) or type(error).__name__)
 

@@ -29,6 +29,7 @@ def synthetic_tables(
         "evidence": _evidence(teachers, draw),
         "source_tables": _source_tables(teachers, draw),
         "labels": _labels(classes, draw),
+        "review_list": _review_list(teachers, classes, draw),
         "teachers": _teachers(teachers, draw),
         "rounds": _rounds(by_round, draw),
         "load": _load(by_round, teachers, draw),
@@ -172,6 +173,30 @@ def _labels(classes: Sequence[str], draw: Any) -> pd.DataFrame:
             "share": count / count.sum(),
             "estimated_right": right,
             "accuracy": np.nan,
+        }
+    )
+
+
+def _review_list(teachers: Sequence[str], classes: Sequence[str], draw: Any) -> pd.DataFrame:
+    """No true label is known, and no teacher answers the last sample."""
+    label = [classes[i] for i in draw.integers(0, len(classes), 24)]
+    said = [f"{teachers[0]}: {name}; {teachers[-1]}: {classes[0]}" for name in label]
+    return pd.DataFrame(
+        {
+            "review_rank": np.arange(1, 25),
+            "sample_id": [f"{classes[i % len(classes)]}/{i:04d}.png" for i in range(24)],
+            "label": label,
+            "probability": np.linspace(0.3, 0.6, 24),
+            "runner_up": label[::-1],
+            "runner_up_probability": np.linspace(0.29, 0.4, 24),
+            "source": "both",
+            "teacher": None,
+            "rejected_by": None,
+            "student_label": label,
+            "student_confidence": draw.uniform(0.5, 1, 24),
+            "true_label": None,
+            "domain": None,
+            "sources": [*said[:-1], ""],
         }
     )
 

@@ -72,7 +72,8 @@ def test_records_for_the_report_are_equal(folders: tuple[Path, Path, str]) -> No
     for name in set(found) - {"cost"}:
         pd.testing.assert_frame_equal(found[name], expected[name])
     assert (cut / "report" / "index.html").is_file()
-    assert set(load_run(cut).thumbnails) == set(found["examples"]["sample_id"])
+    shown = {*found["examples"]["sample_id"], *found["review_list"]["sample_id"]}
+    assert set(load_run(cut).thumbnails) == shown
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from cosup.analysis import load_run, tables
 from cosup.analysis.labels import SOURCES, FinalLabels, review_rank
 from cosup.config import check_config
 from cosup.layout import LABEL_COLUMNS, Layout
@@ -80,6 +81,18 @@ def test_labels_are_better_than_their_sources(fused: tuple[Path, dict[str, Any]]
     wrong = table["label"].astype(str) != table["true_label"].astype(str)
     first = table["review_rank"] <= len(table) // 5
     assert wrong[first].mean() > 2 * wrong[~first].mean()
+
+
+def test_the_report_shows_the_labels_to_look_at_first(fused: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = fused
+    found = load_run(path)
+    shown = tables(found)["review_list"]
+    labels = found.files.labels.read().sort_values("review_rank").head(24)
+    for name in ("sample_id", "label", "probability", "runner_up", "review_rank"):
+        assert shown[name].tolist() == labels[name].tolist()
+    assert set(shown["sample_id"]) <= set(found.thumbnails)
+    wrong = shown["label"].astype(str) != shown["true_label"].astype(str)
+    assert wrong.mean() > 2 * (1 - found.summary["labels"]["accuracy"])
 
 
 def test_the_student_is_cross_fitted_for_the_labels_alone(tmp_path: Path) -> None:
