@@ -150,13 +150,14 @@ def shares(
     samples: int = 2000,
     seed: int = 0,
     counted: Array | None = None,
+    few: bool = False,
 ) -> Shares:
     """Return means of columns [M, K] of 0 and 1, with intervals from the same draws of groups.
 
     counted: [M, K] bool, the samples of which each column says something (None: all). A mean is
     over these; a gain compares the first column with another on the samples that count for both.
     Means of no sample are nan. The draws, and so the intervals, are those of `paired_comparison`
-    with the same seed.
+    with the same seed. few: so few samples that the intervals of means are Wilson's instead.
     """
     values = np.asarray(columns, dtype=np.float64)
     count = np.ones(values.shape) if counted is None else np.asarray(counted, dtype=np.float64)
@@ -167,7 +168,11 @@ def shares(
     draws = np.concatenate(list(_bootstrap(sums, samples, rng)))
     mean, gain = _ratios(sums.sum(0, keepdims=True))
     means, gains = _ratios(draws)
-    return Shares(mean[0], *_ranges(means), gain[0], *_ranges(gains))
+    low, high = _ranges(means)
+    if few:
+        pairs = zip((values * count).sum(0).tolist(), count.sum(0).tolist(), strict=True)
+        low, high = np.array([wilson(*pair) for pair in pairs]).T
+    return Shares(mean[0], low, high, gain[0], *_ranges(gains))
 
 
 def ratio_intervals(

@@ -17,7 +17,7 @@ from cosup.analysis.drawing import DotRow, Dots, Mark, Reference, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_rounds, require_test
 from cosup.analysis.records import Run
 from cosup.controls import CONTROLS, control_title
-from cosup.metrics import mcnemar, no_gap, pgr, shares, wilson
+from cosup.metrics import mcnemar, no_gap, pgr, shares
 from cosup.seeds import seed_for
 from cosup.words import listed, percent, plural
 
@@ -56,11 +56,9 @@ def overview_table(run: Run) -> pd.DataFrame:
     right = np.stack([run.correct(kind, who) for kind, who in entries], axis=1)
     counted = np.stack([_counted(run, kind, who) for kind, who in entries], axis=1)
     seed = seed_for(int(run.config["run"]["seed"]), "bootstrap")
-    found = shares(right, run.test["group"].to_numpy(), seed=seed, counted=counted)
-    student, low, high = right[:, 0], found.low, found.high
-    if run.prepared.get("review", {}).get("split") == "test":  # few images
-        pairs = zip((right & counted).sum(0), counted.sum(0), strict=True)
-        low, high = np.array([wilson(*pair) for pair in pairs]).T
+    few = run.prepared.get("review", {}).get("split") == "test"
+    found = shares(right, run.test["group"].to_numpy(), seed=seed, counted=counted, few=few)
+    student = right[:, 0]
     return pd.DataFrame(
         {
             "who": [who for _, who in entries],
@@ -68,8 +66,8 @@ def overview_table(run: Run) -> pd.DataFrame:
                 [kind for kind, _ in entries], categories=["student", "control", "teacher"]
             ),
             "accuracy": found.mean,
-            "low": low,
-            "high": high,
+            "low": found.low,
+            "high": found.high,
             "coverage": counted.mean(0),
             "pgr": _pgr(run, entries, right, seed),
             "gain": found.gain,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosup.metrics import lower_bound, shares, wilson
+from cosup.metrics import lower_bound, shares
 from cosup.probabilities import ProbTable
 from cosup.runs.summary import TestSplit
 from cosup.teachers.base import Teacher
@@ -110,18 +110,14 @@ def teacher_records(
     """
     right = torch.stack([test.correct(answers[name]) for name in teachers], dim=1)
     counted = torch.stack([test.answered(answers[name]) for name in teachers], dim=1)
-    found = shares(right, test.groups, seed=seed, counted=counted)
-    low, high = found.low, found.high
-    if test.few:
-        pairs = zip((right & counted).sum(0).tolist(), counted.sum(0).tolist(), strict=True)
-        low, high = np.array([wilson(*pair) for pair in pairs]).T
+    found = shares(right, test.groups, seed=seed, counted=counted, few=test.few)
     return tuple(
         TeacherRecord(
             name=name,
             level=teacher.spec.level,
             steps=teacher.steps,
             accuracy=_number(found.mean[place]),
-            accuracy_ci95=_interval(low[place], high[place]),
+            accuracy_ci95=_interval(found.low[place], found.high[place]),
             coverage=float(counted[:, place].double().mean()) if len(test) else None,
             chosen_by=chosen[name].accuracy,
             chosen_coverage=chosen[name].coverage if chosen[name].samples else None,
