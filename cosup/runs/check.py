@@ -254,9 +254,8 @@ def check_recipes(config: Config, hierarchy: Hierarchy, samples: ImageData) -> N
         return
     mistakes = Mistakes()
     for candidate in candidates(config, hierarchy):
-        rounds = candidate.config.rounds.model_copy(update={"choose": None})
         with mistakes.caught(), about(f"rounds.choose, '{candidate.name}'"):
-            check_assigner(rounds, hierarchy, samples)
+            check_assigner(candidate.config.rounds, hierarchy, samples)
     mistakes.raise_all()
 
 

@@ -5,6 +5,7 @@ a network that is unknown at first sight (`cosup.models.names`), an annotation t
 """
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -90,18 +91,20 @@ def _check_model(model: TeacherModelSection) -> None:
 
 def check_table_files(teachers: TeachersSection) -> None:
     """Check the files, forms, columns and annotators of annotation tables."""
-    if any(external.simulate is None for external in teachers.external):
-        from cosup.teachers.tables.checks import check_tables as errors  # imports pandas and torch
-
-        raise_all(errors(teachers))
+    _check_tables(teachers, None)
 
 
 def check_tables(teachers: TeachersSection, names: Names) -> None:
     """Check the answers in annotation tables, where the classes are known."""
-    if names.classes and any(external.simulate is None for external in teachers.external):
-        from cosup.teachers.tables.checks import check_tables as errors
+    if names.classes:
+        _check_tables(teachers, names.classes)
 
-        raise_all(errors(teachers, names.classes))
+
+def _check_tables(teachers: TeachersSection, classes: Sequence[str] | None) -> None:
+    if any(external.simulate is None for external in teachers.external):
+        from cosup.teachers.tables.checks import check_tables as errors  # imports pandas and torch
+
+        raise_all(errors(teachers, classes))
 
 
 def check_scopes(teachers: TeachersSection, names: Names) -> None:

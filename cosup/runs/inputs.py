@@ -166,11 +166,8 @@ def measured_on(config: Config, data: ImageData) -> str | None:
 
 def feature_splits(config: Config, data: ImageData) -> list[str]:
     """Return the splits whose features a head, the assigner, the team or a control reads."""
-    rounds, needs, splits = (
-        config.rounds,
-        assigner_needs(config.teachers, config.rounds),
-        set[str](),
-    )
+    rounds, splits = config.rounds, set[str]()
+    needs = assigner_needs(config.teachers, rounds)
     team = fitting_samples(config, data).split
     if rounds.choose is not None:  # what the recipes read, and what they are compared on
         splits = set(FEATURE_ORDER)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cosup.config.external import ExternalSection
-from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.config.teachers import TEACHER_KEY, HierarchySection, TeachersSection
 from cosup.errors import Mistakes, UserError, within
@@ -21,7 +20,7 @@ from cosup.seeds import numpy_generator
 from cosup.teachers.tables.teachers import expand_tables, file_name
 from cosup.words import listed
 
-__all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "resolve_scope", "scopes", "speakers"]
+__all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes", "speakers"]
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ def _explicit(
     assert section.hierarchy.teachers is not None
     teacher, setup = section.hierarchy.teachers[level][position], section.setup(level, position)
     with within(f"{TEACHER_KEY.format(level, position)}.scope"):
-        scope = resolve_scope(teacher.scope, classes, domains)
+        scope = teacher.scope.resolve(classes, domains)
     return TeacherSpec(teacher.name, level, *scope, setup=setup)
 
 
@@ -274,18 +273,8 @@ def _add_external(
         levels.append([])
     assert external.name is not None
     with within(f"teachers.external.{position}.scope"):
-        found = resolve_scope(external.scope, classes, domains)
+        found = external.scope.resolve(classes, domains)
     levels[level].append(TeacherSpec(external.name, level, *found, external=external))
-
-
-def resolve_scope(
-    scope: ScopeSection, classes: Sequence[str], domains: Sequence[str]
-) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """Return the indices of a scope's classes and domains, ascending; None means all.
-
-    Raises `UserError` for an unknown name.
-    """
-    return scope.resolve(classes, domains)
 
 
 def _repeated_names(levels: Sequence[Sequence[TeacherSpec]]) -> list[UserError]:

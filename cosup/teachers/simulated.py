@@ -23,7 +23,7 @@ from cosup.data.table import ImageData
 from cosup.errors import UserError, unknown_name, within
 from cosup.settings.teachers import SimulatedKind
 from cosup.teachers.base import RowTeacher, Teacher, Training
-from cosup.teachers.hierarchy import TeacherSpec, resolve_scope
+from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = ["Labelled", "SimulatedTeacher", "simulate"]
 
@@ -63,7 +63,7 @@ def simulate(external: ExternalSection, samples: Labelled, copied: Ints | None =
     assert section is not None
     assert external.name is not None
     with within("scope"):
-        scope = resolve_scope(external.scope, samples.classes, samples.domain_names)
+        scope = external.scope.resolve(samples.classes, samples.domain_names)
     known = np.isin(np.arange(len(samples.classes)), scope[0] or range(len(samples.classes)))
     inside = np.isin(samples.domains, scope[1] or range(len(samples.domain_names)))
     answered, right, which, copies = _uniform(section.seed, external.name, samples.sample_ids)
