@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner
 from cosup.consistency import Chain
-from cosup.controls import LABELS, PAIR, TEAM, Absent
+from cosup.controls import LABELS, NO_TRUE_LABEL, PAIR, TEAM, Absent
 from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
@@ -25,12 +25,9 @@ from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.team import Answering, ask_team
 
-__all__ = ["NO_TRUE_LABEL", "ControlRun", "LabelledSamples", "TeamSamples"]
+__all__ = ["ControlRun", "LabelledSamples", "TeamSamples"]
 
 Found = TypeVar("Found")
-
-NO_TRUE_LABEL = "no true label of student_train is known"
-"""The reason why a control that reads them is left out."""
 
 
 @dataclass(frozen=True)

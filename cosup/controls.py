@@ -21,6 +21,8 @@ __all__ = [
     "CONTROLS",
     "GENERALIST",
     "LABELS",
+    "NO_TEST",
+    "NO_TRUE_LABEL",
     "PAIR",
     "TEAM",
     "Absent",
@@ -44,6 +46,10 @@ TEAM = "team"
 """The control that is the teachers without a student."""
 PAIR = "student_and_team"
 """The control that is the run's student together with its teachers."""
+
+NO_TRUE_LABEL = "no true label of student_train is known"
+NO_TEST = "there is no test split, so no accuracy is measured"
+"""Reasons why controls, figures and accuracies are left out."""
 
 
 class Absent(Exception):

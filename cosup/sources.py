@@ -17,12 +17,16 @@ from torch import Tensor
 from cosup.metrics import ratio_intervals
 from cosup.seeds import torch_generator
 
-__all__ = ["BLOCKS", "FEWEST", "Note", "Tally", "block_of", "notes"]
+__all__ = ["BLOCKS", "ENOUGH", "FEWEST", "STUDENT", "Note", "Tally", "block_of", "notes"]
 
 Note = Literal["random", "constant", "adversarial", "copy"]
 
 BLOCKS = 1000
 """Groups of samples are drawn in at most so many blocks, so that memory is bounded."""
+ENOUGH = 0.5
+"""A source that answers a smaller share of the samples is the best one only if all do."""
+STUDENT = "student"
+"""The student's name among the sources."""
 FEWEST = 20
 """Fewest samples on which a source is judged."""
 SURE = 3.09

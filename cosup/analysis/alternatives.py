@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from cosup.analysis.arrays import Row
 from cosup.analysis.records import Run
 from cosup.controls import CONTROLS, control_title
+from cosup.sources import ENOUGH
 from cosup.words import percent
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
 Rows = Mapping[tuple[str, str], Row]
 """Rows of the overview by (kind, who)."""
 
-ENOUGH = 0.5
 TABLE = "table"
 """The kind of a teacher that is a table of labels made elsewhere."""
 

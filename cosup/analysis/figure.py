@@ -8,6 +8,7 @@ import pandas as pd
 from cosup.analysis.arrays import Bools
 from cosup.analysis.drawing import View
 from cosup.analysis.records import Run
+from cosup.controls import NO_TEST, NO_TRUE_LABEL
 
 __all__ = [
     "Excerpt",
@@ -22,9 +23,7 @@ __all__ = [
 
 NO_SAMPLES = "the run has no samples.parquet: it was made by an earlier version of cosup"
 NOT_PREPARED = "teachers and annotations are not finished"
-NO_LABELS = "no true label of student_train is known"
 NO_ROUND = "no round is finished"
-NO_TEST = "there is no test split, so no accuracy is measured"
 
 
 class Unavailable(Exception):
@@ -99,4 +98,4 @@ def require_test(run: Run) -> None:
 def require_labels(known: Bools) -> None:
     """Raise `Unavailable` if no label is known."""
     if not known.any():
-        raise Unavailable(NO_LABELS)
+        raise Unavailable(NO_TRUE_LABEL)

@@ -21,6 +21,7 @@ from cosup.words import percent
 
 __all__ = [
     "LABELS_FIGURE",
+    "NOT_LABELLED",
     "SOURCES",
     "FinalLabels",
     "label_numbers",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 MOST_CLASSES = 24
+NOT_LABELLED = "the run has no labels: it is not finished, or of an earlier version of cosup"
 
 TEACHER, STUDENT, BOTH, REVIEW = SOURCES = ("teacher", "student", "both", "review")
 """Whose class a label is: of teachers, of the student, or of both (or of neither: they lead to it
@@ -202,7 +204,7 @@ def label_classes_table(run: Run) -> pd.DataFrame:
     """
     found = run.summary.get("labels")
     if not found:
-        raise Unavailable("the run has no labels: it is not finished, or of an earlier version")
+        raise Unavailable(NOT_LABELLED)
     total = max(1, found["samples"])
     rows = [
         {"class": name, **one, "share": one["samples"] / total}

@@ -10,10 +10,10 @@ import torch
 
 from cosup.analysis.arrays import Codes, Doubles, categories, codes
 from cosup.analysis.records import Answers, Run
+from cosup.sources import STUDENT
 
-__all__ = ["STUDENT", "Pool", "pool_from_table", "pool_of_run", "pool_table", "random_numbers"]
+__all__ = ["Pool", "pool_from_table", "pool_of_run", "pool_table", "random_numbers"]
 
-STUDENT = "student"
 SAID, LIKELY = "said ", "likely "
 """Columns of the table of a pool, before the name of a source."""
 AT_ONCE = 4096

@@ -9,6 +9,7 @@ from cosup.analysis.arrays import Codes, Row, categories, rows_of
 from cosup.analysis.drawing import Example, Gallery, View
 from cosup.analysis.examples import answer_text, said_of, source_lines
 from cosup.analysis.figure import Figure, Unavailable, require_rounds
+from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run
 from cosup.words import percent, plural
 
@@ -28,7 +29,7 @@ def review_list_table(run: Run) -> pd.DataFrame:
     """
     require_rounds(run)
     if not run.files.labels.exists():
-        raise Unavailable("the run has no labels: it is not finished, or of an earlier version")
+        raise Unavailable(NOT_LABELLED)
     labels = run.files.labels.read()
     rows: Codes = np.argsort(labels["review_rank"].to_numpy(np.int64))[:MOST_LISTED]
     known = run.train.iloc[rows].reset_index(drop=True)

@@ -6,14 +6,12 @@ from typing import Any
 from cosup.analysis.agreement import agreement_sentence
 from cosup.analysis.labels import label_sentence
 from cosup.analysis.records import Run
+from cosup.sources import ENOUGH, STUDENT
 from cosup.words import percent, span
 
 __all__ = ["NOTHING_MEASURED", "best_source", "unmeasured_sentences"]
 
 NOTHING_MEASURED = "There is no test split, so all figures are estimates without labels."
-ENOUGH = 0.5
-"""A source that answers a smaller share of the samples is the best one only if all do."""
-STUDENT = "student"
 
 
 def unmeasured_sentences(run: Run) -> list[str]:

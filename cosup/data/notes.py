@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cosup.controls import NO_TEST
 from cosup.data.checks import lacking_classes
 from cosup.data.section import DataSection
 from cosup.data.sources.base import TABLE_COLUMNS, Collection
@@ -68,7 +69,7 @@ def _unread_teacher_train(table: "pd.DataFrame", teacher_train: bool) -> list[No
 def _without_test(table: "pd.DataFrame", section: DataSection) -> list[Note]:
     if section.few_shot is not None or (table["split"] == "test").any():
         return []
-    return [Note("there is no test split, so no accuracy is measured", True)]
+    return [Note(NO_TEST, True)]
 
 
 def _ignored_splits(collection: Collection, section: DataSection) -> list[Note]:

@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cosup.analysis.figure import NO_TEST
 from cosup.config.schema import Config
-from cosup.control_runs import NO_TRUE_LABEL, ControlRun, LabelledSamples, TeamSamples
-from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, PAIR, TEAM, Absent
+from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
+from cosup.controls import (
+    BAGGED,
+    CONTROLS,
+    GENERALIST,
+    LABELS,
+    NO_TEST,
+    NO_TRUE_LABEL,
+    PAIR,
+    TEAM,
+    Absent,
+)
 from cosup.data.table import ImageData
 from cosup.errors import about
 from cosup.levels import Level

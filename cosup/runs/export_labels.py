@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from cosup.analysis.arrays import Singles, categories, codes, rows_of
-from cosup.analysis.pool import STUDENT
+from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run, load_run
 from cosup.errors import UserError, unknown_name
 from cosup.files import write_atomic
 from cosup.probabilities import ProbTable
 from cosup.remote import is_uri
 from cosup.runs.prepare import list_samples_of
+from cosup.sources import STUDENT
 from cosup.words import listed, plural
 
 __all__ = ["FORMATS", "Format", "export_labels"]
@@ -58,7 +59,7 @@ def export_labels(
     run, form = load_run(place), FORMATS[name]
     if not run.files.labels.exists() or "labels" not in run.stages:
         raise UserError(
-            "the run has no labels: it is not finished, or of an earlier version of cosup",
+            NOT_LABELLED,
             where=place,
         )
     path = run.path / form.file if output is None else output

@@ -25,10 +25,11 @@ from cosup.levels import Level, Stream
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
-from cosup.runs.sources import STUDENT, all_answers
+from cosup.runs.sources import all_answers
 from cosup.runs.stages import cross_fitted
 from cosup.runs.summary import Numbers
 from cosup.seeds import seed_for
+from cosup.sources import STUDENT
 from cosup.words import percent
 
 log = logging.getLogger(__name__)

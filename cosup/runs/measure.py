@@ -14,14 +14,13 @@ from torch import Tensor
 from cosup.metrics import lower_bound, shares
 from cosup.probabilities import ProbTable
 from cosup.runs.summary import TestSplit
+from cosup.sources import ENOUGH
 from cosup.teachers.base import Teacher
 
 __all__ = ["COMPARED", "Score", "TeacherRecord", "best_teacher", "score", "teacher_records"]
 
 COMPARED = "accuracy_where_answered"
 """What the summary calls the measure by which teachers are compared."""
-ENOUGH = 0.5
-"""A teacher that answers a smaller share of the samples is the best one only if all do."""
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cosup.analysis import load_run, tables, verdict
-from cosup.analysis.figure import NO_TEST
 from cosup.analysis.review import review_sentences
 from cosup.analysis.sources import source_sentences
 from cosup.config.schema import Config
+from cosup.controls import NO_TEST
 from cosup.data.section import SPLITS
 from cosup.report.page import write_report
 from cosup.runs.answers import same_answers, with_answers

@@ -25,13 +25,12 @@ from cosup.runs.context import RunContext
 from cosup.runs.stages import build_recipe, cross_fitted
 from cosup.runs.summary import Numbers
 from cosup.seeds import seed_for
-from cosup.sources import Tally, block_of, notes, others_speak
+from cosup.sources import STUDENT, Tally, block_of, notes, others_speak
 from cosup.teachers.table import TableTeacher
 
 log = logging.getLogger(__name__)
 
 STAGE = "sources"
-STUDENT = "student"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosup.analysis.figure import NO_TEST
+from cosup.controls import NO_TEST
 from cosup.metrics import (
     expected_calibration_error,
     no_gap,

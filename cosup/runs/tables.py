@@ -12,7 +12,7 @@ from cosup.controls import CONTROLS, PAIR, control_title
 from cosup.layout import Layout
 from cosup.remote import Place
 from cosup.runs.paired import is_significant_pair
-from cosup.runs.sources import STUDENT
+from cosup.sources import STUDENT
 from cosup.words import in_percent, in_points, interval, noun
 
 
