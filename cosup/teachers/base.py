@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.config.teachers import TeachersSection
+from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
+from cosup.data.transforms import Transform
 from cosup.errors import UserError
 from cosup.losses.base import Loss, Metrics
 from cosup.models.classifier import Classifier
@@ -27,6 +30,7 @@ from cosup.teachers.hierarchy import TeacherSpec
 from cosup.words import listed, noun
 
 __all__ = [
+    "ImageTeacher",
     "OnTeacherStep",
     "RowTeacher",
     "SampleRows",
@@ -193,6 +197,24 @@ class Teacher(TeacherTraits, ABC):
     def origin(self) -> str:
         """Return what identifies it among teachers of its kind, beyond its weights."""
         return ""
+
+
+class ImageTeacher(Teacher):
+    """A teacher whose inputs are decoded images, as its transform makes them."""
+
+    transform: Transform
+    images_at_once: ClassVar[int | None] = None
+    """Images per batch; None is `execution.batch_size`."""
+
+    @property
+    def reads(self) -> str:
+        """The key of its transform."""
+        return self.transform.key
+
+    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
+        """Yield images uint8 [B, K, size, size]."""
+        size = self.images_at_once or compute.batch_size
+        return image_batches(data, rows, self.transform, size, compute.workers)
 
 
 class RowTeacher(Teacher):

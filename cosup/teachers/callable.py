@@ -3,20 +3,17 @@
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cosup.data.loader import image_batches
-from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
 from cosup.errors import RunError, within
-from cosup.models.compute import Compute
 from cosup.settings.teachers import CallKind, import_function, match_kind
-from cosup.teachers.base import SampleRows, Teacher, Training, restrict
+from cosup.teachers.base import ImageTeacher, Teacher, Training, restrict
 from cosup.teachers.hierarchy import TeacherSpec
 
 __all__ = ["CallableTeacher", "load_callable"]
@@ -24,7 +21,7 @@ __all__ = ["CallableTeacher", "load_callable"]
 DEFAULT_SIZE = 224
 
 
-class CallableTeacher(CallKind, Teacher):
+class CallableTeacher(CallKind, ImageTeacher):
     """Calls a function with images uint8 [B, 3, size, size]; it returns probabilities [B, C].
 
     A function with a parameter `teacher` gets the teacher's name. Rows must sum to 1, or to 0 to
@@ -54,15 +51,6 @@ class CallableTeacher(CallKind, Teacher):
     ) -> Teacher:
         """Import the function again."""
         return cls.train([spec], training)[0]
-
-    @property
-    def reads(self) -> str:
-        """The key of its transform."""
-        return self.transform.key
-
-    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
-        """Yield images uint8 [B, 3, size, size]."""
-        return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:

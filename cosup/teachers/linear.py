@@ -25,6 +25,7 @@ from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 from cosup.settings.teachers import LinearFeaturesKind, LinearPixelsKind
 from cosup.teachers.base import (
+    ImageTeacher,
     SampleRows,
     ScopedCrossEntropy,
     Teacher,
@@ -191,8 +192,10 @@ class LinearFeatures(LinearFeaturesKind, FeatureTeacher):
         feature_source(specs[0], training)
 
 
-class LinearPixels(LinearPixelsKind, Teacher):
+class LinearPixels(LinearPixelsKind, ImageTeacher):
     """A linear model on grey uint8 images [B, 1, size, size], scaled to 0 .. 1."""
+
+    images_at_once = IMAGES_PER_BATCH
 
     def __init__(
         self, spec: TeacherSpec, head: HeadBank, transform: PixelTransform, steps: int
@@ -221,15 +224,6 @@ class LinearPixels(LinearPixelsKind, Teacher):
     ) -> Teacher:
         """Return the teacher with this head."""
         return cls(spec, head_bank(state), PixelTransform(spec.model.size), steps)
-
-    @property
-    def reads(self) -> str:
-        """The key of its transform."""
-        return self.transform.key
-
-    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
-        """Yield grey images uint8 [B, 1, size, size]."""
-        return image_batches(data, rows, self.transform, IMAGES_PER_BATCH, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:

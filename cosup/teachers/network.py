@@ -8,14 +8,12 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from cosup.data.loader import TrainingBatches, image_batches
-from cosup.data.table import ImageData
+from cosup.data.loader import TrainingBatches
 from cosup.data.transforms import eval_transform
 from cosup.errors import about, within
 from cosup.layout import TeacherFiles
 from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
-from cosup.models.compute import Compute
 from cosup.models.images import training_transform
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.step import check_settings
@@ -23,7 +21,7 @@ from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_
 from cosup.seeds import seed_for
 from cosup.settings.teachers import NetworkKind
 from cosup.teachers.base import (
-    SampleRows,
+    ImageTeacher,
     ScopedCrossEntropy,
     Teacher,
     Training,
@@ -35,7 +33,7 @@ from cosup.teachers.hierarchy import TeacherSpec
 __all__ = ["ClassifierTeacher", "NetworkTeacher"]
 
 
-class ClassifierTeacher(Teacher):
+class ClassifierTeacher(ImageTeacher):
     """A classifier over the task's classes that reads uint8 images [B, 3, size, size]."""
 
     def __init__(
@@ -45,15 +43,6 @@ class ClassifierTeacher(Teacher):
         self.classifier = classifier
         self.device = device
         self.transform = eval_transform(classifier.input)
-
-    @property
-    def reads(self) -> str:
-        """The key of its transform."""
-        return self.transform.key
-
-    def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
-        """Yield images uint8 [B, 3, size, size]."""
-        return image_batches(data, rows, self.transform, compute.batch_size, compute.workers)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
