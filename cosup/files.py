@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from cosup.errors import RunError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 TEMPORARY = ".cosup-tmp"
@@ -76,6 +77,12 @@ def save_tensors(
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, lambda temporary: save_file(whole, temporary, metadata))
+
+
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
+    """Write a table as CSV (UTF-8, with a header, without its index), atomically."""
+    text = table.to_csv(index=False, lineterminator="\n")
+    write_atomic(path, text.encode("utf-8", errors="surrogateescape"))
 
 
 def discard(path: Path) -> None:

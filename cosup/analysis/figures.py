@@ -29,7 +29,7 @@ from cosup.analysis.sources import PARTS_FIGURE, SOURCES_FIGURE
 from cosup.analysis.student import CALIBRATION_FIGURE, CONFUSION_FIGURE, STUDENT_TEACHERS_FIGURE
 from cosup.analysis.teachers import ANNOTATION_ACCURACY_FIGURE, TEACHERS_FIGURE
 from cosup.analysis.training import COST_FIGURE, WEIGHTS_FIGURE
-from cosup.files import write_atomic
+from cosup.files import write_csv
 from cosup.layout import TableFile
 
 __all__ = ["CHAPTERS", "FIGURES", "TABLES", "Chapter", "findings", "tables", "write_tables"]
@@ -109,5 +109,4 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     """Write each table as NAME.parquet and NAME.csv (UTF-8, with a header)."""
     for name, table in tables.items():
         TableFile(folder / f"{name}.parquet").write(table)
-        text = table.to_csv(index=False, lineterminator="\n")
-        write_atomic(folder / f"{name}.csv", text.encode("utf-8", errors="surrogateescape"))
+        write_csv(folder / f"{name}.csv", table)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cosup.data.sources.table import PARQUET
 from cosup.errors import UserError, in_short, raise_all, unknown_name, unknown_of_many
 from cosup.words import plural
 
@@ -32,7 +33,6 @@ MOST_ERRORS = 20
 """Mistakes of a file that are listed."""
 MOST_LISTED = 20
 """Class names that an error lists."""
-PARQUET = (".parquet", ".pq")
 
 
 @dataclass(frozen=True)

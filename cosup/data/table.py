@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +138,19 @@ class ImageData:
     def sample_ids(self, rows: Ints) -> list[str]:
         """Return the ids of these samples."""
         return [str(name) for name in self.table["sample_id"].iloc[rows]]
+
+    def find(self, sample_ids: Sequence[str]) -> Ints:
+        """Return the row of each sample; raise `UserError` for one that is not there."""
+        places = pd.Index(self.table["sample_id"]).get_indexer(list(sample_ids))
+        rows: Ints = places.astype(np.int64)
+        if (rows < 0).any():
+            name = sample_ids[int(np.argmin(rows))]
+            raise UserError(f"sample '{name}' is no longer in the data", key="data")
+        return rows
+
+    def where(self, row: int) -> str:
+        """Return the file of a sample's image, or the name of its place."""
+        return self.images.where(int(self.table["image"].to_numpy(np.int64)[row]))
 
     def read(self, row: int) -> Image.Image:
         """Return the sample's image as PIL RGB; raise `BrokenImage` if it cannot be read."""

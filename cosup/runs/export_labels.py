@@ -17,7 +17,7 @@ from cosup.analysis.arrays import Singles, categories, codes, rows_of
 from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run, load_run
 from cosup.errors import UserError, unknown_name
-from cosup.files import write_atomic
+from cosup.files import write_atomic, write_csv
 from cosup.probabilities import ProbTable
 from cosup.remote import is_uri
 from cosup.runs.prepare import list_samples_of
@@ -83,9 +83,7 @@ def _check_output(run: Run, path: Path, overwrite: bool) -> None:
 
 def _write_csv(run: Run, path: Path) -> Iterator[str]:
     """Write CSV with the columns sample_id, label, probability."""
-    table = run.files.labels.read(["sample_id", "label", "probability"])
-    text = table.to_csv(index=False, lineterminator="\n")
-    write_atomic(path, text.encode("utf-8", errors="surrogateescape"))
+    write_csv(path, run.files.labels.read(["sample_id", "label", "probability"]))
     yield from ()
 
 
@@ -142,12 +140,7 @@ def _image_paths(run: Run, sample_ids: Sequence[str]) -> list[str]:
     if not data.images.files:
         problem = f"format label-studio needs image files, and those of {run.title} are in memory"
         raise UserError(problem, key="data.source", value=run.config["data"]["source"])
-    places = pd.Index(data.table["sample_id"]).get_indexer(list(sample_ids))
-    if (places < 0).any():
-        name = sample_ids[int(np.argmin(places))]
-        raise UserError(f"sample '{name}' is no longer in the data", key="data")
-    images = data.table["image"].to_numpy(np.int64)[places]
-    return [os.path.abspath(data.images.where(int(image))) for image in images]
+    return [os.path.abspath(data.where(row)) for row in data.find(sample_ids).tolist()]
 
 
 def _write_cleanlab(run: Run, path: Path) -> Iterator[str]:

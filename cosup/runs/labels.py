@@ -20,7 +20,7 @@ from cosup.analysis.labels import FinalLabels, label_numbers, labels_table
 from cosup.assignment.fused import Fused
 from cosup.config.schema import Assigners
 from cosup.evidence import Evidence
-from cosup.files import write_atomic
+from cosup.files import write_csv
 from cosup.levels import Level, Stream
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
@@ -52,8 +52,7 @@ def finish_labels(context: RunContext, prepared: Prepared, rounds: Sequence[Numb
         table = labels_table(final, decisions, prepared.data.classes)
         agreement = _agreement(context, prepared, final.label, decisions)
         files.labels.write(table)
-        text = table.to_csv(index=False, lineterminator="\n")
-        write_atomic(files.labels_csv, text.encode("utf-8", errors="surrogateescape"))
+        write_csv(files.labels_csv, table)
         numbers = label_numbers(table, decisions["true_label"], prepared.data.classes)
         run.finish(
             STAGE,

@@ -186,19 +186,15 @@ def _questions(
     page: bool,
 ) -> Iterator[Question]:
     """Yield the questions about these rows of the pool; page: with their pictures."""
-    places = pd.Index(data.table["sample_id"]).get_indexer([pool.sample_ids[row] for row in rows])
-    images = data.table["image"].to_numpy(np.int64)
+    places = data.find([pool.sample_ids[row] for row in rows])
     for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-        if place < 0:
-            problem = f"sample '{pool.sample_ids[row]}' is no longer in the data"
-            raise UserError(problem, key="data")
         suggested, picture = int(pool.label[row]), ""
         if page:
             with suppress(BrokenImage):
                 picture = picture_of(data.read(place))
         yield Question(
             pool.sample_ids[row],
-            data.images.where(int(images[place])),
+            data.where(place),
             classes[suggested] if suggested >= 0 else "",
             reasons[row],
             picture=picture,

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cosup.data.sources.table import PARQUET
 from cosup.errors import UserError, in_short
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
 CHUNK_ELEMENTS = 2**20
 """Cells that are read at a time."""
 
-PARQUET = (".parquet", ".pq")
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 ARRAYS = (".npy", ".npz")
