@@ -1,5 +1,6 @@
 """A folder of digits with the tables of two annotators, and a config that trains from them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +26,25 @@ execution: {device: cpu, workers: 1}
 """
 
 
-def make_world(root: Path) -> None:
-    """Write a folder of digits, and the tables of two annotators."""
-    digits, draw = load_digits(), np.random.default_rng(0)
+def write_digits(root: Path, names: Sequence[str], each: int) -> tuple[list[str], np.ndarray]:
+    """Write `each` images of the first digits to a folder per name; return their ids and labels."""
+    digits = load_digits()
     ids, truth = [], []
-    for label, name in enumerate(NAMES):
+    for label, name in enumerate(names):
         folder = root / "own" / name
         folder.mkdir(parents=True)
-        for index in np.flatnonzero(digits.target == label)[:60]:
+        for index in np.flatnonzero(digits.target == label)[:each]:
             pixels = (digits.images[index] * 15.9).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{index:04d}.png")
             ids.append(f"{name}/{index:04d}.png")
             truth.append(label)
-    true = np.array(truth)
+    return ids, np.array(truth)
+
+
+def make_world(root: Path) -> None:
+    """Write a folder of digits, and the tables of two annotators."""
+    draw = np.random.default_rng(0)
+    ids, true = write_digits(root, NAMES, 60)
     for name, share in (("ann", 0.85), ("ben", 0.65)):
         wrong = (true + draw.integers(1, 4, len(true))) % 4
         said = np.where(draw.random(len(true)) < share, true, wrong)

@@ -1,7 +1,6 @@
 """`cosup export labels` on a real run: each format is read by the tool that it is for."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +9,13 @@ import pytest
 import torch
 from cleanlab.filter import find_label_issues
 from crowdkit.aggregation import MajorityVote
-from helpers.annotated_folder import NAMES, make_world
+from helpers.annotated_folder import NAMES
 
 from cosup.analysis import load_run
 from cosup.cli import call
 from cosup.data.images import read_image
 from cosup.layout import Layout
 from cosup.runs.export_labels import FORMATS
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("export")
-    make_world(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        assert call(["run", "config.yaml"]) == 0
-    return root
-
-
-@pytest.fixture
-def world(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the world with a finished run in `runs/reviewed`; it is the working directory."""
-    root = tmp_path / "world"
-    shutil.copytree(finished, root)
-    monkeypatch.chdir(root)
-    return root / "runs" / "reviewed"
 
 
 def export(run: Path, name: str, *more: str) -> int:

@@ -6,31 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.annotated_folder import NAMES, make_world
+from helpers.annotated_folder import NAMES
 
 from cosup.analysis import load_run
 from cosup.analysis.review import review_sentences
 from cosup.cli import call
 from cosup.runs.lock import locked
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("review")
-    make_world(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        assert call(["run", "config.yaml"]) == 0
-    return root
-
-
-@pytest.fixture
-def world(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the world with a finished run in `runs/reviewed`; it is the working directory."""
-    root = tmp_path / "world"
-    shutil.copytree(finished, root)
-    monkeypatch.chdir(root)
-    return root / "runs" / "reviewed"
 
 
 def review(*arguments: str) -> int:

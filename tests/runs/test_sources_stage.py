@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from sklearn.datasets import load_digits
+from helpers.annotated_folder import NAMES, write_digits
 
 from cosup.analysis import load_run, tables, verdict
 from cosup.cli import call
 
-NAMES = ("nought", "one", "two", "three")
 CONFIG = """\
 run: {name: sources, output: runs}
 data: {source: image_folder, root: own, splits: {teacher_train: 0.2, student_train: 0.6, test: 0.2}}
@@ -32,17 +30,8 @@ execution: {device: cpu, workers: 1}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of digits, and tables of annotators good and bad."""
-    root, digits = tmp_path_factory.mktemp("sources"), load_digits()
-    ids, truth = [], []
-    for label, name in enumerate(NAMES):
-        folder = root / "own" / name
-        folder.mkdir(parents=True)
-        for index in np.flatnonzero(digits.target == label)[:120]:
-            pixels = (digits.images[index] * 15.9).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index:04d}.png")
-            ids.append(f"{name}/{index:04d}.png")
-            truth.append(label)
-    draw, true = np.random.default_rng(0), np.array(truth)
+    root, draw = tmp_path_factory.mktemp("sources"), np.random.default_rng(0)
+    ids, true = write_digits(root, NAMES, 120)
 
     def right(share: float) -> np.ndarray:
         wrong = (true + draw.integers(1, 4, size=len(true))) % 4
