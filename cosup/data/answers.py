@@ -6,13 +6,14 @@ Images that were chosen at random measure: they become the split `test` where th
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cosup.data.images import Ints
 from cosup.data.sources.table import PARQUET
 from cosup.errors import UserError, in_short, raise_all, unknown_name, unknown_of_many
 from cosup.words import plural
@@ -200,44 +201,45 @@ def apply_answers(
     random answers as the others. Raises `UserError` for wrong answers, and if nothing is left of
     student_train.
     """
-    ids = table["sample_id"].to_numpy(object)
-    row_of: Mapping[str, int] = {str(name): row for row, name in enumerate(ids)}
+    said = _said(table, classes, answers, where)
     split = table["split"].to_numpy(object).copy()
-
-    def known(name: str) -> UserError | None:
-        if name not in row_of:
-            return unknown_of_many("sample", name, row_of, "sample ids of student_train")
-        at = split[row_of[name]]
-        if at == "student_train":
-            return None
-        return UserError(f"sample '{name}' is in {at or 'no split'}", allowed="student_train")
-
-    found = check_answers(answers, classes, known, where)
-    if not found:
-        raise UserError("has no answer: every label is blank", where=where)
-    random = {answer.sample_id for answer in answers if answer.reason == RANDOM and measure}
-    measuring = np.array([row_of[name] for name in found if name in random], dtype=np.int64)
-    label, given = (table[name].to_numpy(np.int64).copy() for name in ("label", "given"))
-    label[measuring] = given[measuring] = [found[str(ids[row])] for row in measuring]
-    role = "validation" if (split == "test").any() else "test"
+    random = [answer.sample_id for answer in answers if answer.reason == RANDOM and measure]
+    measures = (said >= 0) & table["sample_id"].isin(random).to_numpy(bool)
     aside = np.zeros(len(table), bool)
-    if grouped and len(measuring):
-        shared = table["group"].isin(set(table["group"].iloc[measuring])).to_numpy(bool)
-        aside = shared & (split == "student_train")
-        aside[measuring] = False
-    split[measuring], split[aside] = role, ""
-    reviewed = np.full(len(table), -1)
-    reviewed[[row_of[name] for name in found]] = list(found.values())
-    reviewed[split != "student_train"] = -1
-    left = int((split == "student_train").sum())
-    if not left:
+    if grouped:
+        shared = table["group"].isin(table["group"][measures]).to_numpy(bool)
+        aside = shared & (split == "student_train") & ~measures
+    role = "validation" if (split == "test").any() else "test"
+    split[measures], split[aside] = role, ""
+    reviewed = np.where(split == "student_train", said, -1)
+    count = int(measures.sum())
+    if not (split == "student_train").any():
         raise UserError(
-            f"with {plural(len(measuring), 'image')} that measure, and those of their groups, no "
-            "sample of student_train is left",
+            f"with {plural(count, 'image')} that measure, and those of their groups, no sample of "
+            "student_train is left",
             where=where,
         )
-    applied = Applied(
-        role if len(measuring) else "", len(measuring), int((reviewed >= 0).sum()), int(aside.sum())
-    )
-    splits = pd.Series(split, dtype="str")
-    return table.assign(split=splits, label=label, given=given, reviewed=reviewed), applied
+    known = {name: np.where(measures, said, table[name]) for name in ("label", "given")}
+    table = table.assign(split=pd.Series(split, dtype="str"), reviewed=reviewed, **known)
+    labels = int((reviewed >= 0).sum())
+    return table, Applied(role if count else "", count, labels, int(aside.sum()))
+
+
+def _said(
+    table: pd.DataFrame, classes: Sequence[str], answers: Sequence[Answer], where: str
+) -> Ints:
+    """Return the class [N] that each sample has as its answer, -1 without one."""
+    split_of = dict(zip(table["sample_id"], table["split"], strict=True))
+
+    def fault(name: str) -> UserError | None:
+        if name not in split_of:
+            return unknown_of_many("sample", name, split_of, "sample ids of student_train")
+        if split_of[name] == "student_train":
+            return None
+        at = split_of[name] or "no split"
+        return UserError(f"sample '{name}' is in {at}", allowed="student_train")
+
+    found = check_answers(answers, classes, fault, where)
+    if not found:
+        raise UserError("has no answer: every label is blank", where=where)
+    return np.array([found.get(name, -1) for name in table["sample_id"]], dtype=np.int64)

@@ -204,18 +204,8 @@ def load_data(
         collection, novel, novel_validation = _base_and_novel(collection, section, seed)
         table, drawn = _split_table(collection, section, seed, teacher_train)
         table = table.assign(given=_training_labels(table, collection.classes, section, seed))
-        answers, applied = () if known is None else known.answers, NOT_REVIEWED
-        if section.answers is not None:
-            with within("answers"):
-                answers = answers or tuple(read_answers(Path(section.answers)))
-                table, applied = apply_answers(
-                    table,
-                    collection.classes,
-                    answers,
-                    where=section.answers,
-                    grouped=collection.grouped,
-                    measure=section.answers_as == "auto",
-                )
+        answers = _answers(section, known)
+        table, applied = _with_answers(table, answers, collection, section)
     if known is not None and known.digest != _table_digest(table):
         raise RunError(
             f"data: the {len(table)} samples found here are not those that the run was started "
@@ -241,6 +231,31 @@ def load_data(
         answers=answers,
         applied=applied,
     )
+
+
+def _answers(section: DataSection, known: Known | None) -> tuple[Answer, ...]:
+    """Return the answers of a person, from the file unless another process has read it."""
+    if section.answers is None or (known is not None and known.answers):
+        return () if known is None else known.answers
+    with within("answers"):
+        return tuple(read_answers(Path(section.answers)))
+
+
+def _with_answers(
+    table: pd.DataFrame, answers: Sequence[Answer], collection: Collection, section: DataSection
+) -> tuple[pd.DataFrame, Applied]:
+    """Return the table with the answers used, and how they are."""
+    if section.answers is None:
+        return table, NOT_REVIEWED
+    with within("answers"):
+        return apply_answers(
+            table,
+            collection.classes,
+            answers,
+            where=section.answers,
+            grouped=collection.grouped,
+            measure=section.answers_as == "auto",
+        )
 
 
 def list_source(section: DataSection, seed: int) -> Listed:
