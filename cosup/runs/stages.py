@@ -183,7 +183,8 @@ def _cross_fit(context: RunContext, prepared: Prepared, outcome: Outcome) -> Non
     Too few kept samples for the folds leave it out.
     """
     task, folds = prepared.task, context.config.folds_for_labels
-    weights = outcome.assigned.weighed(outcome.kept.keep)
+    weighed = outcome.assigned.weighed(outcome.kept.keep)
+    targets, weights = task.with_reviewed(outcome.assigned.targets, weighed)
     fold = folds_of(prepared.samples.groups, folds, context.seed)
     used = fold[weights > 0]
     if not len(used) or bool((used == used[0]).all()):
@@ -192,7 +193,7 @@ def _cross_fit(context: RunContext, prepared: Prepared, outcome: Outcome) -> Non
     make = student_factory(context, prepared, folds=folds)
     student = make(recipe.objective, seed_for(context.seed, "labels"))
     labels = task.labels if recipe.objective.true_label_weight else None
-    student.update(task.inputs, outcome.assigned.targets, weights, Guidance(labels))
+    student.update(task.inputs, targets, weights, Guidance(labels))
     context.files.round(outcome.number).cross_fitted.write(student.predict_own(task.inputs))
 
 

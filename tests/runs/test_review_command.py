@@ -233,6 +233,22 @@ def test_labels_of_contested_images_teach_the_student(world: Path) -> None:
     assert shares[1] > shares[0] + 0.1
 
 
+def test_labels_teach_the_cross_fitted_student_too(world: Path) -> None:
+    """With a recipe that cross-fits none, one is trained in folds for the labels of the run."""
+    assert review("--next", "100", "--no-html") == 0
+    table = answer(world, Path("a.csv"))
+    table.assign(label="three").to_csv("threes.csv", index=False)
+    shares = []
+    for number, file in enumerate(("a.csv", "threes.csv")):
+        settings = (f"run.name=y{number}", f"data.answers={file}", "data.answers_as=labels")
+        assert call(["run", "config.yaml", "rounds.assignment=mean", *settings]) == 0
+        run = load_run(world.parent / f"y{number}")
+        assert len(run.classes) == 4
+        found = run.files.round(run.rounds[-1]).cross_fitted.read(4, len(run.train))
+        shares.append(float((found.top()[0] == run.classes.index("three")).float().mean()))
+    assert shares[1] > shares[0] + 0.1
+
+
 def test_answers_are_not_overwritten(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert review("--next", "10", "--no-html") == 0
     answer(world, Path("a.csv"))
