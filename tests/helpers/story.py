@@ -13,11 +13,15 @@ sources of labels are made here, so that their true reliability is known:
 
 `rules.py` is copied from the file of that name here. `my.yaml` is the config in the README, and
 `no_labels.yaml` the same without labels and without the specialists, who are trained on them.
+
+`--truth RUN` prints how often the sources and the labels of a finished run are right, in %, beside
+what the run estimates.
 """
 
 import argparse
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +34,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from cosup.analysis import load_run
 from cosup.data.transforms import eval_transform
 from cosup.files import save_tensors
 from cosup.models.classifier import build_classifier
@@ -48,10 +53,7 @@ when wrong."""
 
 def make_story(folder: Path, seed: int = 0) -> None:
     """Write images, tables, the old model, the rules and the configs to `folder`."""
-    digits = load_digits()
-    order = numpy_generator(seed, "story").permutation(len(digits.target))
-    pixels = np.asarray(digits.images, np.float32)[order]
-    truth = np.asarray(digits.target, np.int64)[order]
+    pixels, truth = _shuffled_digits(seed)
     images = [
         Image.fromarray((each * 15.9).astype(np.uint8)).resize(
             (SIZE, SIZE), Image.Resampling.BICUBIC
@@ -59,7 +61,8 @@ def make_story(folder: Path, seed: int = 0) -> None:
         for each in pixels
     ]
     own = slice(ELSEWHERE, None)
-    names = _write_images(folder / "scans", images[own])
+    names = _names(len(images[own]))
+    _write_images(folder / "scans", names, images[own])
     _write_votes(folder / "votes.csv", names, truth[own], seed)
     shutil.copy(Path(__file__).with_name("rules.py"), folder)
     table = pd.DataFrame({"sample_id": names, "label": truth[own]})
@@ -101,13 +104,47 @@ def _write_configs(folder: Path) -> None:
     (folder / "no_labels.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
-def _write_images(folder: Path, images: list[Image.Image]) -> list[str]:
-    """Write one folder of images a month; return their paths below `folder`."""
-    names = [f"2024-{1 + n % 12:02d}/form_{n:04d}.png" for n in range(len(images))]
+def tell_truth(place: str, seed: int = 0) -> Iterator[str]:
+    """Yield for each source of a run, and for its labels, the estimated and the true share."""
+    run = load_run(place)
+    _, truth = _shuffled_digits(seed)
+    true = dict(zip(_names(len(truth) - ELSEWHERE), truth[ELSEWHERE:].astype(str), strict=True))
+    yield f"{'right, %':10} estimated  true"
+    for name in run.teacher_names:
+        said = run.annotated(name).label
+        right = [
+            run.classes[code] == true[sample]
+            for sample, code in zip(run.train["sample_id"], said, strict=True)
+            if code >= 0
+        ]
+        yield _line(name, run.summary["sources"][name]["reliability"], right)
+    labels = run.files.labels.read(["sample_id", "label"])
+    pairs = zip(labels["sample_id"], labels["label"], strict=True)
+    right = [str(label) == true[sample] for sample, label in pairs]
+    yield _line("labels", run.summary["labels"]["estimated_right"], right)
+
+
+def _line(name: str, estimated: float, right: list[bool]) -> str:
+    return f"{name:10} {100 * estimated:9.1f} {100 * sum(right) / len(right):5.1f}"
+
+
+def _shuffled_digits(seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return all digits [N, 8, 8] and their labels [N] in the order of the story."""
+    digits = load_digits()
+    order = numpy_generator(seed, "story").permutation(len(digits.target))
+    pixels = np.asarray(digits.images, np.float32)
+    return pixels[order], np.asarray(digits.target, np.int64)[order]
+
+
+def _names(count: int) -> list[str]:
+    """Return the paths of the images, in a folder a month."""
+    return [f"2024-{1 + number % 12:02d}/form_{number:04d}.png" for number in range(count)]
+
+
+def _write_images(folder: Path, names: list[str], images: list[Image.Image]) -> None:
     for name, image in zip(names, images, strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(folder / name)
-    return names
 
 
 def _write_votes(path: Path, names: list[str], truth: NDArray[np.int64], seed: int) -> None:
@@ -138,6 +175,13 @@ def _old_classes(pixels: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArr
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make the project of the README's worked story.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="where to make the project")
+    parser.add_argument("--truth", metavar="RUN", help="tell how often a run's sources are right")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)  # the last digits of sums, and so the old model, depend on it
-    make_story(parser.parse_args().folder)
+    if arguments.truth:
+        print("\n".join(tell_truth(arguments.truth)))
+    elif arguments.folder:
+        make_story(arguments.folder)
+    else:
+        parser.error("give a folder, or --truth RUN")
