@@ -72,10 +72,11 @@ def _registered(registry: Registry[Any]) -> Callable[[], dict[str, str]]:
 
 
 def _configs() -> dict[str, str]:
-    """List the configs that come with cosup by name, and the YAML files of `configs/` here."""
+    """List the configs that come with cosup by name, and other YAML files of `configs/` here."""
     shipped = shipped_configs()
-    known = {path.resolve() for path in shipped.values()}
-    here = [path for path in sorted(CONFIGS.glob("*.y*ml")) if path.resolve() not in known]
+    # By content: in a checkout beside an installed cosup, both have a copy.
+    known = {path.read_bytes() for path in shipped.values()}
+    here = [path for path in sorted(CONFIGS.glob("*.y*ml")) if path.read_bytes() not in known]
     found = {**shipped, **{str(path): path for path in here}}
     return {name: _first_sentence(path) for name, path in found.items()}
 

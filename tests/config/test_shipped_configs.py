@@ -1,6 +1,7 @@
 """Shipped configs are found by name from any folder, and their copies work."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,12 @@ def test_commands_take_a_name(name: str, empty: Path, capsys: pytest.CaptureFixt
     assert content(empty) == ["my.yaml"]
 
 
-def test_ls_lists_each_config_once(
-    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ls_lists_each_config_once(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["ls", "configs"]) == 0
     listed = capsys.readouterr().out
     names = [line.split()[0] for line in listed.splitlines()[1:] if line.startswith("  ")]
     assert [name for name in names if name in CONFIGS] == sorted(CONFIGS)
-    monkeypatch.chdir(CONFIGS["quickstart"].parents[1])  # where configs/ has the same files
+    shutil.copytree(CONFIGS["quickstart"].parent, empty / "configs")  # as in a checkout
     assert call(["ls", "configs"]) == 0
     assert capsys.readouterr().out == listed
 
