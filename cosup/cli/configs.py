@@ -1,0 +1,52 @@
+"""Commands that list what there is, and give out the configs that come with cosup."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosup.cli.app import app, explained, show
+
+ShippedName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a config that `cosup ls configs` lists.")
+]
+
+
+@app.command("ls")
+def list_things(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="configs, assigners, filters, losses, sources, teachers, controls, runs",
+        ),
+    ] = "",
+) -> None:
+    """List configs, assigners, filters, losses, sources, teachers, controls or runs."""
+    with explained():
+        from cosup.runs.listing import list_kinds
+
+        show(list_kinds(what or None))
+
+
+@app.command()
+def cat(name: ShippedName) -> None:
+    """Print a config that comes with cosup."""
+    with explained():
+        from cosup.config.files import read_shipped
+
+        typer.echo(read_shipped(name), nl=False)
+
+
+@app.command()
+def cp(
+    name: ShippedName,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="New file, or a folder.")],
+) -> None:
+    """Copy a config that comes with cosup, to change it."""
+    with explained():
+        from cosup.config.files import copy_shipped
+
+        copy = copy_shipped(name, target)
+        typer.echo(f"{copy}: a copy of {name}; run it with: cosup run {shlex.quote(str(copy))}")
