@@ -65,8 +65,12 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, (to_json(value) + "\n").encode())
+
+
+def to_json(value: Any) -> str:
+    """Return readable JSON; numbers that are not finite become null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def save_tensors(

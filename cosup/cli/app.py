@@ -1,37 +1,120 @@
 """What all commands share: the app, errors as lines with an exit status, and printing."""
 
+import functools
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from cosup.errors import RunError, UserError
 
-app = typer.Typer(
-    add_completion=False,
-    help="Train an image classifier from several unreliable sources of labels.",
-    pretty_exceptions_enable=False,
-)
-export_app = typer.Typer(
-    help="Write what a run has made for other tools.", pretty_exceptions_enable=False
-)
+LOG_LEVEL = "COSUP_LOG_LEVEL"
+"""The environment variable that `-q` and `-v` set, which `cosup.runs.logs` reads."""
+
+PIPE_WIDTH = 160
+"""The width of what is printed where there is no terminal."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log only warnings and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log details, and tracebacks.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+
+
+class App(typer.Typer):
+    """An app whose commands all have `-h`, `-q`, `-v` and examples in their help.
+
+    The help is plain text, not typer's boxes, so that it reads equally well in a pipe.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+            **settings,
+        )
+
+    def command(
+        self, name: str | None = None, *, examples: Sequence[str] = (), **settings: Any
+    ) -> Callable[[Function], Function]:
+        """Register a function as a command. examples: command lines, for the end of its help."""
+        # \b: the lines of the paragraph that it begins are not joined.
+        epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])
+        register = super().command(name, epilog=epilog if examples else None, **settings)
+
+        def registered(function: Function) -> Function:
+            register(_with_flags(function))
+            return function
+
+        return registered
+
+
+def _with_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options `--quiet` and `--verbose`."""
+
+    @functools.wraps(function)
+    def with_flags(*arguments: Any, quiet: bool, verbose: bool, **settings: Any) -> Any:
+        with logging_as(quiet, verbose):
+            return function(*arguments, **settings)
+
+    flags = {"quiet": Quiet, "verbose": Verbose}
+    signature = inspect.signature(function)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(name, kind, default=False, annotation=flag)
+        for name, flag in flags.items()
+    ]
+    parameters = [*signature.parameters.values(), *added]
+    # typer reads both.
+    setattr(with_flags, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
+    with_flags.__annotations__ = {**function.__annotations__, **flags}
+    return with_flags
+
+
+app = App(help="Train an image classifier from several unreliable sources of labels.")
+export_app = App(help="Write what a run has made for other tools.")
 app.add_typer(export_app, name="export")
 
 
 @app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train an image classifier from several unreliable sources of labels."""
+    context.with_resource(logging_as(quiet, verbose))
     if version:
         import cosup
 
         typer.echo(f"cosup {cosup.__version__}")
         raise typer.Exit
+
+
+@contextmanager
+def logging_as(quiet: bool, verbose: bool) -> Iterator[None]:
+    """Set `COSUP_LOG_LEVEL` while this is open, for this process and those that it starts."""
+    if quiet and verbose:
+        raise typer.BadParameter("give one of --quiet and --verbose")
+    if not quiet and not verbose:
+        yield
+        return
+    before = os.environ.get(LOG_LEVEL)
+    os.environ[LOG_LEVEL] = "debug" if verbose else "warning"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(LOG_LEVEL, None)
+        else:
+            os.environ[LOG_LEVEL] = before
 
 
 @contextmanager
@@ -74,10 +157,10 @@ def _notes(error: BaseException) -> list[str]:
 
 def _keep_traceback() -> None:
     """Print the traceback on request, if no run directory has recorded it."""
-    if os.environ.get("COSUP_TRACEBACK"):
+    if os.environ.get(LOG_LEVEL) == "debug":
         traceback.print_exc()
     else:
-        say("(set COSUP_TRACEBACK=1 to see where)")
+        say("(use --verbose to see where)")
 
 
 def say(line: str) -> None:
@@ -86,7 +169,20 @@ def say(line: str) -> None:
 
 
 def show(thing: object) -> None:
-    """Print text or any renderable of rich."""
+    """Print text or any renderable of rich.
+
+    It is as wide as the terminal; elsewhere as `COLUMNS` says, or else 160 letters: lines of tables
+    in a pipe or a log are to be found with grep, so they are not wrapped early.
+    """
     from rich.console import Console
 
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(thing)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) else PIPE_WIDTH
+    Console(highlight=False, width=None if sys.stdout.isatty() else width).print(thing)
+
+
+def show_json(tree: object) -> None:
+    """Print one JSON document; numbers that are not finite are null."""
+    from cosup.files import to_json
+
+    typer.echo(to_json(tree))

@@ -6,14 +6,20 @@ from typing import Annotated
 
 import typer
 
+from cosup.cli import complete
 from cosup.cli.app import app, explained, show
 
 ShippedName = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a config that `cosup ls configs` lists.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Name of a config that `cosup ls configs` lists.",
+        autocompletion=complete.shipped,
+    ),
 ]
 
 
-@app.command("ls")
+@app.command("ls", examples=("cosup ls", "cosup ls configs", "cosup ls assigners"))
 def list_things(
     what: Annotated[
         str,
@@ -23,14 +29,14 @@ def list_things(
         ),
     ] = "",
 ) -> None:
-    """List configs, assigners, filters, losses, sources, teachers, controls or runs."""
+    """List configs, assigners, losses, runs, and what else there is."""
     with explained():
         from cosup.runs.listing import list_kinds
 
         show(list_kinds(what or None))
 
 
-@app.command()
+@app.command(examples=("cosup cat quickstart", "cosup cat quickstart > my.yaml"))
 def cat(name: ShippedName) -> None:
     """Print a config that comes with cosup."""
     with explained():
@@ -39,7 +45,7 @@ def cat(name: ShippedName) -> None:
         typer.echo(read_shipped(name), nl=False)
 
 
-@app.command()
+@app.command(examples=("cosup cp quickstart my.yaml",))
 def cp(
     name: ShippedName,
     target: Annotated[Path, typer.Argument(metavar="FILE", help="New file, or a folder.")],

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cosup.cli import complete
 from cosup.cli.app import app, explained, say, show
 
 ConfigFile = Annotated[
@@ -15,19 +16,26 @@ ConfigFile = Annotated[
     typer.Argument(
         metavar="CONFIG",
         help="Config file (YAML), or the name of a config that `cosup ls configs` lists.",
+        autocompletion=complete.configs,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Override settings of the config: rounds.repeat=2"
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Override settings of the config: rounds.repeat=2"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
 
 
-@app.command()
+@app.command(
+    examples=(
+        "cosup run quickstart",
+        "cosup run my.yaml rounds.assignment=gate run.seeds=[0,1,2]",
+        "cosup run my.yaml --output outputs/second_try",
+        "cosup run my.yaml --resume",
+        "cosup run my.yaml run.seed=1 --print-config",
+    )
+)
 def run(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -67,7 +75,12 @@ def run(
         show(describe_run(summary, place))
 
 
-@app.command()
+@app.command(
+    examples=(
+        "cosup submit quickstart --address http://127.0.0.1:8265",
+        "cosup submit my.yaml --address http://head:8265 --working-dir . --no-wait",
+    )
+)
 def submit(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -118,7 +131,7 @@ def submit(
     raise typer.Exit(status)
 
 
-@app.command()
+@app.command(examples=("cosup validate my.yaml", "cosup validate quickstart rounds.repeat=2"))
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a config and list every error in it."""
     with explained():
@@ -129,9 +142,9 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
         typer.echo(f"{config}: valid")
 
 
-@app.command()
+@app.command(examples=("cosup plan my.yaml", "cosup plan quickstart data.limit=1000"))
 def plan(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Show what a run would train, annotate and cache, without running it."""
+    """Show what a run would train, annotate and cache."""
     with explained():
         from cosup.config import read_config
         from cosup.runs import plan_config

@@ -11,11 +11,11 @@ from cosup.errors import UserError
 COMPARISON = Path("comparison.html")
 
 
-@app.command()
+@app.command(examples=("cosup report outputs/my_project", "cosup report outputs/my_project --text"))
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Run directories, finished or not."),
+        typer.Argument(metavar="RUN", help="Run directories, finished or not."),
     ],
     text: Annotated[
         bool, typer.Option("--text", help="Print the main tables instead of writing a page.")
@@ -25,7 +25,7 @@ def report(
         typer.Option(metavar="FILE", help="Page to write, instead of RUN/report/index.html."),
     ] = None,
 ) -> None:
-    """Write a report page per run: who taught what, and whether it was right."""
+    """Write a page per run: who taught what, and was it right?"""
     with explained():
         from cosup.report.page import report_runs
 
@@ -33,12 +33,17 @@ def report(
             typer.echo(made) if isinstance(made, str) else show(made)
 
 
-@app.command()
+@app.command(
+    examples=(
+        "cosup compare outputs/quickstart outputs/quickstart_ce",
+        "cosup compare outputs/seeds --output seeds.html",
+    )
+)
 def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN...",
+            metavar="RUN",
             help="Directories of finished runs, or one directory that contains several.",
         ),
     ],
@@ -53,7 +58,12 @@ def compare(
         typer.echo(f"everything else: {page}")
 
 
-@app.command()
+@app.command(
+    examples=(
+        "cosup review outputs/my_project --next 100",
+        "cosup review outputs/my_project --read outputs/my_project/review/next.csv",
+    )
+)
 def review(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")],
     number: Annotated[
@@ -71,7 +81,10 @@ def review(
         bool, typer.Option("--html/--no-html", help="Write a page with the images.")
     ] = True,
 ) -> None:
-    """Ask a person about the images whose true label would tell most, and read the answers."""
+    """Choose images for a person to label, and read the answers.
+
+    The images are those whose true labels would tell most.
+    """
     with explained():
         if (number is None) == (answers is None):
             raise UserError("give either --next N or --read FILE")

@@ -10,7 +10,13 @@ import typer
 from cosup.cli.app import app, explained, export_app, show
 
 
-@export_app.command("labels")
+@export_app.command(
+    "labels",
+    examples=(
+        "cosup export labels outputs/my_project",
+        "cosup export labels outputs/my_project --format label-studio -o tasks.json",
+    ),
+)
 def labels_to_file(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")],
     form: Annotated[
@@ -40,7 +46,13 @@ def labels_to_file(
             typer.echo(line)
 
 
-@app.command()
+@app.command(
+    examples=(
+        "cosup predict outputs/my_project photos/",
+        "cosup predict outputs/my_project 'photos/*.jpg' --team -o new.parquet",
+        "cosup predict outputs/my_project/student photos/ -o labels.csv --resume",
+    )
+)
 def predict(
     student: Annotated[
         Path,
@@ -49,7 +61,7 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGES...", help="Image files, folders, globs, or tables with a column path."
+            metavar="IMAGES", help="Image files, folders, globs, or tables with a column path."
         ),
     ],
     output: Annotated[
@@ -68,7 +80,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Images predicted at once.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Predict the labels of images: cosup predict RUN photos -o labels.csv"""
+    """Predict the labels of images."""
     flags = [*(["--team"] if team else []), f"--batch-size={batch_size}", f"--device={device}"]
     where = ["-o", str(output), "--resume"]
     with explained(shlex.join(["cosup", "predict", str(student), *images, *flags, *where])):

@@ -1,6 +1,7 @@
 """Log to the console and to `log.txt`, and show progress."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cosup.errors import unknown_name
+
 log = logging.getLogger(__name__)
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+"""The values of `COSUP_LOG_LEVEL`."""
 
 PLAIN_EVERY = 20.0
 """Seconds between the lines that replace a progress bar where there is no terminal."""
@@ -44,15 +55,29 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _ConsoleFormat(logging.Formatter):
+    """Text with the level of warnings and errors and, where it is no terminal, the time."""
+
     def format(self, record: logging.LogRecord) -> str:
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
+        when = "" if _console.is_terminal else f"{self.formatTime(record, '%H:%M:%S')} "
+        is_plain = record.levelno == logging.INFO
+        return f"{when}{'' if is_plain else record.levelname.lower() + ': '}{record.getMessage()}"
+
+
+def console_level() -> int:
+    """Return the level of `COSUP_LOG_LEVEL` (default: info). Raises `UserError` for another value.
+
+    The command line's `--quiet` and `--verbose` set it.
+    """
+    name = os.environ.get("COSUP_LOG_LEVEL") or "info"
+    if name.lower() not in LEVELS:
+        raise unknown_name("COSUP_LOG_LEVEL", name, LEVELS)
+    return LEVELS[name.lower()]
 
 
 @contextmanager
-def log_to_console(level: int = logging.INFO) -> Iterator[None]:
-    """Show cosup's log lines on stderr while this is open."""
-    handler = _ConsoleHandler(level)
+def log_to_console() -> Iterator[None]:
+    """Show cosup's log lines on stderr while this is open, from `console_level` on."""
+    handler = _ConsoleHandler(console_level())
     handler.setFormatter(_ConsoleFormat())
     with _attached(handler):
         yield
@@ -86,7 +111,7 @@ def _attached(handler: logging.Handler) -> Iterator[None]:
     root = logging.getLogger("cosup")
     before = root.level
     root.addHandler(handler)
-    root.setLevel(min(before or logging.INFO, logging.INFO))
+    root.setLevel(min(before or logging.INFO, handler.level or logging.INFO, logging.INFO))
     try:
         yield
     finally:
@@ -97,11 +122,12 @@ def _attached(handler: logging.Handler) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show progress: a bar on a terminal, a plain line at intervals elsewhere.
+    """Show progress: a bar on a terminal (unless `console_level` is above info), a plain line at
+    intervals elsewhere.
 
     Yields a function to call with the number of the `total` items that are newly done.
     """
-    if not _console.is_terminal:
+    if not _console.is_terminal or console_level() > logging.INFO:
         yield _plain_progress(what, total)
         return
     columns = (

@@ -3,17 +3,27 @@
 import json
 import logging
 import math
+import time
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cosup.errors import UserError
 from cosup.layout import Layout
 from cosup.runs import logs
 from cosup.runs.logs import log_to_console, log_to_file, progress
 from cosup.runs.recorder import Recorder, open_recorder
 
 logger = logging.getLogger("cosup.test")
+
+
+def untimed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines on stderr, without the times that they begin with where it is no terminal."""
+    lines = [line.split(" ", 1) for line in capsys.readouterr().err.splitlines()]
+    for when, _ in lines:
+        time.strptime(when, "%H:%M:%S")
+    return [text for _, text in lines]
 
 
 def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -36,7 +46,7 @@ def test_log_lines_reach_console_and_file(
         logger.warning("few kept")
         logger.error("for the file", extra={"quiet": True})
     logger.info("nobody listens")
-    assert capsys.readouterr().err.splitlines() == ["trained a", "warning: few kept"]
+    assert untimed(capsys) == ["trained a", "warning: few kept"]
     written = (tmp_path / "log.txt").read_text()
     assert "INFO cosup.test: trained a" in written
     assert "ERROR cosup.test: for the file" in written
@@ -61,7 +71,40 @@ def test_without_a_terminal_progress_is_an_occasional_line(
     with log_to_console(), progress("annotating", 4) as advance:
         advance(1)
         advance(3)
-    assert capsys.readouterr().err.splitlines() == ["annotating: 1 of 4", "annotating: 4 of 4"]
+    assert untimed(capsys) == ["annotating: 1 of 4", "annotating: 4 of 4"]
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        (None, ["info", "warning", "error"]),
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("WARNING", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_the_level_is_that_of_the_environment(
+    level: str | None,
+    shown: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("COSUP_LOG_LEVEL", raising=False)
+    if level is not None:
+        monkeypatch.setenv("COSUP_LOG_LEVEL", level)
+    with log_to_console():
+        for name, number in logs.LEVELS.items():
+            logger.log(number, "a line of %s", name)
+    assert [line.split()[-1] for line in untimed(capsys)] == shown
+
+
+def test_an_unknown_level_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSUP_LOG_LEVEL", "warn")
+    with pytest.raises(UserError) as caught, log_to_console():
+        pass
+    assert caught.value.value == "warn"
+    assert caught.value.nearest == ("warning",)
+    assert "COSUP_LOG_LEVEL" in str(caught.value)
 
 
 def test_scalars_are_in_both_files(tmp_path: Path) -> None:
