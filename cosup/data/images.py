@@ -1,12 +1,13 @@
 """Image collections addressed by index, and conversion of any image file to RGB."""
 
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class FileImages:
         """Return a hash of paths, sizes and modification times; hashing all bytes is too slow."""
         digest = hashlib.sha256(b"files")
         for index in indices:
-            stat = _file_stat(self.where(int(index)))
+            stat = file_stat(self.where(int(index)))
             digest.update(f"{self.paths[index]}\x1f{stat}\x1e".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
@@ -104,6 +105,57 @@ class ArrayImages:
         return hashlib.sha256(self._hash.encode() + order).hexdigest()
 
 
+class RowImages:
+    """The images of a `datasets.Dataset` of one column, `Image(decode=False)`."""
+
+    files = True
+
+    def __init__(self, name: str, rows: Any) -> None:
+        self.name = name
+        self.rows = rows
+        (self.column,) = rows.column_names
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, index: int) -> str:
+        """Return the name of the rows and the index."""
+        return f"{self.name}[{index}]"
+
+    def read(self, index: int) -> Image.Image:
+        """Decode the bytes of a row, or the file that it names."""
+        held = self.rows[int(index)][self.column] or {}
+        if held.get("bytes") is not None:
+            return read_image(self.where(index), held["bytes"])
+        if held.get("path") is None:
+            raise BrokenImage(f"'{self.where(index)}': no image in this row")
+        return read_image(held["path"])
+
+    def fingerprint(self, indices: Ints) -> str:
+        """Return a hash of the sizes and modification times of the files that hold the images, and
+        of the order; hashing all bytes is too slow."""
+        order = np.ascontiguousarray(indices, dtype=np.int64)
+        digest = hashlib.sha256(f"{self.column}\x1f{len(self)}\x1f".encode() + order.tobytes())
+        for file in self.rows.cache_files:
+            path = file["filename"]
+            digest.update(f"{os.path.basename(path)}\x1f{file_stat(path)}\x1e".encode())
+        for named in self._paths(order):
+            stat = "" if named is None else file_stat(named)
+            digest.update(f"{named}\x1f{stat}\x1e".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def _paths(self, indices: Ints) -> list[str | None]:
+        """Return the files of these rows; none if no row names a file."""
+        import pyarrow.compute as pc
+
+        column = self.rows.with_format("arrow")[:][self.column]
+        outside = pc.is_null(pc.struct_field(column, "bytes"))
+        if not pc.any(outside).as_py():
+            return []
+        paths: list[str | None] = pc.struct_field(column, "path").take(indices).to_pylist()
+        return paths
+
+
 def find_broken(images: Images, indices: Ints, workers: int) -> dict[int, str]:
     """Decode images in `workers` threads; return {position in `indices`: reason} of broken ones."""
     log.info("decoding %d images to check them", len(indices))
@@ -118,10 +170,16 @@ def find_broken(images: Images, indices: Ints, workers: int) -> dict[int, str]:
         return {place: why for part in pool.map(check, starts) for place, why in part.items()}
 
 
-def read_image(path: str) -> Image.Image:
-    """Decode an image file to RGB, upright as in its EXIF; raise `BrokenImage` if that fails."""
+def read_image(path: str, content: bytes | None = None) -> Image.Image:
+    """Decode an image file to RGB, upright as in its EXIF; raise `BrokenImage` if that fails.
+
+    content: what the file holds, if that is known; then `path` is only a name for messages.
+    """
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with (
+            open(path, "rb") if content is None else io.BytesIO(content) as file,
+            Image.open(file) as image,
+        ):
             image.load()
             return to_rgb(_upright(image))
     except Exception as error:  # Pillow's decoders raise many types of errors
@@ -175,7 +233,8 @@ def _fault(images: Images, index: int) -> str | None:
     return None
 
 
-def _file_stat(path: str) -> str:
+def file_stat(path: str) -> str:
+    """Return the size and modification time of a file as text, `missing` if there is none."""
     try:
         found = os.stat(path)
     except OSError:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as HubImage
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -47,6 +49,12 @@ def settings(source: str, root: Path) -> dict[str, Any]:
     pixels, labels = pixels[:400].reshape(-1, 8, 8) * 15.9, labels[:400]
     if source == "digits":
         return {"rotations": [0]}
+    if source == "huggingface":
+        features = Features(image=HubImage(), label=ClassLabel(num_classes=10))
+        scans = [Image.fromarray(image.astype(np.uint8)) for image in pixels]
+        rows = {"image": scans, "label": labels.tolist()}
+        Dataset.from_dict(rows, features).save_to_disk(root / "set")
+        return {"dataset": str(root / "set")}
     if source in ("idx", "torchvision"):
         folder = root / "FashionMNIST" / "raw" if source == "torchvision" else root
         folder.mkdir(parents=True, exist_ok=True)

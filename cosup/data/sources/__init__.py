@@ -3,6 +3,7 @@
 from cosup.data.sources.base import SPLITS, Collection, Columns, Source, collect
 from cosup.data.sources.digits import Digits
 from cosup.data.sources.folders import DomainFolder, ImageFolder
+from cosup.data.sources.huggingface import HuggingFace
 from cosup.data.sources.idx import Idx
 from cosup.data.sources.images import ImageFiles
 from cosup.data.sources.inaturalist import INaturalist
@@ -16,6 +17,7 @@ SOURCES: Registry[Source] = Registry(
     {
         "digits": Digits,
         "domain_folder": DomainFolder,
+        "huggingface": HuggingFace,
         "idx": Idx,
         "image_folder": ImageFolder,
         "images": ImageFiles,

@@ -200,10 +200,11 @@ def read_table(path: str) -> "pd.DataFrame":
         raise UserError(f"cannot be read as {kind}: {in_short(error)}", value=path) from None
     if frame.empty:
         raise UserError("no row in this table", value=path)
-    return pd.DataFrame({str(name): _as_text(frame[name]) for name in frame.columns})
+    return pd.DataFrame({str(name): as_text(frame[name]) for name in frame.columns})
 
 
-def _as_text(values: "pd.Series") -> "pd.Series[str]":
+def as_text(values: "pd.Series") -> "pd.Series[str]":
+    """Return the values as text, "" for missing ones; whole numbers have no decimals."""
     import pandas as pd
 
     known = values.notna()
