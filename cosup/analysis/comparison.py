@@ -14,7 +14,8 @@ from cosup.analysis.comparable import aligned, labels, runs_to_compare
 from cosup.analysis.domains import MEAN
 from cosup.analysis.records import Run
 from cosup.config import settings
-from cosup.metrics import LEVEL, holm, mcnemar, pgr, resampled_means
+from cosup.metrics import holm, mcnemar, pgr, resampled_means
+from cosup.metrics.intervals import LEVEL
 from cosup.seeds import seed_for
 
 __all__ = ["compare", "config_table", "labels", "runs_to_compare"]

@@ -16,7 +16,7 @@ from cosup.analysis.arrays import Bools, Codes, Doubles, Values
 from cosup.analysis.pool import Pool
 from cosup.analysis.records import Run
 from cosup.data.answers import RANDOM, Applied
-from cosup.metrics import Z_975
+from cosup.metrics.intervals import Z_975
 from cosup.words import percent, plural, points, span
 
 __all__ = [

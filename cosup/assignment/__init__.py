@@ -27,3 +27,7 @@ __all__ = [
     "available",
     "to_weights",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,3 +20,7 @@ __all__ = [
     "Unanimity",
     "check_kept",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
