@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cosup.decisions import decide
     from cosup.evidence import Evidence, Scopes
-    from cosup.rounds import decide
     from cosup.student.exported import load_student
 
     __version__: str
@@ -19,7 +19,7 @@ _MODULES = ("analysis", "assignment", "consistency", "losses", "metrics")
 _NAMES = {
     "Evidence": "cosup.evidence",
     "Scopes": "cosup.evidence",
-    "decide": "cosup.rounds",
+    "decide": "cosup.decisions",
     "load_student": "cosup.student.exported",
 }
 

@@ -3,12 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cosup.errors import UserError
+from cosup.arrays import (
+    ArrayLike,
+    annotations_of,
+    classes_of,
+    codes_of,
+    features_of,
+    probabilities_of,
+)
+from cosup.errors import UserError, within
+from cosup.words import plural
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,32 @@ class Scopes:
             _membership(domains, num_domains, "domain"),
         )
 
+    @staticmethod
+    def given(scopes: "ScopesLike", teachers: int, num_classes: int) -> "Scopes":
+        """Return the scopes of T teachers from what a user gives.
+
+        scopes: `Scopes`, a list of classes for each teacher (None: all classes), or None (teachers
+        of all classes). Raises `UserError` if they are not of so many teachers and classes.
+        """
+        if not isinstance(scopes, Scopes):
+            listed = [None] * teachers if scopes is None else scopes
+            with within("scopes"):
+                if not isinstance(listed, Sequence) or any(map(_no_list, listed)):
+                    raise UserError(
+                        "must be {allowed}",
+                        value=scopes,
+                        allowed="Scopes, a list with a list of classes (or None) per teacher, or "
+                        "None",
+                    )
+                scopes = Scopes.of(listed, num_classes)
+        sizes = len(scopes), scopes.classes.shape[1]
+        for found, wanted, noun in zip(sizes, (teachers, num_classes), _SIZES, strict=True):
+            if found != wanted:
+                raise UserError(
+                    f"has {plural(found, noun)}, and the annotations have {wanted}", key="scopes"
+                )
+        return scopes
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -77,12 +113,22 @@ class Scopes:
         return in_classes & self.domains.T[truth.domains]
 
 
+def _no_list(classes: object) -> bool:
+    return isinstance(classes, str) or not isinstance(classes, Iterable | None)
+
+
+_SIZES = ("teacher", "class")
+
+ScopesLike = Scopes | Sequence[Iterable[int] | None] | None
+"""What functions on arrays take as scopes (`Scopes.given`)."""
+
+
 def _membership(groups: Sequence[Iterable[int] | None], size: int, kind: str) -> Tensor:
     table = torch.zeros(len(groups), size, dtype=torch.bool)
     for row, members in enumerate(groups):
         chosen = range(size) if members is None else list(members)
         for member in chosen:
-            if not 0 <= member < size:
+            if not isinstance(member, Integral) or not 0 <= member < size:
                 raise UserError(
                     f"scope of teacher {row}: {kind} {member} is not in 0 .. {size - 1}"
                 )
@@ -117,6 +163,63 @@ class Evidence:
     index: Tensor | None = None
     domains: Tensor | None = None
     has_student: bool = True
+
+    @staticmethod
+    def of(
+        annotations: ArrayLike,
+        student_probs: ArrayLike | None = None,
+        *,
+        num_classes: int | None = None,
+        features: ArrayLike | None = None,
+        truth: ArrayLike | None = None,
+        domains: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        coarse_probs: ArrayLike | None = None,
+    ) -> "Evidence":
+        """Return evidence from arrays, NumPy's or tensors, after checking them.
+
+        annotations: probabilities [N, T, C], or class numbers [N, T] with -1 for no answer.
+        student_probs: [N, C]; None: there is no student. num_classes: C, where class numbers do not
+        tell it; None: the largest one plus 1, if there is no student. truth: [N] true classes, -1
+        unknown. domains: [N], numbers from 0. The others are as in the class. Raises `UserError`
+        with the name of the argument that is wrong.
+
+        >>> import cosup
+        >>> votes = [[0, 0, -1], [1, 2, 1]]  # two samples, three annotators
+        >>> evidence = cosup.Evidence.of(votes, num_classes=3)
+        >>> list(evidence.annotations.shape)
+        [2, 3, 3]
+        """
+        student = None
+        if student_probs is not None:
+            student = probabilities_of(student_probs, "student_probs", (None, None))
+            num_classes = student.shape[1] if num_classes is None else num_classes
+        given = annotations_of(annotations, num_classes)
+        samples, _, classes = given.shape
+
+        def probs(name: str, value: ArrayLike | None) -> Tensor | None:
+            if value is None:
+                return None
+            return probabilities_of(value, name, (samples, classes)).to(given.device)
+
+        def numbers(name: str, value: ArrayLike | None) -> Tensor | None:
+            return None if value is None else classes_of(value, name, samples, classes)
+
+        places = None if domains is None else codes_of(domains, "domains", samples).to(given.device)
+        student, true = probs("student_probs", student), numbers("truth", truth)
+        where = torch.zeros(samples, dtype=torch.int64) if places is None else places
+        return Evidence(
+            student_probs=mean_annotation(given) if student is None else student,
+            annotations=given,
+            features=None
+            if features is None
+            else features_of(features, "features", samples).to(given.device),
+            truth=None if true is None else Truth(true, where.to(given.device)),
+            coarse_probs=probs("coarse_probs", coarse_probs),
+            labels=numbers("labels", labels),
+            domains=places,
+            has_student=student is not None,
+        )
 
     def __len__(self) -> int:
         return self.student_probs.shape[0]
@@ -172,3 +275,11 @@ def mix(annotations: Tensor, weights: Tensor) -> Tensor:
     mixed = torch.einsum("ntc,nt->nc", annotations, weights)
     total = mixed.sum(1, keepdim=True)
     return mixed / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def mean_annotation(annotations: Tensor) -> Tensor:
+    """Return the mean [n, C] of the annotations of the teachers that answer; uniform if none do."""
+    total = annotations.sum(1)
+    mass = total.sum(1, keepdim=True)
+    uniform = torch.full_like(total, 1 / total.shape[1])
+    return torch.where(mass > 0, total / mass.clamp_min(1e-12), uniform)

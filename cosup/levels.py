@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cosup.evidence import Assigned, Evidence, Scopes, Truth
+from cosup.evidence import Assigned, Evidence, Scopes, Truth, mean_annotation
 from cosup.probabilities import ProbTable
 from cosup.protocols import Inputs, TeacherNetworks, TestInputs
 
@@ -190,14 +190,6 @@ class Assignment:
             return Assigned.mixture(evidence.annotations, self.weights[rows])
         nats = None if self.nats is None else self.nats[rows]
         return Assigned(self.weights[rows], self.annotations.dense(rows), nats)
-
-
-def mean_annotation(annotations: Tensor) -> Tensor:
-    """Return the mean [n, C] of the annotations of the teachers that answer; uniform if none do."""
-    total = annotations.sum(1)
-    mass = total.sum(1, keepdim=True)
-    uniform = torch.full_like(total, 1 / total.shape[1])
-    return torch.where(mass > 0, total / mass.clamp_min(1e-12), uniform)
 
 
 def _dense(table: ProbTable | None, rows: slice) -> Tensor | None:

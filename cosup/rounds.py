@@ -3,8 +3,8 @@
 Co-Supervised Learning (Liu and Alahi, arXiv 2402.15505; METHODS.md section 1). Teachers are
 assigned by comparison with the latest student, as the true labels are unknown; annotations that are
 inconsistent with it are rejected; the student is trained on the others. Rounds work on arrays and
-built objects: they read no config and write no file. `decide` is the first half of a round, for
-use in other training loops.
+built objects: they read no config and write no file. `cosup.decide` is the first half of a round,
+for other training loops.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.base import Assigner
-from cosup.consistency.base import Chain, Filter, Kept, PartTrainer, check_kept
-from cosup.evidence import Evidence, Scopes
+from cosup.consistency.base import Chain, Kept, PartTrainer, check_kept
 from cosup.levels import Assignment, Level, Stream, Task
 from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
@@ -299,39 +298,3 @@ def filter_annotations(
     result = chain.run(stream, assigned)
     check_kept(result, recipe.min_kept)
     return result
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """Teachers, annotations and filter results of N samples.
-
-    weights: [N, T] of the teachers. targets: [N, C], the assigned annotations. keep: [N] bool.
-    reason: the class of the filter that rejects the sample, "abstained", or "".
-    """
-
-    weights: Tensor
-    targets: Tensor
-    keep: Tensor
-    reason: list[str]
-
-
-def decide(
-    student_probs: Tensor,
-    annotations: Tensor,
-    scopes: Scopes,
-    *,
-    features: Tensor | None = None,
-    assigner: Assigner,
-    filters: Sequence[Filter] = (),
-    seed: int = 0,
-) -> Decisions:
-    """Assign and filter student_probs [N, C], annotations [N, T, C] and features [N, D].
-
-    Filters that train students (`local_global` against `global`) are for `cosup.rounds`; here they
-    raise `UserError`.
-    """
-    evidence = Evidence(student_probs, annotations, features)
-    assigner.fit([evidence], scopes, seed=seed)
-    assigned = assigner.assign(evidence, scopes)
-    kept = Chain([type(item).__name__ for item in filters], filters).keep(evidence, assigned)
-    return Decisions(assigned.weights, assigned.targets, kept.keep, kept.reason())

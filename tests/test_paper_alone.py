@@ -19,7 +19,7 @@ SCRIPT = textwrap.dedent(
     import cosup
     from cosup import assignment, consistency, evidence, levels, losses, metrics, protocols
     from cosup import probabilities, rounds
-    from cosup.rounds import decide
+    from cosup.decisions import decide
 
     class Nearest(protocols.Student):
         # Predicts the class of the nearest mean.
@@ -85,6 +85,8 @@ SCRIPT = textwrap.dedent(
     guide = last.train_probs.dense()
     made = cosup.decide(guide, annotations, scopes, assigner=assignment.Block())
     assert made.keep.all()
+    again = decide(guide.numpy(), annotations.numpy(), scopes, assigner=assignment.Block())
+    assert torch.equal(made.targets, again.targets)
     """
 )
 

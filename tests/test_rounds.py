@@ -1,4 +1,4 @@
-"""Rounds on real digits: every assigner, filter and loss, resuming, and `decide`."""
+"""Rounds on real digits: every assigner, filter and loss, and resuming."""
 
 from dataclasses import replace
 
@@ -26,12 +26,11 @@ from cosup.assignment import (
 )
 from cosup.consistency import FILTERS, LocalGlobal, TeacherStudent
 from cosup.errors import RunError
-from cosup.evidence import mix
 from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
 from cosup.losses import LOSSES, AdaptiveConfidence, CrossEntropy, Objective
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.rounds import RoundState, decide, harden, run_rounds, run_rounds_together
+from cosup.rounds import RoundState, harden, run_rounds, run_rounds_together
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
 
@@ -211,29 +210,6 @@ def test_abstentions_are_rejected_with_a_reason():
     assert not outcome.kept.keep[:50].any()
     assert outcome.kept.keep[50:].all()
     assert outcome.kept.reason()[:50] == ["abstained"] * 50
-
-
-def test_decide_takes_arrays_and_gives_decisions():
-    task, _ = digits_task()
-    level = task.levels[1]
-    annotations = level.annotations.annotations
-    student = torch.softmax(torch.randn(len(annotations), CLASSES), 1)
-    made = decide(
-        student,
-        annotations,
-        level.scopes,
-        assigner=ASSIGNERS["block"].load()(),
-        filters=[FILTERS["teacher_student"].load()(mode="mask")],
-    )
-    # By hand: classes 0-4 belong to the first teacher, 5-9 to the second.
-    teacher = (student.argmax(1) >= 5).long()
-    assert torch.equal(made.weights.argmax(1), teacher)
-    assigned = annotations[torch.arange(len(teacher)), teacher]
-    torch.testing.assert_close(made.targets, assigned)
-    torch.testing.assert_close(made.targets, mix(annotations, made.weights))
-    inside = (student.topk(3).indices == assigned.argmax(1, keepdim=True)).any(1)
-    assert torch.equal(made.keep, inside)
-    assert {r for r, k in zip(made.reason, made.keep, strict=True) if not k} <= {"TeacherStudent"}
 
 
 def test_a_short_run_keeps_its_numbers():

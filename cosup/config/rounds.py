@@ -1,24 +1,23 @@
 """The `rounds` section: assignment, consistency filters and the student's loss."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from cosup.errors import UserError
-from cosup.registry import Registry
+from cosup.registries import Assigners, Filters, Losses
 from cosup.sections import Choice, Section
-from cosup.settings.assigners import ASSIGNERS, AssignerSettings
-from cosup.settings.filters import FILTERS
-from cosup.settings.losses import LOSSES
+from cosup.settings.assigners import AssignerSettings
 
-if TYPE_CHECKING:
-    from cosup.assignment import Assigner
-    from cosup.consistency import Filter
-    from cosup.losses import Loss
-
-Assigners: "Registry[Assigner]" = Registry("assigner", ASSIGNERS, "cosup.assigners")
-Filters: "Registry[Filter]" = Registry("filter", FILTERS, "cosup.filters")
-Losses: "Registry[Loss]" = Registry("loss", LOSSES, "cosup.losses")
+__all__ = [
+    "CHOSEN",
+    "FUSED_ROUNDS",
+    "Assigners",
+    "Filters",
+    "LossChoice",
+    "Losses",
+    "RoundsSection",
+]
 
 AssignerChoice = Annotated[Choice, Assigners]
 FilterChoice = Annotated[Choice, Filters]

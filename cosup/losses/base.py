@@ -11,11 +11,15 @@ loss gets a label, even if there are some.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cosup.arrays import ArrayLike, logits_of, targets_of
+from cosup.errors import UserError
 from cosup.settings.losses import LossSettings
 
 Metrics = dict[str, Tensor]
@@ -135,3 +139,34 @@ def _label_loss(log_student: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return soft_cross_entropy(log_student, labels), labels.sum()
     known = labels >= 0
     return label_cross_entropy(log_student, labels.clamp_min(0)) * known, known.sum()
+
+
+def compute_loss(
+    loss: Loss | str | Mapping[str, Any],
+    logits: ArrayLike,
+    targets: ArrayLike,
+    progress: float = 1.0,
+) -> tuple[Tensor, Metrics]:
+    """Return the losses [B] of a batch, and the loss's metrics, after checking the arguments.
+
+    A training loop that has tensors calls the loss itself, which checks nothing.
+
+    loss: a name, settings such as `{"name": "distillation", "tau": 4.0}`, or an object. logits:
+    [B, C]; the gradient flows to a tensor. targets: probabilities [B, C] (all 0: no annotation), or
+    class numbers [B] (-1: none). progress: the share of the training that is done, in 0 .. 1.
+    Raises `UserError` with the name of the argument that is wrong.
+
+    >>> import cosup
+    >>> losses, _ = cosup.losses.compute_loss("cross_entropy", [[2.0, 0.0], [0.0, 0.0]], [0, 1])
+    >>> [round(value, 4) for value in losses.tolist()]
+    [0.1269, 0.6931]
+    """
+    if not isinstance(loss, Loss):
+        from cosup.registries import Losses, build  # needs pydantic, which objects do not
+
+        loss = build(Losses, loss, "loss")
+    if not isinstance(progress, int | float) or not 0 <= progress <= 1:
+        raise UserError("must be {allowed}", key="progress", value=progress, allowed="in 0 .. 1")
+    scores = logits_of(logits, "logits")
+    wanted = targets_of(targets, "targets", *scores.shape).to(scores.device)
+    return loss(scores, wanted, progress)

@@ -63,6 +63,11 @@ class MeanSettings(AssignerSettings):
 class RandomSettings(AssignerSettings):
     """One of the answering teachers, drawn uniformly for each sample."""
 
+    @property
+    def guided(self) -> bool:
+        """False: chance decides."""
+        return False
+
 
 @dataclass
 class OracleSettings(AssignerSettings):
@@ -70,6 +75,11 @@ class OracleSettings(AssignerSettings):
 
     hard: bool = False
     """Use the first such teacher only, instead of all of them with equal weights."""
+
+    @property
+    def guided(self) -> bool:
+        """False: the truth decides."""
+        return False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -80,6 +90,11 @@ class OracleSettings(AssignerSettings):
 @dataclass
 class LossOracleSettings(AssignerSettings):
     """ORACLE: the teacher with the least cross-entropy on the true label of the sample."""
+
+    @property
+    def guided(self) -> bool:
+        """False: the truth decides."""
+        return False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -129,6 +144,11 @@ class ConfidenceSettings(AssignerSettings):
     def __post_init__(self) -> None:
         one_of(("max_prob", "margin", "entropy"), measure=self.measure)
         above(0, temperature=self.temperature)
+
+    @property
+    def guided(self) -> bool:
+        """False: the annotations alone decide."""
+        return False
 
 
 @dataclass
