@@ -56,3 +56,20 @@ def cp(
 
         copy = copy_shipped(name, target)
         typer.echo(f"{copy}: a copy of {name}; run it with: cosup run {shlex.quote(str(copy))}")
+
+
+@app.command(examples=("cosup init photos", "cosup init images.csv -o my.yaml"))
+def init(
+    path: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of images, or a table of images.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Config file to write.")
+    ] = Path("my.yaml"),
+) -> None:
+    """Look at a folder or a table, and write a config for it."""
+    with explained():
+        from cosup.runs.init import init_config
+
+        for line in init_config(path, output):
+            typer.echo(line)

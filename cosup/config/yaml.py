@@ -82,6 +82,19 @@ def to_yaml(tree: Any) -> str:
     return text
 
 
+def to_line(value: Any) -> str:
+    """Write a value as YAML in one line, for `parse_yaml`."""
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        default_flow_style=True,
+        sort_keys=False,
+        width=10**6,
+        allow_unicode=True,
+    )
+    return text.removesuffix("...\n").strip()
+
+
 def describe_content(tree: Any) -> str:
     """Describe the content of a file that is not a mapping."""
     return "empty" if tree is None else f"contains a {type(tree).__name__}"

@@ -1,0 +1,280 @@
+"""Look at a folder or a table: which source reads it, who labelled what, and what is left over."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cosup.config.external import ExternalSection
+from cosup.config.teachers import TeachersSection
+from cosup.data.sources import SOURCES, Collection
+from cosup.data.sources.base import TABLE_COLUMNS, ordered_names
+from cosup.data.sources.files import FILE_TYPES, SPLIT_FOLDERS, folders, images_below
+from cosup.data.sources.table import CSV, PARQUET, read_table
+from cosup.errors import UserError, raise_all
+from cosup.teachers.tables.checks import check_tables
+from cosup.teachers.tables.frames import ENDINGS, first_chunk
+from cosup.teachers.tables.layout import find_layout
+from cosup.teachers.tables.reading import open_table
+
+__all__ = ["AnnotatorTable", "Found", "other_columns", "survey"]
+
+TELLING = re.compile(r"label|truth|true|gold|target", re.IGNORECASE)
+"""Names of tables of true labels."""
+WITHOUT_LABELS = re.compile(r"(un|not|no)[-_ ]?(label|annotat|sort|class)", re.IGNORECASE)
+"""Names of folders whose images have no label."""
+WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin"})
+IDX = re.compile(r"(train|t10k)-images[-.]idx3-ubyte(\.gz)?")
+ONE_ANNOTATOR = ("labels", "probabilities")
+"""Forms of tables that hold the answers of one annotator."""
+
+
+NOT_READ = (
+    "by its name it has true labels; for that it needs the columns sample_id (or path) and label, "
+    "with the paths of images below data.root"
+)
+
+
+@dataclass(frozen=True)
+class AnnotatorTable:
+    """A table of what annotators said. annotators: their names, empty where it names none."""
+
+    file: Path
+    form: str
+    annotators: tuple[str, ...]
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Return its entry of `teachers.external`."""
+        entry: dict[str, Any] = {"annotations": str(self.file)}
+        return {**entry, "missing": "abstain"} if self.form in ONE_ANNOTATOR else entry
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder or a table holds.
+
+    data: the settings of the section `data` that read it. samples: what they read; None if there
+    are images, but no class is known. images: their number. tables: what annotators said.
+    assumed: what was taken for granted, a sentence each. left_out: file -> why it is not used.
+    """
+
+    data: Mapping[str, Any]
+    samples: Collection | None
+    images: int
+    tables: tuple[AnnotatorTable, ...] = ()
+    weights: tuple[Path, ...] = ()
+    scripts: tuple[Path, ...] = ()
+    assumed: tuple[str, ...] = ()
+    left_out: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> int:
+        """Return the number of samples with a label."""
+        return 0 if self.samples is None else int((self.samples.table["label"] >= 0).sum())
+
+
+def survey(path: Path) -> Found:
+    """Look at a folder of images, with or without tables in it, or at a table of images.
+
+    Images are listed, not decoded. Tables are read. Raises `UserError` if there is neither an image
+    nor a table of images.
+    """
+    if path.is_file():
+        return _read_by({"source": "table", "table": str(path)})
+    if not path.is_dir():
+        raise UserError("no folder or table {value}", value=str(path))
+    if any(IDX.fullmatch(entry.name) for entry in path.iterdir()):
+        return _read_by({"source": "idx", "root": str(path)})
+    roots = _roots(path)
+    files = list(_files_in(path))
+    tables = [file for file in files if file.name.lower().endswith(ENDINGS)]
+    labels = _labels(roots, tables)
+    others = [file for file in tables if labels is None or str(file) not in labels.values()]
+    said = _labels_said(others)
+    data, assumed = _by_folders(roots[0], said) if labels is None else (labels, _truth(labels))
+    known = data["source"] != "images" or "labels" in data or "classes" in data
+    samples = _load(data) if known else None
+    annotators, left_out = _annotators(others, samples)
+    return Found(
+        data,
+        samples,
+        len(images_below(roots[0])) if samples is None else len(samples.table),
+        tuple(annotators),
+        tuple(file for file in files if file.suffix.lower() in WEIGHTS),
+        tuple(file for file in files if file.suffix == ".py"),
+        tuple(assumed),
+        left_out,
+    )
+
+
+def _read_by(data: dict[str, Any]) -> Found:
+    samples = _load(data)
+    return Found(data, samples, len(samples.table))
+
+
+def _load(data: Mapping[str, Any]) -> Collection:
+    """Return the samples that these settings of the section `data` read. Raises `UserError`."""
+    settings = {name: value for name, value in data.items() if name != "source"}
+    found: Collection = SOURCES.get(data["source"])(**settings).load()
+    return found
+
+
+def _loads(data: Mapping[str, Any]) -> Collection | None:
+    try:
+        return _load(data)
+    except UserError:
+        return None
+
+
+def _roots(path: Path) -> list[Path]:
+    """Return the folder that holds all images, and the folders above it up to `path`."""
+    if not images_below(path):
+        raise UserError("no image in this folder", value=str(path), allowed=FILE_TYPES)
+    found = [path]
+    while True:
+        inner = [found[0] / name for name in folders(found[0])]
+        inner = [folder for folder in inner if images_below(folder)]
+        if len(inner) != 1 or len(images_below(inner[0])) != len(images_below(found[0])):
+            return found
+        found.insert(0, inner[0])
+
+
+def _files_in(path: Path) -> Iterator[Path]:
+    """Yield the files in a folder, and in those of its folders that hold no image."""
+    for entry in sorted(path.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir() and not images_below(entry):
+            yield from _files_in(entry)
+
+
+def _labels(roots: Sequence[Path], files: Sequence[Path]) -> dict[str, Any] | None:
+    """Return the settings that read a table of true labels; None without one.
+
+    A table of one label per image may also be what one annotator said. It is taken for the truth if
+    its name says so, or if it is the only one.
+    """
+    found = [data for file in files if (data := _labels_of(file, roots)) is not None]
+    telling = [data for data in found if TELLING.search(_table_of(data).stem)]
+    return next(iter(telling or (found if len(found) == 1 else [])), None)
+
+
+def _table_of(data: Mapping[str, Any]) -> Path:
+    return Path(data["labels"] if "labels" in data else data["table"])
+
+
+def _truth(labels: Mapping[str, Any]) -> list[str]:
+    """Return what was assumed of a table of true labels."""
+    return [f"'{_table_of(labels)}' has true labels, not the answers of one annotator"]
+
+
+def _labels_of(file: Path, roots: Sequence[Path]) -> dict[str, Any] | None:
+    """Return the settings that read a table as labels of images; None if it is none of these."""
+    if file.suffix.lower() not in CSV + PARQUET:
+        return None
+    try:
+        columns = set(read_table(str(file)).columns)
+        layout = find_layout(file, ExternalSection(annotations=str(file)), first_chunk(file), None)
+    except UserError:
+        return None
+    if layout.form != "labels" or not columns & {"sample_id", "path"}:
+        return None
+    for root in roots:
+        data = {"source": "images", "root": str(root), "labels": str(file)}
+        if _loads(data) is not None:
+            return data
+    data = {"source": "table", "table": str(file)}
+    samples = _loads(data)
+    there = samples is not None and Path(samples.images.where(0)).exists()
+    return data if there else None
+
+
+def _labels_said(files: Sequence[Path]) -> list[str]:
+    """Return the labels that tables of annotators hold, as names of classes in their order."""
+    found: set[str] = set()
+    for file in files:
+        section = ExternalSection(annotations=str(file))
+        try:
+            votes = open_table(section, None).votes
+            if votes is not None:
+                found.update(votes.labels)
+            elif file.suffix.lower() in CSV + PARQUET:
+                found.update(find_layout(file, section, first_chunk(file), None).columns)
+        except UserError:
+            continue
+    return ordered_names(found)
+
+
+def _by_folders(root: Path, said: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings that read images by their folders, and what was assumed.
+
+    said: labels that annotators gave. Folders with none of these names are no classes.
+    """
+    more = _unlabelled(root)
+    domains = {"source": "domain_folder", "root": str(root), **more}
+    classes = {"source": "image_folder", "root": str(root), **more}
+    found = _loads(domains)
+    if found is not None and _has_domains(found) and _fits(found, said):
+        return domains, ["a folder is a domain, and each folder in it a class"]
+    found = _loads(classes)
+    if found is not None and len(found.classes) > 1 and _fits(found, said):
+        return classes, ["a folder is a class"]
+    loose: dict[str, Any] = {"source": "images", "root": str(root)}
+    if not said:
+        return loose, []
+    return {**loose, "classes": list(said)}, ["the classes are the labels that the tables hold"]
+
+
+def _unlabelled(root: Path) -> dict[str, str]:
+    """Return the setting for a folder whose name says that its images have no label."""
+    names = [name for name in folders(root) if WITHOUT_LABELS.match(name)]
+    return {"unlabelled": str(root / names[0])} if len(names) == 1 else {}
+
+
+def _has_domains(found: Collection) -> bool:
+    """Return whether most classes are in several domains, and the domains no splits."""
+    if len(found.domains) < 2 or set(found.domains) <= SPLIT_FOLDERS:
+        return False
+    per_class = found.table.groupby("label")["domain"].nunique()
+    return bool((per_class > 1).mean() >= 0.5)
+
+
+def _fits(found: Collection, said: Sequence[str]) -> bool:
+    return not said or bool(set(found.classes) & set(said))
+
+
+def _annotators(
+    files: Sequence[Path], samples: Collection | None
+) -> tuple[list[AnnotatorTable], dict[Path, str]]:
+    """Return the tables of annotators that fit the samples, and why the others do not."""
+    tables, left_out = [], {}
+    for file in files:
+        try:
+            tables.append(_annotator_table(file, samples))
+        except UserError as error:
+            telling = TELLING.search(file.stem) and file.suffix.lower() in CSV + PARQUET
+            left_out[file] = NOT_READ if telling else str(error.errors[0])
+    return tables, left_out
+
+
+def _annotator_table(file: Path, samples: Collection | None) -> AnnotatorTable:
+    """Return a table whose answers are about the samples. Raises `UserError`."""
+    classes = None if samples is None else samples.classes
+    opened = open_table(ExternalSection(annotations=str(file)), classes)
+    if opened.form == "labels" and TELLING.search(file.stem):
+        raise UserError(NOT_READ)
+    table = AnnotatorTable(file, opened.form, opened.annotators if opened.several else ())
+    if samples is not None:
+        external = ExternalSection.model_validate(table.entry)
+        section = TeachersSection(hierarchy=None, external=[external])
+        raise_all(check_tables(section, classes, samples.table["sample_id"].tolist()))
+    return table
+
+
+def other_columns(samples: Collection) -> list[str]:
+    """Return the columns of a table of images that have no fixed meaning."""
+    return [name for name in samples.table.columns if name not in TABLE_COLUMNS]
