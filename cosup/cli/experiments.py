@@ -3,13 +3,14 @@
 import os
 import shlex
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cosup.cli import complete
-from cosup.cli.app import app, explained, say, show
+from cosup.cli.app import Json, app, explained, say, show, show_json
 
 ConfigFile = Annotated[
     Path,
@@ -142,14 +143,15 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
         typer.echo(f"{config}: valid")
 
 
-@app.command(examples=("cosup plan my.yaml", "cosup plan quickstart data.limit=1000"))
-def plan(config: ConfigFile, overrides: Overrides = None) -> None:
+@app.command(examples=("cosup plan my.yaml", "cosup plan quickstart data.limit=1000 --json"))
+def plan(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show what a run would train, annotate and cache."""
     with explained():
         from cosup.config import read_config
         from cosup.runs import plan_config
 
-        show(plan_config(read_config(config, overrides or ())))
+        made = plan_config(read_config(config, overrides or ()))
+        show_json(asdict(made)) if as_json else show(made)
 
 
 def _again(config: Path, overrides: list[str] | None, output: str | None) -> str:

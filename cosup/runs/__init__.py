@@ -12,6 +12,7 @@ from cosup.remote import Place
 
 if TYPE_CHECKING:
     from cosup.runs.backend import Backend
+    from cosup.runs.plan import Plan
 
 
 def run_config(
@@ -76,15 +77,18 @@ def describe_run(summary: dict[str, Any], directory: Path | Place) -> Renderable
     return summary_table(summary, directory)
 
 
-def plan_config(config: Config | Draft) -> RenderableType:
-    """Return what a run would do, as a table. Raises `UserError` with every mistake."""
+def plan_config(config: Config | Draft) -> "Plan":
+    """Return what a run would do, as data that rich prints as tables.
+
+    Raises `UserError` with every mistake.
+    """
     from cosup.runs.checks import check_samples
 
     draft = Draft.of(config) if isinstance(config, Config) else config
     facts = check_samples(draft)
-    from cosup.runs.plan import plan_table
+    from cosup.runs.plan import make_plan
 
-    return plan_table(draft.checked(), facts)
+    return make_plan(draft.checked(), facts)
 
 
 def review_run(

@@ -1,13 +1,16 @@
-"""Print what a run would train, annotate and cache, without running it (`cosup plan`)."""
+"""Find out what a run would train, annotate and cache, without running it (`cosup plan`).
+
+`make_plan` returns it as data, which `cosup plan --json` prints; `cosup.runs.plan_text` puts the
+same data into words.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
-from cosup import words
 from cosup.config.schema import Assigners, Config
+from cosup.data.notes import Note
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
@@ -30,129 +33,271 @@ from cosup.runs.staging import run_place
 from cosup.teachers.base import training_rows
 from cosup.teachers.features import FeatureCache, cached_part
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
-from cosup.teachers.table import ANNOTATED, table_teachers
+from cosup.teachers.table import ANNOTATED, TableCounts, table_teachers
 from cosup.teachers.train import planned_steps
 
-MOST_NAMED = 5
-"""Maximum number of classes or domains that are listed per scope."""
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Where the run would be written, and how often it would be repeated."""
+
+    place: str
+    exists: bool
+    seeds: list[int]
+    losses: list[str]
+    """The names of `rounds.losses`; empty for a run with one loss."""
 
 
-def plan_table(config: Config, facts: Facts) -> RenderableType:
-    """Return samples, teachers, annotations, features, rounds and controls, with their sizes.
+@dataclass(frozen=True)
+class DevicePlan:
+    """What the run would compute with."""
 
-    facts: those of every check (`cosup.runs.checks`).
-    """
+    name: str
+    precision: str
+    decoding_threads: int
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """The samples of a split, and how many of them have no label."""
+
+    samples: int
+    unlabelled: int
+
+
+@dataclass(frozen=True)
+class SamplesPlan:
+    """The samples: their splits, classes and domains."""
+
+    splits: dict[str, SplitPlan]
+    classes: list[str]
+    domains: list[str]
+    novel_classes: list[str]
+    """Classes of `data.few_shot` that measure at the end."""
+    wrong_labels: int
+    """Labels of student_train that `data.noise` changes."""
+    first_ids: list[str]
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """The student and its training in each round."""
+
+    mode: str
+    backbone: str
+    steps: int
+    batch_size: int
+    weights: int | None = None
+    """Number of weights of a network that is trained whole."""
+    image_size: int | None = None
+    episodes: int | None = None
+    """Episodes of the meta stage."""
+
+
+@dataclass(frozen=True)
+class FeaturesPlan:
+    """Features that the student or the assigner reads."""
+
+    backbone: str
+    per_image: int
+    image_size: int
+    nbytes: int
+    cache: str | None
+    images: int
+    missing: int
+    """Images whose features are not in the cache."""
+
+
+@dataclass(frozen=True)
+class PromptsPlan:
+    """Prompts of the class names, for a head that starts from text features."""
+
+    names: int
+    templates: int
+    example: str
+
+
+@dataclass(frozen=True)
+class AnnotationsPlan:
+    """What the teachers, those of controls included, would annotate."""
+
+    samples: int
+    teachers: int
+    nbytes: int
+    files: int
+
+
+@dataclass(frozen=True)
+class RoundsPlan:
+    """The rounds of a run, or the recipes that it would choose from."""
+
+    rounds: int | None = None
+    assigner: str | None = None
+    filters: list[str] | None = None
+    loss: str | None = None
+    """None where `rounds.losses` is given."""
+    targets: str | None = None
+    recipes: list[str] | None = None
+    chosen: str | None = None
+    """By what a recipe would be chosen, in words."""
+
+
+@dataclass(frozen=True)
+class ControlsPlan:
+    """The controls, and the reason for each that the data do not allow."""
+
+    names: list[str]
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """A teacher: what it is made of, its scope (None: all) and its training (None: none)."""
+
+    level: int
+    name: str
+    model: str
+    classes: list[str] | None
+    domains: list[str] | None
+    samples: int | None
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """A teacher that is a table: its form, and what became of its rows."""
+
+    teacher: str
+    form: str
+    counts: TableCounts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run would do. None, or an empty list, where there is nothing of a kind."""
+
+    run: RunPlan
+    device: DevicePlan
+    samples: SamplesPlan
+    student: StudentPlan
+    features: FeaturesPlan | None
+    prompts: PromptsPlan | None
+    annotations: AnnotationsPlan
+    rounds: RoundsPlan
+    controls: ControlsPlan
+    teachers: list[TeacherPlan]
+    tables: list[TablePlan]
+    notes: list[Note]
+
+    def __rich__(self) -> RenderableType:
+        from cosup.runs.plan_text import plan_table
+
+        return plan_table(self)
+
+
+def make_plan(config: Config, facts: Facts) -> Plan:
+    """Return the plan of a run. facts: those of every check (`cosup.runs.checks`)."""
     data: ImageData = facts["samples"]
     hierarchy: Hierarchy = facts["hierarchy"]
     features: FeatureCache = facts["features"]
     compute: Compute = facts["compute"]
-    seeds = config.run.seeds or [config.run.seed]
-    losses = config.rounds.losses or []
-    each = f", {words.noun(len(losses), 'loss')} {', '.join(loss_names(losses))}" if losses else ""
-    lines = [
-        f"run         {_place(config)}, "
-        f"{words.noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}{each}",
-        f"device      {compute.device}, {compute.precision}, "
-        f"{words.plural(compute.workers, 'decoding thread')}",
-        _samples(data),
-        *_student(config, data, features),
-        _annotations(config, data, hierarchy),
-        _rounds(config, hierarchy, data),
-        _controls(config, data),
-        *(f"{'warning' if note.is_warning else 'note':12}{note.text}" for note in data.notes),
-    ]
-    return Group(Text("\n".join(lines)), _teachers(data, hierarchy), *_tables(data, hierarchy))
+    return Plan(
+        run=_run(config),
+        device=DevicePlan(str(compute.device), compute.precision, compute.workers),
+        samples=_samples(data),
+        student=_student(config, data),
+        features=_features(config, data, features),
+        prompts=_prompts(config, data),
+        annotations=_annotations(config, data, hierarchy),
+        rounds=_rounds(config, hierarchy, data),
+        controls=_controls(config, data),
+        teachers=[_teacher(spec, data) for level in hierarchy for spec in level],
+        tables=list(_tables(data, hierarchy)),
+        notes=list(data.notes),
+    )
 
 
-def _controls(config: Config, data: ImageData) -> str:
-    """Return the controls, and which of them the data do not allow."""
-    absent = left_out(config, data)
-    names = [name for name in config.controls if name not in absent]
-    text = f"controls    {', '.join(names) or 'none'}"
-    reasons = "; ".join(dict.fromkeys(absent.values()))
-    if not names:
-        return f"{text}{f': {reasons}' if absent else ''}"
-    return f"{text} (left out: {', '.join(absent)}: {reasons})" if absent else text
-
-
-def _place(config: Config) -> str:
-    """Return where the run would be written, and whether it exists."""
+def _run(config: Config) -> RunPlan:
     where = run_place(config)
     if isinstance(where, Place):
         with usable():
             exists = bool(listing(where.uri))
     else:
         exists = where.exists()
-    state = "exists: needs --resume or --overwrite" if exists else "new"
-    return f"{where} ({state})"
+    seeds = config.run.seeds or [config.run.seed]
+    return RunPlan(str(where), exists, list(seeds), loss_names(config.rounds.losses or []))
 
 
-def _samples(data: ImageData) -> str:
-    counts = ", ".join(_split(data, split) for split in SPLITS)
-    domains = "" if len(data.domains) == 1 else f", {len(data.domains)} domains"
-    ids = ", ".join(data.sample_ids(data.rows("student_train")[:2]))
-    novel = "" if data.novel is None else f"; {len(data.novel.classes)} novel classes measure"
-    noisy = int(data.noisy(data.rows("student_train")).sum())
-    wrong = f"; {noisy:,} labels of student_train are wrong" if noisy else ""
-    classes = f"{len(data.classes)} classes{domains}{novel}{wrong}"
-    return f"samples     {counts}; {classes}\nsample ids  {ids}, ..."
+def _samples(data: ImageData) -> SamplesPlan:
+    def split(name: str) -> SplitPlan:
+        rows = data.rows(name)
+        return SplitPlan(len(rows), len(rows) - len(data.labelled(rows)))
+
+    taught = data.rows("student_train")
+    return SamplesPlan(
+        splits={name: split(name) for name in SPLITS},
+        classes=list(data.classes),
+        domains=list(data.domains),
+        novel_classes=[] if data.novel is None else list(data.novel.classes),
+        wrong_labels=int(data.noisy(taught).sum()),
+        first_ids=list(data.sample_ids(taught[:2])),
+    )
 
 
-def _split(data: ImageData, split: str) -> str:
-    """Return a split's number of samples, and of those that have no label."""
-    rows = data.rows(split)
-    unlabelled = len(rows) - len(data.labelled(rows))
-    few = f"{unlabelled:,} " if unlabelled < len(rows) else ""
-    return f"{split} {len(rows):,}" + (f" ({few}unlabelled)" if unlabelled else "")
+def _student(config: Config, data: ImageData) -> StudentPlan:
+    section = config.student
+    backbone, training = section.backbone, section.training
+    steps = training.total_steps(len(data.rows("student_train")))
+    if section.mode == "head":
+        return StudentPlan("head", backbone.name, steps, training.batch_size)
+    network = build_classifier(backbone.name, len(data.classes), None, backbone.image_size)
+    return StudentPlan(
+        section.mode,
+        backbone.name,
+        steps,
+        training.batch_size,
+        weights=sum(p.numel() for p in network.model.parameters()),
+        image_size=network.input.size,
+        episodes=None if section.meta is None else section.meta.steps,
+    )
 
 
-def _student(config: Config, data: ImageData, features: FeatureCache) -> Iterator[str]:
-    """Yield the student, and the features that it or the assigner reads."""
-    section, splits = config.student, feature_splits(config, data)
-    if section.mode == "finetune":
-        backbone = section.backbone
-        network = build_classifier(backbone.name, len(data.classes), None, backbone.image_size)
-        weights = sum(p.numel() for p in network.model.parameters())
-        steps = section.training.total_steps(len(data.rows("student_train")))
-        meta = "" if section.meta is None else f", then {section.meta.steps:,} episodes"
-        yield (
-            f"student     the whole of {backbone.name}, {weights / 1e6:.2f} million weights, "
-            f"{network.input.size} px, {steps:,} steps of {section.training.batch_size} images "
-            f"per round{meta}"
-        )
-    if splits:
-        yield _features(config, data, features, splits)
-    if section.mode == "head" and section.head.init == "text":
-        prompts = prompts_of(section.backbone, section.head, data.classes)
-        yield (
-            f"prompts     {len(prompts.names)} classes, "
-            f"{words.plural(len(prompts.templates), 'template')}, such as '{prompts.texts()[0]}'"
-        )
-
-
-def _features(
-    config: Config, data: ImageData, features: FeatureCache, splits: Sequence[str]
-) -> str:
+def _features(config: Config, data: ImageData, features: FeatureCache) -> FeaturesPlan | None:
+    splits = feature_splits(config, data)
+    if not splits:
+        return None
     with within("student.backbone"):
         backbone = features.source(config.student.backbone).backbone
     cache = features.compute.cache
     transform = eval_transform(backbone.input).key
     parts = {part.fingerprint: len(part) for part in (cached_part(data, s) for s in splits)}
-    todo = sum(
+    images = sum(parts.values())
+    missing = sum(
         count
         for fingerprint, count in parts.items()
         if cache is None
         or not has_features(cache, features_key(backbone.identity, transform, fingerprint))
     )
-    size = sum(parts.values()) * backbone.num_features * 2
-    hit = "all in the cache" if not todo else f"{todo:,} images to pass through the backbone"
-    return (
-        f"features    {backbone.name}, {backbone.num_features} per image, "
-        f"{backbone.input.size} px, {words.size(size)} in {cache}: {hit}"
+    return FeaturesPlan(
+        backbone=backbone.name,
+        per_image=backbone.num_features,
+        image_size=backbone.input.size,
+        nbytes=images * backbone.num_features * 2,
+        cache=None if cache is None else str(cache),
+        images=images,
+        missing=missing,
     )
 
 
-def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
+def _prompts(config: Config, data: ImageData) -> PromptsPlan | None:
+    section = config.student
+    if section.mode != "head" or section.head.init != "text":
+        return None
+    prompts = prompts_of(section.backbone, section.head, data.classes)
+    return PromptsPlan(len(prompts.names), len(prompts.templates), prompts.texts()[0])
+
+
+def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> AnnotationsPlan:
     counts = [len(data.rows(split)) for split in ANNOTATED]
     samples = sum(counts)
     extra = control_teachers(config, hierarchy, data).values()
@@ -160,73 +305,44 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> str:
     classes = len(data.classes)
     row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
     shards = sum(-(-count // config.execution.shard_size) for count in counts)
-    return (
-        f"annotations {samples:,} samples x {words.plural(teachers, 'teacher')}, about "
-        f"{words.size(samples * teachers * row)} in {teachers * shards} files"
-    )
+    return AnnotationsPlan(samples, teachers, samples * teachers * row, teachers * shards)
 
 
-def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> str:
+def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan:
     section = config.rounds
     if section.choose is not None:
-        names = [f"'{item.name}'" for item in candidates(config, hierarchy)]
-        return f"rounds      one of {words.plural(len(names), 'recipe')}, chosen " + (
-            f"{described(*criterion_of(config, data))}: {', '.join(names)}"
-        )
+        recipes = [item.name for item in candidates(config, hierarchy)]
+        return RoundsPlan(recipes=recipes, chosen=described(*criterion_of(config, data)))
     levels = 1 if Assigners.settings(section.assignment).fuses else len(hierarchy)
-    rounds = max(levels * section.rounds_per_level, section.least_rounds)
-    one = section.loss.name if section.losses is None else "each of them"
-    filters = ", ".join(choice.name for choice in section.consistency) or "no filter"
-    return (
-        f"rounds      {rounds}: assigner {section.assignment.name}, "
-        f"{filters}, loss {one}, {section.targets} targets"
+    return RoundsPlan(
+        rounds=max(levels * section.rounds_per_level, section.least_rounds),
+        assigner=section.assignment.name,
+        filters=[choice.name for choice in section.consistency],
+        loss=section.loss.name if section.losses is None else None,
+        targets=section.targets,
     )
 
 
-def _teachers(data: ImageData, hierarchy: Hierarchy) -> Table:
-    table = Table("level", "teacher", "model", "classes", "domains", "trains on", "steps", box=None)
-    for level in hierarchy:
-        for spec in level:
-            table.add_row(
-                str(spec.level),
-                spec.name,
-                _made_of(spec),
-                *_scope(spec, data),
-                *_budget(spec, data),
-            )
-    return table
+def _controls(config: Config, data: ImageData) -> ControlsPlan:
+    absent = left_out(config, data)
+    return ControlsPlan([name for name in config.controls if name not in absent], dict(absent))
 
 
-def _tables(data: ImageData, hierarchy: Hierarchy) -> Iterator[Table]:
-    """Yield what became of the rows of annotation tables, if there are any."""
-    teachers = table_teachers(hierarchy, data)
-    if not teachers:
-        return
-    columns = ("table teacher", "form", "rows", "matched", "how", "unmatched", "no answer on")
-    table = Table(*columns, box=None)
-    for teacher in teachers:
-        counts = teacher.counts
-        table.add_row(
-            teacher.name,
-            teacher.answers.form,
-            *(words.count(number) for number in (counts.rows, counts.matched)),
-            counts.matched_by,
-            words.count(counts.unmatched),
-            f"{words.count(counts.abstained)} of {words.plural(counts.annotated, 'sample')}",
-        )
-    yield table
+def _teacher(spec: TeacherSpec, data: ImageData) -> TeacherPlan:
+    steps = planned_steps(spec, data)
+    return TeacherPlan(
+        level=spec.level,
+        name=spec.name,
+        model=_made_of(spec),
+        classes=_named(spec.classes, data.classes),
+        domains=_named(spec.domains, data.domains),
+        samples=len(training_rows(spec, data)) if steps else None,
+        steps=steps or None,
+    )
 
 
-def _scope(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
-    return _some(spec.classes, data.classes), _some(spec.domains, data.domains)
-
-
-def _some(chosen: Sequence[int] | None, names: Sequence[str]) -> str:
-    """List the names if they are few, else the first of them and their number."""
-    if chosen is None:
-        return "all"
-    more = f" ... ({len(chosen)})" if len(chosen) > MOST_NAMED else ""
-    return ", ".join(names[index] for index in chosen[:MOST_NAMED]) + more
+def _named(chosen: Sequence[int] | None, names: Sequence[str]) -> list[str] | None:
+    return None if chosen is None else [names[index] for index in chosen]
 
 
 def _made_of(spec: TeacherSpec) -> str:
@@ -238,8 +354,6 @@ def _made_of(spec: TeacherSpec) -> str:
     return spec.setup.text
 
 
-def _budget(spec: TeacherSpec, data: ImageData) -> tuple[str, str]:
-    steps = planned_steps(spec, data)
-    if not steps:
-        return "-", "-"
-    return f"{len(training_rows(spec, data)):,} samples", f"{steps:,}"
+def _tables(data: ImageData, hierarchy: Hierarchy) -> Iterator[TablePlan]:
+    for teacher in table_teachers(hierarchy, data):
+        yield TablePlan(teacher.name, teacher.answers.form, teacher.counts)

@@ -3,6 +3,7 @@
 On real scans (scikit-learn's digits), few of them labelled, with a table of annotations.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,29 @@ def test_labelled_and_unlabelled_samples_of_each_split(
     assert "teacher_train" in unread
     assert "test" in untested
     assert any("10 labelled samples" in note for note in plan["note"])
+
+
+def test_the_plan_as_json_has_the_data_of_the_text(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["plan", "c.yaml", "--json", "-q"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    splits = plan["samples"]["splits"]
+    assert splits["student_train"] == {"samples": COUNT - LABELLED, "unlabelled": COUNT - LABELLED}
+    assert splits["validation"]["samples"] + splits["test"]["samples"] == LABELLED
+    assert plan["samples"]["classes"] == ["0", "1"]
+    assert plan["run"] == {"place": "runs/first", "exists": False, "seeds": [0], "losses": []}
+    (table,) = plan["tables"]
+    assert table["teacher"] == "ann"
+    assert (table["counts"]["rows"], table["counts"]["unmatched"]) == (COUNT, 0)
+    (teacher,) = plan["teachers"]
+    assert (teacher["name"], teacher["classes"], teacher["steps"]) == ("ann", None, None)
+    assert plan["features"]["missing"] == plan["features"]["images"] == COUNT
+    assert plan["rounds"]["assigner"] == "fused"
+    assert plan["device"]["name"] == "cpu"
+    (note,) = plan["notes"]
+    assert note["is_warning"] is False
+    assert note["text"] in planned(capsys)["note"]
 
 
 def test_a_misspelt_split_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
