@@ -144,6 +144,8 @@ class Control:
     """A noun phrase for "the student beats ...", or "" for a bound, which it is not to beat."""
     needs: frozenset[Need] = frozenset()
     """What a config must have for it."""
+    condition: str = ""
+    """What a run must have for it, in words; empty if any run has it."""
     is_trained: bool = True
     """Whether a student is trained for it."""
     reads_student: bool = False
@@ -179,6 +181,7 @@ _TABLE = (
         lambda run: run.untrained(),
         title="zero-shot",
         label="student before any training (zero-shot)",
+        condition="prototypes on CLIP that start from text (student.head.init: text)",
         sentence="zero-shot CLIP, the same student before training",
         needs=frozenset({"text_prototypes"}),
         is_trained=False,
@@ -189,6 +192,7 @@ _TABLE = (
         lambda run: run.team(),
         title="team",
         label="team: the teachers routed at test time, no student",
+        condition="teachers that answer new images",
         sentence="the team, which is the teachers routed as in the last round, without a student",
         is_trained=False,
         reads_student=True,
@@ -199,6 +203,7 @@ _TABLE = (
         lambda run: run.with_team(),
         title="student and team",
         label="the student together with the routed teachers",
+        condition="teachers that answer new images",
         sentence="the student together with its teachers",
         is_trained=False,
         reads_student=True,
@@ -209,6 +214,7 @@ _TABLE = (
         lambda run: run.trained_on_teachers_labels(),
         title="labels",
         label="student trained on the teachers' labelled samples",
+        condition="teachers that are trained on labelled samples",
         sentence="the same student trained on the teachers' own labelled samples",
         advice="Train the student on the teachers' own labelled samples (control labels)",
         headline=True,
@@ -218,6 +224,7 @@ _TABLE = (
         lambda run: run.taught_by(run.generalists(GENERALIST), "single"),
         title="equal-budget generalist",
         label="student taught by one generalist with all specialists' budget",
+        condition="specialists that are trained",
         sentence="a student taught by one generalist with the training budget of all specialists",
     ),
     Control(
@@ -225,6 +232,7 @@ _TABLE = (
         lambda run: run.taught_by(run.generalists(BAGGED), "mean"),
         title="bagged generalists",
         label="student taught by the mean of bagged generalists, same budget",
+        condition="specialists that are trained",
         sentence="a student taught by the mean of several generalists on bootstrap samples, with "
         "the training budget of all specialists",
     ),
@@ -263,6 +271,7 @@ _TABLE = (
         lambda run: run.without_filters(),
         title="no filter",
         label="the same run without its filters",
+        condition="a filter in rounds.consistency",
         sentence="the same run without its filters",
         advice="Run it without filters (rounds.consistency: [])",
         is_variant=True,
@@ -272,6 +281,7 @@ _TABLE = (
         lambda run: run.with_cross_entropy(),
         title="plain loss",
         label="the same run with cross-entropy as the loss",
+        condition="another loss than cross_entropy",
         sentence="the same run with cross-entropy as the loss",
         advice="Run it with cross-entropy (rounds.loss: cross_entropy)",
         is_variant=True,
@@ -281,6 +291,7 @@ _TABLE = (
         lambda run: run.trained_on(run.given_labels),
         title="given labels",
         label="student trained on the given labels, without teachers",
+        condition="labels of student_train, as data.noise changes them",
         sentence="a student trained on the given labels",
         reads_labels=True,
     ),
@@ -289,6 +300,7 @@ _TABLE = (
         lambda run: run.rerun("oracle"),
         title="oracle routing",
         label="oracle routing (reads the true labels)",
+        condition="the true labels of student_train",
         sentence="",
         reads_labels=True,
     ),
@@ -297,6 +309,7 @@ _TABLE = (
         lambda run: run.taught_by(run.finest, "loss_oracle"),
         title="loss oracle",
         label="each sample's least wrong teacher (reads the true labels)",
+        condition="the true labels of student_train",
         sentence="",
         reads_labels=True,
     ),
@@ -305,6 +318,7 @@ _TABLE = (
         lambda run: run.trained_on(run.true_labels),
         title="ceiling",
         label="student trained on the true labels (ceiling)",
+        condition="the true labels of student_train",
         sentence="",
         reads_labels=True,
         headline=True,

@@ -18,7 +18,7 @@ __all__ = ["Assigners", "Filters", "Losses", "build"]
 T = TypeVar("T")
 
 Assigners: "Registry[Assigner]" = Registry("assigner", ASSIGNERS, "cosup.assigners")
-Filters: "Registry[Filter]" = Registry("filter", FILTERS, "cosup.filters")
+Filters: "Registry[Filter]" = Registry("consistency filter", FILTERS, "cosup.filters")
 Losses: "Registry[Loss]" = Registry("loss", LOSSES, "cosup.losses")
 
 

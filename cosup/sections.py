@@ -18,6 +18,7 @@ __all__ = [
     "is_section",
     "item_of",
     "known_keys",
+    "members_of",
     "nearest",
     "options_of",
     "settings_of",
@@ -90,7 +91,7 @@ def is_section(option: Any) -> bool:
 
 def options_of(setting: SettingType) -> list[Any]:
     """Return the types of a union's members, or the type itself."""
-    return [member.annotation for member in _members(setting)]
+    return [member.annotation for member in members_of(setting)]
 
 
 def item_of(option: Any) -> SettingType:
@@ -99,11 +100,16 @@ def item_of(option: Any) -> SettingType:
     return _plain(SettingType(arguments[-1])) if arguments else SettingType(Any)
 
 
-def allowed(setting: SettingType) -> str:
-    """Return what a setting takes, in words: `a whole number above 0 or null`."""
+def allowed(setting: SettingType, with_keys: bool = True) -> str:
+    """Return what a setting takes, in words: `a whole number above 0 or null`.
+
+    with_keys: name the keys of a section.
+    """
     texts = [
-        _words(SettingType(option.annotation, (*option.constraints, *setting.constraints)))
-        for option in _members(setting)
+        _words(
+            SettingType(option.annotation, (*option.constraints, *setting.constraints)), with_keys
+        )
+        for option in members_of(setting)
     ]
     return " or ".join(dict.fromkeys(texts))
 
@@ -131,7 +137,7 @@ def _plain(setting: SettingType) -> SettingType:
     return SettingType(annotation, constraints)
 
 
-def _members(setting: SettingType) -> list[SettingType]:
+def members_of(setting: SettingType) -> list[SettingType]:
     """Return a union's members, each with its own constraints, or the setting itself."""
     plain = _plain(setting)
     if typing.get_origin(plain.annotation) in (typing.Union, types.UnionType):
@@ -139,7 +145,7 @@ def _members(setting: SettingType) -> list[SettingType]:
     return [plain]
 
 
-def _words(setting: SettingType) -> str:
+def _words(setting: SettingType, with_keys: bool) -> str:
     option, constraints = _plain(setting)
     origin = typing.get_origin(option) or option
     if origin is typing.Literal:
@@ -150,14 +156,15 @@ def _words(setting: SettingType) -> str:
     if origin in (list, tuple):
         least = next((c.min_length for c in constraints if hasattr(c, "min_length")), None)
         many = f" of at least {least}" if least else ""
-        return f"a list{many} (each item: {allowed(item_of(option))})"
+        return f"a list{many} (each item: {allowed(item_of(option), with_keys)})"
     if origin is dict:
-        return f"a mapping (each value: {allowed(item_of(option))})"
+        return f"a mapping (each value: {allowed(item_of(option), with_keys)})"
     if option is str:
         pattern = next((c.pattern for c in constraints if getattr(c, "pattern", None)), None)
         return f"text of the form {pattern}" if pattern else "text"
     if is_section(option):
-        return f"a section with some of the keys {', '.join(settings_of(option))}"
+        keys = f" with some of the keys {', '.join(settings_of(option))}" if with_keys else ""
+        return f"a section{keys}"
     described = next((c for c in constraints if isinstance(c, Described)), None)
     if described is not None:
         return described.allowed()

@@ -18,6 +18,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:  # set before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What the command line prints depends on them.
+for name in ("COLUMNS", "COSUP_LOG_LEVEL"):
+    os.environ.pop(name, None)
+
 MOST_WORKERS = 8
 
 

@@ -125,6 +125,8 @@ def test_an_interrupt_is_130_and_says_how_to_go_on(
         (["run", "c.yaml", "--resum"], "--resume"),
         (["run", "none.yaml"], "config none.yaml: no such file"),
         (["ls", "filter"], "did you mean 'filters'?"),
+        (["ls", "keys", "rounds.los"], "did you mean 'rounds.loss'"),
+        (["ls", "losses", "rounds"], "cosup ls keys"),
     ],
 )
 def test_a_misused_command_is_one_line_and_exit_2(
@@ -140,11 +142,13 @@ def test_a_misused_command_is_one_line_and_exit_2(
     ("kind", "shows"),
     [
         ("assigners", ["gate", "hard: true  (true or false)"]),
+        ("consistency", ["teacher_student", "k: 3"]),
         ("filters", ["teacher_student", "k: 3"]),
         ("losses", ["adaptive_confidence", 'form: "code"  (one of code, paper)']),
         ("sources", ["digits", "root: must be given  (text)"]),
-        ("teachers", ["linear_pixels", "network", "call", "table"]),
-        ("controls", ["best_teacher", "oracle_assignment", "ceiling"]),
+        ("teachers", ["linear_pixels", "network", "call:MODULE:FUNCTION", "teachers.external"]),
+        ("controls", ["best_teacher", "oracle_assignment", "needs: the true labels", "ceiling"]),
+        ("keys", ["run.seed: 0  (a whole number", "student.backbone.name: must be given"]),
         ("", ["assigners", "dawid_skene", "cross_entropy", "unanimity", "image_folder", "configs"]),
     ],
 )

@@ -18,6 +18,25 @@ def shipped(incomplete: str) -> list[str]:
     return _starting(incomplete, shipped_configs())
 
 
+def kinds(incomplete: str) -> list[str]:
+    """Offer what can be listed."""
+    from cosup.runs.listing import KINDS
+
+    return _starting(incomplete, KINDS)
+
+
+def keys(incomplete: str) -> list[str]:
+    """Offer the keys of configs."""
+    from cosup.config.keys import documented_settings
+
+    return _starting(incomplete, dict.fromkeys(one.key for one in documented_settings()))
+
+
+def overrides(incomplete: str) -> list[str]:
+    """Offer the keys of configs, to be followed by a value."""
+    return [f"{key}=" for key in keys(incomplete)]
+
+
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cosup.cli import complete
-from cosup.cli.app import app, explained, show
+from cosup.cli.app import Json, app, explained, show, show_json
 
 ShippedName = Annotated[
     str,
@@ -19,21 +19,42 @@ ShippedName = Annotated[
 ]
 
 
-@app.command("ls", examples=("cosup ls", "cosup ls configs", "cosup ls assigners"))
-def list_things(
-    what: Annotated[
+@app.command(
+    "ls",
+    examples=(
+        "cosup ls",
+        "cosup ls configs",
+        "cosup ls assigners",
+        "cosup ls keys rounds",
+        "cosup ls keys rounds.assignment",
+        "cosup ls runs --json",
+    ),
+)
+def list_all(
+    kind: Annotated[
         str,
         typer.Argument(
             metavar="KIND",
-            help="configs, assigners, filters, losses, sources, teachers, controls, runs",
+            help="configs, assigners, consistency (its filters), losses, sources, teachers, "
+            "controls, runs, or keys: every setting of a config.",
+            autocompletion=complete.kinds,
         ),
     ] = "",
+    section: Annotated[
+        str,
+        typer.Argument(
+            metavar="SECTION",
+            help="Of keys: a section or key of a config, such as rounds.loss.",
+            autocompletion=complete.keys,
+        ),
+    ] = "",
+    as_json: Json = False,
 ) -> None:
-    """List configs, assigners, losses, runs, and what else there is."""
+    """List configs, settings, assigners, losses, runs and the like."""
     with explained():
-        from cosup.runs.listing import list_kinds
+        from cosup.runs.listing import list_things, listing
 
-        show(list_kinds(what or None))
+        show_json(list_things(kind, section)) if as_json else show(listing(kind, section))
 
 
 @app.command(examples=("cosup cat quickstart", "cosup cat quickstart > my.yaml"))

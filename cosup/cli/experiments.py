@@ -22,7 +22,11 @@ ConfigFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Override settings of the config: rounds.repeat=2"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Override settings of the config: rounds.repeat=2",
+        autocompletion=complete.overrides,
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]

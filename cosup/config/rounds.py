@@ -42,7 +42,8 @@ class RoundsSection(Section):
     assignment: AssignerChoice = Assigners.check("agreement")
     """The assigner of teachers to samples (`cosup ls assigners`)."""
     consistency: list[FilterChoice] = []
-    """Filters; an annotation is kept if all of them keep it (`cosup ls filters`)."""
+    """Consistency filters; an annotation is kept if all of them keep it (`cosup ls
+    consistency`)."""
     loss: LossChoice = Losses.check("cross_entropy")
     """The student's loss (`cosup ls losses`)."""
     losses: list[LossChoice] | None = Field(default=None, min_length=1)

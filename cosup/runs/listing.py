@@ -1,84 +1,181 @@
-"""List configs, registered classes and runs (`cosup ls`)."""
+"""List what there is (`cosup ls`): configs, all that a config chooses by name, its keys, and runs.
+
+`list_things` returns it as data, which `cosup ls --json` prints; `listing` puts the same data into
+words.
+"""
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from cosup.config.files import shipped_configs
+from cosup.config.keys import Setting, choice_settings, settings_below
 from cosup.config.schema import Assigners, Filters, Losses
-from cosup.controls import CONTROLS
+from cosup.controls import CONTROLS, Control
 from cosup.data.sources import SOURCES
-from cosup.errors import RunError, unknown_name
+from cosup.errors import MISSING, RunError, UserError, unknown_name
 from cosup.layout import Layout
 from cosup.registry import Registry
-from cosup.sections import allowed, settings_of
-from cosup.settings.teachers import known_kinds
-from cosup.validation import setting_docs
+from cosup.settings.teachers import TeacherTraits, known_kinds
 
 CONFIGS = Path("configs")
 RUNS = Path("outputs")
+KEYS = "keys"
+ALIASES = {"filters": "consistency"}
+"""Other words for kinds: a config has the filters under `rounds.consistency`."""
 
 
-def list_kinds(kind: str | None = None) -> RenderableType:
-    """Return what there is of one kind, with settings; or the names of every kind."""
-    if kind is None:
-        return Group(*(_names(name, things()) for name, things in _KINDS.items()))
-    if kind not in _KINDS:
-        raise unknown_name("kind", kind, _KINDS)
-    if kind in _REGISTRIES:
-        return _settings(_REGISTRIES[kind])
-    return _names(kind, _KINDS[kind]())
+@dataclass(frozen=True)
+class Thing:
+    """One entry of a list. more: further lines about it. facts: what JSON has in their place."""
+
+    name: str
+    text: str
+    settings: tuple[Setting, ...] = ()
+    more: tuple[str, ...] = ()
+    facts: Mapping[str, Any] | None = None
+
+    def tree(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        settings = {"settings": [_setting_tree(one) for one in self.settings]}
+        return {
+            "name": self.name,
+            "description": self.text,
+            **(settings if self.settings else {}),
+            **(self.facts or {}),
+        }
 
 
-def _names(kind: str, things: dict[str, str]) -> RenderableType:
+def list_things(kind: str = "", section: str = "") -> Any:
+    """Return what there is of one kind as plain values, or of every kind (but keys) by its name.
+
+    section: of the kind `keys`, the section or key to list. Raises `UserError` for an unknown kind
+    or section.
+    """
+    kind = _known_kind(kind, section)
+    if not kind:
+        return {name: [one.tree() for one in things()] for name, things in _KINDS.items()}
+    if kind == KEYS:
+        return [_setting_tree(one) for one in settings_below(section)]
+    return [one.tree() for one in _KINDS[kind]()]
+
+
+def listing(kind: str = "", section: str = "") -> RenderableType:
+    """Return what there is of one kind, with settings; or the names of every kind (but keys).
+
+    Parameters and errors as for `list_things`.
+    """
+    kind = _known_kind(kind, section)
+    if not kind:
+        hint = Text("cosup ls KIND tells more of one; cosup ls keys explains every setting")
+        return Group(*(_names(name, things()) for name, things in _KINDS.items()), hint)
+    if kind == KEYS:
+        return _explained(settings_below(section), expanded=bool(section))
+    things = _KINDS[kind]()
+    return _names(kind, things) if kind in _PLAIN else Group(*_in_full(things))
+
+
+def _known_kind(kind: str, section: str) -> str:
+    kind = ALIASES.get(kind, kind)
+    if kind and kind not in KINDS:
+        raise unknown_name("kind", kind, [*KINDS, *ALIASES])
+    if section and kind != KEYS:
+        raise UserError("is for `cosup ls keys`", key="SECTION", value=section)
+    return kind
+
+
+def _names(kind: str, things: Iterable[Thing]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
-    for name, text in things.items():
-        table.add_row(f"  {name}", Text(text))
+    for thing in things:
+        table.add_row(f"  {thing.name}", Text(thing.text))
     none = Text(f"  (none{_LOOKED.get(kind, '')})")
-    return Group(Text(kind, style="bold"), table if things else none)
+    title = Text(_TITLES.get(kind, kind), style="bold")
+    return Group(title, table if table.row_count else none)
 
 
-def _settings(registry: Registry[Any]) -> RenderableType:
-    """List each class of a registry with its settings, defaults and allowed values."""
+def _in_full(things: Iterable[Thing]) -> Iterable[RenderableType]:
+    """Yield each thing with what it needs, and its settings."""
+    for thing in things:
+        yield Text.assemble((thing.name, "bold"), "  ", thing.text)
+        for line in thing.more:
+            yield _indented(Text(line))
+        yield from map(_setting_lines, thing.settings)
+
+
+def _explained(settings: Iterable[Setting], expanded: bool) -> RenderableType:
+    """List settings of a config. expanded: with those of registered names."""
     parts: list[RenderableType] = []
-    for name, entry in sorted(registry.known().items()):
-        cls = entry.settings
-        parts.append(Text.assemble((name, "bold"), "  ", _first_line(cls)))
-        types = settings_of(cls)
-        for setting, (text, default) in setting_docs(cls).items():
-            value = "must be given" if default is ... else json.dumps(default)
-            head = f"    {setting}: {value}  ({allowed(types[setting])})"
-            parts.append(Text(head))
-            parts.append(Text("        " + " ".join(text.split()), style="dim"))
+    choice = None
+    for one in settings:
+        if one.choice != choice:
+            choice = one.choice
+            parts.append(Text(f"with {choice}", style="bold"))
+        parts.append(_setting_lines(one))
     return Group(*parts)
+
+
+def _setting_lines(one: Setting) -> RenderableType:
+    """Return a setting with its default and what is allowed, and below it what it does."""
+    if one.required:
+        default = ": must be given"
+    else:
+        default = "" if one.default is MISSING else f": {_json(one.default)}"
+    head = Text(f"{one.key}{default}  ({one.allowed})")
+    lines = Group(head, _indented(Text(one.description, style="dim")))
+    return _indented(lines) if one.choice else lines
+
+
+def _indented(thing: RenderableType) -> RenderableType:
+    return Padding(thing, (0, 0, 0, 4), expand=False)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _setting_tree(one: Setting) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "allowed": one.allowed,
+        "required": one.required,
+        **({} if one.default is MISSING else {"default": one.default}),
+        "description": one.description,
+        **({"choice": one.choice} if one.choice else {}),
+    }
 
 
 def _first_line(cls: type[Any]) -> str:
     return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
 
 
-def _registered(registry: Registry[Any]) -> Callable[[], dict[str, str]]:
-    return lambda: {
-        name: _first_line(entry.settings) for name, entry in sorted(registry.known().items())
-    }
+def _registered(registry: Registry[Any]) -> Callable[[], list[Thing]]:
+    return lambda: [
+        Thing(name, _first_line(entry.settings), tuple(choice_settings(registry, name)))
+        for name, entry in sorted(registry.known().items())
+    ]
 
 
-def _configs() -> dict[str, str]:
+def _configs() -> list[Thing]:
     """List the configs that come with cosup by name, and other YAML files of `configs/` here."""
     shipped = shipped_configs()
     # By content: in a checkout beside an installed cosup, both have a copy.
     known = {path.read_bytes() for path in shipped.values()}
     here = [path for path in sorted(CONFIGS.glob("*.y*ml")) if path.read_bytes() not in known]
     found = {**shipped, **{str(path): path for path in here}}
-    return {name: _first_sentence(path) for name, path in found.items()}
+    return [
+        Thing(name, _first_sentence(path), facts={"file": str(path)})
+        for name, path in found.items()
+    ]
 
 
 def _first_sentence(config: Path) -> str:
@@ -89,49 +186,107 @@ def _first_sentence(config: Path) -> str:
     return words.split(": ")[0].split(". ")[0]
 
 
-def _teachers() -> dict[str, str]:
-    """List the kinds of teachers."""
-    return {name: _first_line(entry.settings) for name, entry in known_kinds().items()}
+def _teachers() -> list[Thing]:
+    """List the kinds of teachers, and how a config selects each."""
+    return [_teacher(name, entry.settings) for name, entry in known_kinds().items()]
 
 
-def _controls() -> dict[str, str]:
-    """List the controls with their labels."""
-    return {name: control.label for name, control in CONTROLS.items()}
+def _teacher(name: str, traits: type[TeacherTraits]) -> Thing:
+    written = {
+        "name": f"teachers.model: {{name: {name}}}",
+        "argument": f"teachers.model: {{name: '{name}:MODULE:FUNCTION'}}",
+        "other": "teachers.model: {name: NETWORK}, any other name (cosup ls keys teachers.model)",
+        "use": f"teachers.model: {{name: NETWORK, use: {name}}}",
+        "external": "an entry of teachers.external (cosup ls keys teachers.external)",
+    }[traits.selected_by]
+    trained = traits.needs_labelled_samples
+    how = "on labelled images of its scope" if trained else "not here"
+    needs = [f"must be given: {', '.join(traits.required)}"] if traits.required else []
+    return Thing(
+        name,
+        _first_line(traits),
+        more=(f"written as: {written}", f"trained: {how}", *needs),
+        facts={"written_as": written, "trained": trained, "required": list(traits.required)},
+    )
 
 
-def _runs() -> dict[str, str]:
+def _controls() -> list[Thing]:
+    """List the controls with what they are compared as, and what they need."""
+    return [_control(control) for control in CONTROLS.values()]
+
+
+def _control(control: Control) -> Thing:
+    more = [f"needs: {control.condition}"] if control.condition else []
+    if not control.is_trained:
+        more.append("trains no student of its own")
+    return Thing(
+        control.name,
+        control.sentence or control.label,
+        more=tuple(more),
+        facts={
+            "label": control.label,
+            "needs": control.condition or None,
+            "trains_a_student": control.is_trained,
+            "reads_labels": control.reads_labels,
+            "is_bound": control.is_bound,
+        },
+    )
+
+
+def _runs() -> list[Thing]:
     """List the run directories of `outputs/` with their results."""
     folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
-    return {str(folder): _summary(folder) for folder in folders if Layout(folder).is_run()}
+    return [_run(folder) for folder in folders if Layout(folder).is_run()]
 
 
-def _summary(folder: Path) -> str:
+def _run(folder: Path) -> Thing:
+    facts = _results(folder)
+    return Thing(str(folder), _in_words(facts), facts=facts)
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """Return a run's status, the student's accuracy (by loss), and its PGR if it is certain."""
     try:
         summary = Layout(folder).summary.read()
         if "losses" in summary:
-            reached = ", ".join(
-                f"{name} {one['student']['accuracy']:.3f}"
-                for name, one in summary["losses"].items()
-            )
-            return f"{summary['status']}, student by loss: {reached}"
+            reached = {name: one["student"]["accuracy"] for name, one in summary["losses"].items()}
+            return {"status": summary["status"], "accuracy_by_loss": reached}
         student = summary["student"]
-        pgr = "" if student.get("pgr_ci95") is None else f", PGR {student['pgr']:.3f}"
-        return f"{summary['status']}, student {student['accuracy']:.3f}{pgr}"
+        certain = student.get("pgr_ci95") is not None
+        return {
+            "status": summary["status"],
+            "accuracy": student["accuracy"],
+            "pgr": student["pgr"] if certain else None,
+        }
     except (RunError, KeyError, TypeError):
-        return "not finished"
+        return {"status": "not finished"}
 
 
-_REGISTRIES: dict[str, Registry[Any]] = {
-    "assigners": Assigners,
-    "filters": Filters,
-    "losses": Losses,
-    "sources": SOURCES,
-}
+def _in_words(results: Mapping[str, Any]) -> str:
+    status = str(results["status"])
+    if "accuracy_by_loss" in results:
+        reached = results["accuracy_by_loss"].items()
+        each = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in reached)
+        return f"{status}, student by loss: {each}"
+    if results.get("accuracy") is None:
+        return status
+    pgr = "" if results["pgr"] is None else f", PGR {results['pgr']:.3f}"
+    return f"{status}, student {results['accuracy']:.3f}{pgr}"
+
+
+_TITLES = {"consistency": "consistency (filters)"}
 _LOOKED = {"runs": f" in {RUNS}/"}
-_KINDS: dict[str, Callable[[], dict[str, str]]] = {
+_PLAIN = ("configs", "runs")
+"""Kinds that are listed with a sentence each."""
+_KINDS: dict[str, Callable[[], list[Thing]]] = {
     "configs": _configs,
-    **{kind: _registered(registry) for kind, registry in _REGISTRIES.items()},
+    "assigners": _registered(Assigners),
+    "consistency": _registered(Filters),
+    "losses": _registered(Losses),
+    "sources": _registered(SOURCES),
     "teachers": _teachers,
     "controls": _controls,
     "runs": _runs,
 }
+KINDS = (*_KINDS, KEYS)
+"""What can be listed."""

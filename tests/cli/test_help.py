@@ -149,3 +149,6 @@ def test_the_shell_completes(tmp_path: Path) -> None:
     assert completed("cosup run mi", tmp_path) == ["mini_imagenet_few_shot", "mine/"]
     assert completed("cosup run mine/o", tmp_path) == ["mine/one.yaml"]
     assert completed("cosup cp quick", tmp_path) == ["quickstart"]
+    assert completed("cosup run quickstart rounds.ass", tmp_path)[0] == "rounds.assignment="
+    assert completed("cosup ls con", tmp_path) == ["configs", "consistency", "controls"]
+    assert completed("cosup ls keys student.back", tmp_path)[0] == "student.backbone"

@@ -20,7 +20,7 @@ from cosup.files import write_json
 from cosup.layout import Layout
 from cosup.runs import describe_run, plan_config, run_config
 from cosup.runs.directory import RunDirectory
-from cosup.runs.listing import _summary
+from cosup.runs.listing import list_things
 from cosup.runs.losses import loss_names, take_over
 
 SEEDS = (0, 1)
@@ -162,10 +162,15 @@ def test_printed_summary(finished: tuple[Path, dict[str, Any]]) -> None:
     assert "ceiling" in text
 
 
-def test_an_ablation_is_listed_by_loss(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_an_ablation_is_listed_by_loss(
+    finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory, summary = finished
     accuracy = summary["losses"][NAMES[0]]["student"]["accuracy"]
-    assert f"{NAMES[0]} {accuracy:.3f}" in _summary(directory)
+    monkeypatch.setattr("cosup.runs.listing.RUNS", directory.parent)
+    (run,) = [one for one in list_things("runs") if one["name"] == str(directory)]
+    assert run["accuracy_by_loss"][NAMES[0]] == accuracy
+    assert f"{NAMES[0]} {accuracy:.3f}" in run["description"]
 
 
 def test_the_plan_names_the_losses(output: Path) -> None:
