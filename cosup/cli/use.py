@@ -46,6 +46,24 @@ def labels_to_file(
             typer.echo(line)
 
 
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES", help="Image files, folders, globs, or tables with a column path."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Write .csv, .jsonl or .parquet."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on after the rows that are written.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Images that a network sees at once.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+
+
 @app.command(
     examples=(
         "cosup predict outputs/my_project photos/",
@@ -58,27 +76,15 @@ def predict(
         Path,
         typer.Argument(metavar="STUDENT_OR_RUN", help="Run directory, or a student's folder."),
     ],
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES", help="Image files, folders, globs, or tables with a column path."
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write .csv, .jsonl or .parquet."),
-    ] = None,
+    images: Images,
+    output: Output = None,
     team: Annotated[
         bool, typer.Option("--team", help="Answer together with the teachers, and tell who.")
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the rows that are written.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images predicted at once.")] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
 ) -> None:
     """Predict the labels of images."""
     flags = [*(["--team"] if team else []), f"--batch-size={batch_size}", f"--device={device}"]
@@ -88,8 +94,74 @@ def predict(
         from cosup.runs.predict import Request, predict_images
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        request = Request(
+            student=student,
+            team=team,
+            images=images,
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            device=device,
+        )
         with log_to_console():
-            made = predict_images(
-                Request(student, images, output, team, resume, overwrite, batch_size, device)
-            )
+            made = predict_images(request)
+        show(made)
+
+
+@app.command(
+    examples=(
+        "cosup annotate outputs/my_project photos/ -o votes.parquet",
+        "cosup annotate my.yaml photos/ -o votes.csv --set run.seed=1 --resume",
+        "cosup annotate quickstart photos/ --probabilities -o votes.jsonl",
+    )
+)
+def annotate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG_OR_RUN", help="Run directory, or a config (a file or a shipped name)."
+        ),
+    ],
+    images: Images,
+    output: Output = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the config."),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write a column for each class, too.")
+    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+) -> None:
+    """Write what every teacher says of images.
+
+    The table has a row per answer: task (the path), worker (the teacher), label, probability.
+    The teachers of a config are trained first, if they need it.
+    """
+    sets = [f"--set={setting}" for setting in settings or ()]
+    flags = [*sets, *(["--probabilities"] if probabilities else [])]
+    flags += [f"--batch-size={batch_size}", f"--device={device}"]
+    where = ["-o", str(output), "--resume"]
+    with explained(shlex.join(["cosup", "annotate", source, *images, *flags, *where])):
+        from cosup.runs.annotate import Request, annotate_images
+        from cosup.runs.logs import log_to_console
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        request = Request(
+            source=source,
+            settings=settings or (),
+            probabilities=probabilities,
+            images=images,
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            device=device,
+        )
+        with log_to_console():
+            made = annotate_images(request)
         show(made)

@@ -30,7 +30,7 @@ class ColumnsSection(Section):
     label: str | None = None
     """The answer. Usual: label, choice. In Label Studio's JSON, the name of the choices."""
     confidence: str | None = None
-    """The probability of the answer. Usual: confidence."""
+    """The probability of the answer. Usual: confidence, probability."""
 
 
 class CopiesSection(Section):

@@ -9,15 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
-from cosup.data.images import BrokenImage, Ints, read_image, to_rgb
+from cosup.data.images import BrokenImage, Images, Ints, read_image, to_rgb
+from cosup.data.table import ImageData
 from cosup.data.transforms import Transform
 from cosup.errors import UserError, in_short
 
-__all__ = ["Decoded", "GivenImages", "OneImage", "decode_batches", "given_images"]
+__all__ = [
+    "Decoded",
+    "GivenImages",
+    "OneImage",
+    "Readable",
+    "as_samples",
+    "decode_batches",
+    "given_images",
+]
 
 OneImage = str | Path | Image.Image | Tensor
 """The path of a file, a PIL image of any mode and size, or a uint8 tensor [3, H, W] (RGB)."""
@@ -74,6 +84,40 @@ class GivenImages:
     def part(self, places: Sequence[int]) -> "GivenImages":
         """Return the images at these places."""
         return GivenImages([self.items[place] for place in places], self.files)
+
+
+class Readable(GivenImages):
+    """Images of which the broken ones are grey instead, and named in `broken` by their places."""
+
+    def __init__(self, items: Sequence[OneImage], files: bool = False) -> None:
+        super().__init__(items, files)
+        self.broken: dict[int, str] = {}
+
+    def read(self, index: int) -> Image.Image:
+        """Return the image as PIL RGB, or one grey pixel if it cannot be read."""
+        try:
+            return super().read(index)
+        except BrokenImage as error:
+            self.broken[index] = str(error)
+            return Image.new("RGB", (1, 1), "grey")
+
+
+def as_samples(images: Images, classes: tuple[str, ...], domains: tuple[str, ...]) -> ImageData:
+    """Return images as samples without labels, all in the split test."""
+    rows = np.arange(len(images), dtype=np.int64)
+    names = [str(row) for row in rows]
+    table = pd.DataFrame(
+        {
+            "sample_id": names,
+            "label": -1,
+            "domain": 0,
+            "group": names,
+            "split": "test",
+            "image": rows,
+            "given": -1,
+        }
+    )
+    return ImageData(table, classes, domains, images, images.fingerprint(rows))
 
 
 def given_images(images: OneImage | Sequence[OneImage]) -> GivenImages:

@@ -5,14 +5,14 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cosup.config import Config, config_differences, config_hash, config_tree
 from cosup.errors import UserError
-from cosup.files import TEMPORARY, disk_errors, sweep
+from cosup.files import TEMPORARY, disk_errors, remove_empty, sweep
 from cosup.layout import LOCK, MARKER, Layout, StageFile
 from cosup.runs.lock import Locked, check_unlocked, locked
 from cosup.runs.logs import log_to_file
@@ -216,7 +216,7 @@ def _locked(path: Path) -> Iterator[list[Path]]:
         except Locked as error:
             raise locked_error(path, error.process) from None
         except OSError as error:
-            _unmake(made)
+            remove_empty(made)
             raise place_error(path, f"not writable ({error.strerror})") from None
         yield made
 
@@ -228,15 +228,9 @@ def _make(path: Path) -> list[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _unmake(missing)
+        remove_empty(missing)
         raise place_error(path, f"cannot be made ({error.strerror})") from None
     return missing
-
-
-def _unmake(made: list[Path]) -> None:
-    for folder in made:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def _clear(path: Path, kept: Collection[str] = (LOCK,)) -> None:
@@ -270,7 +264,7 @@ def _leave(path: Path, made: list[Path], error: UserError) -> None:
         return
     _clear(path)
     Layout(path).lock.unlink(missing_ok=True)
-    _unmake(made)
+    remove_empty(made)
 
 
 @contextmanager

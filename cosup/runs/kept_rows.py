@@ -1,22 +1,26 @@
-"""Rows of a table that is written over a long time: kept one by one, and then written whole.
+"""Rows of a table that is written over a long time: kept image by image, and then written whole.
 
-They are collected in `.NAME.rows` beside the output, a line of JSON each after a line about where
-they are from. The output itself is whole or absent.
+They are collected in `.NAME.rows` beside the output, a line of JSON for the rows of each image,
+after a line about where they are from. The output itself is whole or absent. `.NAME.lock` is there
+while a process writes.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cosup.errors import UserError, in_short
-from cosup.files import discard, disk_errors, write_atomic
+from cosup.files import discard, disk_errors, remove_empty, write_atomic
+from cosup.runs.lock import Locked, check_unlocked, locked
 
-__all__ = ["ENDINGS", "KeptRows", "Row", "check_output"]
+__all__ = ["ENDINGS", "KeptRows", "Row", "check_output", "written_alone"]
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 AT_ONCE = 10_000
@@ -26,11 +30,48 @@ Row = dict[str, Any]
 
 
 def check_output(output: Path, may_exist: bool) -> None:
-    """Raise `UserError` for an output of an unknown type, or that exists unless it may."""
+    """Raise `UserError` for an output of an unknown type, that another process is writing, or that
+    exists unless it may."""
     if output.suffix.lower() not in ENDINGS:
         raise UserError("unknown file type", value=str(output), allowed=", ".join(ENDINGS))
     if output.is_dir():
         raise UserError("is a folder", value=str(output), allowed="a file")
+    try:
+        check_unlocked(_lock_of(output))
+    except Locked as error:
+        raise _locked_error(output, error) from None
+    except OSError as error:
+        raise _not_writable(output, error) from None
+    _check_free(output, may_exist)
+
+
+@contextmanager
+def written_alone(output: Path | None, may_exist: bool) -> Iterator[None]:
+    """Lock an output while this is open; None: there is none. Its folder is made if it is missing.
+
+    Raise `UserError` if another process is writing it or has written it since `check_output`, and
+    for a folder that cannot be written. Nothing is left but what was written inside.
+    """
+    if output is None:
+        yield
+        return
+    folder, lock = output.absolute().parent, _lock_of(output)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with ExitStack() as stack:
+        stack.callback(remove_empty, made)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(lock))
+        except Locked as error:
+            raise _locked_error(output, error) from None
+        except OSError as error:
+            raise _not_writable(output, error) from None
+        stack.callback(lock.unlink, missing_ok=True)  # before it is released
+        _check_free(output, may_exist)
+        yield
+
+
+def _check_free(output: Path, may_exist: bool) -> None:
     if may_exist:
         return
     if output.exists():
@@ -42,17 +83,20 @@ def check_output(output: Path, may_exist: bool) -> None:
 
 
 class KeptRows:
-    """The rows of an output.
+    """The rows of an output, none, one or several for each image.
 
-    output: .csv, .jsonl or .parquet. columns: of each row, `path` among them; those named
-    `probability...` are numbers, and the others text. origin: says where the rows are from; those
-    of another origin cannot be continued.
+    output: .csv, .jsonl or .parquet. columns: of each row; those named `probability...` are
+    numbers, and the others text. image: the column with the path of the image. origin: says where
+    the rows are from; those of another origin cannot be continued.
     """
 
-    def __init__(self, output: Path, columns: Sequence[str], origin: str) -> None:
+    def __init__(
+        self, output: Path, columns: Sequence[str], origin: str, image: str = "path"
+    ) -> None:
         self.output = output
         self.columns = tuple(columns)
         self.origin = origin
+        self.image = image
         self.file = _kept_of(output)
 
     def open(self, resume: bool) -> None:
@@ -64,26 +108,24 @@ class KeptRows:
             write_atomic(self.file, self._header())
             return
         if not self.file.exists():
-            rows = self._rows_of_output()
-            lines = b"".join(_line(row) for row in rows)
+            rows = groupby(self._rows_of_output(), itemgetter(self.image))
+            lines = b"".join(_line([path, list(found)]) for path, found in rows)
             write_atomic(self.file, self._header() + lines)
             return
         self._drop_torn_line()
         with self.file.open("rb") as file:
             if file.readline() != self._header():
-                problem = (
-                    "its rows are by another student or with another team; --overwrite replaces it"
-                )
+                problem = "its rows are by others than those asked now; --overwrite replaces it"
                 raise UserError(problem, value=str(self.output))
 
-    def paths(self) -> set[str]:
-        """Return the paths of all rows."""
-        return {row["path"] for row in self._rows()}
+    def images(self) -> set[str]:
+        """Return the paths of all images."""
+        return {path for path, _ in self._lines()}
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Add rows, which a crash afterwards does not lose."""
+    def append(self, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Add the rows of images, by path, which a crash afterwards does not lose."""
         with disk_errors(self.output), self.file.open("ab") as file:
-            file.writelines(map(_line, rows))
+            file.writelines(map(_line, rows.items()))
 
     def finish(self) -> None:
         """Write the output, and remove what was kept."""
@@ -97,10 +139,13 @@ class KeptRows:
     def _header(self) -> bytes:
         return _line({"origin": self.origin, "columns": self.columns})
 
-    def _rows(self) -> Iterator[Row]:
+    def _lines(self) -> Iterator[tuple[str, list[Row]]]:
         with self.file.open("rb") as file:
             file.readline()
             yield from map(json.loads, file)
+
+    def _rows(self) -> Iterator[Row]:
+        return chain.from_iterable(rows for _, rows in self._lines())
 
     def _write(self, path: Path) -> None:
         ending = self.output.suffix.lower()
@@ -160,6 +205,19 @@ class KeptRows:
 
 def _kept_of(output: Path) -> Path:
     return output.with_name(f".{output.name}.rows")
+
+
+def _lock_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.lock")
+
+
+def _locked_error(output: Path, error: Locked) -> UserError:
+    problem = f"is being written by another command (process {error.process}); wait for it"
+    return UserError(problem, value=str(output))
+
+
+def _not_writable(output: Path, error: OSError) -> UserError:
+    return UserError(f"its folder cannot be written ({error.strerror})", value=str(output))
 
 
 def _line(value: Any) -> bytes:

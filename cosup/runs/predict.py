@@ -1,22 +1,17 @@
 """`cosup predict`: a student's answers to images, as a table on the console or in a file."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.console import RenderableType
 
-from cosup.data.broken import log_broken
 from cosup.data.given import GivenImages
-from cosup.data.listing import list_images
 from cosup.errors import Mistakes, UserError
 from cosup.layout import Layout
-from cosup.runs.kept_rows import KeptRows, Row, check_output
-from cosup.runs.logs import progress
+from cosup.runs.kept_rows import Row, written_alone
+from cosup.runs.new_images import ImagesRequest, Said, Speakers, ask_about, check_request
 from cosup.student.exported import (
     HEAD,
     NETWORK,
@@ -26,122 +21,69 @@ from cosup.student.exported import (
     ExportedStudent,
     load_student,
 )
-from cosup.words import plural
 
 __all__ = ["Request", "predict_images"]
 
 MOST_LABELS = 3
 """Labels that a row has, the most probable first."""
-SHOWN = 20
-"""Rows that are printed where there is no output, and labels that are counted."""
 LEAST_WEIGHT = 0.01
 """A teacher of at least this weight counts as asked."""
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, kw_only=True)
+class Request(ImagesRequest):
     """What is to be predicted.
 
-    student: its folder, or that of its run. images: as for `list_images`. output: the file to
-    write; None only shows some rows. team: together with the teachers. resume: go on after the rows
-    of an interrupted command, or of a finished one for images that are new. overwrite: replace the
-    output. device: as `execution.device`.
+    student: its folder, or that of its run. team: together with the teachers. The rest is that of
+    `ImagesRequest`.
     """
 
     student: Path
-    images: Sequence[str]
-    output: Path | None = None
     team: bool = False
-    resume: bool = False
-    overwrite: bool = False
-    batch_size: int = 64
-    device: str = "auto"
 
 
 def predict_images(request: Request) -> RenderableType:
     """Predict images, write the output, and return what to print.
 
-    Broken images are left out, and named in the log. Raise `UserError` for an output that exists or
-    is of an unknown type, for arguments that name no image, for what is no student, and if every
-    image is broken.
+    Broken images are left out, and named in the log. Raise `UserError` for an output that exists,
+    that another process is writing or is of an unknown type, for arguments that name no image, for
+    what is no student, and if every image is broken.
     """
-    mistakes = Mistakes()
-    paths: list[str] = []
-    with mistakes.caught():
-        _check_output(request)
+    mistakes, folder = Mistakes(), Path()
+    paths = check_request(request, mistakes)
     with mistakes.caught():
         folder = _student_folder(request.student)
-    with mistakes.caught():
-        paths = list_images(request.images)
     mistakes.raise_all()
-    student = load_student(folder, request.device)
-    if request.team:
-        student.team  # noqa: B018  (loaded here, so that its errors come before anything is written)
-    columns = _columns(len(student.classes), request.team)
-    if request.output is None:
-        tally = _Tally(columns)
-        _predict(student, paths, request, tally.add)
-        _check_any(tally.count)
-        return tally.shown()
-    kept = KeptRows(request.output, columns, _identity(folder, request.team))
-    kept.open(request.resume)
-    return _written(student, paths, request, kept)
+    with written_alone(request.output, request.may_exist):
+        student = load_student(folder, request.device)
+        if request.team:
+            student.team  # noqa: B018  (loaded here, so that its errors come first)
+        return ask_about(paths, _speakers(student, folder, request), request)
 
 
-def _written(
-    student: ExportedStudent, paths: Sequence[str], request: Request, kept: KeptRows
-) -> RenderableType:
-    """Predict the images that have no row yet, and write the output."""
-    earlier = kept.paths()
-    left = [path for path in paths if path not in earlier]
-    tally = _Tally(kept.columns)
-
-    def keep(rows: list[Row]) -> None:
-        kept.append(rows)
-        tally.add(rows)
-
-    try:
-        _predict(student, left, request, keep)
-    except BaseException as error:
-        count = len(earlier) + tally.count
-        if count:
-            error.add_note(f"the answers to {plural(count, 'image')} are kept")
-        else:
-            kept.discard()
-        raise
-    if not earlier and not tally.count:
-        kept.discard()
-    _check_any(len(earlier) + tally.count)
-    kept.finish()
-    kept_too = f"; kept from before: {plural(len(earlier), 'row')}" if earlier else ""
-    return escape(f"{tally.told()}\nwritten to {kept.output}{kept_too}")
-
-
-def _predict(
-    student: ExportedStudent,
-    paths: Sequence[str],
-    request: Request,
-    on_rows: Callable[[list[Row]], None],
-) -> None:
-    """Pass the rows of each batch to `on_rows`, and log which images are broken."""
-    broken: list[str] = []
+def _speakers(student: ExportedStudent, folder: Path, request: Request) -> Speakers:
     names = student.team.names if request.team else ()
-    with progress("predicting", len(paths)) as advance:
+
+    def say(paths: Sequence[str]) -> Iterator[Said]:
         given = GivenImages(paths, files=True)
         for answers in student.answers(given, request.team, request.batch_size):
-            on_rows(_rows([paths[place] for place in answers.places], answers, student, names))
-            broken += answers.broken.values()
-            advance(len(answers.places) + len(answers.broken))
-    if broken:
-        log_broken(broken, len(paths))
+            rows = _rows([paths[place] for place in answers.places], answers, student, names)
+            yield Said(rows, list(answers.broken.values()))
+
+    return Speakers(
+        columns=_columns(len(student.classes), request.team),
+        origin=_identity(folder, request.team),
+        doing="predicting",
+        say=say,
+    )
 
 
 def _rows(
     paths: Sequence[str], answers: Answers, student: ExportedStudent, names: Sequence[str]
-) -> list[Row]:
-    """Return the rows of a batch; names: of the teachers, empty without a team."""
+) -> dict[str, list[Row]]:
+    """Return the row of each image of a batch; names: of the teachers, empty without a team."""
     best = answers.probs.topk(min(MOST_LABELS, len(student.classes)), 1)
-    rows = []
+    rows = {}
     for path, probs, labels, asked in zip(
         paths, best.values.tolist(), best.indices.tolist(), answers.asked, strict=True
     ):
@@ -152,7 +94,7 @@ def _rows(
         if names:
             places = asked.argsort(descending=True, stable=True).tolist()
             row["asked"] = ", ".join(names[p] for p in places if asked[p] >= LEAST_WEIGHT)
-        rows.append(row)
+        rows[path] = [row]
     return rows
 
 
@@ -161,63 +103,6 @@ def _columns(classes: int, team: bool) -> tuple[str, ...]:
     ends = ["", *(f"_{number}" for number in range(2, min(MOST_LABELS, classes) + 1))]
     best = [f"{name}{end}" for end in ends for name in ("label", "probability")]
     return ("path", *best, *(["asked"] if team else []))
-
-
-class _Tally:
-    """Counts rows by label, and keeps the first ones to show."""
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.columns = columns
-        self.first: list[Row] = []
-        self.labels: Counter[str] = Counter()
-
-    @property
-    def count(self) -> int:
-        return self.labels.total()
-
-    def add(self, rows: list[Row]) -> None:
-        self.first += rows[: SHOWN - len(self.first)]
-        self.labels.update(row["label"] for row in rows)
-
-    def told(self) -> str:
-        """Return how many images have each label, the most frequent first."""
-        if not self.count:
-            return "no new image"
-        most = self.labels.most_common(SHOWN)
-        others = self.count - sum(number for _, number in most)
-        more = [f"others: {others}"] if others else []
-        counts = ", ".join([*(f"{label}: {number}" for label, number in most), *more])
-        return f"{plural(self.count, 'image')} by label: {counts}"
-
-    def shown(self) -> RenderableType:
-        """Return the first rows as a table, and the counts."""
-        table = Table()
-        for name in self.columns:
-            right = name.startswith("probability")
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
-        for row in self.first:
-            cells = (row[name] for name in self.columns)
-            table.add_row(*(f"{c:.3f}" if isinstance(c, float) else escape(c) for c in cells))
-        more = self.count - len(self.first)
-        note = f"and {more} more; -o FILE writes them all\n" if more else ""
-        return Group(table, escape(note + self.told()))
-
-
-def _check_any(count: int) -> None:
-    """Raise `UserError` if there is no row, because every image is broken (the log names them)."""
-    if not count:
-        raise UserError("no image can be read")
-
-
-def _check_output(request: Request) -> None:
-    output = request.output
-    if request.resume and request.overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
-    if output is None:
-        if request.resume or request.overwrite:
-            raise UserError("--resume and --overwrite need an output: -o FILE")
-        return
-    check_output(output, request.resume or request.overwrite)
 
 
 def _student_folder(path: Path) -> Path:

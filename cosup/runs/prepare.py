@@ -1,6 +1,7 @@
 """Prepare a run: load data, extract features, train teachers and annotate."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from cosup.runs.staging import staging_root
 from cosup.teachers.annotate import note_outside, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
-from cosup.teachers.hierarchy import Hierarchy, plan_hierarchy
+from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.table import TableTeacher
 from cosup.teachers.train import obtain_level, teacher_groups
 
@@ -116,12 +117,20 @@ def _train(
     groups = [group for specs in parts for group in teacher_groups(specs)]
     training = Training(config.teachers, data, config.run.seed, features, record, folder)
     context.backend.train(groups, training)
-    levels = [obtain_level(specs, training) for specs in parts]
-    for teacher in (teacher for level in levels for teacher in level):
-        if teacher.steps:
-            log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)
+    levels = obtain_levels(parts, training)
     own = len(hierarchy)
     return levels[:own], dict(zip(extra, levels[own:], strict=True))
+
+
+def obtain_levels(
+    levels: Sequence[Sequence[TeacherSpec]], training: Training
+) -> list[list[Teacher]]:
+    """Load or train the teachers of each level, and log those that were trained in this run."""
+    found = [obtain_level(specs, training) for specs in levels]
+    for teacher in (teacher for level in found for teacher in level):
+        if teacher.steps:
+            log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)
+    return found
 
 
 def _annotate(annotated: Annotated, backend: Backend) -> None:

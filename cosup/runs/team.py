@@ -28,7 +28,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.inputs import PROVENANCE, fitting_samples
 from cosup.runs.stages import build_recipe, folds_of
 from cosup.seeds import seed_for
-from cosup.teachers.annotate import annotate_rows, groups_of
+from cosup.teachers.annotate import annotate_by_name
 from cosup.teachers.base import SampleRows, Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.train import train_level
@@ -245,10 +245,10 @@ def _fold(
     teachers = _retrained(team, rows[outside.numpy()], number)
     annotations = torch.zeros(len(own), len(teachers), prepared.task.num_classes)
     able = [teacher for teacher in teachers if teacher.spec.external is None]
-    for group in groups_of(able):
-        tables = annotate_rows(group, prepared.data, own, prepared.compute)
-        for teacher, table in zip(group, tables, strict=True):
-            annotations[:, teachers.index(teacher)] = table.dense()
+    found = annotate_by_name(able, prepared.data, own, prepared.compute)
+    for place, teacher in enumerate(teachers):
+        if teacher.name in found:
+            annotations[:, place] = found[teacher.name].dense()
     student = team.student.predict(inputs.of_split(PROVENANCE)[inside])
     features = team.features(PROVENANCE)
     asked = team.ask(

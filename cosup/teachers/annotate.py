@@ -19,6 +19,7 @@ __all__ = [
     "OUTSIDE",
     "OnShard",
     "annotate",
+    "annotate_by_name",
     "annotate_rows",
     "groups_of",
     "note_outside",
@@ -118,6 +119,18 @@ def annotate_rows(
         for teacher, parts in zip(teachers, tables, strict=True):
             parts.append(ProbTable.compress(teacher.annotate(batch), teacher.support))
     return [ProbTable.concat(parts) for parts in tables]
+
+
+def annotate_by_name(
+    teachers: Sequence[Teacher], data: ImageData, rows: SampleRows, compute: Compute
+) -> dict[str, ProbTable]:
+    """Return the annotations of rows of one split by each teacher, in the order of the teachers."""
+    found = {
+        teacher.name: table
+        for group in groups_of(teachers)
+        for teacher, table in zip(group, annotate_rows(group, data, rows, compute), strict=True)
+    }
+    return {teacher.name: found[teacher.name] for teacher in teachers}
 
 
 def note_outside(

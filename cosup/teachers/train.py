@@ -3,15 +3,19 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
+from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.data.table import ImageData
-from cosup.errors import Mistakes, RunError, UserError
+from cosup.errors import Mistakes, RunError, UserError, about
 from cosup.files import discard
 from cosup.layout import TeacherFiles
+from cosup.layout.kinds import damaged
+from cosup.models.section import TrainingSection
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS
 from cosup.teachers.base import Teacher, Training, training_rows
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
@@ -24,8 +28,10 @@ __all__ = [
     "load_teacher",
     "obtain_level",
     "planned_steps",
+    "recorded_spec",
     "save_group",
     "save_teacher",
+    "stored_teacher",
     "teacher_groups",
     "train_group",
     "train_level",
@@ -194,23 +200,63 @@ def load_teacher(
     """
     files = _files(training)
     try:
-        about = files.record(spec.name).read()
+        found = files.record(spec.name).read()
     except RunError:
         return None
-    if about.get("recipe") != _recipe(spec, companions, training):
+    if found.get("recipe") != _recipe(spec, companions, training):
         return None
     kind = kind_of(spec)
     try:
         state = files.weights(spec.name).read() if kind.has_weights else {}
-        teacher = kind.restore(spec, training, state, int(about["steps"]))
+        teacher = kind.restore(spec, training, state, int(found["steps"]))
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         log.warning(
             "cannot load teacher %s from %s, training it again: %s", spec.name, files.folder, error
         )
         return None
-    if teacher.identity != about["identity"]:
+    if teacher.identity != found["identity"]:
         log.info("teacher %s has changed since it was stored: training it again", spec.name)
         return None
+    return teacher
+
+
+def recorded_spec(record: Mapping[str, Any]) -> TeacherSpec:
+    """Return the spec of a teacher that is not external, from the JSON file that `save_teacher`
+    wrote."""
+    classes, domains = (
+        None if part is None else tuple(part) for part in (record["classes"], record["domains"])
+    )
+    setup = TeacherSetup(
+        TeacherModelSection.model_validate(record["model"]),
+        TrainingSection.model_validate(record["training"]),
+    )
+    return TeacherSpec(record["name"], record["level"], classes, domains, setup=setup)
+
+
+def stored_teacher(name: str, training: Training) -> Teacher:
+    """Return a teacher that `save_teacher` wrote, whatever it was trained on.
+
+    It is not external. If it depends on something that has changed (a backbone, a function, the
+    precision), a warning is logged. Raises `UserError` for what is not available, and `RunError`
+    for a file that is damaged.
+    """
+    files = _files(training)
+    record = files.record(name)
+    found = record.read()
+    with about(f"teacher '{name}'"):
+        try:
+            spec = recorded_spec(found)
+            kind = kind_of(spec)
+            state = files.weights(name).read() if kind.has_weights else {}
+            teacher = kind.restore(spec, training, state, int(found["steps"]))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise damaged(record.path, error) from error
+    if teacher.identity != found["identity"]:
+        log.warning(
+            "teacher %s may answer otherwise than in the run: its function, the weights of its "
+            "backbone or the precision has changed",
+            name,
+        )
     return teacher
 
 

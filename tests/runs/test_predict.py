@@ -1,6 +1,7 @@
 """`cosup predict`: what it reads, what it writes, and that an interrupted one goes on."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ from sklearn.datasets import load_digits
 import cosup
 from cosup.cli import call
 from cosup.config.schema import Config
-from cosup.runs import predict as module
-from cosup.runs.kept_rows import KeptRows
+from cosup.errors import UserError
+from cosup.runs import new_images
+from cosup.runs.kept_rows import KeptRows, written_alone
 from cosup.runs.pipeline import run_one
 from cosup.student.exported import ExportedStudent
 
@@ -176,11 +178,9 @@ def test_an_interrupted_command_goes_on(
     with open(".a.csv.rows", "ab") as file:
         file.write(b'{"path": "photos/06.p')  # a torn line
     asked: list[str] = []
-    real = module._predict
+    ask = new_images._ask
     monkeypatch.setattr(
-        module,
-        "_predict",
-        lambda student, paths, *more: asked.extend(paths) or real(student, paths, *more),
+        new_images, "_ask", lambda paths, *more: asked.extend(paths) or ask(paths, *more)
     )
     assert call(["predict", str(run), str(photos), "-o", "a.csv", "--resume"]) == 0
     assert asked == paths_in(photos)[6:]
@@ -238,6 +238,32 @@ def test_bad_input_is_one_line_each(
     assert {p.name for p in Path().iterdir()} == left
 
 
+def test_a_second_writer_of_an_output_is_refused(
+    run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the first has written rows yet or not, and nothing of the lock is left."""
+    arguments = [str(run), str(photos), "-o", "new/a.csv"]
+    with written_alone(Path("new/a.csv"), may_exist=False):
+        for flags in ([], ["--overwrite"], ["--resume"]):
+            (refused,) = lines(capsys, *arguments, *flags)
+            assert "new/a.csv" in refused
+            assert f"process {os.getpid()}" in refused
+        Path("new/.a.csv.rows").touch()
+        (refused,) = lines(capsys, *arguments)
+        assert f"process {os.getpid()}" in refused
+        Path("new/.a.csv.rows").unlink()
+    assert not Path("new").exists()
+    assert call(["predict", *arguments]) == 0
+    assert [p.name for p in Path("new").iterdir()] == ["a.csv"]
+
+
+def test_an_output_that_appears_after_the_check_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path\n")
+    with pytest.raises(UserError), written_alone(tmp_path / "a.csv", may_exist=False):
+        raise AssertionError("it would be written")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
 def test_rows_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text that CSV must quote comes back, too."""
     monkeypatch.setattr("cosup.runs.kept_rows.AT_ONCE", 2)
@@ -248,7 +274,7 @@ def test_rows_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for ending in READ:
         kept = KeptRows(tmp_path / f"a{ending}", list(rows[0]), "here")
         kept.open(resume=False)
-        kept.append(rows)
+        kept.append({row["path"]: [row] for row in rows})
         kept.finish()
         kept.open(resume=True)
         assert list(kept._rows()) == rows

@@ -30,7 +30,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "sample_id": ("sample_id", "task", "image", "path", "file_name", "filename", "file"),
     "annotator": ("annotator", "worker", "rater", "annotator_id", "worker_id"),
     "label": ("label", "choice"),
-    "confidence": ("confidence",),
+    "confidence": ("confidence", "probability"),
 }
 """Usual names of columns, the first found counts."""
 
