@@ -11,14 +11,15 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_before_validator_function
 
 from cosup.errors import UserError, known_names, unknown_name, within
 from cosup.sections import Choice
 from cosup.settings import Entry
-from cosup.validation import validate_settings
+from cosup.validation import settings_schema, validate_settings
 
 __all__ = ["Registry"]
 
@@ -90,6 +91,31 @@ class Registry(Generic[T]):
     ) -> CoreSchema:
         """Let pydantic check a setting declared as `Annotated[Choice, registry]`."""
         return no_info_before_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the JSON schema of what `check` accepts: a name, or a name with its settings."""
+        names, objects = [], []
+        for name, own in self.setting_schemas(handler).items():
+            names.append({"const": name, "description": own.get("description", "")})
+            named = {"const": name, "description": own.get("description", "")}
+            objects.append(
+                {
+                    "type": "object",
+                    "properties": {"name": named, **own.get("properties", {})},
+                    "required": ["name", *own.get("required", ())],
+                    "additionalProperties": False,
+                }
+            )
+        return {"anyOf": [*names, *objects]}
+
+    def setting_schemas(self, handler: GetJsonSchemaHandler) -> dict[str, JsonSchemaValue]:
+        """Return the JSON schema of the settings of every known name."""
+        return {
+            name: handler.resolve_ref_schema(handler(settings_schema(entry.settings)))
+            for name, entry in sorted(self.known().items())
+        }
 
 
 @cache

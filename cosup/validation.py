@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import CoreSchema
 
 from cosup.errors import UserError, raise_all
 from cosup.sections import (
@@ -32,6 +33,7 @@ __all__ = [
     "find_mistakes",
     "setting_docs",
     "setting_names",
+    "settings_schema",
     "validate_settings",
 ]
 
@@ -86,6 +88,12 @@ def setting_docs(cls: type[Any]) -> dict[str, tuple[str, Any]]:
         name: (item.get("description", ""), item.get("default", ...))
         for name, item in properties.items()
     }
+
+
+def settings_schema(cls: type[Any]) -> CoreSchema:
+    """Return pydantic's schema of a section or a dataclass of settings."""
+    schema: CoreSchema = _adapter(cls).core_schema
+    return schema
 
 
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:

@@ -94,3 +94,18 @@ def init(
 
         for line in init_config(path, output):
             typer.echo(line)
+
+
+@app.command(examples=("cosup schema > cosup.schema.json",))
+def schema() -> None:
+    """Print the JSON schema of configs, with which editors complete.
+
+    An editor with a YAML language server then completes and checks a config that has this as its
+    first line:
+
+    # yaml-language-server: $schema=cosup.schema.json
+    """
+    with explained():
+        from cosup.config.json_schema import config_schema
+
+        show_json(config_schema())

@@ -71,7 +71,11 @@ class SimulateSection(Section):
         """Convert names that YAML reads as numbers."""
         return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
 
-    @field_validator("confuses", mode="before")
+    @field_validator(
+        "confuses",
+        mode="before",
+        json_schema_input_type=Literal["next"] | dict[str, str | int] | None,
+    )
     @classmethod
     def _both_are_names(cls, value: object) -> object:
         """Convert names that YAML reads as numbers."""
@@ -125,13 +129,15 @@ class ExternalSection(Section):
             raise UserError("is given, and so is `simulate`", allowed="one of the two")
         return value
 
-    @field_validator("annotator", mode="before")
+    @field_validator("annotator", mode="before", json_schema_input_type=str | int | None)
     @classmethod
     def _name_is_text(cls, value: object) -> object:
         """Convert an annotator's number."""
         return str(value) if isinstance(value, int) else value
 
-    @field_validator("annotators", mode="before")
+    @field_validator(
+        "annotators", mode="before", json_schema_input_type=str | int | list[str | int] | None
+    )
     @classmethod
     def _names_are_text(cls, value: object) -> object:
         """Convert annotators' numbers, and one annotator to a list."""

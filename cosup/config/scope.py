@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from cosup.errors import Mistakes, UserError, unknown_name
 from cosup.sections import Section
@@ -31,6 +33,16 @@ class ScopeSection(Section):
             return value
         parts = {key: None if part == ALL else part for key, part in value.items()}
         return {k: [v] if isinstance(v, str | int) else v for k, v in parts.items()}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the JSON schema of a scope as it is written: `all`, or single names, too."""
+        lists = handler.resolve_ref_schema(handler(schema))
+        for part in lists["properties"].values():
+            part["anyOf"] = [{"type": "string"}, {"type": "integer"}, *part["anyOf"]]
+        return {"anyOf": [{"const": ALL}, lists]}
 
     @property
     def restricted(self) -> bool:

@@ -9,7 +9,13 @@ from pydantic import Field, field_validator, model_validator
 
 from cosup.errors import UserError, raise_all, unknown_name, within
 from cosup.models.prompts import OPEN_CLIP, check_templates
-from cosup.models.section import BackboneSection, HeadSection, TrainingSection, names_as_text
+from cosup.models.section import (
+    BackboneSection,
+    HeadSection,
+    NamesAsWritten,
+    TrainingSection,
+    names_as_text,
+)
 from cosup.sections import Section
 from cosup.settings.teachers import (
     NETWORK,
@@ -62,7 +68,11 @@ class TeacherModelSection(Section):
     class_names: str | list[str] | dict[str, str] | None = None
     """`zero_shot`: the classes' names in prompts, as in `student.head`."""
 
-    @field_validator("classes", mode="before")
+    @field_validator(
+        "classes",
+        mode="before",
+        json_schema_input_type=dict[str, int | str | list[int | str]] | None,
+    )
     @classmethod
     def _lists(cls, value: object) -> object:
         """Convert names that YAML reads as numbers, and single classes to lists."""
@@ -80,7 +90,7 @@ class TeacherModelSection(Section):
         check_templates(value)
         return value
 
-    @field_validator("class_names", mode="before")
+    @field_validator("class_names", mode="before", json_schema_input_type=NamesAsWritten)
     @classmethod
     def _names_are_texts(cls, value: object) -> object:
         return names_as_text(value)

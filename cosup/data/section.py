@@ -7,7 +7,15 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from cosup.data.sources import SOURCES
 from cosup.data.sources.base import SPLITS as SPLITS
@@ -56,7 +64,11 @@ class NoiseSection(Section):
     """For `matrix`: a row per true class with the probability of each label, or a CSV file of it
     without header. Every row sums to 1 (to within 0.001)."""
 
-    @field_validator("map", mode="before")
+    @field_validator(
+        "map",
+        mode="before",
+        json_schema_input_type=Literal["cifar10", "cifar100", "next"] | dict[str, str | int] | None,
+    )
     @classmethod
     def _names_are_text(cls, value: Any) -> Any:
         """Convert class names that YAML reads as numbers."""
@@ -208,6 +220,30 @@ class DataSection(Section):
         source = value.get("source") if isinstance(value, dict) else None
         name = source.get("name") if isinstance(source, dict) else source
         return [*cls.model_fields, *(_source_settings(name) or ())]
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the JSON schema of the section as it is written: for each source, its settings."""
+        section = handler.resolve_ref_schema(handler(schema))
+        own = {key: item for key, item in section["properties"].items() if key != "source"}
+        return {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "source": {"const": name, "description": source.get("description", "")},
+                        **source.get("properties", {}),
+                        **own,
+                    },
+                    "required": ["source", *source.get("required", ())],
+                    "additionalProperties": False,
+                }
+                for name, source in SOURCES.setting_schemas(handler).items()
+            ],
+            "description": section.get("description", ""),
+        }
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from cosup.errors import MISSING, UserError
 from cosup.models.prompts import check_templates
 from cosup.sections import Section
 
+NamesAsWritten = str | list[str | float] | dict[str, str | float] | None
+"""Names of classes in YAML, which reads some as numbers (`names_as_text`)."""
+
 
 class BackboneSection(Section):
     """A network that turns images into features."""
@@ -45,7 +48,7 @@ class HeadSection(Section):
     learn_scale: bool = False
     """`prototype`: train the scale as well as the prototypes."""
 
-    @field_validator("class_names", mode="before")
+    @field_validator("class_names", mode="before", json_schema_input_type=NamesAsWritten)
     @classmethod
     def _names_are_texts(cls, value: object) -> object:
         return names_as_text(value)

@@ -79,7 +79,12 @@ class Collection:
         return replace(self, table=table, classes=classes, official_test=False, roles=None)
 
 
-ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+ClassName = Annotated[
+    str,
+    BeforeValidator(
+        lambda name: str(name) if type(name) is int else name, json_schema_input_type=str | int
+    ),
+]
 """The name of a class. YAML reads some as numbers."""
 
 
