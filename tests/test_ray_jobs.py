@@ -110,7 +110,7 @@ def check_run(command: str, root: Path) -> None:
     assert words[start + 1] == "run"
     path, *rest = words[start + 2 :]
     flags = [word for word in rest if word.startswith("--")]
-    config = load_config(root / path.replace("/config/", ""), [w for w in rest if w not in flags])
+    config = load_config(root / path.replace("/config/", ""), *(w for w in rest if w not in flags))
     assert flags == ["--resume"]
     assert config.execution.backend == "ray"
     assert is_uri(config.run.output) or Path(config.run.output).is_absolute()

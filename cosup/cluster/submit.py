@@ -108,11 +108,11 @@ def job_config(path: Path, overrides: Sequence[str], working_dir: Path | None) -
 
     Raise the errors of `load_config`, and `UserError` for paths that mean nothing on the cluster.
     """
-    load_config(path, overrides)  # report the user's errors before anything is added
+    load_config(path, *overrides)  # report the user's errors before anything is added
     added = ["execution.address=null"]
     if not any(_sets_backend(override) for override in overrides):
         added.append("execution.backend=ray")
-    config = load_config(path, [*overrides, *added])
+    config = load_config(path, *overrides, *added)
     raise_all(_relative_paths(config, working_dir))
     return config
 

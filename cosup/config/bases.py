@@ -41,12 +41,21 @@ class Layer(NamedTuple):
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """Read a config's file, then its base, then the base's base, and so on.
+    """Read a config's file, and return it with its bases (`layers_of`).
+
+    Raises `UserError` for a file that cannot be read.
+    """
+    return layers_of(parse_yaml(read_text(path), str(path)), path)
+
+
+def layers_of(tree: Any, path: Path) -> list[Layer]:
+    """Return the content of a config, then that of its base, then of the base's base, and so on.
+
+    path: where the content is from; bases are relative to its folder.
 
     Raises `UserError` for a file that cannot be read, a base that is not a mapping, and a base that
     extends itself; an error about a base also names the file that extends it.
     """
-    tree = parse_yaml(read_text(path), str(path))
     layers = [_layer(path, tree)]
     while isinstance(tree, dict) and BASE in tree:
         with about(f"{path}: {BASE}"):

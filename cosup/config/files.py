@@ -36,7 +36,7 @@ def find_base(given: str, named_in: Path) -> Path:
     for `named_in` itself: a copy of a shipped config may have the name of its base.
     """
     path = named_in.parent / given
-    is_other = _is_file(path) and not os.path.samefile(path, named_in)
+    is_other = _is_file(path) and not _is_same(path, named_in)
     return path if is_other else _shipped(Path(given)) or path
 
 
@@ -85,6 +85,11 @@ def copy_shipped(name: str, target: Path) -> Path:
 
 def _is_file(path: Path) -> bool:
     return os.path.exists(path) and not os.path.isdir(path)  # a pipe too
+
+
+def _is_same(path: Path, named_in: Path) -> bool:
+    # A config that is written in Python is in no file.
+    return os.path.exists(named_in) and os.path.samefile(path, named_in)
 
 
 def _shipped(given: Path) -> Path | None:

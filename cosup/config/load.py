@@ -1,16 +1,18 @@
-"""Load a checked `Config` from a YAML file and dotted overrides, and write it back to YAML."""
+"""Load a checked `Config` from a YAML file or a mapping and dotted overrides; write it as YAML."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import eq
 from pathlib import Path
 from typing import Any
 
-from cosup.config.bases import BASE, file_of, merge, read_layers
+from cosup.config.bases import BASE, file_of, layers_of, merge, read_layers
 from cosup.config.cross_checks import find_conflicts
 from cosup.config.files import find_config
+from cosup.config.plain import plain_tree
 from cosup.config.schema import Config
 from cosup.config.yaml import apply_override, describe_content, to_yaml
 from cosup.errors import Key, UserError, raise_all
@@ -19,6 +21,11 @@ from cosup.validation import MissingKey, UnknownKey, find_mistakes
 
 IDENTITY_EXCLUDES = ("run.name", "run.output", "execution")
 """Settings that change where a run is written or how it is computed, but not its results."""
+UNNAMED = "config"
+"""What errors name where a config is in no file."""
+
+Given = str | os.PathLike[str] | Mapping[str, Any] | Config
+"""A config: its file or name, its nested settings, or the checked settings themselves."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +52,52 @@ class Draft:
         return self.config
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Load the config in a YAML file (`read_config`); raise `UserError` with every mistake."""
-    return read_config(path, overrides).checked()
+def load_config(given: Given, *overrides: str) -> Config:
+    """Load a config, and check its settings.
 
+    given, overrides: as for `read_config`, each override `"section.key=value"`. What the settings
+    name, such as folders and networks, is not looked for (`cosup.validate`).
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
-    """Read the config in a YAML file, as far as it is valid.
-
-    path: the file, or the name of a config that comes with cosup (`quickstart`). Its settings
-    replace those of the config that it extends (`cosup.config.bases`), and the overrides
-    `section.key=value` replace both. Paths within a config are relative to the working directory,
-    except for `base`, which is relative to the file with the key.
-
-    Raises `UserError` for a file that cannot be read as a mapping of sections.
+    Raises `UserError` with every mistake.
     """
-    layers = read_layers(find_config(Path(path)))
+    return read_config(given, overrides).checked()
+
+
+def read_config(given: Given, overrides: Sequence[str] = ()) -> Draft:
+    """Read a config, as far as it is valid.
+
+    given: a YAML file, the name of a config that comes with cosup (`quickstart`), a nested mapping
+    (`cosup.config.plain` tells what it may hold), or a `Config`. Its settings replace those of the
+    config that it extends (`cosup.config.bases`), and the overrides `section.key=value` replace
+    both. Paths within a config are relative to the working directory, except for `base`, which is
+    relative to the file with the key.
+
+    Raises `UserError` for what cannot be read as a mapping of sections.
+    """
+    if isinstance(given, Config) and not overrides:
+        return Draft.of(given)
+    if isinstance(given, Config):
+        given = config_tree(given)
+    if isinstance(given, Mapping):
+        layers = layers_of(plain_tree(given, UNNAMED), Path(UNNAMED))
+    elif isinstance(given, str | os.PathLike):
+        layers = read_layers(find_config(Path(given)))
+    else:
+        raise UserError(
+            "must be {allowed}",
+            value=given,
+            allowed="the name or the path of a config, a mapping of sections, or a Config",
+            where=UNNAMED,
+        )
+    raise_all(_not_text(overrides))
     return _draft(merge(layers), overrides, lambda key: file_of(key, layers))
 
 
-def check_config(tree: Any, where: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """Return the config of a nested mapping; errors as for `load_config`, with `where` as file."""
+def check_config(tree: Any, where: str = UNNAMED, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of a nested mapping that extends no other and holds plain values.
+
+    Errors as for `load_config`, with `where` as file.
+    """
     return _draft(tree, overrides, lambda key: where).checked()
 
 
@@ -100,6 +132,13 @@ def settings(tree: dict[str, Any]) -> dict[str, Any]:
     """Return dotted key -> value of each setting of a config's tree that decides results; a list of
     plain values is one value."""
     return _identity(tree, whole=True)
+
+
+def _not_text(overrides: Sequence[Any]) -> Iterator[UserError]:
+    for override in overrides:
+        if not isinstance(override, str):
+            allowed = "text of the form section.key=value"
+            yield UserError("must be {allowed}", value=override, allowed=allowed, where="override")
 
 
 def _draft(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]) -> Draft:

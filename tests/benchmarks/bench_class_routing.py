@@ -201,7 +201,7 @@ def main(name: str, seed: int, cache: Path) -> None:
     """Print a line per method."""
     torch.set_num_threads(1)
     file, overrides = SETS[name]
-    config = load_config(CONFIGS / file, [*overrides, f"run.seed={seed}"])
+    config = load_config(CONFIGS / file, *overrides, f"run.seed={seed}")
     trial = Trial(config, seed, cache)
     one, two, five = trial.blocks(1), trial.blocks(2), trial.blocks(5)
     pixels = [trial.train.pixels]

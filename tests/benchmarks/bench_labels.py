@@ -87,7 +87,7 @@ def ways(context: RunContext, prepared: Prepared) -> Iterator[tuple[str, Tensor]
 
 def measure(path: Path) -> None:
     """Print the figures of one run."""
-    config = load_config(path / "config.yaml", [])
+    config = load_config(path / "config.yaml")
     with RunDirectory.open(path, config, resume=True) as run, open_recorder(run.path) as recorder:
         context = RunContext(config, run, recorder, Local())
         context, prepared, choice = choose_recipe(context, prepare(context))

@@ -14,7 +14,7 @@ Write = Callable[..., Path]
 
 
 def errors_of(path: Path, *overrides: str) -> tuple[UserError, ...]:
-    return mistakes_of(load_config, path, overrides)
+    return mistakes_of(load_config, path, *overrides)
 
 
 def files_of(path: Path, *overrides: str) -> dict[str, str | None]:

@@ -132,16 +132,14 @@ def test_files_that_are_no_configs(tmp_path: Path) -> None:
 def test_overrides_are_read_as_yaml(path: Path) -> None:
     config = load_config(
         path,
-        [
-            "run.seeds=[0, 1]",
-            "rounds.repeat=2",
-            "teachers.hierarchy.levels.1=4",
-            "rounds.consistency.0.k=5",
-            "rounds.assignment.measure=ce",
-            "execution.cache=null",
-            "student.training.lr=1e-4",
-            "student.backbone.name=a=b",
-        ],
+        "run.seeds=[0, 1]",
+        "rounds.repeat=2",
+        "teachers.hierarchy.levels.1=4",
+        "rounds.consistency.0.k=5",
+        "rounds.assignment.measure=ce",
+        "execution.cache=null",
+        "student.training.lr=1e-4",
+        "student.backbone.name=a=b",
     )
     assert config.run.seeds == [0, 1]
     assert config.rounds.repeat == 2
@@ -160,12 +158,12 @@ def test_what_yaml_repeats_is_overridden_in_one_place_alone(path: Path) -> None:
             "teachers:\n", "teachers:\n  training: &same {steps: 10}\n"
         )
     )
-    config = load_config(path, ["student.training.steps=7"])
+    config = load_config(path, "student.training.steps=7")
     assert config.student.training.steps == 7
     assert config.teachers.training.steps == 10
     path.write_text("run: &same {name: x, seed: *same}\n")
     with pytest.raises(UserError, match="an anchor within itself"):
-        load_config(path, ["run.name=y"])
+        load_config(path, "run.name=y")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +179,7 @@ def test_what_yaml_repeats_is_overridden_in_one_place_alone(path: Path) -> None:
     ],
 )
 def test_bad_overrides(path: Path, override: str, key: str, allowed: str | None) -> None:
-    (error,) = mistakes_of(load_config, path, [override])
+    (error,) = mistakes_of(load_config, path, override)
     assert str(error.where).startswith(f"{path}: override '{override}'")
     assert (key_of(error), error.allowed) == (key, allowed)
 
@@ -197,23 +195,23 @@ def test_bad_overrides(path: Path, override: str, key: str, allowed: str | None)
 def test_overrides_are_checked(
     path: Path, override: str, key: str, nearest: tuple[str, ...]
 ) -> None:
-    (error,) = mistakes_of(load_config, path, [override])
+    (error,) = mistakes_of(load_config, path, override)
     assert (error.where, key_of(error), error.nearest) == (str(path), key, nearest)
 
 
 def test_the_identity_is_of_what_decides_numbers(path: Path) -> None:
     config = load_config(path)
     elsewhere = ["run.name=x", "run.output=y", "execution.workers=1", "execution.batch_size=8"]
-    assert config_hash(load_config(path, elsewhere)) == config_hash(config)
+    assert config_hash(load_config(path, *elsewhere)) == config_hash(config)
     for other in ("run.seed=4", "rounds.repeat=2", "data.limit=9", "controls=[]"):
-        changed = load_config(path, [other])
+        changed = load_config(path, other)
         assert config_hash(changed) != config_hash(config)
         (line,) = config_differences(config_tree(config), config_tree(changed))[-1:]
         assert line.startswith(other.split("=")[0])
 
 
 def test_a_difference_shows_both_values(path: Path) -> None:
-    old, new = load_config(path), load_config(path, ["rounds.repeat=2"])
+    old, new = load_config(path), load_config(path, "rounds.repeat=2")
     assert config_differences(config_tree(old), config_tree(new)) == ['rounds.repeat: "auto" -> 2']
 
 

@@ -54,9 +54,9 @@ def test_a_changed_copy_of_the_base_is_the_base_of_copies_beside_it() -> None:
 @pytest.mark.parametrize("base", ["quickstart", "quickstart.yaml"])
 def test_a_config_extends_a_shipped_one_by_name(base: str) -> None:
     Path("my.yaml").write_text(f"base: {base}\nrun: {{seed: 3}}\n")
-    assert load_config("my.yaml") == load_config("quickstart", ["run.seed=3"])
+    assert load_config("my.yaml") == load_config("quickstart", "run.seed=3")
     Path(base).write_text(MINE)
-    assert load_config("my.yaml") == load_config(base, ["run.seed=3"])  # a file comes first
+    assert load_config("my.yaml") == load_config(base, "run.seed=3")  # a file comes first
     assert load_config("my.yaml").run.name != "quickstart"
 
 

@@ -122,7 +122,7 @@ class _Writer:
         self.path.mkdir(parents=True)
         more = FEW_SHOT if self.shape.ways else ()
         controls = f"controls=[{', '.join(self.shape.controls)}]"
-        config = load_config(CONFIG, [*RECIPE, controls, *more, *self.shape.overrides])
+        config = load_config(CONFIG, *RECIPE, controls, *more, *self.shape.overrides)
         (self.path / "config.yaml").write_text(dump_config(config))
         write_json(self.path / MARKER, {"format": 1, "config_hash": config_hash(config)})
         write_json(self.path / "environment.json", {"packages": {"cosup": "0"}, "python": "3"})

@@ -17,7 +17,7 @@ from cosup.config import load_config
 
 
 def run(config: str, directory: Path, overrides: list[str]) -> None:
-    cosup.runs.pipeline.run_one(load_config(config, overrides), directory, resume=True)
+    cosup.runs.pipeline.run_one(load_config(config, *overrides), directory, resume=True)
 
 
 def main(config: str, directory: Path, overrides: list[str]) -> None:

@@ -83,7 +83,7 @@ def test_the_resolved_config_chooses_again(
     auto: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     path, summary = auto
-    again = load_config(path / "config.yaml", [f"run.output={tmp_path}"])
+    again = load_config(path / "config.yaml", f"run.output={tmp_path}")
     assert again.rounds.choose == "auto"
     assert again.rounds.open == config(tmp_path).rounds.open
     assert run_config(again, tmp_path / "again")["choice"] == summary["choice"]
