@@ -13,9 +13,6 @@ import typer
 
 from cosup.errors import RunError, UserError
 
-LOG_LEVEL = "COSUP_LOG_LEVEL"
-"""The environment variable that `-q` and `-v` set, which `cosup.runs.logs` reads."""
-
 PIPE_WIDTH = 160
 """The width of what is printed where there is no terminal."""
 
@@ -106,15 +103,10 @@ def logging_as(quiet: bool, verbose: bool) -> Iterator[None]:
     if not quiet and not verbose:
         yield
         return
-    before = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = "debug" if verbose else "warning"
-    try:
+    from cosup.runs.logs import console_at
+
+    with console_at("debug" if verbose else "warning"):
         yield
-    finally:
-        if before is None:
-            os.environ.pop(LOG_LEVEL, None)
-        else:
-            os.environ[LOG_LEVEL] = before
 
 
 @contextmanager
@@ -157,7 +149,7 @@ def _notes(error: BaseException) -> list[str]:
 
 def _keep_traceback() -> None:
     """Print the traceback on request, if no run directory has recorded it."""
-    if os.environ.get(LOG_LEVEL) == "debug":
+    if os.environ.get("COSUP_LOG_LEVEL") == "debug":
         traceback.print_exc()
     else:
         say("(use --verbose to see where)")

@@ -19,9 +19,12 @@ from rich.progress import (
 )
 
 from cosup.errors import unknown_name
+from cosup.runs.notebook import notebook_progress
 
 log = logging.getLogger(__name__)
 
+LOG_LEVEL = "COSUP_LOG_LEVEL"
+"""The environment variable with the level from which on lines are shown."""
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -50,8 +53,10 @@ class _ConsoleHandler(logging.Handler):
             style = "yellow" if record.levelno >= logging.WARNING else None
             _console.print(text, style=style, markup=False, highlight=False)
         else:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            # A notebook shows stderr as if it were an error.
+            stream = sys.stdout if _console.is_jupyter else sys.stderr
+            stream.write(text + "\n")
+            stream.flush()
 
 
 class _ConsoleFormat(logging.Formatter):
@@ -66,17 +71,34 @@ class _ConsoleFormat(logging.Formatter):
 def console_level() -> int:
     """Return the level of `COSUP_LOG_LEVEL` (default: info). Raises `UserError` for another value.
 
-    The command line's `--quiet` and `--verbose` set it.
+    The command line's `--quiet` and `--verbose` set it, and `quiet` in Python.
     """
-    name = os.environ.get("COSUP_LOG_LEVEL") or "info"
+    name = os.environ.get(LOG_LEVEL) or "info"
     if name.lower() not in LEVELS:
-        raise unknown_name("COSUP_LOG_LEVEL", name, LEVELS)
+        raise unknown_name(LOG_LEVEL, name, LEVELS)
     return LEVELS[name.lower()]
 
 
 @contextmanager
+def console_at(level: str) -> Iterator[None]:
+    """Set `COSUP_LOG_LEVEL` while this is open, for this process and those that it starts."""
+    before = os.environ.get(LOG_LEVEL)
+    os.environ[LOG_LEVEL] = level
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(LOG_LEVEL, None)
+        else:
+            os.environ[LOG_LEVEL] = before
+
+
+@contextmanager
 def log_to_console() -> Iterator[None]:
-    """Show cosup's log lines on stderr while this is open, from `console_level` on."""
+    """Show cosup's log lines on stderr, in a notebook below the cell, while this is open.
+
+    They are those from `console_level` on.
+    """
     handler = _ConsoleHandler(console_level())
     handler.setFormatter(_ConsoleFormat())
     with _attached(handler):
@@ -122,12 +144,17 @@ def _attached(handler: logging.Handler) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show progress: a bar on a terminal (unless `console_level` is above info), a plain line at
-    intervals elsewhere.
+    """Show progress: a bar on a terminal and in a notebook (unless `console_level` is above info),
+    a plain line at intervals elsewhere.
 
     Yields a function to call with the number of the `total` items that are newly done.
     """
-    if not _console.is_terminal or console_level() > logging.INFO:
+    is_shown = console_level() <= logging.INFO
+    if _console.is_jupyter and is_shown:
+        with notebook_progress(what, total) as advance:
+            yield advance
+        return
+    if not (_console.is_terminal and is_shown):
         yield _plain_progress(what, total)
         return
     columns = (

@@ -1,0 +1,106 @@
+"""What a notebook shows: progress while a run is going on, and tables as HTML."""
+
+import html
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["as_html", "notebook_progress"]
+
+REDRAW_SECONDS = 0.2
+"""The least time between two states of a progress bar."""
+CELL = "padding: 0.15em 0.8em; text-align: {align}; {line}"
+LEFT = 'style="text-align: left"'
+RULE = "border-bottom: 1px solid currentColor;"
+
+
+@contextmanager
+def notebook_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar below the cell until this is closed; it needs no widgets.
+
+    Yields a function to call with the number of the `total` items that are newly done.
+    """
+    import IPython.display
+
+    notebook: Any = IPython.display
+    shown: Any = None  # work that is done at once has no bar
+    done, last = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal shown, done, last
+        done += count
+        if time.monotonic() - last >= REDRAW_SECONDS:
+            last = time.monotonic()
+            shown = shown or notebook.display(display_id=True)
+            shown.update(notebook.HTML(_bar(what, done, total)))
+
+    try:
+        yield advance
+    finally:
+        if shown is not None:
+            shown.update(notebook.HTML(""))
+
+
+def _bar(what: str, done: int, total: int) -> str:
+    return (
+        f'<div>{html.escape(what)} <progress value="{done}" max="{total}"></progress> '
+        f"{done:,} of {total:,}</div>"
+    )
+
+
+def as_html(thing: RenderableType) -> str:
+    """Return text, tables and groups of them, made for a terminal, as HTML."""
+    if isinstance(thing, Group):
+        return "".join(as_html(part) for part in thing.renderables)
+    if isinstance(thing, Table):
+        return _table(thing)
+    return _paragraphs(_text(thing))
+
+
+def _paragraphs(text: Text) -> str:
+    """Return a paragraph for each line, or the lines as they are where spaces align them."""
+    plain, tag = html.escape(text.plain.strip("\n")), "b" if "bold" in str(text.style) else "span"
+    if "  " in plain:
+        return f'<pre style="white-space: pre-wrap">{plain}</pre>'
+    return "".join(f"<p><{tag}>{line}</{tag}></p>" for line in plain.splitlines() if line)
+
+
+def _table(table: Table) -> str:
+    """Return a table; its sections are set apart by lines."""
+    columns = table.columns
+    aligns = ["right" if column.justify == "right" else "left" for column in columns]
+    rows = zip(*(column.cells for column in columns), strict=True)
+    title = f"<caption {LEFT}>{_cell(table.title)}</caption>" if table.title else ""
+    head = _row("th", [column.header for column in columns], aligns, RULE)
+    body = [
+        _row("td", cells, aligns, RULE if row.end_section else "")
+        for row, cells in zip(table.rows, rows, strict=True)
+    ]
+    return (
+        f'<table style="border-collapse: collapse">{title}<thead>{head}</thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _row(tag: str, cells: Sequence[RenderableType], aligns: Sequence[str], line: str) -> str:
+    parts = (
+        f'<{tag} style="{CELL.format(align=align, line=line)}">{_cell(cell)}</{tag}>'
+        for cell, align in zip(cells, aligns, strict=True)
+    )
+    return f"<tr>{''.join(parts)}</tr>"
+
+
+def _cell(cell: RenderableType) -> str:
+    text = _text(cell)
+    made = html.escape(text.plain)
+    bold = "bold" in str(text.style) or any("bold" in str(span.style) for span in text.spans)
+    return f"<b>{made}</b>" if bold else made
+
+
+def _text(thing: RenderableType) -> Text:
+    return thing if isinstance(thing, Text) else Text.from_markup(str(thing))
