@@ -1,5 +1,15 @@
 """Train a strong image classifier on the annotations of several weak, specialised teachers.
 
+Run an experiment, and use what it made:
+
+    run = cosup.run("quickstart")               # or a file, a mapping of settings, a Config
+    print(run)                                  # what to use, and how good it is
+    run.student().predict(["a.jpg", "b.jpg"])   # class probabilities
+    run.labels(), run.summary, run.report()
+    run = cosup.load_run("outputs/quickstart")  # later
+
+`cosup.plan` shows what a run would do, and `cosup.validate` lists the mistakes in a config.
+
 `cosup.assignment`, `cosup.consistency`, `cosup.losses` and `cosup.metrics` work on tensors and can
 be used in any training loop; `cosup.decide` combines them. `cosup.analysis` returns the tables of
 a run. Everything is imported when it is first used, so that `import cosup` is fast.
@@ -9,31 +19,55 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cosup.config import Config, load_config
     from cosup.decisions import decide
+    from cosup.errors import RunError, UserError
     from cosup.evidence import Evidence, Scopes
+    from cosup.front import Run, load_run, plan, run, validate
+    from cosup.runs.plan import Plan
     from cosup.student.exported import load_student
 
     __version__: str
 
 _MODULES = ("analysis", "assignment", "consistency", "losses", "metrics")
 _NAMES = {
+    "Config": "cosup.config",
     "Evidence": "cosup.evidence",
+    "Plan": "cosup.runs.plan",
+    "Run": "cosup.front",
+    "RunError": "cosup.errors",
     "Scopes": "cosup.evidence",
+    "UserError": "cosup.errors",
     "decide": "cosup.decisions",
+    "load_config": "cosup.config",
+    "load_run": "cosup.front",
     "load_student": "cosup.student.exported",
+    "plan": "cosup.front",
+    "run": "cosup.front",
+    "validate": "cosup.front",
 }
 
 __all__ = [
+    "Config",
     "Evidence",
+    "Plan",
+    "Run",
+    "RunError",
     "Scopes",
+    "UserError",
     "__version__",
     "analysis",
     "assignment",
     "consistency",
     "decide",
+    "load_config",
+    "load_run",
     "load_student",
     "losses",
     "metrics",
+    "plan",
+    "run",
+    "validate",
 ]
 
 

@@ -43,6 +43,7 @@ FLOORS: list[set[str]] = [
     {"report"},
     {"runs"},
     {"cluster"},
+    {"front"},
     {"cli"},
     {"__main__"},
 ]

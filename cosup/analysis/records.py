@@ -73,9 +73,13 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = Layout(path)
         self.absent: dict[str, str] = {}
         self._answers: dict[tuple[str, str], Answers] = {}
+
+    @property
+    def files(self) -> Layout:
+        """The files of the run."""
+        return Layout(self.path)
 
     def __repr__(self) -> str:
         return f"<run {self.name} in {self.path}{'' if self.finished else ', unfinished'}>"

@@ -1,17 +1,21 @@
-"""What a notebook shows: progress while a run is going on, and tables as HTML."""
+"""What Python shows: tables as text and, in a notebook, as HTML; and progress in a notebook."""
 
 import html
+import io
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["as_html", "notebook_progress"]
+__all__ = ["as_html", "as_text", "notebook_progress"]
 
+LEAST_WIDTH = 100
+"""Columns of a text at least, so that tables are not wrapped where there is no terminal."""
 REDRAW_SECONDS = 0.2
 """The least time between two states of a progress bar."""
 CELL = "padding: 0.15em 0.8em; text-align: {align}; {line}"
@@ -53,6 +57,14 @@ def _bar(what: str, done: int, total: int) -> str:
     )
 
 
+def as_text(thing: RenderableType) -> str:
+    """Return text, tables and groups of them as plain text, as wide as the terminal."""
+    made = io.StringIO()
+    width = max(LEAST_WIDTH, shutil.get_terminal_size().columns)
+    Console(file=made, width=width, highlight=False, force_jupyter=False).print(thing)
+    return made.getvalue().rstrip("\n")
+
+
 def as_html(thing: RenderableType) -> str:
     """Return text, tables and groups of them, made for a terminal, as HTML."""
     if isinstance(thing, Group):
@@ -76,13 +88,14 @@ def _table(table: Table) -> str:
     aligns = ["right" if column.justify == "right" else "left" for column in columns]
     rows = zip(*(column.cells for column in columns), strict=True)
     title = f"<caption {LEFT}>{_cell(table.title)}</caption>" if table.title else ""
-    head = _row("th", [column.header for column in columns], aligns, RULE)
+    names = [column.header for column in columns]
+    head = f"<thead>{_row('th', names, aligns, RULE)}</thead>" if table.show_header else ""
     body = [
         _row("td", cells, aligns, RULE if row.end_section else "")
         for row, cells in zip(table.rows, rows, strict=True)
     ]
     return (
-        f'<table style="border-collapse: collapse">{title}<thead>{head}</thead>'
+        f'<table style="border-collapse: collapse">{title}{head}'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
 

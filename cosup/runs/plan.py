@@ -28,6 +28,7 @@ from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import feature_splits
 from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
+from cosup.runs.notebook import as_html, as_text
 from cosup.runs.recipes import candidates
 from cosup.runs.staging import run_place
 from cosup.teachers.base import training_rows
@@ -172,9 +173,12 @@ class TablePlan:
     counts: TableCounts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
-    """All that a run would do. None, or an empty list, where there is nothing of a kind."""
+    """All that a run would do. None, or an empty list, where there is nothing of a kind.
+
+    Python and notebooks show it as `cosup plan` does.
+    """
 
     run: RunPlan
     device: DevicePlan
@@ -193,6 +197,12 @@ class Plan:
         from cosup.runs.plan_text import plan_table
 
         return plan_table(self)
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.__rich__())
 
 
 def make_plan(config: Config, facts: Facts) -> Plan:

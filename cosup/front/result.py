@@ -1,0 +1,226 @@
+"""A run as an object: its result, its student, its labels and all its records."""
+
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cosup.analysis import records
+from cosup.config import Config, config_tree
+from cosup.errors import UserError
+from cosup.files import write_csv
+from cosup.layout import Layout
+from cosup.remote import Place, is_uri, shown
+from cosup.runs import describe_run
+from cosup.runs.notebook import as_html
+from cosup.student.exported import ExportedStudent, load_student
+from cosup.words import listed, percent
+
+__all__ = ["Run", "load_run", "opened"]
+
+
+class Run(records.Run):
+    """A run: what `cosup.run` and `cosup.load_run` return.
+
+        run.accuracy                  # of the student on the test split, a fraction
+        run.summary                   # all numbers, as in summary.json
+        run.student().predict(paths)  # the trained model
+        run.labels()                  # the final label of each image that the student learned from
+        run.report()                  # the path of the HTML report
+        run.decisions, run.samples, run.predictions     # the records, as DataFrames
+
+    `print(run)` tells what to use; a notebook shows the main table too. Everything is read when it
+    is first used. The functions of `cosup.analysis` take a run: `cosup.analysis.tables(run)`.
+
+    path: the run's directory. config: the resolved config, as nested plain values. runs: the runs
+    of several seeds or losses by name (`seed-0`, `distillation`); such a run has their means in
+    `summary` and no records of its own. An unfinished run has the records of its finished stages.
+    """
+
+    @property
+    def runs(self) -> "dict[str, Run]":
+        """The single runs by name, where this one is of several seeds or losses; else {}."""
+        return {}
+
+    @property
+    def accuracy(self) -> float | None:
+        """The student's accuracy on the test split; the mean, where there are several seeds.
+
+        None without labelled test images, and for an unfinished run.
+        """
+        found: float | None = self.summary.get("student", {}).get("accuracy")
+        return found
+
+    def student(self, device: str = "auto") -> ExportedStudent:
+        """Load the trained student; `predict` of it takes paths, PIL images and tensors.
+
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. Raises `UserError` before the run is
+        finished.
+        """
+        if not self.files.student.exists():
+            raise self._lacks("student")
+        return load_student(self.files.student, device)
+
+    def labels(self) -> pd.DataFrame:
+        """Return the final labels, a row per sample of student_train (`labels.parquet`).
+
+        Columns: sample_id, label, probability, source (teacher, student or both), teacher, kept,
+        rejected_by, runner_up, runner_up_probability, review_rank (1 is the one to look at first).
+        Raises `UserError` before they are made.
+        """
+        if not self.files.labels.exists():
+            raise self._lacks("labels")
+        return self.files.labels.read()
+
+    def report(self, show: bool = False) -> Path:
+        """Return the path of the report, one HTML file; it is written if it is not there.
+
+        show: open it in the browser.
+        """
+        from cosup.report.page import write_report  # imports what draws the figures
+
+        page = self.files.page
+        if not (page.exists() and self.finished):
+            page = write_report(self)
+        if show:
+            webbrowser.open(page.absolute().as_uri())
+        return page
+
+    def review(self, number: int = 100) -> pd.DataFrame:
+        """Choose images that a person should label: half at random, half the most contested.
+
+        Returns a row per image: sample_id, path, suggested, reason, and an empty column label to be
+        filled in, for `read_answers`. `review/next.html` shows them with their pictures.
+        """
+        from cosup.runs.review import ask
+
+        ask(str(self.path), number)
+        return pd.read_csv(self.files.review.questions, dtype="str", keep_default_na=False)
+
+    def read_answers(self, answers: pd.DataFrame | str | Path) -> dict[str, Any]:
+        """Read a person's labels, and return how often each source is right by them.
+
+        answers: the table of `review` with its column label filled in as far as it goes, or the
+        file of such a table. Returns the numbers in `review/estimates.json`. To measure the student
+        with them and to learn from them, resume the run.
+        """
+        from cosup.runs.review import read
+
+        files = self.files.review
+        if isinstance(answers, pd.DataFrame):
+            write_csv(files.questions, answers)
+            answers = files.questions
+        read(str(self.path), Path(answers))
+        return files.estimates.read()
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.title} ({self.path}): {self._result()}", *self._advice()])
+
+    def __repr__(self) -> str:
+        return f"<run {self.title} in {self.path}: {self._result()}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(describe_run(self.summary, self.path) if self.summary else str(self))
+
+    def _result(self) -> str:
+        """Return how good the result is, in a few words."""
+        if not self.finished:
+            return "unfinished"
+        if self.accuracy is not None:
+            return f"student right in {percent(self.accuracy)}"
+        right = self.summary.get("labels", {}).get("estimated_right")
+        return "finished" if right is None else f"labels right in {percent(right)}, by estimate"
+
+    def _advice(self) -> list[str]:
+        """Return the first sentence of the verdict: what to use."""
+        return list(self.summary.get("verdict", []))[:1]
+
+    def _lacks(self, what: str) -> UserError:
+        why = "" if self.finished else f"; the run lacks {listed(self.missing, 3)}"
+        return UserError(f"has no {what}{why}", where=f"run {self.path}")
+
+
+class _Outline(Run):
+    """A run whose records are not in its directory: those of several seeds or losses are in the
+    directories of the single runs, and those of a run at a URI are there.
+
+    error: what is raised where a record is asked for.
+    """
+
+    def __init__(
+        self,
+        path: Path | Place,
+        config: Mapping[str, Any],
+        summary: Mapping[str, Any],
+        runs: Mapping[str, Run],
+        error: UserError,
+    ) -> None:
+        super().__init__(Path())
+        self.path = path  # type: ignore[assignment]  # a place is joined and printed like a path
+        self.config, self.summary = dict(config), dict(summary)
+        self.finished = bool(summary)
+        self._runs, self._error = dict(runs), error
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        return dict(self._runs)
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    @property
+    def accuracy(self) -> float | None:
+        if "losses" in self.summary:
+            raise self._error
+        return super().accuracy
+
+    @property
+    def files(self) -> Layout:
+        raise self._error
+
+    def _advice(self) -> list[str]:
+        return list(self.summary.get("verdict", []))  # for each seed
+
+
+def load_run(path: str | Path) -> Run:
+    """Open the run in a directory, finished or not, to use its result.
+
+    Where the directory holds a run of several seeds or losses, the single runs are in `runs`.
+    Raises `UserError` for what is not the directory of a run.
+    """
+    if is_uri(str(path)):
+        raise _elsewhere(str(path))
+    layout = Layout(Path(path))
+    inside = layout.runs_below() if layout.is_run() and not layout.has_records() else []
+    if not inside:
+        return Run(records.load_run(path).path)
+    names = dict.fromkeys(run.path.relative_to(layout.path).parts[0] for run in inside)
+    return _Outline(
+        layout.path,
+        layout.config.read(),
+        layout.summary.read() if layout.summary.exists() else {},
+        {name: load_run(layout.path / name) for name in names},
+        _several(layout.path, list(names)),
+    )
+
+
+def opened(place: Path | Place, config: Config, summary: Mapping[str, Any]) -> Run:
+    """Return the run that has just been finished at a path or a URI."""
+    if isinstance(place, Path):
+        return load_run(place)
+    return _Outline(place, config_tree(config), summary, {}, _elsewhere(place.uri))
+
+
+def _several(path: Path, names: list[str]) -> UserError:
+    return UserError(
+        f"holds {len(names)} runs; take one of them, such as .runs[{names[0]!r}]",
+        where=f"run {path}",
+    )
+
+
+def _elsewhere(uri: str) -> UserError:
+    problem = "the run is on no disk of this machine; copy it, then use cosup.load_run(FOLDER)"
+    return UserError(problem, where=f"run {shown(uri)}")
