@@ -179,9 +179,9 @@ class Classifier(nn.Module):
         """
         if self.linear_logits is None:
             with torch.no_grad(), evaluating(self.model):
-                last, image = self._last(), self._black()
+                last, image = self.last_layers(), self._black()
                 self.linear_logits = _has_linear_logits(self.model, last, image)
-        return network_output(self.name, self.model, self._last(), pixels, self.linear_logits)
+        return network_output(self.name, self.model, self.last_layers(), pixels, self.linear_logits)
 
     def shapes(self) -> FeatureShapes:
         """Return the shapes of `outputs` for images of the input's size. Raises as `outputs`."""
@@ -194,14 +194,20 @@ class Classifier(nn.Module):
 
     def pooled(self, pixels: Tensor) -> Tensor:
         """Return pooled features [B, D] of normalised images."""
-        return embedding(self.model, self._last(), pixels)
+        return embedding(self.model, self.last_layers(), pixels)
+
+    def with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits [B, C] and pooled features [B, D] of uint8 images [B, 3, H, W]."""
+        with _captured(self.last_layers()) as inputs:
+            logits = self(images)
+        return logits, _concatenated(inputs)
 
     def _black(self) -> Tensor:
         """Return one black image of the input's size."""
         size = self.input.size
         return torch.zeros(1, 3, size, size, device=self.pixels.gain.device)
 
-    def _last(self) -> Sequence[nn.Module]:
+    def last_layers(self) -> Sequence[nn.Module]:
         """Return the layers that compute the logits; most networks have one."""
         if self.slot:
             return [self.model.get_submodule(self.slot)]

@@ -97,6 +97,19 @@ class HeadBank(nn.Module):
         )
         return cosine * self.log_scale.exp()[:, None, None]
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return the weight [C, D] and bias [C] of one linear head, with the standardisation in it.
+
+        They map features that are not standardised to the same logits.
+        """
+        assert len(self) == 1
+        assert self.bias is not None, "a linear head"
+        weight, bias = self.weight[0].detach().double(), self.bias[0].detach().double()
+        if self.shift is not None and self.gain is not None:
+            weight = weight * self.gain[0].double()
+            bias = bias - weight @ self.shift[0].double()
+        return weight.float(), bias.float()
+
     def select(self, heads: int | Sequence[int]) -> "HeadBank":
         """Return a bank of copies of these heads, in this order; a head may occur several times."""
         index = [heads] if isinstance(heads, int) else list(heads)

@@ -160,8 +160,13 @@ def _timm(
         name = base
     with downloads(name):
         model = _create_timm(name, pretrained, image_size, drop_path, whole)
+    return model, input_of(model, image_size)
+
+
+def input_of(model: nn.Module, image_size: int | None = None) -> InputSpec:
+    """Return the input of timm's network; image_size: its side, if it is not the network's own."""
     found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-    return model, InputSpec(
+    return InputSpec(
         size=image_size or found["input_size"][1],
         mean=tuple(found["mean"]),
         std=tuple(found["std"]),

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from cosup.errors import UserError
 from cosup.models.names import unusable, weights_file
 
-__all__ = ["downloads", "hash_tensors", "load_into", "read_weights"]
+__all__ = [
+    "downloads",
+    "hash_tensors",
+    "hub_client",
+    "hub_resolves",
+    "load_into",
+    "read_weights",
+]
 
 
 @contextmanager
@@ -35,10 +42,9 @@ def downloads(name: str) -> Iterator[None]:
     """
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    offline = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = offline or not _hub_resolves()
     try:
-        yield
+        with hub_client():
+            yield
     except (UserError, TypeError):
         raise
     except Exception as error:  # the hub's client raises many kinds
@@ -48,14 +54,24 @@ def downloads(name: str) -> Iterator[None]:
             f"{text}); offline, set weights to a file (.safetensors or a state dict)",
         ) from None
     finally:
-        constants.HF_HUB_OFFLINE = offline
         if before is None:
             del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
         else:
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
 
 
-def _hub_resolves() -> bool:
+@contextmanager
+def hub_client() -> Iterator[None]:
+    """Let the hub's client work from its cache where the hub's address does not resolve."""
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or not hub_resolves()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def hub_resolves() -> bool:
     """Return whether the hub's address resolves; its client retries for almost a minute if not."""
     if is_offline_mode() or any(name.lower().endswith("_proxy") for name in os.environ):
         return True  # the client is offline, or a proxy resolves the name

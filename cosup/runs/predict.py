@@ -1,6 +1,5 @@
 """`cosup predict`: a student's answers to images, as a table on the console or in a file."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,19 +7,11 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from cosup.data.given import GivenImages
-from cosup.errors import Mistakes, UserError
-from cosup.layout import Layout
+from cosup.errors import Mistakes
 from cosup.runs.kept_rows import Row, written_alone
 from cosup.runs.new_images import ImagesRequest, Said, Speakers, ask_about, check_request
-from cosup.student.exported import (
-    HEAD,
-    NETWORK,
-    SETTINGS,
-    TEAM,
-    Answers,
-    ExportedStudent,
-    load_student,
-)
+from cosup.student.exported import Answers, ExportedStudent, load_student
+from cosup.student.folder import identity, student_folder
 
 __all__ = ["Request", "predict_images"]
 
@@ -34,11 +25,11 @@ LEAST_WEIGHT = 0.01
 class Request(ImagesRequest):
     """What is to be predicted.
 
-    student: its folder, or that of its run. team: together with the teachers. The rest is that of
+    student: as for `load_student`. team: together with the teachers. The rest is that of
     `ImagesRequest`.
     """
 
-    student: Path
+    student: str | Path
     team: bool = False
 
 
@@ -52,7 +43,7 @@ def predict_images(request: Request) -> RenderableType:
     mistakes, folder = Mistakes(), Path()
     paths = check_request(request, mistakes)
     with mistakes.caught():
-        folder = _student_folder(request.student)
+        folder = student_folder(request.student)
     mistakes.raise_all()
     with written_alone(request.output, request.may_exist):
         student = load_student(folder, request.device)
@@ -72,7 +63,7 @@ def _speakers(student: ExportedStudent, folder: Path, request: Request) -> Speak
 
     return Speakers(
         columns=_columns(len(student.classes), request.team),
-        origin=_identity(folder, request.team),
+        origin=identity(folder, request.team),
         doing="predicting",
         say=say,
     )
@@ -103,29 +94,3 @@ def _columns(classes: int, team: bool) -> tuple[str, ...]:
     ends = ["", *(f"_{number}" for number in range(2, min(MOST_LABELS, classes) + 1))]
     best = [f"{name}{end}" for end in ends for name in ("label", "probability")]
     return ("path", *best, *(["asked"] if team else []))
-
-
-def _student_folder(path: Path) -> Path:
-    """Return the folder of a student: the path, or `student` in it if that is a run."""
-    if not path.is_dir():
-        raise UserError(
-            "no folder {value}", value=str(path), allowed="a run directory or a student's folder"
-        )
-    if (path / SETTINGS).exists():
-        return path
-    inside = Layout(path).student
-    if not inside.is_dir():
-        raise UserError(
-            "holds no student", value=str(path), allowed="a finished run, or a student's folder"
-        )
-    return inside
-
-
-def _identity(folder: Path, team: bool) -> str:
-    """Return a hash of a student, and of its team if that is asked."""
-    files = [SETTINGS, HEAD, NETWORK, *([f"{TEAM}/team.json"] if team else [])]
-    digest = hashlib.sha256()
-    for path in (folder / name for name in files if (folder / name).exists()):
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -6,35 +6,30 @@ probs = student.predict(paths, batch_size=256)     # [N, C]; also PIL images and
 probs = student.predict(paths, team=True)          # together with its teachers
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cosup.data.given import GivenImages, OneImage, decode_batches, given_images
 from cosup.data.transforms import Transform, eval_transform
-from cosup.errors import UserError
-from cosup.files import save_tensors, write_atomic, write_json
+from cosup.errors import UserError, in_short
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip import encoder_in
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
+from cosup.models.images import InputSpec
 from cosup.models.networks import Backbone, load_backbone
-from cosup.models.section import BackboneSection
-from cosup.models.weights import hash_tensors
+from cosup.models.weights import hash_tensors, read_weights
+from cosup.student.folder import HEAD, SETTINGS, TEAM, Settings, read_settings, student_folder
 from cosup.student.team import ExportedTeam, load_team
+from cosup.student.timm_folder import CONFIG, NETWORK, load_timm
+from cosup.words import plural
 
-HEAD, NETWORK, SETTINGS, CARD = "head.safetensors", "model.safetensors", "student.json", "README.md"
-TEAM = "team"
-"""The folder of the team, within that of the student."""
 BATCH = 64
 READERS = min(8, os.cpu_count() or 1)
 """Threads that decode files."""
@@ -111,22 +106,18 @@ class ExportedStudent:
         for batch in decode_batches(images, self.transform, batch_size, READERS):
             probs, asked = torch.zeros(0, len(self.classes)), torch.zeros(0, names)
             if batch.pixels is not None:
-                probs, features = self._alone(batch.pixels)
-                asked = torch.zeros(len(probs), 0)
-                if team:
-                    given = images.part(batch.places)
-                    probs, asked = self.team.predict(given, probs, features)
+                probs, asked = self._answered(batch.pixels, images.part(batch.places), team)
             yield Answers(batch.places, probs, asked, batch.broken)
 
     @torch.inference_mode()
-    def _alone(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the student's probabilities of a batch, and the features that a head reads."""
-        if isinstance(self.model, HeadOnBackbone):
-            features = self.model.embed(pixels).cpu()
-            logits: Tensor = self.model.head(features)[0]
-        else:
-            features, logits = None, self.model(pixels)
-        return logits.float().softmax(1).cpu(), None if features is None else features.float()
+    def _answered(self, pixels: Tensor, images: GivenImages, team: bool) -> tuple[Tensor, Tensor]:
+        """Return the probabilities of a batch, and the weights of the teachers that were asked."""
+        if not team:
+            logits = self.model(pixels)
+            return logits.float().softmax(1).cpu(), torch.zeros(len(pixels), 0)
+        logits, features = self.model.with_embedding(pixels)
+        alone = logits.float().softmax(1).cpu()
+        return self.team.predict(images, alone, features.float().cpu())
 
     def _predict(
         self, images: OneImage | Sequence[OneImage], team: bool, batch_size: int
@@ -180,10 +171,16 @@ class HeadOnBackbone(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.input: InputSpec = backbone.input
+        self.pixels = backbone.pixels
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, on the CPU."""
-        logits: Tensor = self.head(self.backbone(images).cpu())
+        return self.with_embedding(images)[0]
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return logits [B, C] of normalised images, in float32."""
+        logits: Tensor = self.head(self.backbone.model(pixels))
         return logits[0]
 
     def embed(self, images: Tensor) -> Tensor:
@@ -191,94 +188,67 @@ class HeadOnBackbone(nn.Module):
         features: Tensor = self.backbone(images)
         return features
 
+    def with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [B, C] and features [B, D], on the CPU."""
+        features = self.embed(images).cpu()
+        return self.head(features)[0], features
 
-def save_student(
-    folder: Path,
-    head: Mapping[str, Tensor],
-    backbone: BackboneSection,
-    weights: str,
-    classes: Sequence[str],
-    card: str,
-    no_team: str | None = None,
-) -> None:
-    """Write the folder of a head: its weights, settings and model card (Markdown).
 
-    The backbone's weights are referenced, not copied; `weights` is their hash. no_team: why there
-    is no team.
+def load_student(where: str | Path, device: str = "auto") -> ExportedStudent:
+    """Load a student.
+
+    where: its folder, the directory of its run, or `hf-hub:owner/name[@revision]`. device: as
+    `execution.device`. Raises `UserError` for what is no student, a folder of a newer format,
+    weights that are missing, damaged or of another network, and a backbone with other weights than
+    those that the head was trained on.
     """
-    save_tensors(folder / HEAD, head)
-    about = {"backbone": backbone.model_dump(), "weights": weights, "no_team": no_team}
-    _describe(folder, about, classes, card)
-
-
-def save_network(
-    folder: Path,
-    network: Mapping[str, Tensor],
-    backbone: BackboneSection,
-    classes: Sequence[str],
-    card: str,
-    meta: bool = False,
-    no_team: str | None = None,
-) -> None:
-    """Write the folder of a whole network: weights under timm's names, settings, model card.
-
-    no_team: why there is no team.
-    """
-    save_tensors(folder / NETWORK, network)
-    about = {"backbone": backbone.model_dump(), "meta": meta, "no_team": no_team}
-    _describe(folder, about, classes, card)
-
-
-def load_student(folder: str | Path, device: str = "auto") -> ExportedStudent:
-    """Load the student in a run's `student` folder.
-
-    Raises `UserError` if the folder is not an exported student, or if the backbone's weights are
-    not those that the head was trained on.
-    """
-    folder = Path(folder)
-    try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-        whole = (folder / NETWORK).exists()
-        tensors = load_file(folder / (NETWORK if whole else HEAD))
-        section = BackboneSection.model_validate(settings["backbone"])
-        classes = tuple(settings["classes"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        problem = f"is not an exported student ({error})"
-        raise UserError(problem, where=str(folder)) from None
-    where = resolve_device(device)
-    if whole:
-        built = encoder_in(folder, section)
-        network = build_classifier(built.name, len(classes), None, built.image_size)
-        try:
-            network.model.load_state_dict(tensors)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())[:200]
-            problem = f"{NETWORK} does not fit {section.name} ({text})"
-            raise UserError(problem, where=str(folder)) from None
-        network.to(where).eval()
-        return ExportedStudent(
-            network,
-            eval_transform(network.input),
-            classes,
-            bool(settings["meta"]),
-            folder,
-            settings.get("no_team"),
-        )
-    compute = Compute(where, resolve_precision("auto", where))
-    backbone = load_backbone(encoder_in(folder, section), compute)
-    if settings["weights"] != hash_tensors(backbone.model.state_dict()):
-        problem = f"the backbone {section.name} has other weights than those it was trained on"
-        raise UserError(problem, where=str(folder))
-    model = HeadOnBackbone(backbone, head_bank(tensors))
+    folder = student_folder(where)
+    settings = read_settings(folder)
+    on = resolve_device(device)
+    build = _network if (folder / NETWORK).is_file() else _head
+    model: HeadOnBackbone | Classifier = build(folder, settings, on)
+    transform = eval_transform(model.input)
     return ExportedStudent(
-        model,
-        eval_transform(backbone.input),
-        classes,
-        folder=folder,
-        no_team=settings.get("no_team"),
+        model, transform, settings.classes, settings.meta, folder, settings.no_team
     )
 
 
-def _describe(folder: Path, settings: Mapping[str, Any], classes: Sequence[str], card: str) -> None:
-    write_json(folder / SETTINGS, {**settings, "classes": list(classes)})
-    write_atomic(folder / CARD, card.encode())
+def _network(folder: Path, settings: Settings, device: torch.device) -> Classifier:
+    section, classes = settings.backbone, len(settings.classes)
+    if (folder / CONFIG).is_file():
+        network = load_timm(folder, section.name)
+    else:
+        built = encoder_in(folder, section)
+        network = build_classifier(built.name, classes, None, built.image_size)
+    _check_classes(folder, CONFIG, network.num_classes, classes)
+    try:
+        network.model.load_state_dict(read_weights(str(folder / NETWORK)))
+    except RuntimeError as error:
+        problem = f"{NETWORK} does not fit {section.name} ({in_short(error)})"
+        raise UserError(problem, where=str(folder)) from None
+    network.model.to(memory_format=torch.channels_last)
+    return network.to(device).eval()
+
+
+def _head(folder: Path, settings: Settings, device: torch.device) -> HeadOnBackbone:
+    section = encoder_in(folder, settings.backbone)
+    if not (folder / HEAD).is_file():
+        problem = f"the student has no weights: neither {NETWORK} nor {HEAD}"
+        raise UserError(problem, where=str(folder))
+    try:
+        head = head_bank(read_weights(str(folder / HEAD)))
+    except (TypeError, ValueError, IndexError) as error:
+        problem = f"{HEAD} does not hold a head ({in_short(error)})"
+        raise UserError(problem, where=str(folder)) from None
+    _check_classes(folder, HEAD, head.num_classes, len(settings.classes))
+    backbone = load_backbone(section, Compute(device, resolve_precision("auto", device)))
+    if settings.weights != hash_tensors(backbone.model.state_dict()):
+        problem = f"the backbone {section.name} has other weights than those it was trained on"
+        raise UserError(problem, where=str(folder))
+    return HeadOnBackbone(backbone, head)
+
+
+def _check_classes(folder: Path, name: str, found: int, classes: int) -> None:
+    if found != classes:
+        problem = f"{name} has {plural(found, 'class')}, and {SETTINGS} has {classes}"
+        raise UserError(problem, where=str(folder))

@@ -141,7 +141,7 @@ def test_few_shot_episodes_are_of_unseen_classes(here: Path) -> None:
     table = pd.read_parquet(here / "outputs/net/decisions/round-1.parquet")
     assert set(table["true_label"].astype(str)) <= {"0", "1", "2", "3"}
     card = (here / "outputs/net/student/README.md").read_text()
-    assert ".embed([image])" in card
+    assert ".embed(" in card
     run = load_run(here / "outputs/net")  # the report needs the queries
     assert len(run.test) == 40 * 3 * 3
     assert set(run.test["true_label"]) == {"7", "8", "9"}

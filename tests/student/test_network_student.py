@@ -16,11 +16,12 @@ from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
+from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.section import AugmentSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
-from cosup.student.exported import save_network
+from cosup.student.folder import save_network
 from cosup.student.jobs import StudentSetup
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent, split_state
@@ -216,10 +217,15 @@ def test_a_trained_network_separates_new_classes() -> None:
     assert right.float().mean() > 0.75
 
 
+def trained_network() -> Classifier:
+    network = trained_student().network_
+    assert network is not None
+    return network
+
+
 def test_the_exported_network_predicts_the_same(tmp_path: Path) -> None:
     section = trained_student().setup.section.backbone
-    names = digits().classes
-    save_network(tmp_path, trained_student().state_dict(), section, names, "# card\n")
+    assert save_network(tmp_path, trained_network(), section, digits().classes) is not None
     loaded = cosup.load_student(tmp_path, device="cpu")
     inputs, _ = part("test", 10)
     probs = loaded.predict([digits().read(int(row)) for row in inputs.rows])
@@ -230,7 +236,7 @@ def test_the_exported_network_predicts_the_same(tmp_path: Path) -> None:
 
 def test_an_exported_meta_student_only_embeds(tmp_path: Path) -> None:
     section = trained_student().setup.section.backbone
-    save_network(tmp_path, trained_student().state_dict(), section, digits().classes, "", meta=True)
+    assert save_network(tmp_path, trained_network(), section, digits().classes, meta=True)
     loaded = cosup.load_student(tmp_path, device="cpu")
     assert loaded.embed([digits().read(0)]).shape == (1, 64)
     with pytest.raises(cosup.errors.UserError, match="meta stage"):
