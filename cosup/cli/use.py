@@ -46,6 +46,52 @@ def labels_to_file(
             typer.echo(line)
 
 
+@export_app.command(
+    "student",
+    examples=(
+        "cosup export student outputs/my_project --format onnx",
+        "cosup export student outputs/my_project --push owner/name --private",
+    ),
+)
+def student_to_file(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="Run directory, a student's folder, or hf-hub:owner/name."
+        ),
+    ],
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="onnx or torch_export.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write, instead of one in RUN."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/NAME", help="Push the folder to Hugging Face's hub."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: make a new repository private.")
+    ] = False,
+) -> None:
+    """Write the student for another runtime, or push it to the Hugging Face hub.
+
+    The network in the file takes images that are prepared and normalised, as its metadata says, and
+    returns probabilities. It is read back and compared with the student.
+    """
+    with explained():
+        from cosup.runs.export_student import Request, export_student_as
+
+        for line in export_student_as(Request(run, form, output, overwrite, push, private)):
+            typer.echo(line)
+
+
 Images = Annotated[
     list[str],
     typer.Argument(
@@ -73,8 +119,11 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N o
 )
 def predict(
     student: Annotated[
-        Path,
-        typer.Argument(metavar="STUDENT_OR_RUN", help="Run directory, or a student's folder."),
+        str,
+        typer.Argument(
+            metavar="STUDENT_OR_RUN",
+            help="Run directory, a student's folder, or hf-hub:owner/name.",
+        ),
     ],
     images: Images,
     output: Output = None,
@@ -89,7 +138,7 @@ def predict(
     """Predict the labels of images."""
     flags = [*(["--team"] if team else []), f"--batch-size={batch_size}", f"--device={device}"]
     where = ["-o", str(output), "--resume"]
-    with explained(shlex.join(["cosup", "predict", str(student), *images, *flags, *where])):
+    with explained(shlex.join(["cosup", "predict", student, *images, *flags, *where])):
         from cosup.runs.logs import log_to_console
         from cosup.runs.predict import Request, predict_images
 
