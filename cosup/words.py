@@ -71,9 +71,9 @@ def points(difference: float, signed: bool = False) -> str:
     return f"{text} {'point' if text.lstrip(MINUS + '+') == '1.0' else 'points'}"
 
 
-def in_points(difference: Any) -> str:
+def in_points(difference: Any, digits: int = 1) -> str:
     """Return a difference of fractions in percentage points, with its sign: `+14.8`, `0.0`."""
-    text = in_percent(difference)
+    text = in_percent(difference, digits)
     return f"+{text}" if text[0].isdecimal() and float(text) else text
 
 

@@ -1,105 +1,67 @@
-"""Comparison of runs on the same test samples."""
+"""Comparison of runs on the same test samples, seed with seed."""
 
-import json
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from cosup.analysis.arrays import Bools, Codes, Doubles, categories, codes, mean
-from cosup.analysis.comparable import aligned, labels, runs_to_compare
+from cosup.analysis.arrays import categories, mean
+from cosup.analysis.comparable import Entry
+from cosup.analysis.compared import NOT_KNOWN, Compared, accuracy_of, less, pgr_of
+from cosup.analysis.compared_settings import config_table
 from cosup.analysis.domains import MEAN
 from cosup.analysis.records import Run
-from cosup.config import settings
-from cosup.metrics import holm, mcnemar, pgr, resampled_means
-from cosup.metrics.intervals import LEVEL
-from cosup.seeds import seed_for
+from cosup.metrics import holm, mcnemar
 
-__all__ = ["compare", "config_table", "labels", "runs_to_compare"]
+__all__ = ["compare", "tables_of"]
 
 
-NOT_THERE = "(not there)"
-TAIL = (100 - LEVEL) / 2
+def compare(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
+    """Compare two or more entries. Shares and accuracies are fractions in [0, 1].
 
+    Entries (`entries_in`) are named by their directories; the first one is the baseline of the
+    others, and every difference is that of a later entry minus an earlier one. Numbers are means
+    over the S seeds that all entries have, paired seed with seed. The 95 % interval of one seed is
+    that of the paired bootstrap over groups of test samples; of several, that of
+    `cosup.metrics.over_seeds`. Returns these tables:
 
-class _Compared:
-    """The answers of K runs to M test samples, in the order of the first run.
-
-    label: [M, K] int64 indices of `answers` (-1: abstains). correct: [M, K] bool. scores: [M, 4 K]
-    of each run, see `_scores`. draws: [D, 4 K] means of the scores in D bootstrap draws of groups.
-    """
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        orders = aligned(runs)
-        self.runs = runs
-        self.names = labels(runs)
-        self.test = runs[0].test
-        self.answers = list(dict.fromkeys(name for run in runs for name in run.answers))
-        self.label = np.stack(
-            [_labels(run, order, self.answers) for run, order in zip(runs, orders, strict=True)],
-            axis=1,
-        )
-        truth = codes(self.test["answer"], self.answers)
-        self.correct: Bools = self.label == truth[:, None]
-        self.scores = np.concatenate(
-            [_scores(run, order) for run, order in zip(runs, orders, strict=True)], axis=1
-        )
-        seed = seed_for(int(runs[0].config["run"]["seed"]), "bootstrap")
-        groups = self.test["group"].to_numpy()
-        self.draws = resampled_means(self.scores, groups, seed=seed)
-
-    def accuracy(self, place: int) -> Doubles:
-        """Return [D] the accuracy of a run in each draw."""
-        found: Doubles = self.draws[:, 4 * place]
-        return found
-
-    def pgr(self, place: int) -> float | None:
-        """Return the PGR of a run; None without a ceiling above its floor."""
-        student, floor, ceiling = self.scores[:, 4 * place + 1 : 4 * place + 4].mean(0).tolist()
-        return pgr(floor, student, ceiling)
-
-    def pgr_draws(self, place: int) -> Doubles:
-        """Return [D] the PGR of a run in each draw; nan if the draw has no gap."""
-        student, floor, ceiling = self.draws[:, 4 * place + 1 : 4 * place + 4].T
-        gap = ceiling - floor
-        found: Doubles = np.divide(
-            student - floor, gap, out=np.full_like(gap, np.nan), where=gap > 0
-        )
-        return found
-
-
-def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
-    """Compare two or more runs. Shares and accuracies are fractions in [0, 1].
-
-    Runs are named by their directories. Intervals are 95 % intervals of a paired bootstrap over
-    groups of test samples. Returns these tables:
-
-    runs       run, student (accuracy), low, high, floor, ceiling, pgr, pgr_low, pgr_high (PGR as in
-               the run's summary), seconds, peak_rss_mb, directory
-    config     key, and a column per run with the setting as JSON: settings that affect the results
-               and parts of the environment (`environment.`) that differ
-    pairs      first, second (the later run is `first`, so that differences are gains over a
-               baseline that is given first), difference (of accuracy, first - second),
-               low, high, pgr_difference, pgr_low, pgr_high (null without PGR), agreement (share of
-               samples with the same answer), both_right, first_only, second_only, both_wrong
-               (samples), p_value (exact McNemar test on single samples), p_corrected (by Holm, for
-               the number of pairs)
-    flipped    samples on which some runs are correct and others wrong: sample_id, true_label,
-               domain, right (the number of correct runs), and `RUN label` and `RUN correct` per run
-    classes    class, samples, and a column per run with its accuracy
-    domains    domain, samples, and a column per run; with several domains the last row is the
+    runs       run, seeds (their number), student (accuracy), deviation (over seeds), low, high,
+               floor, ceiling, pgr, pgr_deviation, pgr_low, pgr_high (of one seed as in its
+               summary), seconds (mean), peak_rss_mb (largest), directory
+    seeds      run, seed, student, floor, ceiling, pgr: the numbers for each seed
+    config     key, origin, and a column per entry with the setting as JSON: settings that affect
+               the results and differ, and parts of the environment (`Differing`); those that a
+               config sets come first
+    pairs      run, baseline, difference (of accuracy, run - baseline), deviation, low, high,
+               pgr_difference, pgr_low, pgr_high (null without PGR), better_on (seeds on which run
+               is better), agreement (share of samples with the same answer), both_right, run_only,
+               baseline_only, both_wrong (samples, of all seeds), p_value (of one seed: exact
+               McNemar test on single samples; else of `over_seeds`), p_corrected (by Holm, for the
+               number of pairs)
+    flipped    samples on which some entries are correct and others wrong: seed, sample_id,
+               true_label, domain, right (the number of correct ones), and `RUN label` and
+               `RUN correct` per entry
+    classes    class, samples (those of all seeds, unless these have the same), and a column per
+               entry with its accuracy
+    domains    domain, samples, and a column per entry; with several domains the last row is the
                unweighted mean of the accuracies ("mean over domains") and all samples
-    curves     run, tag, step, value: the numbers recorded during the runs
+    curves     run, seed, tag, step, value: the numbers recorded during the runs
 
-    Raises `UserError` for runs that cannot be compared (`cosup.analysis.comparable.aligned`).
+    Raises `UserError` for entries that cannot be compared (`pair_seeds`), and for runs of the same
+    seed whose test samples differ.
     """
-    found = _Compared(runs)
+    return tables_of(Compared(entries))
+
+
+def tables_of(found: Compared) -> dict[str, pd.DataFrame]:
+    """Return the tables of `compare`."""
+    seeds = _seeds(found)
     return {
-        "runs": _runs(found),
-        "config": config_table(found.runs, found.names),
+        "runs": _runs(found, seeds),
+        "seeds": seeds,
+        "config": config_table(found.paired, found.names),
         "pairs": _pairs(found),
         "flipped": _flipped(found),
         "classes": _by(found, "true_label", "class"),
@@ -108,113 +70,92 @@ def compare(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     }
 
 
-def _labels(run: Run, order: Codes, answers: list[str]) -> Codes:
-    """Return [M] the answers of a run's student as indices of `answers`."""
-    place = np.array([*(answers.index(name) for name in run.answers), -1], dtype=np.int64)
-    found: Codes = place[run.answered("student", "student").label[order]]
-    return found
+def _seeds(found: Compared) -> pd.DataFrame:
+    rows = [
+        {
+            "run": name,
+            "seed": int(run.config["run"]["seed"]),
+            "student": mean(run.correct("student", "student")),
+            "floor": _floor(run),
+            "ceiling": mean(run.correct("control", "ceiling")) if _has_ceiling(run) else np.nan,
+            "pgr": run.summary["student"]["pgr"] if run.summary["student"]["pgr_ci95"] else np.nan,
+        }
+        for place, name in enumerate(found.names)
+        for run in found.runs_of(place)
+    ]
+    return pd.DataFrame(rows)
 
 
-def _scores(run: Run, order: Codes) -> Doubles:
-    """Return [M, 4]: 1 where the student is correct; and where student, floor and ceiling are, on
-    the samples that the floor answers, 0 on the others (of which PGR is independent).
-
-    nan without a ceiling.
-    """
+def _floor(run: Run) -> float:
+    """Return the accuracy of the floor on the test samples that it answers."""
     best = run.prepared["floor"]["teacher"]
-    answered = run.answered("teacher", best).label >= 0
-    student, floor = run.correct("student", "student"), run.correct("teacher", best)
-    ceiling: NDArray[Any] = np.full(len(floor), np.nan)
-    if "ceiling" in run.controls:
-        ceiling = run.correct("control", "ceiling") & answered
-    found = np.stack([student, student & answered, floor, ceiling], axis=1)
-    return found.astype(np.float64)[order]
+    return mean(run.correct("teacher", best), run.answered("teacher", best).label >= 0)
 
 
-def _runs(found: _Compared) -> pd.DataFrame:
+def _has_ceiling(run: Run) -> bool:
+    return "ceiling" in run.controls
+
+
+def _runs(found: Compared, seeds: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for place, run in enumerate(found.runs):
-        low, high = _interval(found.accuracy(place))
-        measured = run.summary["student"]
-        pgr_low, pgr_high = measured["pgr_ci95"] or (None, None)
-        best = run.prepared["floor"]["teacher"]
-        answered = run.answered("teacher", best).label >= 0
-        ceiling = float("nan")
-        if "ceiling" in run.controls:
-            ceiling = mean(run.correct("control", "ceiling"))
+    for place, (name, entry) in enumerate(zip(found.names, found.entries, strict=True)):
+        runs = found.runs_of(place)
+        own = seeds[seeds["run"] == name]
+        student = found.measured(accuracy_of(place))
+        known = found.several and bool(own["pgr"].notna().all())
+        pgr = found.measured(pgr_of(place)) if known else NOT_KNOWN
+        ends = (pgr.low, pgr.high)
+        if not found.several:
+            ends = runs[0].summary["student"]["pgr_ci95"] or ends
         rows.append(
             {
-                "run": found.names[place],
-                "student": mean(run.correct("student", "student")),
-                "low": low,
-                "high": high,
-                "floor": mean(run.correct("teacher", best), answered),
-                "ceiling": ceiling,
-                "pgr": measured["pgr"] if measured["pgr_ci95"] else None,
-                "pgr_low": pgr_low,
-                "pgr_high": pgr_high,
-                "seconds": run.summary["seconds"]["total"],
-                "peak_rss_mb": run.summary["peak_rss_mb"],
-                "directory": str(run.path),
+                "run": name,
+                "seeds": len(runs),
+                "student": student.value,
+                "deviation": student.deviation,
+                "low": np.maximum(student.low, 0),  # Student's t knows no bounds
+                "high": np.minimum(student.high, 1),
+                "floor": own["floor"].mean(),
+                "ceiling": own["ceiling"].mean(skipna=False),
+                "pgr": own["pgr"].mean(skipna=False),
+                "pgr_deviation": pgr.deviation,
+                "pgr_low": ends[0],
+                "pgr_high": ends[1],
+                "seconds": np.mean([run.summary["seconds"]["total"] for run in runs]),
+                "peak_rss_mb": max(run.summary["peak_rss_mb"] for run in runs),
+                "directory": str(entry.path),
             }
         )
-    return pd.DataFrame(rows).astype(dict.fromkeys(("pgr", "pgr_low", "pgr_high"), "float64"))
+    return pd.DataFrame(rows)
 
 
-def config_table(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
-    """Return the table `config` of `compare`: what differs between runs of these names."""
-    columns = [{**settings(run.config), **_environment(run)} for run in runs]
-    keys = dict.fromkeys(key for column in columns for key in column)
+def _pairs(found: Compared) -> pd.DataFrame:
     rows = []
-    for key in keys:
-        values = [
-            json.dumps(column[key], ensure_ascii=False) if key in column else NOT_THERE
-            for column in columns
-        ]
-        if len(set(values)) > 1:
-            rows.append([key, *values])
-    return pd.DataFrame(rows, columns=["key", *names])
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    """Return the versions and the machine of a run."""
-    environment = run.environment
-    known = {
-        **{f"packages.{name}": value for name, value in environment.get("packages", {}).items()},
-        "python": environment.get("python"),
-        "commit": (environment.get("commit") or {}).get("id"),
-        "device": (environment.get("device") or {}).get("name"),
-        "threads": (environment.get("cpu") or {}).get("threads"),
-    }
-    return {f"environment.{key}": value for key, value in known.items() if value is not None}
-
-
-def _pairs(found: _Compared) -> pd.DataFrame:
-    rows = []
-    for second, first in combinations(range(len(found.runs)), 2):
-        one, two = found.correct[:, first], found.correct[:, second]
-        low, high = _interval(found.accuracy(first) - found.accuracy(second))
-        gained, other_gained = found.pgr(first), found.pgr(second)
-        pgr_low, pgr_high = _interval(found.pgr_draws(first) - found.pgr_draws(second))
+    correct, label = found.correct, found.label
+    for baseline, run in combinations(range(len(found.entries)), 2):
+        one, two = correct[:, run], correct[:, baseline]
+        accuracy = less(accuracy_of(run), accuracy_of(baseline))
+        lead = found.measured(accuracy)
+        pgr = found.measured(less(pgr_of(run), pgr_of(baseline)))
         alone, other_alone = int((one & ~two).sum()), int((two & ~one).sum())
         rows.append(
             {
-                "first": found.names[first],
-                "second": found.names[second],
-                "difference": (alone - other_alone) / len(one),
-                "low": low,
-                "high": high,
-                "pgr_difference": np.nan
-                if gained is None or other_gained is None or np.isnan(pgr_low)
-                else gained - other_gained,
-                "pgr_low": pgr_low,
-                "pgr_high": pgr_high,
-                "agreement": float((found.label[:, first] == found.label[:, second]).mean()),
+                "run": found.names[run],
+                "baseline": found.names[baseline],
+                "difference": lead.value,
+                "deviation": lead.deviation,
+                "low": np.maximum(lead.low, -1),
+                "high": np.minimum(lead.high, 1),
+                "pgr_difference": np.nan if np.isnan(pgr.low) else pgr.value,
+                "pgr_low": pgr.low,
+                "pgr_high": pgr.high,
+                "better_on": int((accuracy(found.by_seed) > 0).sum()),
+                "agreement": float((label[:, run] == label[:, baseline]).mean()),
                 "both_right": int((one & two).sum()),
-                "first_only": alone,
-                "second_only": other_alone,
+                "run_only": alone,
+                "baseline_only": other_alone,
                 "both_wrong": int((~one & ~two).sum()),
-                "p_value": mcnemar(alone, other_alone),
+                "p_value": lead.p_value if found.several else mcnemar(alone, other_alone),
             }
         )
     table = pd.DataFrame(rows)
@@ -222,38 +163,32 @@ def _pairs(found: _Compared) -> pd.DataFrame:
     return table
 
 
-def _interval(draws: Doubles) -> tuple[float, float]:
-    """Return the 95 % interval of draws; nan if 2.5 % or more of them are not finite."""
-    known = draws[np.isfinite(draws)]
-    if 1 - len(known) / len(draws) >= TAIL / 100:
-        return float("nan"), float("nan")
-    low, high = np.percentile(known, [TAIL, 100 - TAIL])
-    return float(low), float(high)
-
-
-def _flipped(found: _Compared) -> pd.DataFrame:
-    count = found.correct.sum(1)
-    chosen = np.flatnonzero((count > 0) & (count < len(found.runs)))
-    table = found.test.iloc[chosen][["sample_id", "true_label", "domain"]].reset_index(drop=True)
+def _flipped(found: Compared) -> pd.DataFrame:
+    """Return the samples on which some entries are correct and others wrong."""
+    correct, label = found.correct, found.label
+    count = correct.sum(1)
+    chosen = np.flatnonzero((count > 0) & (count < len(found.entries)))
+    shown = ["seed", "sample_id", "true_label", "domain"]
+    table = found.pooled.iloc[chosen][shown].reset_index(drop=True)
     table["right"] = count[chosen]
     for place, name in enumerate(found.names):
-        label = found.label[chosen, place]
-        table[f"{name} label"] = categories(label, found.answers)
-        table[f"{name} correct"] = found.correct[chosen, place]
+        table[f"{name} label"] = categories(label[chosen, place], found.answers)
+        table[f"{name} correct"] = correct[chosen, place]
     return table
 
 
-def _by(found: _Compared, column: str, called: str) -> pd.DataFrame:
-    """Return the accuracy of each run by the values of a column of the test samples."""
-    names = found.test[column].cat.categories
-    place = found.test[column].cat.codes.to_numpy().astype(np.int64)
+def _by(found: Compared, column: str, called: str) -> pd.DataFrame:
+    """Return the accuracy of each entry by the values of a column of the test samples."""
+    values, correct = found.pooled[column], found.correct
+    names = values.cat.categories
+    place = values.cat.codes.to_numpy().astype(np.int64)
     known = place >= 0
     total = np.bincount(place[known], minlength=len(names))
     there = total > 0
     columns: dict[str, Any] = {called: pd.Categorical(names[there], categories=names)}
-    columns["samples"] = total[there]
+    columns["samples"] = total[there] // (len(found.parts) if found.same_test else 1)
     for run, name in enumerate(found.names):
-        right = found.correct[known, run].astype(np.float64)
+        right = correct[known, run].astype(np.float64)
         hits = np.bincount(place[known], weights=right, minlength=len(names))
         columns[name] = hits[there] / total[there]
     return pd.DataFrame(columns)
@@ -270,9 +205,10 @@ def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
     return whole.assign(domain=pd.Categorical(names, categories=list(dict.fromkeys(names))))
 
 
-def _curves(found: _Compared) -> pd.DataFrame:
+def _curves(found: Compared) -> pd.DataFrame:
     parts = [
-        run.scalars[["tag", "step", "value"]].assign(run=name)
-        for run, name in zip(found.runs, found.names, strict=True)
+        run.scalars[["tag", "step", "value"]].assign(run=name, seed=run.config["run"]["seed"])
+        for place, name in enumerate(found.names)
+        for run in found.runs_of(place)
     ]
-    return pd.concat(parts, ignore_index=True)[["run", "tag", "step", "value"]]
+    return pd.concat(parts, ignore_index=True)[["run", "seed", "tag", "step", "value"]]

@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cosup.cli.app import app, explained, show
+from cosup.cli.app import Json, app, explained, show
 from cosup.errors import UserError
-
-COMPARISON = Path("comparison.html")
 
 
 @app.command(examples=("cosup report outputs/my_project", "cosup report outputs/my_project --text"))
@@ -36,7 +34,7 @@ def report(
 @app.command(
     examples=(
         "cosup compare outputs/quickstart outputs/quickstart_ce",
-        "cosup compare outputs/seeds --output seeds.html",
+        "cosup compare outputs/quickstart outputs/quickstart_ce --format latex -o table.tex",
     )
 )
 def compare(
@@ -44,18 +42,41 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="Directories of finished runs, or one directory that contains several.",
+            help="Directories of finished runs, the baseline first; a run over seeds is one of "
+            "them, and a single directory may contain several.",
         ),
     ],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Page to write.")] = COMPARISON,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="File to write."),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="Print one table: markdown, latex, csv or json.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
 ) -> None:
-    """Compare runs: their configs, accuracies and predictions."""
+    """Compare runs, seed with seed: their configs, accuracies and predictions.
+
+    Every difference is that of a run minus an earlier one of the list. Writes a page
+    (comparison.html), unless a format is given.
+    """
     with explained():
+        if as_json and form not in (None, "json"):
+            raise UserError("give one of --json and --format", key=("--format",), value=form)
         from cosup.report.compare import compare_runs
 
-        text, page = compare_runs(runs, output)
-        show(text)
-        typer.echo(f"everything else: {page}")
+        text, made = compare_runs(runs, output, "json" if as_json else form, overwrite)
+        typer.echo(text, nl=False) if isinstance(text, str) else show(text)
+        if made is not None:
+            typer.echo(f"everything else: {made}" if text else f"comparison: {made}")
 
 
 @app.command(

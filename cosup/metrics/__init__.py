@@ -16,10 +16,9 @@ from cosup.metrics.intervals import (
     ratio_intervals,
     resampled_means,
     shares,
-    spread,
-    t_975,
     wilson,
 )
+from cosup.metrics.over_seeds import OverSeeds, over_seeds, spread, t_975
 from cosup.metrics.scores import (
     accuracy,
     agreement,
@@ -37,6 +36,7 @@ from cosup.metrics.scores import (
 
 __all__ = [
     "Comparison",
+    "OverSeeds",
     "Shares",
     "accuracy",
     "agreement",
@@ -52,6 +52,7 @@ __all__ = [
     "mcnemar",
     "negative_log_likelihood",
     "no_gap",
+    "over_seeds",
     "paired_comparison",
     "per_group_accuracy",
     "pgr",

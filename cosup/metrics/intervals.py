@@ -6,10 +6,8 @@ of the same group, such as rotations of one scan, are drawn together.
 """
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -190,30 +188,6 @@ def wilson(right: float, answered: float) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / answered + (z / (2 * answered)) ** 2)
     middle, scale = share + z**2 / (2 * answered), 1 + z**2 / answered
     return (middle - half) / scale, (middle + half) / scale
-
-
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return mean, sample deviation and 95 % interval (Student's t) of the finite values.
-
-    `{"mean", "deviation", "ci95", "values"}`; deviation and interval are None for fewer than two.
-    """
-    found = [value for value in values if value is not None and math.isfinite(value)]
-    result: dict[str, Any] = {"mean": None, "deviation": None, "ci95": None, "values": list(values)}
-    if not found:
-        return result
-    mean = statistics.fmean(found)
-    if len(found) < 2:
-        return {**result, "mean": mean}
-    deviation = statistics.stdev(found)
-    half = t_975(len(found) - 1) * deviation / math.sqrt(len(found))
-    return {**result, "mean": mean, "deviation": deviation, "ci95": [mean - half, mean + half]}
-
-
-def t_975(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's t distribution."""
-    from scipy.special import stdtrit  # as in `mcnemar`
-
-    return float(stdtrit(degrees, 0.975))
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

@@ -22,7 +22,7 @@ from cosup.analysis.drawing import (
     Scale,
     Segment,
 )
-from cosup.report.compare_text import is_different
+from cosup.report.compare_text import is_different, with_deviation
 
 MOST_DRAWN = 36
 MOST_NAMES = 40
@@ -51,12 +51,12 @@ def draw_runs(table: pd.DataFrame) -> Dots:
         pgr = words.NONE
         if not words.missing(row["pgr"]):
             span = words.interval(row["pgr_low"], row["pgr_high"])
-            pgr = f"{words.in_percent(row['pgr'])} {span}"
+            pgr = f"{with_deviation(row['pgr'], row['pgr_deviation'])} {span}"
         rows.append(
             DotRow(
                 row["run"],
                 marks,
-                words.in_percent(row["student"]),
+                with_deviation(row["student"], row["deviation"]),
                 pgr,
                 span=(scale.at(row["low"]), scale.at(row["high"])),
                 kind="student",
@@ -73,7 +73,7 @@ def draw_pairs(table: pd.DataFrame) -> Dots:
     scale = Scale.of_numbers([0.0, *(100 * bounds)])
     rows = []
     for pair in rows_of(shown):
-        name = f"{pair['first']} against {pair['second']}"
+        name = f"{pair['run']} {words.MINUS} {pair['baseline']}"
         span = words.interval(pair["low"], pair["high"], words.in_points)
         kind = ""
         if is_different(pair):
@@ -105,8 +105,8 @@ def draw_answers(table: pd.DataFrame) -> Bars:
     shown, left_out = _first(table, MOST_DRAWN)
     parts = (
         ("both_right", "both", "both correct"),
-        ("first_only", "gain", "only the first correct"),
-        ("second_only", "loss", "only the second correct"),
+        ("run_only", "gain", "only the first correct"),
+        ("baseline_only", "loss", "only the second correct"),
         ("both_wrong", "other", "both wrong"),
     )
     rows = []
@@ -114,13 +114,13 @@ def draw_answers(table: pd.DataFrame) -> Bars:
         total = sum(pair[name] for name, _, _ in parts)
         rows.append(
             BarRow(
-                f"{pair['first']} against {pair['second']}",
+                f"{pair['run']} against {pair['baseline']}",
                 [
                     Segment(pair[name] / total, kind, f"{label}: {pair[name]:,} samples")
                     for name, kind, label in parts
                 ],
                 words.in_percent(pair["agreement"]),
-                f"{pair['first_only']:,} and {pair['second_only']:,}",
+                f"{pair['run_only']:,} and {pair['baseline_only']:,}",
             )
         )
     legend = [(kind, label) for _, kind, label in parts]
@@ -128,14 +128,13 @@ def draw_answers(table: pd.DataFrame) -> Bars:
 
 
 def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
-    """Draw the accuracy of each run by class or domain; the mean over the domains is last.
+    """Draw the accuracy of each run by class, domain or seed; the mean over domains is last.
 
     Of many names, those with the largest and smallest differences between runs are shown.
     """
     several = noun == "domain" and len(table) > 1
     names, mean = (table.iloc[:-1], table.iloc[-1:]) if several else (table, table.iloc[:0])
     spread = names[list(runs)].max(axis=1) - names[list(runs)].min(axis=1)
-    plural = "classes" if noun == "class" else "domains"
     shown, left_out = highest_and_lowest(
         names.assign(spread_between_runs=spread), "spread_between_runs", MOST_NAMES, noun
     )
@@ -154,7 +153,7 @@ def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
             rows, shown["samples"], shown[list(runs)].to_numpy().tolist(), strict=True
         )
     ]
-    caption = f"Accuracy by {noun}, %" if len(rows) else f"No {plural}"
+    caption = f"Accuracy by {noun}, %" if len(rows) else f"No {words.noun(2, noun)}"
     kinds = [*[""] * (len(rows) - len(mean)), *["mean"] * len(mean)]
     return Matrix(
         rows,
@@ -169,9 +168,19 @@ def draw_names(table: pd.DataFrame, runs: Sequence[str], noun: str) -> Matrix:
     )
 
 
+def draw_seeds(table: pd.DataFrame, runs: Sequence[str], samples: Sequence[int]) -> Matrix:
+    """Draw the accuracy of each run by seed, with so many test samples."""
+    wide = table.pivot(index="seed", columns="run", values="student")[list(runs)]
+    frame = wide.reset_index().rename_axis(columns=None)
+    frame.insert(1, "samples", list(samples))
+    return draw_names(frame, runs, "seed")
+
+
 def draw_curves(table: pd.DataFrame, runs: Sequence[str]) -> Lines:
-    """Draw a panel for each number recorded at several steps, with a curve for each run."""
-    known = table.dropna(subset=["value"])
+    """Draw a panel for each number recorded at several steps, with a curve for each run: the mean
+    over its seeds."""
+    by = ["run", "tag", "step"]
+    known = table.dropna(subset=["value"]).groupby(by, sort=False)["value"].mean().reset_index()
     steps = known.groupby("tag", sort=False)["step"].nunique()
     tags = sorted((str(tag) for tag in steps.index[steps > 1]), key=_rank)
     shown = list(runs)[:MOST_CURVES]

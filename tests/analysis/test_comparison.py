@@ -12,8 +12,8 @@ from helpers.comparable_runs import CLASSES, DOMAINS, RunAnswers, make_run, rand
 from numpy.typing import NDArray
 from scipy import stats
 
-from cosup.analysis import Run, load_run
-from cosup.analysis.comparison import compare, labels, runs_to_compare
+from cosup.analysis.comparable import Entry, entries_in, labels
+from cosup.analysis.comparison import compare
 from cosup.errors import RunError, UserError
 from cosup.metrics import holm, paired_comparison, resampled_means
 from cosup.seeds import seed_for
@@ -21,8 +21,8 @@ from cosup.seeds import seed_for
 SEED = seed_for(0, "bootstrap")
 
 
-def loaded(folder: Path, **cases: RunAnswers) -> list[Run]:
-    return [load_run(make_run(folder / name, one)) for name, one in cases.items()]
+def loaded(folder: Path, **cases: RunAnswers) -> list[Entry]:
+    return entries_in([make_run(folder / name, one) for name, one in cases.items()])
 
 
 def right(answers: RunAnswers) -> NDArray[np.bool_]:
@@ -33,19 +33,19 @@ def test_pairs_equal_scipy_and_a_loop(tmp_path: Path) -> None:
     first, second = random_answers(1, 0.7), random_answers(2, 0.8)
     tables = compare(loaded(tmp_path, first=first, second=second))
     (pair,) = tables["pairs"].to_dict("records")
-    counts = {"both_right": 0, "first_only": 0, "second_only": 0, "both_wrong": 0}
+    counts = {"both_right": 0, "run_only": 0, "baseline_only": 0, "both_wrong": 0}
     same = 0
     for truth, one, two in zip(second.truth, second.student, first.student, strict=True):
         same += one == two
         if one == truth:
-            counts["both_right" if two == truth else "first_only"] += 1
+            counts["both_right" if two == truth else "run_only"] += 1
         else:
-            counts["second_only" if two == truth else "both_wrong"] += 1
-    assert (pair["first"], pair["second"]) == ("second", "first")
+            counts["baseline_only" if two == truth else "both_wrong"] += 1
+    assert (pair["run"], pair["baseline"]) == ("second", "first")
     assert {name: pair[name] for name in counts} == counts
     assert pair["agreement"] == same / len(first.truth)
     assert pair["difference"] == pytest.approx(right(second).mean() - right(first).mean())
-    alone = counts["first_only"], counts["second_only"]
+    alone = counts["run_only"], counts["baseline_only"]
     oracle = stats.binomtest(alone[0], sum(alone), 0.5).pvalue
     assert pair["p_value"] == pytest.approx(oracle, rel=1e-9)
     assert pair["p_corrected"] == pair["p_value"]
@@ -113,9 +113,9 @@ def test_flipped_samples_equal_a_loop(tmp_path: Path) -> None:
             labels_shown = [None if answer < 0 else CLASSES[answer] for answer in answers]
             where = DOMAINS[place * 2 // len(cases["a"].ids)]
             cells = [cell for pair in zip(labels_shown, hits, strict=True) for cell in pair]
-            expected.append([name, CLASSES[truth], where, sum(hits), *cells])
+            expected.append([0, name, CLASSES[truth], where, sum(hits), *cells])
     columns = [f"{name} {what}" for name in cases for what in ("label", "correct")]
-    assert list(table.columns) == ["sample_id", "true_label", "domain", "right", *columns]
+    assert list(table.columns) == ["seed", "sample_id", "true_label", "domain", "right", *columns]
     found = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     assert found == expected
 
@@ -142,7 +142,7 @@ def test_the_mean_over_domains_weights_them_equally(tmp_path: Path) -> None:
     for name, one in cases.items():
         samples = make_run(tmp_path / name, one) / "samples.parquet"
         pd.read_parquet(samples).assign(domain=pd.Categorical(where)).to_parquet(samples)
-    table = compare([load_run(tmp_path / name) for name in cases])["domains"].set_index("domain")
+    table = compare(entries_in([tmp_path / name for name in cases]))["domains"].set_index("domain")
     assert table["samples"].tolist() == [40, 240, 120, 400]
     for name, one in cases.items():
         by_domain = pd.Series(right(one)).groupby(where).mean()
@@ -168,13 +168,13 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
         ),
     }
     table = compare(loaded(tmp_path, **cases))["config"]
-    assert list(table.columns) == ["key", "a", "b", "c"]
+    assert list(table.columns) == ["key", "origin", "a", "b", "c"]
     no = "(not there)"
     assert table.to_numpy().tolist() == [
-        ["rounds.loss.name", '"x"', '"cross_entropy"', '"cross_entropy"'],
-        ["rounds.loss.temperature", "0.5", no, no],
-        ["teachers.levels", no, "[1, 2]", no],
-        ["environment.packages.torch", no, no, '"9"'],
+        ["rounds.loss.name", "set", '"x"', '"cross_entropy"', '"cross_entropy"'],
+        ["rounds.loss.temperature", "set", "0.5", no, no],
+        ["teachers.levels", "set", no, "[1, 2]", no],
+        ["environment.packages.torch", "environment", no, no, '"9"'],
     ]
 
 
@@ -203,7 +203,7 @@ def test_without_a_ceiling_there_is_no_pgr(tmp_path: Path) -> None:
 def test_p_values_are_corrected_for_the_number_of_pairs(tmp_path: Path) -> None:
     cases = {name: random_answers(seed, 0.55 + seed / 10) for seed, name in enumerate("abcd")}
     table = compare(loaded(tmp_path, **cases))["pairs"]
-    found = [(pair["second"], pair["first"]) for pair in table.to_dict("records")]
+    found = [(pair["baseline"], pair["run"]) for pair in table.to_dict("records")]
     assert found == list(combinations("abcd", 2))
     assert (table["p_corrected"] >= table["p_value"]).all()
     assert table["p_corrected"].min() == pytest.approx(6 * table["p_value"].min())
@@ -237,23 +237,20 @@ def test_labels_are_the_shortest_distinct_paths(tmp_path: Path) -> None:
     folders = [
         make_run(tmp_path / name, random_answers(1, 0.5)) for name in ("x/seed-0", "y/seed-0", "z")
     ]
-    runs = [load_run(folder) for folder in folders]
-    assert labels(runs[1:]) == ["seed-0", "z"]
-    assert labels(runs[:2]) == ["x/seed-0", "y/seed-0"]
+    entries = entries_in(folders)
+    assert labels(entries[1:]) == ["seed-0", "z"]
+    assert labels(entries[:2]) == ["x/seed-0", "y/seed-0"]
 
 
 def test_a_directory_of_runs_is_expanded(tmp_path: Path) -> None:
     loaded(tmp_path, one=random_answers(1, 0.5), two=random_answers(2, 0.5))
-    assert [run.path.name for run in runs_to_compare([tmp_path])] == ["one", "two"]
+    assert [entry.path.name for entry in entries_in([tmp_path])] == ["one", "two"]
     with pytest.raises(UserError) as caught:
-        runs_to_compare([tmp_path, tmp_path / "one"])
-    assert (caught.value.where, caught.value.problem.count("rounds.losses")) == (str(tmp_path), 1)
-    with pytest.raises(UserError) as caught:
-        runs_to_compare(["s3://a/b", tmp_path])
+        entries_in(["s3://a/b", tmp_path])
     assert caught.value.where == "s3://a/b"
 
 
-def refused(runs: list[Run]) -> UserError:
+def refused(runs: list[Entry]) -> UserError:
     with pytest.raises(UserError) as caught:
         compare(runs)
     assert "\n" not in str(caught.value)
@@ -265,18 +262,18 @@ def test_fewer_than_two_runs_and_duplicates_are_refused(tmp_path: Path) -> None:
     for runs in ([], [run]):
         assert "two finished runs" in str(refused(runs).allowed)
     (tmp_path / "link").symlink_to(run.path)
-    assert refused([run, load_run(tmp_path / "link")]).where == str(run.path)
+    assert refused([run, *entries_in([tmp_path / "link"])]).where == str(tmp_path / "link")
 
 
 def test_unfinished_runs_are_refused_with_their_missing_stages(tmp_path: Path) -> None:
     (good,) = loaded(tmp_path, a=random_answers(1, 0.5))
-    cut = load_run(make_run(tmp_path / "cut", random_answers(1, 0.5), finished=False))
+    (cut,) = entries_in([make_run(tmp_path / "cut", random_answers(1, 0.5), finished=False)])
     error = refused([good, cut])
     assert error.where == str(cut.path)
     assert "control ceiling and summary" in error.problem
     shutil.copytree(good.path, tmp_path / "old")
     (tmp_path / "old" / "stages" / "prepared.json").unlink()
-    assert "samples.parquet" in refused([good, load_run(tmp_path / "old")]).problem
+    assert "samples.parquet" in refused([good, *entries_in([tmp_path / "old"])]).problem
 
 
 def test_runs_on_different_samples_are_refused_with_counts(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Write minimal run directories with given answers, for tests of comparisons."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,17 @@ def make_run(folder: Path, answers: RunAnswers, finished: bool = True) -> Path:
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     if finished:
         _summary(folder, answers)
+    return folder
+
+
+def make_seeds(folder: Path, answers: Mapping[int, RunAnswers]) -> Path:
+    """Write the records of a run over seeds; return the folder."""
+    for seed, one in answers.items():
+        config = {**one.config, "run.seed": seed}
+        make_run(folder / f"seed-{seed}", replace(one, config=config))
+    tree = {"run": {"name": folder.name, "seed": 0, "seeds": list(answers)}, "rounds": {}}
+    (folder / MARKER).write_text("{}")
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return folder
 
 

@@ -14,8 +14,10 @@ from helpers.comparable_runs import RunAnswers, make_run, random_answers
 from rich.console import Console
 from scipy import stats
 
-from cosup.analysis import load_run
-from cosup.analysis.comparison import compare
+from cosup.analysis.arrays import Tables
+from cosup.analysis.comparable import Entry, entries_in
+from cosup.analysis.compared import Compared
+from cosup.analysis.comparison import compare, tables_of
 from cosup.cli import call
 from cosup.errors import UserError
 from cosup.report.compare import compare_runs, write_comparison
@@ -50,8 +52,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     for name, answers in two_runs().items():
         make_run(root / name, answers)
-    write_comparison([load_run(root / name) for name in two_runs()], root / "page.html")
+    write_comparison(entries(root), root / "page.html")
     return root
+
+
+def entries(folder: Path) -> list[Entry]:
+    return entries_in([folder / name for name in two_runs()])
+
+
+def told(found: Compared, tables: Tables) -> str:
+    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(comparison_text(found, tables))
+    return console.export_text()
 
 
 class PageText(HTMLParser):
@@ -97,10 +109,11 @@ def test_the_verdict_has_the_numbers_of_the_runs(folder: Path) -> None:
     alone = int((better & ~worse).sum()), int((worse & ~better).sum())
     assert stats.binomtest(alone[0], sum(alone)).pvalue < 0.001
     text = text_of(folder / "page.html")
-    (pair,) = compare([load_run(folder / name) for name in answers])["pairs"].to_dict("records")
-    sentence = pair_sentence(pair, 1)
+    found = Compared(entries(folder))
+    (pair,) = tables_of(found)["pairs"].to_dict("records")
+    sentence = pair_sentence(pair, found, 1)
     assert sentence in text
-    assert sentence.startswith(BETTER)
+    assert sentence.startswith(f"{BETTER} is better than {WORSE}: +")
     low, high = 100 * pair["low"], 100 * pair["high"]
     for number in (f"{gained:.1f}", f"[+{low:.1f}, +{high:.1f}]", "p < 0.001", *map(str, alone)):
         assert number in sentence
@@ -137,7 +150,7 @@ def test_names_in_any_script_are_escaped(folder: Path) -> None:
 
 
 def test_tables_are_written_completely(folder: Path) -> None:
-    tables = compare([load_run(folder / name) for name in two_runs()])
+    tables = compare(entries(folder))
     for name, table in tables.items():
         written = pd.read_parquet(folder / "page-tables" / f"{name}.parquet")
         assert written.astype(object).equals(table.astype(object)), name
@@ -147,16 +160,14 @@ def test_tables_are_written_completely(folder: Path) -> None:
 
 
 def test_the_terminal_has_the_same_sentences(folder: Path) -> None:
-    runs = [load_run(folder / name) for name in two_runs()]
-    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(comparison_text(runs, compare(runs)))
-    text = console.export_text()
+    found = Compared(entries(folder))
+    tables = tables_of(found)
+    text = told(found, tables)
     page = text_of(folder / "page.html")
-    found = compare(runs)
     for sentence in (
-        pair_sentence(found["pairs"].to_dict("records")[0], 1),
-        flipped_sentence(found["flipped"], 240, 2),
-        config_sentence(found["config"]),
+        pair_sentence(tables["pairs"].to_dict("records")[0], found, 1),
+        flipped_sentence(tables["flipped"], found),
+        config_sentence(tables["config"]),
     ):
         assert sentence in text
         assert sentence in page
@@ -165,38 +176,35 @@ def test_the_terminal_has_the_same_sentences(folder: Path) -> None:
 
 def test_equal_runs_have_no_difference(tmp_path: Path) -> None:
     answers = random_answers(1, 0.6)
-    runs = [load_run(make_run(tmp_path / name, answers)) for name in "ab"]
-    text = text_of(write_comparison(runs, tmp_path / "page.html"))
-    found = compare(runs)
-    (pair,) = found["pairs"].to_dict("records")
-    assert (pair["agreement"], pair["difference"], len(found["config"])) == (1, 0, 0)
-    assert pair_sentence(pair, 1) in text
-    assert config_sentence(found["config"]) in text
+    found = Compared(entries_in([make_run(tmp_path / name, answers) for name in "ab"]))
+    text = text_of(write_comparison(found.entries, tmp_path / "page.html"))
+    tables = tables_of(found)
+    (pair,) = tables["pairs"].to_dict("records")
+    assert (pair["agreement"], pair["difference"], len(tables["config"])) == (1, 0, 0)
+    assert pair_sentence(pair, found, 1) in text
+    assert config_sentence(tables["config"]) in text
     assert "Not shown: no number was recorded" in text
 
 
 def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
     answers = random_answers(1, 0.6)
     other = replace(answers, student=np.where(np.arange(240) < 2, answers.truth, answers.student))
-    runs = [
-        load_run(make_run(tmp_path / name, one)) for name, one in (("a", answers), ("b", other))
-    ]
-    text = text_of(write_comparison(runs, tmp_path / "page.html"))
-    (pair,) = compare(runs)["pairs"].to_dict("records")
+    made = [make_run(tmp_path / name, one) for name, one in (("a", answers), ("b", other))]
+    found = Compared(entries_in(made))
+    text = text_of(write_comparison(found.entries, tmp_path / "page.html"))
+    (pair,) = tables_of(found)["pairs"].to_dict("records")
     assert not is_different(pair)
-    assert pair_sentence(pair, 1) in text
-    assert "not differ significantly" in pair_sentence(pair, 1)
+    assert pair_sentence(pair, found, 1) in text
+    assert "not differ significantly" in pair_sentence(pair, found, 1)
 
 
 def test_many_runs_and_classes_stay_readable(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(1500)]
-    runs = [
-        load_run(
-            make_run(tmp_path / f"r{seed}", random_answers(seed, 0.6, samples=3000, classes=names))
-        )
+    made = [
+        make_run(tmp_path / f"r{seed}", random_answers(seed, 0.6, samples=3000, classes=names))
         for seed in range(10)
     ]
-    page = write_comparison(runs, tmp_path / "page.html")
+    page = write_comparison(entries_in(made), tmp_path / "page.html")
     assert page.stat().st_size < 1_000_000
     text = text_of(page)
     for words in ("first 36 of 45 pairs", "35 other pairs", "20 classes", "for 45 pairs"):
@@ -216,8 +224,9 @@ def test_the_command_writes_the_page_and_prints(
     monkeypatch.chdir(tmp_path)
     assert command(*(folder / name for name in two_runs())) == 0
     out = capsys.readouterr().out
-    pairs = compare([load_run(folder / name) for name in two_runs()])["pairs"].to_dict("records")
-    assert pair_sentence(pairs[0], 1) in " ".join(out.split())
+    found = Compared(entries(folder))
+    (pair,) = tables_of(found)["pairs"].to_dict("records")
+    assert pair_sentence(pair, found, 1) in " ".join(out.split())
     assert out.endswith("everything else: comparison.html\n")
     assert (tmp_path / "comparison.html").read_text() != ""
     assert command(folder, "--output", "comparison.html") == 0  # an earlier page is replaced

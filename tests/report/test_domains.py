@@ -19,7 +19,9 @@ from rich.text import Text
 from synthetic_tables import synthetic_tables
 
 from cosup.analysis import findings, load_run, tables
-from cosup.analysis.comparison import compare
+from cosup.analysis.comparable import Entry, entries_in
+from cosup.analysis.compared import Compared
+from cosup.analysis.comparison import compare, tables_of
 from cosup.analysis.domains import MEAN, draw_supervision_domains
 from cosup.analysis.drawing import Matrix
 from cosup.analysis.figures import FIGURES
@@ -153,22 +155,26 @@ def test_numbers_are_complete_on_a_narrow_terminal(width: int) -> None:
     assert set(shown(table["accuracy"])) <= found
 
 
-def runs_of(folder: Path, count: int = 2, **more: Any) -> tuple[list[Any], list[str]]:
+def runs_of(folder: Path, count: int = 2, **more: Any) -> tuple[list[Entry], list[str]]:
     names = [f"run_{number}" for number in range(count)]
-    runs = [
-        load_run(make_comparable(folder / name, random_answers(seed, 0.5 + 0.05 * seed, **more)))
+    paths = [
+        make_comparable(folder / name, random_answers(seed, 0.5 + 0.05 * seed, **more))
         for seed, name in enumerate(names)
     ]
-    return runs, names
+    return entries_in(paths), names
+
+
+def compared_text(entries: list[Entry]) -> RenderableType:
+    found = Compared(entries)
+    return comparison_text(found, tables_of(found))
 
 
 def test_comparisons_on_the_terminal_and_the_page(tmp_path: Path) -> None:
     runs, names = runs_of(tmp_path)
-    found = compare(runs)
-    text = printed(comparison_text(runs, found))
+    text = printed(compared_text(runs))
     part = text[text.index("Accuracy by domain") :]
     expected = {}
-    for one, name in zip(runs, names, strict=True):
+    for (one,), name in zip((entry.runs for entry in runs), names, strict=True):
         right = one.predictions[one.predictions["kind"] == "student"]["correct"].to_numpy()
         values = pd.Series(right).groupby(one.test["domain"].astype(str).to_numpy()).mean()
         expected[name] = [*values[list(DOMAINS)], values.mean()]
@@ -212,7 +218,7 @@ def test_comparisons_of_many_domains_keep_the_mean(tmp_path: Path) -> None:
 
 def test_comparisons_of_a_single_domain_have_no_table(tmp_path: Path) -> None:
     runs, _ = runs_of(tmp_path, domains=("all",))
-    assert "Accuracy by domain" not in printed(comparison_text(runs, compare(runs)))
+    assert "Accuracy by domain" not in printed(compared_text(runs))
     page = read_page(write_comparison(runs, tmp_path / "page.html"))
     assert page.all("figure", id="figure-domains") == []
 
