@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Final, Self
 
-from cosup.words import either, literal
+from cosup.words import brief, either, literal
 
 __all__ = [
     "MISSING",
@@ -238,9 +238,13 @@ def unknown_of_many(
     return UserError(f"unknown {kind} {{value}}", value=name, allowed=allowed, nearest=near)
 
 
-def in_short(error: BaseException) -> str:
-    """Return the message of another library's error as one line, or its type without a message."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def in_short(error: BaseException, named: bool = False) -> str:
+    """Return the message of another library's error as one line, cut as by `words.brief`.
+
+    Without a message it is the error's type. named: begin with the type in any case.
+    """
+    kind, text = type(error).__name__, brief(str(error))
+    return f"{kind}: {text}" if named and text else text or kind
 
 
 def _parts(key: str | Sequence[str]) -> Key:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, in_short
 from cosup.files import TEMPORARY, write_atomic
 
 __all__ = ["Place", "get", "is_uri", "join", "listing", "put", "remove", "shown", "split"]
@@ -190,7 +190,7 @@ def _open(uri: str) -> tuple[Any, str]:
     except UserError:
         raise
     except (ValueError, ImportError) as error:
-        raise UserError(_line(error), key=SETTING, value=shown(uri)) from error
+        raise UserError(in_short(error), key=SETTING, value=shown(uri)) from error
     store, root = found
     return store, f"{root.rstrip('/')}/{path}".rstrip("/")
 
@@ -243,9 +243,4 @@ def _explained(uri: str, done: str) -> Iterator[None]:
     except (UserError, RunError):
         raise
     except Exception as error:
-        raise RunError(f"cannot be {done} ({_line(error)})", where=shown(uri)) from error
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + "..."
+        raise RunError(f"cannot be {done} ({in_short(error)})", where=shown(uri)) from error

@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "MINUS",
     "NONE",
+    "brief",
     "count",
     "duration",
     "either",
@@ -181,6 +182,19 @@ def shorten(text: str, most: int = 60) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+
+
+def brief(text: str, most: int = 200) -> str:
+    """Return a text as one line; of a long one its first sentences, or else its first words, of at
+    most `most` characters."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    start = line[: most + 1]
+    sentences = max(start.rfind(f"{end} ") for end in ".!?")
+    if sentences >= most // 4:  # shorter ones are often abbreviations
+        return start[: sentences + 1]
+    return f"{start[: most - 3].rpartition(' ')[0] or start[: most - 3]}..."
 
 
 def width(text: str) -> float:

@@ -14,6 +14,7 @@ from cosup.errors import (
     UserError,
     UserErrors,
     about,
+    in_short,
     unknown_name,
     unknown_of_many,
     within,
@@ -160,3 +161,31 @@ def test_errors_survive_pickling() -> None:
 )
 def test_words(made: str, text: str) -> None:
     assert made == text
+
+
+SENTENCE = "The connection to the host was closed before the whole of the file was read."
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("", ""),
+        ("one\n  line", "one line"),
+        ("x" * 200, "x" * 200),
+        ("x" * 300, "x" * 197 + "..."),
+        (f"{SENTENCE} {SENTENCE} {SENTENCE} Try again.", f"{SENTENCE} {SENTENCE}"),
+        ("word " * 50, "word " * 38 + "word..."),
+        ("No. " + "word " * 50, "No. " + "word " * 37 + "word..."),
+    ],
+)
+def test_a_long_text_is_cut_at_a_sentence_or_a_word(text: str, short: str) -> None:
+    assert words.brief(text) == short
+    assert len(words.brief(text)) <= 200
+
+
+def test_errors_of_other_libraries_in_short() -> None:
+    assert in_short(ValueError("a\nb")) == "a b"
+    assert in_short(ValueError()) == "ValueError"
+    assert in_short(ValueError("a"), named=True) == "ValueError: a"
+    assert in_short(ValueError(), named=True) == "ValueError"
+    assert len(in_short(ValueError("word " * 99))) <= 200

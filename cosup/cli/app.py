@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, in_short
 
 PIPE_WIDTH = 160
 """The width of what is printed where there is no terminal."""
@@ -130,8 +130,9 @@ def explained(again: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         known = isinstance(error, RunError | OSError)
-        what = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
-        say(f"failed: {' '.join(what.split())}{_resume(error, again)}")
+        own = isinstance(error, RunError)
+        what = " ".join(str(error).split()) if own else in_short(error, named=not known)
+        say(f"failed: {what}{_resume(error, again)}")
         if not known and not _notes(error):
             _keep_traceback()
         raise typer.Exit(1) from None
@@ -170,7 +171,13 @@ def show(thing: object) -> None:
 
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and int(columns) else PIPE_WIDTH
-    Console(highlight=False, width=None if sys.stdout.isatty() else width).print(thing)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(thing)
+        return
+    console = Console(highlight=False, width=width)
+    with console.capture() as captured:
+        console.print(thing)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def show_json(tree: object) -> None:

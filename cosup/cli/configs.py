@@ -109,3 +109,13 @@ def schema() -> None:
         from cosup.config.json_schema import config_schema
 
         show_json(config_schema())
+
+
+@app.command(examples=("cosup env", "cosup env --json"))
+def env(as_json: Json = False) -> None:
+    """Print what a bug report should tell: versions, devices, caches."""
+    with explained():
+        from cosup.runs.environment import describe_machine, machine_table
+
+        machine = describe_machine()
+        show_json(machine) if as_json else show(machine_table(machine))

@@ -330,4 +330,4 @@ def _death_reason(error: RayActorError, node_died: bool) -> str:
 
 
 def _error_text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {in_short(error)}"
+    return in_short(error, named=True)

@@ -126,7 +126,9 @@ def _check_listens(setting: str, address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ACCEPT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise UserError(f"nothing answers there ({error})", key=setting, value=address) from None
+        raise UserError(
+            f"nothing answers there ({in_short(error)})", key=setting, value=address
+        ) from None
 
 
 def find_nodes() -> list[Node]:

@@ -219,7 +219,7 @@ async def _follow_log(job: Job, write: Callable[[str], object]) -> tuple[int, st
         except (ClientError, RuntimeError, OSError) as error:
             if time.monotonic() - reached > UNREACHABLE_SECONDS:
                 raise RunError(
-                    f"{job.client.get_address()} is unreachable ({type(error).__name__}: {error}); "
+                    f"{job.client.get_address()} is unreachable ({in_short(error, named=True)}); "
                     f"the job may still run; follow it with: {job.follow_command}"
                 ) from error
         await asyncio.sleep(1)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cosup.cluster.actor import Setup
 from cosup.cluster.training_queue import PIECE_BYTES
 from cosup.data.table import ImageData
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, in_short
 from cosup.models.compute import Compute
 from cosup.models.fit import recorded
 from cosup.models.ranks import Ranks, joined
@@ -73,7 +73,7 @@ def work(queue: Any, setup: Setup) -> None:
             if worker.ranks.size > 1:
                 raise  # the other workers may be waiting for this one
         except Exception as error:
-            ray.get(queue.crashed.remote(number, f"{type(error).__name__}: {error}"))
+            ray.get(queue.crashed.remote(number, in_short(error, named=True)))
             raise
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
-from cosup.errors import UserError, unknown_name, unknown_of_many
+from cosup.errors import UserError, in_short, unknown_name, unknown_of_many
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.weights import downloads
 
@@ -182,7 +182,9 @@ def _read_description(name: str, path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"backbone '{name}': no file '{path}'") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"backbone '{name}': '{path}' is not readable ({error})") from None
+        raise UserError(
+            f"backbone '{name}': '{path}' is not readable ({in_short(error)})"
+        ) from None
     return tree if isinstance(tree, dict) else {}
 
 

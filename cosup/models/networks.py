@@ -14,7 +14,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from cosup.errors import UserError, unknown_name, unknown_of_many
+from cosup.errors import UserError, in_short, unknown_name, unknown_of_many
 from cosup.models.cifar import CIFAR_NETWORKS
 from cosup.models.clip import clip_image_tower
 from cosup.models.compute import DEFAULT_COMPUTE, Compute, Precision
@@ -280,8 +280,8 @@ def _probe(name: str, model: nn.Module, spec: InputSpec) -> int:
 
 
 def _wrong_size(name: str, size: int, error: Exception) -> UserError:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return UserError(f"does not fit backbone '{name}' ({text})", key="image_size", value=size)
+    problem = f"does not fit backbone '{name}' ({in_short(error)})"
+    return UserError(problem, key="image_size", value=size)
 
 
 class Backbone(nn.Module):

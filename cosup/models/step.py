@@ -10,7 +10,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cosup.errors import UserError
+from cosup.errors import UserError, in_short
 from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier
@@ -229,10 +229,8 @@ def compiled(module: nn.Module, wanted: bool) -> Iterator[None]:
             part.__dict__["outputs"] = torch.compile(part.outputs)
         yield
     except TorchDynamoException as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = lines[0][:200] if lines else type(error).__name__
         raise UserError(
-            f"torch.compile fails ({text}); it needs a working compiler",
+            f"torch.compile fails ({in_short(error)}); it needs a working compiler",
             key="compile",
             value=True,
             allowed="false without a compiler",

@@ -18,7 +18,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from cosup.errors import RunError, within
+from cosup.errors import RunError, in_short, within
 from cosup.files import write_atomic
 from cosup.losses.base import Metrics, Objective
 from cosup.models.fit import CHECK_EVERY
@@ -145,8 +145,8 @@ class LoopState:
             identity = content["identity"]
             missing = {"step", "random", "others", *self.parts} - set(content)
         except Exception as error:  # a damaged file raises errors of many kinds
-            text = (str(error).splitlines() or [""])[0]
-            log.warning("%s is not readable, training starts again: %s", self.path, text)
+            reason = in_short(error)
+            log.warning("%s is not readable, training starts again: %s", self.path, reason)
             return None
         if identity != self.identity or missing:
             log.warning("%s belongs to another training, this one starts again", self.path)

@@ -21,7 +21,7 @@ from huggingface_hub import constants, is_offline_mode
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cosup.errors import UserError
+from cosup.errors import UserError, in_short
 from cosup.models.names import unusable, weights_file
 
 __all__ = [
@@ -48,10 +48,10 @@ def downloads(name: str) -> Iterator[None]:
     except (UserError, TypeError):
         raise
     except Exception as error:  # the hub's client raises many kinds
-        text = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(
-            f"the pretrained weights of '{name}' cannot be downloaded ({type(error).__name__}: "
-            f"{text}); offline, set weights to a file (.safetensors or a state dict)",
+            f"the pretrained weights of '{name}' cannot be downloaded "
+            f"({in_short(error, named=True)}); offline, set weights to a file (.safetensors or a "
+            "state dict)",
         ) from None
     finally:
         if before is None:
@@ -236,6 +236,6 @@ def _some(problems: list[str]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [""])[0][:200]
+    text = in_short(error)
     # The message of torch's KeyError is only a number.
     return text if " " in text else type(error).__name__

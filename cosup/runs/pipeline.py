@@ -12,6 +12,7 @@ from cosup.analysis.sources import source_sentences
 from cosup.config.schema import Config
 from cosup.controls import NO_TEST
 from cosup.data.section import SPLITS
+from cosup.errors import in_short
 from cosup.report.page import write_report
 from cosup.runs.answers import same_answers, with_answers
 from cosup.runs.assemble import Prepared
@@ -23,6 +24,7 @@ from cosup.runs.choose_loss import choose_loss
 from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls, finish_controls
 from cosup.runs.directory import RunDirectory
+from cosup.runs.environment import describe_environment
 from cosup.runs.export import export_student
 from cosup.runs.inputs import measured_on
 from cosup.runs.labels import STAGE as LABELS
@@ -32,7 +34,7 @@ from cosup.runs.measure import COMPARED
 from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
-from cosup.runs.records import describe_environment, write_samples, write_thumbnails
+from cosup.runs.records import write_samples, write_thumbnails
 from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.sources import finish_sources
 from cosup.runs.stages import finish_rounds
@@ -197,5 +199,5 @@ def _finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
         run.files.summary.write(summary)
         write_report(found, made=made)
     except Exception as error:  # the run is finished: a failure of its report must not fail it
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_short(error)
         log.warning("no report: %s (try again with: cosup report %s)", reason, run.path)

@@ -20,7 +20,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import student_inputs
 from cosup.runs.logs import Pace, progress
-from cosup.runs.staging import staging_root
+from cosup.runs.staging import feature_cache
 from cosup.teachers.annotate import note_outside, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
@@ -96,7 +96,7 @@ def make_compute(run: RunSection, execution: ExecutionSection) -> Compute:
         resolve_precision(execution.precision, device),
         workers,
         execution.batch_size,
-        Path(execution.cache or staging_root(run.output) / ".cache"),
+        Path(execution.cache or feature_cache(run.output)),
     )
 
 

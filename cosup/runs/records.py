@@ -1,16 +1,9 @@
-"""Write what a run records for its analysis: environment, samples and thumbnails."""
+"""Write what a run records for its analysis: samples and thumbnails."""
 
 import io
 import logging
-import os
-import platform
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,8 +20,8 @@ from cosup.config.schema import Config
 from cosup.data.images import BrokenImage
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData
+from cosup.errors import in_short
 from cosup.layout import PREPARED
-from cosup.models.compute import resolve_device
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
@@ -111,7 +104,7 @@ def write_thumbnails(run: RunDirectory, data: ImageData) -> None:
         else:
             log.info("no thumbnails: no sample is shown")
     except Exception as error:
-        log.warning("no thumbnails: %s", " ".join(str(error).split()) or type(error).__name__)
+        log.warning("no thumbnails: %s", in_short(error))
 
 
 def _write_thumbnails(run: RunDirectory, data: ImageData, wanted: set[str]) -> None:
@@ -152,76 +145,3 @@ def _joined(*parts: tuple[Tensor, tuple[str, ...]]) -> "pd.Categorical[str]":
         table = np.array([place[name] for name in own] + [-1], dtype=np.int64)
         codes.append(table[index.numpy()])  # -1 takes the last entry
     return categories(np.concatenate(codes), names)
-
-
-PACKAGES = (
-    "cosup",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "safetensors",
-    "scikit-learn",
-    "pydantic",
-    "ray",
-)
-
-
-def describe_environment(config: Config) -> dict[str, Any]:
-    """Return the content of `environment.json`: versions, machine, device and commit.
-
-    Raises `UserError` if this machine does not have the device of the config.
-    """
-    return {
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": {
-            "cores": os.cpu_count(),
-            "usable": _usable_cores(),
-            "threads": torch.get_num_threads(),
-        },
-        "device": _device(resolve_device(config.execution.device)),
-        "commit": _commit(),
-        "command": sys.argv,
-        "working_directory": str(Path.cwd()),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _device(device: torch.device) -> dict[str, Any]:
-    if device.type != "cuda":
-        return {"name": str(device)}
-    properties = torch.cuda.get_device_properties(device)
-    return {
-        "name": str(device),
-        "model": properties.name,
-        "memory_gb": round(properties.total_memory / 2**30, 1),
-        "cuda": torch.version.cuda,
-    }
-
-
-def _commit() -> dict[str, Any] | None:
-    """Return the commit of the working directory, and whether files differ from it."""
-    commit = _git("rev-parse", "HEAD")
-    return {"id": commit, "changed": bool(_git("status", "--porcelain"))} if commit else None
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -45,6 +45,12 @@ def staging_root(output: str) -> Path:
     return cache.absolute() / "runs" / key
 
 
+def feature_cache(output: str) -> Path:
+    """Return the folder of features that the runs of `run.output` share, unless a config has one
+    (`execution.cache`)."""
+    return staging_root(output) / ".cache"
+
+
 def run_place(config: Config, output: str | None = None) -> Path | Place:
     """Return where a run is written: `output`, or the folder of its name in `run.output`."""
     if output is not None:

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from cosup.errors import UserError, unknown_name
+from cosup.errors import UserError, in_short, unknown_name
 from cosup.settings import Entry
 
 __all__ = [
@@ -227,7 +227,7 @@ def import_function(name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = in_short(error, named=True)
         raise UserError(f"cannot import '{module_name}': {reason}", value=name) from error
     finally:
         sys.path.remove(str(Path.cwd()))

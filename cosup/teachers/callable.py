@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cosup.data.transforms import EvalTransform
-from cosup.errors import RunError, within
+from cosup.errors import RunError, in_short, within
 from cosup.settings.teachers import CallKind, import_function, match_kind
 from cosup.teachers.base import ImageTeacher, Teacher, Training, restrict
 from cosup.teachers.hierarchy import TeacherSpec
@@ -64,7 +64,7 @@ class CallableTeacher(CallKind, ImageTeacher):
             probs = torch.as_tensor(found).detach().to("cpu", torch.float32)
         except Exception as error:
             raise RunError(
-                f"teacher '{self.name}': {self.called} failed: {type(error).__name__}: {error}"
+                f"teacher '{self.name}': {self.called} failed: {in_short(error, named=True)}"
             ) from error
         self._check(probs, len(inputs))
         return restrict(probs, self.support)

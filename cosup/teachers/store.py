@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cosup.errors import RunError
+from cosup.errors import RunError, in_short
 from cosup.files import save_tensors
 from cosup.layout import AnnotationFiles
 from cosup.probabilities import ProbTable
@@ -106,7 +106,8 @@ class AnnotationStore:
             table = ProbTable.from_tensors(self.num_classes, load_file(path))
         except (OSError, SafetensorError, KeyError) as error:
             raise RunError(
-                f"cannot read annotations in {path}: {error}; delete the file and annotate again"
+                f"cannot read annotations in {path}: {in_short(error)}; delete the file and "
+                "annotate again"
             ) from error
         rows = self.rows(split, shard)
         if len(table) != rows.stop - rows.start:

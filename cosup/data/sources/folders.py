@@ -22,7 +22,7 @@ from cosup.data.sources.files import (
     folders,
     with_unlabelled,
 )
-from cosup.errors import UserError, unknown_name
+from cosup.errors import UserError, in_short, unknown_name
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,9 @@ def _read_list(path: Path, domain: str, part: str) -> list[_Row]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read this list: {error}", key="root", value=str(path)) from None
+        raise UserError(
+            f"cannot read this list: {in_short(error)}", key="root", value=str(path)
+        ) from None
     rows = []
     for position, line in enumerate(lines, 1):
         if not line.strip():

@@ -163,7 +163,7 @@ class DatasetImages:
         try:
             return to_rgb(self.dataset[index][0])
         except Exception as error:
-            raise BrokenImage(f"{self.where(index)}: {error}") from None
+            raise BrokenImage(f"{self.where(index)}: {in_short(error)}") from None
 
     def fingerprint(self, indices: Ints) -> str:
         """Return a hash of the dataset's name, folder and size, and of the order; the files are

@@ -112,9 +112,8 @@ def frames(path: Path, columns: Sequence[str] | None = None) -> Iterator[pd.Data
         raise
     except (pa.ArrowException, ValueError, OSError, EOFError) as error:
         name = "Parquet" if kind in PARQUET else "CSV" if kind in SEPARATED else "JSON"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         encoding = "UTF-8" if isinstance(error, UnicodeDecodeError) else None
-        raise table_error(path, f"cannot be read as {name}: {reason}", encoding) from None
+        raise table_error(path, f"cannot be read as {name}: {in_short(error)}", encoding) from None
 
 
 def first_chunk(path: Path) -> pd.DataFrame:
