@@ -19,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cosup.co_supervision import CoSupervision
     from cosup.config import Config, load_config
     from cosup.decisions import decide
     from cosup.errors import RunError, UserError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MODULES = ("analysis", "assignment", "consistency", "losses", "metrics")
 _NAMES = {
+    "CoSupervision": "cosup.co_supervision",
     "Config": "cosup.config",
     "Evidence": "cosup.evidence",
     "Plan": "cosup.runs.plan",
@@ -48,6 +50,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "CoSupervision",
     "Config",
     "Evidence",
     "Plan",

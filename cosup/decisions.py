@@ -1,6 +1,6 @@
 """The first half of a round, on arrays: assign teachers, then filter their annotations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,16 @@ from cosup.settings import registered_name
 from cosup.settings.assigners import ASSIGNERS
 from cosup.settings.filters import FILTERS
 
-__all__ = ["Choosable", "Decisions", "build_assigner", "build_filters", "check_given", "decide"]
+__all__ = [
+    "Choosable",
+    "Decisions",
+    "build_assigner",
+    "build_filters",
+    "check_given",
+    "check_student",
+    "decide",
+    "provenance_of",
+]
 
 Choosable = str | Mapping[str, Any]
 """A registered name, or its settings: `{"name": "gate", "hard": False}`."""
@@ -139,7 +148,7 @@ def _filter(given: Filter | Choosable, argument: str) -> Filter:
     return build(Filters, given, argument)
 
 
-def check_given(assigner: Assigner, filters: Chain, given: frozenset[str]) -> None:
+def check_given(assigner: Assigner, filters: Chain, given: Set[str]) -> None:
     """Raise `UserError` with the argument that the assigner or a filter needs and that is not
     among those given."""
     who = [(f"the assigner {registered_name(ASSIGNERS, assigner)}", assigner.needs)]
@@ -160,19 +169,24 @@ def _check_needs(assigner: Assigner, filters: Chain, evidence: Evidence, known: 
             )
     fields = ("features", "truth", "domains", "labels", "coarse_probs")
     given = {field for field in fields if getattr(evidence, field) is not None}
-    check_given(assigner, filters, frozenset(given | ({"provenance"} if known else set())))
-    if evidence.has_student:
-        return
-    compares = [f"the assigner {registered_name(ASSIGNERS, assigner)}"]
-    if not assigner.guided or assigner.reads_student:
-        compares = []
+    check_given(assigner, filters, given | ({"provenance"} if known else set()))
+    if not evidence.has_student:
+        check_student(assigner, filters, "student_probs")
+
+
+def check_student(assigner: Assigner, filters: Chain, argument: str) -> None:
+    """Raise `UserError` with the argument if the assigner or a filter compares with a student that
+    there is not."""
+    who = []
+    if assigner.guided and not assigner.reads_student:
+        who.append(f"the assigner {registered_name(ASSIGNERS, assigner)}")
     pairs = zip(filters.names, filters.filters, strict=True)
-    compares += [f"the filter {n}" for n, each in pairs if each.compares and not each.needs]
-    for name in compares:
+    who += [f"the filter {name}" for name, each in pairs if each.compares or each.trains_students]
+    for name in who:
         raise UserError(
             f"must be given: {name} compares with the student (in its first round, a run has the "
             "mean of the annotations in its place)",
-            key="student_probs",
+            key=argument,
         )
 
 

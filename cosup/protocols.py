@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cosup.probabilities import ProbTable
+from cosup.seeds import torch_generator
 
 MapShape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
@@ -168,3 +169,13 @@ def by_fold(folds: Tensor, count: int, predict: Callable[[int, Tensor], ProbTabl
         if len(rows):
             parts.append(predict(fold, rows))
     return ProbTable.concat(parts).take(torch.argsort(order))
+
+
+def folds_of(groups: Tensor, count: int, seed: int) -> Tensor:
+    """Return the fold [N] of each sample: groups are kept whole, folds about equally large."""
+    _, index = torch.unique(groups, return_inverse=True)
+    size = int(index.max()) + 1
+    order = torch.randperm(size, generator=torch_generator(seed, "folds"))
+    fold = torch.empty(size, dtype=torch.int64)
+    fold[order] = torch.arange(size) % count
+    return fold[index]

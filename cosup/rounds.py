@@ -298,3 +298,22 @@ def filter_annotations(
     result = chain.run(stream, assigned)
     check_kept(result, recipe.min_kept)
     return result
+
+
+def cross_fit(
+    task: Task, recipe: Recipe, outcome: Outcome, folds: Tensor, make: NewStudent, seed: int
+) -> ProbTable | None:
+    """Train the student of a round once more, in folds [N], and return its predictions of the
+    samples that it was not trained on; None where too few are kept for the folds.
+
+    make: returns a student with these folds.
+    """
+    weighed = outcome.assigned.weighed(outcome.kept.keep)
+    targets, weights = task.with_reviewed(outcome.assigned.targets, weighed)
+    used = folds[weights > 0]
+    if not len(used) or bool((used == used[0]).all()):
+        return None
+    student = make(recipe.objective, seed_for(seed, "labels"))
+    labels = task.labels if recipe.objective.true_label_weight else None
+    student.update(task.inputs, targets, weights, Guidance(labels))
+    return student.predict_own(task.inputs)

@@ -1,7 +1,8 @@
 """The decisions of a round: the table that a run writes, its measures, and the table as arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,10 @@ from cosup.rounds import Outcome
 def decisions_table(
     outcome: Outcome,
     scopes: Scopes,
-    sample_ids: Sequence[str],
+    sample_ids: Sequence[Hashable],
     truth: Truth,
-    classes: tuple[str, ...],
-    domains: tuple[str, ...],
+    classes: Sequence[Hashable],
+    domains: Sequence[Hashable],
     given: Tensor | None = None,
 ) -> pd.DataFrame:
     """Make the table of a round's decisions, a row per sample of student_train.
@@ -130,7 +131,7 @@ def _best_choice(annotations: LevelAnnotations, labels: Tensor) -> float:
     return float(right[labels >= 0].double().mean())
 
 
-def _named(index: Tensor, names: tuple[str, ...]) -> "pd.Series[str]":
+def _named(index: Tensor, names: Sequence[Hashable]) -> "pd.Series[Any]":
     """Convert indices (-1: missing) to a categorical column."""
     codes = index.numpy().astype(np.int32)
     return pd.Series(pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(names))))

@@ -2,7 +2,7 @@
 
 from cosup.losses.adaptive_confidence import AdaptiveConfidence
 from cosup.losses.augmented_confidence import AugmentedConfidence
-from cosup.losses.base import Loss, Metrics, Objective, compute_loss
+from cosup.losses.base import Loss, Metrics, Objective, build_loss, compute_loss
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.losses.distillation import Distillation
 from cosup.losses.dkd import DecoupledDistillation
@@ -30,6 +30,7 @@ __all__ = [
     "NetworkOutput",
     "Objective",
     "RelationalDistillation",
+    "build_loss",
     "compute_loss",
 ]
 

@@ -161,12 +161,21 @@ def compute_loss(
     >>> [round(value, 4) for value in losses.tolist()]
     [0.1269, 0.6931]
     """
-    if not isinstance(loss, Loss):
-        from cosup.registries import Losses, build  # needs pydantic, which objects do not
-
-        loss = build(Losses, loss, "loss")
+    loss = build_loss(loss)
     if not isinstance(progress, int | float) or not 0 <= progress <= 1:
         raise UserError("must be {allowed}", key="progress", value=progress, allowed="in 0 .. 1")
     scores = logits_of(logits, "logits")
     wanted = targets_of(targets, "targets", *scores.shape).to(scores.device)
     return loss(scores, wanted, progress)
+
+
+def build_loss(given: Loss | str | Mapping[str, Any]) -> Loss:
+    """Return the loss that a name or settings stand for, or the object itself.
+
+    Raises `UserError`.
+    """
+    if isinstance(given, Loss):
+        return given
+    from cosup.registries import Losses, build  # needs pydantic, which objects do not
+
+    return build(Losses, given, "loss")

@@ -7,8 +7,7 @@ METHODS.md section 11.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -17,11 +16,9 @@ from torch import Tensor
 from cosup.analysis.agreement import agreement_numbers
 from cosup.analysis.arrays import codes
 from cosup.analysis.labels import FinalLabels, label_numbers, labels_table
-from cosup.assignment.fused import Fused
 from cosup.config.schema import Assigners
-from cosup.evidence import Evidence
 from cosup.files import write_csv
-from cosup.levels import Level, Stream
+from cosup.posterior import Posterior, fit_posterior
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
@@ -35,8 +32,6 @@ from cosup.words import percent
 log = logging.getLogger(__name__)
 
 STAGE = "labels"
-SMALLEST = 1e-9
-"""Probabilities are clamped to this before taking logarithms."""
 
 
 def finish_labels(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
@@ -87,59 +82,23 @@ def _agreement(
     return {"cross_fitted": student is not None, **found}
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """The posterior of the true class that labels are read from.
-
-    fused: fitted to the sources. stream: the evidence that it reads. factor: [N, C] probabilities
-    of the student that multiply what it says, or None.
-    """
-
-    fused: Fused
-    stream: Stream
-    factor: ProbTable | None = None
-
-    def batches(self) -> Iterator[tuple[slice, Tensor, Evidence]]:
-        """Yield (rows, posterior [n, C], evidence) in the order of the samples."""
-        for rows, evidence in self.stream.items():
-            found = self.fused.posterior(evidence)
-            if self.factor is not None:
-                own = self.factor.dense(rows).clamp_min(SMALLEST).log()
-                found = (found.clamp_min(SMALLEST).log() + own).softmax(1)
-            yield rows, found, evidence
-
-
-def fit_posterior(
+def run_posterior(
     context: RunContext, prepared: Prepared, rounds: Sequence[Numbers], student: ProbTable | None
 ) -> Posterior:
     """Return the posterior from the sources of the last round and the student.
 
-    student: cross-fitted probabilities of student_train, or None. It counts as one more source of
-    `fused`; that of the run itself is used as it is, if it has heard a student. Where all sources
-    are soft, none but those that taught the student could tell how far to trust it: its
-    probabilities then multiply the posterior without it as they are.
+    student: cross-fitted probabilities of student_train, or None.
     """
     task, last = prepared.task, rounds[-1]
-    level: Level = task.levels[last["level"]]
     file = context.files.round(last["round"]).assigner
-    own = Assigners.build(context.config.rounds.assignment)
-    wanted = own if isinstance(own, Fused) else Fused()
-    seed = seed_for(context.seed, STAGE)
-
-    def fitted(heard: ProbTable | None) -> Posterior:
-        fused = replace(wanted, student=heard is not None)
-        stream = Stream(level, heard, task.features, task.truth).restricted(fused.uses)
-        state = file.read() if isinstance(own, Fused) and file.exists() else {}
-        if state and bool(state["student"]) == fused.student:
-            fused.load_state_dict(state)
-        else:
-            fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
-        return Posterior(fused, stream)
-
-    found = fitted(student)
-    if student is None or not all(found.fused.sources(level.scopes).soft):
-        return found
-    return replace(fitted(None), factor=student)
+    return fit_posterior(
+        task,
+        task.levels[last["level"]],
+        student,
+        seed_for(context.seed, STAGE),
+        Assigners.build(context.config.rounds.assignment),
+        file.read() if file.exists() else None,
+    )
 
 
 def _final_labels(
@@ -150,14 +109,10 @@ def _final_labels(
     student = cross_fitted(context, number, classes)
     train = context.files.round(number).train
     predicted = train.read(classes) if student is None else student
-    posterior = fit_posterior(context, prepared, rounds, student)
-    parts = []
-    for rows, found, evidence in posterior.batches():
-        own = predicted.dense(rows)
-        answered = evidence.annotations.sum((1, 2)) > 0
-        if student is None:  # it repeats what it was taught, but of the rest it is a judge
-            found = torch.where((answered & kept[rows])[:, None], found, own)
-        weights = posterior.fused.weights(evidence, posterior.stream.level.scopes)
+    posterior = run_posterior(context, prepared, rounds, student)
+    scopes, parts = posterior.stream.level.scopes, []
+    for found, own, evidence in posterior.beside(predicted, kept, cross_fitted=student is not None):
+        weights = posterior.fused.weights(evidence, scopes)
         parts.append(FinalLabels.of(found, evidence.annotations, weights, own))
-    final = FinalLabels.concat(parts, posterior.stream.level.scopes.names)
+    final = FinalLabels.concat(parts, scopes.names)
     return final.with_reviewed(prepared.task.reviewed)

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from cosup.assignment.fused import Fused, Sources
 from cosup.config.schema import Assigners
-from cosup.evidence import Scopes
-from cosup.levels import Level, Stream
+from cosup.posterior import Judge, find_judge
 from cosup.probabilities import ProbTable
 from cosup.rounds import first_state
 from cosup.runs.assemble import Prepared
@@ -33,26 +32,6 @@ log = logging.getLogger(__name__)
 STAGE = "sources"
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """A fitted `Fused`, and the evidence that it reads.
-
-    guide: the student's probabilities of student_train that are judged. speaks: whether the
-    posterior reads them. own: whether the run's own rounds used it.
-    """
-
-    fused: Fused
-    stream: Stream
-    guide: ProbTable
-    speaks: bool
-    own: bool
-
-    @property
-    def scopes(self) -> Scopes:
-        """Return the scopes of the teachers that speak."""
-        return self.stream.level.scopes
-
-
 def finish_sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
     """Return the numbers of every source by name, computed once and then read from the stage."""
     run = context.run
@@ -64,30 +43,29 @@ def finish_sources(context: RunContext, prepared: Prepared, rounds: Sequence[Num
     return sources
 
 
-def _fitted(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> _Fitted:
+def _judge(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Judge:
     """Return the posterior of the last round, or one that is fitted for its level."""
     task, files, number = prepared.task, context.files, len(rounds)
-    level: Level = task.levels[rounds[-1]["level"]]
     last = cross_fitted(context, number, task.num_classes)
     if last is None:
         last = files.round(number).train.read(task.num_classes)
     assigner = Assigners.build(context.config.rounds.assignment)
-    guide: ProbTable | None
+    guide: ProbTable | None = None
     if isinstance(assigner, Fused):
         if number > 1:
             guide = files.round(number - 1).train.read(task.num_classes)
         else:
             guide = first_state(task, build_recipe(context, prepared), context.seed).train_probs
         assigner.load_state_dict(files.round(number).assigner.read())
-        stream = Stream(level, guide, task.features, task.truth).restricted(assigner.uses)
-        speaks = guide is not None and assigner.student
-        return _Fitted(assigner, stream, last if guide is None else guide, speaks, True)
-    fused, speaks = Fused(), context.config.folds > 0
-    guide = last if speaks else None
-    stream = Stream(level, guide, task.features, task.truth).restricted(fused.uses)
-    seed = seed_for(context.seed, STAGE)
-    fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
-    return _Fitted(fused, stream, last, speaks, False)
+    return find_judge(
+        task,
+        task.levels[rounds[-1]["level"]],
+        assigner,
+        guide,
+        last,
+        seed_for(context.seed, STAGE),
+        cross_fitted=context.config.folds > 0,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,11 +85,11 @@ class _Read:
 
 
 def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
-    fitted, data = _fitted(context, prepared, rounds), prepared.data
+    judge, data = _judge(context, prepared, rounds), prepared.data
     teachers = [one.name for level in prepared.annotated.levels for one in level]
-    sources = fitted.fused.sources(fitted.scopes)
+    sources = judge.fused.sources(judge.scopes)
     regions = data.domains if len(data.domains) > 1 else sources.regions
-    read = _read(fitted, prepared, teachers, len(regions))
+    read = _read(judge, prepared, teachers, len(regions))
     context.files.posterior.write(read.posterior)
     judged, together = notes(read.estimated, len(teachers)), _groups(sources)
     seed = seed_for(context.seed, "bootstrap")
@@ -127,7 +105,7 @@ def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers])
         group = [*together.get(name, []), *(teachers[other] for other in copies)]
         found[name] = {
             "kind": "soft" if soft.get(name, True) else "hard",
-            "coverage": float(read.answered[place]) / max(1, len(fitted.stream)),
+            "coverage": float(read.answered[place]) / max(1, len(judge.stream)),
             **own,
             "by_region": _beside(own["by_region"], true["by_region"]),
             "by_class": _beside(own["by_class"], true["by_class"]),
@@ -141,24 +119,25 @@ def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers])
     return found
 
 
-def _read(fitted: _Fitted, prepared: Prepared, teachers: Sequence[str], regions: int) -> _Read:
+def _read(judge: Judge, prepared: Prepared, teachers: Sequence[str], regions: int) -> _Read:
     """Count the answers of all teachers and of the student, a batch at a time."""
-    truth, classes, scopes = prepared.task.truth, len(prepared.data.classes), fitted.scopes
+    truth, classes, scopes = prepared.task.truth, len(prepared.data.classes), judge.scopes
     speakers = [teachers.index(name) for name in scopes.names]
     size = (len(teachers) + 1, classes, regions)
     estimated, measured = Tally(*size), Tally(*size)
     answered, evidence = torch.zeros(size[0]), torch.zeros(len(scopes) + 1).double()
     blocks = block_of(prepared.samples.groups)
-    said = all_answers(prepared, teachers, fitted.guide)
-    posterior = ProbTable.empty(len(fitted.stream), classes)
-    for rows, batch in fitted.stream.items():
+    assert judge.guide is not None
+    said = all_answers(prepared, teachers, judge.guide)
+    posterior = ProbTable.empty(len(judge.stream), classes)
+    for rows, batch in judge.stream.items():
         labels, block, true = said[rows].long(), blocks[rows], truth.labels[rows]
-        assigned = fitted.fused.assign(batch, scopes)
+        assigned = judge.fused.assign(batch, scopes)
         posterior.put(rows, ProbTable.compress(assigned.targets))
         by_domain = len(prepared.data.domains) > 1
-        region = truth.domains[rows] if by_domain else fitted.fused.region_of(batch)
+        region = truth.domains[rows] if by_domain else judge.fused.region_of(batch)
         spoken = labels >= 0
-        judged = spoken & others_speak(spoken, speakers, fitted.speaks)
+        judged = spoken & others_speak(spoken, speakers, judge.speaks)
         estimated.add(labels.masked_fill(~judged, -1), assigned.targets, region, block)
         certain = torch.nn.functional.one_hot(true.clamp_min(0), classes)
         measured.add(labels.masked_fill((true < 0)[:, None], -1), certain, region, block)
@@ -166,7 +145,7 @@ def _read(fitted: _Fitted, prepared: Prepared, teachers: Sequence[str], regions:
         assert assigned.nats is not None
         evidence += assigned.nats.clamp_min(0).sum(0, dtype=torch.float64)
     share = {}
-    if fitted.own and float(evidence.sum()) > 0:
+    if judge.own and float(evidence.sum()) > 0:
         parts = (evidence / evidence.sum()).tolist()
         share = dict(zip([*scopes.names, STUDENT], parts, strict=True))
     return _Read(estimated, measured, answered, share, posterior)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
@@ -16,15 +15,14 @@ from cosup.errors import about
 from cosup.losses.base import Objective
 from cosup.models.fit import OnStep, recorded
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance, Student
-from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, run_rounds
+from cosup.protocols import Student, folds_of
+from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, cross_fit, run_rounds
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
 from cosup.runs.scores import judge, weak_judge
-from cosup.seeds import seed_for, torch_generator
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
 from cosup.student.meta_stage import MetaStage
@@ -182,19 +180,18 @@ def _cross_fit(context: RunContext, prepared: Prepared, outcome: Outcome) -> Non
 
     Too few kept samples for the folds leave it out.
     """
-    task, folds = prepared.task, context.config.folds_for_labels
-    weighed = outcome.assigned.weighed(outcome.kept.keep)
-    targets, weights = task.with_reviewed(outcome.assigned.targets, weighed)
-    fold = folds_of(prepared.samples.groups, folds, context.seed)
-    used = fold[weights > 0]
-    if not len(used) or bool((used == used[0]).all()):
-        return
-    recipe = build_recipe(context, prepared)
-    make = student_factory(context, prepared, folds=folds)
-    student = make(recipe.objective, seed_for(context.seed, "labels"))
-    labels = task.labels if recipe.objective.true_label_weight else None
-    student.update(task.inputs, targets, weights, Guidance(labels))
-    context.files.round(outcome.number).cross_fitted.write(student.predict_own(task.inputs))
+    count = context.config.folds_for_labels
+    make = student_factory(context, prepared, folds=count)
+    found = cross_fit(
+        prepared.task,
+        build_recipe(context, prepared),
+        outcome,
+        folds_of(prepared.samples.groups, count, context.seed),
+        make,
+        context.seed,
+    )
+    if found is not None:
+        context.files.round(outcome.number).cross_fitted.write(found)
 
 
 def cross_fitted(context: RunContext, number: int, num_classes: int) -> ProbTable | None:
@@ -246,16 +243,6 @@ def _finished(
             student=files.student.read(),
         )
     return state
-
-
-def folds_of(groups: Tensor, count: int, seed: int) -> Tensor:
-    """Return the fold [N] of each sample: groups are kept whole, folds about equally large."""
-    _, index = torch.unique(groups, return_inverse=True)
-    size = int(index.max()) + 1
-    order = torch.randperm(size, generator=torch_generator(seed, "folds"))
-    fold = torch.empty(size, dtype=torch.int64)
-    fold[order] = torch.arange(size) % count
-    return fold[index]
 
 
 class StepLog:

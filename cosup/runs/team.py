@@ -21,12 +21,12 @@ from cosup.config.schema import Assigners
 from cosup.errors import UserError
 from cosup.levels import ArrayAnnotations, Level, LevelAnnotations, Stream
 from cosup.probabilities import ProbTable
-from cosup.protocols import Student
+from cosup.protocols import Student, folds_of
 from cosup.rounds import first_state
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
 from cosup.runs.inputs import PROVENANCE, fitting_samples
-from cosup.runs.stages import build_recipe, folds_of
+from cosup.runs.stages import build_recipe
 from cosup.seeds import seed_for
 from cosup.teachers.annotate import annotate_by_name
 from cosup.teachers.base import SampleRows, Teacher, Training

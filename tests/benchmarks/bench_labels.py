@@ -21,12 +21,13 @@ from cosup.assignment.fused import Fused
 from cosup.config import load_config
 from cosup.config.schema import Assigners
 from cosup.levels import Stream
+from cosup.posterior import SMALLEST
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Local
 from cosup.runs.choose import choose_recipe
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
-from cosup.runs.labels import SMALLEST, fit_posterior
+from cosup.runs.labels import run_posterior
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
 from cosup.runs.stages import cross_fitted
@@ -76,7 +77,7 @@ def ways(context: RunContext, prepared: Prepared) -> Iterator[tuple[str, Tensor]
     stream = Stream(level, table, task.features, task.truth).restricted(fused.uses)
     fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
     yield "student as a source", torch.cat([fused.posterior(one) for one in stream])
-    found = fit_posterior(context, prepared, rounds, table)
+    found = run_posterior(context, prepared, rounds, table)
     rule = torch.cat([posterior for _, posterior, _ in found.batches()])
     yield "labels", rule
     decisions = context.files.round(numbers).decisions.read()

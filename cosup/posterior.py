@@ -1,0 +1,136 @@
+"""The posterior of the true class from the sources of a finished round.
+
+Final labels are read from it (METHODS.md section 11), and sources are judged by it (section 10).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cosup.assignment.base import Assigner
+from cosup.assignment.fused import Fused
+from cosup.evidence import Evidence, Scopes
+from cosup.levels import Level, Stream, Task
+from cosup.probabilities import ProbTable
+
+__all__ = ["SMALLEST", "Judge", "Posterior", "find_judge", "fit_posterior"]
+
+SMALLEST = 1e-9
+"""Probabilities are clamped to this before taking logarithms."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior of the true class that labels are read from.
+
+    fused: fitted to the sources. stream: the evidence that it reads. factor: [N, C] probabilities
+    of the student that multiply what it says, or None.
+    """
+
+    fused: Fused
+    stream: Stream
+    factor: ProbTable | None = None
+
+    def batches(self) -> Iterator[tuple[slice, Tensor, Evidence]]:
+        """Yield (rows, posterior [n, C], evidence) in the order of the samples."""
+        for rows, evidence in self.stream.items():
+            found = self.fused.posterior(evidence)
+            if self.factor is not None:
+                own = self.factor.dense(rows).clamp_min(SMALLEST).log()
+                found = (found.clamp_min(SMALLEST).log() + own).softmax(1)
+            yield rows, found, evidence
+
+    def beside(
+        self, student: ProbTable, kept: Tensor, *, cross_fitted: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Evidence]]:
+        """Yield (final posterior [n, C], student [n, C], evidence) in the order of the samples.
+
+        student: its probabilities. If they are not cross-fitted, it repeats what it was taught, but
+        it is a judge of the rest: samples without an answer, and those not in kept [N] bool.
+        """
+        for rows, found, evidence in self.batches():
+            own = student.dense(rows)
+            if not cross_fitted:
+                answered = evidence.annotations.sum((1, 2)) > 0
+                found = torch.where((answered & kept[rows])[:, None], found, own)
+            yield found, own, evidence
+
+
+def fit_posterior(
+    task: Task,
+    level: Level,
+    student: ProbTable | None,
+    seed: int,
+    own: Assigner | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> Posterior:
+    """Return the posterior from the sources of a level and the student.
+
+    student: cross-fitted probabilities of the samples, or None. It counts as one more source of
+    `fused`; that of the rounds (`own`, with its state after the last one) is used as it is, if it
+    has heard a student. Where all sources are soft, none but those that taught the student could
+    tell how far to trust it: its probabilities then multiply the posterior without it as they are.
+    """
+    wanted = own if isinstance(own, Fused) else Fused()
+    state = dict(state or {}) if isinstance(own, Fused) else {}
+
+    def fitted(heard: ProbTable | None) -> Posterior:
+        fused = replace(wanted, student=heard is not None)
+        stream = Stream(level, heard, task.features, task.truth).restricted(fused.uses)
+        if state and bool(state["student"]) == fused.student:
+            fused.load_state_dict(state)
+        else:
+            fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
+        return Posterior(fused, stream)
+
+    found = fitted(student)
+    if student is None or not all(found.fused.sources(level.scopes).soft):
+        return found
+    return replace(fitted(None), factor=student)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A fitted `Fused` that judges the sources of a round, and the evidence that it reads.
+
+    guide: the student's probabilities that are judged; None: there is no student. speaks: whether
+    the posterior reads them. own: whether the rounds themselves used it.
+    """
+
+    fused: Fused
+    stream: Stream
+    guide: ProbTable | None
+    speaks: bool
+    own: bool
+
+    @property
+    def scopes(self) -> Scopes:
+        """Return the scopes of the teachers that speak."""
+        return self.stream.level.scopes
+
+
+def find_judge(
+    task: Task,
+    level: Level,
+    assigner: Assigner,
+    guide: ProbTable | None,
+    last: ProbTable | None,
+    seed: int,
+    *,
+    cross_fitted: bool,
+) -> Judge:
+    """Return the posterior of the last round, or one that is fitted to its level.
+
+    assigner: of the last round, fitted. guide: the probabilities that it was guided by. last: of
+    the last student. cross_fitted: whether the rounds' students are, so that they may speak.
+    """
+    if isinstance(assigner, Fused):
+        stream = Stream(level, guide, task.features, task.truth).restricted(assigner.uses)
+        speaks = guide is not None and assigner.student
+        return Judge(assigner, stream, last if guide is None else guide, speaks, True)
+    fused, heard = Fused(), last if cross_fitted else None
+    stream = Stream(level, heard, task.features, task.truth).restricted(fused.uses)
+    fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
+    return Judge(fused, stream, last, heard is not None, False)
