@@ -140,7 +140,8 @@ def _occurring(said: NDArray[Any], scopes: ScopesLike) -> NDArray[Any]:
     if isinstance(scopes, Scopes):
         return np.arange(scopes.classes.shape[1])
     listed = [one for members in scopes or () if members is not None for one in members]
-    if listed and (isinstance(listed[0], str) == (said.dtype.kind in "SU")):
+    texts = {isinstance(one, str) for one in listed}
+    if texts == {said.dtype.kind in "SU"}:
         return np.unique(np.concatenate([said, np.array(listed)]))
     return np.unique(said)
 
