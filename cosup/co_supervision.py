@@ -59,7 +59,8 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     object. targets: learn an annotation's probabilities ("soft") or its most probable class
     ("hard"). rounds: their number; "auto" is 1, and 3 where the assigner takes the student for a
     source. student: the head, "linear" or "prototype"; None: no student, sources are combined
-    alone. steps, batch_size, lr, weight_decay, standardize: of its training in each round.
+    alone. steps, batch_size, lr, weight_decay, standardize: of its training in each round (by
+    default the quickstart's; with few features, a larger lr).
     cross_fit: folds in which samples are predicted by heads that were not trained on them, as in
     `student.cross_fit`. classes: all classes, in the order of probabilities [N, T, C]; None: those
     that occur. random_state: the seed. device: "auto", "cpu", "cuda" and so on.
@@ -94,7 +95,7 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         targets: Literal["soft", "hard"] = "soft",
         rounds: int | Literal["auto"] = "auto",
         student: Literal["linear", "prototype"] | None = "linear",
-        steps: int = 1000,
+        steps: int = 600,
         batch_size: int = 128,
         lr: float = 1e-3,
         weight_decay: float = 0.0,

@@ -7,7 +7,7 @@ import types
 import pytest
 
 MODULES = ["assignment", "consistency", "losses", "metrics"]
-EXAMPLES = ["decisions", "evidence", "losses.base"]
+EXAMPLES = ["co_supervision", "decisions", "evidence", "losses.base"]
 
 
 @pytest.mark.parametrize("name", ["", *MODULES])
