@@ -9,10 +9,12 @@ Run an experiment, and use what it made:
     run = cosup.load_run("outputs/quickstart")  # later
 
 `cosup.plan` shows what a run would do, and `cosup.validate` lists the mistakes in a config.
+`cosup.CoSupervision` learns from features and annotations in arrays, in scikit-learn's manner.
 
 `cosup.assignment`, `cosup.consistency`, `cosup.losses` and `cosup.metrics` work on tensors and can
-be used in any training loop; `cosup.decide` combines them. `cosup.analysis` returns the tables of
-a run. Everything is imported when it is first used, so that `import cosup` is fast.
+be used in any training loop; `cosup.decide` combines them, and takes arrays of any kind.
+`cosup.analysis` returns the tables of a run. Everything is imported when it is first used, so that
+`import cosup` is fast.
 """
 
 import importlib
