@@ -14,6 +14,7 @@ __all__ = [
     "NONE",
     "brief",
     "count",
+    "decimal",
     "duration",
     "either",
     "in_percent",
@@ -63,7 +64,7 @@ def percent(share: float) -> str:
 
 def in_percent(share: Any, digits: int = 1) -> str:
     """Return a fraction in percent, without the sign: `89.2`."""
-    return NONE if missing(share) else _decimal(100 * float(share), digits)
+    return NONE if missing(share) else decimal(100 * float(share), digits)
 
 
 def points(difference: float, signed: bool = False) -> str:
@@ -202,8 +203,8 @@ def width(text: str) -> float:
     return sum(2.0 if unicodedata.east_asian_width(letter) in "WF" else 1.0 for letter in text)
 
 
-def _decimal(value: float, digits: int) -> str:
-    """Return a number with a minus sign, but never as `-0.0`."""
+def decimal(value: float, digits: int) -> str:
+    """Return a number with so many decimals and a minus sign, but never as `-0.0`."""
     text = f"{value:.{digits}f}"
     return text.replace("-", MINUS) if float(text) else text.lstrip("-")
 

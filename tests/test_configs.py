@@ -71,6 +71,8 @@ SUMMARY = {
     "agreement",
     "measured_reason",
     "verdict",
+    "outcome",
+    "next",
     "teachers",
     "data",
     "seconds",

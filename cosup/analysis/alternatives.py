@@ -2,20 +2,25 @@
 
 from collections.abc import Mapping
 
-from cosup.analysis.arrays import Row
+from cosup.analysis.arrays import Row, Tables, rows_of
 from cosup.analysis.records import Run
+from cosup.analysis.results import is_significant
 from cosup.controls import CONTROLS, control_title
 from cosup.sources import ENOUGH
-from cosup.words import percent
+from cosup.words import known, percent
 
 __all__ = [
+    "TABLE",
     "Rows",
     "alternatives",
     "best_alternative",
     "best_control",
+    "best_single_source",
     "how_to_use",
     "is_table",
+    "overview_rows",
     "phrase",
+    "to_use",
 ]
 
 Rows = Mapping[tuple[str, str], Row]
@@ -23,6 +28,13 @@ Rows = Mapping[tuple[str, str], Row]
 
 TABLE = "table"
 """The kind of a teacher that is a table of labels made elsewhere."""
+
+
+def overview_rows(tables: Tables) -> Rows:
+    """Return the rows of the overview by (kind, who); {} without one."""
+    if "overview" not in tables:
+        return {}
+    return {(str(row["kind"]), str(row["who"])): row for row in rows_of(tables["overview"])}
 
 
 def reads_no_truth(name: str) -> bool:
@@ -46,6 +58,13 @@ def answers_enough(row: Row) -> bool:
     return bool(row.get("coverage", 1.0) >= ENOUGH)
 
 
+def best_single_source(rows: Rows) -> Row | None:
+    """Return the most accurate teacher, of those that answer at least half of the test samples; of
+    all teachers if none does."""
+    found = [row for row in rows.values() if row["kind"] == "teacher" and known(row["accuracy"])]
+    return max(found, key=lambda row: (answers_enough(row), _accuracy(row)), default=None)
+
+
 def best_control(rows: Rows) -> Row | None:
     """Return the most accurate of the controls that read no true label of student_train."""
     found = [row for row in alternatives(rows) if row["kind"] == "control"]
@@ -62,6 +81,14 @@ def best_alternative(run: Run, rows: Rows, for_new_images: bool = False) -> Row 
     if for_new_images:
         found = [row for row in found if not is_table(run, row) and not _asks_teachers(row)]
     return max(found, key=_accuracy, default=None)
+
+
+def to_use(run: Run, rows: Rows) -> Row:
+    """Return the row of what to use: the student, or what is above it by more than noise."""
+    best = best_alternative(run, rows)
+    if best is None or best["gain"] >= 0 or not is_significant(best):
+        return rows["student", "student"]
+    return best
 
 
 def is_table(run: Run, row: Row) -> bool:

@@ -112,7 +112,7 @@ def draw_candidates(table: pd.DataFrame) -> list[View]:
         for row in rows
     ]
     names = [str(row["candidate"]) for row in rows]
-    columns = ["accuracy or score", "", "settings"]
+    columns = ["accuracy or score", "result", "settings"]
     return [Matrix(names, columns, cells, "recipe", "measure", style="measures", long_names=True)]
 
 

@@ -1,4 +1,4 @@
-"""Single samples to inspect: the most confident of each kind of error."""
+"""Single samples to inspect: confident errors of each kind, and contested samples."""
 
 import math
 from collections.abc import Iterator
@@ -15,26 +15,22 @@ from cosup.analysis.decisions import RoundDecisions, round_decisions
 from cosup.analysis.drawing import Example, Gallery, View
 from cosup.analysis.figure import Figure, Unavailable, require_rounds
 from cosup.analysis.records import Run
+from cosup.analysis.said import answer_text, said_of, source_lines
+from cosup.analysis.variety import varied
 from cosup.probabilities import ProbTable
+from cosup.seeds import numpy_generator
 from cosup.words import plural
 
-__all__ = [
-    "EXAMPLES_FIGURE",
-    "MOST_LISTED",
-    "answer_text",
-    "examples_table",
-    "said_of",
-    "source_lines",
-]
+__all__ = ["EXAMPLES_FIGURE", "MOST_LISTED", "examples_table"]
 
 KINDS = {
     "rejected_right": (
         "Correct annotations that were rejected",
-        "The annotation was correct and a filter rejected it; most confident first.",
+        "The annotation was correct and a filter rejected it.",
     ),
     "kept_wrong": (
         "Wrong annotations that were kept",
-        "The student was trained on these errors; most confident first.",
+        "The student was trained on these errors.",
     ),
     "contested": (
         "Samples on which the teachers disagree most",
@@ -50,8 +46,8 @@ MOST_LISTED = 24
 """Samples of each kind in the table."""
 MOST_SHOWN = 12
 """Samples of each kind in the drawing."""
-MOST_SOURCES = 8
-"""Sources whose answers are listed below a picture."""
+ALONE = 0.995
+"""Weight from which an annotation is that of its teacher, and no mixture."""
 CANDIDATES = (256, 4096)
 """Least and largest number of samples whose full annotations are compared: those whose teachers'
 first answers differ most, weighted by confidence."""
@@ -61,19 +57,20 @@ ELEMENTS = 2**24
 
 
 def examples_table(run: Run) -> pd.DataFrame:
-    """Make the table of examples: at most 24 samples of each kind, highest score first.
+    """Make the table of examples: at most 24 samples of each kind, of high score and of as many
+    domains and classes as there are (`varied`; the class is the true one, or else the annotation).
 
     Columns: kind (of the last round "rejected_right": correct annotations that were rejected,
     "kept_wrong": wrong annotations that were kept, "contested": samples on which the teachers of
     its level disagree; "student_wrong": errors of the student on test samples), rank (from 1),
-    sample_id, split, teacher, annotation, annotation_confidence, student_label,
-    student_confidence (on student_train of the student before its update in the last round, on
-    test of the final student), true_label, domain, rejected_by, score (the confidence of the
-    annotation or of the student; for "contested" the disagreement in bits, see `_disagreement`),
-    sources (what each teacher of the last round says of it, as `ann: cat; ben: dog`; those that
-    abstain are left out), evidence and student_evidence (nats for the annotation, of `teacher` and
-    of the student, where the assigner gives them). Values that do not apply are null. The first two
-    kinds need labels of student_train.
+    sample_id, split, teacher, assignment_weight (of the teacher; 1 if it alone annotates),
+    annotation, annotation_confidence, student_label, student_confidence (on student_train of the
+    student before its update in the last round, on test of the final student), true_label, domain,
+    rejected_by, score (the confidence of the annotation or of the student; for "contested" the
+    disagreement in bits, see `_disagreement`), sources (what each teacher of the last round says of
+    it, as `said_of` writes it), evidence and student_evidence (nats for the annotation, of
+    `teacher` and of the student, where the assigner gives them). Values that do not apply are null.
+    The first two kinds need labels of student_train.
     """
     require_rounds(run)
     now = round_decisions(run, run.rounds[-1])
@@ -92,15 +89,17 @@ def examples_table(run: Run) -> pd.DataFrame:
 
 
 def _trained(run: Run, kind: str, chosen: Bools, score: Singles) -> pd.DataFrame:
-    """Return the chosen samples of student_train with the highest score."""
-    rows = _first(np.flatnonzero(chosen), score)
-    found = run.round(run.rounds[-1]).iloc[rows].reset_index(drop=True)
+    """Return the chosen samples of student_train that are listed."""
+    last = run.round(run.rounds[-1])
+    rows = _first(run, kind, np.flatnonzero(chosen), score, last)
+    found = last.iloc[rows].reset_index(drop=True)
     return _table(
         kind,
         found,
         {
             "split": "student_train",
             "teacher": found["assigned_teacher"].astype(object),
+            "assignment_weight": found["assignment_weight"],
             "annotation": found["annotation"].astype(object),
             "annotation_confidence": found["annotation_confidence"],
             "student_label": found["student_label"].astype(object),
@@ -112,20 +111,6 @@ def _trained(run: Run, kind: str, chosen: Bools, score: Singles) -> pd.DataFrame
             "student_evidence": found.get("student_evidence", np.nan),
         },
     )
-
-
-def said_of(run: Run, rows: Codes) -> list[str]:
-    """Return what each teacher of the last round says of samples of student_train."""
-    names = run.stages[f"round-{run.rounds[-1]}"]["teachers"]
-    labels = [run.annotated(name).label[rows] for name in names]
-    return [
-        "; ".join(
-            f"{name}: {run.classes[label]}"
-            for name, label in zip(names, column, strict=True)
-            if label >= 0
-        )
-        for column in zip(*labels, strict=True)
-    ]
 
 
 def _contested(run: Run, now: RoundDecisions) -> pd.DataFrame:
@@ -187,9 +172,10 @@ def _entropy(probs: Tensor) -> Tensor:
 
 
 def _measured(run: Run) -> pd.DataFrame:
-    """Return the errors of the student on test samples, most confident first."""
+    """Return the errors of the student on test samples that are listed."""
     student = run.answered("student", "student")
-    rows = _first(np.flatnonzero(~run.correct("student", "student")), student.confidence)
+    wrong = np.flatnonzero(~run.correct("student", "student"))
+    rows = _first(run, "student_wrong", wrong, student.confidence, run.test)
     found = run.test.iloc[rows].reset_index(drop=True)
     label = pd.Series(categories(student.label[rows], run.answers)).astype(object)
     return _table(
@@ -198,6 +184,7 @@ def _measured(run: Run) -> pd.DataFrame:
         {
             "split": "test",
             "teacher": None,
+            "assignment_weight": np.nan,
             "annotation": None,
             "annotation_confidence": np.nan,
             "student_label": label,
@@ -211,9 +198,15 @@ def _measured(run: Run) -> pd.DataFrame:
     )
 
 
-def _first(rows: Codes, score: Singles) -> Codes:
-    """Return the `MOST_LISTED` rows with the highest score; ties keep their order."""
-    found: Codes = rows[np.argsort(-score[rows], kind="stable")[:MOST_LISTED]]
+def _first(run: Run, kind: str, rows: Codes, score: Singles, samples: pd.DataFrame) -> Codes:
+    """Return at most `MOST_LISTED` of the rows, in the order in which they are listed."""
+    table = samples.iloc[rows]
+    label = table["true_label"].astype(object)
+    if "annotation" in table:
+        label = label.where(label.notna(), table["annotation"].astype(object))
+    domain, named = (pd.factorize(column)[0] for column in (table["domain"], label))
+    generator = numpy_generator(int(run.config["run"]["seed"]), "examples", kind)
+    found: Codes = rows[varied(score[rows], domain, named, MOST_LISTED, generator)]
     return found
 
 
@@ -234,6 +227,7 @@ def _table(kind: str, found: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFr
         "sample_id",
         "split",
         "teacher",
+        "assignment_weight",
         "annotation",
         "annotation_confidence",
         "student_label",
@@ -263,8 +257,8 @@ def examples_sentence(run: Run, table: pd.DataFrame) -> str:
     passed = int((~correct & labelled["kept"]).sum())
     return (
         f"In the last round {plural(lost, 'correct annotation')} {_were(lost)} rejected and "
-        f"{plural(passed, 'wrong annotation')} {_were(passed)} kept. Shown are the most confident "
-        "of them, and the samples on which the teachers disagree most."
+        f"{plural(passed, 'wrong annotation')} {_were(passed)} kept. Shown are some of the most "
+        "confident ones, and samples on which the teachers disagree most."
     )
 
 
@@ -287,17 +281,21 @@ def draw_examples(table: pd.DataFrame) -> list[View]:
 
 
 def _example(row: Row) -> Example:
-    lines = []
-    teacher = row.get("teacher")
-    fused = not words.missing(row.get("evidence"))
-    if not words.missing(row.get("annotation")):
-        who = "teacher" if words.missing(teacher) else str(teacher)
-        who = "label" if fused else who
-        lines.append((who, answer_text(row["annotation"], row.get("annotation_confidence"))))
+    fused, contested = not words.missing(row.get("evidence")), str(row["kind"]) == "contested"
+    teacher = "teacher" if words.missing(row.get("teacher")) else str(row["teacher"])
+    weight = row.get("assignment_weight")
+    alone = not fused and (words.missing(weight) or float(weight or 0) > ALONE)
+    others = source_lines(row.get("sources"), teacher if alone and not contested else "")
+    lines = others if contested else []
+    if contested and alone:
+        lines.append(("assigned", teacher))
+    elif not words.missing(row.get("annotation")):
+        text = answer_text(row["annotation"], row.get("annotation_confidence"))
+        lines.append((teacher if alone else "label" if fused else "annotation", text))
     if fused:
-        text = f"{teacher} {row['evidence']:.1f} nats"
+        text = f"{teacher} {words.decimal(row['evidence'], 1)} nats"
         if row.get("student_evidence"):
-            text += f", student {row['student_evidence']:.1f}"
+            text += f", student {words.decimal(row['student_evidence'], 1)}"
         lines.append(("evidence", text))
     if not words.missing(row.get("student_label")):
         lines.append(("student", answer_text(row["student_label"], row.get("student_confidence"))))
@@ -305,25 +303,7 @@ def _example(row: Row) -> Example:
         lines.append(("truth", str(row["true_label"])))
     if not words.missing(row.get("rejected_by")):
         lines.append(("filter", str(row["rejected_by"]).replace("_", " ")))
-    lines += source_lines(row.get("sources"), "" if fused else str(teacher))
-    return Example(str(row["sample_id"]), lines)
-
-
-def source_lines(said: Any, shown: str = "") -> list[tuple[str, str]]:
-    """Return a line for each source but the one that is shown, and how many are left out."""
-    parts = [] if words.missing(said) or not said else str(said).split("; ")
-    lines = [(name, label) for name, _, label in (part.partition(": ") for part in parts)]
-    lines = [line for line in lines if line[0] != shown]
-    if len(lines) <= MOST_SOURCES:
-        return lines
-    return [*lines[:MOST_SOURCES], ("", f"and {len(lines) - MOST_SOURCES} more")]
-
-
-def answer_text(label: Any, confidence: Any) -> str:
-    """Write a class with its confidence in percent, if that is known."""
-    if words.missing(confidence):
-        return str(label)
-    return f"{label}, {words.in_percent(confidence, 0)}\u00a0%"
+    return Example(str(row["sample_id"]), lines if contested else [*lines, *others])
 
 
 EXAMPLES_FIGURE = Figure(
@@ -332,4 +312,7 @@ EXAMPLES_FIGURE = Figure(
     examples_table,
     examples_sentence,
     draw_examples,
+    "How the images of a kind are chosen: one after another, each of the domain and class that has "
+    "come up least so far, and of these the most confident (or most contested) one, so that "
+    "nothing fills the list. Equal ones are drawn at random, by the run's seed.",
 )

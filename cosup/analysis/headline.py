@@ -4,6 +4,7 @@ from cosup.analysis.alternatives import (
     Rows,
     alternatives,
     best_alternative,
+    best_single_source,
     how_to_use,
     is_table,
     phrase,
@@ -12,6 +13,7 @@ from cosup.analysis.arrays import Row, Tables, rows_of
 from cosup.analysis.limits import NOT_RUN, largest_limit
 from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
+from cosup.controls import PAIR
 from cosup.words import listed, percent, points, span
 
 __all__ = ["what_to_use", "why"]
@@ -29,8 +31,6 @@ ROUTING = {
     "loss_oracle": "the least wrong source for each sample",
 }
 """What each control with perfect routing is called."""
-TOGETHER = "student_and_team"
-"""The control in which the student takes part, so that it does not beat the student."""
 
 
 def what_to_use(run: Run, rows: Rows) -> str:
@@ -94,7 +94,7 @@ def _reverse(row: Row) -> str:
 
 def why(run: Run, rows: Rows, tables: Tables) -> str:
     """Say why the student falls short and what to try, or what it gains and what limits it most."""
-    others = [row for row in alternatives(rows) if row["who"] != TOGETHER]
+    others = [row for row in alternatives(rows) if row["who"] != PAIR]  # the student is in it
     above = [row for row in others if row["gain"] < 0 and is_significant(row)]
     limit = largest_limit(tables["limits"]) if "limits" in tables else None
     if not above:
@@ -127,10 +127,9 @@ def _try(run: Run, limit: Row) -> str:
 
 def _gain(run: Run, rows: Rows) -> str:
     """Say what the student gains over the best single source."""
-    sources = [row for row in alternatives(rows) if row["kind"] == "teacher"]
-    if not sources:
+    best = best_single_source(rows)
+    if best is None:
         return ""
-    best = max(sources, key=lambda row: float(row["accuracy"]))
     gain, other = points(best["gain"], signed=True), phrase(run, best)
     if is_significant(best):
         return (

@@ -213,22 +213,15 @@ def regression(
 
 
 def review_sentences(run: Run) -> Iterator[str]:
-    """Yield a sentence on the images of a run that a person reviewed, or that somebody should.
+    """Yield a sentence on the images of a run that a person reviewed.
 
-    Either how the run used the answers, or what they tell of it; without answers, and without a
-    label that measures the run, how to get some.
+    Either how the run used the answers, or what they tell of it.
     """
     applied, estimated = Applied(**run.prepared.get("review", {})), run.files.review.estimates
-    samples = run.prepared.get("samples", {})
     if applied.total:
         yield f"The run uses {applied.sentence}."
     elif estimated.exists():
         yield from _told(estimated.read())
-    elif run.finished and not (samples.get("test") or samples.get("validation") or run.few_shot):
-        yield (
-            "No label measures the run: ask a person about the images that would tell most, with "
-            f"`cosup review {run.path} --next 100`."
-        )
 
 
 def _told(found: dict[str, Any]) -> Iterator[str]:

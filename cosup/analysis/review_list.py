@@ -7,10 +7,10 @@ import torch
 from cosup import words
 from cosup.analysis.arrays import Codes, Row, categories, rows_of
 from cosup.analysis.drawing import Example, Gallery, View
-from cosup.analysis.examples import answer_text, said_of, source_lines
 from cosup.analysis.figure import Figure, Unavailable, require_rounds
 from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run
+from cosup.analysis.said import answer_text, said_of, source_lines
 from cosup.words import percent, plural
 
 __all__ = ["REVIEW_LIST_FIGURE", "review_list_table"]
@@ -25,7 +25,7 @@ def review_list_table(run: Run) -> pd.DataFrame:
     Columns: review_rank, sample_id, label, probability, runner_up, runner_up_probability, source,
     teacher, rejected_by (all of labels.parquet), student_label and student_confidence (of the
     student of the last round), true_label, domain (null where unknown), sources (what each teacher
-    of the last round says of it, as `ann: cat; ben: dog`; those that abstain are left out).
+    of the last round says of it, as `said_of` writes it).
     """
     require_rounds(run)
     if not run.files.labels.exists():
@@ -81,7 +81,7 @@ def _example(row: Row) -> Example:
         lines.append(("truth", str(row["true_label"])))
     if not words.missing(row["student_label"]):
         lines.append(("student", answer_text(row["student_label"], row["student_confidence"])))
-    lines += source_lines(row["sources"]) or [("teachers", "none answers")]
+    lines += source_lines(row["sources"])
     return Example(str(row["sample_id"]), lines)
 
 

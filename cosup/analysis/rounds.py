@@ -151,7 +151,7 @@ def _measure(label: str, row: dict[str, Any], name: str, kind: str) -> Cell:
 
 
 def _decimals(value: Any) -> str:
-    return words.NONE if words.missing(value) else f"{value:.2f}"
+    return words.NONE if words.missing(value) else words.decimal(value, 2)
 
 
 ROUNDS_FIGURE = Figure(
@@ -164,6 +164,7 @@ ROUNDS_FIGURE = Figure(
         (
             "round",
             "teachers",
+            "student_accuracy",
             "assignment_accuracy",
             "annotation_accuracy",
             "best_choice",
@@ -171,7 +172,6 @@ ROUNDS_FIGURE = Figure(
             "kept_precision",
             "kept_recall",
             "changed",
-            "student_accuracy",
         )
     ),
 )

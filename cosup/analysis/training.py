@@ -55,11 +55,12 @@ def weights_sentence(run: Run, table: pd.DataFrame) -> str:
         if not len(part):
             continue
         first, end = row_at(part, 0), row_at(part, -1)
+        reached = f"{words.decimal(end['value'], 3)} at step {end['step']}"
         if len(part) == 1:
-            return f"In the last round {text} is {end['value']:.3f} at step {end['step']}."
+            return f"In the last round {text} is {reached}."
         return (
-            f"In the last round {text} changes from {first['value']:.3f} at step {first['step']} "
-            f"to {end['value']:.3f} at step {end['step']}."
+            f"In the last round {text} changes from {words.decimal(first['value'], 3)} at step "
+            f"{first['step']} to {reached}."
         )
     return ""
 

@@ -9,7 +9,7 @@ from cosup.analysis.records import Run
 from cosup.sources import ENOUGH, STUDENT
 from cosup.words import percent, span
 
-__all__ = ["NOTHING_MEASURED", "best_source", "unmeasured_sentences"]
+__all__ = ["NOTHING_MEASURED", "best_source", "student_is_best", "unmeasured_sentences"]
 
 NOTHING_MEASURED = "There is no test split, so all figures are estimates without labels."
 
@@ -32,7 +32,7 @@ def what_to_use(run: Run) -> str:
         return f"{text} No source can be judged: nobody else speaks of its samples."
     name, numbers = best
     trained = "" if run.summary["agreement"]["cross_fitted"] else ", on which it was trained"
-    if student["reliability"] >= numbers["reliability"]:
+    if student_is_best(sources):
         return (
             f"{text} Use the student: it has {_right(student)} of student_train right{trained}; "
             f"{name}, the best source, has {_right(numbers)}."
@@ -41,6 +41,12 @@ def what_to_use(run: Run) -> str:
         f"{text} Use {name}, which has {_right(numbers)} of its samples right; the student has "
         f"{_right(student)}{trained}."
     )
+
+
+def student_is_best(sources: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether the student is right at least as often as the best teacher, by estimate."""
+    student, best = sources[STUDENT]["reliability"], best_source(sources)
+    return student is not None and best is not None and student >= best[1]["reliability"]
 
 
 def best_source(sources: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:

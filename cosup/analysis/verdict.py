@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cosup.analysis.alternatives import Rows
-from cosup.analysis.arrays import Row, Tables, row_at, rows_of
+from cosup.analysis.alternatives import Rows, overview_rows
+from cosup.analysis.arrays import Row, Tables, row_at
 from cosup.analysis.filters import ALL_FILTERS
 from cosup.analysis.headline import what_to_use, why
 from cosup.analysis.labels import label_sentence
@@ -16,7 +16,7 @@ from cosup.analysis.unmeasured import unmeasured_sentences
 from cosup.controls import CONTROLS
 from cosup.words import known, listed, percent, points, span
 
-__all__ = ["verdict"]
+__all__ = ["verdict", "verdict_parts"]
 
 
 def verdict(run: Run, tables: Tables) -> list[str]:
@@ -35,10 +35,10 @@ def verdict(run: Run, tables: Tables) -> list[str]:
         return [*sentences, *(sentence for find in found for sentence in find(run))]
     if "overview" not in tables:
         return sentences or ["The run has no result yet."]
-    rows = {(str(row["kind"]), str(row["who"])): row for row in rows_of(tables["overview"])}
+    rows = overview_rows(tables)
     sentences.append(what_to_use(run, rows))
     sentences.append(why(run, rows, tables))
-    sentences += _comparisons(run, rows)
+    sentences += _comparisons(run, tables)
     sentences.append(_pgr_sentence(run, rows))
     sentences += _rounds(run, rows, tables)
     sentences += source_sentences(run)
@@ -47,8 +47,19 @@ def verdict(run: Run, tables: Tables) -> list[str]:
     return sentences
 
 
-def _comparisons(run: Run, rows: Rows) -> Iterator[str]:
-    """Compare the student with the best teacher and each baseline."""
+def verdict_parts(run: Run, tables: Tables) -> tuple[list[str], list[str]]:
+    """Return the sentences of the verdict without the one on missing records, which a report has as
+    a warning, and apart from them those that compare the student with each control."""
+    compared = list(_comparisons(run, tables)) if run.measured else []
+    sentences = verdict(run, tables)[bool(run.missing) :]
+    return [line for line in sentences if line not in compared], compared
+
+
+def _comparisons(run: Run, tables: Tables) -> Iterator[str]:
+    """Compare the student with the best teacher and each control that is no bound."""
+    rows = overview_rows(tables)
+    if not rows:
+        return
     floor = run.prepared["floor"]["teacher"]
     row = rows.get(("teacher", floor))
     if row is not None and not known(row["accuracy"]):
@@ -90,8 +101,9 @@ def _pgr_sentence(run: Run, rows: Rows) -> str:
         reason = numbers.get("pgr_reason") or _no_pgr(low, high)
         return f"The performance gap recovered (PGR) is not told: {reason}."
     shown = f" (95 % CI {span(*interval)} %)" if interval else ""
+    below = "The student is below the floor: the" if value < 0 else "The"
     text = (
-        f"The performance gap recovered (PGR) is {percent(value)}{shown}, between a floor of "
+        f"{below} performance gap recovered (PGR) is {percent(value)}{shown}, between a floor of "
         f"{low} and a ceiling of {high}."
     )
     team = numbers.get("pgr_team") or {}

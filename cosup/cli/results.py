@@ -5,11 +5,17 @@ from typing import Annotated
 
 import typer
 
-from cosup.cli.app import Json, app, explained, show
+from cosup.cli.app import Json, app, explained, show, show_json
 from cosup.errors import UserError
 
 
-@app.command(examples=("cosup report outputs/my_project", "cosup report outputs/my_project --text"))
+@app.command(
+    examples=(
+        "cosup report outputs/my_project",
+        "cosup report outputs/my_project --text",
+        "cosup report outputs/my_project --json > report.json",
+    )
+)
 def report(
     runs: Annotated[
         list[str],
@@ -18,17 +24,30 @@ def report(
     text: Annotated[
         bool, typer.Option("--text", help="Print the main tables instead of writing a page.")
     ] = False,
+    as_json: Json = False,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Page to write, instead of RUN/report/index.html."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Page to write, instead of RUN/report/index.html.",
+        ),
     ] = None,
 ) -> None:
-    """Write a page per run: who taught what, and was it right?"""
+    """Write a page per run: did it help, who taught what, and was it right?"""
     with explained():
-        from cosup.report.page import report_runs
+        if text and as_json:
+            raise UserError("give either --text or --json")
+        from cosup.report.command import report_page, report_tree, runs_to_report
+        from cosup.report.terminal import report_text
 
-        for made in report_runs(runs, text, output):
-            typer.echo(made) if isinstance(made, str) else show(made)
+        found = runs_to_report(runs, output, text)
+        if as_json:
+            show_json(report_tree(found, output))
+            return
+        for run in found:
+            show(report_text(run)) if text else typer.echo(report_page(run, output))
 
 
 @app.command(

@@ -6,7 +6,7 @@ commands that reproduce the run, its environment and its config.
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -14,15 +14,17 @@ import yaml
 
 from cosup import words
 from cosup.analysis import Run
-from cosup.analysis.alternatives import best_control
-from cosup.analysis.arrays import Row, rows_of
-from cosup.analysis.unmeasured import NOTHING_MEASURED, best_source
+from cosup.analysis.alternatives import best_control, overview_rows
+from cosup.analysis.arrays import Row
+from cosup.analysis.next_steps import next_steps
+from cosup.analysis.outcome import Outcome, outcome
+from cosup.analysis.unmeasured import best_source
 from cosup.controls import CONTROLS, control_title
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number of the headline. note: its interval."""
+    """A number of the headline. note: its interval. main: in colour."""
 
     name: str
     value: str
@@ -33,17 +35,26 @@ class Number:
 
 @dataclass(frozen=True)
 class Head:
-    """The part of the page above the sections."""
+    """The part of the page above the sections. steps: (text, command) of what to do next."""
 
     name: str
     subtitle: str
+    outcome: Outcome | None
+    steps: list[tuple[str, str]]
     numbers: list[Number]
     warnings: list[str]
 
 
 def make_head(run: Run, tables: Mapping[str, pd.DataFrame]) -> Head:
     """Make the head of a run's page."""
-    return Head(run.title, subtitle(run), _numbers(run, tables), warnings(run))
+    # A page is shared, so it has no path of the machine.
+    place = run.path.name if run.path.is_absolute() else run.path
+    steps = [(step.text, step.command_for(place)) for step in next_steps(run, tables)]
+    told = outcome(run, tables)
+    numbers = _numbers(run, tables)
+    if told is not None and told.answer == "no":
+        numbers = [replace(number, main=False) for number in numbers]
+    return Head(run.title, subtitle(run), told, steps, numbers, warnings(run))
 
 
 def subtitle(run: Run) -> str:
@@ -67,8 +78,8 @@ def subtitle(run: Run) -> str:
 
 
 def warnings(run: Run) -> list[str]:
-    """Return warnings: of no test split, simulated teachers, an unfinished run, missing records."""
-    found = [NOTHING_MEASURED] if run.rounds and not run.measured else []
+    """Return warnings: of simulated teachers, an unfinished run, missing records."""
+    found = []
     external = run.config.get("teachers", {}).get("external", [])
     names = [str(one["name"]) for one in external if one.get("simulate")]
     if names:
@@ -87,7 +98,7 @@ def _numbers(run: Run, tables: Mapping[str, pd.DataFrame]) -> list[Number]:
     if "overview" not in tables:
         return _estimates(run)
     table = tables["overview"]
-    rows = {(str(row["kind"]), str(row["who"])): row for row in rows_of(table)}
+    rows = overview_rows(tables)
     best = best_control(rows)
     shown = [control for control in CONTROLS.values() if control.headline]
     return list(
@@ -166,8 +177,7 @@ def _pgr(run: Run) -> Number | None:
     if student.get("pgr_ci95") is None:
         reason = student.get("pgr_reason")
         return Number(name, words.NONE, note=reason) if reason else None
-    note = words.interval(*student["pgr_ci95"])
-    return Number(name, words.in_percent(student["pgr"]), "%", note, True)
+    return _gap(name, student["pgr"], student["pgr_ci95"], main=True)
 
 
 def _pgr_team(run: Run) -> Number | None:
@@ -175,8 +185,15 @@ def _pgr_team(run: Run) -> Number | None:
     team = run.summary.get("student", {}).get("pgr_team") or {}
     if not team.get("ci95"):
         return None
-    value, note = words.in_percent(team["value"]), words.interval(*team["ci95"])
-    return Number("PGR over the team", value, "%", note)
+    return _gap("PGR over the team", team["value"], team["ci95"])
+
+
+def _gap(name: str, value: float, bounds: tuple[float, float], main: bool = False) -> Number:
+    """Return a performance gap recovered; of a student below its floor, that it is."""
+    number, note = words.in_percent(value), words.interval(*bounds)
+    if bounds[1] < 0:
+        return Number(name, "below the floor", note=f"{number} % {note}")
+    return Number(name, number, "%", note, main)
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,22 @@
 
 import base64
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
-from rich.console import RenderableType
 
-from cosup.analysis import Run, findings, load_run, runs_inside, tables, verdict, write_tables
+from cosup.analysis import Run, findings, tables, write_tables
 from cosup.analysis.drawing import Example, Gallery, View
 from cosup.analysis.figure import Figure
 from cosup.analysis.figures import CHAPTERS, Chapter
-from cosup.errors import UserError
+from cosup.analysis.verdict import verdict_parts
 from cosup.files import write_atomic
-from cosup.layout import Layout
-from cosup.remote import is_uri
 from cosup.report.masthead import TextBlock, make_blocks, make_head
 from cosup.report.render import TableView, render, table_view
-from cosup.report.terminal import report_text
 
-__all__ = ["PageFigure", "PageSection", "report_runs", "write_report"]
+__all__ = ["REPORT_MARK", "TABLE_FOLDER", "PageFigure", "PageSection", "write_report"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +40,8 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class PageSection:
-    """A section as the template lays it out. table: a table that is always open."""
+    """A section as the template lays it out. more: text that a click opens. table: a table that is
+    always open."""
 
     id: str
     title: str
@@ -52,6 +49,7 @@ class PageSection:
     figures: Sequence[PageFigure] = ()
     blocks: Sequence[TextBlock] = ()
     table: TableView | None = None
+    more: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,9 @@ def _has_part(
 
 
 def _section(chapter: Chapter, contents: Contents) -> PageSection:
-    run, text = contents.run, []
-    if chapter.id == "verdict":
-        text = verdict(run, contents.tables)[bool(run.missing) :]  # the page begins with the first
+    run = contents.run
+    is_verdict = chapter.id == "verdict"
+    text, more = verdict_parts(run, contents.tables) if is_verdict else ([], [])
     return PageSection(
         chapter.id,
         chapter.title,
@@ -112,6 +110,7 @@ def _section(chapter: Chapter, contents: Contents) -> PageSection:
             if figure.name in contents.tables or figure.name in run.absent
         ],
         make_blocks(run) if chapter.id == "reproduce" else [],
+        more=more,
     )
 
 
@@ -128,7 +127,7 @@ def _figure(figure: Figure, contents: Contents) -> PageFigure:
         figure.title,
         contents.findings.get(figure.name, ""),
         views,
-        NO_PICTURES if pictured and not run.thumbnails else figure.about,
+        " ".join(filter(None, (NO_PICTURES * (pictured and not run.thumbnails), figure.about))),
         table_view(table, figure.title, f"{TABLE_FOLDER}/{figure.name}"),
     )
 
@@ -151,43 +150,3 @@ def _with_picture(example: Example, thumbnails: Mapping[str, bytes]) -> Example:
 
 REPORT_MARK = b'<meta name="generator" content="cosup'
 """Marks a page that cosup wrote and may overwrite."""
-
-
-def report_runs(
-    places: Sequence[str], text: bool, output: Path | None
-) -> Iterator[str | RenderableType]:
-    """Write the pages of runs and yield a line for each, or with `text` yield what to print.
-
-    A directory with several runs (over seeds, or losses) is expanded to them. Raises `UserError`
-    for a path that is not a run, before anything is written.
-    """
-    runs = [run for place in places for run in _runs(place)]
-    if output is not None:
-        _check_output(output, runs, text)
-    for run in runs:
-        if text:
-            yield report_text(run)
-        else:
-            yield f"{run.name}: {write_report(run, output)}"
-
-
-def _runs(place: str) -> list[Run]:
-    if is_uri(place):
-        raise UserError("reports are made from a local directory; copy it first", where=place)
-    path = Path(place)
-    inside = [] if Layout(path).samples.exists() else runs_inside(path)
-    return [load_run(one) for one in inside] or [load_run(path)]
-
-
-def _check_output(output: Path, runs: Sequence[Run], text: bool) -> None:
-    if text:
-        raise UserError("excludes --text; give one of them", key=("--output",))
-    if len(runs) != 1:
-        raise UserError(f"takes the report of one run; {len(runs)} are given", key=("--output",))
-    if output.is_dir():
-        problem = f"is a directory; give a file such as {Layout(output).page.name} in it"
-    elif output.exists() and REPORT_MARK not in output.read_bytes()[:2000]:
-        problem = "exists and is not a report; choose another name"
-    else:
-        return
-    raise UserError(problem, key=("--output",), value=str(output))

@@ -1,12 +1,16 @@
 """Run one experiment: prepare, rounds, controls, summary. Finished stages are not repeated."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cosup.analysis import load_run, tables, verdict
+import pandas as pd
+
+from cosup.analysis import Run, load_run, tables, verdict
+from cosup.analysis.next_steps import next_steps
+from cosup.analysis.outcome import outcome
 from cosup.analysis.review import review_sentences
 from cosup.analysis.sources import source_sentences
 from cosup.config.schema import Config
@@ -191,13 +195,19 @@ def _finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
     try:
         found = load_run(run.path)
         made = tables(found)
-        summary["verdict"] = [
-            *verdict(found, made)[:2],
-            *source_sentences(found),
-            *review_sentences(found),
-        ]
+        summary |= _told(found, made)
         run.files.summary.write(summary)
         write_report(found, made=made)
     except Exception as error:  # the run is finished: a failure of its report must not fail it
         reason = in_short(error)
         log.warning("no report: %s (try again with: cosup report %s)", reason, run.path)
+
+
+def _told(run: Run, made: Mapping[str, pd.DataFrame]) -> Numbers:
+    """Return what the summary tells in words: what to use, whether it helped, what to do next."""
+    result = outcome(run, made)
+    return {
+        "verdict": [*verdict(run, made)[:2], *source_sentences(run), *review_sentences(run)],
+        "outcome": None if result is None else asdict(result),
+        "next": [asdict(step) for step in next_steps(run, made)],
+    }

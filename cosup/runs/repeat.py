@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cosup.analysis.outcome import outcome_over_seeds
 from cosup.config.schema import Config
 from cosup.layout import Layout
 from cosup.metrics import spread
@@ -71,6 +73,8 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(summaries) > 1 and "verdict" in mean:  # sentences have no mean: what to use, by seed
         found = [one for one in summaries if one.get("verdict")]
         mean["verdict"] = [f"Seed {one['seed']}: {one['verdict'][0]}" for one in found]
+        told = [one["outcome"] for one in found if one.get("outcome")]
+        mean["outcome"] = asdict(outcome_over_seeds(told)) if told else None
     return {**mean, "over_seeds": over}
 
 

@@ -8,9 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cosup.analysis.next_steps import Step
 from cosup.controls import CONTROLS, PAIR, control_title
 from cosup.layout import Layout
 from cosup.remote import Place
+from cosup.report.terminal import steps_text
 from cosup.runs.paired import is_significant_pair
 from cosup.sources import STUDENT
 from cosup.words import in_percent, in_points, interval, noun
@@ -23,7 +25,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     name = _name(directory)
     if summary.get("measured", "") is None:
         table = estimates_table(summary, name, over)
-        return Group(table, Text(_files(summary, directory)), *_verdict(summary))
+        return Group(table, Text(_files(summary, directory)), *_verdict(summary, directory))
     title = f"{name}: accuracy {summary['measured']}, in %{over}"
     table = Table(title=title, title_justify="left")
     table.add_column("supervision")
@@ -49,12 +51,21 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
         if _is_bound(name) and name in controls:
             _add_control(table, summary, name)
     parts = [Text(_explain(summary)), Text(_files(summary, directory))]
-    return Group(table, *parts, *_verdict(summary))
+    return Group(table, *parts, *_verdict(summary, directory))
 
 
-def _verdict(summary: Mapping[str, Any]) -> list[RenderableType]:
-    sentences = summary.get("verdict")
-    return [Text("\n".join(["", *sentences]), style="bold")] if sentences else []
+def _verdict(summary: Mapping[str, Any], directory: Path | Place) -> list[RenderableType]:
+    """Return whether the run helped, the verdict, and what to do next."""
+    sentences, told = summary.get("verdict") or [], summary.get("outcome")
+    lines = [f"{told['headline']}."] if told else []
+    parts: list[RenderableType] = []
+    if lines or sentences:
+        parts.append(Text("\n".join(["", *lines, *sentences]), style="bold"))
+    several = isinstance(summary["seed"], list)
+    part = Layout(Path()).of_seed(summary["seed"][0]).path if several else Path()
+    whose = f", by seed {summary['seed'][0]}" if several else ""
+    steps = [Step(**step) for step in summary.get("next") or []]
+    return [*parts, *steps_text(steps, directory / str(part) if several else directory, whose)]
 
 
 def estimates_table(summary: Mapping[str, Any], name: str, over: str = "") -> Table:

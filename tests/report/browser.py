@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 180
+"""Seconds that a command may take, on a busy machine."""
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -54,6 +56,10 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a script and return its value."""
         return self._post("execute/sync", {"script": script, "args": list(arguments)})
+
+    def run_async(self, script: str) -> Any:
+        """Run a script and return what it passes to its last argument, a function."""
+        return self._post("execute/async", {"script": script, "args": []})
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         """Send a command of the DevTools protocol."""
@@ -158,6 +164,7 @@ def _capabilities(profile: str) -> dict[str, Any]:
     chrome = {"args": [*FLAGS, f"--user-data-dir={profile}"]}
     logs = {"browser": "ALL", "performance": "ALL"}
     always = {"browserName": "chrome", "goog:chromeOptions": chrome, "goog:loggingPrefs": logs}
+    always |= {"timeouts": {"script": 1000 * PATIENCE}}
     return {"capabilities": {"alwaysMatch": always}}
 
 
@@ -166,7 +173,7 @@ def post(url: str, body: dict[str, Any]) -> Any:
     data = json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())["value"]
     except urllib.error.HTTPError as error:
         raise RuntimeError(error.read().decode()[:500]) from None

@@ -4,6 +4,7 @@ It is readable on a phone, on a wide screen, in dark mode and on paper.
 """
 
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,18 @@ def test_the_first_tab_stop_skips_to_the_contents(opened: Browser) -> None:
     assert opened.run("return document.activeElement.className") == "skip"
     opened.key("Enter")
     assert opened.run("return document.activeElement.id") == "main"
+
+
+def test_axe_finds_nothing(opened: Browser) -> None:
+    """The page keeps the rules of axe-core, with all opened that can be."""
+    opened.run(OPEN_ALL)
+    opened.run(resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8"))
+    found = opened.run_async(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {resultTypes: ['violations']}).then((result) => done("
+        "result.violations.map((v) => [v.id, v.help, v.nodes.slice(0, 3).map((n) => n.html)])));"
+    )
+    assert found == []
 
 
 @pytest.mark.parametrize("width", [400, 1600])

@@ -43,8 +43,9 @@ def printed(renderable: RenderableType, width: int = 400) -> str:
 
 def cells(text: str, first: str) -> list[str]:
     """Return the cells of the row of a printed table that begins with `first`."""
-    (row,) = (line for line in text.splitlines() if re.match(rf"[│┃] {re.escape(first)} ", line))
-    return [cell.strip() for cell in re.split("[│┃]", row)[1:-1]]
+    rows = (line.strip() for line in text.splitlines())
+    (row,) = (row for row in rows if re.match(rf"{re.escape(first)}  ", row))
+    return re.split(r"\s{2,}", row)
 
 
 def shown(values: Any) -> list[str]:

@@ -4,6 +4,7 @@ Missing parts are named with the reason.
 """
 
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,9 @@ from report_run import CLASSES, DOMAINS
 from safetensors.numpy import load_file
 from synthetic_tables import synthetic_tables
 
-from cosup.analysis import load_run
+from cosup.analysis import load_run, tables
+from cosup.analysis.next_steps import next_steps
+from cosup.analysis.outcome import outcome
 from cosup.report import page
 from cosup.report.page import page_html, write_report
 
@@ -82,6 +85,36 @@ def test_accuracies(finished_run: Path, tree: Node, test_split: pd.DataFrame) ->
     assert found["ceiling"]["gain, points"] == f"{100 * lead:+.1f}".replace("-", "\N{MINUS SIGN}")
     headline = tree.one("dl", class_="headline").text
     assert found["student"]["accuracy, %"] in headline
+
+
+def test_the_head_says_whether_it_helped_and_what_to_do(finished_run: Path, tree: Node) -> None:
+    run = load_run(finished_run)
+    made = tables(run)
+    told = outcome(run, made)
+    assert told is not None
+    box = tree.one("div", class_="outcome")
+    assert box.has("class_", told.answer)
+    plain = box.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert told.headline in plain
+    assert told.detail in plain
+    steps = tree.one("div", class_="next").all("li")
+    assert [step.one("pre").text for step in steps if step.all("pre")] == [
+        step.command_for(finished_run.name) for step in next_steps(run, made) if step.command
+    ]
+
+
+def test_a_student_below_the_floor_is_told_so(finished_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "below"
+    shutil.copytree(finished_run, path)
+    summary = json.loads((path / "summary.json").read_text())
+    summary["student"] |= {"pgr": -2.37, "pgr_ci95": [-3.0, -1.5], "pgr_reason": None}
+    (path / "summary.json").write_text(json.dumps(summary))
+    head = read_page(write_report(load_run(path))).one("dl", class_="headline")
+    (tile,) = (part for part in head.all("div") if "PGR)" in part.one("dt").text)
+    assert "below the floor" in tile.one("dd").text
+    assert "%" not in tile.one("dd").text
+    assert "\N{MINUS SIGN}237.0" in tile.one("dd", class_="note").text
+    assert not tile.has("class_", "main")
 
 
 def test_load_and_filters(tree: Node, decided: pd.DataFrame) -> None:
@@ -194,6 +227,19 @@ def test_the_page_is_accessible(tree: Node) -> None:
     assert all(img.attributes["alt"] for img in tree.all("img"))
     assert tree.one("a", class_="skip").attributes["href"] == "#main"
     assert tree.one("html").attributes["lang"] == "en"
+    labels = [node.attributes["aria-label"] for node in tree.walk() if node.has("role", "region")]
+    titles = [node.one("h2").text for node in tree.all("section")]
+    assert len(labels) > 10
+    assert len({*labels, *titles}) == len(labels) + len(titles), "screen readers list them by name"
+
+
+def test_a_minus_sign_is_one_character(tree: Node) -> None:
+    """`-12.3` is a hyphen, and is read so; commands, configs and names have hyphens."""
+    code = {part for node in tree.all("pre") for part in node.text.split()}
+    text = tree.one("header").text + tree.one("main").text
+    words = [word.strip("[](),;:.") for word in text.split()]
+    assert [w for w in words if re.fullmatch(r"-[\d.,]+%?", w) and w not in code] == []
+    assert any(word.startswith("\N{MINUS SIGN}") for word in words)
 
 
 def test_each_figure_has_a_finding(tree: Node) -> None:
@@ -235,7 +281,7 @@ def test_a_missing_table_is_named_with_its_reason(
 ) -> None:
     run = load_run(finished_run)
     monkeypatch.setattr(page, "findings", lambda run, tables: {})
-    monkeypatch.setattr(page, "verdict", lambda run, tables: ["A verdict."])
+    monkeypatch.setattr(page, "verdict_parts", lambda run, tables: (["A verdict."], []))
     run.absent["filters"] = "it needs <true> labels"
     found = read_page(page_html(run, {}))
     assert "Not shown: it needs <true> labels." in found.one("figure", id="figure-filters").text
@@ -248,7 +294,7 @@ def test_many_teachers_and_classes(finished_run: Path, monkeypatch: pytest.Monke
     classes = [f"{CLASSES[n % 4]} {n}" for n in range(2000)]
     synthetic = synthetic_tables(teachers, classes, [f"domain {n}" for n in range(50)], rounds=7)
     monkeypatch.setattr(page, "findings", lambda run, tables: dict.fromkeys(tables, "Found 1."))
-    monkeypatch.setattr(page, "verdict", lambda run, tables: ["A verdict."])
+    monkeypatch.setattr(page, "verdict_parts", lambda run, tables: (["A verdict."], []))
     text = page_html(run, synthetic)
     assert len(text.encode()) < 5_000_000
     found = read_page(text)
