@@ -16,7 +16,8 @@ __all__ = ["COST_FIGURE", "WEIGHTS_FIGURE"]
 
 PREPARING = ("data", "features", "teachers", "annotate")
 CHOICE = "choose-loss"
-TAG = re.compile(r"round_(\d+)/(.+)")
+TAG = re.compile(r"(?:student/)?round_(\d+)/(.+)")
+"""Of the numbers of a training; earlier versions wrote them without `student/`."""
 MOST_PANELS, MOST_CURVES = 8, 8
 
 
@@ -67,7 +68,7 @@ def weights_sentence(run: Run, table: pd.DataFrame) -> str:
 
 def draw_weights(table: pd.DataFrame) -> list[View]:
     """Draw a panel for each recorded number, with a curve for each round."""
-    table = table.dropna(subset=["value"])
+    table = table[table["value"].notna() & (table["name"] != "learning_rate")]
     names = sorted((str(n) for n in table["name"].unique()), key=lambda n: ("weight" not in n, n))
     rounds = list(table["round"].unique())[-MOST_CURVES:]
     panels = []

@@ -26,8 +26,8 @@ from cosup.data.transforms import eval_transform
 from cosup.errors import RunError
 from cosup.models.compute import Compute, Precision
 from cosup.models.features import feature_blocks
-from cosup.models.fit import recorded
 from cosup.models.section import BackboneSection
+from cosup.models.watch import recorded
 from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
@@ -47,8 +47,8 @@ __all__ = [
 
 Arrays = dict[str, NDArray[Any]]
 """Tensors by name, as they are sent: Ray shares arrays without copying them."""
-LossRecords = list[tuple[str, int, float]]
-"""Name of the teacher, step and loss of the recorded steps."""
+LossRecords = list[tuple[str, int, float, int]]
+"""Name of the teacher, step and loss of the recorded steps, and the number of all steps."""
 
 CACHED_GROUPS = 2
 """Groups of teachers that an actor keeps."""
@@ -151,9 +151,9 @@ class PoolActor:
         """
         losses: LossRecords = []
 
-        def record(name: str, step: int, loss: float) -> None:
-            if recorded(step):
-                losses.append((name, step, loss))
+        def record(name: str, step: int, loss: float, steps: int) -> None:
+            if recorded(step, steps):
+                losses.append((name, step, loss, steps))
 
         folder = Path(directory) if os.path.isdir(directory) else None
         section = self.setup.config.teachers

@@ -75,8 +75,8 @@ def _store_trained(
                 "of libraries must be the same on every node"
             )
         teachers.append(teacher)
-    for name, step, loss in losses:
-        training.report(name, step, loss)
+    for record in losses:
+        training.report(*record)
     save_group(teachers, training)
 
 

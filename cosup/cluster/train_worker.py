@@ -29,8 +29,8 @@ from cosup.cluster.training_queue import PIECE_BYTES
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError, in_short
 from cosup.models.compute import Compute
-from cosup.models.fit import recorded
 from cosup.models.ranks import Ranks, joined
+from cosup.models.watch import recorded
 from cosup.student.jobs import HeadJob, NetworkJob
 
 __all__ = ["QueuedTraining", "work"]
@@ -99,7 +99,9 @@ class TrainWorker:
 
     def run(self, number: int, training: QueuedTraining) -> None:
         """Run a training, from its saved state if there is one, and send the result."""
-        on_step = _StepReporter(self.queue, number) if self.ranks.rank == 0 else None
+        on_step = None
+        if self.ranks.rank == 0:
+            on_step = _StepReporter(self.queue, number, training.job.total_steps)
         if isinstance(training.job, HeadJob):
             job = replace(training.job, features=_read_only_tensor(ray.get(training.features)))
             compute = Compute(self.device, ranks=self.ranks)
@@ -159,13 +161,13 @@ class TrainWorker:
 class _StepReporter:
     """Reports the recorded steps to the queue, and others from time to time."""
 
-    def __init__(self, queue: Any, number: int) -> None:
-        self.queue, self.number = queue, number
+    def __init__(self, queue: Any, number: int, steps: int) -> None:
+        self.queue, self.number, self.steps = queue, number, steps
         self.last = time.monotonic()
 
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
         now = time.monotonic()
-        if not recorded(step) and now - self.last < REPORT_SECONDS:
+        if not recorded(step, self.steps) and now - self.last < REPORT_SECONDS:
             return
         self.last = now
         means = {name: float(value.float().mean()) for name, value in metrics.items()}

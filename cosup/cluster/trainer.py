@@ -38,8 +38,8 @@ from cosup.data.table import ImageData
 from cosup.errors import RunError, in_short
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.fit import OnStep
 from cosup.models.heads import HeadBank, head_bank
+from cosup.models.watch import OnStep
 from cosup.student.jobs import HeadJob, NetworkJob
 from cosup.words import plural
 

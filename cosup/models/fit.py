@@ -9,10 +9,9 @@ batches (candidates of a choice, which differ in targets or loss) share the loop
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -25,21 +24,21 @@ from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.ranks import Ranks, check_slices
 from cosup.models.samples import CHUNK, Samples, Shuffle, column_scaling
 from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.watch import (
+    OnHeads,
+    OnStep,
+    Watched,
+    head_accuracy,
+    is_watched,
+    learning_rate,
+)
 from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[int, float, Metrics], None]
-
 SMALL_STEP = 64 * 10**6  # multiplications per step below which one thread is faster than several
 CHECK_EVERY = 25  # steps between checks of the loss on an accelerator: each check waits for it
-RECORD_EVERY = 50
-
-
-def recorded(step: int) -> bool:
-    """Return whether this step (from 1) of a training is recorded."""
-    return step == 1 or step % RECORD_EVERY == 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class HeadFit:
     init: HeadBank | None = None
     steps: int | None = None
     hard: bool = False
+    watched: Watched | None = None
 
     @property
     def largest(self) -> int:
@@ -141,16 +141,21 @@ class HeadFit:
 
 
 def fit_heads(
-    fit: HeadFit, compute: Compute = DEFAULT_COMPUTE, on_step: OnStep | None = None
+    fit: HeadFit,
+    compute: Compute = DEFAULT_COMPUTE,
+    on_step: OnStep | None = None,
+    on_heads: OnHeads | None = None,
 ) -> HeadBank:
     """Fit one head per member set and return them as a bank on the CPU.
 
     on_step(step from 1, mean loss per head, metrics) is called every step on a CPU and every 25th
-    elsewhere. Of several ranks each computes its slice of every batch. The same `fit` gives the
-    same heads. Raises `ValueError` as `HeadFit.check_shapes`, `RunError` for a loss that is not
-    finite, `UserError` for batches that the ranks can't share.
+    elsewhere; on_heads likewise with the loss of each head, on one rank. Of several ranks each
+    computes its slice of every batch. The same `fit` gives the same heads. Raises `ValueError` as
+    `HeadFit.check_shapes`, `RunError` for a loss that is not finite, `UserError` for batches that
+    the ranks can't share.
     """
-    return fit_together([fit], compute, on_step)[0]
+    fit.check_shapes()
+    return _fit_group([fit], compute, on_step, on_heads)[0]
 
 
 def fit_together(
@@ -175,7 +180,12 @@ def fit_together(
     return [banks[index] for index in range(len(fits))]
 
 
-def _fit_group(fits: Sequence[HeadFit], compute: Compute, on_step: OnStep | None) -> list[HeadBank]:
+def _fit_group(
+    fits: Sequence[HeadFit],
+    compute: Compute,
+    on_step: OnStep | None,
+    on_heads: OnHeads | None = None,
+) -> list[HeadBank]:
     """Fit heads that draw the same batches in one loop."""
     fit = fits[0]
     training, ranks, total = fit.training, compute.ranks, fit.total_steps
@@ -187,8 +197,8 @@ def _fit_group(fits: Sequence[HeadFit], compute: Compute, on_step: OnStep | None
         check_slices(fit.batch_size, ranks.size)
     optimizer = build_optimizer(banks, training)
     module = ranks.wrap(banks)
-    reports = [on_step, *[None] * (len(fits) - 1)]
-    monitors = [_HeadMonitor(*each) for each in zip(fits, repeat(compute), reports, strict=False)]
+    monitors = [_HeadMonitor(one, compute) for one in fits]
+    monitors[0].on_step, monitors[0].on_heads = on_step, on_heads
     # Threads as for one fit: sums over several threads differ in the last digits.
     with _few_threads(fit.batch_size * next(iter(banks)).weight.numel()):
         for step in range(total):
@@ -201,11 +211,14 @@ def _fit_group(fits: Sequence[HeadFit], compute: Compute, on_step: OnStep | None
             for one, source, scores, monitor in zip(fits, samples, logits, monitors, strict=True):
                 wanted, weight, true = source.supervision(rows)
                 losses, metrics = one.objective(scores, wanted, progress, true)
-                parts.append(_mean(losses, weight, ranks).sum())
-                monitor.check(step, parts[-1], metrics)
+                by_head = _mean(losses, weight, ranks)
+                parts.append(by_head.sum())
+                monitor.check(step, by_head, metrics)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(parts)
             optimizer.step()
+            for monitor, bank in zip(monitors, banks, strict=True):
+                monitor.report(step, bank, optimizer)
     for monitor in monitors:
         monitor.end()
     return [_finished(bank, one) for bank, one in zip(banks, fits, strict=True)]
@@ -217,25 +230,43 @@ class _HeadMonitor:
     Checks every step on a CPU; the first, the last and every `CHECK_EVERY`th elsewhere.
     """
 
-    def __init__(self, fit: HeadFit, compute: Compute, on_step: OnStep | None) -> None:
+    def __init__(self, fit: HeadFit, compute: Compute) -> None:
         self.fit = fit
         self.total = fit.total_steps
         self.every = 1 if compute.device.type == "cpu" else CHECK_EVERY
-        self.on_step = on_step
+        self.on_step: OnStep | None = None
+        self.on_heads: OnHeads | None = None
         self.ranks = compute.ranks
         self.first = self.last = math.nan
+        self.by_head = torch.empty(0)
+        self.metrics: Metrics = {}
 
-    def check(self, step: int, objective: Tensor, metrics: Metrics) -> None:
-        """Check the heads' summed loss after the forward pass of a step (from 0)."""
-        if (step + 1) % self.every and step not in (0, self.total - 1):
+    def check(self, step: int, by_head: Tensor, metrics: Metrics) -> None:
+        """Check the losses of the heads [H] after the forward pass of a step (from 0)."""
+        if not self._checks(step):
             return
-        objective, metrics = self.ranks.means(objective, metrics)
+        objective, self.metrics = self.ranks.means(by_head.sum(), metrics)
+        self.by_head = by_head.detach()
         self.last = float(objective.detach()) / len(self.fit.members)
         self.first = self.last if step == 0 else self.first
         if not math.isfinite(self.last):
             raise RunError(_diverged(step + 1, self.fit))
-        if self.on_step is not None:
-            self.on_step(step + 1, self.last, metrics)
+
+    def report(self, step: int, bank: HeadBank, optimizer: torch.optim.Optimizer) -> None:
+        """Report the losses of a step (from 0), and the accuracy of the bank after it."""
+        if not self._checks(step):
+            return
+        if self.on_heads is not None:
+            self.on_heads(step + 1, self.by_head)
+        if self.on_step is None:
+            return
+        metrics, watched = {**self.metrics, **learning_rate(optimizer)}, self.fit.watched
+        if watched is not None and is_watched(step + 1, self.total):
+            metrics |= head_accuracy(bank, watched)
+        self.on_step(step + 1, self.last, metrics)
+
+    def _checks(self, step: int) -> bool:
+        return (step + 1) % self.every == 0 or step in (0, self.total - 1)
 
     def end(self) -> None:
         """Warn after the last step if the loss has more than doubled."""

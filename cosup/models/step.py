@@ -15,10 +15,10 @@ from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.fit import OnStep
 from cosup.models.images import Mixing, Pixels
 from cosup.models.networks import BATCH_NORMS
 from cosup.models.section import TrainingSection
+from cosup.models.watch import OnStep
 from cosup.protocols import NetworkOutput
 from cosup.settings import registered_name
 from cosup.settings.losses import LOSSES
@@ -71,7 +71,8 @@ class TrainContext:
     trained network). saved: called after the state was written. identity: a hash of what is
     trained; a state with another hash is ignored. live: networks that are run on the augmented
     images of every batch, or None. live_annotations: replace the targets by the probabilities of
-    `live`. settings: key of the training section, for errors.
+    `live`. settings: key of the training section, for errors. watch: function from the module to
+    metrics that are reported after some steps (`is_watched`).
     """
 
     seed: int = 0
@@ -83,6 +84,7 @@ class TrainContext:
     live: Live | None = None
     live_annotations: bool = False
     settings: str = "training"
+    watch: Callable[[nn.Module], Metrics] | None = None
 
 
 class TrainModule(nn.Module):

@@ -35,6 +35,7 @@ from cosup.models.step import (
     check_settings,
     compiled,
 )
+from cosup.models.watch import is_watched, learning_rate
 from cosup.models.weights import hash_tensors
 from cosup.seeds import forked_seeds, random_states, restore_random_states, seed_for
 
@@ -188,6 +189,7 @@ def train_network(
         with compiled(module, training.compile), contextlib.ExitStack() as stack:
             run = Step(ranks.wrap(module), pixels.to(device), objective, training, context)
             monitor = _LossMonitor(training, steps, context)
+            shown = module if ema is None else ema.module
             stream = batches(start)
             stack.callback(_close, stream)
             for step, batch in zip(range(start, steps), stream, strict=False):
@@ -201,7 +203,7 @@ def train_network(
                 if ema is not None:
                     ema.update(module)
                 state.save(step + 1, due=(step + 1) % training.save_every == 0)
-                monitor.report(step, loss, metrics)
+                monitor.report(step, loss, {**metrics, **learning_rate(optimizer)}, shown)
     if ema is not None:
         module.load_state_dict(ema.module.state_dict())
     monitor.end(module)
@@ -225,7 +227,7 @@ class _LossMonitor:
         self.training = training
         self.total = total
         self.every = 1 if context.compute.device.type == "cpu" else CHECK_EVERY
-        self.on_step = context.report
+        self.on_step, self.watch = context.report, context.watch
         self.settings = context.settings
         self.ranks = context.compute.ranks
 
@@ -242,10 +244,13 @@ class _LossMonitor:
             raise RunError(self._diverged(step + 1))
         return loss, metrics
 
-    def report(self, step: int, loss: Tensor, metrics: Metrics) -> None:
-        """Report the loss after a step (from 0)."""
-        if self.on_step is not None and self._checks(step):
-            self.on_step(step + 1, float(loss), metrics)
+    def report(self, step: int, loss: Tensor, metrics: Metrics, module: nn.Module) -> None:
+        """Report the loss of a step (from 0), and what is watched of the module after it."""
+        if self.on_step is None or not self._checks(step):
+            return
+        if self.watch is not None and is_watched(step + 1, self.total):
+            metrics = {**metrics, **self.watch(module)}
+        self.on_step(step + 1, float(loss), metrics)
 
     def end(self, module: nn.Module) -> None:
         """Raise `RunError` if the last step made a weight infinite."""

@@ -182,7 +182,8 @@ def draw_curves(table: pd.DataFrame, runs: Sequence[str]) -> Lines:
     by = ["run", "tag", "step"]
     known = table.dropna(subset=["value"]).groupby(by, sort=False)["value"].mean().reset_index()
     steps = known.groupby("tag", sort=False)["step"].nunique()
-    tags = sorted((str(tag) for tag in steps.index[steps > 1]), key=_rank)
+    several = (str(tag) for tag in steps.index[steps > 1])
+    tags = sorted((tag for tag in several if not tag.endswith("/learning_rate")), key=_rank)
     shown = list(runs)[:MOST_CURVES]
     panels = [_panel(tag, known[known["tag"] == tag], shown) for tag in tags[:MOST_PANELS]]
     left_out = []
@@ -220,17 +221,17 @@ def _panel(tag: str, table: pd.DataFrame, runs: Sequence[str]) -> Panel:
 
 
 def _title(tag: str) -> str:
-    """Return the title of a recorded number: `round 2: loss` for `round_2/loss`."""
-    part, _, name = tag.partition("/")
-    if part == "teachers":
-        return f"training loss of teacher {words.shorten(name, 40)}"
+    """Return the title of a recorded number: `round 2: loss` for `student/round_2/loss`."""
+    part, _, name = tag.removeprefix("student/").partition("/")
+    if part == "teacher":
+        return f"training loss of teacher {words.shorten(name.removesuffix('/loss'), 40)}"
     name = name.replace("_", " ")
     return name if part == "rounds" else f"{part.replace('_', ' ')}: {name}"
 
 
 def _rank(tag: str) -> tuple[int, str]:
     """Sort the measures of the rounds first and the training of the teachers last."""
-    if tag.startswith("teachers/"):
+    if tag.startswith("teacher/"):
         return len(FIRST_TAGS) + 1, tag
     places = (place for place, start in enumerate(FIRST_TAGS) if tag.startswith(start))
     return next(places, len(FIRST_TAGS)), tag

@@ -79,7 +79,7 @@ def finish_controls(context: RunContext, prepared: Prepared, team: Numbers) -> C
             accuracy = split.accuracy(probs)
             assert accuracy is not None, "without test samples all controls are left out"
             log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
-            context.recorder.scalar(f"controls/{name}", accuracy, 0)
+            context.recorder.scalar(f"control/{name}/accuracy", accuracy, 0)
             run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
             context.discard_training_states()
         controls.found[name] = file.read(split.answers)

@@ -12,7 +12,7 @@ from cosup.config.load import check_config
 from cosup.config.schema import Config, ExecutionSection, RunSection
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
-from cosup.models.fit import recorded
+from cosup.models.watch import recorded
 from cosup.runs.assemble import Annotated, Prepared, assemble
 from cosup.runs.backend import Backend
 from cosup.runs.checks import check_samples
@@ -107,10 +107,10 @@ def _train(
     config = context.config
     folder, paces = context.run.folder(context.files.teachers.folder), dict[str, Pace]()
 
-    def record(name: str, step: int, loss: float) -> None:
-        paces.setdefault(name, Pace(f"teacher {name}"))(step, loss)
-        if recorded(step):
-            context.recorder.scalar(f"teachers/{name}", loss, step)
+    def record(name: str, step: int, loss: float, steps: int) -> None:
+        paces.setdefault(name, Pace(f"teacher {name}", steps))(step, loss)
+        if recorded(step, steps):
+            context.recorder.scalar(f"teacher/{name}/loss", loss, step)
 
     extra = control_teachers(config, hierarchy, data)
     parts = [*hierarchy, *extra.values()]

@@ -187,8 +187,8 @@ FINAL = {
     "floor": ("floor", "accuracy"),
     "ceiling": ("ceiling", "accuracy"),
 }
-"""The keys in the summary of each `Final/NAME`. TensorBoard's table of runs begins with the five
-metrics that come first in the alphabet, capitals before the others."""
+"""The keys in the summary of each `at_end/NAME`. TensorBoard's table of runs begins with the five
+metrics that come first in the alphabet."""
 
 
 class Recorder:
@@ -300,5 +300,5 @@ def _show_result(board: TensorBoard, summary: Mapping[str, Any], ended: float) -
     for name, (part, number) in FINAL.items():
         value = summary[part][number]
         if value is not None:
-            board.write(Scalar(f"Final/{name}", value, len(summary["rounds"]), ended))
+            board.write(Scalar(f"at_end/{name}", value, len(summary["rounds"]), ended))
     board.end(True, ended)

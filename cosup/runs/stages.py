@@ -11,9 +11,10 @@ from torch import Tensor
 from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
 from cosup.config.schema import Assigners, Config, Filters, Losses, RoundsSection
 from cosup.consistency import Chain
+from cosup.data.loader import ImageRows
 from cosup.errors import about
 from cosup.losses.base import Objective
-from cosup.models.fit import OnStep, recorded
+from cosup.models.watch import MOST_WATCHED, OnStep, Watched, recorded
 from cosup.probabilities import ProbTable
 from cosup.protocols import Student, folds_of
 from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, cross_fit, run_rounds
@@ -36,6 +37,7 @@ def student_factory(
     context: RunContext,
     prepared: Prepared,
     on_step: OnStep | None = None,
+    watched: Watched | None = None,
     *,
     folds: int | None = None,
     steps: int | None = None,
@@ -57,6 +59,7 @@ def student_factory(
         parts,
         on_step,
         context.backend.launcher,
+        watched,
     )
 
     def head(minimised: Objective, seed: int) -> Student:
@@ -100,9 +103,32 @@ def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
     )
 
 
-def build_recipe(context: RunContext, prepared: Prepared, on_step: OnStep | None = None) -> Recipe:
+def build_recipe(
+    context: RunContext,
+    prepared: Prepared,
+    on_step: OnStep | None = None,
+    watched: Watched | None = None,
+) -> Recipe:
     """Build the objects that the rounds of a run are run with, its student among them."""
-    return round_recipe(context.config.rounds, student_factory(context, prepared, on_step))
+    make = student_factory(context, prepared, on_step, watched)
+    return round_recipe(context.config.rounds, make)
+
+
+def _watched(prepared: Prepared) -> Watched | None:
+    """Return samples of validation, evenly spread, to record the student's accuracy on; None if
+    the split is empty, or of novel classes."""
+    found = prepared.inputs.validation
+    if found is None or found.episodes is not None:
+        return None
+    known = torch.nonzero(found.split.labels >= 0)[:, 0]
+    if not len(known):
+        return None
+    chosen = known[torch.linspace(0, len(known) - 1, min(len(known), MOST_WATCHED)).long()]
+    inputs = found.inputs
+    if isinstance(inputs, ImageRows):
+        inputs = torch.from_numpy(inputs.rows)
+    assert isinstance(inputs, Tensor)
+    return Watched(inputs[chosen], found.split.labels[chosen])
 
 
 def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any]]:
@@ -110,13 +136,13 @@ def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any
     task, run = prepared.task, context.run
     step = StepLog(context.recorder)
     steps = student_steps(context, prepared)
-    recipe = build_recipe(context, prepared, step)
+    recipe = build_recipe(context, prepared, step, _watched(prepared))
     schedule = recipe.schedule(len(task.levels))
     state = _finished(run, schedule, task.num_classes)
     outcomes = run_rounds(task, recipe, context.seed, state)
     for number, _ in schedule[0 if state is None else state.finished :]:
         started = time.monotonic()
-        step.tag = f"round_{number}"
+        step.tag = f"student/round_{number}"
         step.pace = Pace(f"round {number}, student", steps)
         with about(f"round {number}, student"):
             outcome = next(outcomes)
@@ -254,9 +280,10 @@ class StepLog:
         self.pace = pace
 
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
+        total = None if self.pace is None else self.pace.total
         if self.pace is not None:
             self.pace(step, loss)
-        if self.recorder is None or not recorded(step):
+        if self.recorder is None or not recorded(step, total):
             return
         self.recorder.scalar(f"{self.tag}/loss", loss, step)
         self.recorder.scalars(

@@ -103,8 +103,8 @@ class HeadStudent(Student):
         rows = torch.nonzero(update.weights > 0)[:, 0]
         members = [rows, *self.setup.outside_folds(rows)]
         job = self._job(update.inputs, update.targets, members, update.weights, "update")
-        guidance = update.guidance
-        return job if guidance is None else replace(job, labels=guidance.labels)
+        labels = None if update.guidance is None else update.guidance.labels
+        return replace(job, labels=labels, watched=self.setup.watched)
 
     def _job(
         self,

@@ -7,28 +7,31 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosup.config.student import StudentSection
-from cosup.data.loader import TrainingBatches
+from cosup.data.loader import TrainingBatches, image_batches
 from cosup.data.table import ImageData
+from cosup.data.transforms import eval_transform
 from cosup.errors import within
-from cosup.losses.base import Objective
+from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.fit import HeadFit, OnStep, fit_heads, fit_together
+from cosup.models.fit import HeadFit, fit_heads, fit_together
 from cosup.models.heads import HeadBank
 from cosup.models.images import training_transform
 from cosup.models.ranks import check_slices
 from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, TrainModule, train_network
+from cosup.models.watch import OnStep, Watched, network_accuracy
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.seeds import seed_for
@@ -91,7 +94,7 @@ class NetworkJob:
     classifier: the network before training. rows: [n] rows of the lesson to train on. steps:
     optimiser steps. state: name of the file in `compute.scratch` that holds the state of the
     unfinished training. live_annotations: replace the targets by the live teachers' annotations of
-    the augmented images.
+    the augmented images. watched: images whose accuracy is recorded.
     """
 
     classifier: Classifier
@@ -103,6 +106,12 @@ class NetworkJob:
     seed: int
     state: str
     live_annotations: bool = False
+    watched: Watched | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Number of optimiser steps."""
+        return self.steps
 
     @property
     def asks_live(self) -> bool:
@@ -136,6 +145,7 @@ class NetworkJob:
             live=self.lesson.guidance.live if self.asks_live else None,
             live_annotations=self.live_annotations,
             settings="student.training",
+            watch=None if self.watched is None else partial(self._accuracy, data, compute),
         )
         module = TrainModule(self.classifier, self._connector())
         loader = self._loader(data, compute)
@@ -148,6 +158,15 @@ class NetworkJob:
         pixels = self.classifier.pixels
         train_network(module, batches, self.objective, self.training, self.steps, context, pixels)
         return self.classifier.cpu()
+
+    def _accuracy(self, data: ImageData, compute: Compute, module: nn.Module) -> Metrics:
+        """Return the accuracy on the watched images of the classifier in a `TrainModule`."""
+        assert isinstance(module, TrainModule)
+        assert self.watched is not None
+        classifier, rows = module.classifier, self.watched.inputs.numpy()
+        size, transform = compute.batch_size, eval_transform(classifier.input)
+        batches = image_batches(data, rows, transform, size, compute.workers)
+        return network_accuracy(classifier, batches, self.watched.labels, compute)
 
     def _connector(self) -> Connector | None:
         """Build the layers that compare feature maps; None for other losses."""
@@ -240,8 +259,8 @@ class StudentSetup:
     """Settings and resources that the students of a run share.
 
     section: the `student` section. folds: [N] fold of each training sample, from 0; None without
-    cross-fitting. on_step: called after every step of the
-    main training. launcher: runs the trainings.
+    cross-fitting. on_step: called after every step of the main training. watched: samples whose
+    accuracy is recorded during the main training. launcher: runs the trainings.
     """
 
     section: StudentSection
@@ -250,6 +269,7 @@ class StudentSetup:
     folds: Tensor | None = None
     on_step: OnStep | None = None
     launcher: Launcher = field(default_factory=LocalLauncher)
+    watched: Watched | None = None
 
     @property
     def fold_count(self) -> int:

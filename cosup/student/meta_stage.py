@@ -24,11 +24,11 @@ from cosup.losses.base import Objective
 from cosup.models.centroids import MetaLearner
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.fit import OnStep
 from cosup.models.images import training_transform
 from cosup.models.ranks import ALONE
 from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, TrainContext, train_network
+from cosup.models.watch import OnStep
 from cosup.seeds import seed_for
 from cosup.student.jobs import Lesson, NetworkJob, OnSaved
 

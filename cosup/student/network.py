@@ -1,6 +1,7 @@
 """A student that is a whole network, trained on images."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from cosup.losses.features import without_features
 from cosup.models.centroids import episode_probs
 from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import Compute
-from cosup.models.fit import OnStep
+from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.protocols import (
     Guidance,
@@ -71,7 +72,8 @@ class NetworkStudent(Student):
         rows = torch.nonzero(weights > 0)[:, 0]
         # Controls that no single teacher annotates have stored targets alone.
         live = self.live_annotations and lesson.guidance.live is not None
-        self.network_ = self._fit(data, self._job(lesson, rows, "update", live), self.setup.on_step)
+        job = replace(self._job(lesson, rows, "update", live), watched=self.setup.watched)
+        self.network_ = self._fit(data, job, self.setup.on_step)
         self.folds_ = [
             self._fit(data, self._job(lesson, outside, f"fold-{fold}", live))
             for fold, outside in enumerate(self.setup.outside_folds(rows))

@@ -49,9 +49,9 @@ ROWS_PER_BATCH = 4096
 SampleRows = NDArray[np.int64]
 """[N] row numbers of the sample table."""
 
-OnTeacherStep = Callable[[str, int, float], None]
-"""Called after every training step: the names of the teachers that are trained together, joined by
-"+", the step from 1, and the mean loss."""
+OnTeacherStep = Callable[[str, int, float, int], None]
+"""Called after every training step: the name of the teacher, the step from 1, the loss, and the
+number of steps."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class Training:
         """Device, precision and resources."""
         return self.features.compute
 
-    def report(self, name: str, step: int, loss: float) -> None:
+    def report(self, name: str, step: int, loss: float, steps: int) -> None:
         """Call `on_step`, if there is one."""
         if self.on_step is not None:
-            self.on_step(name, step, loss)
+            self.on_step(name, step, loss, steps)
 
 
 class Teacher(TeacherTraits, ABC):

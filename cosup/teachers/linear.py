@@ -116,9 +116,12 @@ def _fit_heads(
         seed=seed_for(training.seed, "teachers", names),
         steps=steps,
     )
-    return fit_heads(
-        fit, training.compute, lambda step, loss, _: training.report(names, step, loss)
-    )
+
+    def report(step: int, losses: Tensor) -> None:
+        for spec, loss in zip(specs, losses.tolist(), strict=True):
+            training.report(spec.name, step, loss, steps)
+
+    return fit_heads(fit, training.compute, on_heads=report)
 
 
 class FeatureTeacher(Teacher):

@@ -144,7 +144,7 @@ def _train_network(teacher: NetworkTeacher, training: Training) -> int:
     context = TrainContext(
         seed=seed,
         compute=compute,
-        report=lambda step, loss, _: training.report(teacher.name, step, loss),
+        report=lambda step, loss, _: training.report(teacher.name, step, loss, steps),
         state=None if directory is None else TeacherFiles(directory).pending(teacher.name),
         identity=_training_hash(teacher, training),
         settings=teacher.spec.setup.training_key,

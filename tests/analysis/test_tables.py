@@ -326,7 +326,7 @@ def test_calibration(run: Run, found: Tables, path: Path, last: int) -> None:
 def test_weights_and_cost(run: Run, found: Tables, path: Path, last: int) -> None:
     weights = rows(found["weights"], "round", "name", "step")
     lines = pd.read_json(path / "metrics.jsonl", lines=True)
-    assert len(weights) == lines["tag"].str.startswith("round_").sum()
+    assert len(weights) == lines["tag"].str.startswith("student/round_").sum()
     same(weights[str(last), "adaptive_weight", "50"]["value"], 1 / 50)
     cost = rows(found["cost"], "stage")
     stages = {file.stem.replace("-", " ", 1): file for file in (path / "stages").glob("*.json")}

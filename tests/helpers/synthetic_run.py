@@ -314,7 +314,7 @@ class _Writer:
 
     def _scalars(self, rounds: int) -> None:
         lines = [
-            {"tag": f"round_{number}/{name}", "value": 1 / step, "step": step, "time": 0.0}
+            {"tag": f"student/round_{number}/{name}", "value": 1 / step, "step": step, "time": 0.0}
             for number in range(1, rounds + 1)
             for step in (1, 50, 100)
             for name in ("loss", "adaptive_weight")

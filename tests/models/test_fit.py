@@ -20,6 +20,7 @@ from cosup.models.heads import HeadBank, text_heads
 from cosup.models.optimize import build_optimizer, rate_share
 from cosup.models.samples import Shuffle, column_scaling, hard_labels, one_hot
 from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.watch import Watched
 from cosup.probabilities import ProbTable
 
 PIXELS, DIGITS = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
@@ -39,6 +40,31 @@ def fit(members: list[Tensor], **changes: object) -> HeadBank:
     on_step = changes.pop("on_step", None)
     made = HeadFit(FEATURES, members=members, **{**settings, **changes})  # type: ignore[arg-type]
     return fit_heads(made, on_step=on_step)  # type: ignore[arg-type]
+
+
+def test_watching_the_accuracy_changes_nothing() -> None:
+    """Of two heads that share a loop the first is watched: its accuracy after the last step is that
+    of the fitted head, and both are equal to those that are not watched."""
+    settings = {"members": [TRAIN, TRAIN[:600]], "training": TrainingSection(steps=120, lr=0.02)}
+    plain = fit(**settings)  # type: ignore[arg-type]
+    found: dict[int, float] = {}
+    rates: list[float] = []
+
+    def look(step: int, loss: float, metrics: Metrics) -> None:
+        rates.append(float(metrics["learning_rate"]))
+        if "validation_accuracy" in metrics:
+            found[step] = float(metrics["validation_accuracy"])
+
+    watched = Watched(FEATURES[TEST], DIGITS[TEST])
+    seen = fit(**settings, watched=watched, on_step=look)  # type: ignore[arg-type]
+    for name, value in plain.state_dict().items():
+        assert torch.equal(seen.state_dict()[name], value)
+    assert list(found) == [50, 100, 120]
+    assert found[120] == pytest.approx(accuracy(predict_heads(plain, FEATURES)[0]), abs=2e-3)
+    assert found[120] > 0.85
+    assert rates[0] == pytest.approx(0.02)
+    assert len(rates) == 120
+    assert rates[-1] < 0.02 / 50
 
 
 def accuracy(table: ProbTable) -> float:

@@ -32,9 +32,13 @@ from cosup.report.compare_text import (
 BETTER, WORSE = "b_<i>&", "a_run"
 STRANGE = ("<script>alert(1)</script>", "猫 & كلب", "{{ 7 * 7 }}")
 SCALARS = [
-    *((f"round_1/{name}", step, 1 / step) for name in ("loss", "weight") for step in (1, 50, 100)),
+    *(
+        (f"student/round_1/{name}", step, 1 / step)
+        for name in ("loss", "weight")
+        for step in (1, 50, 100)
+    ),
     *(("rounds/student_accuracy", number, 0.5 + number / 10) for number in (1, 2)),
-    ("teachers/all", 1, None),
+    ("teacher/all/loss", 1, None),
 ]
 
 

@@ -97,6 +97,16 @@ def shown(directory: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
+def test_every_training_has_curves_of_its_own(folders: tuple[Path, Path, str]) -> None:
+    scalars = load_run(folders[0]).scalars
+    last = scalars.groupby("tag")["step"].max()
+    curves = [f"teacher/{name}/loss" for name in ("all", "domain_rot0", "domain_rot90")]
+    curves += [f"student/round_{n}/{name}" for n in (1, 2) for name in ("loss", "learning_rate")]
+    assert set(last[curves]) == {40}
+    assert all(tag == tag.lower() for tag in last.index)
+
+
+@pytest.mark.slow
 def test_tensorboard_events_are_equal_and_recorded_once(folders: tuple[Path, Path, str]) -> None:
     whole, cut, _ = folders
     assert shown(cut) == shown(whole)

@@ -102,7 +102,7 @@ def test_every_loss_runs_with_several_teachers(here: Path) -> None:
     assert all(one["ceiling"]["accuracy"] is not None for one in found["losses"].values())
     for name in ("fitnet", "rkd", "reviewkd"):
         metrics = pd.read_json(here / f"outputs/net/{name}/metrics.jsonl", lines=True)
-        values = metrics.loc[metrics["tag"] == "round_2/feature_loss", "value"]
+        values = metrics.loc[metrics["tag"] == "student/round_2/feature_loss", "value"]
         assert (values > 0).all()
         assert len(values) > 0
 

@@ -75,7 +75,7 @@ def whole(folder: Path, loss: str = "cross_entropy") -> Path:
             recorder.scalar("rounds/kept", 0.5, number)
             keep_round(folder, number)
             recorder.assignment(decisions(), number)
-        recorder.scalar("controls/ceiling", 0.9, 0)
+        recorder.scalar("control/ceiling/accuracy", 0.9, 0)
         (folder / "summary.json").write_text(json.dumps(SUMMARY))
     return folder
 
@@ -120,9 +120,9 @@ EXPECTED = sorted(
     [
         (metadata.SESSION_START_INFO_TAG, 0),
         (metadata.SESSION_END_INFO_TAG, 0),
-        ("controls/ceiling", 0),
+        ("control/ceiling/accuracy", 0),
         *((tag, number) for number in (1, 2) for tag in ("assignment", "rounds/kept")),
-        *((f"Final/{name}", 2) for name in ("student", "pgr", "floor", "ceiling")),
+        *((f"at_end/{name}", 2) for name in ("student", "pgr", "floor", "ceiling")),
     ]
 )
 
@@ -183,8 +183,8 @@ def test_runs_of_a_folder_are_named_by_differing_settings(
     assert {info.name for info in found.hparam_infos if info.differs} == {"rounds.loss.name"}
     names = [info.name.tag for info in found.metric_infos]
     assert names[:5] == [
-        *(f"Final/{n}" for n in ("ceiling", "floor", "pgr", "student")),
-        "controls/ceiling",
+        *(f"at_end/{n}" for n in ("ceiling", "floor", "pgr", "student")),
+        "control/ceiling/accuracy",
     ]
     asked = api_pb2.ListSessionGroupsRequest(
         allowed_statuses=[api_pb2.STATUS_SUCCESS], slice_size=9
@@ -202,9 +202,9 @@ def test_runs_of_a_folder_are_named_by_differing_settings(
         "controls": "best_teacher, ceiling",
     }
     values = {value.name.tag: value.value for value in groups[0].metric_values}
-    assert values["Final/student"] == 0.75
-    assert values["Final/pgr"] == 0.625
-    assert values["controls/ceiling"] == pytest.approx(0.9)
+    assert values["at_end/student"] == 0.75
+    assert values["at_end/pgr"] == 0.625
+    assert values["control/ceiling/accuracy"] == pytest.approx(0.9)
 
 
 def _plain(value: Any) -> Any:

@@ -16,9 +16,11 @@ from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
+from cosup.losses.base import Metrics
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.section import AugmentSection
+from cosup.models.watch import Watched
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.student.folder import save_network
@@ -60,9 +62,8 @@ def student(**changes: Any) -> NetworkStudent:
     )
     objective = changes.pop("objective", Objective(CrossEntropy()))
     compute = Compute(CPU, scratch=changes.pop("scratch", None))
-    shared = {
-        name: changes.pop(name) for name in ("folds", "on_step", "launcher") if name in changes
-    }
+    own = ("folds", "on_step", "launcher", "watched")
+    shared = {name: changes.pop(name) for name in own if name in changes}
     setup = StudentSetup(section, 10, compute, **shared)
     return NetworkStudent(setup, objective, 1, **changes)
 
@@ -97,6 +98,30 @@ def test_predictions_are_of_images_without_augmentation() -> None:
     found = trained_student().predict(inputs)
     torch.testing.assert_close(found.dense(slice(None)), expected, rtol=1e-2, atol=1e-3)
     assert torch.equal(trained_student().predict_own(inputs).values, found.values)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_watching_the_accuracy_changes_nothing(ema: float | None) -> None:
+    """Weights and statistics of batch norms are equal to the last bit, with random
+    augmentation; the last accuracy is that of the trained network."""
+    inputs, labels = part("student_train", 120)
+    held, truth = part("test", 60)
+    found: dict[int, float] = {}
+
+    def look(step: int, loss: float, metrics: Metrics) -> None:
+        if "validation_accuracy" in metrics:
+            found[step] = float(metrics["validation_accuracy"])
+
+    settings = {"steps": 55, "augment": {"crop": "padded", "erase": 0.5}, "ema": ema}
+    plain = student(training=settings)
+    watched = Watched(torch.from_numpy(held.rows), truth)
+    seen = student(training=settings, watched=watched, on_step=look)
+    for each in (plain, seen):
+        each.update(inputs, ProbTable.one_hot(labels, 10), torch.ones(len(labels)))
+    assert equal(plain.state_dict(), seen.state_dict())
+    assert list(found) == [50, 55]
+    right = (seen.predict(held).top()[0] == truth).double().mean()
+    assert found[55] == pytest.approx(float(right))
 
 
 def test_samples_of_weight_0_have_no_effect() -> None:

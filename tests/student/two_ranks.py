@@ -29,9 +29,9 @@ from cosup.losses import CrossEntropy, Objective
 from cosup.losses.base import Metrics
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
-from cosup.models.fit import OnStep
 from cosup.models.ranks import ALONE, Ranks, joined
 from cosup.models.train import Batch, TrainContext, TrainModule, train_network
+from cosup.models.watch import OnStep
 from cosup.student.jobs import HeadJob
 
 

@@ -45,7 +45,7 @@ def test_a_killed_training_of_a_teacher_resumes(
     steps: list[int] = []
 
     def obtain(kill_at: int = 0) -> list[Teacher]:
-        def on_step(name: str, step: int, loss: float) -> None:
+        def on_step(name: str, step: int, loss: float, total: int) -> None:
             steps.append(step)
             if step == kill_at:
                 raise Killed
