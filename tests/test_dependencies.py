@@ -10,7 +10,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = DECLARED["project"]
-OPTIONAL = {"aiohttp", "datasets", "onnxruntime", "open-clip-torch", "requests"}
+OPTIONAL = {
+    "aiohttp",
+    "datasets",
+    "mlflow-skinny",
+    "onnxruntime",
+    "open-clip-torch",
+    "requests",
+    "wandb",
+}
 """Imported only where the user asks for what an extra provides."""
 THERE = {"ipython"}
 """Imported only in a notebook, which runs in it."""

@@ -35,8 +35,8 @@ def list_all(
         str,
         typer.Argument(
             metavar="KIND",
-            help="configs, assigners, consistency (its filters), losses, sources, teachers, "
-            "controls, runs, or keys: every setting of a config.",
+            help="configs, assigners, consistency (its filters), losses, loggers, sources, "
+            "teachers, controls, runs, or keys: every setting of a config.",
             autocompletion=complete.kinds,
         ),
     ] = "",

@@ -19,7 +19,7 @@ from cosup.errors import Key, UserError, raise_all
 from cosup.sections import is_section, settings_of
 from cosup.validation import MissingKey, UnknownKey, find_mistakes
 
-IDENTITY_EXCLUDES = ("run.name", "run.output", "execution")
+IDENTITY_EXCLUDES = ("run.name", "run.output", "run.loggers", "execution")
 """Settings that change where a run is written or how it is computed, but not its results."""
 UNNAMED = "config"
 """What errors name where a config is in no file."""
@@ -223,7 +223,7 @@ def _identity(tree: dict[str, Any], whole: bool = False) -> dict[str, Any]:
     return {
         key: value
         for key, value in _flatten(tree, whole=whole).items()
-        if key not in IDENTITY_EXCLUDES and key.split(".")[0] not in IDENTITY_EXCLUDES
+        if not any(f"{key}.".startswith(f"{excluded}.") for excluded in IDENTITY_EXCLUDES)
     }
 
 

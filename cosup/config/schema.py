@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cosup.config.cross_checks import find_conflicts
 from cosup.config.default_controls import default_controls
+from cosup.config.loggers import DEFAULT_LOGGERS, LoggerChoice
 from cosup.config.needs import wants_teacher_train
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
@@ -17,7 +18,7 @@ from cosup.controls import CONTROLS
 from cosup.data.section import DataSection
 from cosup.errors import UserError, raise_all
 from cosup.remote import is_uri
-from cosup.sections import Section
+from cosup.sections import Choice, Section
 
 __all__ = [
     "ActorsSection",
@@ -127,6 +128,8 @@ class RunSection(Section):
     """Repeat the run with each of these seeds and aggregate; null runs `seed` alone."""
     output: str = "outputs"
     """The folder that holds run directories."""
+    loggers: list[LoggerChoice] = list(DEFAULT_LOGGERS)
+    """Where the run's numbers are shown besides its own records (`cosup ls loggers`)."""
 
     @field_validator("seeds")
     @classmethod
@@ -134,6 +137,14 @@ class RunSection(Section):
         if seeds is not None and len(set(seeds)) < len(seeds):
             raise UserError("give each seed once", value=seeds)
         return seeds
+
+    @field_validator("loggers")
+    @classmethod
+    def _one_of_each(cls, loggers: list[Choice]) -> list[Choice]:
+        names = [choice.name for choice in loggers]
+        if len(set(names)) < len(names):
+            raise UserError("give each logger once", value=names)
+        return loggers
 
 
 class Config(Section):

@@ -235,6 +235,11 @@ class Layout:
         return LinesFile(self.path / "metrics.jsonl")
 
     @property
+    def loggers(self) -> Path:
+        """Return the folder in which loggers remember what they need to continue."""
+        return self.path / "loggers"
+
+    @property
     def log(self) -> Path:
         """Return the path of the run's log."""
         return self.path / "log.txt"

@@ -177,8 +177,8 @@ def _of_config(config: Config, names: Sequence[str], request: Request, folder: P
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     features, paces = FeatureCache(compute), dict[str, Pace]()
 
-    def record(name: str, step: int, loss: float) -> None:
-        paces.setdefault(name, Pace(f"teacher {name}"))(step, loss)
+    def record(name: str, step: int, loss: float, steps: int) -> None:
+        paces.setdefault(name, Pace(f"teacher {name}", steps))(step, loss)
 
     training = Training(config.teachers, data, config.run.seed, features, record, folder)
     own = [[spec for spec in level if spec.name in names] for level in hierarchy]

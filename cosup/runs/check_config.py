@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cosup.config import needs
+from cosup.config.loggers import TENSORBOARD, Loggers
 from cosup.config.rounds import RoundsSection
 from cosup.config.schema import ExecutionSection, RunSection
 from cosup.config.student import StudentSection
@@ -48,6 +49,16 @@ def check_output(run: RunSection) -> None:
     if not there.is_dir():
         problem = f"'{there}' is a file, and the run needs a folder there"
         raise UserError(problem, key="run.output", value=run.output)
+
+
+def check_loggers(run: RunSection) -> None:
+    """Check that the loggers can be used here, as far as their servers can be reached."""
+    mistakes = Mistakes()
+    for place, choice in enumerate(run.loggers):
+        if choice.name != TENSORBOARD:
+            with mistakes.caught(), within(("run", "loggers", str(place))):
+                Loggers.build(choice).check()
+    mistakes.raise_all()
 
 
 def check_data_files(data: DataSection) -> None:

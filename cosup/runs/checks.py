@@ -63,6 +63,7 @@ CONFIG_CHECKS = (
     Check("check_config:check_scopes", ("teachers", "names")),
     Check("check_config:check_student_names", ("student",)),
     Check("check_config:check_output", ("run",)),
+    Check("check_config:check_loggers", ("run",)),
     Check("check_config:check_execution", ("execution",), gives="device"),
 )
 """What `cosup validate` checks, besides the settings themselves."""

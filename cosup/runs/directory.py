@@ -258,8 +258,9 @@ def _leave(path: Path, made: list[Path], error: UserError) -> None:
 
     That is a file in one of its folders (a trained teacher, a finished seed), not records alone.
     """
-    stages = Layout(path).stages.name
-    if any(file.is_file() for file in path.rglob("*/*") if file.parent.name != stages):
+    records = {Layout(path).stages.name, Layout(path).loggers.name}
+    files = (file for file in path.rglob("*/*") if file.is_file())
+    if any(records.isdisjoint(file.relative_to(path).parts) for file in files):
         error.add_note(f"finished work is kept in {path}; --resume continues it")
         return
     _clear(path)

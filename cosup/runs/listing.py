@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cosup.config.files import shipped_configs
 from cosup.config.keys import Setting, choice_settings, settings_below
+from cosup.config.loggers import Loggers
 from cosup.config.schema import Assigners, Filters, Losses
 from cosup.controls import CONTROLS, Control
 from cosup.data.sources import SOURCES
@@ -283,6 +284,7 @@ _KINDS: dict[str, Callable[[], list[Thing]]] = {
     "assigners": _registered(Assigners),
     "consistency": _registered(Filters),
     "losses": _registered(Losses),
+    "loggers": _registered(Loggers),
     "sources": _registered(SOURCES),
     "teachers": _teachers,
     "controls": _controls,

@@ -79,7 +79,7 @@ def run_one(
     with (
         RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
         with_answers(run, config) as answered,
-        open_recorder(run.path) as recorder,
+        open_recorder(run.path, config.run.loggers) as recorder,
     ):
         if run.is_done("summary"):
             log.info("%s is finished already", run.path)

@@ -1,45 +1,31 @@
-"""Record the scalars of a run in `metrics.jsonl` and, with pictures and settings, for TensorBoard.
+"""Record the scalars of a run in `metrics.jsonl`, and give them to the loggers of the config.
 
-The event file is written with TensorBoard's own messages and `RecordWriter`, not with its
-`SummaryWriter`: that one writes in a thread, which prints a traceback when the disk is full, while
-the run continues. The messages of the HParams plugin are those of
-`torch.utils.tensorboard.summary.hparams` without `Experiment`: TensorBoard reads that of a single
-run, and without it finds the settings in which runs differ.
+`metrics.jsonl` is the record. TensorBoard's event file is written beside it, and other loggers
+(`cosup.runs.loggers`) get the numbers in the background, so that none of them can stop a run.
 """
 
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
-from tensorboard.plugins.hparams.metadata import (
-    PLUGIN_DATA_VERSION,
-    PLUGIN_NAME,
-    SESSION_END_INFO_TAG,
-    SESSION_START_INFO_TAG,
-)
-from tensorboard.plugins.hparams.plugin_data_pb2 import (
-    HParamsPluginData,
-    SessionEndInfo,
-    SessionStartInfo,
-)
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cosup.config import settings
+from cosup.config.loggers import DEFAULT_LOGGERS, TENSORBOARD, Loggers
 from cosup.errors import RunError
 from cosup.files import disk_errors
 from cosup.layout import Layout, LinesFile, YamlFile
-from cosup.report.routes import COLUMNS, Picture, routes_picture
+from cosup.report.routes import COLUMNS, routes_picture
+from cosup.runs.loggers.base import Ended, HParam, LoggedRun, Scalar
+from cosup.runs.loggers.sender import Sender
+from cosup.runs.loggers.tensorboard import EVENTS, TensorBoard
+from cosup.sections import Choice
 
 __all__ = [
     "Recorder",
@@ -48,16 +34,6 @@ __all__ = [
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """A number with its tag, step and time (Unix seconds)."""
-
-    tag: str
-    value: float
-    step: int
-    time: float
 
 
 class Writer(Protocol):
@@ -104,81 +80,8 @@ def earlier_scalars(metrics: LinesFile) -> list[Scalar]:
     ]
 
 
-HParam = bool | int | float | str
-
-EVENTS = "events.out.tfevents.*"
-FLUSH_EVERY = 10.0
-"""Seconds between flushes, after which TensorBoard can read new events."""
-RGBA = 4
-
-
-class TensorBoard:
-    """Writes the event file of a run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}"
-        self._flushed = time.monotonic()
-        with disk_errors(self.path):
-            self._file = RecordWriter(self.path.open("wb"))
-            self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def write(self, scalar: Scalar) -> None:
-        """Write a number."""
-        value = Summary.Value(tag=scalar.tag, simple_value=scalar.value)
-        self._show(value, scalar.step, scalar.time)
-
-    def image(self, tag: str, picture: Picture, step: int, seconds: float) -> None:
-        """Write a picture at a step, made at `seconds` (Unix)."""
-        image = Summary.Image(
-            height=picture.height,
-            width=picture.width,
-            colorspace=RGBA,
-            encoded_image_string=picture.png,
-        )
-        self._show(Summary.Value(tag=tag, image=image), step, seconds)
-
-    def begin(self, settings: Mapping[str, HParam], seconds: float) -> None:
-        """Write the hyperparameters of the run, which began at `seconds` (Unix)."""
-        info = SessionStartInfo(start_time_secs=seconds)
-        for key, value in settings.items():
-            if isinstance(value, bool):
-                info.hparams[key].bool_value = value
-            elif isinstance(value, str):
-                info.hparams[key].string_value = value
-            elif math.isfinite(value):
-                info.hparams[key].number_value = value
-        self._plugin(SESSION_START_INFO_TAG, {"session_start_info": info}, seconds)
-
-    def end(self, succeeded: bool, seconds: float) -> None:
-        """Write that the run ended at `seconds` (Unix)."""
-        status = STATUS_SUCCESS if succeeded else STATUS_FAILURE
-        info = SessionEndInfo(status=status, end_time_secs=seconds)
-        self._plugin(SESSION_END_INFO_TAG, {"session_end_info": info}, seconds)
-
-    def close(self) -> None:
-        with disk_errors(self.path):
-            self._file.close()
-
-    def _plugin(self, tag: str, content: Mapping[str, object], seconds: float) -> None:
-        data = HParamsPluginData(version=PLUGIN_DATA_VERSION, **content)
-        plugin = SummaryMetadata.PluginData(
-            plugin_name=PLUGIN_NAME, content=data.SerializeToString()
-        )
-        value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))
-        self._show(value, 0, seconds)
-
-    def _show(self, value: Summary.Value, step: int, seconds: float) -> None:
-        event = Event(wall_time=seconds, step=step, summary=Summary(value=[value]))
-        with disk_errors(self.path):
-            self._add(event)
-            if time.monotonic() - self._flushed > FLUSH_EVERY:
-                self._flushed = time.monotonic()
-                self._file.flush()
-
-    def _add(self, event: Event) -> None:
-        self._file.write(event.SerializeToString())
-
-
+MOST_BYTES = 20 * 2**20
+"""Size up to which a file is given to loggers."""
 ASSIGNMENT = "assignment"
 """The tag of the pictures."""
 FINAL = {
@@ -235,36 +138,78 @@ class Recorder:
 
 
 @contextmanager
-def open_recorder(folder: Path) -> Iterator[Recorder]:
-    """Open a recorder for `metrics.jsonl` and the event file of a run, to be continued.
+def open_recorder(folder: Path, loggers: Sequence[Choice] = DEFAULT_LOGGERS) -> Iterator[Recorder]:
+    """Open a recorder for `metrics.jsonl` and the loggers of a run, to be continued.
 
     The event file is written again from `config.yaml`, `metrics.jsonl`, the decisions of finished
     rounds and `summary.json`, which lose nothing when a process is killed. So both hold the same,
-    and nothing twice.
+    and nothing twice. Other loggers get all numbers again, and skip what they have.
     """
     files = Layout(folder)
     earlier = earlier_scalars(files.metrics)
     for events in folder.glob(EVENTS):
         events.unlink()
-    board = TensorBoard(folder)
-    board.begin(_settings(files.config), earlier[0].time if earlier else time.time())
-    for scalar in earlier:
-        board.write(scalar)
-    _show_finished_rounds(board, files)
-    recorder = Recorder([JsonLines(files.metrics.path), board], earlier, board)
+    board = None
+    if any(choice.name == TENSORBOARD for choice in loggers):
+        board = _open_board(files, earlier)
+    senders = _senders(files, loggers, earlier)
+    shown: list[Writer] = [*([] if board is None else [board]), *senders]
+    recorder = Recorder([JsonLines(files.metrics.path), *shown], earlier, board)
     was_finished = files.summary.exists()
     try:
         yield recorder
         if files.summary.exists():
             ended = earlier[-1].time if was_finished and earlier else time.time()
-            _show_result(board, files.summary.read(), ended)
-    except BaseException:
+            _show_result(shown, files.summary.read(), ended)
+            if board is not None:
+                board.end(True, ended)
+            for sender in senders:
+                sender.ended = Ended("finished", _results(files))
+    except BaseException as error:
+        for sender in senders:
+            stopped = isinstance(error, KeyboardInterrupt)
+            sender.ended = Ended("interrupted" if stopped else "failed")
         with suppress(RunError):  # a full disk again: the first failure is raised
-            board.end(False, time.time())
+            if board is not None:
+                board.end(False, time.time())
         with suppress(RunError):
             recorder.close()
         raise
     recorder.close()
+
+
+def _open_board(files: Layout, earlier: Sequence[Scalar]) -> TensorBoard:
+    """Return a new event file with everything that is recorded already."""
+    board = TensorBoard(files.path)
+    board.begin(_settings(files.config), earlier[0].time if earlier else time.time())
+    for scalar in earlier:
+        board.write(scalar)
+    _show_finished_rounds(board, files)
+    return board
+
+
+def _senders(files: Layout, loggers: Sequence[Choice], earlier: Sequence[Scalar]) -> list[Sender]:
+    """Return what delivers to each logger besides TensorBoard."""
+    chosen = [choice for choice in loggers if choice.name != TENSORBOARD]
+    if not chosen:
+        return []
+    own, found = files.config.read()["run"], _settings(files.config)
+    name = f"{own['name']}-seed-{own['seed']}"
+    return [
+        Sender(
+            choice.name,
+            Loggers.build(choice),
+            LoggedRun(name, own["name"], found, files.loggers / choice.name),
+            earlier,
+        )
+        for choice in chosen
+    ]
+
+
+def _results(files: Layout) -> tuple[Path, ...]:
+    """Return the files of a finished run that loggers show."""
+    found = (files.config.path, files.summary.path, files.page)
+    return tuple(path for path in found if path.exists() and path.stat().st_size <= MOST_BYTES)
 
 
 def _settings(config: YamlFile) -> dict[str, HParam]:
@@ -296,9 +241,9 @@ def _show_assignment(
     board.image(ASSIGNMENT, routes_picture(decisions, f"round {number}"), number, seconds)
 
 
-def _show_result(board: TensorBoard, summary: Mapping[str, Any], ended: float) -> None:
+def _show_result(writers: Sequence[Writer], summary: Mapping[str, Any], ended: float) -> None:
     for name, (part, number) in FINAL.items():
         value = summary[part][number]
         if value is not None:
-            board.write(Scalar(f"at_end/{name}", value, len(summary["rounds"]), ended))
-    board.end(True, ended)
+            for writer in writers:
+                writer.write(Scalar(f"at_end/{name}", value, len(summary["rounds"]), ended))

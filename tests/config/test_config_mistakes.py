@@ -54,7 +54,7 @@ WHOLE = "a whole number of at least 0"
             "a list of at least 1 (each item: a whole number) or null",
         ),
         ("run.seeds", [0, "x"], "run.seeds.1", "x", "a whole number"),
-        ("run", 3, "run", 3, "a section with some of the keys name, seed, seeds, output"),
+        ("run", 3, "run", 3, "a section with some of the keys name, seed, seeds, output, loggers"),
         ("run.output", 3, "run.output", 3, "text"),
         ("data.limit", -2, "data.limit", -2, "a whole number above 0 or null"),
         ("data.max_broken", 2, "data.max_broken", 2, "a number from 0 to 1"),
