@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from cosup.decisions import decide
     from cosup.errors import RunError, UserError
     from cosup.evidence import Evidence, Scopes
-    from cosup.front import Run, load_run, plan, run, validate
+    from cosup.front.experiments import plan, run, validate
+    from cosup.front.result import Run, load_run
     from cosup.runs.plan import Plan
     from cosup.student.exported import load_student
 
@@ -38,17 +39,17 @@ _NAMES = {
     "Config": "cosup.config",
     "Evidence": "cosup.evidence",
     "Plan": "cosup.runs.plan",
-    "Run": "cosup.front",
+    "Run": "cosup.front.result",
     "RunError": "cosup.errors",
     "Scopes": "cosup.evidence",
     "UserError": "cosup.errors",
     "decide": "cosup.decisions",
     "load_config": "cosup.config",
-    "load_run": "cosup.front",
+    "load_run": "cosup.front.result",
     "load_student": "cosup.student.exported",
-    "plan": "cosup.front",
-    "run": "cosup.front",
-    "validate": "cosup.front",
+    "plan": "cosup.front.experiments",
+    "run": "cosup.front.experiments",
+    "validate": "cosup.front.experiments",
 }
 
 __all__ = [

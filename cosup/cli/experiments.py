@@ -62,17 +62,11 @@ def run(
         if print_config:
             typer.echo(dump_config(draft.checked()), nl=False)
             return
-        from cosup.runs.checks import check_samples
-
-        if draft.errors:  # together with all that is found in data and files
-            check_samples(draft)
-        loaded = draft.checked()
         from cosup.cluster import run_with_backend
-        from cosup.runs import describe_run
+        from cosup.runs import describe_run, ready
         from cosup.runs.logs import log_to_console
-        from cosup.runs.staging import run_place
 
-        place = run_place(loaded, output)
+        loaded, place = ready(draft, output)
         # Handle a stopped job or a shutdown of the machine like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with log_to_console():

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from cosup.config import Config, read_config
 from cosup.config.load import Given
 from cosup.errors import UserError
-from cosup.front.result import Run, opened
 
 if TYPE_CHECKING:
+    from cosup.front.result import Run
     from cosup.runs.plan import Plan
 
 __all__ = ["plan", "run", "validate"]
@@ -66,7 +66,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-) -> Run:
+) -> "Run":
     """Run an experiment and return its result; the numbers are those of `cosup run`.
 
         run = cosup.run("quickstart", "data.limit=400", "run.seed=1")
@@ -103,15 +103,14 @@ def run(
     `cosup.RunError` for a failure that no check could foresee, such as a full disk. What is
     finished is kept then, and after a `KeyboardInterrupt`, and `resume=True` goes on from there.
     """
+    # As in the command line: before torch is imported, where it is not yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from cosup.cluster import run_with_backend
-    from cosup.runs.checks import check_samples
-    from cosup.runs.staging import run_place
+    from cosup.front.result import opened
+    from cosup.runs import ready
 
-    draft = read_config(config, overrides)
-    if draft.errors:  # together with all that is found in data and files
-        check_samples(draft)
-    checked = draft.checked()
-    place = run_place(checked, None if output is None else os.fspath(output))
+    where = None if output is None else os.fspath(output)
+    checked, place = ready(read_config(config, overrides), where)
     with _shown_log(quiet):
         summary = run_with_backend(checked, place, resume, overwrite)
     return opened(place, checked, summary)

@@ -47,6 +47,22 @@ def run_config(
     return run(config, directory, resume=resume, overwrite=overwrite, backend=backend)
 
 
+def ready(draft: Draft, output: str | None = None) -> tuple[Config, Path | Place]:
+    """Return the config of a run, and where it is written.
+
+    output: the place, instead of the run's folder in `run.output`. Raises `UserError` with every
+    mistake in the settings, and then also with those in the data and files.
+    """
+    from cosup.runs.staging import run_place
+
+    if draft.errors:
+        from cosup.runs.checks import check_samples
+
+        check_samples(draft)
+    config = draft.checked()
+    return config, run_place(config, output)
+
+
 def check_run(
     config: Config, directory: Path | None, resume: bool = False, overwrite: bool = False
 ) -> None:

@@ -49,7 +49,7 @@ class Answers:
     broken: dict[int, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportedStudent:
     """A trained student.
 
@@ -65,6 +65,10 @@ class ExportedStudent:
     meta: bool = False
     folder: Path | None = None
     no_team: str | None = None
+
+    def __repr__(self) -> str:
+        place = "" if self.folder is None else f" in {self.folder}"
+        return f"<student of {len(self.classes)} classes{place}>"
 
     def predict(
         self, images: OneImage | Sequence[OneImage], team: bool = False, batch_size: int = BATCH

@@ -15,6 +15,7 @@ from cluster_helpers import TwoNodes, assert_nothing_left
 from helpers.user_errors import error_of
 from safetensors.torch import load_file
 
+import cosup
 from cosup.cluster import run_with_backend
 from cosup.config.schema import Config
 
@@ -110,7 +111,7 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     assert_nothing_left(within=60)
     done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in done]
-    ours = run_with_backend(content, tmp_path / "ray", resume=True)
+    ours = cosup.run(content, output=tmp_path / "ray", resume=True).summary
     assert_nothing_left()
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was annotated twice
     assert compared(ours) == compared(local)
