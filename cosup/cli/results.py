@@ -53,7 +53,7 @@ def report(
 @app.command(
     examples=(
         "cosup compare outputs/quickstart outputs/quickstart_ce",
-        "cosup compare outputs/quickstart outputs/quickstart_ce --format latex -o table.tex",
+        "cosup compare outputs/a outputs/b outputs/c --format latex -o table.tex",
     )
 )
 def compare(
@@ -82,7 +82,9 @@ def compare(
         bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,
 ) -> None:
-    """Compare runs, seed with seed: their configs, accuracies and predictions.
+    """Compare runs, seed with seed.
+
+    It shows what differs in their configs, accuracies and predictions.
 
     Every difference is that of a run minus an earlier one of the list. Writes a page
     (comparison.html), unless a format is given.

@@ -29,6 +29,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from cosup import words
 from cosup.cluster.actor import PoolActor, Setup
 from cosup.cluster.session import (
     Allocation,
@@ -323,7 +324,7 @@ def _is_gone(handle: Any, end: float) -> bool:
 
 def _death_reason(error: RayActorError, node_died: bool) -> str:
     if error.actor_init_failed:  # an import failed on the node
-        return str(error).strip().splitlines()[-1]
+        return words.brief(str(error).strip().splitlines()[-1])
     if node_died:
         return "its node died"
     return "its process died (killed, out of memory, or a crash)"

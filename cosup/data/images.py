@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from cosup.errors import in_short
+
 log = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
@@ -183,7 +185,7 @@ def read_image(path: str, content: bytes | None = None) -> Image.Image:
             image.load()
             return to_rgb(_upright(image))
     except Exception as error:  # Pillow's decoders raise many types of errors
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_short(error)
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror.lower()
         elif "cannot identify image file" in reason:

@@ -153,7 +153,7 @@ def _written(student: ExportedStudent, form: Format, output: Path) -> Iterator[s
     except RunError:
         raise
     except Exception as error:  # exporters raise errors of many kinds
-        problem = f"the student cannot be exported ({type(error).__name__}: {in_short(error)})"
+        problem = f"the student cannot be exported ({in_short(error, named=True)})"
         raise RunError(problem) from error
     yield f"{form.about} of the student: {output}"
     yield (

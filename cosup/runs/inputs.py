@@ -237,6 +237,7 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[s
         return {}
     with within("student.backbone"):
         source = features.source(config.student.backbone)
+    log.debug("features are cached in %s", features.compute.cache)
     found = {}
     for split in splits:
         name = source.backbone.name

@@ -87,7 +87,9 @@ def run_one(
         if shared is not None and same_answers(run, shared):
             take_over(shared, run)
         context = RunContext(answered, run, recorder, backend or Local())
-        run.files.environment.write(describe_environment(answered))
+        environment = describe_environment(answered)
+        log.debug("environment: %s", environment)
+        run.files.environment.write(environment)
 
         prepared = prepare(context)
         write_samples(context, prepared)

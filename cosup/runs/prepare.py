@@ -130,6 +130,8 @@ def obtain_levels(
     for teacher in (teacher for level in found for teacher in level):
         if teacher.steps:
             log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)
+        else:
+            log.debug("teacher %s: there already", teacher.name)
     return found
 
 
@@ -141,8 +143,10 @@ def _annotate(annotated: Annotated, backend: Backend) -> None:
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
     with progress("annotating", sum(missing.values())) as advance:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
-    for teacher in (teacher for teacher in teachers if missing[teacher.name]):
-        if isinstance(teacher, TableTeacher):
+    for teacher in teachers:
+        if not missing[teacher.name]:
+            log.debug("teacher %s: all annotations are in %s", teacher.name, store.directory)
+        elif isinstance(teacher, TableTeacher):
             log.info("teacher %s: %s", teacher.name, teacher.counts)
         else:
             log.info("teacher %s: annotated %d samples", teacher.name, sum(store.sizes.values()))
