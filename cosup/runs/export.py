@@ -4,21 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from cosup.config.schema import Assigners, Config
-from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.files import write_atomic
 from cosup.layout import PREPARED
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import head_bank
 from cosup.models.networks import load_backbone
-from cosup.models.section import TrainingSection
 from cosup.runs.card import card
 from cosup.runs.directory import RunDirectory
 from cosup.student.folder import CARD, TEAM, save_head, save_network
 from cosup.student.network import split_state
 from cosup.student.team import SavedTeacher, save_team
 from cosup.teachers.features import FeatureCache
-from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.train import recorded_spec
 
 
 def export_student(
@@ -50,17 +48,10 @@ def export_team(config: Config, run: RunDirectory, summary: dict[str, Any], fold
     cache, teachers = FeatureCache(compute), []
     for name in last["teachers"]:
         about = files.teachers.record(name).read()
-        classes, domains = (
-            None if part is None else tuple(part) for part in (about["classes"], about["domains"])
-        )
-        setup = TeacherSetup(
-            TeacherModelSection.model_validate(about["model"]),
-            TrainingSection.model_validate(about["training"]),
-        )
-        spec = TeacherSpec(name, about["level"], classes, domains, setup=setup)
+        spec = recorded_spec(about)
         answers, weights = name in team["teachers"], files.teachers.weights(name)
         state = weights.read() if answers and weights.exists() else {}
-        reads = setup.model.features if answers else None
+        reads = spec.model.features if answers else None
         backbone = None if reads is None else cache.source(reads).backbone
         teachers.append(SavedTeacher(spec, state, about["steps"], answers, backbone))
     prepared = run.load(PREPARED)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -23,8 +22,7 @@ from cosup.assignment.base import Assigner
 from cosup.config.schema import Assigners
 from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.config.teachers import TeachersSection
-from cosup.data.given import GivenImages
-from cosup.data.table import ImageData
+from cosup.data.given import GivenImages, as_samples
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.evidence import Scopes
@@ -36,7 +34,7 @@ from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection, TrainingSection
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
-from cosup.teachers.annotate import annotate_rows, groups_of
+from cosup.teachers.annotate import annotate_by_name
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes
@@ -176,15 +174,14 @@ class ExportedTeam:
         images: a batch, of which every one can be read. student: probabilities [N, C]. features:
         [N, D] of a student that is a head.
         """
-        data = _as_data(images, self.classes, self.domains)
+        data = as_samples(images, self.classes, self.domains)
         able = torch.zeros(len(self.names), dtype=torch.bool)
         able[list(self.teachers)] = True
         annotations = torch.zeros(len(images), len(self.names), len(self.classes))
         column = {teacher.name: place for place, teacher in self.teachers.items()}
-        for group in groups_of(list(self.teachers.values())):
-            tables = annotate_rows(group, data, np.arange(len(images)), self.cache.compute)
-            for teacher, table in zip(group, tables, strict=True):
-                annotations[:, column[teacher.name]] = table.dense()
+        members, rows = list(self.teachers.values()), np.arange(len(images))
+        for name, table in annotate_by_name(members, data, rows, self.cache.compute).items():
+            annotations[:, column[name]] = table.dense()
         self.cache.opened.clear()
         level = Level(0, self.scopes, Answering(ArrayAnnotations(annotations), able))
         # Rounded as in the run: features and probabilities are stored in half precision.
@@ -198,24 +195,6 @@ class ExportedTeam:
         transform = eval_transform(self.features.input)
         pixels = torch.stack([transform(images.read(place)) for place in range(len(images))])
         return torch.cat([self.features(part).cpu() for part in torch.split(pixels, BATCH)])
-
-
-def _as_data(images: GivenImages, classes: tuple[str, ...], domains: tuple[str, ...]) -> ImageData:
-    """Return images as samples without labels, all in the split test."""
-    rows = np.arange(len(images), dtype=np.int64)
-    names = [str(row) for row in rows]
-    table = pd.DataFrame(
-        {
-            "sample_id": names,
-            "label": -1,
-            "domain": 0,
-            "group": names,
-            "split": "test",
-            "image": rows,
-            "given": -1,
-        }
-    )
-    return ImageData(table, classes, domains, images, images.fingerprint(rows))
 
 
 def load_team(folder: Path, classes: Sequence[str], device: torch.device) -> ExportedTeam:
@@ -240,7 +219,7 @@ def load_team(folder: Path, classes: Sequence[str], device: torch.device) -> Exp
 def _loaded(folder: Path, about: Mapping[str, Any], compute: Compute) -> ExportedTeam:
     classes, domains = tuple(about["classes"]), tuple(about["domains"])
     cache = FeatureCache(compute)
-    data = _as_data(GivenImages([]), classes, domains)
+    data = as_samples(GivenImages([]), classes, domains)
     training = Training(TeachersSection(), data, int(about["seed"]), cache)
     entries = [{**_common(about), **entry} for entry in about["teachers"]]
     specs = [_spec(entry, classes, domains, folder) for entry in entries]

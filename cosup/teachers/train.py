@@ -221,8 +221,8 @@ def load_teacher(
 
 
 def recorded_spec(record: Mapping[str, Any]) -> TeacherSpec:
-    """Return the spec of a teacher that is not external, from the JSON file that `save_teacher`
-    wrote."""
+    """Return the spec of a teacher from the JSON file that `save_teacher` wrote, without its entry
+    of `teachers.external` if it has one."""
     classes, domains = (
         None if part is None else tuple(part) for part in (record["classes"], record["domains"])
     )
