@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from cosup.errors import UserError
 from cosup.words import plural
@@ -25,6 +24,7 @@ __all__ = [
     "features_of",
     "logits_of",
     "numbers_of",
+    "plain",
     "probabilities_of",
     "targets_of",
 ]
@@ -53,13 +53,12 @@ def annotations_of(value: ArrayLike, num_classes: int | None, name: str = "annot
     if found.ndim != 2:
         raise UserError(f"has the shape {list(found.shape)}", key=name, allowed=ANNOTATIONS)
     _check_sizes(found, name)
-    labels = _class_numbers(found, name, num_classes)
+    labels = _class_numbers(found, name, num_classes, ANNOTATIONS)
     count = num_classes if num_classes is not None else int(labels.max()) + 1
     if count < 1:
         raise UserError("has no answer, so that the number of classes is unknown", key=name)
-    # The last column takes the answers that were not given.
-    labels = labels.masked_fill(labels < 0, count)
-    return one_hot(labels, count + 1)[..., :-1].float()
+    probs = torch.zeros(*labels.shape, count, device=labels.device)
+    return probs.scatter_(2, labels.clamp_min(0)[..., None], (labels >= 0).float()[..., None])
 
 
 def probabilities_of(
@@ -137,6 +136,13 @@ def targets_of(value: ArrayLike, name: str, samples: int, num_classes: int) -> T
     return _probabilities(found, name, may_abstain=True)
 
 
+def plain(tensor: Tensor) -> npt.NDArray[Any]:
+    """Return a tensor as an array of NumPy's, which has no bfloat16."""
+    found = tensor.detach().cpu()
+    array: npt.NDArray[Any] = (found.float() if found.dtype == torch.bfloat16 else found).numpy()
+    return array
+
+
 def _numbers(value: ArrayLike, name: str) -> Tensor:
     """Return a tensor of numbers: float32 or float64, or int64, without a gradient."""
     if isinstance(value, Tensor):
@@ -164,11 +170,16 @@ def _from_numpy(value: Any, name: str) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=kind if array.dtype.kind == "f" else np.int64))
 
 
-def _class_numbers(found: Tensor, name: str, num_classes: int | None) -> Tensor:
-    """Return class numbers as int64, -1 for NaN; check that they are whole and in range."""
+def _class_numbers(
+    found: Tensor, name: str, num_classes: int | None, allowed: str = "class numbers (-1: none)"
+) -> Tensor:
+    """Return class numbers as int64, -1 for NaN; check that they are whole and in range.
+
+    allowed: where they are not whole.
+    """
     if found.is_floating_point():
         found = torch.where(found.isnan(), float(NO_ANSWER), found)
-        _check(found == found.round(), found, name, "must be whole class numbers", ANNOTATIONS)
+        _check(found == found.round(), found, name, "must be a whole number", allowed)
     allowed = "0 or more, or -1 for none"
     if num_classes is not None:
         allowed = f"0 .. {num_classes - 1}, or -1 for none"

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from cosup.array_rounds import ArrayRounds
-from cosup.arrays import ArrayLike, codes_of
+from cosup.arrays import ArrayLike, codes_of, plain
 from cosup.assignment import Assigner
 from cosup.config.rounds import FUSED_ROUNDS, RoundsSection
 from cosup.config.student import StudentSection
@@ -26,6 +26,7 @@ from cosup.decisions import (
     build_filters,
     check_given,
     check_student,
+    needs_of,
     provenance_of,
 )
 from cosup.errors import Mistakes, UserError
@@ -44,6 +45,8 @@ __all__ = ["CoSupervision"]
 TRAINING = ("steps", "batch_size", "lr", "weight_decay", "standardize")
 NAMES = {"repeat": "rounds", "kind": "student"}
 """The names of settings here that differ from those of configs."""
+ABSENT = frozenset({"truth", "domains", "labels"})
+"""What assigners and filters may read and `fit` does not take."""
 STUDENTS = frozenset({"coarse_probs", "global_probs", "local_probs"})
 """What filters read and the rounds themselves provide."""
 
@@ -52,7 +55,8 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier that learns from the annotations of several unreliable sources.
 
     It runs the rounds of `cosup run` on arrays: assign sources to samples, filter their
-    annotations, train a head on the features, and predict; and it gives the same numbers.
+    annotations, train a head on the features, and predict; and it gives the same numbers. The
+    sources form one level.
 
     assigner: how sources are combined; filters: which annotations are kept; loss: of the student.
     Each is a name (`cosup ls assigners`), settings such as `{"name": "gate", "hard": False}`, or an
@@ -70,7 +74,7 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     (METHODS.md section 11); without a student, what the assigner gives. `decisions_`: a row per
     round and sample, as in a run's `decisions/`. `reliability_`: a row per source, how often it is
     right, estimated without labels (section 10). `assigner_`: the fitted assigner; `head_`: the
-    student, as the last round left it; `scopes_`; `n_features_in_`.
+    student as the last round left it, or None; `scopes_`; `n_features_in_`.
 
     >>> import numpy as np, cosup
     >>> from sklearn.datasets import load_digits
@@ -172,9 +176,9 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         made = ArrayRounds(task, recipe, student, group, self._seed(), device)
         finished = made.run_alone() if self.student is None else made.run()
         self.classes_, self.scopes_, self.assigner_ = crowd.classes, crowd.scopes, recipe.assigner
+        self.head_: HeadBank | None = None
         if self.student is not None:
-            head = head_bank(finished.last.student).double().requires_grad_(False)
-            self.head_: HeadBank = head
+            self.head_ = head_bank(finished.last.student).double().requires_grad_(False)
         self.decisions_ = made.decisions(finished, crowd.ids, self.classes_.tolist())
         self.reliability_ = made.reliability(finished)
         self.probabilities_: NDArray[np.float64] = finished.posterior.double().numpy()
@@ -187,7 +191,7 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises `NotFittedError` before `fit`, and `UserError` without a student.
         """
         check_is_fitted(self, "classes_")
-        if self.student is None:
+        if self.head_ is None:
             raise UserError("predicts nothing: only the sources were combined", key="student")
         found = torch.from_numpy(_writable(validate_data(self, _plain(features), reset=False)))
         with torch.inference_mode():
@@ -251,6 +255,10 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Build what the rounds are run with, but for the student; check what it needs."""
         assigner = copy.deepcopy(build_assigner(self.assigner))
         chain, loss = build_filters(self.filters), build_loss(self.loss)
+        for argument, name, needs in needs_of(assigner, chain):
+            for absent in sorted(needs & ABSENT):
+                reason = f"{name} reads {absent}, which fit does not take; cosup.decide does"
+                raise UserError(reason, key=argument)
         given = {"features": features, "provenance": provenance}
         check_given(assigner, chain, STUDENTS | {name for name, there in given.items() if there})
         if self.student is None:
@@ -280,10 +288,7 @@ def _no_student(objective: Objective, seed: int) -> Student:
 
 def _plain(features: Any) -> Any:
     """Return tensors as arrays; scikit-learn's check takes anything else."""
-    if not isinstance(features, Tensor):
-        return features
-    found = features.detach().cpu()
-    return (found.float() if found.dtype == torch.bfloat16 else found).numpy()
+    return plain(features) if isinstance(features, Tensor) else features
 
 
 def _writable(array: NDArray[Any]) -> NDArray[Any]:

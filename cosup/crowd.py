@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
-from cosup.arrays import NO_ANSWER, annotations_of
+from cosup.arrays import NO_ANSWER, annotations_of, plain
 from cosup.errors import UserError, unknown_of_many
 from cosup.evidence import Scopes, ScopesLike
 from cosup.words import plural
@@ -21,6 +21,8 @@ __all__ = ["LONG", "Crowd", "read_crowd"]
 LONG = ("task", "worker", "label")
 """Columns of a table with a row per answer (crowd-kit's)."""
 ARGUMENT = "annotations"
+FEW = 20
+"""Classes that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def read_crowd(
         names, ids = [str(name) for name in given.columns], given.index
     if isinstance(scopes, Scopes):
         names = list(scopes.names)
-    values = given.detach().cpu().numpy() if isinstance(given, Tensor) else _array(given)
+    values = plain(given) if isinstance(given, Tensor) else _array(given)
     if values.ndim == 3:
         probs = annotations_of(values, None if classes is None else len(classes))
         known = np.arange(probs.shape[2]) if classes is None else _array(list(classes))
@@ -112,11 +114,15 @@ def _codes(
     places = pd.Index(known).get_indexer(pd.Index(said))
     if (places < 0).any():
         wrong = said[places < 0][0]
-        names, allowed = map(str, known.tolist()), f"one of {plural(len(known), 'class')}"
-        raise unknown_of_many("class", str(wrong), names, allowed).moved(ARGUMENT)
+        names = list(map(str, known.tolist()))
+        raise unknown_of_many("class", str(wrong), names, _in_words(names)).moved(ARGUMENT)
     codes = np.full(len(flat), NO_ANSWER, dtype=np.int64)
     codes[~silent] = places
     return codes.reshape(values.shape), known
+
+
+def _in_words(classes: Sequence[str]) -> str:
+    return ", ".join(classes) if len(classes) <= FEW else f"one of {plural(len(classes), 'class')}"
 
 
 def _of_one_kind(said: NDArray[Any]) -> NDArray[Any]:
@@ -184,7 +190,7 @@ def _aligned(table: pd.DataFrame, ids: "pd.Index[Any] | None", samples: int | No
         raise UserError(
             "has a row {value}, which no sample is named",
             key=ARGUMENT,
-            value=unknown[0],
+            value=unknown.tolist()[0],
             allowed="the names of the features' rows, or row numbers if these have none",
         )
     return table.reindex(ids)
@@ -195,8 +201,6 @@ def _pivoted(table: pd.DataFrame) -> pd.DataFrame:
     task, worker, label = LONG
     twice = table.duplicated([task, worker])
     if twice.any():
-        first = table[twice].iloc[0]
-        raise UserError(
-            f"has two answers of worker {first[worker]!r}", key=ARGUMENT, value=first[task]
-        )
+        first, who = table.loc[twice, [task, worker]].astype(object).to_numpy().tolist()[0]
+        raise UserError(f"has two answers of worker {who!r}", key=ARGUMENT, value=first)
     return table.pivot(index=task, columns=worker, values=label)

@@ -24,6 +24,7 @@ __all__ = [
     "check_given",
     "check_student",
     "decide",
+    "needs_of",
     "provenance_of",
 ]
 
@@ -151,12 +152,19 @@ def _filter(given: Filter | Choosable, argument: str) -> Filter:
 def check_given(assigner: Assigner, filters: Chain, given: Set[str]) -> None:
     """Raise `UserError` with the argument that the assigner or a filter needs and that is not
     among those given."""
-    who = [(f"the assigner {registered_name(ASSIGNERS, assigner)}", assigner.needs)]
-    names = zip(filters.names, filters.filters, strict=True)
-    who += [(f"the filter {name}", each.needs) for name, each in names]
-    for name, needs in who:
+    for _, name, needs in needs_of(assigner, filters):
         for argument in sorted(needs - given):
             raise UserError(f"must be given: {name} needs it", key=argument)
+
+
+def needs_of(assigner: Assigner, filters: Chain) -> list[tuple[str, str, Set[str]]]:
+    """Return the argument, the name in words and the needs of the assigner and of each filter."""
+    name = f"the assigner {registered_name(ASSIGNERS, assigner)}"
+    pairs = zip(filters.names, filters.filters, strict=True)
+    return [
+        ("assigner", name, assigner.needs),
+        *(("filters", f"the filter {name}", each.needs) for name, each in pairs),
+    ]
 
 
 def _check_needs(assigner: Assigner, filters: Chain, evidence: Evidence, known: bool) -> None:

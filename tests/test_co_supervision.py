@@ -167,6 +167,14 @@ def test_without_a_student_the_assigner_is_crowd_kits(votes: np.ndarray) -> None
         model.predict(np.zeros((2, 3)))
 
 
+def test_a_new_fit_forgets_the_one_before(pixels: np.ndarray, votes: np.ndarray) -> None:
+    model = CoSupervision("mean", steps=5, cross_fit=0).fit(pixels[:50], votes[:50])
+    assert model.predict(pixels[:3]).shape == (3,)
+    model.set_params(student=None).fit(None, votes[:50])
+    with pytest.raises(UserError, match="student"):
+        model.predict(pixels[:3])
+
+
 NAMES = np.array([f"digit {c}" for c in range(10)], dtype=object)
 
 
@@ -184,6 +192,7 @@ def forms(pixels: np.ndarray, votes: np.ndarray) -> dict[str, tuple[Any, Any]]:
         "floats": (pixels.astype(np.float64), missing),
         "lists": (pixels.tolist(), votes.tolist()),
         "tensors": (torch.from_numpy(pixels), torch.from_numpy(votes)),
+        "bfloat16": (torch.from_numpy(pixels).bfloat16(), torch.from_numpy(votes).bfloat16()),
         "one-hot": (pixels, np.eye(11)[votes][..., :10]),
         "nullable": (pixels, pd.DataFrame(missing).astype("Int64")),
         "names": (pixels, named),
@@ -319,8 +328,8 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("groups", {}, {"groups": [0.5] * 6}),
     ("provenance.0", {}, {"provenance": (np.ones((2, 3)), np.ones((2, 2)))}),
     ("provenance", {"assigner": {"name": "gate", "prior": "provenance"}}, {}),
-    ("truth", {"assigner": "oracle"}, {}),
-    ("labels", {"filters": ["given_label"]}, {}),
+    ("assigner", {"assigner": "oracle"}, {}),
+    ("filters", {"filters": ["given_label"]}, {}),
     ("assigner.name", {"assigner": "dawid"}, {}),
     ("filters", {"filters": "confidence"}, {}),
     ("loss", {"loss": "fitnet"}, {}),

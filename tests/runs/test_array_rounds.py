@@ -47,7 +47,7 @@ def test_a_run_and_arrays_give_the_same_numbers(recipe: str, world: Path) -> Non
     path = world.parent / recipe if RECIPES[recipe] else world
     if RECIPES[recipe]:
         assert call(["run", "config.yaml", "--output", str(path), *RECIPES[recipe]]) == 0
-    config = load_config(path / "config.yaml", [])
+    config = load_config(path / "config.yaml")
     with RunDirectory.open(path, config, resume=True) as run, open_recorder(run.path) as recorder:
         context = RunContext(config, run, recorder, Local())
         prepared = prepare(context)
