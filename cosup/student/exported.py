@@ -230,7 +230,6 @@ def _network(folder: Path, settings: Settings, device: torch.device) -> Classifi
     except RuntimeError as error:
         problem = f"{NETWORK} does not fit {section.name} ({in_short(error)})"
         raise UserError(problem, where=str(folder)) from None
-    network.model.to(memory_format=torch.channels_last)
     return network.to(device).eval()
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 import cosup
 from cosup.cli import call
 from cosup.config.load import load_config
+from cosup.data.table import load_data
+from cosup.layout import Layout
 from cosup.models.heads import HeadBank
 from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection
@@ -265,3 +267,14 @@ def test_predict_reads_a_student_of_the_hub(
     assert call(["predict", "hf-hub:me/it", "one.png", "-o", "a.csv"]) == 0
     assert call(["predict", str(world), "one.png", "-o", "b.csv"]) == 0
     assert Path("a.csv").read_text() == Path("b.csv").read_text()
+
+
+def test_the_student_predicts_what_its_run_recorded(world: Path) -> None:
+    """But for the rounding of features and probabilities to half precision."""
+    config = load_config(world / "config.yaml")
+    data = load_data(config.data, config.run.seed, 1, None, teacher_train=False)
+    student = cosup.load_student(world, "cpu")
+    found = student.predict([data.read(int(row)) for row in data.rows("test")])
+    last = json.loads((world / "summary.json").read_text())["rounds"][-1]["round"]
+    recorded = Layout(world).round(last).test.read(len(student.classes)).dense()
+    torch.testing.assert_close(found, recorded, atol=3e-3, rtol=0)
