@@ -231,14 +231,21 @@ def _more_images(run: Run, rows: Rows) -> Iterator[Step]:
     times = (half / abs(float(source["gain"]))) ** 2
     if 1 < times <= MOST_TIMES:
         yield Step(
-            f"Label more test images: {points(source['gain'], signed=True)} would show on about "
-            f"{round(times * groups, -1):,.0f}; there are {groups:,}."
+            f"Label more test images: the student's {points(source['gain'], signed=True)} over the "
+            f"best single source would show on about {round(times * groups, -1):,.0f}; there are "
+            f"{groups:,}."
         )
 
 
 def _unmeasured(run: Run) -> Iterator[Step]:
+    """Advise to label some images, and what to use until then."""
     review = run.files.review
-    if not review.estimates.exists():
+    if not review.estimates.exists() and review.questions.exists():
+        asked = f"{RUN}/{review.questions.relative_to(run.path)}"
+        yield Step(
+            "Fill in the labels of the review, and read them.", f"cosup review {RUN} --read {asked}"
+        )
+    elif not review.estimates.exists():
         yield Step(
             "Label 100 images. That measures the student and every source.",
             f"cosup review {RUN} --next 100",

@@ -54,19 +54,14 @@ def outcome(run: Run, tables: Tables) -> Outcome | None:
     over = f"the best single source, {phrase(run, source)}"
     numbers = _against(rows["student", "student"], source)
     if is_significant(source) and source["gain"] > 0:
-        helped = f"Helped: {points(source['gain'], signed=True)} over the best single source"
-        detail = f"The student against {phrase(run, source)}: {numbers}."
-        if best["kind"] == "student" or best["who"] == PAIR:
-            return Outcome("helped", helped, detail)
-        more = f"{_upper(phrase(run, best))} gives {points(-best['gain'])} more ({_reverse(best)})."
-        return Outcome("surpassed", f"{helped}, but not best", f"{detail} {more}")
+        return _above(run, source, best, numbers)
     together = _together(run, source)
-    if together is not None:
-        gain, numbers = together
+    if together is not None and together.low > 0:
         return Outcome(
             "helped",
-            f"Helped: {points(gain, signed=True)} over the best single source",
-            f"The student together with its teachers against {phrase(run, source)}: {numbers}.",
+            f"Helped: {points(together.gain, signed=True)} over the best single source",
+            f"The student together with its teachers against {phrase(run, source)}: "
+            f"{together.numbers}.",
         )
     if best["kind"] != "student" and best["who"] != PAIR:
         advice = how_to_use(run, best).partition(" (")[0]
@@ -76,28 +71,51 @@ def outcome(run: Run, tables: Tables) -> Outcome | None:
             f"No: {advice[0].lower()}{advice[1:]}",
             f"The student is {below} {over}: {numbers}.",
         )
-    return Outcome("noise", "Within noise", f"The student does not differ from {over}: {numbers}.")
+    who = "The student"
+    if together is not None and best["who"] == PAIR:
+        who, numbers = "The student together with its teachers", together.numbers
+    return Outcome("noise", "Within noise", f"{who} is within noise of {over}: {numbers}.")
+
+
+def _above(run: Run, source: Row, best: Row, numbers: str) -> Outcome:
+    """Return that the student helped, and what is above it all the same."""
+    helped = f"Helped: {points(source['gain'], signed=True)} over the best single source"
+    detail = f"The student against {phrase(run, source)}: {numbers}."
+    if best["kind"] == "student" or best["who"] == PAIR:
+        return Outcome("helped", helped, detail)
+    better = phrase(run, best)
+    more = (
+        f"{better[0].upper()}{better[1:]} gives {points(-best['gain'])} more "
+        f"(95 % CI {span(-best['gain_high'], -best['gain_low'])})."
+    )
+    return Outcome("surpassed", f"{helped}, but not best", f"{detail} {more}")
 
 
 def _against(student: Row, other: Row) -> str:
     """Return both accuracies, and the difference with its interval."""
     return (
         f"{percent(student['accuracy'])} right and {percent(other['accuracy'])}, "
-        f"{points(other['gain'], signed=True)} "
+        f"{points(other['gain'], signed=True)}{_where(other)} "
         f"(95 % CI {span(other['gain_low'], other['gain_high'])})"
     )
 
 
-def _reverse(row: Row) -> str:
-    return f"95 % CI {span(-row['gain_high'], -row['gain_low'])}"
+def _where(source: Row) -> str:
+    """Return that a difference is told where a source answers, if it does not everywhere."""
+    return " where it answers" if source.get("coverage", 1.0) < 1 else ""
 
 
-def _upper(text: str) -> str:
-    return text[0].upper() + text[1:]
+@dataclass(frozen=True)
+class _Together:
+    """The student together with its teachers against a source, where that answers."""
+
+    gain: float
+    low: float
+    numbers: str
 
 
-def _together(run: Run, source: Row) -> tuple[float, str] | None:
-    """Return by how much the student together with its teachers is above a source, if it is."""
+def _together(run: Run, source: Row) -> _Together | None:
+    """Compare the student together with its teachers with a source; None without this control."""
     if PAIR not in run.controls:
         return None
     who = str(source["who"])
@@ -105,13 +123,12 @@ def _together(run: Run, source: Row) -> tuple[float, str] | None:
     both, alone = run.correct("control", PAIR)[answered], run.correct("teacher", who)[answered]
     seed = seed_for(int(run.config["run"]["seed"]), "bootstrap")
     found = paired_comparison(both, alone, run.test["group"].to_numpy()[answered], seed=seed)
-    if found.low <= 0:
-        return None
     numbers = (
-        f"{percent(float(both.mean()))} right and {percent(float(alone.mean()))} "
-        f"(95 % CI of the difference {span(found.low, found.high)})"
+        f"{percent(float(both.mean()))} right and {percent(float(alone.mean()))}"
+        f"{_where(source)}, {points(found.difference, signed=True)} "
+        f"(95 % CI {span(found.low, found.high)})"
     )
-    return found.difference, numbers
+    return _Together(found.difference, found.low, numbers)
 
 
 def _unmeasured(run: Run) -> Outcome:

@@ -220,6 +220,11 @@ def test_not_measured(tmp_path: Path) -> None:
     assert told is not None
     assert told.answer == "unmeasured"
     assert commands(next_steps(run, tables(run)))[0] == "cosup review here --next 100"
+    questions = run.files.review.questions
+    questions.parent.mkdir()
+    questions.write_text("sample_id,label\n")
+    (read, *_) = commands(next_steps(run, tables(run)))
+    assert read == f"cosup review here --read here/{questions.relative_to(path)}"
 
 
 @pytest.mark.parametrize(
