@@ -81,7 +81,7 @@ def read_config(given: Given, overrides: Sequence[str] = ()) -> Draft:
     if isinstance(given, Mapping):
         layers = layers_of(plain_tree(given, UNNAMED), Path(UNNAMED))
     elif isinstance(given, str | os.PathLike):
-        layers = read_layers(find_config(Path(given)))
+        layers = read_layers(find_config(Path(os.path.expanduser(given))))
     else:
         raise UserError(
             "must be {allowed}",

@@ -109,7 +109,7 @@ def run(
     from cosup.front.result import opened
     from cosup.runs import ready
 
-    where = None if output is None else os.fspath(output)
+    where = None if output is None else os.path.expanduser(output)
     checked, place = ready(read_config(config, overrides), where)
     with _shown_log(quiet):
         summary = run_with_backend(checked, place, resume, overwrite)

@@ -1,5 +1,6 @@
 """A run as an object: its result, its student, its labels and all its records."""
 
+import os
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,8 +135,10 @@ class Run(records.Run):
         return "finished" if right is None else f"labels right in {percent(right)}, by estimate"
 
     def _advice(self) -> list[str]:
-        """Return the first sentence of the verdict: what to use."""
-        return list(self.summary.get("verdict", []))[:1]
+        """Return whether the run helped, and what to use."""
+        told = self.summary.get("outcome")
+        helped = [f"{told['headline']}."] if told else []
+        return [*helped, *self.summary.get("verdict", [])[:1]]
 
     def _lacks(self, what: str) -> UserError:
         why = "" if self.finished else f"; the run lacks {listed(self.missing, 3)}"
@@ -174,12 +177,12 @@ class _Outline(Run):
     @property
     def accuracy(self) -> float | None:
         if "losses" in self.summary:
-            raise self._error
+            raise self._error.moved()  # a copy: each has its own traceback
         return super().accuracy
 
     @property
     def files(self) -> Layout:
-        raise self._error
+        raise self._error.moved()
 
     def _advice(self) -> list[str]:
         return list(self.summary.get("verdict", []))  # for each seed
@@ -193,7 +196,8 @@ def load_run(path: str | Path) -> Run:
     """
     if is_uri(str(path)):
         raise _elsewhere(str(path))
-    layout = Layout(Path(path))
+    path = Path(os.path.expanduser(path))
+    layout = Layout(path)
     inside = layout.runs_below() if layout.is_run() and not layout.has_records() else []
     if not inside:
         return Run(records.load_run(path).path)
