@@ -241,7 +241,7 @@ def test_spread_of_few_values() -> None:
 def test_over_seeds_is_the_t_test_where_seeds_have_samples_of_their_own() -> None:
     values = [0.61, 0.68, 0.64, 0.7]
     oracle = stats.ttest_1samp(values, 0.6)
-    found = over_seeds([value - 0.6 for value in values])
+    found = over_seeds([value - 0.6 for value in values], np.zeros(9), same_samples=False)
     interval = oracle.confidence_interval(0.95)
     assert [found.low + 0.6, found.high + 0.6] == pytest.approx([interval.low, interval.high])
     assert found.p_value == pytest.approx(oracle.pvalue)
@@ -253,13 +253,22 @@ def test_over_seeds_adds_squared_half_widths_and_its_p_value_is_of_its_interval(
     for _ in range(30):
         values = rng.normal(0.04, 0.02, size=3)
         draws = rng.normal(0, rng.uniform(0, 0.04), size=2000)
-        found = over_seeds(values.tolist(), draws)
+        found = over_seeds(values.tolist(), draws, same_samples=True)
         t_half = stats.t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
         half = np.hypot(t_half, stats.norm.ppf(0.975) * draws.std())
         assert [found.low, found.high] == pytest.approx([found.mean - half, found.mean + half])
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
-    assert over_seeds([0.0, 0.0]).p_value == 1
-    assert over_seeds([0.1, 0.1]).p_value == pytest.approx(0)
+    none = np.zeros(9)
+    assert over_seeds([0.0, 0.0], none, same_samples=True).p_value == 1
+    assert over_seeds([0.1, 0.1], none, same_samples=True).p_value == pytest.approx(0)
+
+
+def test_seeds_that_agree_by_accident_do_not_hide_the_chance_of_samples() -> None:
+    draws = np.random.default_rng(0).normal(0.1, 0.06, size=2000)
+    found = over_seeds([0.1, 0.1], draws, same_samples=False)
+    half = stats.norm.ppf(0.975) * draws.std()
+    assert [found.low, found.high] == pytest.approx([0.1 - half, 0.1 + half])
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(0.1 / draws.std()))
 
 
 @pytest.mark.parametrize("deviations", [(0.05, 0.5, 0.5), (0.2, 0.5, 0.5), (0.0, 0.5, 0.0)])
@@ -276,6 +285,6 @@ def test_over_seeds_covers_crossed_seeds_and_samples(
         )
         values = by_seed + by_sample + both
         draws = rng.multinomial(100, [0.01] * 100, size=300) @ values.mean(0) / 100
-        found = over_seeds(values.mean(1).tolist(), draws)
+        found = over_seeds(values.mean(1).tolist(), draws, same_samples=True)
         hits.append(found.low <= 0 <= found.high)
     assert np.mean(hits) > 0.93

@@ -204,7 +204,7 @@ def order_of(first: Run, other: Run, names: tuple[str, str]) -> Codes:
     elif one.index.is_unique and two.index.is_unique and set(one.index) == set(two.index):
         order = pd.Series(np.arange(len(two)), index=two.index)[one.index].to_numpy()
     else:
-        raise _different(first, other, names, _difference(one.index, two.index, names[1]))
+        raise _different(first, other, names, _difference(one.index, two.index, names))
     changed = int((one.to_numpy() != two.to_numpy()[order]).sum())
     if changed:
         text = f"the true labels of {changed} of {len(one)} differ"
@@ -218,11 +218,14 @@ def _answers(run: Run) -> "pd.Series[str]":
     return pd.Series(run.test["answer"].astype(str).to_numpy(), index=ids)
 
 
-def _difference(one: "pd.Index[str]", two: "pd.Index[str]", name: str) -> str:
+def _difference(one: "pd.Index[str]", two: "pd.Index[str]", names: tuple[str, str]) -> str:
+    if not len(one) or not len(two):
+        with_some, none = names if len(one) else names[::-1]
+        return f"{with_some} has {len(one) + len(two)}, and {none} has none"
     only_one, only_two = int((~one.isin(two)).sum()), int((~two.isin(one)).sum())
     if not only_one and not only_two:
         return f"the same samples ({len(one)} and {len(two)}) occur in another number or order"
-    return f"{only_one} of {len(one)} are not in {name}, which has {only_two} others"
+    return f"{only_one} of {len(one)} are not in {names[1]}, which has {only_two} others"
 
 
 def _different(first: Run, other: Run, names: tuple[str, str], how: str) -> UserError:

@@ -58,9 +58,11 @@ NOT_KNOWN = Measured(*[float("nan")] * 5)
 class Compared:
     """The answers of K entries for S seeds.
 
-    parts: [S] the answers of each seed. by_seed: [S, 4 K] the means of their scores. draws:
-    [S, D, 4 K] these means in D bootstrap draws of groups of test samples; None for several seeds
-    with test samples of their own. Raises `UserError` as `compare` does.
+    parts: [S] the answers of each seed. same_test: whether all seeds have the same test samples.
+    by_seed: [S, 4 K] the means of the scores. draws: [S, D, 4 K] these means in D bootstrap draws
+    of groups of test samples: the same ones for all seeds, if they have the same.
+
+    Raises `UserError` as `compare` does.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -76,19 +78,26 @@ class Compared:
             for place, (row, names) in enumerate(zip(rows, self._names_by_seed(), strict=True))
         ]
         self.by_seed = np.stack([part.scores.mean(0) for part in self.parts])
-        self.draws: Doubles | None = None
-        if self.same_test:
-            seed = seed_for(int(rows[0][0].config["run"]["seed"]), "bootstrap")
-            scores = np.concatenate([part.scores for part in self.parts], axis=1)
-            draws = resampled_means(scores, self.parts[0].test["group"].to_numpy(), seed=seed)
-            self.draws = np.stack(np.split(draws, len(rows), axis=1))
+        self.draws = self._draw()
+
+    def _draw(self) -> Doubles:
+        seed = seed_for(int(self.paired.runs[0][0].config["run"]["seed"]), "bootstrap")
+        draws = [
+            resampled_means(
+                part.scores,
+                part.test["group"].to_numpy(),
+                seed=seed if self.same_test else seed_for(seed, place),
+            )
+            for place, part in enumerate(self.parts)
+        ]
+        return np.stack(draws)
 
     def _names_by_seed(self) -> list[list[str]]:
         """Return for each seed the names that errors use."""
         seeds = self.paired.seeds
         if seeds is None:
             return [self.names]
-        return [[f"{name}, seed {seed}" for name in self.names] for seed in seeds]
+        return [[f"{name} (seed {seed})" for name in self.names] for seed in seeds]
 
     @property
     def samples(self) -> list[int]:
@@ -133,18 +142,14 @@ class Compared:
         values = measure(self.by_seed)
         if np.isnan(values).any():
             return NOT_KNOWN
-        draws = None
-        if self.draws is not None:
-            draws = np.mean([measure(one) for one in self.draws], axis=0)
-            known = np.isfinite(draws)
-            if 1 - known.mean() >= TAIL / 100:
-                return replace(NOT_KNOWN, value=float(values.mean()))
-            draws = draws[known]
+        draws = np.mean([measure(one) for one in self.draws], axis=0)
+        known = np.isfinite(draws)
+        if 1 - known.mean() >= TAIL / 100:
+            return replace(NOT_KNOWN, value=float(values.mean()))
         if self.several:
-            found = over_seeds(values.tolist(), draws)
+            found = over_seeds(values.tolist(), draws[known], self.same_test)
             return Measured(found.mean, found.deviation, found.low, found.high, found.p_value)
-        assert draws is not None
-        low, high = np.percentile(draws, [TAIL, 100 - TAIL])
+        low, high = np.percentile(draws[known], [TAIL, 100 - TAIL])
         return Measured(float(values[0]), float("nan"), float(low), float(high), float("nan"))
 
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,39 +45,43 @@ class OverSeeds:
     p_value: float
 
 
-def over_seeds(values: Sequence[float], draws: npt.NDArray[np.float64] | None = None) -> OverSeeds:
+def over_seeds(
+    values: Sequence[float], draws: npt.NDArray[np.float64], same_samples: bool
+) -> OverSeeds:
     """Return the mean of a number measured for S >= 2 seeds, with the chance of seeds and samples.
 
-    values: [S] the number for each seed. draws: [D] bootstrap draws of its mean over the seeds,
-    where all seeds have the same test samples; None where each seed has test samples of its own,
-    the chance of which is in the values already.
+    values: [S] the number for each seed. draws: [D] its mean over the seeds in bootstrap draws of
+    their test samples. same_samples: whether all seeds have the same test samples, which are then
+    drawn for all at once, or each its own.
 
-    The squared half width of the interval is that of Student's t over seeds plus that of the normal
-    interval over samples, (1.96 deviations of the draws)^2. It covers at least 95 %: a part of the
-    chance of samples is in both. The p-value is 1 minus the level at which such an interval ends at
-    0. A bootstrap over seeds would be too narrow: of S seeds its variance is (S - 1) / S of the
-    right one, and it has no t.
+    Half the width of the interval is made of that of Student's t over seeds and that of the normal
+    interval over samples, 1.96 deviations of the draws. With the same samples it is the root of
+    their squares' sum, which covers at least 95 %: a part of the chance of samples is in both. With
+    samples of their own the values hold all the chance, and it is the larger one: a few seeds may
+    agree by accident. The p-value is 1 minus the level at which such an interval ends at 0. A
+    bootstrap over seeds would be too narrow: of S seeds its variance is (S - 1) / S of the right
+    one, and it has no t.
     """
     found = spread(values)
     mean, deviation = float(found["mean"]), float(found["deviation"])
-    errors = (deviation / math.sqrt(len(values)), 0.0 if draws is None else float(np.std(draws)))
-    half = _half_width(0.025, *errors, len(values) - 1)
-    p_value = _level_of(abs(mean), *errors, len(values) - 1)
+    error, sample_error = deviation / math.sqrt(len(values)), float(np.std(draws))
+
+    def half_width(tail: float) -> float:
+        from scipy.special import ndtri, stdtrit  # only where it is used, as in `t_975`
+
+        by_seed = abs(float(stdtrit(len(values) - 1, tail))) * error
+        by_sample = abs(float(ndtri(tail))) * sample_error
+        return math.hypot(by_seed, by_sample) if same_samples else max(by_seed, by_sample)
+
+    half = half_width(0.025)
+    p_value = 2 * _tail_of(abs(mean), half_width)
     return OverSeeds(mean, deviation, mean - half, mean + half, p_value)
 
 
-def _half_width(tail: float, seeds: float, samples: float, degrees: int) -> float:
-    """Return half the width of an interval of `over_seeds` with this tail, from both errors."""
-    from scipy.special import ndtri, stdtrit  # as in `mcnemar`
-
-    return math.hypot(stdtrit(degrees, tail) * seeds, ndtri(tail) * samples)
-
-
-def _level_of(distance: float, seeds: float, samples: float, degrees: int) -> float:
-    """Return the two-sided p-value at which an interval of `over_seeds` has this half width."""
+def _tail_of(distance: float, half_width: Callable[[float], float]) -> float:
+    """Return the tail in 0 .. 0.5 at which half the width, which falls with it, is a distance."""
     low, high = 0.0, 0.5
-    for _ in range(60):  # half widths fall as the tail grows: bisect
+    for _ in range(60):
         middle = (low + high) / 2
-        wider = _half_width(middle, seeds, samples, degrees) >= distance
-        low, high = (middle, high) if wider else (low, middle)
-    return 2 * high
+        low, high = (middle, high) if half_width(middle) >= distance else (low, middle)
+    return high

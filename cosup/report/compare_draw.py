@@ -50,8 +50,9 @@ def draw_runs(table: pd.DataFrame) -> Dots:
         ]
         pgr = words.NONE
         if not words.missing(row["pgr"]):
-            span = words.interval(row["pgr_low"], row["pgr_high"])
-            pgr = f"{with_deviation(row['pgr'], row['pgr_deviation'])} {span}"
+            pgr = with_deviation(row["pgr"], row["pgr_deviation"])
+            if words.missing(row["pgr_deviation"]):  # else there is no room for the interval
+                pgr += f" {words.interval(row['pgr_low'], row['pgr_high'])}"
         rows.append(
             DotRow(
                 row["run"],

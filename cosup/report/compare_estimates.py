@@ -67,9 +67,9 @@ class Estimates:
             "runs": rows_of(self.tables["runs"]),
             "pairs": rows_of(self.tables["pairs"]),
             "settings": settings_of(self.paired, self.names),
-            "note": NOTHING_MEASURED,
+            "note": self._note(),
         }
-        note = f"Right by estimate, without labels, in %. {NOTHING_MEASURED}"
+        note = f"Right by estimate, without labels, in %. {self._note()}"
         return Sheet(["run", *HEADINGS], rows, note, numbers, document)
 
     def text(self) -> RenderableType:
@@ -91,9 +91,18 @@ class Estimates:
         write_atomic(output, page.encode("utf-8", errors="replace"))
         return output
 
+    def _note(self) -> str:
+        lines = [NOTHING_MEASURED, left_out_sentence(self.paired)]
+        if len(self.paired.runs) > 1:
+            seeds = words.listed(self.paired.seeds or (), 20)
+            lines.append(
+                f"Means over the seeds {seeds}; ± is the sample deviation over them, the intervals "
+                "are Student's t."
+            )
+        return " ".join(filter(None, lines))
+
     def _lines(self) -> list[str]:
-        left_out = left_out_sentence(self.paired)
-        return [NOTHING_MEASURED, *_sentences(self.tables["pairs"]), *filter(None, [left_out])]
+        return [*_sentences(self.tables["pairs"]), self._note()]
 
     def _page(self, folder: str) -> str:
         runs, config = self.tables["runs"], self.tables["config"]
@@ -134,7 +143,7 @@ def _runs(paired: Paired, names: Sequence[str]) -> pd.DataFrame:
         runs = [row[place] for row in paired.runs]
         student = [run.summary["sources"]["student"] for run in runs]
         over = spread([one["reliability"] for one in student])
-        low, high = over["ci95"] or student[0]["reliability_ci95"] or (None, None)
+        low, high = over["ci95"] or student[0]["reliability_ci95"] or (np.nan, np.nan)
         best = [best_source(run.summary["sources"]) for run in runs]
         known = [one for one in best if one is not None]
         rows.append(
@@ -143,8 +152,8 @@ def _runs(paired: Paired, names: Sequence[str]) -> pd.DataFrame:
                 "seeds": len(runs),
                 "student": over["mean"],
                 "deviation": over["deviation"],
-                "low": low,
-                "high": high,
+                "low": np.maximum(low, 0),  # Student's t knows no bounds
+                "high": np.minimum(high, 1),
                 "labels": np.mean([run.summary["labels"]["estimated_right"] for run in runs]),
                 "best_source": words.listed(dict.fromkeys(one[0] for one in known)) or None,
                 "best_source_right": spread([one[1]["reliability"] for one in known])["mean"],

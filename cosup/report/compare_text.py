@@ -125,7 +125,8 @@ def chance_note(found: Compared) -> str:
     cover = (
         "The intervals cover the choice of seeds (Student's t) and of test samples (bootstrap)."
         if found.same_test
-        else "The intervals are Student's t over seeds, each of which has its own test samples."
+        else "The intervals are Student's t over seeds, each of which has its own test samples; "
+        "they are no narrower than the bootstrap over these."
     )
     lines.append(f"± is the sample deviation over seeds. {cover}")
     if len(found.parts) == 2:

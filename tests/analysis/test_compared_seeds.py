@@ -183,4 +183,4 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
     moved = {**answers, 1: own_samples(answers[1], 5)}
     error = refused(a, make_seeds(tmp_path / "moved", moved))
     assert "test samples differ" in error.problem
-    assert "moved, seed 1" in str(error.where)
+    assert "moved (seed 1)" in str(error.where)
