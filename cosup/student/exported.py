@@ -126,13 +126,14 @@ class ExportedStudent:
     def _predict(
         self, images: OneImage | Sequence[OneImage], team: bool, batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        parts = [torch.zeros(0, len(self.classes))]
-        asked = [torch.zeros(0, len(self.team.names) if team else 0)]
-        for answers in self.answers(given_images(images), team, batch_size):
+        given = given_images(images)
+        # One tensor for all: small ones between the batches would split the free memory.
+        probs = torch.zeros(len(given), len(self.classes))
+        asked = torch.zeros(len(given), len(self.team.names) if team else 0)
+        for answers in self.answers(given, team, batch_size):
             _raise_broken(answers.broken)
-            parts.append(answers.probs)
-            asked.append(answers.asked)
-        return torch.cat(parts), torch.cat(asked)
+            probs[answers.places], asked[answers.places] = answers.probs, answers.asked
+        return probs, asked
 
     @cached_property
     def team(self) -> ExportedTeam:
