@@ -136,9 +136,12 @@ def write_timm(
     model.pretrained_cfg = _about(model.pretrained_cfg, network.input, section)
     with TemporaryDirectory(prefix="cosup-student-") as place:
         made = Path(place)
-        save_for_hf(
-            model, place, model_config={"label_names": list(classes)}, safe_serialization=True
-        )
+        try:
+            save_for_hf(
+                model, place, model_config={"label_names": list(classes)}, safe_serialization=True
+            )
+        except Exception as error:  # of arguments that are no JSON, and of a hub's other version
+            raise NotInTimm(f"timm does not save it ({in_short(error)})") from None
         _check_loaded(made, network, expected)
         for name in (NETWORK, CONFIG):
             write_atomic(folder / name, partial(shutil.copy, made / name))

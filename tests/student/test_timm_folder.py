@@ -180,6 +180,22 @@ def test_a_head_that_timm_would_not_predict_alike_keeps_its_form(
     assert {path.name for path in tmp_path.iterdir()} == {"head.safetensors", "student.json"}
 
 
+def test_a_network_that_timm_does_not_save_keeps_its_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run must not fail at its end because of the version of a library."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("package not installed")
+
+    monkeypatch.setattr("cosup.student.timm_folder.save_for_hf", fails)
+    section = BackboneSection(name="test_resnet", weights=None, image_size=32)
+    network = build_classifier("test_resnet", len(CLASSES), None, 32)
+    assert "not installed" in (save_network(tmp_path, network, section, CLASSES) or "")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "student.json"}
+    cosup.load_student(tmp_path, "cpu").predict(digit_images())
+
+
 def test_an_export_of_another_form_replaces_the_first(tmp_path: Path) -> None:
     section = BackboneSection(name="test_resnet", weights=None, image_size=32)
     backbone, head = head_on(section)
