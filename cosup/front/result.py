@@ -135,10 +135,8 @@ class Run(records.Run):
         return "finished" if right is None else f"labels right in {percent(right)}, by estimate"
 
     def _advice(self) -> list[str]:
-        """Return whether the run helped, and what to use."""
-        told = self.summary.get("outcome")
-        helped = [f"{told['headline']}."] if told else []
-        return [*helped, *self.summary.get("verdict", [])[:1]]
+        """Return the first sentence of the verdict: what to use."""
+        return list(self.summary.get("verdict", []))[:1]
 
     def _lacks(self, what: str) -> UserError:
         why = "" if self.finished else f"; the run lacks {listed(self.missing, 3)}"

@@ -62,7 +62,7 @@ def as_text(thing: RenderableType) -> str:
     made = io.StringIO()
     width = max(LEAST_WIDTH, shutil.get_terminal_size().columns)
     Console(file=made, width=width, highlight=False, force_jupyter=False).print(thing)
-    return made.getvalue().rstrip("\n")
+    return "\n".join(line.rstrip() for line in made.getvalue().rstrip("\n").splitlines())
 
 
 def as_html(thing: RenderableType) -> str:
@@ -71,15 +71,21 @@ def as_html(thing: RenderableType) -> str:
         return "".join(as_html(part) for part in thing.renderables)
     if isinstance(thing, Table):
         return _table(thing)
-    return _paragraphs(_text(thing))
+    if isinstance(thing, str | Text):
+        return _paragraphs(_text(thing))
+    return _as_it_is(as_text(thing))  # such as padded text
 
 
 def _paragraphs(text: Text) -> str:
     """Return a paragraph for each line, or the lines as they are where spaces align them."""
     plain, tag = html.escape(text.plain.strip("\n")), "b" if "bold" in str(text.style) else "span"
     if "  " in plain:
-        return f'<pre style="white-space: pre-wrap">{plain}</pre>'
+        return _as_it_is(text.plain.strip("\n"))
     return "".join(f"<p><{tag}>{line}</{tag}></p>" for line in plain.splitlines() if line)
+
+
+def _as_it_is(text: str) -> str:
+    return f'<pre style="white-space: pre-wrap">{html.escape(text)}</pre>'
 
 
 def _table(table: Table) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -47,10 +48,14 @@ def test_tables_and_text_are_html() -> None:
     table.add_column("name")
     table.add_column("value", justify="right")
     table.add_row("[bold]one[/bold]", Text("[1]"), end_section=True)
-    html = as_html(Group(table, Text("a line & another"), Text("key    value\nother  value")))
+    padded = Padding("cosup <x>", (0, 0, 0, 5))
+    html = as_html(
+        Group(table, padded, Text("a line & another"), Text("key    value\nother  value"))
+    )
     assert "&lt;b&gt;" in html
     assert "<b>one</b>" in html
     assert ">[1]<" in html
     assert html.count("<tr>") == 2
+    assert "     cosup &lt;x&gt;</pre>" in html
     assert "a line &amp; another" in html
     assert "key    value\nother  value</pre>" in html
