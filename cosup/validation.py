@@ -84,8 +84,13 @@ def setting_names(cls: type[Any]) -> list[str]:
 def setting_docs(cls: type[Any]) -> dict[str, tuple[str, Any]]:
     """Return each setting's description and its default (`...` if it must be given)."""
     properties = _adapter(cls).json_schema().get("properties", {})
+    made = {  # defaults that a JSON schema lacks
+        field.name: field.default_factory()
+        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+        if field.default_factory is not dataclasses.MISSING
+    }
     return {
-        name: (item.get("description", ""), item.get("default", ...))
+        name: (item.get("description", ""), item.get("default", made.get(name, ...)))
         for name, item in properties.items()
     }
 

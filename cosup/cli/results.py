@@ -35,7 +35,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a page per run: did it help, who taught what, and was it right?"""
+    """Write a page per run: did it help, and who taught what?"""
     with explained():
         if text and as_json:
             raise UserError("give either --text or --json")

@@ -1,6 +1,7 @@
 """`cosup ls`: one structure behind text and JSON, and the documentation of every key."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from cosup.cli import call
 from cosup.config import Config, config_tree, load_config
 from cosup.config.keys import documented_settings, settings_below
 from cosup.errors import MISSING, UserError
+from cosup.settings import Settings
+from cosup.validation import setting_docs
 
 
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -19,7 +22,17 @@ def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 @pytest.mark.parametrize(
     "kind",
-    ["configs", "assigners", "consistency", "losses", "sources", "teachers", "controls", "runs"],
+    [
+        "configs",
+        "assigners",
+        "consistency",
+        "losses",
+        "loggers",
+        "sources",
+        "teachers",
+        "controls",
+        "runs",
+    ],
 )
 def test_json_has_what_the_text_has(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     things = listed(capsys, kind)
@@ -52,8 +65,10 @@ def test_every_key_that_a_config_can_have_is_documented(name: str) -> None:
     documented = {one.key for one in documented_settings()}
     choices = {"rounds.assignment.name", "rounds.loss.name", "student.meta.loss.name"}
     keys = set(flat(config_tree(load_config(name)))) - choices
-    # Mappings from names, such as accuracies of domains, end in a name of the task.
-    unknown = {key for key in keys if not {key, key.rpartition(".")[0]} & documented}
+    # Mappings from names, such as accuracies of domains, end in a name of the task, and choices in
+    # a list in `name`.
+    above = {key: key.rpartition(".")[0].removesuffix(".N") for key in keys}
+    unknown = {key for key in keys if not {key, above[key]} & documented}
     assert unknown == set()
 
 
@@ -100,6 +115,20 @@ def test_keys_of_a_section_and_of_a_choice(capsys: pytest.CaptureFixture[str]) -
 def test_every_setting_has_a_description() -> None:
     assert [one.key for one in documented_settings() if not one.description] == []
     assert {one.key for one in settings_below()} >= set(Config.model_fields)
+
+
+@dataclass
+class Listed(Settings):
+    """Settings with a list."""
+
+    size: int
+    """A size."""
+    names: list[str] = field(default_factory=lambda: ["a"])
+    """Some names."""
+
+
+def test_a_default_that_is_made_anew_is_a_default() -> None:
+    assert setting_docs(Listed) == {"names": ("Some names.", ["a"]), "size": ("A size.", ...)}
 
 
 def test_an_unknown_key_names_the_nearest() -> None:
