@@ -3,6 +3,7 @@
 The images are real: scikit-learn's 1,797 scanned digits (UCI), as PNG files of 32 pixels. The
 sources of labels are made here, so that their true reliability is known:
 
+- `scans` has 1,500 images, and `new_scans` 97 that come after the run;
 - `labels.csv` has the true labels of 500 images;
 - `votes.csv` has the answers of three simulated annotators, in crowd-kit's columns: ada is right
   in 85 % of her answers, ben in 75 % (and takes 3, 5 and 9 for 8), cy in 60 %, and each left out
@@ -15,7 +16,7 @@ sources of labels are made here, so that their true reliability is known:
 `no_labels.yaml` the same without labels and without the specialists, who are trained on them.
 
 `--truth RUN` prints how often the sources and the labels of a finished run are right, in %, beside
-what the run estimates.
+what the run estimates. `--truth FILE` prints it of a table that `cosup predict` wrote.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from cosup.seeds import numpy_generator, torch_generator
 README = Path(__file__).parents[2] / "README.md"
 OLD_MODEL = "test_resnet"
 """timm's smallest ResNet."""
-LABELLED, ELSEWHERE, SIZE, TURN = 500, 200, 32, 15
+LABELLED, ELSEWHERE, NEW, SIZE, TURN = 500, 200, 97, 32, 15
 OTHER = 14
 """The old model's class of all other digits. Class 2 k is an upright k, 2 k + 1 a slanted one."""
 WORKERS = {"ada": (0.85, 0.8, None), "ben": (0.75, 0.9, 8), "cy": (0.6, 0.6, None)}
@@ -60,12 +61,12 @@ def make_story(folder: Path, seed: int = 0) -> None:
         )
         for each in pixels
     ]
-    own = slice(ELSEWHERE, None)
-    names = _names(len(images[own]))
-    _write_images(folder / "scans", names, images[own])
-    _write_votes(folder / "votes.csv", names, truth[own], seed)
+    names, true = _project(truth)
+    _write_images(folder / "scans", names, images[ELSEWHERE:-NEW])
+    _write_images(folder / "new_scans", _new_names(), images[-NEW:])
+    _write_votes(folder / "votes.csv", names, true, seed)
     shutil.copy(Path(__file__).with_name("rules.py"), folder)
-    table = pd.DataFrame({"sample_id": names, "label": truth[own]})
+    table = pd.DataFrame({"sample_id": names, "label": true})
     table.iloc[:LABELLED].to_csv(folder / "labels.csv", index=False)
     state = train_old_model(images[:ELSEWHERE], _old_classes(pixels, truth)[:ELSEWHERE], seed)
     save_tensors(folder / "old_model.safetensors", state)
@@ -105,10 +106,24 @@ def _write_configs(folder: Path) -> None:
 
 
 def tell_truth(place: str, seed: int = 0) -> Iterator[str]:
-    """Yield for each source of a run, and for its labels, the estimated and the true share."""
-    run = load_run(place)
+    """Yield for each source of a run, and for its labels, the estimated and the true share.
+
+    place: the run, or a table of predictions for the new images, of which only the true share is
+    known.
+    """
     _, truth = _shuffled_digits(seed)
-    true = dict(zip(_names(len(truth) - ELSEWHERE), truth[ELSEWHERE:].astype(str), strict=True))
+    if Path(place).is_file():
+        new = dict(zip(_new_names(), truth[-NEW:].tolist(), strict=True))
+        table = pd.read_csv(place)
+        right = [
+            new[Path(path).name] == label
+            for path, label in zip(table["path"], table["label"], strict=True)
+        ]
+        yield f"{sum(right)} of {len(right)} are right"
+        return
+    run = load_run(place)
+    names, labels = _project(truth)
+    true = dict(zip(names, labels.astype(str), strict=True))
     yield f"{'right, %':10} estimated  true"
     for name in run.teacher_names:
         said = run.annotated(name).label
@@ -118,8 +133,8 @@ def tell_truth(place: str, seed: int = 0) -> Iterator[str]:
             if code >= 0
         ]
         yield _line(name, run.summary["sources"][name]["reliability"], right)
-    labels = run.files.labels.read(["sample_id", "label"])
-    pairs = zip(labels["sample_id"], labels["label"], strict=True)
+    final = run.files.labels.read(["sample_id", "label"])
+    pairs = zip(final["sample_id"], final["label"], strict=True)
     right = [str(label) == true[sample] for sample, label in pairs]
     yield _line("labels", run.summary["labels"]["estimated_right"], right)
 
@@ -136,9 +151,15 @@ def _shuffled_digits(seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]
     return pixels[order], np.asarray(digits.target, np.int64)[order]
 
 
-def _names(count: int) -> list[str]:
-    """Return the paths of the images, in a folder a month."""
-    return [f"2024-{1 + number % 12:02d}/form_{number:04d}.png" for number in range(count)]
+def _project(truth: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the paths of the project's images, in a folder a month, and their true labels."""
+    true = truth[ELSEWHERE:-NEW]
+    paths = [f"2024-{1 + number % 12:02d}/form_{number:04d}.png" for number in range(len(true))]
+    return paths, true
+
+
+def _new_names() -> list[str]:
+    return [f"scan_{number:03d}.png" for number in range(NEW)]
 
 
 def _write_images(folder: Path, names: list[str], images: list[Image.Image]) -> None:
@@ -176,7 +197,7 @@ def _old_classes(pixels: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArr
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make the project of the README's worked story.")
     parser.add_argument("folder", type=Path, nargs="?", help="where to make the project")
-    parser.add_argument("--truth", metavar="RUN", help="tell how often a run's sources are right")
+    parser.add_argument("--truth", metavar="RUN", help="tell how often its sources are right")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the last digits of sums, and so the old model, depend on it
     if arguments.truth:
