@@ -5,10 +5,10 @@ tests/test_methods.py checks their links and the files that they name.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from helpers.synthetic_run import make_run
 
 from cosup.config import check_config, load_config
 from cosup.controls import CONTROLS
@@ -22,19 +22,27 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def test_python_on_tensors_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = (code for code in blocks("python") if "cosup.decide" in code)
-    assert len([line for line in code.splitlines() if line]) == 10
+def test_python_on_arrays_runs_and_prints_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (code for code in blocks("python") if "CoSupervision" in code)
     exec(compile(code, "README", "exec"), {})
-    assert "torch.Size([100, 2])" in capsys.readouterr().out
+    labels, student = (f"{100 * float(share):.1f} %" for share in capsys.readouterr().out.split())
+    (told,) = re.findall(r"\n([0-9.]+ %) of its labels are right,.* labels ([0-9.]+ %) of", README)
+    assert (labels, student) == told
 
 
-def test_python_on_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_python_on_runs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "outputs" / "quickstart")
-    found = [code for code in blocks("python") if "load_run" in code]
-    assert len(found) == 1
-    exec(compile(found[0], "README", "exec"), {})
+    (code,) = (code for code in blocks("python") if "cosup.run(" in code)
+    fast = '"controls=[]", "student.training.steps=20", "rounds={}"'
+    assert '"controls=[]"' in code
+    found: dict[str, Any] = {}
+    exec(compile(code.replace('"controls=[]"', fast), "README", "exec"), found)
+    assert capsys.readouterr().out
+    run, labels = found["run"], found["labels"]
+    assert len(labels) == run.summary["data"]["samples"]["student_train"]
 
 
 @pytest.mark.parametrize("text", [*blocks("yaml"), *blocks("yaml", CLUSTERS)])
