@@ -1,4 +1,4 @@
-"""The README's worked story, made of real digits and run by its config, with labels and without."""
+"""The README's worked story of real digits: run with labels and without, and its result used."""
 
 import json
 import sys
@@ -8,8 +8,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers.story import make_story
+import timm
+import torch
+from helpers.story import NEW, make_story
+from PIL import Image
 
+import cosup
 from cosup.cli import call
 
 SOURCES = ["low", "high", "old", "rules", "ada", "ben", "cy"]
@@ -79,3 +83,40 @@ def test_the_same_without_any_label(story: Path, monkeypatch: pytest.MonkeyPatch
     assert summary["student"]["accuracy"] is None
     assert summary["measured_reason"]
     assert len(pd.read_parquet("outputs/no_labels/labels.parquet")) == 500
+
+
+@pytest.mark.slow
+def test_what_a_run_made_is_used(
+    story: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New images are predicted by the student, its team and plain timm; labels and votes go out."""
+    monkeypatch.chdir(story)
+    run("my.yaml", "run.name=used", "controls=[]", "rounds.repeat=1")
+    used, images = "outputs/used", "new_scans"
+    for command in (
+        ["init", ".", "-o", "first.yaml"],
+        ["validate", "first.yaml"],
+        ["predict", used, images, "-o", "new.csv"],
+        ["predict", used, images, "--team", "-o", "new_team.csv"],
+        ["annotate", used, images, "-o", "new_votes.csv"],
+        ["export", "labels", used, "--format", "label-studio"],
+        ["export", "student", used, "--format", "torch_export"],
+    ):
+        assert call(command) == 0, capsys.readouterr().err
+    names = [f"scan_{number:03d}.png" for number in range(NEW)]
+    table, team = pd.read_csv("new.csv"), pd.read_csv("new_team.csv")
+    assert [Path(path).name for path in table["path"]] == names
+    assert {name for asked in team["asked"] for name in asked.split(", ")} <= set(SOURCES)
+    assert set(pd.read_csv("new_votes.csv")["worker"]) == {"low", "high", "old", "rules"}
+
+    model = timm.create_model(f"local-dir:{used}/student", pretrained=True).eval()
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    pixels = [prepare(Image.open(path).convert("RGB")) for path in table["path"]]
+    with torch.inference_mode():
+        plain = model(torch.stack(pixels)).softmax(1)
+    student = cosup.load_run(used).student()
+    torch.testing.assert_close(
+        plain, student.predict(list(table["path"]), batch_size=NEW), atol=1e-5, rtol=0
+    )
+    found = [student.classes[place] for place in plain.argmax(1).tolist()]
+    assert found == [str(label) for label in table["label"]]

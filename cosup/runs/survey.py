@@ -13,6 +13,7 @@ from cosup.data.sources.base import TABLE_COLUMNS, ordered_names
 from cosup.data.sources.files import FILE_TYPES, SPLIT_FOLDERS, folders, images_below
 from cosup.data.sources.table import CSV, PARQUET, read_table
 from cosup.errors import UserError, raise_all
+from cosup.layout import Layout
 from cosup.teachers.tables.checks import check_tables
 from cosup.teachers.tables.frames import ENDINGS, first_chunk
 from cosup.teachers.tables.layout import find_layout
@@ -142,13 +143,13 @@ def _roots(path: Path) -> list[Path]:
 
 
 def _files_in(path: Path) -> Iterator[Path]:
-    """Yield the files in a folder, and in those of its folders that hold no image."""
+    """Yield the files in a folder, and in its folders that hold no image and are no run."""
     for entry in sorted(path.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_file():
             yield entry
-        elif entry.is_dir() and not images_below(entry):
+        elif entry.is_dir() and not Layout(entry).is_run() and not images_below(entry):
             yield from _files_in(entry)
 
 

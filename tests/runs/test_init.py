@@ -155,6 +155,18 @@ def test_tables_that_do_not_fit_are_named_with_the_reason() -> None:
     assert found.labelled == COUNT
 
 
+def test_tables_of_earlier_runs_are_not_looked_at() -> None:
+    write_images("my/photos/{y}")
+    run = Path("my/outputs/first")
+    run.mkdir(parents=True)
+    (run / ".cosup-run.json").write_text("{}")
+    said = [f"{label}/{name}" for name, label in zip(NAMES, TRUTH, strict=True)]
+    pd.DataFrame({"sample_id": said, "label": TRUTH}).to_csv(run / "labels.csv", index=False)
+    assert survey(Path("my")).data == {"source": "image_folder", "root": "my/photos"}
+    (run / ".cosup-run.json").unlink()
+    assert survey(Path("my")).data["source"] == "images"
+
+
 def test_models_beside_the_images_are_suggested() -> None:
     write_images("my/{y}")
     Path("my/rules.py").write_text("")

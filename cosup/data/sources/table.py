@@ -195,12 +195,13 @@ def read_table(path: str) -> "pd.DataFrame":
             )
         else:
             frame = pd.read_parquet(path)
+        texts = pd.DataFrame({str(name): as_text(frame[name]) for name in frame.columns})
     except (OSError, ValueError) as error:
         kind = "Parquet" if ending in PARQUET else "CSV"
         raise UserError(f"cannot be read as {kind}: {in_short(error)}", value=path) from None
     if frame.empty:
         raise UserError("no row in this table", value=path)
-    return pd.DataFrame({str(name): as_text(frame[name]) for name in frame.columns})
+    return texts
 
 
 def as_text(values: "pd.Series") -> "pd.Series[str]":
