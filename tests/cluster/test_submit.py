@@ -236,7 +236,7 @@ def test_ctrl_c_leaves_the_job_running_and_stop_ends_it_cleanly(
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("teacher all: annotated"):
+        if "teacher all: annotated" in line:
             break
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
