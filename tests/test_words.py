@@ -60,8 +60,8 @@ ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         of_config(run={"sed": 1}),
-        "c.yaml: run.sed: unknown key 'sed'; did you mean 'seed'? (allowed: name, output, seed, "
-        "seeds)",
+        "c.yaml: run.sed: unknown key 'sed'; did you mean 'seed'? (allowed: loggers, name, "
+        "output, seed, seeds)",
     ),
     (
         of_config(data={"source": "digits", "noise": {"kind": "symetric"}}),

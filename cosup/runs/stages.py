@@ -117,7 +117,7 @@ def build_recipe(
 
 def _watched(prepared: Prepared) -> Watched | None:
     """Return samples of validation, evenly spread, to record the student's accuracy on; None if
-    the split is empty, or of novel classes."""
+    the split is empty, or of novel classes, or a head's features of it are not computed."""
     found = prepared.inputs.validation
     if found is None or found.episodes is not None:
         return None
@@ -127,6 +127,8 @@ def _watched(prepared: Prepared) -> Watched | None:
     chosen = known[torch.linspace(0, len(known) - 1, min(len(known), MOST_WATCHED)).long()]
     inputs = found.inputs
     if isinstance(inputs, ImageRows):
+        if isinstance(prepared.inputs.train, Tensor):
+            return None
         inputs = torch.from_numpy(inputs.rows)
     assert isinstance(inputs, Tensor)
     return Watched(inputs[chosen], found.split.labels[chosen])

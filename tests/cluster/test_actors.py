@@ -74,7 +74,7 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     local, remote = tmp_path / "local", tmp_path / "remote"
     remote.mkdir()
     train_here(groups, data, features, local)
-    reported: list[tuple[str, int, float]] = []
+    reported: list[tuple[str, int, float, int]] = []
     section = TeachersSection()
     training = Training(section, data, 0, features, lambda *args: reported.append(args), remote)
     wait_for_both(shared)
@@ -91,7 +91,7 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     killer.join()
     assert killed
     assert_same_files(remote, local)
-    steps = {step for name, step, _ in reported if name == groups[1][0].name}
+    steps = {step for name, step, *_ in reported if name == groups[1][0].name}
     assert 50 in steps
     train_groups(_no_pool, groups, training)  # no work is left
 

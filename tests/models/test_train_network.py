@@ -490,7 +490,7 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: call)
     classifier = tiny()
-    with pytest.raises(UserError, match=r"training.compile: true.*\(no C\+\+ compiler\)"):
+    with pytest.raises(UserError, match=r"training.compile: true.*\(no C\+\+ compiler.*\)"):
         train(classifier, training(compile=True))
     classifier(IMAGES[:2])  # undone
 
