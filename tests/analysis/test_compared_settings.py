@@ -20,10 +20,10 @@ def run_of(folder: Path, *overrides: str, chosen: str | None = None) -> Path:
 
 
 def rewrite(path: Path, *overrides: str, chosen: str | None = None) -> None:
-    config = load_config("quickstart", overrides)
+    config = load_config("quickstart", *overrides)
     path.joinpath("config.yaml").write_text(dump_config(config))
     if chosen is not None:
-        loss = config_tree(load_config("quickstart", [f"rounds.loss={chosen}"]))["rounds"]["loss"]
+        loss = config_tree(load_config("quickstart", f"rounds.loss={chosen}"))["rounds"]["loss"]
         recipe = {"assignment": {"name": "mean"}, "loss": loss, "consistency": []}
         candidates = [{"name": "x", "rounds": recipe}]
         stage = path / "stages" / "choose-recipe.json"
@@ -64,7 +64,7 @@ def test_only_what_was_set_counts(tmp_path: Path) -> None:
 
 
 def test_controls_that_the_config_leaves_to_cosup_follow(tmp_path: Path) -> None:
-    text = load_config("quickstart", ["rounds.choose=null"])
+    text = load_config("quickstart", "rounds.choose=null")
     assert text.controls
     one = run_of(tmp_path / "a", *FIXED)
     two = run_of(tmp_path / "b", "rounds.choose=null", "controls=[ceiling]", "run.seed=1")
