@@ -76,7 +76,8 @@ def test_cleanlab_finds_issues_in_the_arrays(world: Path) -> None:
     assert np.array_equal(arrays["pred_probs"], student)
     wrong = arrays["labels"].copy()
     wrong[:10] = (wrong[:10] + 1) % 4
-    issues = find_label_issues(wrong, arrays["pred_probs"])
+    # In one process: a fork of one with threads, such as those of loggers, may hang.
+    issues = find_label_issues(wrong, arrays["pred_probs"], n_jobs=1)
     assert issues[:10].mean() > 3 * issues[10:].mean()
 
 
