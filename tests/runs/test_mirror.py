@@ -24,7 +24,7 @@ from cosup.remote import listing
 from cosup.runs import mirror, run_config, staging
 from cosup.runs.directory import RunDirectory
 from cosup.runs.mirror import mirrored
-from cosup.runs.plan import _place
+from cosup.runs.plan import _run
 from cosup.runs.staging import SESSION, Staging, staging_root
 
 HERE = Path(__file__).parent
@@ -466,6 +466,6 @@ def test_plan_reports_an_existing_run(place: str, tmp_path: Path) -> None:
     settings = yaml.safe_load(TINY)
     settings["run"] = {"name": "tiny", "output": remote.join(parent, name)}
     planned = check_config(settings)
-    assert _place(planned) == f"{place}/tiny (new)"
+    assert (_run(planned).place, _run(planned).exists) == (f"{place}/tiny", False)
     run(f"{place}/tiny", "one")
-    assert _place(planned) == f"{place}/tiny (exists: needs --resume or --overwrite)"
+    assert (_run(planned).place, _run(planned).exists) == (f"{place}/tiny", True)
