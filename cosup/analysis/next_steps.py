@@ -231,9 +231,9 @@ def _more_images(run: Run, rows: Rows) -> Iterator[Step]:
     times = (half / abs(float(source["gain"]))) ** 2
     if 1 < times <= MOST_TIMES:
         yield Step(
-            f"Label more test images: the student's {points(source['gain'], signed=True)} over the "
-            f"best single source would show on about {round(times * groups, -1):,.0f}; there are "
-            f"{groups:,}."
+            "Label more test images: a difference to the best single source of "
+            f"{points(source['gain'], signed=True)} would show on about "
+            f"{round(times * groups, -1):,.0f}; there are {groups:,}."
         )
 
 

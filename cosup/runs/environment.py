@@ -121,7 +121,7 @@ def _lines(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, cache in machine["caches"].items():
         used = "not there" if cache["bytes"] is None else words.size(cache["bytes"])
         yield f"cache {name}", f"{cache['folder']}: {used}"
-    hub = {True: "offline mode", False: "may be asked", None: "huggingface_hub is missing"}
+    hub = {True: "offline mode", False: "online", None: "huggingface_hub is missing"}
     yield "hub", hub[machine["offline"]]
     for name, value in machine["variables"].items():
         yield name, value
