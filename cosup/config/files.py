@@ -69,18 +69,28 @@ def copy_shipped(name: str, target: Path) -> Path:
     The copy means the same wherever it is, as a shipped base is found by its name (`find_base`).
     Raises `UserError` for an unknown name, and for a target that exists or cannot be written.
     """
-    from cosup.files import write_atomic  # imports safetensors, which reading a config need not
-
     source = _known(name)
     new = target / source.name if os.path.isdir(target) else target
-    if os.path.lexists(new):
-        raise UserError("exists already; give the name of a new file", where=str(new))
+    write_new(new, source.read_bytes())
+    return new
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a config to a new file; raise `UserError` if it exists or cannot be written."""
+    from cosup.files import write_atomic  # imports safetensors, which reading a config need not
+
+    check_new(path)
     try:
-        write_atomic(new, source.read_bytes())
+        write_atomic(path, content)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot be written ({reason})", where=str(new)) from None
-    return new
+        raise UserError(f"cannot be written ({reason})", where=str(path)) from None
+
+
+def check_new(path: Path) -> None:
+    """Raise `UserError` if something has this name."""
+    if os.path.lexists(path):
+        raise UserError("exists already; give the name of a new file", where=str(path))
 
 
 def _is_file(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """Write a commented config for a folder or a table (`cosup init`)."""
 
-import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,11 +9,11 @@ from pathlib import Path
 from statistics import median
 
 from cosup.config import read_config
+from cosup.config.files import check_new, write_new
 from cosup.config.yaml import to_line
 from cosup.data.images import BrokenImage
 from cosup.data.sources import Collection
 from cosup.errors import UserError
-from cosup.files import write_atomic
 from cosup.runs.checks import check_samples
 from cosup.runs.survey import Found, other_columns, survey
 from cosup.words import listed, plural
@@ -37,14 +36,10 @@ def init_config(path: Path, output: Path) -> list[str]:
     Paths in the config are relative to the working directory. Raises `UserError` if there is no
     image, if the file exists, and if it cannot be written.
     """
-    if os.path.lexists(output):
-        raise UserError("exists already; give the name of a new file", where=str(output))
+    check_new(output)
     found = survey(path)
     text = "\n".join(_config(path, output, found)) + "\n"
-    try:
-        write_atomic(output, text.encode())
-    except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror})", where=str(output)) from None
+    write_new(output, text.encode())
     name = shlex.quote(str(output))
     told = [*_found_lines(found), f"wrote {output}"]
     missing = _missing(output)

@@ -76,6 +76,18 @@ class Found:
         return 0 if self.samples is None else int((self.samples.table["label"] >= 0).sum())
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """Settings of the section `data`, and the samples that they read; None if no class is known.
+
+    assumed: as in `Found`.
+    """
+
+    data: dict[str, Any]
+    samples: Collection | None
+    assumed: tuple[str, ...] = ()
+
+
 def survey(path: Path) -> Found:
     """Look at a folder of images, with or without tables in it, or at a table of images.
 
@@ -92,20 +104,17 @@ def survey(path: Path) -> Found:
     files = list(_files_in(path))
     tables = [file for file in files if file.name.lower().endswith(ENDINGS)]
     labels = _labels(roots, tables)
-    others = [file for file in tables if labels is None or str(file) not in labels.values()]
-    said = _labels_said(others)
-    data, assumed = _by_folders(roots[0], said) if labels is None else (labels, _truth(labels))
-    known = data["source"] != "images" or "labels" in data or "classes" in data
-    samples = _load(data) if known else None
-    annotators, left_out = _annotators(others, samples)
+    others = [file for file in tables if labels is None or file != _table_of(labels)]
+    reading = labels or _by_folders(roots[0], _labels_said(others))
+    annotators, left_out = _annotators(others, reading.samples)
     return Found(
-        data,
-        samples,
-        len(images_below(roots[0])) if samples is None else len(samples.table),
+        reading.data,
+        reading.samples,
+        len(images_below(roots[0])) if reading.samples is None else len(reading.samples.table),
         tuple(annotators),
         tuple(file for file in files if file.suffix.lower() in WEIGHTS),
         tuple(file for file in files if file.suffix == ".py"),
-        tuple(assumed),
+        reading.assumed,
         left_out,
     )
 
@@ -131,15 +140,19 @@ def _loads(data: Mapping[str, Any]) -> Collection | None:
 
 def _roots(path: Path) -> list[Path]:
     """Return the folder that holds all images, and the folders above it up to `path`."""
-    if not images_below(path):
+    total = len(images_below(path))
+    if not total:
         raise UserError("no image in this folder", value=str(path), allowed=FILE_TYPES)
     found = [path]
     while True:
         inner = [found[0] / name for name in folders(found[0])]
-        inner = [folder for folder in inner if images_below(folder)]
-        if len(inner) != 1 or len(images_below(inner[0])) != len(images_below(found[0])):
+        counts = {folder: count for folder in inner if (count := len(images_below(folder)))}
+        if list(counts.values()) != [total]:
             return found
-        found.insert(0, inner[0])
+        (folder,) = counts
+        if folder.resolve() in {known.resolve() for known in found}:  # a link to a folder above
+            return found
+        found.insert(0, folder)
 
 
 def _files_in(path: Path) -> Iterator[Path]:
@@ -153,28 +166,23 @@ def _files_in(path: Path) -> Iterator[Path]:
             yield from _files_in(entry)
 
 
-def _labels(roots: Sequence[Path], files: Sequence[Path]) -> dict[str, Any] | None:
-    """Return the settings that read a table of true labels; None without one.
+def _labels(roots: Sequence[Path], files: Sequence[Path]) -> _Reading | None:
+    """Return how a table of true labels is read; None without one.
 
     A table of one label per image may also be what one annotator said. It is taken for the truth if
     its name says so, or if it is the only one.
     """
-    found = [data for file in files if (data := _labels_of(file, roots)) is not None]
-    telling = [data for data in found if TELLING.search(_table_of(data).stem)]
+    found = [reading for file in files if (reading := _labels_of(file, roots)) is not None]
+    telling = [reading for reading in found if TELLING.search(_table_of(reading).stem)]
     return next(iter(telling or (found if len(found) == 1 else [])), None)
 
 
-def _table_of(data: Mapping[str, Any]) -> Path:
-    return Path(data["labels"] if "labels" in data else data["table"])
+def _table_of(labels: _Reading) -> Path:
+    return Path(labels.data["labels"] if "labels" in labels.data else labels.data["table"])
 
 
-def _truth(labels: Mapping[str, Any]) -> list[str]:
-    """Return what was assumed of a table of true labels."""
-    return [f"'{_table_of(labels)}' has true labels, not the answers of one annotator"]
-
-
-def _labels_of(file: Path, roots: Sequence[Path]) -> dict[str, Any] | None:
-    """Return the settings that read a table as labels of images; None if it is none of these."""
+def _labels_of(file: Path, roots: Sequence[Path]) -> _Reading | None:
+    """Return how a table is read as labels of images; None if it is none of these."""
     if file.suffix.lower() not in CSV + PARQUET:
         return None
     try:
@@ -184,14 +192,16 @@ def _labels_of(file: Path, roots: Sequence[Path]) -> dict[str, Any] | None:
         return None
     if layout.form != "labels" or not columns & {"sample_id", "path"}:
         return None
+    assumed = (f"'{file}' has true labels, not the answers of one annotator",)
     for root in roots:
         data = {"source": "images", "root": str(root), "labels": str(file)}
-        if _loads(data) is not None:
-            return data
+        samples = _loads(data)
+        if samples is not None:
+            return _Reading(data, samples, assumed)
     data = {"source": "table", "table": str(file)}
     samples = _loads(data)
     there = samples is not None and Path(samples.images.where(0)).exists()
-    return data if there else None
+    return _Reading(data, samples, assumed) if there else None
 
 
 def _labels_said(files: Sequence[Path]) -> list[str]:
@@ -210,24 +220,25 @@ def _labels_said(files: Sequence[Path]) -> list[str]:
     return ordered_names(found)
 
 
-def _by_folders(root: Path, said: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings that read images by their folders, and what was assumed.
+def _by_folders(root: Path, said: Sequence[str]) -> _Reading:
+    """Return how images are read by their folders.
 
     said: labels that annotators gave. Folders with none of these names are no classes.
     """
     more = _unlabelled(root)
     domains = {"source": "domain_folder", "root": str(root), **more}
-    classes = {"source": "image_folder", "root": str(root), **more}
     found = _loads(domains)
     if found is not None and _has_domains(found) and _fits(found, said):
-        return domains, ["a folder is a domain, and each folder in it a class"]
+        return _Reading(domains, found, ("a folder is a domain, and each folder in it a class",))
+    classes = {"source": "image_folder", "root": str(root), **more}
     found = _loads(classes)
     if found is not None and len(found.classes) > 1 and _fits(found, said):
-        return classes, ["a folder is a class"]
+        return _Reading(classes, found, ("a folder is a class",))
     loose: dict[str, Any] = {"source": "images", "root": str(root)}
     if not said:
-        return loose, []
-    return {**loose, "classes": list(said)}, ["the classes are the labels that the tables hold"]
+        return _Reading(loose, None)
+    loose["classes"] = list(said)
+    return _Reading(loose, _load(loose), ("the classes are the labels that the tables hold",))
 
 
 def _unlabelled(root: Path) -> dict[str, str]:

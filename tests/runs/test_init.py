@@ -73,6 +73,15 @@ def test_folders_tell_classes_and_domains(
     assert len(samples.classes) == 10
 
 
+def test_a_link_to_a_folder_above_is_not_followed_for_ever() -> None:
+    write_images("my")
+    Path("my/again").symlink_to("..", target_is_directory=True)
+    Path("my/once").symlink_to(".", target_is_directory=True)
+    assert survey(Path("my")).data["root"] == "my"
+    Path("my/again").unlink()
+    assert survey(Path("my")).data["root"] == "my"
+
+
 def test_a_folder_of_unlabelled_images_is_no_class() -> None:
     write_images("my/{y}")
     for name in ("x.png", "y.png"):
