@@ -40,10 +40,15 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
+def write_atomic(
+    path: Path,
+    content: bytes | Callable[[Path], object],
+    before: Callable[[Path], object] | None = None,
+) -> None:
     """Write a file so that a reader, or a crash at any moment, finds the old or the new one.
 
-    content: the bytes, or a function that writes a file at the path it is given.
+    content: the bytes, or a function that writes a file at the path it is given. before: called
+    with the path of the written file, before it gets its name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with disk_errors(path):
@@ -57,6 +62,8 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
             else:
                 temporary.write_bytes(content)
             _sync(temporary)
+            if before is not None:
+                before(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -27,6 +27,8 @@ FLOORS: list[set[str]] = [
         "validation",
         "sections",
         "files",
+        "manifest",
+        "manifest_lines",
         "remote",
     },
     {"protocols"},
