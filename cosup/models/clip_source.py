@@ -2,25 +2,23 @@
 
 MODEL is an architecture of open_clip (`ViT-B-32`), `hf-hub:owner/model`, or a folder with
 `open_clip_config.json` and weights. PRETRAINED is one of open_clip's tags for the architecture.
+open_clip and torch, which are slow to load, are imported where they are used.
 """
 
 import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
 from cosup.errors import UserError, in_short, unknown_name, unknown_of_many
 from cosup.models.prompts import OPEN_CLIP
-from cosup.models.weights import downloads
 
-__all__ = ["DESCRIPTION", "ClipSource", "clip_source", "open_clip", "quiet"]
+__all__ = ["DESCRIPTION", "ClipSource", "check_model", "clip_source", "open_clip", "quiet"]
 
 DESCRIPTION = "open_clip_config.json"
 """The file beside the weights that describes their architecture and preprocessing."""
@@ -35,6 +33,8 @@ CHECKPOINTS = (
     "model.pth",
 )
 """Names of checkpoints that open_clip prefers, in this order."""
+HUB, LOCAL = "hf-hub:", "local-dir:"
+"""open_clip's marks of a model of the hub, and of one in a folder."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,11 @@ def clip_source(name: str, weights: str | None) -> ClipSource:
             "name with @: pretrained, or null for a random start)"
         )
     chosen = tag if tag and weights else weights
-    if model.startswith(("hf-hub:", "local-dir:")):
+    if model.startswith((HUB, LOCAL)):
         found, preprocess, own = _described(name, model, library, chosen == "pretrained")
         return ClipSource(name, model, found, preprocess, own or chosen)
     if model not in models:
-        places = "open_clip.list_models(), hf-hub:owner/model, or a folder"
-        allowed = f"one of the {len(models)} of {places}"
-        raise unknown_of_many("open_clip model", model, models, allowed)
+        raise _unknown(model, models)
     settings: dict[str, Any] = library.get_model_config(model)
     known = library.list_pretrained_tags_by_model(model)
     if chosen == "pretrained":
@@ -95,9 +93,30 @@ def clip_source(name: str, weights: str | None) -> ClipSource:
     _match_activation(name, settings, published)
     if chosen is None:
         return ClipSource(name, model, settings, published, None)
+    from cosup.models.weights import downloads
+
     with quiet(), downloads(name):
         path = library.download_pretrained(published)
     return ClipSource(name, model, settings, published, str(path))
+
+
+def check_model(name: str, models: Sequence[str]) -> None:
+    """Raise `UserError` for a model that open_clip does not have, or a folder that describes none.
+
+    models: the architectures of open_clip. Nothing is imported or downloaded; of a model of the hub
+    nothing is known here.
+    """
+    model, _ = _parts(name.removeprefix(OPEN_CLIP), models)
+    if model.startswith(LOCAL):
+        _description(name, Path(model.removeprefix(LOCAL)) / DESCRIPTION)
+    elif not model.startswith(HUB) and model not in models:
+        raise _unknown(model, models)
+
+
+def _unknown(model: str, models: Sequence[str]) -> UserError:
+    places = "open_clip.list_models(), hf-hub:owner/model, or a folder"
+    allowed = f"one of the {len(models)} of {places}"
+    return unknown_of_many("open_clip model", model, models, allowed)
 
 
 def open_clip(name: str) -> Any:
@@ -129,12 +148,12 @@ def quiet() -> Iterator[None]:
         logging.root.removeHandler(handler)
 
 
-def _parts(text: str, known: list[str]) -> tuple[str, str]:
+def _parts(text: str, known: Sequence[str]) -> tuple[str, str]:
     """Split a name at `@` into MODEL and weights; a folder, which may contain `@`, is marked."""
     model, _, tag = text.rpartition("@")
     for place, rest in ((text, ""), (model, tag)):
         if place and place not in known and Path(place).expanduser().is_dir():
-            return f"local-dir:{Path(place).expanduser()}", rest
+            return f"{LOCAL}{Path(place).expanduser()}", rest
     model, _, tag = text.partition("@")
     return model, tag
 
@@ -144,7 +163,11 @@ def _described(
 ) -> tuple[dict[str, Any], dict[str, Any], str | None]:
     """Return settings and preprocessing stored with the weights, and the file of the weights."""
     place, path = model.partition(":")[2], None
-    if model.startswith("hf-hub:"):
+    if model.startswith(HUB):
+        from huggingface_hub import hf_hub_download
+
+        from cosup.models.weights import downloads
+
         with quiet(), downloads(name):
             file = Path(hf_hub_download(place, DESCRIPTION))
             if with_weights:
@@ -152,6 +175,14 @@ def _described(
     else:
         file = Path(place) / DESCRIPTION
         path = checkpoint_in(Path(place)) if with_weights else None
+    settings, preprocess = _description(name, file)
+    if with_weights and path is None:
+        raise UserError(f"backbone '{name}': folder '{place}' holds no weights")
+    return settings, preprocess, None if path is None else str(path)
+
+
+def _description(name: str, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of the architecture and of the preprocessing in a description."""
     tree = _read_description(name, file)
     settings, preprocess = tree.get("model_cfg"), tree.get("preprocess_cfg") or {}
     parts = settings if isinstance(settings, dict) else {}
@@ -161,9 +192,7 @@ def _described(
             f"backbone '{name}': its open_clip_config.json has no model_cfg with embed_dim, "
             "vision_cfg and text_cfg (and preprocess_cfg, if there is one, with keys)"
         )
-    if with_weights and path is None:
-        raise UserError(f"backbone '{name}': folder '{place}' holds no weights")
-    return parts, preprocess, None if path is None else str(path)
+    return parts, preprocess
 
 
 def checkpoint_in(folder: Path) -> Path | None:

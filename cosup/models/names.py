@@ -1,7 +1,8 @@
 """Check names of networks and of weights, without torch as far as possible.
 
 Importing torch and timm takes seconds. So a name is first looked for in the text of the library's
-source: where it is found, it is known. Only for a name that is not, the library is asked itself.
+source: where it is found, it is known. Only for a name that is not, the library is asked itself
+(but open_clip, whose models are files).
 """
 
 import importlib
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cosup.errors import UserError
+from cosup.models.clip_source import check_model, open_clip
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 
@@ -87,23 +89,21 @@ def unusable(spec: str | Path, problem: str, allowed: str | None = None) -> User
 def _check_clip(name: str) -> None:
     """Raise `UserError` without open_clip, and for a model that it does not have."""
     if find_spec("open_clip") is None:
-        from cosup.models.clip_source import open_clip
-
         open_clip(name)  # raises, with how to install it
-    model = name.removeprefix(OPEN_CLIP).partition("@")[0]
     folder = _folder("open_clip") / "model_configs"
-    if model.startswith(("hf-hub:", "local-dir:")) or (folder / f"{model}.json").is_file():
-        return
-    from cosup.models.clip_source import clip_source
-
-    clip_source(name, None)  # a folder, or it raises
+    check_model(name, sorted(file.stem for file in folder.glob("*.json")))
 
 
 def _in_source(name: str, pretrained: bool) -> bool:
-    """Return whether timm's source, or cosup's for CIFAR, has this network (and weights of it).
+    """Return whether the library's source has this network (and weights of it).
 
     A no is not certain, and what it says of weights is not either: that is seen when they are read.
+    torchvision has weights of every network.
     """
+    if name.startswith(TORCHVISION):
+        short = re.escape(name.removeprefix(TORCHVISION).encode())
+        network = re.compile(rb"@register_model\(\)\n(@.*\n)*def " + short + rb"\(")
+        return any(map(network.search, _sources(_folder("torchvision") / "models")))
     base = name.partition(".")[0].encode()
     if name.startswith(CIFAR):
         text = Path(__file__).with_name("cifar.py").read_bytes()
@@ -120,11 +120,11 @@ def _in_source(name: str, pretrained: bool) -> bool:
 def _has_weights(name: bytes, text: bytes) -> bool:
     """Return whether a file of timm's has an address of weights of this name (and tag)."""
     tag = b"" if b"." in name else rb"(\.[^'\"]*)?"
-    entry = re.search(rb"['\"]" + re.escape(name) + tag + rb"['\"]\s*:\s*_cfg\w*\(", text)
+    entry = re.search(rb"['\"]" + re.escape(name) + tag + rb"['\"]\s*:\s*\w+\(", text)
     if entry is None:
         return False
-    content = text[entry.end() :].partition(b"_cfg")[0]  # up to the next entry
-    return re.search(rb"(url|hf_hub_id)\s*=\s*['\"]\w", content) is not None
+    content = re.split(rb"['\"]\s*:\s*\w+\(", text[entry.end() :], maxsplit=1)[0]  # of this entry
+    return re.search(rb"^[^#\n]*\b(url|hf_hub_id)\s*=\s*['\"]\w", content, re.M) is not None
 
 
 def _sources(folder: Path) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """Check what a config names: folders, files, networks, functions, classes. No sample is listed.
 
 Nothing here imports torch or pandas, except for what a setting asks for: a function of the user's,
-a network that is unknown at first sight (`cosup.models.names`), an annotation table.
+a network that is unknown at first sight (`cosup.models.names`), an annotation table (pandas, and
+torch if it has probabilities).
 """
 
 import re
@@ -113,7 +114,7 @@ def check_tables(teachers: TeachersSection, names: Names) -> None:
 
 def _check_tables(teachers: TeachersSection, classes: Sequence[str] | None) -> None:
     if any(external.simulate is None for external in teachers.external):
-        from cosup.teachers.tables.checks import check_tables as errors  # imports pandas and torch
+        from cosup.teachers.tables.checks import check_tables as errors  # imports pandas
 
         raise_all(errors(teachers, classes))
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_json
-from cosup.models import clip_source
 from cosup.models.classifier import build_classifier, load_checkpoint
 from cosup.models.clip_source import checkpoint_in, quiet
 from cosup.models.images import Pixels
@@ -534,7 +534,7 @@ def test_a_repository_of_the_hub_is_loaded_as_its_folder(
             raise FileNotFoundError(filename)
         return str(folder / filename)
 
-    monkeypatch.setattr(clip_source, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", download)
     found, expected = load("hf-hub:somebody/clip"), load(str(folder))
     assert torch.equal(found(images(28)), expected(images(28)))

@@ -1,8 +1,12 @@
 """The UCI handwritten digits that scikit-learn ships, in several rotations."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cosup.data.images import ArrayImages
@@ -40,9 +44,7 @@ class Digits(Source):
 
     def load(self) -> Collection:
         """List all scans, rotation by rotation."""
-        from sklearn.datasets import load_digits  # slow to import, see `Source`
-
-        scans, labels = load_digits(return_X_y=True)
+        scans, labels = _scans()
         scans = (scans.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
         # Enlarged before the rotation: rotating 8 x 8 pixels by 30 degrees causes strong aliasing.
         large = [
@@ -54,3 +56,19 @@ class Digits(Source):
             CLASSES,
         )
         return rotated(upright, self.rotations)
+
+
+def _scans() -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what `load_digits` returns: pixels [n, 64] from 0 to 16, and labels [n].
+
+    They are read from scikit-learn's file, because to import scikit-learn takes a second.
+    """
+    found = find_spec("sklearn")
+    file = Path((found.origin if found else None) or "").parent / "datasets/data/digits.csv.gz"
+    if not file.is_file():  # another version, or an archive: it knows itself where they are
+        from sklearn.datasets import load_digits
+
+        scans, labels = load_digits(return_X_y=True)
+        return scans, labels
+    rows = np.loadtxt(file, delimiter=",")
+    return rows[:, :-1], rows[:, -1].astype(np.int64)

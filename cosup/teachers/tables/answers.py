@@ -5,21 +5,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cosup.config.external import Form
 from cosup.data.images import Ints
 from cosup.errors import UserError, raise_all, unknown_name
-from cosup.probabilities import ProbTable
 from cosup.teachers.tables.frames import table_error
 from cosup.teachers.tables.layout import NO_ANSWER, class_of
 from cosup.teachers.tables.votes import ALONE, MOST_TOLD, Votes, row_error
+
+if TYPE_CHECKING:  # tables are checked before a run, and that must not need torch
+    from torch import Tensor
+
+    from cosup.probabilities import ProbTable
 
 __all__ = ["Answers", "LabelAnswers", "ProbabilityAnswers", "label_answers", "unknown_labels"]
 
@@ -46,7 +48,7 @@ class Answers(ABC):
         """Return [n] whether a row has an answer."""
 
     @abstractmethod
-    def dense(self, rows: Tensor | None = None) -> Tensor:
+    def dense(self, rows: "Tensor | None" = None) -> "Tensor":
         """Return probabilities [B, C] float32 of rows (None: all), 0 without an answer."""
 
 
@@ -55,27 +57,29 @@ class LabelAnswers(Answers):
     """labels: [n] classes, -1 for none. confidence: [n] probabilities of these, None for 1.
     support: [C] bool classes in the scope."""
 
-    labels: Tensor
-    confidence: Tensor | None
-    support: Tensor
+    labels: Ints
+    confidence: NDArray[np.float32] | None
+    support: NDArray[np.bool_]
 
     def given(self) -> NDArray[np.bool_]:
         """Return [n] whether a row has an answer."""
-        return (self.labels >= 0).numpy()
+        return self.labels >= 0
 
-    def dense(self, rows: Tensor | None = None) -> Tensor:
+    def dense(self, rows: "Tensor | None" = None) -> "Tensor":
         """Return probabilities [B, C]: the confidence for the label, and the rest spread evenly
         over the other classes in the scope."""
-        every = torch.arange(len(self.labels))
+        import torch
+
+        every, support = torch.arange(len(self.labels)), torch.from_numpy(self.support)
         rows = every if rows is None else rows
-        labels = self.labels[rows]
+        labels = torch.from_numpy(self.labels)[rows]
         at = labels.clamp_min(0)[:, None]
-        if self.confidence is None or int(self.support.sum()) == 1:
-            probs = torch.zeros(len(rows), len(self.support)).scatter_(1, at, 1.0)
+        if self.confidence is None or int(support.sum()) == 1:
+            probs = torch.zeros(len(rows), len(support)).scatter_(1, at, 1.0)
         else:
-            sure = self.confidence[rows][:, None]
-            others = self.support.float()[None].expand(len(rows), -1)
-            probs = (others * (1 - sure) / (self.support.sum() - 1)).scatter(1, at, sure)
+            sure = torch.from_numpy(self.confidence)[rows][:, None]
+            others = support.float()[None].expand(len(rows), -1)
+            probs = (others * (1 - sure) / (support.sum() - 1)).scatter(1, at, sure)
         return probs * (labels >= 0)[:, None]
 
 
@@ -83,13 +87,13 @@ class LabelAnswers(Answers):
 class ProbabilityAnswers(Answers):
     """probs: the rows, all zero for those without an answer."""
 
-    probs: ProbTable
+    probs: "ProbTable"
 
     def given(self) -> NDArray[np.bool_]:
         """Return [n] whether a row has an answer."""
         return (self.probs.top()[1] > 0).numpy()
 
-    def dense(self, rows: Tensor | None = None) -> Tensor:
+    def dense(self, rows: "Tensor | None" = None) -> "Tensor":
         """Return probabilities [B, C]."""
         return self.probs.dense(rows)
 
@@ -123,9 +127,9 @@ def label_answers(
         votes.ids,
         votes.rows_of_ids,
         votes.sample[part],
-        torch.from_numpy(labels.astype(np.int64)),
-        None if sure is None else torch.from_numpy(sure[part].copy()),
-        torch.from_numpy(support),
+        labels.astype(np.int64),
+        None if sure is None else sure[part].copy(),
+        support,
     )
 
 

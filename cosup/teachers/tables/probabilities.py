@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from cosup.errors import UserError, unknown_name
-from cosup.probabilities import ProbTable
 from cosup.teachers.tables.frames import table_error
 from cosup.teachers.tables.layout import Layout, class_of
 from cosup.teachers.tables.votes import Codes, row_error
+
+if TYPE_CHECKING:  # tables of other forms are checked without torch
+    from cosup.probabilities import ProbTable
 
 __all__ = ["ProbabilityReader"]
 
@@ -46,8 +47,10 @@ class ProbabilityReader:
         self.parts: list[ProbTable] = []
         self.rows = 0
 
-    def read(self, chunks: Iterable[pd.DataFrame]) -> tuple["pd.Index[Any]", ProbTable]:
+    def read(self, chunks: Iterable[pd.DataFrame]) -> tuple["pd.Index[Any]", "ProbTable"]:
         """Return the ids [N] and the rows. Raises `UserError`."""
+        from cosup.probabilities import ProbTable
+
         for chunk in chunks:
             self._add(chunk)
         if not self.rows:
@@ -56,6 +59,10 @@ class ProbabilityReader:
 
     def _add(self, chunk: pd.DataFrame) -> None:
         """Check and store the next rows."""
+        import torch
+
+        from cosup.probabilities import ProbTable
+
         self._check_ids(chunk[self.layout.sample_id])
         probs = self._values(chunk)
         outside = np.argwhere((probs > 1e-6) & ~self.inside)

@@ -1,0 +1,153 @@
+"""Commands that only look at configs answer at once: they import no package that is slow to load.
+
+Seconds vary with the machine, so these tests look at the imported modules; the time is measured by
+tests/benchmarks/bench_startup.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+HEAVY = {
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "ray",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+}
+"""Packages that take more than a fifth of a second to import."""
+
+SCRIPT = """
+import json, sys
+from cosup.cli import call
+
+heavy = set(json.loads(sys.argv[1]))
+for arguments in json.loads(sys.argv[2]):
+    status = call(arguments)
+    print(json.dumps([arguments, status, sorted(heavy & set(sys.modules))]), file=sys.stderr)
+"""
+
+LIGHT = [
+    ["--version"],
+    ["--help"],
+    ["init", "--help"],
+    ["run", "--help"],
+    ["ls"],
+    ["ls", "--json"],
+    ["ls", "runs"],
+    ["ls", "keys", "rounds"],
+    ["schema"],
+    ["cat", "quickstart"],
+    ["cp", "quickstart", "copy.yaml"],
+    ["validate", "copy.yaml"],
+    ["validate", "copy.yaml", "rounds.repeat=2"],
+    ["run", "copy.yaml", "--print-config"],
+]
+
+
+def imported_by(commands: list[list[str]], folder: Path) -> list[tuple[list[str], int, list[str]]]:
+    """Call commands, one after the other in one process; return each with its exit status and the
+    heavy packages that are imported by then."""
+    given = [json.dumps(sorted(HEAVY)), json.dumps(commands)]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *given], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (line for line in done.stderr.splitlines() if line.startswith("[["))
+    found = [tuple(json.loads(line)) for line in lines]
+    assert len(found) == len(commands)
+    return found
+
+
+def test_commands_on_configs_import_nothing_heavy(tmp_path: Path) -> None:
+    for command, status, heavy in imported_by(LIGHT, tmp_path):
+        assert (status, heavy) == (0, []), command
+
+
+def test_every_config_of_cosup_is_validated_without_what_it_will_use(tmp_path: Path) -> None:
+    """The data of some are not here, so that their status is that of a mistake."""
+    names = [path.stem for path in CONFIGS.glob("*.yaml")]
+    assert len(names) > 20
+    commands = [["validate", name] for name in sorted(names)]
+    for command, status, heavy in imported_by(commands, tmp_path):
+        assert status in (0, 2)
+        assert heavy == [], command
+
+
+def test_the_names_of_networks_are_checked_without_their_libraries(tmp_path: Path) -> None:
+    backbones = [
+        ("resnet50.a1_in1k", "pretrained", 0),
+        ("torchvision:alexnet", "pretrained", 0),
+        ("cifar_resnet20", "null", 0),
+        ("open_clip:ViT-B-32@openai", "null", 0),
+        ("open_clip:ViT-B-33@openai", "null", 2),
+    ]
+    commands = [
+        [
+            "validate",
+            "quickstart",
+            f"student.backbone.name={name}",
+            f"student.backbone.weights={weights}",
+        ]
+        for name, weights, _ in backbones
+    ]
+    found = imported_by(commands, tmp_path)
+    assert [status for _, status, _ in found] == [status for _, _, status in backbones]
+    assert not any(heavy for _, _, heavy in found), found
+
+
+def test_a_table_of_labels_is_checked_without_torch(tmp_path: Path) -> None:
+    rows = ["sample_id,label", *(f"{scan:04d}@0,{scan % 10}" for scan in range(20))]
+    (tmp_path / "said.csv").write_text("\n".join(rows))
+    (tmp_path / "wrong.csv").write_text("\n".join([*rows, "0099@0,eleven"]))
+    commands = [
+        ["validate", "quickstart", f"teachers.external=[{{annotations: {file}, missing: abstain}}]"]
+        for file in ("said.csv", "wrong.csv")
+    ]
+    found = imported_by(commands, tmp_path)
+    assert [status for _, status, _ in found] == [0, 2]
+    assert not any({"torch", "timm"} & set(heavy) for _, _, heavy in found)
+
+
+@pytest.mark.parametrize("typed", ["run quick", "ls keys rounds.", "validate quickstart run."])
+def test_completion_imports_nothing_heavy(typed: str, tmp_path: Path) -> None:
+    words = f"cosup {typed}"
+    environment = {
+        **os.environ,
+        "_COSUP_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    script = (
+        "import json, sys, atexit\n"
+        f"heavy = {HEAVY!r}\n"
+        "atexit.register(lambda: print('imported', sorted(heavy & set(sys.modules))))\n"
+        "from cosup.cli import main\n"
+        "main([])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    *offered, last = done.stdout.splitlines()
+    assert offered, done.stderr
+    assert last == "imported []"
+
+
+def test_a_plan_leaves_out_what_it_does_not_need(tmp_path: Path) -> None:
+    ((_, status, heavy),) = imported_by([["plan", "quickstart"]], tmp_path)
+    assert status == 0
+    assert not {"matplotlib", "ray", "scipy", "sklearn", "transformers"} & set(heavy), heavy
