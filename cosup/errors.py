@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Final, Self
 
+from cosup.secrets import HIDDEN, is_secret_name, mask
 from cosup.words import brief, either, literal
 
 __all__ = [
@@ -41,7 +42,7 @@ class UserError(ValueError):
     """A mistake in a setting or file. The command line prints it and exits with 2.
 
     `str(error)` is one line: `where: key: value: problem; did you mean 'x'? (allowed: ...)`, with
-    the parts that are known.
+    the parts that are known. Passwords and keys in it are masked.
     """
 
     problem: str
@@ -95,7 +96,8 @@ class UserError(ValueError):
         return moved
 
     def __str__(self) -> str:
-        value = None if self.value is MISSING else literal(self.value)
+        shown = HIDDEN if self.key and is_secret_name(self.key[-1]) else self.value
+        value = None if self.value is MISSING else literal(shown)
         before = None if "{value}" in self.problem else value
         after = None if "{allowed}" in self.problem else self.allowed
         text = self.problem.replace("{value}", value or "").replace("{allowed}", self.allowed or "")
@@ -103,7 +105,7 @@ class UserError(ValueError):
             text += f"; did you mean {either([repr(name) for name in self.nearest])}?"
         if after:
             text += f" (allowed: {after})"
-        return ": ".join(filter(None, (self.where, ".".join(self.key), before, text)))
+        return mask(": ".join(filter(None, (self.where, ".".join(self.key), before, text))))
 
 
 class UserErrors(UserError):
@@ -149,7 +151,7 @@ class RunError(RuntimeError):
         return moved
 
     def __str__(self) -> str:
-        return _joined(self.where, self.problem) or ""
+        return mask(_joined(self.where, self.problem) or "")
 
 
 @contextmanager
@@ -239,11 +241,12 @@ def unknown_of_many(
 
 
 def in_short(error: BaseException, named: bool = False) -> str:
-    """Return the message of another library's error as one line, cut as by `words.brief`.
+    """Return the message of another library's error as one line, without secrets, cut as by
+    `words.brief`.
 
     Without a message it is the error's type. named: begin with the type in any case.
     """
-    kind, text = type(error).__name__, brief(str(error))
+    kind, text = type(error).__name__, brief(mask(str(error)))
     return f"{kind}: {text}" if named and text else text or kind
 
 

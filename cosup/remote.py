@@ -21,8 +21,9 @@ from typing import Any
 
 from cosup.errors import RunError, UserError, in_short
 from cosup.files import TEMPORARY, write_atomic
+from cosup.secrets import mask
 
-__all__ = ["Place", "get", "is_uri", "join", "listing", "put", "remove", "shown", "split"]
+__all__ = ["Place", "get", "is_uri", "join", "listing", "put", "remove", "split"]
 
 SETTING = "run.output"
 """The setting that holds the URI."""
@@ -58,15 +59,15 @@ def split(uri: str) -> tuple[str, str]:
         raise UserError(
             "must be {allowed}",
             key=SETTING,
-            value=shown(uri),
+            value=mask(uri),
             allowed=f"a folder below the root, such as {scheme}://some/run",
         )
     return f"{scheme}://{above or '/'}{mark}{options}", name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Place:
-    """A URI that is joined and printed like a `Path`."""
+    """A URI that is joined and printed like a `Path`, without its secrets."""
 
     uri: str
 
@@ -74,12 +75,9 @@ class Place:
         return Place(join(self.uri, name))
 
     def __str__(self) -> str:
-        return shown(self.uri)
+        return mask(self.uri)
 
-
-def shown(uri: str) -> str:
-    """Return the URI for messages, without its password."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+    __repr__ = __str__
 
 
 def put(file: Path, uri: str) -> None:
@@ -190,7 +188,7 @@ def _open(uri: str) -> tuple[Any, str]:
     except UserError:
         raise
     except (ValueError, ImportError) as error:
-        raise UserError(in_short(error), key=SETTING, value=shown(uri)) from error
+        raise UserError(in_short(error), key=SETTING, value=mask(uri)) from error
     store, root = found
     return store, f"{root.rstrip('/')}/{path}".rstrip("/")
 
@@ -219,7 +217,7 @@ def _fsspec(uri: str) -> tuple[Any, str]:
     scheme, _, name = uri.partition("://")
     if any(letter in name for letter in "*?[]"):
         raise UserError(
-            f"a name at {scheme}:// cannot contain any of * ? [ ]", key=SETTING, value=shown(uri)
+            f"a name at {scheme}:// cannot contain any of * ? [ ]", key=SETTING, value=mask(uri)
         )
     try:
         store, path = fsspec.core.url_to_fs(uri)
@@ -229,7 +227,7 @@ def _fsspec(uri: str) -> tuple[Any, str]:
         raise UserError(
             f"unknown scheme '{scheme}'",
             key=SETTING,
-            value=shown(uri),
+            value=mask(uri),
             allowed="file, s3, gs, abfs, hdfs, and those of fsspec",
         ) from error
     return PyFileSystem(FSSpecHandler(store)), str(path)
@@ -243,4 +241,4 @@ def _explained(uri: str, done: str) -> Iterator[None]:
     except (UserError, RunError):
         raise
     except Exception as error:
-        raise RunError(f"cannot be {done} ({in_short(error)})", where=shown(uri)) from error
+        raise RunError(f"cannot be {done} ({in_short(error)})", where=mask(uri)) from error

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from cosup.secrets import mask
+
 __all__ = [
     "MINUS",
     "NONE",
@@ -169,10 +171,10 @@ def either(names: Iterable[object]) -> str:
 
 
 def literal(value: object) -> str:
-    """Return a value in YAML notation, cut to 80 characters; paths are not cut."""
+    """Return a value in YAML notation, without secrets, cut to 80 characters; paths are not cut."""
     if value is None or isinstance(value, bool):
         return {True: "true", False: "false", None: "null"}[value]
-    text = repr(value)
+    text = mask(repr(value))
     if len(text) <= _LITERAL_WIDTH or (isinstance(value, str) and "/" in value):
         return text
     return f"{text[: _LITERAL_WIDTH - 3]}..."

@@ -30,6 +30,7 @@ FLOORS: list[set[str]] = [
         "manifest",
         "manifest_lines",
         "remote",
+        "secrets",
     },
     {"protocols"},
     {"levels"},

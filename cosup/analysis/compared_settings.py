@@ -141,7 +141,7 @@ def _is_default(tree: Mapping[str, Any], key: str) -> bool:
     """Return whether a config without this setting is the same config."""
     value = settings(dict(tree))[key]
     try:
-        cut = config_tree(check_config(_without(tree, key.split("."))))
+        cut = config_tree(check_config(_without(tree, key.split(".")), expanded=False))
     except (UserError, LookupError):  # it must be given; or a name with a dot is part of the key
         return False
     return bool(settings(cut).get(key, _ABSENT) == value)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cosup.errors import RunError, UserError, in_short
+from cosup.secrets import mask
 
 PIPE_WIDTH = 160
 """The width of what is printed where there is no terminal."""
@@ -151,14 +152,14 @@ def _notes(error: BaseException) -> list[str]:
 def _keep_traceback() -> None:
     """Print the traceback on request, if no run directory has recorded it."""
     if os.environ.get("COSUP_LOG_LEVEL") == "debug":
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip())
     else:
         say("(use --verbose to see where)")
 
 
 def say(line: str) -> None:
-    """Print a line to stderr."""
-    typer.echo(line, err=True)
+    """Print a line to stderr, without secrets."""
+    typer.echo(mask(line), err=True)
 
 
 def show(thing: object) -> None:

@@ -23,6 +23,7 @@ from cosup.config.schema import Config
 from cosup.errors import RunError, UserError, in_short, raise_all
 from cosup.remote import is_uri
 from cosup.runs.directory import check_flags
+from cosup.secrets import mask
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -138,7 +139,7 @@ def submit_job(
             entrypoint=shlex.join(["python", "-m", _MODULE, *flags.options()]),
             runtime_env=_runtime_env(stage / _MODULE, working_dir, resume_command),
             submission_id=f"{config.run.name}-{uuid4().hex[:8]}",
-            metadata={"cosup": cosup.__version__, "output": config.run.output},
+            metadata={"cosup": cosup.__version__, "output": mask(config.run.output)},
         )
     except ValueError as error:  # the upload is too large
         raise UserError(in_short(error), key="--working-dir", value=str(working_dir)) from None
@@ -191,7 +192,7 @@ def _runtime_env(folder: Path, working_dir: Path | None, resume_command: str) ->
         "py_modules": [str(Path(cosup.__file__).parent), str(folder)],
         "excludes": ["__pycache__", "*.pyc"],
         "env_vars": {
-            RESUME_VARIABLE: resume_command,
+            RESUME_VARIABLE: mask(resume_command),  # Ray shows it to everyone
             "PYTHONUNBUFFERED": "1",
             # `ray job stop` then acts as Ctrl-C: the run prints what is kept, and ends its actors.
             "RAY_JOB_STOP_SIGNAL": "SIGINT",

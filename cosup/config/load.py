@@ -13,6 +13,15 @@ from cosup.config.bases import BASE, file_of, layers_of, merge, read_layers
 from cosup.config.cross_checks import find_conflicts
 from cosup.config.files import find_config
 from cosup.config.plain import plain_tree
+from cosup.config.references import (
+    CHOICES,
+    WHERE,
+    expand_tree,
+    literal_secrets,
+    restore,
+    texts,
+    written,
+)
 from cosup.config.schema import Config
 from cosup.config.yaml import apply_override, describe_content, to_yaml
 from cosup.errors import Key, UserError, raise_all
@@ -74,10 +83,12 @@ def read_config(given: Given, overrides: Sequence[str] = ()) -> Draft:
 
     Raises `UserError` for what cannot be read as a mapping of sections.
     """
-    if isinstance(given, Config) and not overrides:
-        return Draft.of(given)
     if isinstance(given, Config):
-        given = config_tree(given)
+        tree = config_tree(given)
+        is_read = written(tree).keys() == given.references.keys() and not any(literal_secrets(tree))
+        if is_read and not overrides:
+            return Draft.of(given)
+        given = tree
     if isinstance(given, Mapping):
         layers = layers_of(plain_tree(given, UNNAMED), Path(UNNAMED))
     elif isinstance(given, str | os.PathLike):
@@ -93,12 +104,15 @@ def read_config(given: Given, overrides: Sequence[str] = ()) -> Draft:
     return _draft(merge(layers), overrides, lambda key: file_of(key, layers))
 
 
-def check_config(tree: Any, where: str = UNNAMED, overrides: Sequence[str] = ()) -> Config:
+def check_config(
+    tree: Any, where: str = UNNAMED, overrides: Sequence[str] = (), *, expanded: bool = True
+) -> Config:
     """Return the config of a nested mapping that extends no other and holds plain values.
 
-    Errors as for `load_config`, with `where` as file.
+    expanded: references to the environment are replaced, and their variables must be set. Errors as
+    for `load_config`, with `where` as file; a run's own config may hold secrets.
     """
-    return _draft(tree, overrides, lambda key: where).checked()
+    return _draft(tree, overrides, lambda key: where, stored=True, expanded=expanded).checked()
 
 
 def dump_config(config: Config) -> str:
@@ -107,8 +121,10 @@ def dump_config(config: Config) -> str:
 
 
 def config_tree(config: Config) -> dict[str, Any]:
-    """Return the config as nested plain values, with the keys of the YAML file."""
-    return config.model_dump(mode="json", by_alias=True)
+    """Return the config as nested plain values, with the keys of the YAML file, and references to
+    the environment as they are written."""
+    tree: dict[str, Any] = restore(_plain_tree(config), config.references)
+    return tree
 
 
 def config_hash(config: Config) -> str:
@@ -141,8 +157,18 @@ def _not_text(overrides: Sequence[Any]) -> Iterator[UserError]:
             yield UserError("must be {allowed}", value=override, allowed=allowed, where="override")
 
 
-def _draft(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]) -> Draft:
-    """Check a tree with overrides. where: the file of a key; of the empty key, the main file."""
+def _draft(
+    tree: Any,
+    overrides: Sequence[str],
+    where: Callable[[Key], object],
+    *,
+    stored: bool = False,
+    expanded: bool = True,
+) -> Draft:
+    """Check a tree with overrides. where: the file of a key; of the empty key, the main file.
+
+    stored: it is the config of a run, not one to run. expanded: as for `check_config`.
+    """
     if not isinstance(tree, dict):
         raise UserError(
             f"{describe_content(tree)}; a config is a mapping of sections "
@@ -162,16 +188,76 @@ def _draft(tree: Any, overrides: Sequence[str], where: Callable[[Key], object]) 
         changed = any(all(map(eq, key, other)) for other in overridden)
         return str(where(() if changed else key))
 
-    config, more = find_mistakes(Config, tree)
-    if config is not None:
-        sections = Draft.of(config).sections
-    else:
-        sections = _valid_sections(tree)
-        known = {str(error) for error in more}  # with the conflicts, if no section has a mistake
-        more += [error for error in find_conflicts(sections) if str(error) not in known]
-    found += [error.at(_written_key(error.key)) for error in more]
+    secrets: list[UserError] = []
+    try:
+        secrets += () if stored else literal_secrets(tree)
+        references = written(tree) if expanded else {}
+    except RecursionError:  # reported with the other mistakes
+        references = {}
+    draft = _referring(tree, references) if references else _checked(tree)
+    found += secrets + [error.at(_written_key(error.key)) for error in draft.errors]
     errors = [error.moved(where=file_with(error.key)) for error in _without_misspelt(found)]
-    return Draft(None if errors else config, sections, tuple(errors))
+    sections = _without(draft.sections, secrets)
+    return Draft(None if errors else draft.config, sections, tuple(errors))
+
+
+def _checked(tree: Mapping[str, Any]) -> Draft:
+    """Check a tree. The keys of errors are as in `Config`."""
+    config, errors = find_mistakes(Config, tree)
+    if config is not None:
+        return Draft.of(config)
+    sections = _valid_sections(tree)
+    known = {str(error) for error in errors}  # with the conflicts, if no section has a mistake
+    errors += [error for error in find_conflicts(sections) if str(error) not in known]
+    return Draft(None, sections, tuple(errors))
+
+
+def _referring(tree: Mapping[str, Any], references: Mapping[Key, str]) -> Draft:
+    """Check a tree with references, as it is written and as it is with the values of the variables.
+
+    As written it is valid only if the references stand where any text may stand.
+    """
+    expanded, unset = expand_tree(tree)
+    as_written, draft = _checked(tree), _checked(expanded)
+    settings = written(_plain_tree(as_written.config)) if as_written.config else references
+    misplaced = [key for key in settings if key[-1] in CHOICES]
+    misplaced += [key for e in as_written.errors if (key := _reference_at(e.key, references))]
+    errors = {
+        key: UserError(
+            "a reference to the environment cannot stand here, as results depend on it",
+            key=key,
+            value=settings.get(key, references.get(key)),
+            allowed=f"the value itself (references: {WHERE})",
+        )
+        for key in misplaced
+    }
+    errors |= {error.key: error for error in unset}
+    sections = _without(draft.sections, errors.values())
+    for error in draft.errors:
+        key = _reference_at(error.key, references)
+        if key is not None:
+            error.value = references[key]  # not the secret
+        errors.setdefault(key or error.key, error)
+    if errors or draft.config is None:
+        return Draft(None, sections, tuple(errors.values()))
+    values = dict(texts(_plain_tree(draft.config)))
+    return Draft.of(draft.config.referring({key: (settings[key], values[key]) for key in settings}))
+
+
+def _without(sections: Mapping[str, Any], errors: Iterable[UserError]) -> dict[str, Any]:
+    """Return the sections that none of the errors is about."""
+    wrong = {error.key[0] for error in errors if error.key}
+    return {name: section for name, section in sections.items() if name not in wrong}
+
+
+def _reference_at(key: Key, references: Mapping[Key, str]) -> Key | None:
+    """Return the key in the file of the reference that an error is about, if there is one."""
+    key = _written_key(key)
+    return next((k for k in (key, key[:-1]) if k in references), None)
+
+
+def _plain_tree(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", by_alias=True)
 
 
 def _valid_sections(tree: Mapping[str, Any]) -> dict[str, Any]:

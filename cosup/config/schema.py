@@ -3,14 +3,15 @@
 `ExecutionSection` sets where and how a run computes; it changes no result beyond rounding.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from cosup.config.cross_checks import find_conflicts
 from cosup.config.default_controls import default_controls
 from cosup.config.loggers import DEFAULT_LOGGERS, LoggerChoice
 from cosup.config.needs import wants_teacher_train
+from cosup.config.references import References
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import MetaSection, StudentSection
 from cosup.config.teachers import TeachersSection
@@ -162,6 +163,20 @@ class Config(Section):
     default is all that apply; for a network as the student, which is trained anew for each, `team`,
     `student_and_team`, `labels`, `mean_ensemble`, `best_teacher` and `ceiling`."""
     execution: ExecutionSection = ExecutionSection()
+
+    _references: References = PrivateAttr(default_factory=dict)
+
+    @property
+    def references(self) -> References:
+        """The texts that were written with references to the environment (`${NAME}`), as written
+        and as expanded; what is stored of the config has them as written."""
+        return self._references
+
+    def referring(self, references: References) -> Self:
+        """Return a copy that knows how its texts were written."""
+        copy = self.model_copy()
+        copy._references = references
+        return copy
 
     @property
     def folds(self) -> int:

@@ -13,9 +13,10 @@ from cosup.config import Config, config_tree
 from cosup.errors import UserError
 from cosup.files import write_csv
 from cosup.layout import Layout
-from cosup.remote import Place, is_uri, shown
+from cosup.remote import Place, is_uri
 from cosup.runs import describe_run
 from cosup.runs.notebook import as_html
+from cosup.secrets import mask
 from cosup.student.exported import ExportedStudent, load_student
 from cosup.words import listed, percent
 
@@ -225,4 +226,4 @@ def _several(path: Path, names: list[str]) -> UserError:
 
 def _elsewhere(uri: str) -> UserError:
     problem = "the run is on no disk of this machine; copy it, then use cosup.load_run(FOLDER)"
-    return UserError(problem, where=f"run {shown(uri)}")
+    return UserError(problem, where=f"run {mask(uri)}")

@@ -20,6 +20,7 @@ from cosup.analysis.next_steps import next_steps
 from cosup.analysis.outcome import Outcome, outcome
 from cosup.analysis.unmeasured import best_source
 from cosup.controls import CONTROLS, control_title
+from cosup.secrets import mask
 
 
 @dataclass(frozen=True)
@@ -265,4 +266,4 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
 def _config(run: Run) -> TextBlock:
     text = ["The resolved config, including defaults."]
     code = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-    return TextBlock("Config", text, code=code.rstrip())
+    return TextBlock("Config", text, code=mask(code.rstrip()))

@@ -22,6 +22,7 @@ from cosup import words
 from cosup.config.schema import Config, RunSection
 from cosup.errors import in_short
 from cosup.runs.staging import feature_cache
+from cosup.secrets import mask
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,6 @@ VARIABLES = re.compile(
     re.IGNORECASE,
 )
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
-_LOGIN = re.compile(r"//[^/@\s]*@")
 
 
 def describe_environment(config: Config) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def describe_environment(config: Config) -> dict[str, Any]:
         "cpu": {**_cores(), "threads": torch.get_num_threads()},
         "device": _device(resolve_device(config.execution.device)),
         "commit": _commit(),
-        "command": sys.argv,
+        "command": list(map(mask, sys.argv)),
         "working_directory": str(Path.cwd()),
     }
 
@@ -247,9 +247,9 @@ def _is_offline() -> bool | None:
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that change what cosup does, without secrets, or logins in URLs."""
+    """Return the variables that change what cosup does, without secrets."""
     return {
-        name: "(set)" if SECRET.search(name) else _LOGIN.sub("//***@", value)
+        name: "(set)" if SECRET.search(name) else mask(value)
         for name, value in sorted(environment.items())
         if VARIABLES.fullmatch(name)
     }

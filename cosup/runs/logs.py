@@ -20,6 +20,7 @@ from rich.progress import (
 
 from cosup.errors import unknown_name
 from cosup.runs.notebook import notebook_progress
+from cosup.secrets import mask
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,15 @@ class _ConsoleFormat(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = "" if _console.is_terminal else f"{self.formatTime(record, '%H:%M:%S')} "
         is_plain = record.levelno == logging.INFO
-        return f"{when}{'' if is_plain else record.levelname.lower() + ': '}{record.getMessage()}"
+        level = "" if is_plain else record.levelname.lower() + ": "
+        return mask(f"{when}{level}{record.getMessage()}")
+
+
+class _FileFormat(logging.Formatter):
+    """Lines with time, level and logger, and tracebacks; without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
 
 
 def console_level() -> int:
@@ -123,7 +132,7 @@ class _FileHandler(logging.FileHandler):
 def log_to_file(path: Path) -> Iterator[None]:
     """Append cosup's log lines, and Python's warnings, to a file while this is open."""
     handler = _FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_FileFormat("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     with _attached(handler):
         yield
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from cosup.errors import RunError, UserError
 from cosup.layout import MARKER
-from cosup.remote import is_uri, shown, split
+from cosup.remote import is_uri, split
 from cosup.runs.directory import check_existing, check_flags, locked_error
 from cosup.runs.lock import Locked, locked
 from cosup.runs.staging import SESSION, Staging, has_content, staging_root
+from cosup.secrets import mask
 
 __all__ = ["mirrored", "staging_root", "usable"]
 
@@ -182,10 +183,10 @@ def _locked(path: Path, uri: str) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path))
         except Locked as error:
-            raise locked_error(shown(uri), error.process) from None
+            raise locked_error(mask(uri), error.process) from None
         except OSError as error:
             raise UserError(
-                f"the staging folder of {shown(uri)} is not writable ({error.strerror}); set "
+                f"the staging folder of {mask(uri)} is not writable ({error.strerror}); set "
                 "COSUP_CACHE to a folder that is",
                 where=str(path.parent),
             ) from None

@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from cosup.config.references import expand
 from cosup.config.schema import Config
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, within
 from cosup.files import TEMPORARY, write_json
 from cosup.layout import LOCK, MARKER, Layout
-from cosup.remote import Place, get, is_uri, join, listing, put, remove, shown
+from cosup.remote import Place, get, is_uri, join, listing, put, remove
+from cosup.secrets import mask
 
 __all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_root"]
 
@@ -41,7 +43,7 @@ def staging_root(output: str) -> Path:
         return Path(output)
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     cache = Path(os.environ.get("COSUP_CACHE") or Path(base) / "cosup")
-    key = hashlib.sha256(output.partition("?")[0].rstrip("/").encode()).hexdigest()[:16]
+    key = hashlib.sha256(mask(output.partition("?")[0]).rstrip("/").encode()).hexdigest()[:16]
     return cache.absolute() / "runs" / key
 
 
@@ -52,8 +54,13 @@ def feature_cache(output: str) -> Path:
 
 
 def run_place(config: Config, output: str | None = None) -> Path | Place:
-    """Return where a run is written: `output`, or the folder of its name in `run.output`."""
+    """Return where a run is written: `output`, or the folder of its name in `run.output`.
+
+    output: may refer to the environment as settings do (`${NAME}`).
+    """
     if output is not None:
+        with within("--output"):
+            output = expand(output)
         return Place(output) if is_uri(output) else Path(output)
     base = config.run.output
     return (Place(base) if is_uri(base) else Path(base)) / config.run.name
@@ -68,7 +75,7 @@ class Staging:
 
     def __init__(self, uri: str, path: Path, record: Path) -> None:
         self.uri = uri
-        self.name = shown(uri)
+        self.name = mask(uri)
         self.path = path
         self.record = record
         self.identity = uuid.uuid4().hex

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
-from cosup.errors import UserError
 from cosup.settings import Entry, Settings
 
 
@@ -17,7 +15,8 @@ class TensorBoardSettings(Settings):
 class MLflowSettings(Settings):
     """A run of MLflow (extra `mlflow`): curves, settings, final numbers and the report.
 
-    A user name and a password or a token are taken from MLflow's environment variables.
+    A user name and a password or a token are taken from MLflow's environment variables, or by
+    reference (`tracking_uri: https://me:${PASSWORD}@host`).
     """
 
     tracking_uri: str | None = None
@@ -25,14 +24,6 @@ class MLflowSettings(Settings):
     else MLflow's default, a database in the working directory."""
     experiment: str = "cosup"
     """The experiment that runs are put in; it is made if there is none."""
-
-    def __post_init__(self) -> None:
-        if self.tracking_uri is not None and urlsplit(self.tracking_uri).password:
-            raise UserError(
-                "must not hold a password, because it is written to the run directory",
-                key="tracking_uri",
-                allowed="a URI without it, and MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD",
-            )
 
 
 @dataclass

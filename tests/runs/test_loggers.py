@@ -356,7 +356,7 @@ def test_loggers_do_not_change_what_a_run_is() -> None:
         ("tensorboard, tensorboard", ["run.loggers", "once"]),
         ("{name: mlflow, tracking_uri: 'http://127.0.0.1:9'}", ["tracking_uri", "127.0.0.1:9"]),
         ("{name: mlflow, tracking_uri: 'sqlite:///no/where/m.db'}", ["tracking_uri", "no/where"]),
-        ("{name: mlflow, tracking_uri: 'https://me:pass@host'}", ["tracking_uri", "password"]),
+        ("{name: mlflow, tracking_uri: 'https://me:pass@host'}", ["tracking_uri", "me:***@host"]),
         ("{name: mlflow, tracking_uri: 'nonsense://host'}", ["tracking_uri", "nonsense"]),
         ("wandb", ["run.loggers.0.mode", "WANDB_API_KEY", "offline"]),
         ("{name: wandb, mode: on}", ["mode", "offline"]),

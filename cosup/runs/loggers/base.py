@@ -6,8 +6,10 @@ import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from cosup.errors import UserError, in_short
 from cosup.files import write_json
@@ -100,10 +102,12 @@ class Logger(ABC):
 
 def check_server(url: str, key: str) -> None:
     """Raise `UserError` about a setting if no server answers at this URL, whatever it answers."""
+    parts = urlsplit(url)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])  # urllib takes no login
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS):
+        with urllib.request.urlopen(bare.geturl(), timeout=SECONDS):
             return
     except urllib.error.HTTPError:  # it needs a password, or a page
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UserError(f"no server answers at {url}: {in_short(error)}", key=key) from None

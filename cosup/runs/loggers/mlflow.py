@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from cosup.errors import UserError, in_short
 from cosup.runs.loggers.base import Ended, LoggedRun, Logger, Scalar, check_server
+from cosup.secrets import mask
 from cosup.settings.loggers import MLflowSettings
 
 NUMBERS, PARAMETERS = 1000, 100
@@ -74,7 +75,7 @@ class MLflow(MLflowSettings, Logger):
     def _resumed(self, run: LoggedRun) -> tuple[str, dict[str, str]] | None:
         """Return the id of the run begun before and its parameters; None if it is not there."""
         memory = run.recall()
-        if memory.get("tracking_uri") != self._uri() or "run_id" not in memory:
+        if memory.get("tracking_uri") != mask(self._uri() or "") or "run_id" not in memory:
             return None
         run_id = str(memory["run_id"])
         try:
@@ -97,7 +98,7 @@ class MLflow(MLflowSettings, Logger):
         )
         tags = {"cosup.group": run.group}
         run_id = str(self._client.create_run(number, run_name=run.name, tags=tags).info.run_id)
-        run.remember({"tracking_uri": self._uri(), "run_id": run_id})
+        run.remember({"tracking_uri": mask(self._uri() or ""), "run_id": run_id})
         return run_id
 
     def log(self, scalars: Sequence[Scalar], first: int) -> None:
