@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from cosup.cells import to_csv
 from cosup.errors import RunError
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def save_tensors(
 
 
 def write_csv(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table as CSV (UTF-8, with a header, without its index), atomically."""
-    text = table.to_csv(index=False, lineterminator="\n")
-    write_atomic(path, text.encode("utf-8", errors="surrogateescape"))
+    """Write a table as CSV (UTF-8, with a header, without its index), atomically; texts are written
+    as `cosup.cells` says."""
+    write_atomic(path, to_csv(table).encode("utf-8", errors="surrogateescape"))
 
 
 def discard(path: Path) -> None:

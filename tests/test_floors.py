@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
         "words",
         "errors",
         "arrays",
+        "cells",
         "controls",
         "seeds",
         "registry",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cosup.cells import from_cells
 from cosup.data.images import Ints
 from cosup.data.sources.table import PARQUET
 from cosup.errors import UserError, in_short, raise_all, unknown_name, unknown_of_many
@@ -93,7 +94,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if wide is not None:
         raise UserError(f"a row has more fields than the header: {separator.join(wide)[:80]}")
     filled = [row + [""] * (len(rows[0]) - len(row)) for row in rows[1:]]
-    return pd.DataFrame(filled, columns=rows[0], dtype=object)
+    return from_cells(pd.DataFrame(filled, columns=rows[0], dtype=object))
 
 
 def _texts(column: "pd.Series[str]") -> list[str]:

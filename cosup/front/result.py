@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cosup.analysis import records
+from cosup.cells import from_cells
 from cosup.config import Config, config_tree
 from cosup.errors import UserError
 from cosup.files import write_csv
@@ -99,7 +100,8 @@ class Run(records.Run):
         from cosup.runs.review import ask
 
         ask(str(self.path), number)
-        return pd.read_csv(self.files.review.questions, dtype="str", keep_default_na=False)
+        read = pd.read_csv(self.files.review.questions, dtype="str", keep_default_na=False)
+        return from_cells(read)
 
     def read_answers(self, answers: pd.DataFrame | str | Path) -> dict[str, Any]:
         """Read a person's labels, and return how often each source is right by them.

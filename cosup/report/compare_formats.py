@@ -17,6 +17,7 @@ from cosup.analysis.arrays import Tables, rows_of
 from cosup.analysis.comparable import Paired
 from cosup.analysis.compared import Compared
 from cosup.analysis.compared_settings import differing
+from cosup.cells import to_csv
 from cosup.errors import UserError, unknown_name
 from cosup.files import to_json, write_atomic
 from cosup.report.compare_text import chance_note, samples_text, with_deviation
@@ -244,7 +245,7 @@ def _in_latex(text: str) -> str:
 
 
 def _csv(sheet: Sheet) -> str:
-    return sheet.numbers.to_csv(index=False, lineterminator="\n")
+    return to_csv(sheet.numbers)
 
 
 def _json(sheet: Sheet) -> str:

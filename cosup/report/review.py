@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from cosup.cells import FORMULA, NUMBER
 from cosup.files import write_atomic
 from cosup.report.render import render
 
@@ -42,5 +43,12 @@ def write_review(
     path: Path, name: str, questions: Iterable[Question], classes: Sequence[str]
 ) -> None:
     """Write the page of a run's questions; its button saves the answers as a CSV."""
-    page = render("review.html.j2", name=name, questions=list(questions), classes=list(classes))
+    page = render(
+        "review.html.j2",
+        name=name,
+        questions=list(questions),
+        classes=list(classes),
+        formula=FORMULA,
+        number=NUMBER,
+    )
     write_atomic(path, page.encode("utf-8"))

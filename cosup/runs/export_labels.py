@@ -16,6 +16,7 @@ import pandas as pd
 from cosup.analysis.arrays import Singles, categories, codes, rows_of
 from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run, load_run
+from cosup.cells import to_csv
 from cosup.errors import UserError, unknown_name
 from cosup.files import write_atomic, write_csv
 from cosup.probabilities import ProbTable
@@ -209,11 +210,10 @@ def _write_long(run: Run, path: Path) -> Iterator[str]:
     def write(temporary: Path) -> None:
         nonlocal answers
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
-            handle.write("task,worker,label,probability\n")
-            for name, said in _said(run, student):
+            for number, (name, said) in enumerate(_said(run, student)):
                 table = _long_table(run, name, said)
                 answers += len(table)
-                table.to_csv(handle, index=False, header=False, lineterminator="\n")
+                handle.write(to_csv(table, header=number == 0))
 
     write_atomic(path, write)
     teachers = plural(len(run.teacher_names), "teacher")

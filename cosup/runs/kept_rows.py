@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from cosup.cells import from_cells, to_csv
 from cosup.errors import UserError, in_short
 from cosup.files import discard, disk_errors, remove_empty, write_atomic
 from cosup.runs.lock import Locked, check_unlocked, locked
@@ -156,11 +157,11 @@ class KeptRows:
             return
         with path.open("w", encoding="utf-8", newline="") as file:
             if ending == ".csv":
-                file.write(",".join(self.columns) + "\n")
+                file.write(to_csv(pd.DataFrame(columns=list(self.columns))))
             for part in parts:
                 if ending == ".csv":
                     frame = pd.DataFrame(part, columns=list(self.columns))
-                    frame.to_csv(file, header=False, index=False)
+                    file.write(to_csv(frame, header=False))
                 else:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
 
@@ -181,7 +182,8 @@ class KeptRows:
                 frame = pd.read_parquet(self.output)
             elif ending == ".csv":
                 text = {name: str for name in self.columns if not _is_number(name)}
-                frame = pd.read_csv(self.output, dtype=text, keep_default_na=False)
+                read = pd.read_csv(self.output, dtype=text, keep_default_na=False)
+                frame = from_cells(read)
             else:
                 lines = self.output.read_text(encoding="utf-8").splitlines()
                 frame = pd.DataFrame([json.loads(line) for line in lines])

@@ -23,6 +23,7 @@ from cosup.analysis import Run, load_run
 from cosup.analysis.arrays import Codes
 from cosup.analysis.pool import Pool, pool_from_table, pool_of_run, pool_table
 from cosup.analysis.review import Estimate, choose, estimates
+from cosup.cells import as_cell
 from cosup.data.answers import RANDOM, check_answers, read_answers
 from cosup.data.images import BrokenImage
 from cosup.data.table import ImageData
@@ -205,7 +206,7 @@ def _write_questions(path: Path, questions: Sequence[Question]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    writer.writerows([getattr(one, column) for column in COLUMNS] for one in questions)
+    writer.writerows([as_cell(getattr(one, column)) for column in COLUMNS] for one in questions)
     write_atomic(path, text.getvalue().encode("utf-8"))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosup.cells import from_cells
 from cosup.data.images import FileImages, Images
 from cosup.data.sources.base import (
     TABLE_COLUMNS,
@@ -186,13 +187,14 @@ def read_table(path: str) -> "pd.DataFrame":
     try:
         if ending in CSV:
             # Text without conversion: a class may be called NA, or 007.
-            frame = pd.read_csv(
+            read = pd.read_csv(
                 path,
                 sep="\t" if ending == ".tsv" else ",",
                 dtype=str,
                 keep_default_na=False,
                 encoding="utf-8-sig",
             )
+            frame = from_cells(read)
         else:
             frame = pd.read_parquet(path)
         texts = pd.DataFrame({str(name): as_text(frame[name]) for name in frame.columns})

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cosup.cells import from_cells
 from cosup.data.sources.table import PARQUET
 from cosup.errors import UserError, in_short
 
@@ -179,7 +180,7 @@ def _separated(path: Path, separator: str) -> Iterator[pd.DataFrame]:
         index_col=False,
     ) as reader:
         while (chunk := _next_chunk(reader)) is not None:
-            yield _named(chunk)
+            yield from_cells(_named(chunk))
 
 
 def _next_chunk(reader: Iterator[pd.DataFrame]) -> pd.DataFrame | None:

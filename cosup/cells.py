@@ -1,0 +1,79 @@
+"""Write text into CSV files so that no spreadsheet takes it for a formula, and read it back.
+
+A cell that begins with `=`, `+`, `-`, `@`, a tab or a line break gets a `'` before it, as OWASP
+advises (https://owasp.org/www-community/attacks/CSV_Injection); so does one that begins so after
+`'`, which makes the writing reversible. Numbers stay numbers, also as text.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FORMULA", "NUMBER", "as_cell", "as_cells", "from_cell", "from_cells", "to_csv"]
+
+FORMULA = r"^'*[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]"
+"""What a spreadsheet may take for a formula; the last four are the signs in full width. The
+expression means the same in JavaScript."""
+_FIRST = frozenset("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+"""A number as text, which is none. It means the same in JavaScript too."""
+_FORMULA, _NUMBER = re.compile(FORMULA), re.compile(NUMBER)
+
+
+def as_cell(text: str) -> str:
+    """Return the text as it is written in a cell."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """Return the text of a cell, as the reverse of `as_cell`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def as_cells(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table with all its texts, and its columns' names, as they are written in cells."""
+    return _changed(table, as_cell)
+
+
+def from_cells(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table as it was before `as_cells`."""
+    return _changed(table, from_cell)
+
+
+def to_csv(table: "pd.DataFrame", header: bool = True) -> str:
+    """Return a table as CSV, without its index, with the texts as cells. header: write the columns'
+    names."""
+    cells = as_cells(table)
+    # pandas leaves a carriage return without quotes, and readers take it for the end of a row.
+    quoted = any(_has(cells.iloc[:, place], "\r") for place in range(cells.shape[1]))
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
+    text: str = cells.to_csv(index=False, header=header, lineterminator="\n", quoting=quoting)
+    return text
+
+
+def _changed(table: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
+    changed = table.rename(columns=lambda name: change(name) if isinstance(name, str) else name)
+    for place in range(table.shape[1]):
+        column = table.iloc[:, place]
+        if any(text[:1] in _FIRST for text in _texts(column)):
+            texts = [change(one) if isinstance(one, str) else one for one in column]
+            changed.isetitem(place, texts)
+    return changed
+
+
+def _has(column: "pd.Series[Any]", letter: str) -> bool:
+    return any(letter in text for text in _texts(column))
+
+
+def _texts(column: "pd.Series[Any]") -> Iterator[str]:
+    """Yield the texts of a column; of one of categories, these."""
+    from pandas.api.types import is_string_dtype
+
+    is_category = column.dtype == "category"
+    values = column.cat.categories if is_category else column
+    is_text = is_category or is_string_dtype(column.dtype)  # of objects too
+    return (one for one in (values if is_text else ()) if isinstance(one, str))
