@@ -4,14 +4,15 @@ import dataclasses
 import difflib
 import types
 import typing
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from pydantic.fields import FieldInfo
 
 __all__ = [
     "Choice",
     "Described",
+    "FileName",
     "Section",
     "SettingType",
     "allowed",
@@ -23,6 +24,10 @@ __all__ = [
     "options_of",
     "settings_of",
 ]
+
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+"""A name that files and folders get. A file system takes 255 bytes; cosup adds to names."""
 
 
 class Section(BaseModel):
@@ -154,14 +159,11 @@ def _words(setting: SettingType, with_keys: bool) -> str:
         name = "a whole number" if option is int else "a number"
         return " ".join(filter(None, (name, _range(constraints))))
     if origin in (list, tuple):
-        least = next((c.min_length for c in constraints if hasattr(c, "min_length")), None)
-        many = f" of at least {least}" if least else ""
-        return f"a list{many} (each item: {allowed(item_of(option), with_keys)})"
+        return f"a list{_many(constraints)} (each item: {allowed(item_of(option), with_keys)})"
     if origin is dict:
         return f"a mapping (each value: {allowed(item_of(option), with_keys)})"
     if option is str:
-        pattern = next((c.pattern for c in constraints if getattr(c, "pattern", None)), None)
-        return f"text of the form {pattern}" if pattern else "text"
+        return _text(constraints)
     if is_section(option):
         keys = f" with some of the keys {', '.join(settings_of(option))}" if with_keys else ""
         return f"a section{keys}"
@@ -169,6 +171,29 @@ def _words(setting: SettingType, with_keys: bool) -> str:
     if described is not None:
         return described.allowed()
     return _SIMPLE.get(option, "a value of type " + getattr(option, "__name__", str(option)))
+
+
+def _text(constraints: tuple[Any, ...]) -> str:
+    pattern = next((c.pattern for c in constraints if getattr(c, "pattern", None)), None)
+    longest = _length(constraints, "max_length")
+    return " ".join(
+        [
+            f"text of the form {pattern}" if pattern else "text",
+            *([f"with at most {longest:,} characters"] if longest else ()),
+        ]
+    )
+
+
+def _many(constraints: tuple[Any, ...]) -> str:
+    """Return ` of at least 1 and at most 100` for the length of a list."""
+    least, most = (_length(constraints, name) for name in ("min_length", "max_length"))
+    words = [f"at least {least:,}" if least else "", f"at most {most:,}" if most else ""]
+    many = " and ".join(filter(None, words))
+    return f" of {many}" if many else ""
+
+
+def _length(constraints: tuple[Any, ...], name: str) -> int | None:
+    return next((getattr(c, name) for c in constraints if getattr(c, name, None)), None)
 
 
 _SIMPLE: dict[Any, str] = {bool: "true or false", type(None): "null", Any: "any value"}
@@ -182,7 +207,7 @@ def _range(constraints: tuple[Any, ...]) -> str:
     """Return `of at least 0 and below 1` for annotated-types constraints."""
     words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
     limits = {
-        name: f"{getattr(constraint, name):g}"
+        name: _number(getattr(constraint, name))
         for name in words
         for constraint in constraints
         if getattr(constraint, name, None) is not None
@@ -190,3 +215,7 @@ def _range(constraints: tuple[Any, ...]) -> str:
     if limits.keys() == {"ge", "le"}:
         return f"from {limits['ge']} to {limits['le']}"
     return " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"

@@ -6,10 +6,10 @@ pydantic finds the mistakes. Their descriptions are made from the types of the s
 
 import dataclasses
 import difflib
-import math
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -37,6 +37,10 @@ __all__ = [
     "validate_settings",
 ]
 
+MOST_MISTAKES = 100
+"""Nobody corrects more at a time, and each is looked up among the known names."""
+LARGEST = 3.4e38
+"""Beyond it a float32 is infinite."""
 _ABSENT = object()
 
 
@@ -51,10 +55,11 @@ class UnknownKey(UserError):
 def find_mistakes(cls: type[Any], value: Any) -> tuple[Any, list[UserError]]:
     """Build a section or a dataclass of settings, and find every mistake in `value`.
 
-    Returns what was built (None if there is a mistake) and the mistakes; at most one per key.
+    Returns what was built (None if there is a mistake) and the mistakes; at most one per key, and
+    the first hundreds of them.
     """
     unique: dict[tuple[str, ...], UserError] = {}
-    for error in _not_numbers(SettingType(cls), value, ()):
+    for error in islice(_not_numbers(SettingType(cls), value, ()), MOST_MISTAKES):
         unique.setdefault(error.key, error)
     built, found = _validated(cls, value)
     for error in found:
@@ -116,7 +121,8 @@ def _validated(cls: type[Any], value: Any) -> tuple[Any, list[UserError]]:
     except ValidationError as error:
         # A default that depends on other settings is not made if these have mistakes.
         found = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
-        return None, [mistake for item in found for mistake in _mistakes(cls, value, item)]
+        mistakes = (mistake for item in found for mistake in _mistakes(cls, value, item))
+        return None, list(islice(mistakes, MOST_MISTAKES))
 
 
 def _hidden(
@@ -235,7 +241,8 @@ def _is_branch(option: Any, tag: str) -> bool:
 
 
 def _not_numbers(setting: SettingType, value: Any, key: tuple[str, ...]) -> Iterator[UserError]:
-    """Find what pydantic accepts as a number: true and false, infinity and NaN."""
+    """Find what pydantic accepts as a number, and nothing can compute with: true and false,
+    infinity and NaN, whole numbers beyond 64 bits, and others beyond float32."""
     options = options_of(setting)
     if isinstance(value, Mapping):
         for option in filter(is_section, options):
@@ -249,11 +256,13 @@ def _not_numbers(setting: SettingType, value: Any, key: tuple[str, ...]) -> Iter
                 for index, item in enumerate(value):
                     yield from _not_numbers(item_of(option), item, (*key, str(index)))
     elif _is_odd_number(value) and {int, float} & set(options) and not {bool, Any} & set(options):
-        finite = "" if isinstance(value, bool) else ", and finite"
-        yield UserError(
-            "must be {allowed}", key=key, value=value, allowed=allowed(setting) + finite
-        )
+        limit = {bool: "", int: ", and within 64 bits", float: ", and finite in float32"}[
+            type(value)
+        ]
+        yield UserError("must be {allowed}", key=key, value=value, allowed=allowed(setting) + limit)
 
 
 def _is_odd_number(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))
+    if type(value) is int:
+        return not -(2**63) <= value < 2**63
+    return type(value) is bool or (type(value) is float and not abs(value) <= LARGEST)

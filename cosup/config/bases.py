@@ -71,12 +71,7 @@ def layers_of(tree: Any, path: Path) -> list[Layer]:
 
 def merge(layers: Sequence[Layer]) -> Any:
     """Return the tree of all layers; each layer's settings replace those of the layers after it."""
-    trees = [layer.tree for layer in reversed(layers)]
-    try:
-        return reduce(_merged, trees)
-    except RecursionError:
-        paths = ", ".join(str(layer.path) for layer in layers)
-        raise UserError("each has an anchor within itself; write it out", where=paths) from None
+    return reduce(_merged, [layer.tree for layer in reversed(layers)])
 
 
 def file_of(key: Sequence[str], layers: Sequence[Layer]) -> Path:

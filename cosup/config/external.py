@@ -6,7 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cosup.config.scope import ScopeSection
 from cosup.errors import UserError
-from cosup.sections import Section
+from cosup.sections import FileName, Section
 
 __all__ = ["FORMS", "ColumnsSection", "ExternalSection", "Form", "Match", "SimulateSection"]
 
@@ -85,7 +85,7 @@ class SimulateSection(Section):
 class ExternalSection(Section):
     """Teachers from outside: the annotators of a table, or one simulated annotator."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    name: FileName | None = None
     """Its name in tables, files and reports. A table of several annotators makes a teacher of each,
     `NAME_ANNOTATOR`; without a name, the table names them."""
     simulate: SimulateSection | None = None

@@ -11,6 +11,8 @@ from pathlib import Path
 from cosup.errors import UserError, unknown_of_many
 
 _PACKAGE = Path(__file__).parents[1]
+MOST_BYTES = 2**20
+"""A hundred times the longest config of cosup's; PyYAML takes ten seconds for it."""
 _ALLOWED = "a name that `cosup ls configs` lists"
 
 
@@ -43,7 +45,11 @@ def find_base(given: str, named_in: Path) -> Path:
 def read_text(path: Path) -> str:
     """Return the text of a config file; raise `UserError` if there is no such text file."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) <= MOST_BYTES:
+            return content.decode()
+        problem = f"longer than {MOST_BYTES:,} bytes; give a YAML file of settings"
     except FileNotFoundError:
         raise _no_such_file(path) from None
     except IsADirectoryError:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import eq
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from cosup.config.bases import BASE, file_of, layers_of, merge, read_layers
 from cosup.config.cross_checks import find_conflicts
 from cosup.config.files import find_config
-from cosup.config.plain import plain_tree
+from cosup.config.plain import bad_texts, plain_tree
 from cosup.config.references import (
     CHOICES,
     WHERE,
@@ -26,7 +27,7 @@ from cosup.config.schema import Config
 from cosup.config.yaml import apply_override, describe_content, to_yaml
 from cosup.errors import Key, UserError, raise_all
 from cosup.sections import is_section, settings_of
-from cosup.validation import MissingKey, UnknownKey, find_mistakes
+from cosup.validation import MOST_MISTAKES, MissingKey, UnknownKey, find_mistakes
 
 IDENTITY_EXCLUDES = ("run.name", "run.output", "run.loggers", "execution")
 """Settings that change where a run is written or how it is computed, but not its results."""
@@ -188,12 +189,9 @@ def _draft(
         changed = any(all(map(eq, key, other)) for other in overridden)
         return str(where(() if changed else key))
 
-    secrets: list[UserError] = []
-    try:
-        secrets += () if stored else literal_secrets(tree)
-        references = written(tree) if expanded else {}
-    except RecursionError:  # reported with the other mistakes
-        references = {}
+    found += islice(bad_texts(tree), MOST_MISTAKES)
+    secrets = [] if stored else list(literal_secrets(tree))
+    references = written(tree) if expanded else {}
     draft = _referring(tree, references) if references else _checked(tree)
     found += secrets + [error.at(_written_key(error.key)) for error in draft.errors]
     errors = [error.moved(where=file_with(error.key)) for error in _without_misspelt(found)]

@@ -7,6 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from cosup.errors import UserError
 from cosup.registries import Assigners, Filters, Losses
 from cosup.sections import Choice, Section
+from cosup.settings import MOST_WEIGHT
 from cosup.settings.assigners import AssignerSettings
 
 __all__ = [
@@ -49,9 +50,9 @@ class RoundsSection(Section):
     losses: list[LossChoice] | None = Field(default=None, min_length=1)
     """Repeat the run with each of these losses and compare them in pairs; null runs `loss` alone.
     """
-    annotation_weight: float = Field(default=1.0, ge=0)
+    annotation_weight: float = Field(default=1.0, ge=0, le=MOST_WEIGHT)
     """The weight of the loss on annotations."""
-    true_label_weight: float = Field(default=0.0, ge=0)
+    true_label_weight: float = Field(default=0.0, ge=0, le=MOST_WEIGHT)
     """The weight of cross-entropy on the labels of student_train; 0 is the weak-to-strong setting,
     which does not use them."""
     live_annotations: bool = False
@@ -63,9 +64,10 @@ class RoundsSection(Section):
     """The predictions that assigners and filters use in place of a trained student's in the first
     round: the mean of the level's annotations (`crowd`), or those of the untrained `student`
     (`student.head.init: text`)."""
-    repeat: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    repeat: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
     """Rounds per level; auto is 1, but an assigner that takes the student for a source (`fused`)
-    repeats the finest level until there are 3 rounds in all."""
+    repeats the finest level until there are 3 rounds in all. Each round keeps a student and a table
+    of decisions; more than 1,000 are a mistake."""
     fresh_head: bool = True
     """Initialise the head (or network) anew in each round; false continues from the last round."""
     min_kept: float = Field(default=0.2, ge=0, le=1)

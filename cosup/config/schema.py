@@ -3,6 +3,8 @@
 `ExecutionSection` sets where and how a run computes; it changes no result beyond rounding.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -19,7 +21,7 @@ from cosup.controls import CONTROLS
 from cosup.data.section import DataSection
 from cosup.errors import UserError, raise_all
 from cosup.remote import is_uri
-from cosup.sections import Choice, Section
+from cosup.sections import Choice, FileName, Section
 
 __all__ = [
     "ActorsSection",
@@ -37,28 +39,35 @@ __all__ = [
 ]
 
 
-GPUs = Annotated[float, Field(ge=0)] | Literal["auto"]
+MOST_THREADS = 1024
+"""No machine has more cores; torch ends the process at some 10,000 threads."""
+MOST_ACTORS = 1024
+MOST_SECONDS = 365 * 24 * 3600
+"""A year; Python's timers end at some centuries."""
+GPUs = Annotated[float, Field(ge=0, le=1024)] | Literal["auto"]
 
 
 class ActorsSection(Section):
     """Ray actors of one kind, and the resources that each reserves."""
 
-    num_cpus: float = Field(default=1, gt=0)
-    """CPUs per actor."""
+    num_cpus: float = Field(default=1, gt=0, le=MOST_THREADS)
+    """CPUs per actor, at most as many as a machine has (1,024)."""
     num_gpus: GPUs = "auto"
     """GPUs per actor, also a fraction of one (it does not limit memory); auto is a quarter
     for teachers and one for features if the cluster has GPUs, else 0."""
-    actors: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    """Number of actors; auto is as many as the cluster has resources for, at most 16."""
+    actors: Annotated[int, Field(gt=0, le=MOST_ACTORS)] | Literal["auto"] = "auto"
+    """Number of actors; auto is as many as the cluster has resources for, at most 16. Beyond 1,024
+    one driver does not keep them busy."""
 
 
 class WorkersSection(Section):
     """The workers of Ray Train that train the student."""
 
-    workers: int = Field(default=1, gt=0)
-    """Number of workers; each processes its share of every batch, so the batch size is the same."""
-    num_cpus: float = Field(default=1, gt=0)
-    """CPUs per worker."""
+    workers: int = Field(default=1, gt=0, le=MOST_ACTORS)
+    """Number of workers; each processes its share of every batch, so the batch size is the same,
+    and more than 1,024 have too little to do."""
+    num_cpus: float = Field(default=1, gt=0, le=MOST_THREADS)
+    """CPUs per worker, at most as many as a machine has (1,024)."""
     num_gpus: GPUs = "auto"
     """GPUs per worker; auto is one if the cluster has GPUs, else 0."""
 
@@ -72,15 +81,19 @@ class ExecutionSection(Section):
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of backbones' forward passes; auto is bfloat16 where the GPU supports it."""
-    workers: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    """Threads that decode images; auto is one per core, at most 16."""
-    threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"] = "auto"
+    """Threads that decode images; auto is one per core, at most 16. Beyond the number of cores more
+    are slower; no machine has more than 1,024."""
+    threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"] = "auto"
     """Threads of torch per process; auto is torch's default in the process that starts the run,
-    for Ray's actors too. The last digits of sums depend on it."""
-    batch_size: int = Field(default=64, gt=0)
-    """Images per forward pass."""
-    shard_size: int = Field(default=4096, gt=0)
-    """Samples per annotation shard, and so the most that a killed run loses while annotating."""
+    for Ray's actors too. The last digits of sums depend on it. Beyond the number of cores more are
+    slower, and from some 10,000 the process is ended; no machine has more than 1,024."""
+    batch_size: int = Field(default=64, gt=0, le=65_536)
+    """Images per forward pass. Larger batches than some hundreds are no faster, and so many images
+    of 224 pixels take 39 GB."""
+    shard_size: int = Field(default=4096, gt=0, le=1_000_000)
+    """Samples per annotation shard, and so the most that a killed run loses while annotating. A
+    shard is held in memory: one of a million samples over 1,000 classes takes 4 GB."""
     cache: str | None = None
     """Folder of this machine for features shared by runs; null is `.cache` within `run.output`, or
     within the staging folder of a URI."""
@@ -93,12 +106,13 @@ class ExecutionSection(Section):
     """ray: actors that extract features."""
     student: WorkersSection = WorkersSection()
     """ray: workers that train the student."""
-    tries: int = Field(default=3, gt=0)
-    """ray: attempts at a shard or a training before the run fails."""
-    shard_timeout: float = Field(default=1800, gt=0)
-    """ray: seconds after which a shard counts as failed."""
-    wait: float = Field(default=600, ge=0)
-    """ray: seconds to wait for lost resources."""
+    tries: int = Field(default=3, gt=0, le=1000)
+    """ray: attempts at a shard or a training before the run fails; more than 1,000 would hide that
+    it always fails."""
+    shard_timeout: float = Field(default=1800, gt=0, le=MOST_SECONDS)
+    """ray: seconds after which a shard counts as failed, at most a year."""
+    wait: float = Field(default=600, ge=0, le=MOST_SECONDS)
+    """ray: seconds to wait for lost resources, at most a year."""
 
     @field_validator("cache")
     @classmethod
@@ -118,15 +132,19 @@ else:  # the names of the table of controls, which a type checker cannot read
     ControlName = Literal[tuple(CONTROLS)]
 
 
+Seed = Annotated[int, Field(ge=0)]
+
+
 class RunSection(Section):
     """The run's name, its output folder and its seed."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
-    """The run's directory within `output`."""
-    seed: int = Field(default=0, ge=0)
+    name: FileName = "run"
+    """The run's directory within `output`, where cosup's own files begin with a dot."""
+    seed: Seed = 0
     """Every random stream is derived from it."""
-    seeds: list[int] | None = Field(default=None, min_length=1)
-    """Repeat the run with each of these seeds and aggregate; null runs `seed` alone."""
+    seeds: list[Seed] | None = Field(default=None, min_length=1, max_length=1000)
+    """Repeat the run with each of these seeds and aggregate; null runs `seed` alone. Intervals gain
+    nothing from more than 1,000."""
     output: str = "outputs"
     """The folder that holds run directories."""
     loggers: list[LoggerChoice] = list(DEFAULT_LOGGERS)
@@ -135,17 +153,21 @@ class RunSection(Section):
     @field_validator("seeds")
     @classmethod
     def _each_once(cls, seeds: list[int] | None) -> list[int] | None:
-        if seeds is not None and len(set(seeds)) < len(seeds):
-            raise UserError("give each seed once", value=seeds)
+        _check_once("seed", seeds or [])
         return seeds
 
     @field_validator("loggers")
     @classmethod
     def _one_of_each(cls, loggers: list[Choice]) -> list[Choice]:
-        names = [choice.name for choice in loggers]
-        if len(set(names)) < len(names):
-            raise UserError("give each logger once", value=names)
+        _check_once("logger", [choice.name for choice in loggers])
         return loggers
+
+
+def _check_once(noun: str, items: Sequence[object]) -> None:
+    """Raise `UserError` with the items that are given more than once."""
+    twice = [item for item, times in Counter(items).items() if times > 1]
+    if twice:
+        raise UserError(f"give each {noun} once", value=twice)
 
 
 class Config(Section):
@@ -163,6 +185,12 @@ class Config(Section):
     default is all that apply; for a network as the student, which is trained anew for each, `team`,
     `student_and_team`, `labels`, `mean_ensemble`, `best_teacher` and `ceiling`."""
     execution: ExecutionSection = ExecutionSection()
+
+    @field_validator("controls")
+    @classmethod
+    def _each_control_once(cls, controls: list[str]) -> list[str]:
+        _check_once("control", controls)
+        return controls
 
     _references: References = PrivateAttr(default_factory=dict)
 

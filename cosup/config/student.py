@@ -6,9 +6,17 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cosup.config.rounds import LossChoice
+from cosup.data.section import MOST_PER_EPISODE, check_episode
 from cosup.errors import UserError, raise_all, within
 from cosup.models.prompts import OPEN_CLIP
-from cosup.models.section import BackboneSection, HeadSection, TrainingSection
+from cosup.models.section import (
+    MOST_RATE,
+    MOST_SCALE,
+    MOST_STEPS,
+    BackboneSection,
+    HeadSection,
+    TrainingSection,
+)
 from cosup.sections import Section
 from cosup.words import literal
 
@@ -18,24 +26,30 @@ class MetaSection(Section):
     classes to tell a few classes apart by a few examples ("Meta-Baseline", Chen et al., arXiv
     2003.04390)."""
 
-    steps: int = Field(default=500, gt=0)
+    steps: int = Field(default=500, gt=0, le=MOST_STEPS)
     """Episodes, one per optimiser step."""
-    ways: int = Field(default=5, ge=2)
-    """Classes per episode."""
-    shots: int = Field(default=1, gt=0)
+    ways: int = Field(default=5, ge=2, le=MOST_PER_EPISODE)
+    """Classes per episode. All images of an episode are one batch."""
+    shots: int = Field(default=1, gt=0, le=MOST_PER_EPISODE)
     """Examples per class."""
-    queries: int = Field(default=15, gt=0)
+    queries: int = Field(default=15, gt=0, le=MOST_PER_EPISODE)
     """Further images per class, which are classified."""
-    scale: float = Field(default=10.0, gt=0)
-    """Initial factor (inverse temperature) of the cosines; it is learned."""
+    scale: float = Field(default=10.0, gt=0, le=MOST_SCALE)
+    """Initial factor (inverse temperature) of the cosines; it is learned. Beyond 10,000 only the
+    nearest class counts."""
     optimizer: str = "sgd"
     """Any optimiser of timm."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=MOST_RATE)
     """The constant learning rate."""
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=MOST_RATE)
     """Weight decay."""
     loss: LossChoice | None = None
     """The loss; null: `rounds.loss`."""
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> "MetaSection":
+        check_episode(self.ways, self.shots, self.queries)
+        return self
 
     def training(self) -> TrainingSection:
         """Return the settings as a training section."""
@@ -63,8 +77,9 @@ class StudentSection(Section):
     """The training in each round."""
     meta: MetaSection | None = None
     """The meta stage after each round (`data.few_shot`); null: none."""
-    cross_fit: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Folds for cross-fitted predictions (0: the student predicts its own training samples). auto:
+    cross_fit: Annotated[int, Field(ge=0, le=100)] | Literal["auto"] = "auto"
+    """Folds for cross-fitted predictions (0: the student predicts its own training samples; each
+    fold trains a student, and with 100 it lacks 1 % of the samples). auto:
     5 for a head and 2 for a network where an assigner takes the student for a source, else 0; after
     the last round a head is cross-fitted in any case, for `labels.parquet`."""
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from cosup.errors import UserError, raise_all, unknown_name, within
 from cosup.models.prompts import OPEN_CLIP, check_templates
 from cosup.models.section import (
+    MOST_PIXELS,
     BackboneSection,
     HeadSection,
     NamesAsWritten,
@@ -45,15 +46,17 @@ class TeacherModelSection(Section):
     """How a model is used that is not trained here. `pretrained`: a classifier as it is, over
     classes of its own. `zero_shot`: CLIP (`open_clip:MODEL@TAG`), by prompts of the class names.
     """
-    size: int = Field(default=8, ge=1)
-    """`linear_pixels`: side in pixels of the small grey images."""
+    size: int = Field(default=8, ge=1, le=128)
+    """`linear_pixels`: side in pixels of the small grey images. All images are held in memory: of
+    128 pixels each takes 64 kB."""
     backbone: BackboneSection | None = None
     """`linear_features`: the weak backbone whose frozen features the linear model reads."""
     weights: str | None = None
     """Networks: initial weights, given as for a backbone; null trains from scratch. With `use`: a
     file or `package:MODULE` in place of the published weights."""
-    image_size: int | None = Field(default=None, ge=8)
-    """Networks and functions: side of the square input in pixels; null: the network's default."""
+    image_size: int | None = Field(default=None, ge=8, le=MOST_PIXELS)
+    """Networks and functions: side of the square input in pixels, at most 2,048 as for a backbone;
+    null: the network's default."""
     checkpoint: str | None = None
     """Networks: file of a trained classifier over the task's classes, in their order; it is used
     unchanged. `{name}` in it is replaced by the teacher's name."""

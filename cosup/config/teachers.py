@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.errors import UserError, known_names
 from cosup.models.section import TrainingSection
-from cosup.sections import Section
+from cosup.sections import FileName, Section
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS, TeacherTraits
 
 TEACHER_KEY = "teachers.hierarchy.teachers.{}.{}"
@@ -21,7 +21,7 @@ TEACHER_KEY = "teachers.hierarchy.teachers.{}.{}"
 class TeacherSection(Section):
     """One teacher of `hierarchy.by: explicit`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    name: FileName
     """Its name in tables, files and reports."""
     scope: ScopeSection = ScopeSection()
     """The classes and domains that it is trained on."""
@@ -31,13 +31,18 @@ class TeacherSection(Section):
     """Its training, in place of `teachers.training`; null: that one."""
 
 
+TeacherCount = Annotated[int, Field(ge=1, le=1024)]
+
+
 class HierarchySection(Section):
     """The levels of teachers, coarse to fine."""
 
     by: Literal["class", "domain", "explicit"] = "class"
     """Specialists for blocks of classes, for domains, or as listed in `teachers`."""
-    levels: list[int] = Field(default=[1], min_length=1)
-    """The number of teachers of each level, coarse to fine (`by: class` or `domain`)."""
+    levels: list[TeacherCount] = Field(default=[1], min_length=1, max_length=64)
+    """The number of teachers of each level, coarse to fine (`by: class` or `domain`): the numbers
+    do not fall, as rounds go from broad to narrow scopes, and the last level counts as the finest.
+    At most 1,024 teachers a level, each with annotations of every sample."""
     partition: Literal["contiguous", "random"] = "contiguous"
     """Blocks in the order of classes or domains, or a random partition drawn by the run's seed."""
     teachers: list[list[TeacherSection]] | None = None
@@ -51,9 +56,12 @@ class HierarchySection(Section):
                 key="teachers",
                 value=self.teachers,
             )
-        if any(count < 1 for count in self.levels):
+        if self.levels != sorted(self.levels):
             raise UserError(
-                "every level needs at least one teacher", key="levels", value=self.levels
+                "must not fall: levels go from coarse to fine",
+                key="levels",
+                value=self.levels,
+                allowed=", ".join(map(str, sorted(self.levels))),
             )
         return self
 

@@ -6,11 +6,17 @@ PyYAML's YAML 1.1 reads `no` as false, `1e-3` as text and `on:` as a key named t
 
 import re
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from cosup.errors import UserError, about, in_short
+from cosup.words import shorten
+
+MOST_VALUES = 100_000
+MOST_LEVELS = 50
+"""Limits of a config: a matrix of 300 classes is within, and no section is ten levels deep."""
+_TAGS = (None, "!", "tag:yaml.org,2002:str")
 
 _RULES: list[tuple[str, str, str]] = [
     ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
@@ -36,22 +42,71 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     return table
 
 
+class _Extent(NamedTuple):
+    """The values in a node and the levels that they are nested in, with aliases written out."""
+
+    values: int
+    levels: int
+
+
 class _Loader(yaml.SafeLoader):
+    """Reads plain values within limits, as a few aliases of aliases stand for billions of values.
+
+    Values are counted with aliases written out, before any is made.
+    """
+
     yaml_implicit_resolvers = _resolvers()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = self._level = self._deepest = 0
+        self._extents: dict[yaml.Node, _Extent] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            known: Any = super().compose_node(parent, index)
+            self._grow(self._extent_of(known, event), event)
+            return known
+        values, deepest = self._values, self._deepest
+        self._deepest = self._level
+        self._grow(_Extent(1, 1), event)
+        self._level += 1
+        node: Any = super().compose_node(parent, index)
+        self._level -= 1
+        self._extents[node] = _Extent(self._values - values, self._deepest - self._level)
+        self._deepest = max(deepest, self._deepest)
+        return node
+
+    def _extent_of(self, node: yaml.Node, alias: Any) -> _Extent:
+        if node not in self._extents:  # it is not complete yet
+            raise _error("an anchor within itself", alias)
+        return self._extents[node]
+
+    def _grow(self, extent: _Extent, event: Any) -> None:
+        """Count a node that begins or is repeated here; raise an error beyond the limits."""
+        self._values += extent.values
+        self._deepest = max(self._deepest, self._level + extent.levels)
+        if self._values > MOST_VALUES:
+            raise _error(f"more than {MOST_VALUES:,} values (each alias counted in full)", event)
+        if self._deepest > MOST_LEVELS:
+            raise _error(f"nested in more than {MOST_LEVELS} levels", event)
+        if getattr(event, "tag", None) not in _TAGS:
+            raise _error(f"the tag {event.tag}; a config holds plain values alone", event)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}
         for key, _ in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"'{name}' is given twice (first in line {seen[name]})",
-                    key.start_mark,
-                )
+                raise _error(f"'{name}' is given twice (first in line {seen[name]})", key)
             seen[name] = line
         return super().construct_mapping(node, deep)
+
+
+def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    """Return an error about an event or a node of PyYAML's."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -107,17 +162,15 @@ def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     that do not exist). A list is entered by index. Within `rounds`, a bare name on the way
     (`assignment: gate`) becomes `{name: gate}`, so that its settings can be overridden.
     """
-    with about(f"override '{override}'"):
+    where = f"override '{shorten(override, 200)}'"
+    with about(where):
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
-        if not equals or not all(parts):
+        if not equals or not all(parts) or len(parts) > MOST_LEVELS:
             raise UserError("write it as section.key=value")
-    value = parse_yaml(text, f"override '{override}'")
-    with about(f"override '{override}'"):
-        try:
-            tree = _copied(tree)
-        except RecursionError:
-            raise UserError("the config has an anchor within itself") from None
+    value = parse_yaml(text, where)
+    with about(where):
+        tree = _copied(tree)
         spot: Any = tree
         for depth, part in enumerate(parts[:-1]):
             spot = _enter(spot, part, parts[: depth + 1])

@@ -95,6 +95,20 @@ class NoiseSection(Section):
         return self
 
 
+MOST_PER_EPISODE = 10_000
+MOST_IN_EPISODE = 100_000
+
+
+def check_episode(ways: int, shots: int, queries: int) -> None:
+    """Raise `UserError` for more images than an episode holds in memory."""
+    images = ways * (shots + queries)
+    if images > MOST_IN_EPISODE:
+        raise UserError(
+            f"ways x (shots + queries) are {images:,} images in an episode",
+            allowed=f"at most {MOST_IN_EPISODE:,}",
+        )
+
+
 class FewShotSection(Section):
     """The classes that are set aside, and the episodes that measure on them."""
 
@@ -105,14 +119,19 @@ class FewShotSection(Section):
     """More such classes for choices made during the run; a number takes the last before `novel`."""
     draw: bool = False
     """Draw the numbers of classes by seed instead of taking the last ones."""
-    ways: int = Field(default=5, ge=2)
-    """Classes per episode."""
-    shots: int = Field(default=1, ge=1)
+    ways: int = Field(default=5, ge=2, le=MOST_PER_EPISODE)
+    """Classes per episode. An episode has at most 100,000 images in all."""
+    shots: int = Field(default=1, ge=1, le=MOST_PER_EPISODE)
     """Labelled images per class."""
-    queries: int = Field(default=15, ge=1)
+    queries: int = Field(default=15, ge=1, le=MOST_PER_EPISODE)
     """Images to classify per class."""
-    episodes: int = Field(default=600, ge=2)
-    """Episodes to average the accuracy over."""
+    episodes: int = Field(default=600, ge=2, le=1_000_000)
+    """Episodes to average the accuracy over; a million gives it to 0.001 %."""
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> "FewShotSection":
+        check_episode(self.ways, self.shots, self.queries)
+        return self
 
     @model_validator(mode="after")
     def _only_numbers_are_drawn(self) -> "FewShotSection":

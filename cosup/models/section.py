@@ -1,12 +1,21 @@
 """Config sections of models: backbones, heads, and how a head or a network is trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cosup.errors import MISSING, UserError
 from cosup.models.prompts import check_templates
 from cosup.sections import Section
+
+MOST_STEPS = 100_000_000
+MOST_BATCH = 10_000_000
+MOST_PIXELS = 2048
+MOST_RATE = 1e38
+"""Float32, in which weights are, ends there."""
+MOST_SCALE = 10_000.0
+MOST_ALPHA = 1000.0
+"""Beta(1000, 1000) is 1/2 within 0.05."""
 
 NamesAsWritten = str | list[str | float] | dict[str, str | float] | None
 """Names of classes in YAML, which reads some as numbers (`names_as_text`)."""
@@ -21,8 +30,9 @@ class BackboneSection(Section):
     weights: str | None = "pretrained"
     """`pretrained` (timm's or torchvision's own), `package:MODULE` (weights shipped by an
     installed package), a path of safetensors or of a state dict, or null (random)."""
-    image_size: int | None = Field(default=None, ge=8)
-    """Side of the square input in pixels; null takes the model's own."""
+    image_size: int | None = Field(default=None, ge=8, le=MOST_PIXELS)
+    """Side of the square input in pixels; null takes the model's own. At most 2,048: a batch of 64
+    such images alone takes 3 GB, and classifiers are made for 1,024 at most."""
 
 
 class HeadSection(Section):
@@ -43,8 +53,9 @@ class HeadSection(Section):
     name, a text file with a line per class, or `imagenet`; null uses the names in the data."""
     confident: float = Field(default=0.5, gt=0, le=1)
     """`init: class_means`: the share of each class's annotations, the most confident, to use."""
-    scale: float | None = Field(default=None, gt=0)
-    """`prototype`: the scale at the start; null: CLIP's own, and 16 for other backbones."""
+    scale: float | None = Field(default=None, gt=0, le=MOST_SCALE)
+    """`prototype`: the scale at the start; null: CLIP's own, and 16 for other backbones. Beyond
+    10,000 only the nearest prototype counts."""
     learn_scale: bool = False
     """`prototype`: train the scale as well as the prototypes."""
 
@@ -86,12 +97,13 @@ class AugmentSection(Section):
     """
     scale: tuple[float, float] = (0.08, 1.0)
     """`resized`: the smallest and the largest share of the image's area."""
-    padding: int = Field(default=4, ge=0)
-    """`padded`: pixels added on each side."""
+    padding: int = Field(default=4, ge=0, le=MOST_PIXELS)
+    """`padded`: pixels added on each side, at most the side of the largest image."""
     flip: float = Field(default=0.0, ge=0, le=1)
     """The probability of a horizontal flip."""
-    color_jitter: float = Field(default=0.0, ge=0)
-    """Strength of random changes in brightness, contrast and saturation."""
+    color_jitter: float = Field(default=0.0, ge=0, le=10)
+    """Strength of random changes in brightness, contrast and saturation; at 10 little but black and
+    white is left."""
     auto_augment: str | None = None
     """timm's policy, such as `rand-m9-mstd0.5-inc1`, `augmix-m5-w4-d2` or `original`."""
     erase: float = Field(default=0.0, ge=0, le=1)
@@ -113,9 +125,9 @@ class AugmentSection(Section):
 class MixupSection(Section):
     """Mixing pairs of images with their targets (timm's Mixup)."""
 
-    mixup: float = Field(default=0.0, ge=0)
+    mixup: float = Field(default=0.0, ge=0, le=MOST_ALPHA)
     """Alpha of mixup's Beta distribution; 0 is off (Zhang et al., arXiv 1710.09412)."""
-    cutmix: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0, le=MOST_ALPHA)
     """Alpha of cutmix's Beta distribution; 0 is off (Yun et al., arXiv 1905.04899)."""
     prob: float = Field(default=1.0, ge=0, le=1)
     """The share of batches that are mixed."""
@@ -134,18 +146,21 @@ class TrainingSection(Section):
     From `momentum` on: for whole networks alone (`NETWORK_ONLY`); heads have no use for it.
     """
 
-    steps: int | None = Field(default=None, ge=0)
-    """Optimiser steps; 0, for prototypes from text alone, leaves the student untrained."""
-    epochs: float | None = Field(default=None, gt=0)
-    """Passes over the samples before filtering; rejected samples do not shorten the training."""
-    batch_size: int = Field(default=128, gt=0)
-    """Samples per step."""
+    steps: int | None = Field(default=None, ge=0, le=MOST_STEPS)
+    """Optimiser steps; 0, for prototypes from text alone, leaves the student untrained. At most 100
+    million: a head makes some 1,000 a second, and needs a day for them."""
+    epochs: float | None = Field(default=None, gt=0, le=100_000)
+    """Passes over the samples before filtering; rejected samples do not shorten the training. At
+    most 100,000: a hundred times as many as published trainings make."""
+    batch_size: int = Field(default=128, gt=0, le=MOST_BATCH)
+    """Samples per step, or all samples if there are fewer. A head may take the whole set; images
+    are held in memory, 600 kB each at 224 pixels."""
     optimizer: str = "adamw"
     """`adamw` (decoupled weight decay) or `adam`; networks accept any optimiser of timm's (`sgd`,
     `lamb`, `lion`, ...)."""
-    lr: float = Field(default=1e-3, gt=0)
-    """The highest learning rate."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    lr: float = Field(default=1e-3, gt=0, le=MOST_RATE)
+    """The highest learning rate; float32 ends at the bound."""
+    weight_decay: float = Field(default=0.0, ge=0, le=MOST_RATE)
     """Weight decay (of the weights; biases, prototypes' scales and norms are excluded)."""
     schedule: Literal["cosine", "constant", "multistep"] = "cosine"
     """The learning rate over the steps: half a cosine down to `min_lr`, constant, or (networks)
@@ -157,24 +172,24 @@ class TrainingSection(Section):
     training samples; the scaling becomes part of the head)."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of optimisers that have one (`sgd` uses Nesterov's; `momentum` is plain SGD)."""
-    min_lr: float = Field(default=0.0, ge=0)
+    min_lr: float = Field(default=0.0, ge=0, le=MOST_RATE)
     """The learning rate at the end of the cosine."""
-    milestones: list[float] = [0.5, 0.75]
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
     """`multistep`: the shares of the steps at which the rate falls."""
     layer_decay: float | None = Field(default=None, gt=0, le=1)
     """The ratio of each layer's rate to the next higher one (timm's groups); null: all equal."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """The rate of stochastic depth, for networks that support it."""
-    clip: float | None = Field(default=None, gt=0)
-    """The largest norm of the gradient; null does not clip."""
-    accumulate: int = Field(default=1, gt=0)
+    clip: float | None = Field(default=None, gt=0, le=1e6)
+    """The largest norm of the gradient; null does not clip, and more than a million means null."""
+    accumulate: int = Field(default=1, gt=0, le=MOST_BATCH)
     """Parts into which a batch is split to save memory; batch norms and mixing work within a part.
     """
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Predict with an exponential moving average of the weights, decaying by this per step."""
     compile: bool = False
     """Compile the network with torch.compile: slower to start, faster afterwards."""
-    save_every: int = Field(default=500, gt=0)
+    save_every: int = Field(default=500, gt=0, le=MOST_STEPS)
     """Steps between saved states, and so the most that a killed training loses."""
     augment: AugmentSection = AugmentSection()
     """Augmentation of the training images."""
@@ -188,8 +203,6 @@ class TrainingSection(Section):
                 "give one of steps and epochs (null unsets the other)",
                 value={"steps": self.steps, "epochs": self.epochs},
             )
-        if any(not 0 < share < 1 for share in self.milestones):
-            raise UserError("each must be between 0 and 1", key="milestones", value=self.milestones)
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"must divide batch_size ({self.batch_size})",

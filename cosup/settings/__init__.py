@@ -6,7 +6,6 @@ docstrings describe the keys; the class itself is imported only when it is built
 """
 
 import importlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -61,16 +60,25 @@ def _path(cls: type[Any]) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def at_least(low: float, **settings: float) -> None:
-    """Raise `UserError` for the first setting that is below `low` or not finite."""
-    for name, value in settings.items():
-        require(name, value, low <= value < math.inf, f"at least {low:g}")
+MOST_ITERATIONS = 10_000
+"""EM has converged long before, or never will."""
+MOST_CLASSES = 1_000_000
+"""More than any data set has."""
+MOST_WEIGHT = 1e6
+"""A term of a loss that weighs a million times as much as the other is alone."""
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
+"""Beyond them float32 rounds the softmax to one class, or to equal shares."""
 
 
-def above(low: float, **settings: float) -> None:
-    """Raise `UserError` for the first setting that is not above `low` or not finite."""
+def between(low: float, high: float, **settings: float) -> None:
+    """Raise `UserError` for the first setting that is not from `low` to `high`."""
     for name, value in settings.items():
-        require(name, value, low < value < math.inf, f"above {low:g}")
+        require(name, value, low <= value <= high, f"from {_number(low)} to {_number(high)}")
+
+
+def temperature(**settings: float) -> None:
+    """Raise `UserError` for the first setting that is no temperature of a softmax."""
+    between(LEAST_TEMPERATURE, MOST_TEMPERATURE, **settings)
 
 
 def share(**settings: float) -> None:
@@ -95,3 +103,7 @@ def require(name: str, value: object, condition: bool, allowed: str) -> None:
     """Raise `UserError` with the setting's name, its value and what is allowed, unless it holds."""
     if not condition:
         raise UserError("must be {allowed}", key=name, value=value, allowed=allowed)
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"

@@ -3,7 +3,21 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cosup.settings import Entry, Settings, above, at_least, one_of, positive_share
+from cosup.settings import (
+    MOST_ITERATIONS,
+    MOST_WEIGHT,
+    Entry,
+    Settings,
+    between,
+    one_of,
+    positive_share,
+    temperature,
+)
+
+MOST_STRENGTH = 1e9
+"""Beyond so many answers per class the simpler model alone counts."""
+MOST_SAMPLES = 10_000_000
+"""A fit holds the features of its samples: 15 GB for so many of 384 columns."""
 
 
 class AssignerSettings(Settings):
@@ -126,7 +140,7 @@ class AgreementSettings(AssignerSettings):
 
     def __post_init__(self) -> None:
         one_of(("kl", "ce"), measure=self.measure)
-        above(0, temperature=self.temperature)
+        temperature(temperature=self.temperature)
 
 
 @dataclass
@@ -143,7 +157,7 @@ class ConfidenceSettings(AssignerSettings):
 
     def __post_init__(self) -> None:
         one_of(("max_prob", "margin", "entropy"), measure=self.measure)
-        above(0, temperature=self.temperature)
+        temperature(temperature=self.temperature)
 
     @property
     def guided(self) -> bool:
@@ -171,8 +185,8 @@ class DawidSkeneSettings(AssignerSettings):
     """One teacher per sample, instead of weights in proportion to the probabilities."""
 
     def __post_init__(self) -> None:
-        at_least(1, iterations=self.iterations)
-        at_least(0, tolerance=self.tolerance, smoothing=self.smoothing)
+        between(1, MOST_ITERATIONS, iterations=self.iterations)
+        between(0, MOST_WEIGHT, tolerance=self.tolerance, smoothing=self.smoothing)
         one_of(("soft", "hard"), annotations=self.annotations)
 
     @property
@@ -190,7 +204,7 @@ class GateSettings(AssignerSettings):
     hard: bool = True
     """One teacher per sample, instead of the probabilities of the gate."""
     sharpening: float = 2.0
-    """Exponent of the responsibilities; 1 is plain EM."""
+    """Exponent of the responsibilities, from 0.01 to 100 (all alike, or one): 1 is plain EM."""
     iterations: int = 20
     """Maximum number of EM iterations."""
     tolerance: float = 0.002
@@ -205,14 +219,16 @@ class GateSettings(AssignerSettings):
     standardize: bool = True
     """Scale each feature to mean 0 and variance 1 over the samples."""
     max_samples: int = 30_000
-    """Maximum number of samples to fit, drawn at random; bounds the memory."""
+    """Maximum number of samples to fit, drawn at random; bounds the memory. At most
+    10 million, whose features (384 columns) are 15 GB."""
 
     def __post_init__(self) -> None:
         one_of(("uniform", "provenance"), prior=self.prior)
-        above(0, sharpening=self.sharpening)
-        at_least(0, weight_decay=self.weight_decay, tolerance=self.tolerance)
-        at_least(0, provenance_strength=self.provenance_strength)
-        at_least(1, iterations=self.iterations, steps=self.steps, max_samples=self.max_samples)
+        between(0.01, 100, sharpening=self.sharpening)
+        between(0, MOST_WEIGHT, weight_decay=self.weight_decay, tolerance=self.tolerance)
+        between(0, MOST_WEIGHT, provenance_strength=self.provenance_strength)
+        between(1, MOST_ITERATIONS, iterations=self.iterations, steps=self.steps)
+        between(1, MOST_SAMPLES, max_samples=self.max_samples)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -255,9 +271,10 @@ class FusedSettings(AssignerSettings):
     def __post_init__(self) -> None:
         one_of(("auto", "provenance", "domain", "learnt", "none"), regions=self.regions)
         if self.strength is not None:
-            at_least(0, strength=self.strength)
-        at_least(0, tolerance=self.tolerance)
-        at_least(1, iterations=self.iterations, max_samples=self.max_samples)
+            between(0, MOST_STRENGTH, strength=self.strength)
+        between(0, MOST_WEIGHT, tolerance=self.tolerance)
+        between(1, MOST_ITERATIONS, iterations=self.iterations)
+        between(1, MOST_SAMPLES, max_samples=self.max_samples)
         positive_share(group_above=self.group_above)
 
     @property

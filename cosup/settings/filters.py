@@ -4,7 +4,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cosup.settings import Entry, Settings, at_least, one_of, positive_share, require, share
+from cosup.settings import (
+    MOST_CLASSES,
+    Entry,
+    Settings,
+    between,
+    one_of,
+    positive_share,
+    require,
+    share,
+)
 
 LARGEST_DIVERGENCE = math.log(2)
 """The largest Jensen-Shannon divergence, in nats."""
@@ -44,7 +53,7 @@ class TeacherStudentSettings(FilterSettings):
 
     def __post_init__(self) -> None:
         one_of(("rank", "mask"), mode=self.mode)
-        at_least(1, k=self.k)
+        between(1, MOST_CLASSES, k=self.k)
         balanced = self.class_balanced
         possible = not balanced or self.mode == "rank"
         require("class_balanced", balanced, possible, "false for mode 'mask'")
@@ -70,7 +79,7 @@ class LocalGlobalSettings(FilterSettings):
 
     def __post_init__(self) -> None:
         one_of(("global", "coarser"), against=self.against)
-        at_least(1, k=self.k)
+        between(1, MOST_CLASSES, k=self.k)
         if self.divergence is not None:
             inside = 0 <= self.divergence <= LARGEST_DIVERGENCE
             require("divergence", self.divergence, inside, "in 0 .. 0.693, or null")
@@ -129,7 +138,7 @@ class GivenLabelSettings(FilterSettings):
     """Number of top classes of the annotation that count as agreement."""
 
     def __post_init__(self) -> None:
-        at_least(1, k=self.k)
+        between(1, MOST_CLASSES, k=self.k)
 
     @property
     def needs(self) -> frozenset[str]:

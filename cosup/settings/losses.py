@@ -3,7 +3,19 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
-from cosup.settings import Entry, Settings, above, at_least, one_of, require, share
+from cosup.settings import (
+    MOST_WEIGHT,
+    Entry,
+    Settings,
+    between,
+    one_of,
+    require,
+    share,
+    temperature,
+)
+
+MOST_STAGES, MOST_CHANNELS = 1000, 4096
+"""More than networks have; a convolution of so many channels takes 600 MB."""
 
 
 class LossSettings(Settings):
@@ -40,9 +52,9 @@ class DistillationSettings(LossSettings):
     gradient."""
 
     def __post_init__(self) -> None:
-        above(0, tau=self.tau)
+        temperature(tau=self.tau)
         if self.teacher_tau is not None:
-            above(0, teacher_tau=self.teacher_tau)
+            temperature(teacher_tau=self.teacher_tau)
         one_of(("kl", "cross_entropy"), form=self.form)
 
 
@@ -91,7 +103,7 @@ class AdaptiveConfidenceSettings(LossSettings):
 
     def __post_init__(self) -> None:
         self.constants = tuple(self.constants)
-        above(0, temperature=self.temperature, tau=self.tau)
+        temperature(temperature=self.temperature, tau=self.tau)
         share(constant=self.constant)
         one_of(("code", "paper"), form=self.form)
         one_of(get_args(AdaptiveWeight), weight=self.weight)
@@ -126,8 +138,8 @@ class DecoupledDistillationSettings(LossSettings):
     240 epochs)."""
 
     def __post_init__(self) -> None:
-        at_least(0, alpha=self.alpha, beta=self.beta)
-        above(0, tau=self.tau)
+        between(0, MOST_WEIGHT, alpha=self.alpha, beta=self.beta)
+        temperature(tau=self.tau)
         share(ramp=self.ramp)
 
 
@@ -147,7 +159,7 @@ class FeatureLossSettings(LossSettings):
     """Weight of cross-entropy with the annotation."""
 
     def __post_init__(self) -> None:
-        at_least(0, weight=self.weight, annotation=self.annotation)
+        between(0, MOST_WEIGHT, weight=self.weight, annotation=self.annotation)
 
 
 @dataclass
@@ -179,7 +191,7 @@ class RelationalDistillationSettings(FeatureLossSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(0, distance=self.distance, angle=self.angle)
+        between(0, MOST_WEIGHT, distance=self.distance, angle=self.angle)
 
 
 @dataclass
@@ -203,8 +215,10 @@ class KnowledgeReviewSettings(FeatureLossSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         share(ramp=self.ramp)
-        for name, value in (("stages", self.stages), ("channels", self.channels)):
-            require(name, value, value is None or value >= 1, "at least 1, or null")
+        if self.stages is not None:
+            between(1, MOST_STAGES, stages=self.stages)
+        if self.channels is not None:
+            between(1, MOST_CHANNELS, channels=self.channels)
 
 
 LOSSES: dict[str, Entry] = {

@@ -134,7 +134,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, object, str | None]] = {
         {"student.training": {"steps": -1}},
         "student.training.steps",
         -1,
-        "a whole number of at least 0 or null",
+        "a whole number from 0 to 100,000,000 or null",
     ),
     "prototypes for fine-tuning": (
         {"student.mode": "finetune", "controls": []},
@@ -161,7 +161,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, object, str | None]] = {
         {"student.head.scale": 0},
         "student.head.scale",
         0,
-        "a number above 0 or null",
+        "a number above 0 and of at most 10000 or null",
     ),
 }
 

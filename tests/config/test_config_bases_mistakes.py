@@ -150,5 +150,5 @@ def test_a_key_that_a_new_choice_lacks_is_not_the_mistake_of_the_base(write: Wri
 def test_an_anchor_within_itself_is_refused(write: Write) -> None:
     write("run: &same {name: x, seed: *same}\n", "b.yaml", base="")
     (error,) = errors_of(write("run: &same {name: x, seed: *same}\n", base="b.yaml"))
-    assert error.where == "c.yaml, b.yaml"
+    assert error.where == "c.yaml:2:28"
     assert "anchor" in error.problem

@@ -37,6 +37,7 @@ def test_a_minimal_config_is_good() -> None:
 
 
 WHOLE = "a whole number of at least 0"
+THREADS = "a whole number above 0 and of at most 1,024 or auto"
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,10 @@ WHOLE = "a whole number of at least 0"
             [],
             "run.seeds",
             [],
-            "a list of at least 1 (each item: a whole number) or null",
+            f"a list of at least 1 and at most 1,000 (each item: {WHOLE}) or null",
         ),
-        ("run.seeds", [0, "x"], "run.seeds.1", "x", "a whole number"),
+        ("run.seeds", [0, "x"], "run.seeds.1", "x", WHOLE),
+        ("run.seeds", [-1], "run.seeds.0", -1, WHOLE),
         ("run", 3, "run", 3, "a section with some of the keys name, seed, seeds, output, loggers"),
         ("run.output", 3, "run.output", 3, "text"),
         ("data.limit", -2, "data.limit", -2, "a whole number above 0 or null"),
@@ -64,16 +66,17 @@ WHOLE = "a whole number of at least 0"
             {"steps": 5, "lr": float("inf")},
             "student.training.lr",
             float("inf"),
-            "a number above 0, and finite",
+            "a number above 0 and of at most 1e+38, and finite in float32",
         ),
         (
             "execution.workers",
             "all",
             "execution.workers",
             "all",
-            "a whole number above 0 or auto",
+            THREADS,
         ),
-        ("execution.workers", 0, "execution.workers", 0, "a whole number above 0 or auto"),
+        ("execution.workers", 0, "execution.workers", 0, THREADS),
+        ("execution.threads", 1_000_000, "execution.threads", 1_000_000, THREADS),
         ("student.cross_fit", 1, "student.cross_fit", 1, "0, or at least 2 folds"),
     ],
 )

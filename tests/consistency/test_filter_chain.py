@@ -148,5 +148,5 @@ def test_every_filter_can_be_written_in_a_config(name: str) -> None:
 
 
 def test_a_wrong_setting_in_a_config_is_named_with_its_value() -> None:
-    with pytest.raises(ValueError, match="k: 0: must be at least 1"):
+    with pytest.raises(ValueError, match="k: 0: must be from 1 to"):
         REGISTRY.check({"name": "teacher_student", "k": 0})

@@ -154,14 +154,20 @@ def test_a_limit_keeps_the_rotations_of_an_image_together(idx_folder: Path) -> N
     [
         ({"part": "tset"}, "part: 'tset': must be one of both, train, test; did you mean 'test'?"),
         ({"part": None}, "part: null: must be one of both, train, test"),
-        ({"rotations": []}, "rotations: []: give at least one angle in degrees"),
-        ({"rotations": [30, 390]}, "rotations: [30.0, 390.0]: two angles are the same"),
+        (
+            {"rotations": []},
+            "rotations: []: must be 1 to 360 angles in degrees, from -360 to 360",
+        ),
+        ({"rotations": [30, -330]}, "rotations: [30.0, -330.0]: two angles are the same"),
         # Different, but both would be called rot30.
         (
             {"rotations": [30, 30.00000001]},
             "rotations: [30.0, 30.00000001]: two angles are the same",
         ),
-        ({"rotations": [0, float("nan")]}, "rotations.1: nan: must be a number, and finite"),
+        (
+            {"rotations": [0, float("nan")]},
+            "rotations.1: nan: must be a number, and finite in float32",
+        ),
         ({"rotations": 90}, "rotations: 90: must be a list (each item: a number) or null"),
     ],
 )

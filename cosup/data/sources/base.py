@@ -182,9 +182,11 @@ def name_indices(names: Sequence[str], order: Sequence[str]) -> list[int]:
 
 
 def check_angles(angles: Sequence[float]) -> None:
-    """Raise `UserError` unless there are angles (degrees), all different and of different names."""
-    if not angles:
-        raise UserError("give at least one angle in degrees", key="rotations", value=[])
+    """Raise `UserError` unless there are angles (degrees) within a turn, all different and of
+    different names. Each makes a copy of all images, so there are at most 360."""
+    allowed = "1 to 360 angles in degrees, from -360 to 360"
+    if not 1 <= len(angles) <= 360 or any(abs(angle) > 360 for angle in angles):
+        raise UserError("must be {allowed}", key="rotations", value=list(angles), allowed=allowed)
     turns = {angle % 360 for angle in angles}
     if min(len(turns), len(set(_angle_names(angles)))) < len(angles):
         raise UserError("two angles are the same", key="rotations", value=list(angles))
