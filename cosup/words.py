@@ -32,6 +32,7 @@ __all__ = [
     "percent",
     "plural",
     "points",
+    "printable",
     "ranged",
     "shorten",
     "size",
@@ -178,6 +179,14 @@ def literal(value: object) -> str:
     if len(text) <= _LITERAL_WIDTH or (isinstance(value, str) and "/" in value):
         return text
     return f"{text[: _LITERAL_WIDTH - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes (`\\x1b`, `\\udcff`) for the letters that cannot be printed."""
+    if text.isprintable():
+        return text
+    letters = (a if a.isprintable() else a.encode("unicode_escape").decode() for a in text)
+    return "".join(letters)
 
 
 def shorten(text: str, most: int = 60) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosup.data.images import Images, Ints, find_broken
+from cosup.data.images import Images, Ints, find_broken, has_printable_name, unprintable
 from cosup.data.section import DataSection
 from cosup.data.sources.base import Collection
 from cosup.errors import RunError, UserError
@@ -30,10 +30,14 @@ def without_broken(
 
     Raise `UserError` if their share is above `max_broken`.
     """
-    if section.check == "none" or not collection.images.files:
+    images, table = collection.images, collection.table
+    indices = table["image"].to_numpy(np.int64)
+    if not images.files:
         return collection, ()
-    table = collection.table
-    broken = _checked_once(collection.images, table["image"].to_numpy(np.int64), workers, cache)
+    if section.check == "none":
+        broken = _unprintable(images, indices)
+    else:
+        broken = _checked_once(images, indices, workers, cache)
     if not broken:
         return collection, ()
     places = sorted(broken)
@@ -69,6 +73,12 @@ def try_images(section: DataSection, collection: Collection) -> None:
         of = "" if len(tried) == total else " that were tried"
         text = f"{count} of {len(tried)} images{of}"
         raise _too_many(section, text, total, broken[min(broken)])
+
+
+def _unprintable(images: Images, indices: Ints) -> dict[int, str]:
+    """Return the images of names that cannot be printed, for which none need be decoded."""
+    paths = ((place, images.where(index)) for place, index in enumerate(indices.tolist()))
+    return {place: unprintable(path) for place, path in paths if not has_printable_name(path)}
 
 
 def _too_many(section: DataSection, broken: str, total: int, reason: str) -> UserError:

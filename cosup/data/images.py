@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cosup.errors import in_short
+from cosup.words import printable
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,12 @@ class FileImages:
         return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> Image.Image:
-        """Decode the whole file and close it."""
-        return read_image(self.where(index))
+        """Decode the whole file and close it; raise `BrokenImage` also for a name that cannot be
+        printed."""
+        path = self.where(index)
+        if not has_printable_name(path):
+            raise BrokenImage(unprintable(path))
+        return read_image(path)
 
     def fingerprint(self, indices: Ints) -> str:
         """Return a hash of paths, sizes and modification times; hashing all bytes is too slow."""
@@ -156,6 +161,16 @@ class RowImages:
             return []
         paths: list[str | None] = pc.struct_field(column, "path").take(indices).to_pylist()
         return paths
+
+
+def has_printable_name(path: str) -> bool:
+    """Return whether a file can be named in tables and logs. The folders are not looked at."""
+    return os.path.basename(path).isprintable()
+
+
+def unprintable(path: str) -> str:
+    """Return why an image that cannot be named is as good as broken."""
+    return f"'{printable(path)}': not a printable name"
 
 
 def find_broken(images: Images, indices: Ints, workers: int) -> dict[int, str]:

@@ -25,9 +25,6 @@ def list_images(given: Iterable[str]) -> list[str]:
     for argument in given:
         with mistakes.caught():
             found.update(dict.fromkeys(_named_by(argument)))
-    for path in found:
-        if not path.isprintable():  # an output holds Unicode alone
-            mistakes.add([UserError("rename {value}: not a printable name", value=path)])
     mistakes.raise_all()
     return list(found)
 

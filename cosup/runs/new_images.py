@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cosup.data.broken import log_broken
+from cosup.data.images import unprintable
 from cosup.data.listing import list_images
 from cosup.errors import Mistakes, UserError
 from cosup.runs.kept_rows import KeptRows, Row, check_output
@@ -123,9 +124,10 @@ def _ask(
     paths: Sequence[str], speakers: Speakers, on_rows: Callable[[dict[str, list[Row]]], None]
 ) -> None:
     """Pass the rows of each part to `on_rows`, and log which images are broken."""
-    broken: list[str] = []
+    broken = [unprintable(path) for path in paths if not path.isprintable()]
     with progress(speakers.doing, len(paths)) as advance:
-        for said in speakers.say(paths):
+        advance(len(broken))
+        for said in speakers.say([path for path in paths if path.isprintable()]):
             on_rows(said.rows)
             broken += said.broken
             advance(len(said.rows) + len(said.broken))

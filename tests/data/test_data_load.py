@@ -187,6 +187,36 @@ def test_broken_images_are_set_aside(
     assert len(load("image_folder", root=str(tmp_path), check="none")) == 120
 
 
+@pytest.mark.parametrize("name", ["\x1b[31m.png", "a\nb.png", "\udcff.png"])
+def test_files_of_unprintable_names_are_set_aside(
+    name: str, tmp_path: Path, class_folder: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class_folder(tmp_path, count=60)
+    (tmp_path / "1" / "007.png").rename(tmp_path / "1" / name)
+    escaped = f"1/{name}".encode("unicode_escape").decode()
+    for check in ("full", "none"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            data = load("image_folder", root=str(tmp_path), check=check)
+        assert data.broken == (escaped,)
+        assert len(data) == 119
+        assert "set aside 1 of 120 images" in caplog.text
+        assert f"{escaped}': not a printable name" in caplog.text
+        assert all(one.isprintable() for one in data.table["sample_id"])
+    section = DataSection.model_validate(
+        {"source": "images", "root": str(tmp_path), "classes": ["a", "b"]}
+    )
+    unlabelled = load_data(section, 0, 2, None, teacher_train=False)
+    assert unlabelled.broken == (escaped,)
+    fails("root", "printable", root=str(_with_folder(tmp_path, name)))
+
+
+def _with_folder(root: Path, name: str) -> Path:
+    """Give a folder a folder of a class with this name."""
+    (root / "0").rename(root / name)
+    return root
+
+
 def test_too_many_broken_images_end_it(tmp_path: Path, class_folder: Writer) -> None:
     class_folder(tmp_path, count=60)
     for n in range(2):

@@ -147,6 +147,21 @@ def test_broken_images_are_set_aside_and_named(
     assert sorted(p.name for p in Path().iterdir()) == ["a.csv", "photos"]
 
 
+def test_an_image_of_an_unprintable_name_is_set_aside(
+    run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "03.png").rename(photos / "\x1b[31m\udcff.png")
+    rest = [path for path in paths_in(photos) if path.isprintable()]
+    for ending in READ:
+        output = Path(f"a{ending}")
+        assert call(["predict", str(run), str(photos), "-o", str(output)]) == 0
+        assert READ[ending](output)["path"].tolist() == rest
+        told = capsys.readouterr().err
+        assert f"set aside 1 of {len(rest) + 1}" in told
+        assert "\\x1b[31m\\udcff.png" in told
+        assert "\x1b" not in told
+
+
 def interrupt_third_batch(patch: pytest.MonkeyPatch) -> None:
     """Let the next prediction be interrupted before its third batch."""
     whole = ExportedStudent.answers

@@ -11,6 +11,7 @@ import numpy as np
 from cosup.data.images import FileImages
 from cosup.data.sources.base import SPLIT_NAMES, SPLITS, TABLE_COLUMNS, Collection
 from cosup.errors import UserError, unknown_name
+from cosup.words import printable
 
 IMAGE_ENDINGS = frozenset(
     f".{ending}"
@@ -43,7 +44,7 @@ def images_below(path: Path, skip: str | None = None) -> list[str]:
     """Return the sorted paths, relative to `path`, of all image files at any depth.
 
     skip: a folder to leave out. Images are recognised by their ending; the content is checked when
-    they are decoded.
+    they are decoded, and names that cannot be printed count as broken then.
     """
     left_out = _inodes(skip) - _inodes(str(path))
     return sorted(os.path.relpath(found, path) for found in _image_files(path, left_out))
@@ -141,7 +142,7 @@ def _other_images(found: Collection, root: str | Path, folder: str) -> tuple[lis
     above = os.path.relpath(real_folder, real_root)
     if PurePosixPath(above).parts[:1] == (os.pardir,):
         above = os.path.basename(real_folder)
-    return new, [PurePosixPath(above, path).as_posix() for path in new]
+    return new, [printable(PurePosixPath(above, path).as_posix()) for path in new]
 
 
 def _domain_of(path: str, folder: str, domains: tuple[str, ...], left_out: AbstractSet[str]) -> int:
@@ -195,8 +196,8 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", key="root", value=str(path)) from None
     for entry in found:
-        # Sample ids are written to tables, which only hold Unicode.
-        if not entry.name.isprintable():
+        # Folders name classes and domains. Files are set aside as broken ones are (`FileImages`).
+        if not entry.name.isprintable() and entry.is_dir():
             raise UserError(
                 f"rename {{value}} in '{path}': not a printable name", key="root", value=entry.name
             )

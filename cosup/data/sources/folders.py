@@ -23,6 +23,7 @@ from cosup.data.sources.files import (
     with_unlabelled,
 )
 from cosup.errors import UserError, in_short, unknown_name
+from cosup.words import printable
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ class ImageFolder(Source):
                 labels += [name] * len(images)
                 splits += [split] * len(images)
         classes = ordered_names(labels)
-        columns = Columns(paths, name_indices(labels, classes), split=splits)
+        ids = list(map(printable, paths))
+        columns = Columns(ids, name_indices(labels, classes), split=splits)
         found = collect(columns, FileImages(root, paths), classes)
         return with_unlabelled(found, root, self.unlabelled)
 
@@ -133,7 +135,7 @@ class DomainFolder(Source):
         official = lists and self.official_test and {row.part for row in rows} == set(LISTS)
         split = [row.part if not lists or (official and row.part == "test") else "" for row in rows]
         columns = Columns(
-            paths,
+            list(map(printable, paths)),
             name_indices([row.label for row in rows], classes),
             domain=name_indices([row.domain for row in rows], domains),
             split=split,

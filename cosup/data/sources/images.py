@@ -22,7 +22,7 @@ from cosup.data.sources.table import (
     read_table,
 )
 from cosup.errors import UserError, within
-from cosup.words import listed, plural
+from cosup.words import listed, plural, printable
 
 if TYPE_CHECKING:  # see `Source`
     import pandas as pd
@@ -68,16 +68,16 @@ class ImageFiles(Source):
         root = Path(self.root)
         found = class_images(root, self.unlabelled)
         paths = [PurePosixPath(path).as_posix() for path in found]
-        images = FileImages(root, paths)
+        ids, images = list(map(printable, paths)), FileImages(root, paths)
         split = _folders_of_splits(paths)
         if self.labels is not None:
-            rows = self._rows(self.labels, paths)
+            rows = self._rows(self.labels, ids)
             if split is not None and "split" not in rows.frame:
                 rows.frame["split"] = split
-            collection = collect_rows(rows, paths, images, self.classes)
+            collection = collect_rows(rows, ids, images, self.classes)
         elif self.classes:
             names = class_names(self.classes, ())
-            collection = collect(Columns(paths, [-1] * len(paths), split=split), images, names)
+            collection = collect(Columns(ids, [-1] * len(ids), split=split), images, names)
         else:
             raise _no_classes()
         return with_unlabelled(collection, root, self.unlabelled)

@@ -8,6 +8,7 @@ from cosup.data.sources.base import Collection, Columns, Names, Source, collect,
 from cosup.data.sources.files import class_images, folders
 from cosup.data.sources.table import read_table
 from cosup.errors import UserError, within
+from cosup.words import printable
 
 ROLES = {"train": "base", "val": "validation", "test": "novel"}
 """The role of the classes of each part."""
@@ -48,7 +49,7 @@ class MiniImageNet(Source):
         paths = [path for rows in parts.values() for path, _ in rows]
         labels = [label for rows in parts.values() for _, label in rows]
         classes = list(role_of)
-        columns = Columns(paths, name_indices(labels, classes))
+        columns = Columns(list(map(printable, paths)), name_indices(labels, classes))
         collection = collect(columns, FileImages(root, paths), classes)
         return replace(collection, roles=tuple(role_of.values()))
 
