@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -185,6 +186,17 @@ class Manifest:
         """Return the parts of a file that grows which are not what was recorded, in order."""
         history = parts(self._settled().get(self.name(path), []))
         return [entry for entry in history if not _part_fits(path, entry)]
+
+    def whole_until(self, path: Path) -> int:
+        """Return how many bytes of a file that grows, from its start, are what was recorded."""
+        history, end = parts(self._settled().get(self.name(path), [])), 0
+        with ThreadPoolExecutor() as threads:  # computing a digest lets other threads run
+            fits = threads.map(lambda entry: _part_fits(path, entry), history)
+            for entry, is_whole in zip(history, fits, strict=True):
+                if not is_whole or entry.start != end:
+                    break
+                end = entry.size
+        return end
 
     def _state(self, path: Path, history: list[Entry] | None) -> State:
         if not history:

@@ -25,7 +25,7 @@ from cosup.data.table import ImageData, Known, load_data
 from cosup.data.transforms import eval_transform
 from cosup.errors import RunError
 from cosup.models.compute import Compute, Precision
-from cosup.models.features import feature_blocks
+from cosup.models.extraction import batch_for, feature_blocks
 from cosup.models.section import BackboneSection
 from cosup.models.watch import recorded
 from cosup.teachers.annotate import annotate_rows
@@ -189,7 +189,8 @@ class PoolActor:
         if not self.data.drawn:
             rows = self.data.rows(split)[start:stop]
         transform, compute = eval_transform(source.backbone.input), self.features.compute
-        images = image_batches(self.data, rows, transform, compute.batch_size, compute.workers)
+        batch = batch_for(compute.batch_size)
+        images = image_batches(self.data, rows, transform, batch, compute.workers)
         return torch.cat(list(feature_blocks(source.backbone, images))).numpy()
 
     @cached_property

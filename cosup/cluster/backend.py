@@ -21,6 +21,7 @@ from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
+from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
 from cosup.runs.backend import TeacherGroup
 from cosup.student.jobs import Launcher
@@ -82,9 +83,11 @@ class RayBackend(Closeable):
         def identity(section: BackboneSection) -> str:
             return features.source(section).backbone.identity
 
-        batch_size = features.compute.batch_size
+        batch, device = batch_for(execution.batch_size), self.allocations["features"].device
         return features.extracting_with(
-            features_by_pool(lambda: self._use("features"), data, batch_size, BLOCK_ROWS, identity)
+            features_by_pool(
+                lambda: self._use("features"), data, batch, BLOCK_ROWS, identity, device
+            )
         )
 
     @property

@@ -21,7 +21,7 @@ from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import OnShard, annotate, groups_of
 from cosup.teachers.base import Teacher, Training
-from cosup.teachers.features import RemoteBlocks
+from cosup.teachers.features import RemoteExtraction
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
@@ -156,29 +156,21 @@ def _sample_ids(data: ImageData, split: str, rows: slice) -> list[str]:
 def features_by_pool(
     pool: Callable[[], Pool],
     data: ImageData,
-    batch_size: int,
+    batch: int,
     block_rows: int,
     identity: Callable[[BackboneSection], str] | None = None,
-) -> RemoteBlocks:
-    """Return a function by which a pool extracts features of `data`, about `block_rows` at a time.
+    device: str = "cpu",
+) -> RemoteExtraction:
+    """Return an extraction of features of `data` by a pool, about `block_rows` at a time.
 
     Features of other samples (novel classes) are left to the driver. pool: returns the pool; called
-    only if there is work. identity: returns the identity of the driver's backbone, which must be
-    that of every actor's; None skips the check.
+    only if there is work. batch: of the extraction. identity: returns the identity of the driver's
+    backbone, which must be that of every actor's; None skips the check. device: of the actors.
     """
-    rows = max(1, block_rows // batch_size) * batch_size  # so that batches equal the local run's
+    rows = max(1, block_rows // batch) * batch  # so that batches equal the local run's
 
-    def blocks(
-        section: BackboneSection, asked: ImageData, split: str, start: int
-    ) -> Iterator[Tensor] | None:
-        if asked is not data:
-            return None
+    def blocks(section: BackboneSection, split: str, start: int) -> Iterator[Tensor]:
         cached_rows = np.arange(len(data)) if data.drawn else data.rows(split)
-        return extract(start, cached_rows, section, split)
-
-    def extract(
-        start: int, cached_rows: np.ndarray, section: BackboneSection, split: str
-    ) -> Iterator[Tensor]:
         name = "all samples" if data.drawn else split
         items = (
             WorkItem(
@@ -193,4 +185,4 @@ def features_by_pool(
         for _, block in pool().run(items, ordered=True):
             yield torch.from_numpy(np.array(block))
 
-    return blocks
+    return RemoteExtraction(data, torch.device(device), blocks)

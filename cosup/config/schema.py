@@ -89,8 +89,8 @@ class ExecutionSection(Section):
     for Ray's actors too. The last digits of sums depend on it. Beyond the number of cores more are
     slower, and from some 10,000 the process is ended; no machine has more than 1,024."""
     batch_size: int = Field(default=64, gt=0, le=65_536)
-    """Images per forward pass. Larger batches than some hundreds are no faster, and so many images
-    of 224 pixels take 39 GB."""
+    """Images per forward pass; of features at most 64, so that a larger number changes none. Larger
+    batches than some hundreds are no faster, and so many images of 224 pixels take 39 GB."""
     shard_size: int = Field(default=4096, gt=0, le=1_000_000)
     """Samples per annotation shard, and so the most that a killed run loses while annotating. A
     shard is held in memory: one of a million samples over 1,000 classes takes 4 GB."""

@@ -108,7 +108,7 @@ def open_features(run: RunSection, execution: ExecutionSection) -> FeatureCache:
         compute = make_compute(run, execution)
     except UserError:  # told by `find_compute`
         return FeatureCache(Compute())
-    return FeatureCache(replace(compute, device=torch.device("cpu")))
+    return FeatureCache(replace(compute, device=torch.device("cpu")), device=compute.device)
 
 
 def planned(run: RunSection, teachers: TeachersSection, samples: ImageData) -> Hierarchy:

@@ -13,12 +13,11 @@ from cosup.config.schema import Assigners, Config
 from cosup.data.notes import Note
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData
-from cosup.data.transforms import eval_transform
 from cosup.errors import within
 from cosup.models.classifier import build_classifier
 from cosup.models.clip_text import prompts_of
 from cosup.models.compute import Compute
-from cosup.models.features import features_key, has_features
+from cosup.models.features import has_features
 from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
 from cosup.runs.checks import Facts
@@ -277,16 +276,12 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> Featur
     if not splits:
         return None
     with within("student.backbone"):
-        backbone = features.source(config.student.backbone).backbone
-    cache = features.compute.cache
-    transform = eval_transform(backbone.input).key
-    parts = {part.fingerprint: len(part) for part in (cached_part(data, s) for s in splits)}
+        source = features.source(config.student.backbone)
+    cache, backbone = features.compute.cache, source.backbone
+    parts = {features.cache_key(source, data, s): len(cached_part(data, s)) for s in splits}
     images = sum(parts.values())
     missing = sum(
-        count
-        for fingerprint, count in parts.items()
-        if cache is None
-        or not has_features(cache, features_key(backbone.identity, transform, fingerprint))
+        count for key, count in parts.items() if cache is None or not has_features(cache, key)
     )
     return FeaturesPlan(
         backbone=backbone.name,

@@ -13,16 +13,26 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.models.compute import Compute
-from cosup.models.features import cached_features, feature_blocks, features_key
+from cosup.models.extraction import Conditions, feature_blocks
+from cosup.models.features import Rows, cached_features, features_key
 from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
-__all__ = ["FeatureCache", "FeatureSource", "RemoteBlocks", "cached_part"]
+__all__ = ["FeatureCache", "FeatureSource", "RemoteExtraction", "cached_part"]
 
-RemoteBlocks = Callable[[BackboneSection, ImageData, str, int], Iterator[Tensor] | None]
-"""Extracts features in other processes: (backbone, data, split, first row of the samples that are
-cached with the split) -> blocks [b, D] float16 from that row to the last, in order; None leaves the
-work to this process."""
+
+@dataclass(frozen=True)
+class RemoteExtraction:
+    """Extracts features in other processes.
+
+    data: the samples that they have; features of others are left to this process. device: that they
+    compute on. blocks: function of a backbone, a split and the first row of the samples that are
+    cached with the split -> blocks [b, D] float16 from that row to the last, in order.
+    """
+
+    data: ImageData
+    device: torch.device
+    blocks: Callable[[BackboneSection, str, int], Iterator[Tensor]]
 
 
 @dataclass
@@ -30,15 +40,17 @@ class FeatureCache:
     """Backbones and features that this process has loaded, each of them once.
 
     compute: its `cache` is the folder of features on disk. remote: extracts features in other
-    processes; None extracts them in this one.
+    processes; None extracts them in this one. device: that features are extracted on; None is that
+    of `compute`.
     """
 
     compute: Compute
-    remote: RemoteBlocks | None = None
+    remote: RemoteExtraction | None = None
     backbones: dict[str, Backbone] = field(default_factory=dict, repr=False)
     opened: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    device: torch.device | None = None
 
-    def extracting_with(self, remote: RemoteBlocks) -> Self:
+    def extracting_with(self, remote: RemoteExtraction) -> Self:
         """Return a cache of the same backbones and features whose missing features `remote`
         extracts."""
         return type(self)(self.compute, remote, self.backbones, self.opened)
@@ -80,21 +92,38 @@ class FeatureCache:
         for all seeds. Given splits do not, so each split has its own, memory-mapped.
         """
         backbone, part = source.backbone, cached_part(data, split)
-        transform = eval_transform(backbone.input)
-        key = features_key(backbone.identity, transform.key, part.fingerprint)
+        conditions, remote = self._conditions(data), self._remote(data)
 
         def blocks(start: int) -> Iterator[Tensor]:
-            if self.remote is not None:
-                remote = self.remote(source.section, data, split, start)
-                if remote is not None:
-                    return remote
-            rows, compute = np.arange(start, len(part)), self.compute
-            images = image_batches(part, rows, transform, compute.batch_size, compute.workers)
+            if remote is not None:
+                return remote.blocks(source.section, split, start)
+            rows, transform = np.arange(start, len(part)), eval_transform(backbone.input)
+            workers = self.compute.workers
+            images = image_batches(part, rows, transform, conditions.batch, workers)
             return feature_blocks(backbone, images)
 
-        shape = (len(part), backbone.num_features)
-        found = cached_features(blocks, shape, self.compute.cache, key, on_rows, backbone.name)
+        rows = Rows(blocks, (len(part), backbone.num_features), backbone.name, conditions)
+        key = self.cache_key(source, data, split)
+        found = cached_features(rows, self.compute.cache, key, on_rows)
         return found[torch.from_numpy(data.rows(split))] if data.drawn else found
+
+    def cache_key(self, source: "FeatureSource", data: ImageData, split: str) -> str:
+        """Return the key of the features on disk that a split's are read from."""
+        part, conditions = cached_part(data, split), self._conditions(data)
+        transform = eval_transform(source.backbone.input)
+        return features_key(
+            source.backbone.identity, transform.key, part.fingerprint, conditions.key
+        )
+
+    def _remote(self, data: ImageData) -> RemoteExtraction | None:
+        return self.remote if self.remote is not None and self.remote.data is data else None
+
+    def _conditions(self, data: ImageData) -> Conditions:
+        """Return the conditions that features of this data are extracted in."""
+        remote = self._remote(data)
+        if remote is not None:
+            return Conditions.of(remote.device, self.compute.batch_size, here=False)
+        return Conditions.of(self.device or self.compute.device, self.compute.batch_size)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from cosup.data.loader import image_batches
 from cosup.data.section import DataSection
 from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
-from cosup.models.features import cached_features, feature_blocks
+from cosup.models.extraction import feature_blocks
+from cosup.models.features import Rows, cached_features
 from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
@@ -80,8 +81,8 @@ def extract(backbone: Backbone, batches: Batches, count: int) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        shape = (count, backbone.num_features)
-        cached_features(blocks, shape, Path(folder), "bench")
+        rows = Rows(blocks, (count, backbone.num_features))
+        cached_features(rows, Path(folder), "bench")
         return time.perf_counter() - start
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -18,14 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from cosup import manifest as manifest_module
 from cosup.errors import RunError
+from cosup.manifest import MANIFEST, Manifest
+from cosup.manifest_lines import text_of
 from cosup.models import features as cache_module
-from cosup.models.features import (
-    cached_features,
-    feature_blocks,
-    features_key,
-    has_features,
-)
+from cosup.models.extraction import feature_blocks
+from cosup.models.features import Rows, cached_features, features_key, has_features
 from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
@@ -70,7 +68,7 @@ def cached(
     def blocks(start: int) -> Iterator[Tensor]:
         return feature_blocks(backbone, batches(np.arange(start, rows)))
 
-    return cached_features(blocks, (rows, backbone.num_features), cache, key, on_rows)
+    return cached_features(Rows(blocks, (rows, backbone.num_features)), cache, key, on_rows)
 
 
 def test_rows_are_the_backbones_features(backbone: Backbone, tmp_path: Path) -> None:
@@ -118,7 +116,7 @@ import sys, time
 import numpy as np
 from pathlib import Path
 import torch
-from cosup.models import features
+from cosup.models import extraction, features
 
 class Sums:
     name, num_features = "sums", 3
@@ -137,9 +135,9 @@ RUN = (
     SUMS
     + """
 def blocks(start):
-    return features.feature_blocks(Sums(), slow(np.arange(start, 23)))
+    return extraction.feature_blocks(Sums(), slow(np.arange(start, 23)))
 
-features.cached_features(blocks, (23, 3), Path(sys.argv[1]), "key")
+features.cached_features(features.Rows(blocks, (23, 3)), Path(sys.argv[1]), "key")
 """
 )
 
@@ -147,14 +145,14 @@ features.cached_features(blocks, (23, 3), Path(sys.argv[1]), "key")
 def test_a_real_kill_loses_no_saved_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(IMAGES, tmp_path / "images.pt")
     process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)])
-    progress = tmp_path / "features" / "key" / "progress.json"
+    folder = tmp_path / "features" / "key"
     deadline = time.monotonic() + 120
-    while not progress.exists() and time.monotonic() < deadline and process.poll() is None:
+    while not (folder / MANIFEST).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert progress.exists()
-    saved = json.loads(progress.read_text())["done"]
+    assert not has_features(tmp_path, "key")
+    saved = Manifest(folder).entries()["features.f16"].size // (3 * 2)
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path)])
     names: dict[str, Any] = {}
     exec(SUMS, names)
@@ -165,14 +163,164 @@ def test_a_real_kill_loses_no_saved_row(tmp_path: Path, monkeypatch: pytest.Monk
     torch.testing.assert_close(found.float(), IMAGES.float().mean((2, 3)), rtol=1e-3, atol=0.1)
 
 
-def test_a_damaged_file_or_other_rows_are_extracted_again(
-    backbone: Backbone, tmp_path: Path
+@pytest.fixture
+def whole(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Complete features in blocks of 8 rows; this process has not checked them."""
+    monkeypatch.setattr(cache_module, "SAVE_EVERY", 8)
+    found = cached(backbone, Reader(), ROWS, tmp_path, "key").clone()
+    forget_checks(monkeypatch)
+    return found
+
+
+def forget_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Act as another process, which has checked nothing."""
+    monkeypatch.setattr(cache_module, "_checked", {})
+    monkeypatch.setattr(manifest_module, "_digests", {})
+    monkeypatch.setattr(manifest_module, "_lines", {})
+
+
+def flip(path: Path, place: int) -> None:
+    """Change a bit of a file, which keeps its size and its time."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"12345")
+
+
+def name_outside(path: Path) -> None:
+    lines = [text_of({"path": "../other", "size": 1, "sha256": "0"})]
+    path.write_text(path.read_text() + "".join(lines))
+
+
+def lose_line(path: Path, number: int) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number] = lines[number].replace(b"path", b"part")
+    path.write_bytes(b"".join(lines))
+
+
+FILE, META, ROW = "features.f16", "meta.json", 96 * 2
+DAMAGES: dict[str, tuple[str, Callable[[Path], object], int]] = {
+    "a bit of block 2": (FILE, lambda path: flip(path, 8 * ROW + 3), 8),
+    "a bit of the last row": (FILE, lambda path: flip(path, ROWS * ROW - 1), 16),
+    "a file cut in half": (FILE, lambda path: os.truncate(path, ROWS * ROW // 2), 8),
+    "an empty file": (FILE, lambda path: path.write_bytes(b""), 0),
+    "other bytes": (FILE, lambda path: path.write_bytes(os.urandom(ROWS * ROW)), 0),
+    "a file that is gone": (FILE, lambda path: path.unlink(), 0),
+    "a longer file": (FILE, lengthen, ROWS),
+    "a bit of meta.json": (META, lambda path: flip(path, 9), ROWS),
+    "no meta.json": (META, lambda path: path.unlink(), ROWS),
+    "no manifest": (MANIFEST, lambda path: path.unlink(), 0),
+    "a manifest of other bytes": (MANIFEST, lambda path: path.write_bytes(os.urandom(999)), 0),
+    "a line of the manifest": (MANIFEST, lambda path: lose_line(path, 2), 8),
+    "a manifest that names other files": (MANIFEST, name_outside, 0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_features_are_extracted_again_from_the_damage_on(
+    damage: str,
+    whole: Tensor,
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole = cached(backbone, Reader(), ROWS, tmp_path, "key").clone()
-    os.truncate(tmp_path / "features" / "key" / "features.f16", 100)
-    assert torch.equal(cached(backbone, Reader(), ROWS, tmp_path, "key"), whole)
+    name, harm, first = DAMAGES[damage]
+    file = tmp_path / "features" / "key" / name
+    harm(file)
+    reader = Reader()
+    assert torch.equal(cached(backbone, reader, ROWS, tmp_path, "key"), whole)
+    assert reader.asked == list(range(first, ROWS))
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert str(file) in warnings[0].getMessage()
+    forget_checks(monkeypatch)
+    reader = Reader()
+    assert torch.equal(cached(backbone, reader, ROWS, tmp_path, "key"), whole)
+    assert reader.asked == []
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_damaged_block_of_an_unfinished_extraction_is_not_resumed_from(
+    block: int,
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(cache_module, "SAVE_EVERY", 8)
+    expected = cached(backbone, Reader(), ROWS, tmp_path, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        cached(backbone, Reader(fail_after=20), ROWS, tmp_path, "key")
+    forget_checks(monkeypatch)
+    flip(tmp_path / "features" / "key" / FILE, 8 * block * ROW)
+    reader = Reader()
+    assert torch.equal(cached(backbone, reader, ROWS, tmp_path, "key"), expected)
+    assert reader.asked == list(range(8 * block, ROWS))
+    assert FILE in caplog.text
+
+
+def test_a_repair_that_is_killed_is_repeated(
+    whole: Tensor, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "features" / "key" / FILE
+    flip(file, 17 * ROW)
+    with pytest.raises(KeyboardInterrupt):
+        cached(backbone, Reader(fail_after=0), ROWS, tmp_path, "key")
+    assert not has_features(tmp_path, "key")
+    forget_checks(monkeypatch)
+    reader = Reader()
+    assert torch.equal(cached(backbone, reader, ROWS, tmp_path, "key"), whole)
+    assert reader.asked == list(range(16, ROWS))
+
+
+def test_a_repair_leaves_the_features_alone_that_another_run_reads(
+    whole: Tensor, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading mapped memory beyond the end of a file kills the process."""
+    mapped = cached(backbone, Reader(), ROWS, tmp_path, "key")
+    forget_checks(monkeypatch)
+    flip(tmp_path / "features" / "key" / FILE, 0)
+    with pytest.raises(KeyboardInterrupt):
+        cached(backbone, Reader(fail_after=0), ROWS, tmp_path, "key")
+    assert torch.equal(mapped[1:], whole[1:])
+
+
+def test_damaged_features_in_a_folder_that_cannot_be_written_are_an_error(
+    whole: Tensor, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "features" / "key"
+    flip(folder / FILE, 0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / ".lock"))
+
+    monkeypatch.setattr(cache_module.FileLock, "acquire", refuse)
+    with pytest.raises(RunError, match="damaged") as raised:
+        cached(backbone, Reader(), ROWS, tmp_path, "key")
+    assert str(folder) in str(raised.value)
+
+
+def test_features_of_another_shape_are_extracted_anew(
+    whole: Tensor, backbone: Backbone, tmp_path: Path
+) -> None:
     shorter = cached(backbone, Reader(), ROWS - 3, tmp_path, "key")
     torch.testing.assert_close(shorter, whole[:-3], rtol=1e-2, atol=1e-2)
+
+
+def test_a_file_is_checked_once_by_a_process(
+    whole: Tensor, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Splits that are drawn from one file of features each read it."""
+    cached(backbone, Reader(), ROWS, tmp_path, "key")
+    monkeypatch.setattr(Manifest, "whole_until", lambda *_: pytest.fail("checked again"))
+    cached(backbone, Reader(), ROWS, tmp_path, "key")
 
 
 def test_complete_features_are_read_without_writing(backbone: Backbone, tmp_path: Path) -> None:
@@ -211,7 +359,7 @@ def test_a_run_waits_for_another_that_extracts_the_same(
         run.start()
         run.join(0.5)
         assert run.is_alive()
-        assert not (folder / "features.part").exists()
+        assert not (folder / "features.f16").exists()
         assert str(folder) in caplog.text
     run.join(60)
     assert len(found[0]) == ROWS
