@@ -17,10 +17,15 @@ from cosup.errors import Mistakes, UserError, within
 from cosup.evidence import Scopes
 from cosup.models.section import TrainingSection
 from cosup.seeds import numpy_generator
-from cosup.teachers.tables.teachers import expand_tables, file_name
+from cosup.teachers.names import is_odd, scope_name
+from cosup.teachers.tables.teachers import expand_tables
 from cosup.words import listed
 
 __all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes", "speakers"]
+
+LONGEST = 100
+"""Letters of a teacher's name, at most; a longer list of domains is named by its first and last
+index."""
 
 
 @dataclass(frozen=True)
@@ -192,13 +197,17 @@ def _block_name(
 ) -> str:
     by = section.by
     if len(block) == 1:
-        return f"{by}_{file_name(names[block[0]])}"
+        return f"{by}_{scope_name(block[0], names[block[0]])}"
     plural = "classes" if by == "class" else "domains"
     if section.partition == "random":
         return f"{plural}_part{number + 1}of{count}"
     if by == "class":
         return f"{plural}_{block[0]}-{block[-1]}"
-    return f"{plural}_{'-'.join(file_name(names[index]) for index in block)}"[:100]
+    named = [scope_name(index, names[index]) for index in block]
+    joined = f"{plural}_{'-'.join(named)}"
+    if len(joined) > LONGEST or any(map(is_odd, (names[index] for index in block))):
+        return f"{plural}_{block[0]}to{block[-1]}"
+    return joined
 
 
 def _rename_if_taken(spec: TeacherSpec, taken: set[str]) -> TeacherSpec:

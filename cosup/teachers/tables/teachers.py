@@ -1,20 +1,15 @@
 """One entry of `teachers.external` may be many teachers: one per annotator of its table."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from cosup.config.external import ExternalSection
 from cosup.errors import Mistakes, UserError, raise_all, within
+from cosup.teachers.names import file_name
 from cosup.teachers.tables.reading import Opened, open_table, unknown_annotator
 from cosup.teachers.tables.votes import ALONE
 
-__all__ = ["expand_tables", "file_name"]
-
-
-def file_name(name: str) -> str:
-    """Return the name of a class, a domain or an annotator as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60] or "_"
+__all__ = ["expand_tables"]
 
 
 def expand_tables(
