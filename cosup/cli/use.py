@@ -9,6 +9,13 @@ import typer
 
 from cosup.cli.app import app, explained, export_app, show
 
+Packages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--package", metavar="MODULE", help="Let it import this module, whose code you trust."
+    ),
+]
+
 
 @export_app.command(
     "labels",
@@ -79,6 +86,7 @@ def student_to_file(
     private: Annotated[
         bool, typer.Option("--private", help="With --push: make a new repository private.")
     ] = False,
+    package: Packages = None,
 ) -> None:
     """Write the student for another runtime, or push it to the Hugging Face hub.
 
@@ -88,7 +96,8 @@ def student_to_file(
     with explained():
         from cosup.runs.export_student import Request, export_student_as
 
-        for line in export_student_as(Request(run, form, output, overwrite, push, private)):
+        request = Request(run, form, output, overwrite, push, private, package or ())
+        for line in export_student_as(request):
             typer.echo(line)
 
 
@@ -134,9 +143,11 @@ def predict(
     overwrite: Overwrite = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
+    package: Packages = None,
 ) -> None:
     """Predict the labels of images."""
     flags = [*(["--team"] if team else []), f"--batch-size={batch_size}", f"--device={device}"]
+    flags += [f"--package={name}" for name in package or ()]
     where = ["-o", str(output), "--resume"]
     with explained(shlex.join(["cosup", "predict", student, *images, *flags, *where])):
         from cosup.runs.logs import log_to_console
@@ -146,6 +157,7 @@ def predict(
         request = Request(
             student=student,
             team=team,
+            packages=package or (),
             images=images,
             output=output,
             resume=resume,
@@ -185,6 +197,7 @@ def annotate(
     overwrite: Overwrite = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
+    package: Packages = None,
 ) -> None:
     """Write what every teacher says of images.
 
@@ -194,6 +207,7 @@ def annotate(
     sets = [f"--set={setting}" for setting in settings or ()]
     flags = [*sets, *(["--probabilities"] if probabilities else [])]
     flags += [f"--batch-size={batch_size}", f"--device={device}"]
+    flags += [f"--package={name}" for name in package or ()]
     where = ["-o", str(output), "--resume"]
     with explained(shlex.join(["cosup", "annotate", source, *images, *flags, *where])):
         from cosup.runs.annotate import Request, annotate_images
@@ -204,6 +218,7 @@ def annotate(
             source=source,
             settings=settings or (),
             probabilities=probabilities,
+            packages=package or (),
             images=images,
             output=output,
             resume=resume,

@@ -2,7 +2,7 @@
 
 import os
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,16 @@ class Run(records.Run):
         found: float | None = self.summary.get("student", {}).get("accuracy")
         return found
 
-    def student(self, device: str = "auto") -> ExportedStudent:
+    def student(self, device: str = "auto", packages: Collection[str] = ()) -> ExportedStudent:
         """Load the trained student; `predict` of it takes paths, PIL images and tensors.
 
-        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. Raises `UserError` before the run is
-        finished.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. packages: modules whose code you trust,
+        which it may import (`call:MODULE:FUNCTION` of its team, `package:MODULE`). Raises
+        `UserError` before the run is finished, and as `load_student`.
         """
         if not self.files.student.exists():
             raise self._lacks("student")
-        return load_student(self.files.student, device)
+        return load_student(self.files.student, device, packages)
 
     def labels(self) -> pd.DataFrame:
         """Return the final labels, a row per sample of student_train (`labels.parquet`).

@@ -23,6 +23,8 @@ __all__ = [
     "check_backbone",
     "check_network_name",
     "check_weights",
+    "is_weights_file",
+    "module_of",
     "unusable",
     "weights_file",
 ]
@@ -60,8 +62,13 @@ def check_weights(weights: str | None) -> None:
         return
     if not weights.startswith(PACKAGE):
         weights_file(weights)
-    elif find_spec(_module(weights).partition(".")[0]) is None:
-        raise _no_package(_module(weights))
+    elif find_spec(module_of(weights).partition(".")[0]) is None:
+        raise _no_package(module_of(weights))
+
+
+def is_weights_file(weights: str | None) -> bool:
+    """Return whether weights, given as for a backbone, are a file of this machine."""
+    return weights not in (None, "pretrained") and not str(weights).startswith(PACKAGE)
 
 
 def weights_file(spec: str) -> Path:
@@ -69,7 +76,7 @@ def weights_file(spec: str) -> Path:
 
     Raises `UserError` if it is missing, or has an unknown ending.
     """
-    path = _package_file(_module(spec)) if spec.startswith(PACKAGE) else Path(spec)
+    path = _package_file(module_of(spec)) if spec.startswith(PACKAGE) else Path(spec)
     path = path.expanduser()
     if not path.is_file():
         allowed = f"a .safetensors file, or a state dict in {', '.join(PICKLES)}"
@@ -138,7 +145,7 @@ def _folder(package: str) -> Path:
     return Path((spec.origin if spec else None) or "").parent
 
 
-def _module(spec: str) -> str:
+def module_of(spec: str) -> str:
     """Return the module of `package:MODULE`."""
     module = spec.removeprefix(PACKAGE)
     if not module.strip("."):

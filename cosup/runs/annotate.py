@@ -23,9 +23,11 @@ from cosup.config.files import find_config
 from cosup.config.schema import Config, ExecutionSection, RunSection
 from cosup.config.teachers import TeachersSection
 from cosup.data.given import GivenImages, Readable, as_samples
-from cosup.errors import Mistakes, UserError
+from cosup.errors import Mistakes, UserError, about
 from cosup.layout import Layout
+from cosup.layout.kinds import damaged
 from cosup.models.compute import Compute
+from cosup.models.trusted import check_backbone_from_elsewhere
 from cosup.probabilities import ProbTable
 from cosup.runs.checks import check_samples
 from cosup.runs.kept_rows import Row, written_alone
@@ -37,7 +39,8 @@ from cosup.teachers.annotate import annotate_by_name
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, plan_hierarchy
-from cosup.teachers.train import stored_teacher
+from cosup.teachers.train import recorded_spec, stored_teacher
+from cosup.teachers.trusted import check_teacher_from_elsewhere
 from cosup.words import listed
 
 __all__ = ["Request", "annotate_images"]
@@ -56,12 +59,14 @@ class Request(ImagesRequest):
 
     source: a run's directory, or a config: its file or the name of a shipped one. settings:
     `section.key=value`, instead of those of a config. probabilities: write those of all classes
-    too. device: `auto` is a config's own. The rest is that of `ImagesRequest`.
+    too. packages: modules that the teachers of a run may import, as for `load_student`; those of a
+    config may import any. device: `auto` is a config's own. The rest is that of `ImagesRequest`.
     """
 
     source: str
     settings: Sequence[str] = ()
     probabilities: bool = False
+    packages: Sequence[str] = ()
 
 
 def annotate_images(request: Request) -> RenderableType:
@@ -164,7 +169,23 @@ def _of_run(run: Run, names: Sequence[str], request: Request) -> _Asked:
     execution = execution.model_copy(update={"device": request.device})
     features = _without_cache(make_compute(RunSection(), execution), request)
     parts = tuple(run.classes), tuple(run.domains)
+    for name in names:
+        _check_teacher(run, name, request.packages)
     return _stored(names, run.files.teachers.folder, parts, features)
+
+
+def _check_teacher(run: Run, name: str, packages: Sequence[str]) -> None:
+    """Raise `UserError` for a teacher of a run that names code or a pickle; anybody may have
+    written it."""
+    record = run.files.teachers.record(name)
+    try:
+        model = recorded_spec(record.read()).model
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(record.path, error) from error
+    with about(f"teacher '{name}'"):
+        check_teacher_from_elsewhere(model, packages)
+        if model.features is not None:
+            check_backbone_from_elsewhere(model.features, packages)
 
 
 def _of_config(config: Config, names: Sequence[str], request: Request, folder: Path) -> _Asked:
@@ -225,10 +246,10 @@ def _speakers(asked: _Asked, request: Request) -> Speakers:
             _add_rows(rows, part, annotations, asked.classes, more)
             yield Said(rows, [images.broken[place] for place in sorted(images.broken)])
 
-    about = [asked.classes, [[one.name, one.identity] for one in asked.teachers]]
+    known = [asked.classes, [[one.name, one.identity] for one in asked.teachers]]
     return Speakers(
         columns=(*COLUMNS, *more),
-        origin=hashlib.sha256(json.dumps(about).encode()).hexdigest(),
+        origin=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
         doing="annotating",
         say=say,
         image="task",

@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from cosup.config.schema import Config
 from cosup.models.prompts import OPEN_CLIP
+from cosup.student.stored import BACKBONE
 from cosup.student.timm_folder import CONFIG
 from cosup.words import in_percent, plural
 
@@ -73,6 +74,7 @@ probabilities = student.predict(["IMAGE.png"])  # [1, C], the columns are studen
 timm cannot load it: {{ no_timm }}.\
 {% if clip and not network %} CLIP's image encoder is stored in this folder; its text encoder is \
 not needed.\
+{% elif stored %} The weights of `{{ backbone }}` are stored in this folder.\
 {% elif not network %} The weights of `{{ backbone }}` are not in this folder.\
 {% endif %}
 {% else %}\
@@ -141,6 +143,7 @@ def card(
         backbone=name,
         clip=name.startswith(OPEN_CLIP),
         meta=meta,
+        stored=(folder / BACKBONE).is_file(),
         teachers=list(dict.fromkeys(taught)),
         rounds=len(summary["rounds"]),
         labels=config.rounds.true_label_weight > 0,

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from cosup.config.schema import Assigners, Config
-from cosup.files import write_atomic
 from cosup.layout import PREPARED
+from cosup.manifest import Manifest
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import head_bank
@@ -14,7 +14,7 @@ from cosup.runs.card import card
 from cosup.runs.directory import RunDirectory
 from cosup.student.folder import CARD, TEAM, save_head, save_network
 from cosup.student.network import split_state
-from cosup.student.team import SavedTeacher, save_team
+from cosup.student.team_folder import SavedTeacher, save_team
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.train import recorded_spec
 
@@ -37,7 +37,10 @@ def export_student(
     else:
         backbone = load_backbone(section)
         no_timm = save_head(folder, head_bank(state), backbone, section, classes, no_team)
-    write_atomic(folder / CARD, card(config, classes, summary, folder, no_timm).encode())
+    about = card(config, classes, summary, folder, no_timm)
+    manifest = Manifest(folder)
+    manifest.write(folder / CARD, about.encode())
+    manifest.close()
 
 
 def export_team(config: Config, run: RunDirectory, summary: dict[str, Any], folder: Path) -> None:

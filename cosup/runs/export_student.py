@@ -8,7 +8,7 @@ any N >= 1, which are prepared and normalised (as the metadata in the file says)
 import copy
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -57,9 +57,9 @@ class Format:
 class Request:
     """What is to be exported.
 
-    place: as for `load_student`. form: of `FORMATS`, or None. output: the file to write; None names
-    it after the student. push: `owner/name` on the hub, or None. private: a new repository there is
-    private.
+    place, packages: as for `load_student`. form: of `FORMATS`, or None. output: the file to write;
+    None names it after the student. push: `owner/name` on the hub, or None. private: a new
+    repository there is private.
     """
 
     place: str
@@ -68,6 +68,7 @@ class Request:
     overwrite: bool = False
     push: str | None = None
     private: bool = False
+    packages: Sequence[str] = ()
 
 
 def export_student_as(request: Request) -> Iterator[str]:
@@ -79,7 +80,7 @@ def export_student_as(request: Request) -> Iterator[str]:
     """
     form = _checked(request)
     folder = student_folder(request.place)
-    student = load_student(folder, "cpu")
+    student = load_student(folder, "cpu", request.packages)
     output = None if form is None else _output(request, folder, form)
     if form is not None and student.meta:
         problem = "the student went through the meta stage, and has no classifier to export"

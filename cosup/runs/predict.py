@@ -25,12 +25,13 @@ LEAST_WEIGHT = 0.01
 class Request(ImagesRequest):
     """What is to be predicted.
 
-    student: as for `load_student`. team: together with the teachers. The rest is that of
+    student, packages: as for `load_student`. team: together with the teachers. The rest is that of
     `ImagesRequest`.
     """
 
     student: str | Path
     team: bool = False
+    packages: Sequence[str] = ()
 
 
 def predict_images(request: Request) -> RenderableType:
@@ -46,7 +47,7 @@ def predict_images(request: Request) -> RenderableType:
         folder = student_folder(request.student)
     mistakes.raise_all()
     with written_alone(request.output, request.may_exist):
-        student = load_student(folder, request.device)
+        student = load_student(folder, request.device, request.packages)
         if request.team:
             student.team  # noqa: B018  (loaded here, so that its errors come first)
         return ask_about(paths, _speakers(student, folder, request), request)

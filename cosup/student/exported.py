@@ -7,7 +7,7 @@ probs = student.predict(paths, team=True)          # together with its teachers
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,16 @@ from cosup.data.given import GivenImages, OneImage, decode_batches, given_images
 from cosup.data.transforms import Transform, eval_transform
 from cosup.errors import UserError, in_short
 from cosup.models.classifier import Classifier, build_classifier
-from cosup.models.clip import encoder_in
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.images import InputSpec
 from cosup.models.networks import Backbone, load_backbone
-from cosup.models.weights import hash_tensors, read_weights
-from cosup.student.folder import HEAD, SETTINGS, TEAM, Settings, read_settings, student_folder
+from cosup.models.section import BackboneSection
+from cosup.models.weights import hash_tensors
+from cosup.student.folder import HEAD, TEAM, read_settings, student_folder
+from cosup.student.reading import check_fit, check_head, check_recorded, of_folder, read_tensors
+from cosup.student.schema import StudentFile
+from cosup.student.stored import backbone_in, check_clip
 from cosup.student.team import ExportedTeam, load_team
 from cosup.student.timm_folder import CONFIG, NETWORK, load_timm
 from cosup.words import plural
@@ -56,7 +59,7 @@ class ExportedStudent:
     model: uint8 images [B, 3, H, W] -> logits [B, C]. classes: names of the columns of
     probabilities. meta: whether it went through the meta stage of few-shot learning, after which
     its classifier is out of date and only `embed` is useful. folder: where it was loaded from, with
-    its team. no_team: why it was exported without one.
+    its team. no_team: why it was exported without one. packages: modules that the team may import.
     """
 
     model: "HeadOnBackbone | Classifier"
@@ -65,6 +68,7 @@ class ExportedStudent:
     meta: bool = False
     folder: Path | None = None
     no_team: str | None = None
+    packages: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         place = "" if self.folder is None else f" in {self.folder}"
@@ -144,7 +148,7 @@ class ExportedStudent:
         if not (self.folder / TEAM).is_dir():
             raise UserError("the student was exported without its team", where=where)
         device = next(self.model.parameters()).device
-        return load_team(self.folder / TEAM, self.classes, device)
+        return load_team(self.folder / TEAM, self.classes, device, self.packages)
 
     @torch.inference_mode()
     def embed(self, images: OneImage | Sequence[OneImage], batch_size: int = BATCH) -> Tensor:
@@ -199,60 +203,81 @@ class HeadOnBackbone(nn.Module):
         return self.head(features)[0], features
 
 
-def load_student(where: str | Path, device: str = "auto") -> ExportedStudent:
-    """Load a student.
+def load_student(
+    where: str | Path, device: str = "auto", packages: Collection[str] = ()
+) -> ExportedStudent:
+    """Load a student, whoever made it: nothing in its folder is run, and no pickle is read.
 
     where: its folder, the directory of its run, or `hf-hub:owner/name[@revision]`. device: as
-    `execution.device`. Raises `UserError` for what is no student, a folder of a newer format,
-    weights that are missing, damaged or of another network, and a backbone with other weights than
-    those that the head was trained on.
+    `execution.device`. packages: modules whose code you trust, which the student and its team may
+    import beside `cosup.models.trusted.PACKAGES`. Raises `UserError` for what is no student, a
+    folder of a newer format, weights that are missing, not finite or of another network, a backbone
+    with other weights than those that the head was trained on, and a module that is not allowed.
+    Raises `Damaged` (a `RunError`) for a file that is not what was written.
     """
     folder = student_folder(where)
     settings = read_settings(folder)
     on = resolve_device(device)
-    build = _network if (folder / NETWORK).is_file() else _head
-    model: HeadOnBackbone | Classifier = build(folder, settings, on)
-    transform = eval_transform(model.input)
+    with of_folder(folder):
+        if (folder / NETWORK).is_file():
+            model: HeadOnBackbone | Classifier = _network(folder, settings, on)
+        else:
+            model = _head(folder, settings, on, packages)
     return ExportedStudent(
-        model, transform, settings.classes, settings.meta, folder, settings.no_team
+        model,
+        eval_transform(model.input),
+        settings.classes,
+        settings.meta,
+        folder,
+        settings.no_team,
+        tuple(packages),
     )
 
 
-def _network(folder: Path, settings: Settings, device: torch.device) -> Classifier:
-    section, classes = settings.backbone, len(settings.classes)
+def _network(folder: Path, settings: StudentFile, device: torch.device) -> Classifier:
+    section, classes = settings.backbone, settings.classes
+    state = read_tensors(folder / NETWORK, folder)
     if (folder / CONFIG).is_file():
-        network = load_timm(folder, section.name)
+        check_recorded(folder / CONFIG, folder)
+        network = load_timm(folder, section.name, classes)
     else:
-        built = encoder_in(folder, section)
-        network = build_classifier(built.name, classes, None, built.image_size)
-    _check_classes(folder, CONFIG, network.num_classes, classes)
+        network = _other_network(folder, section, len(classes))
     try:
-        network.model.load_state_dict(read_weights(str(folder / NETWORK)))
+        network.model.load_state_dict(state)
     except RuntimeError as error:
         problem = f"{NETWORK} does not fit {section.name} ({in_short(error)})"
         raise UserError(problem, where=str(folder)) from None
     return network.to(device).eval()
 
 
-def _head(folder: Path, settings: Settings, device: torch.device) -> HeadOnBackbone:
-    section = encoder_in(folder, settings.backbone)
+def _other_network(folder: Path, section: BackboneSection, classes: int) -> Classifier:
+    """Build a network that is not timm's, or one after the meta stage, with random weights."""
+    built = backbone_in(folder, section.model_copy(update={"weights": None}), folder)
+    if built.name != section.name:
+        check_clip(folder, folder / NETWORK, folder)
+
+    def build() -> Classifier:
+        return build_classifier(built.name, classes, None, built.image_size)
+
+    check_fit(folder / NETWORK, section.name, lambda: build().model)
+    return build()
+
+
+def _head(
+    folder: Path, settings: StudentFile, device: torch.device, packages: Collection[str]
+) -> HeadOnBackbone:
     if not (folder / HEAD).is_file():
         problem = f"the student has no weights: neither {NETWORK} nor {HEAD}"
         raise UserError(problem, where=str(folder))
-    try:
-        head = head_bank(read_weights(str(folder / HEAD)))
-    except (TypeError, ValueError, IndexError) as error:
-        problem = f"{HEAD} does not hold a head ({in_short(error)})"
-        raise UserError(problem, where=str(folder)) from None
-    _check_classes(folder, HEAD, head.num_classes, len(settings.classes))
+    state = read_tensors(folder / HEAD, folder)
+    check_head(state, folder / HEAD, len(settings.classes))
+    section = backbone_in(folder, settings.backbone, folder, packages)
     backbone = load_backbone(section, Compute(device, resolve_precision("auto", device)))
     if settings.weights != hash_tensors(backbone.model.state_dict()):
         problem = f"the backbone {section.name} has other weights than those it was trained on"
         raise UserError(problem, where=str(folder))
+    head = head_bank(state)
+    if head.num_features != backbone.num_features:
+        problem = f"{HEAD} reads {plural(head.num_features, 'feature')}, and {section.name} has "
+        raise UserError(f"{problem}{backbone.num_features}", where=str(folder))
     return HeadOnBackbone(backbone, head)
-
-
-def _check_classes(folder: Path, name: str, found: int, classes: int) -> None:
-    if found != classes:
-        problem = f"{name} has {plural(found, 'class')}, and {SETTINGS} has {classes}"
-        raise UserError(problem, where=str(folder))

@@ -5,16 +5,15 @@ The weights have one of three forms:
 - `config.json` and `model.safetensors`: a network of timm's, as timm reads it. The head of a frozen
   backbone, and the standardisation of its features, are its last layer.
 - `model.safetensors` alone: a network that timm does not have, or one after the meta stage.
-- `head.safetensors`: another head on a frozen backbone. The backbone is referenced, or, if it is
-  CLIP's image encoder, stored in open_clip's format.
+- `head.safetensors`: another head on a frozen backbone, which is referenced or stored
+  (`cosup.student.stored`).
+
+`manifest.jsonl` records the files by size and digest (`cosup.manifest`).
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -25,16 +24,20 @@ from huggingface_hub.errors import (
 )
 
 from cosup.errors import UserError, in_short
-from cosup.files import discard, save_tensors, write_json
+from cosup.files import discard, save_tensors, to_json
 from cosup.layout import Layout
+from cosup.manifest import MANIFEST, Manifest
 from cosup.models.classifier import Classifier
-from cosup.models.clip import describe_encoder, save_encoder
+from cosup.models.clip import describe_encoder
 from cosup.models.heads import HeadBank
-from cosup.models.names import HUB
+from cosup.models.names import HUB, is_weights_file
 from cosup.models.networks import Backbone
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 from cosup.models.weights import hash_tensors, hub_client
+from cosup.student.reading import check_recorded
+from cosup.student.schema import StudentFile, read_about
+from cosup.student.stored import BACKBONE, store_backbone
 from cosup.student.timm_folder import (
     CONFIG,
     NETWORK,
@@ -44,7 +47,14 @@ from cosup.student.timm_folder import (
     write_timm,
 )
 
-__all__ = ["Settings", "identity", "read_settings", "save_head", "save_network", "student_folder"]
+__all__ = [
+    "identity",
+    "read_settings",
+    "record_files",
+    "save_head",
+    "save_network",
+    "student_folder",
+]
 
 FORMAT = 1
 """The newest format of the folder that is written and read."""
@@ -52,25 +62,9 @@ HEAD, SETTINGS, CARD, TEAM = "head.safetensors", "student.json", "README.md", "t
 """TEAM is a folder within that of the student."""
 WEIGHTS = (CONFIG, NETWORK, HEAD)
 """Files that a form of the weights may have."""
-DOWNLOADED = ("*.json", "*.safetensors", CARD)
+DOWNLOADED = ("*.json", "*.safetensors", CARD, MANIFEST)
 """Patterns of the files to download, at any depth."""
 ALLOWED = "a run directory, a student's folder, or hf-hub:owner/name"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `student.json` says.
-
-    backbone: of the network, or under the head. classes: names of the columns of probabilities.
-    meta: whether it went through the meta stage. no_team: why there is no team. weights: the hash
-    of the weights of a backbone that is referenced.
-    """
-
-    backbone: BackboneSection
-    classes: tuple[str, ...]
-    meta: bool = False
-    no_team: str | None = None
-    weights: str | None = None
 
 
 def student_folder(where: str | Path) -> Path:
@@ -118,31 +112,15 @@ def _downloaded(name: str) -> Path:
     return Path(found)
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path) -> StudentFile:
     """Read `student.json`.
 
     A folder without `format` is from a cosup before format 1, and is read as that. Raises
-    `UserError` for a file that is missing, damaged or of a newer format.
+    `UserError` for a file that is missing, broken or of a newer format, and `Damaged` for one that
+    is not what was written.
     """
-    try:
-        about: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        made = int(about.get("format", FORMAT))
-        if made <= FORMAT:
-            return Settings(
-                BackboneSection.model_validate(about["backbone"]),
-                tuple(map(str, about["classes"])),
-                bool(about.get("meta", False)),
-                about.get("no_team"),
-                about.get("weights"),
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"is not an exported student: {SETTINGS} cannot be read ({in_short(error)})"
-        raise UserError(problem, where=str(folder)) from None
-    problem = (
-        f"was written by a newer cosup (format {made}); this one reads up to {FORMAT}; "
-        "upgrade cosup"
-    )
-    raise UserError(problem, where=str(folder))
+    check_recorded(folder / SETTINGS, folder)
+    return read_about(folder / SETTINGS, StudentFile, "an exported student", FORMAT)
 
 
 def identity(folder: Path, team: bool) -> str:
@@ -177,7 +155,7 @@ def save_network(
         save_tensors(folder / NETWORK, network.model.state_dict())
         if section.name.startswith(OPEN_CLIP):
             describe_encoder(folder, section, network.input)
-    _finish(folder, Settings(section, tuple(classes), meta, no_team), written)
+    _finish(folder, _settings(section, classes, meta, no_team), written)
     return reason
 
 
@@ -202,24 +180,48 @@ def save_head(
     except NotInTimm as error:
         written, reason = (HEAD,), str(error)
         save_tensors(folder / HEAD, head.state_dict())
-        tower = backbone.model.state_dict()
-        weights = hash_tensors(tower)
-        if backbone.logit_scale is not None:
-            save_encoder(folder, section, backbone.input, tower, backbone.logit_scale)
-    _finish(folder, Settings(section, tuple(classes), False, no_team, weights), written)
+        weights = hash_tensors(backbone.model.state_dict())
+        if is_weights_file(section.weights):
+            written = (HEAD, BACKBONE)
+        store_backbone(folder, section, backbone)
+    _finish(folder, _settings(section, classes, False, no_team, weights), written)
     return reason
 
 
-def _finish(folder: Path, settings: Settings, written: Sequence[str]) -> None:
-    """Write `student.json`, and remove weights of another form from an earlier export."""
-    for name in set(WEIGHTS) - set(written):
+def _settings(
+    backbone: BackboneSection,
+    classes: Sequence[str],
+    meta: bool,
+    no_team: str | None,
+    weights: str | None = None,
+) -> StudentFile:
+    return StudentFile(
+        format=FORMAT,
+        backbone=backbone,
+        classes=tuple(classes),
+        meta=meta,
+        no_team=no_team,
+        weights=weights,
+    )
+
+
+def _finish(folder: Path, settings: StudentFile, written: Sequence[str]) -> None:
+    """Remove weights of another form from an earlier export, record the others, and write
+    `student.json`, which makes the folder a student's."""
+    for name in {*WEIGHTS, BACKBONE} - set(written):
         discard(folder / name)
-    about = {
-        "format": FORMAT,
-        "backbone": settings.backbone.model_dump(),
-        "weights": settings.weights,
-        "meta": settings.meta,
-        "no_team": settings.no_team,
-        "classes": list(settings.classes),
-    }
-    write_json(folder / SETTINGS, about)
+    record_files(folder)
+    Manifest(folder).write(folder / SETTINGS, (to_json(settings.model_dump()) + "\n").encode())
+
+
+def record_files(folder: Path) -> None:
+    """Record all files of a student's folder in its manifest."""
+    manifest = Manifest(folder)
+    there = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file()]
+    for path in there:
+        if path != manifest.path:
+            manifest.record(path)
+    for name in manifest.entries():
+        if folder / name not in there:
+            manifest.forget(folder / name)
+    manifest.close()

