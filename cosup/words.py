@@ -129,7 +129,7 @@ def size(nbytes: float) -> str:
 def duration(seconds: float) -> str:
     """Return a time in a suitable unit: `90 seconds`, `45 minutes`, `2.5 hours`."""
     if seconds < 120:
-        return f"{seconds:.0f} seconds"
+        return plural(round(seconds), "second")
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 

@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
         "manifest",
         "manifest_lines",
         "remote",
+        "progress",
         "secrets",
     },
     {"protocols"},

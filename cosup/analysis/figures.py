@@ -31,6 +31,7 @@ from cosup.analysis.teachers import ANNOTATION_ACCURACY_FIGURE, TEACHERS_FIGURE
 from cosup.analysis.training import COST_FIGURE, WEIGHTS_FIGURE
 from cosup.files import write_csv
 from cosup.layout import TableFile
+from cosup.progress import working_on
 
 __all__ = ["CHAPTERS", "FIGURES", "TABLES", "Chapter", "findings", "tables", "write_tables"]
 
@@ -86,12 +87,14 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
     """
     run.absent.clear()
     found = {}
-    for name, figure in FIGURES.items():
-        try:
-            found[name] = figure.table(run)
-        except Unavailable as reason:
-            if not figure.optional and not isinstance(reason, Unmeasured):
-                run.absent[name] = str(reason)
+    with working_on("report: table", len(FIGURES)) as advance:
+        for name, figure in FIGURES.items():
+            try:
+                found[name] = figure.table(run)
+            except Unavailable as reason:
+                if not figure.optional and not isinstance(reason, Unmeasured):
+                    run.absent[name] = str(reason)
+            advance(1)
     return found
 
 

@@ -104,7 +104,7 @@ def logging_as(quiet: bool, verbose: bool) -> Iterator[None]:
     if not quiet and not verbose:
         yield
         return
-    from cosup.runs.logs import console_at
+    from cosup.runs.console import console_at
 
     with console_at("debug" if verbose else "warning"):
         yield

@@ -23,13 +23,16 @@ def run_with_backend(
     """
     from cosup.remote import Place
     from cosup.runs import check_run, run_config
+    from cosup.runs.announce import announce
     from cosup.runs.mirror import mirrored
 
+    place = place if isinstance(place, Place) else Path(place)
+    announce(config, place, resume, overwrite)
     where = place.uri if isinstance(place, Place) else str(place)
     if config.execution.backend == "local":
         with mirrored(where, resume=resume, overwrite=overwrite) as directory:
             return run_config(config, directory, resume, overwrite)
-    check_run(config, None if isinstance(place, Place) else Path(place), resume, overwrite)
+    check_run(config, None if isinstance(place, Place) else place, resume, overwrite)
     from cosup.cluster.backend import RayBackend
     from cosup.cluster.session import connected
 

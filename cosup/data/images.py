@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cosup.errors import in_short
+from cosup.progress import working_on
 from cosup.words import printable
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,12 @@ class FileImages:
     def fingerprint(self, indices: Ints) -> str:
         """Return a hash of paths, sizes and modification times; hashing all bytes is too slow."""
         digest = hashlib.sha256(b"files")
-        for index in indices:
-            stat = file_stat(self.where(int(index)))
-            digest.update(f"{self.paths[index]}\x1f{stat}\x1e".encode(errors="surrogateescape"))
+        with working_on("looking at image files:", len(indices)) as advance:
+            for index in indices:
+                stat = file_stat(self.where(int(index)))
+                entry = f"{self.paths[index]}\x1f{stat}\x1e"
+                digest.update(entry.encode(errors="surrogateescape"))
+                advance(1)
         return digest.hexdigest()
 
 
@@ -183,8 +187,15 @@ def find_broken(images: Images, indices: Ints, workers: int) -> dict[int, str]:
         reasons = {start + place: _fault(images, index) for place, index in enumerate(chunk)}
         return {place: reason for place, reason in reasons.items() if reason is not None}
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        return {place: why for part in pool.map(check, starts) for place, why in part.items()}
+    found: dict[int, str] = {}
+    with (
+        ThreadPoolExecutor(max(1, workers)) as pool,
+        working_on("decoding images to check them:", len(indices)) as advance,
+    ):
+        for start, part in zip(starts, pool.map(check, starts), strict=True):
+            found |= part
+            advance(min(_CHECKED_AT_ONCE, len(indices) - start))
+    return found
 
 
 def read_image(path: str, content: bytes | None = None) -> Image.Image:

@@ -147,7 +147,9 @@ def validate(config: Given, *overrides: str) -> Config:
 @contextmanager
 def _shown_log(quiet: bool) -> Iterator[None]:
     """Show the log, unless handlers of the user get it: these get what they would get otherwise."""
-    from cosup.runs.logs import console_at, log_to_console
+    from cosup.runs.bars import progress_shown
+    from cosup.runs.console import console_at
+    from cosup.runs.logs import log_to_console
 
     logger = logging.getLogger("cosup")
     if not logger.hasHandlers():
@@ -164,7 +166,8 @@ def _shown_log(quiet: bool) -> Iterator[None]:
     for handler in handlers:
         handler.addFilter(asked_for)
     try:
-        yield
+        with progress_shown():
+            yield
     finally:
         for handler in handlers:
             handler.removeFilter(asked_for)

@@ -33,7 +33,9 @@ from cosup.models.watch import (
     learning_rate,
 )
 from cosup.probabilities import ProbTable
+from cosup.progress import working_on
 from cosup.seeds import torch_generator
+from cosup.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +202,9 @@ def _fit_group(
     monitors = [_HeadMonitor(one, compute) for one in fits]
     monitors[0].on_step, monitors[0].on_heads = on_step, on_heads
     # Threads as for one fit: sums over several threads differ in the last digits.
-    with _few_threads(fit.batch_size * next(iter(banks)).weight.numel()):
+    what = f"fitting {plural(sum(len(one.members) for one in fits), 'head')}: step"
+    multiplications = fit.batch_size * next(iter(banks)).weight.numel()
+    with _few_threads(multiplications), working_on(what, total) as advance:
         for step in range(total):
             set_rate(optimizer, training, step, total)
             rows = torch.stack([shuffle.draw(fit.batch_size) for shuffle in shuffles])
@@ -219,6 +223,7 @@ def _fit_group(
             optimizer.step()
             for monitor, bank in zip(monitors, banks, strict=True):
                 monitor.report(step, bank, optimizer)
+            advance(1)
     for monitor in monitors:
         monitor.end()
     return [_finished(bank, one) for bank, one in zip(banks, fits, strict=True)]

@@ -37,6 +37,7 @@ from cosup.models.step import (
 )
 from cosup.models.watch import is_watched, learning_rate
 from cosup.models.weights import hash_tensors
+from cosup.progress import working_on
 from cosup.seeds import forked_seeds, random_states, restore_random_states, seed_for
 
 __all__ = [
@@ -192,6 +193,7 @@ def train_network(
             shown = module if ema is None else ema.module
             stream = batches(start)
             stack.callback(_close, stream)
+            advance = stack.enter_context(working_on("training a network: step", steps - start))
             for step, batch in zip(range(start, steps), stream, strict=False):
                 scheduler.step_update(step)
                 optimizer.zero_grad(set_to_none=True)
@@ -204,6 +206,7 @@ def train_network(
                     ema.update(module)
                 state.save(step + 1, due=(step + 1) % training.save_every == 0)
                 monitor.report(step, loss, {**metrics, **learning_rate(optimizer)}, shown)
+                advance(1)
     if ema is not None:
         module.load_state_dict(ema.module.state_dict())
     monitor.end(module)

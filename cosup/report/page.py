@@ -14,6 +14,7 @@ from cosup.analysis.figure import Figure
 from cosup.analysis.figures import CHAPTERS, Chapter
 from cosup.analysis.verdict import verdict_parts
 from cosup.files import write_atomic
+from cosup.progress import working_on
 from cosup.report.masthead import TextBlock, make_blocks, make_head
 from cosup.report.render import TableView, render, table_view
 
@@ -84,7 +85,11 @@ def page_html(run: Run, made: Mapping[str, pd.DataFrame]) -> str:
     """Render the page of a run from its tables."""
     contents = Contents(run, made, findings(run, made))
     shown = [chapter for chapter in CHAPTERS if _has_part(chapter, made, run.absent)]
-    sections = [_section(chapter, contents) for chapter in shown]
+    sections = []
+    with working_on("report: chapter", len(shown)) as advance:
+        for chapter in shown:
+            sections.append(_section(chapter, contents))
+            advance(1)
     return render("report.html.j2", head=make_head(run, made), sections=sections)
 
 

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from cosup.config import Config, Draft
 from cosup.errors import Mistakes, UserError
+from cosup.progress import working_on
 from cosup.remote import Place
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def run_config(
             key="execution.backend",
             value=config.execution.backend,
         )
-    from cosup.runs.ablation import run_ablation
-    from cosup.runs.pipeline import run_one
-    from cosup.runs.repeat import run_seeds
+    with working_on("loading torch and timm"):
+        from cosup.runs.ablation import run_ablation
+        from cosup.runs.pipeline import run_one
+        from cosup.runs.repeat import run_seeds
 
     if backend is None:
         check_run(config, directory, resume, overwrite)

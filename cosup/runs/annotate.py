@@ -29,9 +29,9 @@ from cosup.layout.kinds import damaged
 from cosup.models.compute import Compute
 from cosup.models.trusted import check_backbone_from_elsewhere
 from cosup.probabilities import ProbTable
+from cosup.runs.bars import Pace
 from cosup.runs.checks import check_samples
 from cosup.runs.kept_rows import Row, written_alone
-from cosup.runs.logs import Pace
 from cosup.runs.new_images import ImagesRequest, Said, Speakers, ask_about, check_request
 from cosup.runs.prepare import list_samples, make_compute, obtain_levels
 from cosup.settings.teachers import TEACHERS

@@ -17,6 +17,7 @@ from typing import Any
 from cosup.config import Draft
 from cosup.config.schema import RunSection
 from cosup.errors import Key, Mistakes
+from cosup.progress import working_on
 
 __all__ = [
     "CONFIG_CHECKS",
@@ -107,11 +108,12 @@ def run_checks(draft: Draft, checks: Sequence[Check]) -> tuple[Facts, Mistakes]:
     if draft.config is not None:
         facts["config"] = draft.config
     found = Mistakes()
-    with _silent():
+    with _silent(), working_on("checking the config", len(checks)) as advance:
         for check in checks:
             if facts.keys() >= set(check.needs):
                 with found.caught():
                     check(facts)
+            advance(1)
     mistakes = Mistakes()
     mistakes.add(draft.errors)
     settled = [error.key for error in draft.errors if len(error.key) > 1]

@@ -25,10 +25,10 @@ from cosup.errors import about
 from cosup.levels import Level
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
+from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import why_no_generalists
 from cosup.runs.inputs import PROVENANCE, trains_on_labels
-from cosup.runs.logs import Pace
 from cosup.runs.stages import StepLog, build_recipe, student_factory, student_steps
 from cosup.runs.summary import Numbers
 from cosup.team import Answering

@@ -19,8 +19,8 @@ from cosup.models.clip_text import prompts_of, text_features
 from cosup.models.compute import Compute
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
+from cosup.progress import working_on
 from cosup.protocols import Inputs, TestInputs
-from cosup.runs.logs import progress
 from cosup.runs.losses import candidates
 from cosup.runs.summary import TestSplit
 from cosup.seeds import seed_for
@@ -241,7 +241,7 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[s
     found = {}
     for split in splits:
         name = source.backbone.name
-        with progress(f"features of {name}", len(cached_part(data, split))) as show:
+        with working_on(f"features of {name}: image", len(cached_part(data, split))) as show:
             found[split] = source.of_split(data, split, _steps(show))
         if len(found[split]):
             log.info("features of %s: %s, %d samples", name, split, len(found[split]))

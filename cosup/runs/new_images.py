@@ -13,8 +13,8 @@ from cosup.data.broken import log_broken
 from cosup.data.images import unprintable
 from cosup.data.listing import list_images
 from cosup.errors import Mistakes, UserError
+from cosup.progress import working_on
 from cosup.runs.kept_rows import KeptRows, Row, check_output
-from cosup.runs.logs import progress
 from cosup.words import plural
 
 __all__ = ["ImagesRequest", "Said", "Speakers", "ask_about", "check_request"]
@@ -125,7 +125,7 @@ def _ask(
 ) -> None:
     """Pass the rows of each part to `on_rows`, and log which images are broken."""
     broken = [unprintable(path) for path in paths if not path.isprintable()]
-    with progress(speakers.doing, len(paths)) as advance:
+    with working_on(f"{speakers.doing}: image", len(paths)) as advance:
         advance(len(broken))
         for said in speakers.say([path for path in paths if path.isprintable()]):
             on_rows(said.rows)

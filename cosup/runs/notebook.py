@@ -4,13 +4,15 @@ import html
 import io
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from cosup.progress import Advance
 
 __all__ = ["as_html", "as_text", "notebook_progress"]
 
@@ -24,10 +26,10 @@ RULE = "border-bottom: 1px solid currentColor;"
 
 
 @contextmanager
-def notebook_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def notebook_progress(what: str, total: int | None) -> Iterator[Advance]:
     """Show a progress bar below the cell until this is closed; it needs no widgets.
 
-    Yields a function to call with the number of the `total` items that are newly done.
+    Yields a function to call with the number of items (of `total`, if known) that are newly done.
     """
     import IPython.display
 
@@ -50,7 +52,9 @@ def notebook_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             shown.update(notebook.HTML(""))
 
 
-def _bar(what: str, done: int, total: int) -> str:
+def _bar(what: str, done: int, total: int | None) -> str:
+    if total is None:
+        return f"<div>{html.escape(what)} <progress></progress> {done:,}</div>"
     return (
         f'<div>{html.escape(what)} <progress value="{done}" max="{total}"></progress> '
         f"{done:,} of {total:,}</div>"

@@ -13,13 +13,14 @@ from cosup.config.schema import Config, ExecutionSection, RunSection
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.watch import recorded
+from cosup.progress import working_on
 from cosup.runs.assemble import Annotated, Prepared, assemble
 from cosup.runs.backend import Backend
+from cosup.runs.bars import Pace
 from cosup.runs.checks import check_samples
 from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import student_inputs
-from cosup.runs.logs import Pace, progress
 from cosup.runs.staging import feature_cache
 from cosup.teachers.annotate import note_outside, open_store
 from cosup.teachers.base import Teacher, Training
@@ -27,6 +28,7 @@ from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
 from cosup.teachers.table import TableTeacher
 from cosup.teachers.train import obtain_level, teacher_groups
+from cosup.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ def prepare(context: RunContext) -> Prepared:
     if context.run.resumed:
         check_samples(Draft.of(config))
     compute = make_compute(config.run, config.execution)
+    threads = plural(compute.workers, "thread")
+    log.info("computing on %s in %s, %s to decode", compute.device, compute.precision, threads)
     with context.timed("data"):
         data = list_samples(config, compute)
     for note in data.notes:
@@ -141,7 +145,7 @@ def _annotate(annotated: Annotated, backend: Backend) -> None:
     levels = [*annotated.levels, *annotated.for_controls.values()]
     teachers = [teacher for level in levels for teacher in level]
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
-    with progress("annotating", sum(missing.values())) as advance:
+    with working_on("annotating: shard", sum(missing.values())) as advance:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
     for teacher in teachers:
         if not missing[teacher.name]:

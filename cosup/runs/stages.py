@@ -20,9 +20,9 @@ from cosup.probabilities import ProbTable
 from cosup.protocols import Student, folds_of
 from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, cross_fit, run_rounds
 from cosup.runs.assemble import Prepared
+from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
-from cosup.runs.logs import Pace
 from cosup.runs.recorder import Recorder
 from cosup.runs.scores import judge, weak_judge
 from cosup.student.head import HeadStudent

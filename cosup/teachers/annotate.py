@@ -10,6 +10,7 @@ import torch
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
+from cosup.progress import Advance, working_on
 from cosup.teachers.base import SampleRows, Teacher
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
@@ -99,16 +100,24 @@ def _annotate_group(
     rows = data.rows(split)
     for shard in shards:
         writers = [teacher for teacher in group if shard in missing[teacher.name]]
-        tables = annotate_rows(writers, data, rows[store.rows(split, shard)], compute)
+        part = rows[store.rows(split, shard)]
+        with working_on(f"annotating {split}: image", len(part)) as advance:
+            tables = annotate_rows(writers, data, part, compute, advance)
         for teacher, table in zip(writers, tables, strict=True):
             store.write(split, teacher, shard, table)
             yield teacher.name
 
 
 def annotate_rows(
-    teachers: Sequence[Teacher], data: ImageData, rows: SampleRows, compute: Compute
+    teachers: Sequence[Teacher],
+    data: ImageData,
+    rows: SampleRows,
+    compute: Compute,
+    on_rows: Advance | None = None,
 ) -> list[ProbTable]:
     """Return the annotations of rows of one split by teachers with equal inputs.
+
+    on_rows: called after each batch with the number of its rows.
 
     Batches start at the first row. The last digits of an annotation depend on the batch that the
     image is in, so each shard is annotated by itself: it then has the same bits in every process
@@ -118,6 +127,8 @@ def annotate_rows(
     for batch in teachers[0].inputs(data, rows, compute):
         for teacher, parts in zip(teachers, tables, strict=True):
             parts.append(ProbTable.compress(teacher.annotate(batch), teacher.support))
+        if on_rows is not None:
+            on_rows(len(batch))
     return [ProbTable.concat(parts) for parts in tables]
 
 

@@ -68,7 +68,7 @@ def lines(run: Path) -> list[str]:
     """Return the distinct lines of a run's log, without progress messages and the run's path."""
     log = (run / "log.txt").read_text().replace(str(run), "RUN")
     found = re.findall(r"INFO (cosup\.\S+): (.*)", log)
-    return list(dict.fromkeys(line for name, line in found if name != "cosup.runs.logs"))
+    return list(dict.fromkeys(line for name, line in found if name != "cosup.progress"))
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:

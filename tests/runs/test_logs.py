@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cosup.errors import UserError
 from cosup.layout import Layout
-from cosup.runs import logs
-from cosup.runs.logs import log_to_console, log_to_file, progress
+from cosup.runs import console
+from cosup.runs.logs import log_to_console, log_to_file
 from cosup.runs.recorder import Recorder, open_recorder
 
 logger = logging.getLogger("cosup.test")
@@ -60,20 +60,6 @@ def test_a_log_is_appended_to(tmp_path: Path) -> None:
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
 
 
-def test_without_a_terminal_progress_is_an_occasional_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with log_to_console(), progress("annotating", 10) as advance:
-        for _ in range(10):
-            advance(1)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(logs, "PLAIN_EVERY", 0.0)
-    with log_to_console(), progress("annotating", 4) as advance:
-        advance(1)
-        advance(3)
-    assert untimed(capsys) == ["annotating: 1 of 4", "annotating: 4 of 4"]
-
-
 @pytest.mark.parametrize(
     ("level", "shown"),
     [
@@ -93,7 +79,7 @@ def test_the_level_is_that_of_the_environment(
     if level is not None:
         monkeypatch.setenv("COSUP_LOG_LEVEL", level)
     with log_to_console():
-        for name, number in logs.LEVELS.items():
+        for name, number in console.LEVELS.items():
             logger.log(number, "a line of %s", name)
     assert [line.split()[-1] for line in untimed(capsys)] == shown
 

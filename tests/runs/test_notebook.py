@@ -15,10 +15,14 @@ nbclient = pytest.importorskip("nbclient")
 
 OPEN = """
 import logging, time
-from cosup.runs.logs import log_to_console, progress
+from cosup.progress import working_on
+from cosup.runs.bars import progress_shown
+from cosup.runs.logs import log_to_console
 with log_to_console():
     logging.getLogger("cosup.x").info("begun")
-bar = progress("annotating", 3)
+shown = progress_shown()
+shown.__enter__()
+bar = working_on("annotating", 3)
 advance = bar.__enter__()
 time.sleep(0.3)
 advance(2)

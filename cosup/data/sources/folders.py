@@ -23,12 +23,15 @@ from cosup.data.sources.files import (
     with_unlabelled,
 )
 from cosup.errors import UserError, in_short, unknown_name
+from cosup.progress import working_on
 from cosup.words import printable
 
 log = logging.getLogger(__name__)
 
 LISTS = ("train", "test")
 """DomainNet's lists of each domain."""
+LISTING = "listing images:"
+"""What takes long in a folder of many."""
 
 
 @dataclass
@@ -77,12 +80,14 @@ class ImageFolder(Source):
         if found_splits:
             log.info("data.root: '%s' has splits: %s", root, ", ".join(found_splits))
         paths, labels, splits = [], [], []
-        for split in found_splits or [""]:
-            for name in folders(root / split, skip):
+        names = [(split, n) for split in found_splits or [""] for n in folders(root / split, skip)]
+        with working_on(LISTING) as advance:
+            for split, name in names:
                 images = class_images(root / split / name, skip)
                 paths += [Path(split, name, image).as_posix() for image in images]
                 labels += [name] * len(images)
                 splits += [split] * len(images)
+                advance(len(images))
         classes = ordered_names(labels)
         ids = list(map(printable, paths))
         columns = Columns(ids, name_indices(labels, classes), split=splits)
@@ -128,7 +133,12 @@ class DomainFolder(Source):
         root, tree = Path(self.root), self._found()
         known = tree.domains()
         domains = self._chosen(known)
-        rows = [row for name in domains for row in tree.rows(name)]
+        rows: list[_Row] = []
+        with working_on(LISTING) as advance:
+            for name in domains:
+                found_rows = tree.rows(name)
+                rows += found_rows
+                advance(len(found_rows))
         lists = isinstance(tree, _Lists)
         classes = _class_order(rows) if lists else ordered_names(row.label for row in rows)
         paths = [row.path for row in rows]
