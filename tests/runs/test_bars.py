@@ -159,9 +159,7 @@ with log_to_console():
 def test_a_terminal_shows_bars_within_bars() -> None:
     ours, theirs = pty.openpty()
     terminal = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stderr=theirs, env=terminal
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", SCRIPT], stderr=theirs, env=terminal) as process:
         os.close(theirs)
         seen = b""
         try:
