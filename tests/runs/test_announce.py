@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cosup.config import Config
+from cosup.config import load_config
 from cosup.remote import Place
 from cosup.runs.announce import announce, first_line
 from cosup.runs.logs import log_to_console
-
-CONFIG = {"run": {"name": "mine", "seeds": [3, 5]}, "data": {"source": "digits"}}
 
 SCRIPT = """
 import os, sys
@@ -39,7 +37,8 @@ def test_the_first_line_comes_before_anything_slow(tmp_path: Path) -> None:
 
 
 def test_it_tells_seeds_and_backend_and_hides_secrets() -> None:
-    config = Config.model_validate({**CONFIG, "execution": {"device": "cpu", "backend": "ray"}})
+    settings = "run.seeds=[3, 5]", "execution.device=cpu", "execution.backend=ray"
+    config = load_config("quickstart", *settings)
     line = first_line(config, Place("s3://bucket/runs/mine?secret_key=hidden"))
     assert "on ray, device cpu, seeds 3, 5" in line
     assert "hidden" not in line
@@ -48,12 +47,12 @@ def test_it_tells_seeds_and_backend_and_hides_secrets() -> None:
 def test_a_run_that_is_refused_is_not_announced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = Config.model_validate(CONFIG)
+    config = load_config("quickstart")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("not a run")
     with log_to_console():
         announce(config, tmp_path / "mine", resume=False, overwrite=False)
         assert capsys.readouterr().err == ""
         announce(config, tmp_path / "other", resume=False, overwrite=False)
-    assert "mine" in capsys.readouterr().err
+    assert "quickstart" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
