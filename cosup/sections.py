@@ -9,6 +9,8 @@ from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from pydantic.fields import FieldInfo
 
+from cosup.secrets import mask
+
 __all__ = [
     "Choice",
     "Described",
@@ -31,7 +33,10 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_le
 
 
 class Section(BaseModel):
-    """A frozen group of settings. Unknown keys are errors; attribute docstrings describe keys."""
+    """A frozen group of settings. Unknown keys are errors; attribute docstrings describe keys.
+
+    It is printed without the secrets that its settings may hold.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
@@ -41,6 +46,12 @@ class Section(BaseModel):
     def known_keys(cls, value: object) -> list[str]:
         """Return the keys that are allowed in this section, given its content."""
         return list(settings_of(cls))
+
+    def __repr__(self) -> str:
+        return mask(super().__repr__())
+
+    def __str__(self) -> str:
+        return mask(super().__str__())
 
 
 class Choice(BaseModel):

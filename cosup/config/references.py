@@ -36,7 +36,7 @@ References = Mapping[Key, tuple[str, str]]
 def expand(text: str) -> str:
     """Return the text with the values of the environment variables that it refers to.
 
-    Raises `UserError` for a variable that is not set, and for `${` without a name.
+    Raises `UserError` for a variable that is not set or holds no text, and for `${` without a name.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -51,6 +51,8 @@ def expand(text: str) -> str:
             )
         if name not in os.environ:
             raise UserError(f"the environment variable {name} is not set", value=text)
+        if not _is_unicode(os.environ[name]):
+            raise UserError(f"the environment variable {name} is no Unicode text", value=text)
         return os.environ[name]
 
     return _REFERENCE.sub(value, text)
@@ -96,6 +98,10 @@ def restore(tree: Any, references: References) -> Any:
         return as_written if text == expanded else text
 
     return _mapped(tree, (), at) if references else tree
+
+
+def _is_unicode(value: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def texts(tree: Any, key: Key = ()) -> Iterator[tuple[Key, str]]:

@@ -146,7 +146,8 @@ class RunSection(Section):
     """Repeat the run with each of these seeds and aggregate; null runs `seed` alone. Intervals gain
     nothing from more than 1,000."""
     output: str = "outputs"
-    """The folder that holds run directories."""
+    """The folder that holds run directories, or a URI. A secret in it is written as a reference to
+    the environment, `s3://bucket/runs?secret_key=${SECRET_KEY}`."""
     loggers: list[LoggerChoice] = list(DEFAULT_LOGGERS)
     """Where the run's numbers are shown besides its own records (`cosup ls loggers`)."""
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cosup.errors import UserError, about, in_short
+from cosup.secrets import mask
 from cosup.words import shorten
 
 MOST_VALUES = 100_000
@@ -162,7 +163,7 @@ def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     that do not exist). A list is entered by index. Within `rounds`, a bare name on the way
     (`assignment: gate`) becomes `{name: gate}`, so that its settings can be overridden.
     """
-    where = f"override '{shorten(override, 200)}'"
+    where = f"override '{shorten(mask(override), 200)}'"
     with about(where):
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")

@@ -102,6 +102,20 @@ def test_what_is_no_reference_is_an_error(text: str) -> None:
     assert error.value == text
 
 
+def test_a_variable_that_holds_no_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYTES", "\udcff")
+    error = mistake(changed(run={"output": "${BYTES}/runs"}))
+    assert key_of(error) == "run.output"
+    assert "BYTES" in str(error)
+
+
+def test_a_config_is_printed_without_secrets() -> None:
+    config = load_config(TREE)
+    for text in (repr(config), str(config), repr(config.run), f"{config.execution}"):
+        assert "hunter2" not in text
+    assert "bucket/runs" in repr(config.run)
+
+
 def test_a_text_may_hold_the_sign_itself() -> None:
     config = load_config(changed(run={"output": "$${ROOT}/$ROOT/$"}))
     assert config.run.output == "${ROOT}/$ROOT/$"
@@ -148,6 +162,7 @@ def test_an_error_shows_the_reference_not_the_secret(monkeypatch: pytest.MonkeyP
     [
         ({"run": {"output": "s3://b/runs?access_key=A&secret_key=hunter2"}}, "run.output"),
         ({"execution": {"address": "ray://you:hunter2@host:1"}}, "execution.address"),
+        ({"execution": {"address": f"ray://you:hunter2{'x' * 300}@host:1"}}, "execution.address"),
         (
             {"run": {"loggers": [{"name": "mlflow", "tracking_uri": "http://me:hunter2@host"}]}},
             "run.loggers.0.tracking_uri",
