@@ -6,6 +6,7 @@ advises (https://owasp.org/www-community/attacks/CSV_Injection); so does one tha
 """
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMULA", "NUMBER", "as_cell", "as_cells", "from_cell", "from_cells", "to_csv"]
+__all__ = [
+    "FORMULA",
+    "NUMBER",
+    "as_cell",
+    "as_cells",
+    "from_cell",
+    "from_cells",
+    "single_values",
+    "to_csv",
+]
 
 FORMULA = r"^'*[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]"
 """What a spreadsheet may take for a formula; the last four are the signs in full width. The
@@ -42,6 +52,34 @@ def as_cells(table: "pd.DataFrame") -> "pd.DataFrame":
 def from_cells(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a table as it was before `as_cells`."""
     return _changed(table, from_cell)
+
+
+def single_values(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table with one value in each cell, as JSON and Parquet may hold more.
+
+    Lists and objects become JSON, bytes become text. Raises `ValueError` for a column's name that
+    is there twice.
+    """
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"two columns are called '{twice[0]}'")
+    changed = table
+    for place in range(table.shape[1]):
+        column = table.iloc[:, place]
+        if column.dtype == object and any(map(_is_several, column)):
+            changed = table.copy(deep=False) if changed is table else changed
+            changed.isetitem(place, [_as_one(one) if _is_several(one) else one for one in column])
+    return changed
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, bytes | list | tuple | dict) or getattr(value, "ndim", 0) > 0
+
+
+def _as_one(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return json.dumps(value, default=lambda one: getattr(one, "tolist", lambda: str(one))())
 
 
 def to_csv(table: "pd.DataFrame", header: bool = True) -> str:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final, Self
 
 from cosup.secrets import HIDDEN, is_secret_name, mask
-from cosup.words import brief, either, literal
+from cosup.words import brief, either, literal, printable
 
 __all__ = [
     "MISSING",
@@ -105,7 +105,8 @@ class UserError(ValueError):
             text += f"; did you mean {either([repr(name) for name in self.nearest])}?"
         if after:
             text += f" (allowed: {after})"
-        return mask(": ".join(filter(None, (self.where, ".".join(self.key), before, text))))
+        whole = ": ".join(filter(None, (self.where, ".".join(self.key), before, text)))
+        return printable(mask(whole))
 
 
 class UserErrors(UserError):
@@ -151,7 +152,8 @@ class RunError(RuntimeError):
         return moved
 
     def __str__(self) -> str:
-        return mask(_joined(self.where, self.problem) or "")
+        text = mask(_joined(self.where, self.problem) or "")
+        return "\n".join(map(printable, text.split("\n")))
 
 
 @contextmanager

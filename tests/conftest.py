@@ -62,7 +62,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order the files of a worker: those with Ray first, then slow tests, then many tests."""
+    """Leave out long searches unless they are asked for, and order the files of a worker: those
+    with Ray first, then slow tests, then many tests."""
+    if "fuzz" not in config.getoption("markexpr"):
+        items[:] = [item for item in items if not item.get_closest_marker("fuzz")]
     if not hasattr(config, "workerinput"):
         return
     slow = {item.path for item in items if item.get_closest_marker("slow")}

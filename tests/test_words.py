@@ -19,7 +19,7 @@ from cosup.errors import (
     unknown_of_many,
     within,
 )
-from cosup.words import MINUS, NONE
+from cosup.words import MINUS, NONE, printable
 
 GOOD = {"data": {"source": "digits"}, "student": {"backbone": {"name": "resnet18"}}}
 
@@ -74,7 +74,7 @@ ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         of_config(rounds={"loss": {"name": "distillation", "tau": 0}}),
-        "c.yaml: rounds.loss.tau: 0.0: must be above 0",
+        "c.yaml: rounds.loss.tau: 0.0: must be from 1e-06 to 1e+06",
     ),
     (
         of_config(run={"seed": True}, execution={"backend": "rey"}),
@@ -189,3 +189,9 @@ def test_errors_of_other_libraries_in_short() -> None:
     assert in_short(ValueError("a"), named=True) == "ValueError: a"
     assert in_short(ValueError(), named=True) == "ValueError"
     assert len(in_short(ValueError("word " * 99))) <= 200
+
+
+def test_printable_text_moves_no_cursor() -> None:
+    assert printable("é = 1") == "é = 1"
+    assert printable("a\x1b[2J\x07\n\u202eb") == "a\\x1b[2J\\x07\\n\\u202eb"
+    assert printable("\ud800").encode()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cosup.cells import from_cells
+from cosup.cells import from_cells, single_values
 from cosup.data.images import Ints
 from cosup.data.sources.table import PARQUET
 from cosup.errors import UserError, in_short, raise_all, unknown_name, unknown_of_many
@@ -57,7 +57,8 @@ def read_answers(path: Path) -> list[Answer]:
     if not path.is_file():
         raise UserError("no file {value}", value=str(path))
     try:
-        table = pd.read_parquet(path) if path.suffix in PARQUET else _read_csv(path)
+        is_parquet = path.suffix in PARQUET
+        table = single_values(pd.read_parquet(path)) if is_parquet else _read_csv(path)
     except UserError as error:
         raise error.moved(where=where) from None
     except Exception as error:  # pyarrow's own, OSError, ValueError, pandas' parser

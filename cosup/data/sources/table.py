@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosup.cells import from_cells
+from cosup.cells import from_cells, single_values
 from cosup.data.images import FileImages, Images
 from cosup.data.sources.base import (
     TABLE_COLUMNS,
@@ -196,9 +196,9 @@ def read_table(path: str) -> "pd.DataFrame":
             )
             frame = from_cells(read)
         else:
-            frame = pd.read_parquet(path)
+            frame = single_values(pd.read_parquet(path))
         texts = pd.DataFrame({str(name): as_text(frame[name]) for name in frame.columns})
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of pandas, pyarrow: damaged files cause errors of any kind
         kind = "Parquet" if ending in PARQUET else "CSV"
         raise UserError(f"cannot be read as {kind}: {in_short(error)}", value=path) from None
     if frame.empty:

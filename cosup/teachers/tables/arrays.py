@@ -54,7 +54,7 @@ def load_arrays(path: Path, section: ExternalSection) -> Arrays:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         arrays = {"": found} if ending(path) == ".npy" else {name: found[name] for name in found}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except Exception as error:  # of NumPy, zipfile, zlib: damaged files cause errors of any kind
         raise table_error(path, f"cannot be read as NumPy arrays: {in_short(error)}") from None
     values = _values(path, arrays)
     ids = _ids(path, section, arrays)
@@ -92,7 +92,7 @@ def _values(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         found = ", ".join(arrays) or "nothing"
         raise table_error(path, f"holds {found}", "`ids`, `annotators` and one array of answers")
     values = arrays[left[0]]
-    if not np.issubdtype(values.dtype, np.number):
+    if values.dtype.kind not in "iuf":
         raise table_error(path, f"holds an array of {values.dtype}", "whole numbers, or fractions")
     return values[:, None] if values.ndim == 1 else values
 

@@ -3,17 +3,18 @@
 import gzip
 import hashlib
 import json
+import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cosup.cells import from_cells
+from cosup.cells import from_cells, single_values
 from cosup.data.sources.table import PARQUET
 from cosup.errors import UserError, in_short
 
@@ -37,6 +38,7 @@ CHUNK_ELEMENTS = 2**20
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 ARRAYS = (".npy", ".npz")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _PLAIN = (*SEPARATED, *LINES, ".json")
 ENDINGS = (*_PLAIN, *(f"{name}.gz" for name in _PLAIN), *PARQUET, *ARRAYS)
 
@@ -111,7 +113,7 @@ def frames(path: Path, columns: Sequence[str] | None = None) -> Iterator[pd.Data
             yield from _records(iter(_flat_json(path)))
     except UserError:
         raise
-    except (pa.ArrowException, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # of pandas, pyarrow, zlib: damaged files cause errors of any kind
         name = "Parquet" if kind in PARQUET else "CSV" if kind in SEPARATED else "JSON"
         encoding = "UTF-8" if isinstance(error, UnicodeDecodeError) else None
         raise table_error(path, f"cannot be read as {name}: {in_short(error)}", encoding) from None
@@ -129,8 +131,8 @@ def load_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises `UserError`."""
     try:
         with _opened(path) as file:
-            return json.load(file)
-    except (ValueError, OSError, EOFError) as error:
+            return _parsed(file.read())
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise table_error(path, f"cannot be read as JSON: {in_short(error)}") from None
 
 
@@ -151,7 +153,7 @@ def _opened(path: Path) -> IO[str]:
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
     frame.columns = pd.Index([str(column) for column in frame.columns])
-    return frame
+    return single_values(frame)
 
 
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
@@ -198,9 +200,16 @@ def _lines(path: Path) -> Iterator[Any]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield _parsed(line)
                 except ValueError as error:
                     raise ValueError(f"line {number}: {in_short(error)}") from None
+
+
+def _parsed(text: str) -> Any:
+    found = json.loads(text)
+    if _SURROGATE.search(text):
+        json.dumps(found, ensure_ascii=False).encode()  # raises an error for half a pair
+    return found
 
 
 def _flat_json(path: Path) -> list[Any]:

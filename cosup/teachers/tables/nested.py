@@ -95,10 +95,11 @@ def _label_studio_answers(path: Path, content: Any, columns: ColumnsSection) -> 
     for number, task in enumerate(tasks, 1):
         sample = _task_sample(path, number, task, columns.sample_id)
         made: list[Any] = next((task[key] for key in TASK if isinstance(task.get(key), list)), [])
-        for annotation in made:
+        for annotation in _objects(path, f"`annotations` of task {number}", made):
             who = _user(annotation.get("completed_by"))
             skipped = annotation.get("was_cancelled") or annotation.get("skipped")
-            results = [] if skipped else annotation.get("result") or []
+            found = [] if skipped else annotation.get("result") or []
+            results = _objects(path, f"`result` of task {number}", found)
             label = _choice(path, number, sample, results, columns.label)
             yield _Answer(sample, who, label)
 
@@ -122,7 +123,10 @@ def _task_sample(path: Path, number: int, task: Mapping[str, Any], key: str | No
 
 def _without_server(text: str) -> str:
     """Return the path that Label Studio's address of an image is about, as it was imported."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # no address, such as `http://[`
+        return text
     if parts.path.endswith("/data/local-files/") or parts.path == "/data/local-files":
         return parse_qs(parts.query).get("d", [text])[0]
     served = parts.scheme in ("http", "https")
@@ -145,8 +149,9 @@ def _choice(
     where = f"task {number}, sample '{sample}'"
     made: dict[str, list[str]] = {}
     for result in results:
-        choices = (result.get("value") or {}).get("choices")
-        if choices is not None:
+        value = result.get("value")
+        choices = value.get("choices") if isinstance(value, dict) else None
+        if isinstance(choices, list):
             made.setdefault(str(result.get("from_name")), []).extend(map(str, choices))
     if name is not None:
         made = {key: value for key, value in made.items() if key == name}
@@ -160,29 +165,43 @@ def _choice(
     return chosen[0] if chosen else None
 
 
+def _objects(path: Path, what: str, value: Any) -> list[dict[str, Any]]:
+    """Return a list of objects. Raises `UserError` for anything else."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise table_error(path, f"{what} is no list of objects", KNOWN)
+    return value
+
+
+def _id(value: Any) -> Any:
+    """Return an id, which is a number or text; anything else as text, which no other id is."""
+    return str(value) if isinstance(value, list | dict) else value
+
+
 def _coco_answers(path: Path, content: Any, columns: ColumnsSection) -> Iterator[_Answer]:
-    names = {item.get("id"): str(item.get("name")) for item in content["categories"]}
+    images, annotations, categories = (_objects(path, f"`{part}`", content[part]) for part in PARTS)
+    names = {_id(item.get("id")): str(item.get("name")) for item in categories}
     key = columns.sample_id or "file_name"
-    samples = {item.get("id"): item.get(key) for item in content["images"]}
+    samples = {_id(item.get("id")): item.get(key) for item in images}
     who_keys = (columns.annotator,) if columns.annotator else USUAL["annotator"]
     sure_keys = (columns.confidence,) if columns.confidence else ("confidence", "score")
     seen = set()
-    for number, item in enumerate(content["annotations"], 1):
-        sample = samples.get(item.get("image_id"))
+    for number, item in enumerate(annotations, 1):
+        sample = samples.get(_id(item.get("image_id")))
         if sample is None:
             found = (
                 f"annotation {number} is of image {item.get('image_id')!r}, which has no '{key}'"
             )
             raise table_error(path, found)
-        if item.get("category_id") not in names:
+        category = _id(item.get("category_id"))
+        if category not in names:
             found = f"annotation {number} has the category {item.get('category_id')!r}"
             raise table_error(path, found, f"{', '.join(map(str, names))}")
-        seen.add(item["image_id"])
+        seen.add(_id(item["image_id"]))
         who = next((str(item[k]) for k in who_keys if item.get(k) is not None), ALONE)
         sure = next((item[k] for k in sure_keys if item.get(k) is not None), None)
-        yield _Answer(str(sample), who, names[item["category_id"]], sure)
+        yield _Answer(str(sample), who, names[category], sure)
     # An image without an annotation was asked and not answered, if only one annotates.
-    several = any(item.get(k) is not None for item in content["annotations"] for k in who_keys)
+    several = any(item.get(k) is not None for item in annotations for k in who_keys)
     if not several:
         for image, sample in samples.items():
             if image not in seen and sample is not None:

@@ -1,6 +1,5 @@
 """Tables with a row per sample or answer: the forms `labels`, `long`, `wide` and `matrix`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def _read_answers(path: Path, layout: Layout) -> Votes:
         if layout.annotator is not None:
             who = found.annotators(_column(chunk, layout.annotator))
         confidence = None if layout.confidence is None else _column(chunk, layout.confidence)
-        found.add(sample, who, _hashable(_column(chunk, layout.label)), confidence)
+        found.add(sample, who, _column(chunk, layout.label), confidence)
         found.end(len(chunk))
     return found.finish()
 
@@ -42,7 +41,7 @@ def _read_wide(path: Path, layout: Layout) -> Votes:
         sample = found.start(_column(chunk, layout.sample_id))
         for at, name in enumerate(layout.columns):
             who = np.full(len(chunk), at, dtype=np.int32)
-            found.add(sample, who, _hashable(_column(chunk, name)), blank=blank)
+            found.add(sample, who, _column(chunk, name), blank=blank)
         found.end(len(chunk))
     return found.finish()
 
@@ -52,10 +51,3 @@ def _column(chunk: pd.DataFrame, name: str) -> "pd.Series[Any]":
     if name in chunk:
         return chunk[name]
     return pd.Series([None] * len(chunk), dtype=object)
-
-
-def _hashable(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return a column with lists and objects, which JSON may hold, as text."""
-    if column.dtype != object:
-        return column
-    return column.map(lambda v: json.dumps(v) if isinstance(v, dict | list) else v)
