@@ -57,8 +57,8 @@ def from_cells(table: "pd.DataFrame") -> "pd.DataFrame":
 def single_values(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a table with one value in each cell, as JSON and Parquet may hold more.
 
-    Lists and objects become JSON, bytes become text. Raises `ValueError` for a column's name that
-    is there twice.
+    Lists and objects become JSON; bytes, and whole numbers of more than 64 bits, text. Raises
+    `ValueError` for a column's name that is there twice.
     """
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
@@ -66,17 +66,20 @@ def single_values(table: "pd.DataFrame") -> "pd.DataFrame":
     changed = table
     for place in range(table.shape[1]):
         column = table.iloc[:, place]
-        if column.dtype == object and any(map(_is_several, column)):
+        if column.dtype == object and any(map(_is_odd, column)):
             changed = table.copy(deep=False) if changed is table else changed
-            changed.isetitem(place, [_as_one(one) if _is_several(one) else one for one in column])
+            changed.isetitem(place, [_as_text(one) if _is_odd(one) else one for one in column])
     return changed
 
 
-def _is_several(value: Any) -> bool:
+def _is_odd(value: Any) -> bool:
+    """Return whether a value is more than a cell of a table holds."""
+    if isinstance(value, int):
+        return value.bit_length() > 63
     return isinstance(value, bytes | list | tuple | dict) or getattr(value, "ndim", 0) > 0
 
 
-def _as_one(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     return json.dumps(value, default=lambda one: getattr(one, "tolist", lambda: str(one))())

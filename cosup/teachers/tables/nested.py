@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 import pandas as pd
 
+from cosup.cells import single_values
 from cosup.config.external import ColumnsSection, Form
 from cosup.errors import known_names
 from cosup.teachers.tables.frames import table_error
@@ -81,7 +82,7 @@ def read_nested(path: Path, content: Any, form: Form, columns: ColumnsSection) -
         raise table_error(path, "has no annotations")
     alone = all(answer.annotator == ALONE for answer in answers)
     found = VoteCollector(path, form, [ALONE] if alone else [])
-    frame = pd.DataFrame(answers)
+    frame = single_values(pd.DataFrame(answers))
     sample = found.start(frame["sample"])
     who = np.zeros(len(frame), dtype=np.int32) if alone else found.annotators(frame["annotator"])
     given = frame["confidence"].notna().any()
