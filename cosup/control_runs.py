@@ -2,10 +2,11 @@
 
 A student is trained as in the run: with its objective, from its start, for its number of optimiser
 steps. With a fresh head in every round, that is one training, with the seed of the last round; else
-one training per round, each continuing from the one before.
+one training per round, each continuing from the one before. The trainings of several controls,
+which do not wait for each other, are run together (`run_controls`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -15,19 +16,20 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner
 from cosup.consistency import Chain
-from cosup.controls import LABELS, NO_TRUE_LABEL, PAIR, TEAM, Absent
+from cosup.controls import CONTROLS, LABELS, NO_TRUE_LABEL, PAIR, TEAM, Absent
+from cosup.errors import RunError, about
 from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance, Inputs, Student
-from cosup.rounds import NewStudent, Recipe, assign, harden, run_rounds
+from cosup.protocols import Guidance, Inputs, Lessons, Student, Update, advance
+from cosup.rounds import NewStudent, Recipe, assign, harden, last_round
 from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.team import Answering, ask_team
 
-__all__ = ["ControlRun", "LabelledSamples", "TeamSamples"]
+__all__ = ["ControlRun", "LabelledSamples", "TeamSamples", "run_controls"]
 
-Found = TypeVar("Found")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -109,40 +111,41 @@ class ControlRun:
         """Predict with the student as it starts."""
         return self._student(self.new_student, 1).predict(self.task.test_inputs)
 
-    def trained_on(self, labels: Tensor) -> ProbTable:
+    def trained_on(self, labels: Tensor) -> Lessons[ProbTable]:
         """Train the student on labels [N] (-1: left out), in place of annotations and labels."""
-        return self._trained(self.new_student, self.task.inputs, self._labels(labels))
+        return (yield from self._trained(self.new_student, self.task.inputs, self._labels(labels)))
 
-    def trained_on_teachers_labels(self) -> ProbTable:
+    def trained_on_teachers_labels(self) -> Lessons[ProbTable]:
         """Train the student on the labelled samples of teacher_train."""
         found = self._present(LABELS, self.labelled)
         labels = _known(found.labels, "no label of teacher_train is known")
-        return self._trained(found.new_student, found.inputs, self._labels(labels))
+        return (yield from self._trained(found.new_student, found.inputs, self._labels(labels)))
 
-    def taught_by(self, level: Level, assigner: str) -> ProbTable:
+    def taught_by(self, level: Level, assigner: str) -> Lessons[ProbTable]:
         """Train the student on a level's annotations, all kept, as this assigner gives them."""
         supervision = self._annotations(level, self._assigner(assigner))
-        return self._trained(self.new_student, self.task.inputs, supervision)
+        return (yield from self._trained(self.new_student, self.task.inputs, supervision))
 
-    def rerun(self, assigner: str) -> ProbTable:
+    def rerun(self, assigner: str) -> Lessons[ProbTable]:
         """Repeat the run's rounds with another assigner."""
-        return self._last_round(replace(self.recipe, assigner=self._assigner(assigner)))
+        recipe = replace(self.recipe, assigner=self._assigner(assigner))
+        return (yield from self._last_round(recipe))
 
-    def without_filters(self) -> ProbTable:
+    def without_filters(self) -> Lessons[ProbTable]:
         """Repeat the run's rounds without its filters."""
         if not self.recipe.filters.filters:
             raise Absent("the run has no filter")
-        return self._last_round(replace(self.recipe, filters=Chain([], [])))
+        return (yield from self._last_round(replace(self.recipe, filters=Chain([], []))))
 
-    def with_cross_entropy(self) -> ProbTable:
+    def with_cross_entropy(self) -> Lessons[ProbTable]:
         """Repeat the run's rounds with cross-entropy as the loss."""
         objective = self.recipe.objective
         if isinstance(objective.loss, CrossEntropy):
             raise Absent("the loss of the run is cross-entropy")
         plain = replace(objective, loss=CrossEntropy())
-        return self._last_round(replace(self.recipe, objective=plain))
+        return (yield from self._last_round(replace(self.recipe, objective=plain)))
 
-    def self_trained(self) -> ProbTable:
+    def self_trained(self) -> Lessons[ProbTable]:
         """Train the student on generalists, then on its own predictions, for as many rounds.
 
         It starts from the mean of the coarsest level's teachers of the whole task; where there are
@@ -151,9 +154,11 @@ class ControlRun:
         inputs, numbers = self.task.inputs, self._rounds()
         supervision, student = self._annotations(*self._first_teachers()), None
         for number in numbers:
-            student = self._student(self.recipe.new_student, number, student)
-            student.update(inputs, supervision.targets, supervision.weights, supervision.guidance)
-            if number != numbers[-1]:
+            last = number == numbers[-1]  # nobody reads its predictions of training samples
+            make = self.new_student if last else self.recipe.new_student
+            student = self._student(make, number, student)
+            yield supervision.update(student, inputs)
+            if not last:
                 supervision = self._own(student.predict_own(inputs))
         assert student is not None
         return student.predict(self.task.test_inputs)
@@ -169,7 +174,7 @@ class ControlRun:
             raise Absent("no trained teacher answers on a test sample")
         return answers.probs
 
-    def _present(self, control: str, found: Found | None) -> Found:
+    def _present(self, control: str, found: Part | None) -> Part:
         if found is None:
             raise Absent(self.reasons[control])
         return found
@@ -225,12 +230,14 @@ class ControlRun:
     def _trainer_labels(self) -> Tensor | None:
         return self.task.labels if self.recipe.objective.true_label_weight else None
 
-    def _trained(self, make: NewStudent, inputs: Inputs, supervision: "Supervision") -> ProbTable:
+    def _trained(
+        self, make: NewStudent, inputs: Inputs, supervision: "Supervision"
+    ) -> Lessons[ProbTable]:
         """Train a student as often as the run's is trained, and predict the test samples."""
         numbers, student = self._rounds(), None
         for number in numbers[-1:] if self.recipe.fresh else numbers:
             student = self._student(make, number, student)
-            student.update(inputs, supervision.targets, supervision.weights, supervision.guidance)
+            yield supervision.update(student, inputs)
         assert student is not None
         return student.predict(self.task.test_inputs)
 
@@ -241,8 +248,9 @@ class ControlRun:
             student.load_state_dict(before.state_dict())
         return student
 
-    def _last_round(self, recipe: Recipe) -> ProbTable:
-        *_, last = run_rounds(self.task, recipe, self.run_seed)
+    def _last_round(self, recipe: Recipe) -> Lessons[ProbTable]:
+        recipe = replace(recipe, last_student=self.new_student)
+        last = yield from last_round(self.task, recipe, self.run_seed)
         return last.test_probs
 
 
@@ -253,6 +261,58 @@ class Supervision:
     targets: ProbTable
     weights: Tensor
     guidance: Guidance
+
+    def update(self, student: Student, inputs: Inputs) -> Update:
+        """Return the training of a student on it. inputs: of the N samples."""
+        return Update(student, inputs, self.targets, self.weights, self.guidance)
+
+
+def run_controls(
+    run: ControlRun, names: Iterable[str]
+) -> tuple[dict[str, ProbTable], dict[str, str]]:
+    """Run controls in lockstep, their students trained together.
+
+    Returns the test probabilities by control, and why others are absent. Errors name the control.
+    """
+    waiting = {name: _lessons(name, run) for name in names}
+    found: dict[str, ProbTable] = {}
+    absent: dict[str, str] = {}
+    while waiting:
+        updates: dict[str, Update] = {}
+        for name, lessons in waiting.items():
+            try:
+                with about(f"control {name}"):
+                    step = advance(lessons)
+            except Absent as reason:
+                absent[name] = str(reason)
+                continue
+            if isinstance(step, Update):
+                updates[name] = step
+            else:
+                found[name] = step
+        _update_together(updates)
+        waiting = {name: waiting[name] for name in updates}
+    return found, absent
+
+
+def _lessons(name: str, run: ControlRun) -> Lessons[ProbTable]:
+    """Return the lessons of a control; none where it trains no student."""
+    begun = CONTROLS[name].run(run)
+    return begun if isinstance(begun, ProbTable) else (yield from begun)
+
+
+def _update_together(updates: Mapping[str, Update]) -> None:
+    """Run the updates of controls, by control."""
+    several = list(updates.values())
+    if len(several) > 1:
+        try:
+            type(several[0].student).update_together(several)
+            return
+        except RunError:
+            pass  # alone, each tells of which control it is
+    for name, update in updates.items():
+        with about(f"control {name}"):
+            update.run()
 
 
 def _known(labels: Tensor, reason: str) -> Tensor:

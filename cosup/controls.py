@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cosup.levels import Level
     from cosup.probabilities import ProbTable
+    from cosup.protocols import Lessons
 
 __all__ = [
     "BAGGED",
@@ -60,8 +61,8 @@ class ControlContext(Protocol):
     """What a control is computed from: a run's task and ways to train its student.
 
     Students are trained with the run's own objective, start and number of optimiser steps. Each
-    method returns the class probabilities of the test samples. Methods and properties raise
-    `Absent` if the run lacks what they need.
+    method returns the class probabilities of the test samples, or the lessons that end with them.
+    Methods, properties and lessons raise `Absent` if the run lacks what they need.
     """
 
     @property
@@ -96,31 +97,31 @@ class ControlContext(Protocol):
         """Predict with the untrained student."""
         ...
 
-    def trained_on(self, labels: "Tensor") -> "ProbTable":
+    def trained_on(self, labels: "Tensor") -> "Lessons[ProbTable]":
         """Train the student on labels [N]."""
         ...
 
-    def trained_on_teachers_labels(self) -> "ProbTable":
+    def trained_on_teachers_labels(self) -> "Lessons[ProbTable]":
         """Train the student on the labelled samples of teacher_train."""
         ...
 
-    def taught_by(self, level: "Level", assigner: str) -> "ProbTable":
+    def taught_by(self, level: "Level", assigner: str) -> "Lessons[ProbTable]":
         """Train the student on all of a level's annotations, as this assigner gives them."""
         ...
 
-    def rerun(self, assigner: str) -> "ProbTable":
+    def rerun(self, assigner: str) -> "Lessons[ProbTable]":
         """Repeat the run's rounds with another assigner."""
         ...
 
-    def without_filters(self) -> "ProbTable":
+    def without_filters(self) -> "Lessons[ProbTable]":
         """Repeat the run's rounds without its filters."""
         ...
 
-    def with_cross_entropy(self) -> "ProbTable":
+    def with_cross_entropy(self) -> "Lessons[ProbTable]":
         """Repeat the run's rounds with cross-entropy as the loss."""
         ...
 
-    def self_trained(self) -> "ProbTable":
+    def self_trained(self) -> "Lessons[ProbTable]":
         """Train the student on a generalist's annotations, then on its own predictions."""
         ...
 
@@ -134,8 +135,9 @@ class Control:
     """A control. The name is that of the config, of `summary.json` and of the files of a run."""
 
     name: str
-    run: Callable[[ControlContext], "ProbTable"]
-    """Compute the class probabilities of the test samples. Raises `Absent` if it cannot."""
+    run: Callable[[ControlContext], "ProbTable | Lessons[ProbTable]"]
+    """Return the class probabilities of the test samples, or, where students are trained, the
+    lessons that end with them. Raises `Absent`, at once or in a lesson, if it cannot."""
     title: str
     """Short name for reports."""
     label: str

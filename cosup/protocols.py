@@ -1,9 +1,9 @@
 """Contracts between the rounds and what they train: students, their inputs, and live teachers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -147,6 +147,29 @@ class Update:
     def run(self) -> None:
         """Update the student."""
         self.student.update(self.inputs, self.targets, self.weights, self.guidance)
+
+
+Found = TypeVar("Found")
+
+Lessons = Generator[Update, None, Found]
+"""Trainings of one student after another: yields each update, goes on when it has been run, and
+returns what the students predict. Several can so be run in lockstep, their students together."""
+
+
+def advance(lessons: Lessons[Found]) -> Update | Found:
+    """Return the next update, to be run before the next call; after the last one the result."""
+    try:
+        return next(lessons)
+    except StopIteration as end:
+        result: Found = end.value
+        return result
+
+
+def run_lessons(lessons: Lessons[Found]) -> Found:
+    """Run the updates one by one, and return the result."""
+    while isinstance(step := advance(lessons), Update):
+        step.run()
+    return step
 
 
 class PartPredictor(ABC):

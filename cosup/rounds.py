@@ -19,7 +19,7 @@ from cosup.consistency.base import Chain, Kept, PartTrainer, check_kept
 from cosup.levels import Assignment, Level, Stream, Task
 from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance, Student, Update
+from cosup.protocols import Guidance, Lessons, Student, Update
 from cosup.seeds import seed_for
 
 NewStudent = Callable[[Objective, int], Student]
@@ -136,6 +136,22 @@ def first_state(task: Task, recipe: Recipe, seed: int) -> RoundState:
     if not recipe.student_first:
         return RoundState()
     return RoundState(train_probs=recipe.new_student(recipe.objective, seed).predict(task.inputs))
+
+
+def last_round(task: Task, recipe: Recipe, seed: int) -> Lessons[Outcome]:
+    """Run the last round, and before it those on which it depends (`Recipe.memoryless`).
+
+    The outcome is that of the last of `run_rounds`. Errors as for `run_round`.
+    """
+    schedule = recipe.schedule(len(task.levels))
+    state = first_state(task, recipe, seed)
+    for number, index in schedule[-1:] if recipe.memoryless else schedule:
+        state = state.at(index)
+        lesson = _prepare(task, recipe, state, number, task.levels[index], seed)
+        yield lesson.update
+        outcome = lesson.finish(task)
+        state = state.after(outcome)
+    return outcome
 
 
 def run_rounds_together(

@@ -19,8 +19,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from cosup.assignment import Agreement, LossOracle
 from cosup.consistency import TeacherStudent
-from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
+from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples, run_controls
 from cosup.controls import BAGGED, CONTROLS, GENERALIST, LABELS, PAIR, TEAM, Absent
+from cosup.errors import RunError
 from cosup.evidence import Evidence, Truth
 from cosup.levels import ArrayAnnotations
 from cosup.losses import AdaptiveConfidence, CrossEntropy, Objective
@@ -46,8 +47,16 @@ def control_run(task=None, own=None, **fields):
     return ControlRun(task, own, 0, task.levels[0], own.new_student, **given)
 
 
+def answers(name, run):
+    """Return the test probabilities of one control; raise `Absent` where it is absent."""
+    found, absent = run_controls(run, [name])
+    if absent:
+        raise Absent(absent[name])
+    return found[name]
+
+
 def labels_of(name, run):
-    return CONTROLS[name].run(run).top()[0]
+    return answers(name, run).top()[0]
 
 
 def accuracy(name, run):
@@ -88,11 +97,53 @@ def test_controls_repeat_exactly(found):
         assert accuracy(name, control_run()) == found[name]
 
 
+def test_controls_together_are_the_controls_alone():
+    """Their heads share a loop, and each keeps the numbers that it has by itself."""
+    run = control_run()
+    names = [name for name in TRAINED if name != "zero_shot"]
+    together, absent = run_controls(run, names)
+    assert not absent
+    for name in names:
+        assert torch.equal(together[name].dense(), answers(name, run).dense()), name
+
+
+def test_absent_controls_do_not_hold_up_the_others():
+    run = control_run(labelled=None, reasons=NAMES)
+    found, absent = run_controls(run, [LABELS, "ceiling"])
+    assert set(found) == {"ceiling"}
+    assert absent == {LABELS: NAMES[LABELS]}
+
+
+def test_routing_that_no_student_guides_is_trained_once():
+    """Random routing needs no round before the last."""
+    run = control_run(own=recipe(new_student(), Agreement(), objective=Objective(Spy())))
+    for name, rounds in (("random_assignment", 1), ("self_training", 2)):
+        Spy.calls = 0
+        answers(name, run)
+        assert Spy.calls == 150 * rounds, name
+
+
+@dataclass
+class Breaks(Loss):
+    """A loss that is not finite after some steps."""
+
+    def __call__(self, logits, targets, progress):
+        losses, metrics = CrossEntropy()(logits, targets, progress)
+        return losses / (progress < 0.5), metrics
+
+
+def test_a_failure_names_its_control():
+    """Controls that fail in one loop are run alone, to tell which of them fails."""
+    run = control_run(own=recipe(new_student(), objective=Objective(Breaks())))
+    with pytest.raises(RunError, match="control ceiling"):
+        run_controls(run, ["plain_loss", "ceiling"])
+
+
 def test_zero_shot_is_the_student_before_any_training() -> None:
     task, labels = digits_task()
     head = {"kind": "prototype", "scale": 20.0}
     make = new_student(prototypes=class_prototypes(), head=head)
-    predicted = CONTROLS["zero_shot"].run(control_run(task, recipe(make)))
+    predicted = answers("zero_shot", control_run(task, recipe(make)))
     # Independently: the nearest prototype by cosine.
     expected = cosine_similarity(task.test_inputs.numpy(), class_prototypes().numpy())
     assert torch.equal(predicted.top()[0], torch.from_numpy(expected.argmax(1)))
@@ -134,7 +185,7 @@ def test_controls_have_the_loss_and_the_steps_of_the_run(name, fresh):
     own = recipe(new_student(), filters=FILTER, objective=Objective(Spy()), fresh=fresh)
     run = control_run(own=own)
     Spy.calls = 0
-    CONTROLS[name].run(run)
+    answers(name, run)
     rounds = 1 if fresh and name not in RERUNS else 2
     assert Spy.calls == 150 * rounds
 
@@ -154,7 +205,7 @@ def test_controls_continue_from_the_student_before_where_the_run_does():
         if before is not None:
             student.load_state_dict(before.state_dict())
         update(student, task.inputs, task.truth.labels)
-    found = CONTROLS["ceiling"].run(control_run(task, own))
+    found = answers("ceiling", control_run(task, own))
     assert torch.equal(found.dense(), student.predict(task.test_inputs).dense())
 
 
@@ -163,7 +214,7 @@ def test_the_control_labels_is_the_student_on_the_teachers_samples():
     pixels, labels = digits()
     student = new_student()(LOSS, seed_for(0, "round", 2))
     update(student, torch.from_numpy(pixels[TRAIN]), torch.from_numpy(labels[TRAIN]))
-    found = CONTROLS[LABELS].run(control_run())
+    found = answers(LABELS, control_run())
     assert torch.equal(found.dense(), student.predict(task.test_inputs).dense())
 
 
@@ -171,7 +222,7 @@ def test_the_team_is_the_assigner_on_test_samples():
     task, _ = digits_task()
     own = recipe(new_student(), Agreement(), objective=LOSS)
     samples = team_samples(task, own)
-    found = CONTROLS[TEAM].run(control_run(task, own, team_samples=samples))
+    found = answers(TEAM, control_run(task, own, team_samples=samples))
     annotations = samples.level.annotations.annotations
     evidence = Evidence(samples.student.dense(), annotations)
     expected = Agreement().assign(evidence, samples.level.scopes).targets
@@ -184,7 +235,7 @@ def test_variants_are_the_run_with_one_part_changed():
     plain = recipe(new_student(), filters=FILTER)
     for name, expected in (("no_filter", without), ("plain_loss", plain)):
         *_, last = run_rounds(task, expected, 0)
-        assert torch.equal(CONTROLS[name].run(control_run()).dense(), last.test_probs.dense())
+        assert torch.equal(answers(name, control_run()).dense(), last.test_probs.dense())
 
 
 def test_self_training_starts_from_the_best_teacher_without_a_generalist():
@@ -213,7 +264,7 @@ def test_labels_of_the_objective_are_used_as_in_the_run():
     update(student, run.task.inputs, labels, given=labels)
     expected = student.predict(run.task.test_inputs).dense()
     for name in ("best_teacher", "mean_ensemble", "given_labels"):
-        found = CONTROLS[name].run(run).dense()
+        found = answers(name, run).dense()
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
 
 
@@ -239,7 +290,7 @@ def test_the_loss_oracle_never_chooses_a_teacher_with_more_loss():
 
 def reason_of(name, run):
     with pytest.raises(Absent) as found:
-        CONTROLS[name].run(run)
+        answers(name, run)
     return str(found.value)
 
 
@@ -284,4 +335,4 @@ def test_student_and_team_are_absent_without_a_team() -> None:
     paired = ProbTable.one_hot(digits_task()[1], 10)
     assert accuracy(PAIR, control_run(paired=paired)) == 1
     with pytest.raises(Absent, match="no teacher"):
-        CONTROLS[PAIR].run(control_run(reasons={PAIR: "no teacher"}))
+        answers(PAIR, control_run(reasons={PAIR: "no teacher"}))

@@ -4,7 +4,7 @@ Published code fits one head after another from a DataLoader over a TensorDatase
 are in memory, a batch is one gather, and H heads (local students of a level, linear teachers, folds
 of a cross-fit) share every step. The heads stay independent: each draws its own batches from its
 own samples, the losses are summed, and Adam works element by element. Fits that draw the same
-batches (candidates of a choice, which differ in targets or loss) share the loop too.
+batches (candidates of a choice, or controls: they differ in targets or loss) share the loop too.
 """
 
 import logging
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 SMALL_STEP = 64 * 10**6  # multiplications per step below which one thread is faster than several
 CHECK_EVERY = 25  # steps between checks of the loss on an accelerator: each check waits for it
+LOOP_BYTES = 2**30  # of weights, gradients and moments of the fits in one loop
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,19 @@ class HeadFit:
             and all(map(torch.equal, self.members, other.members))
         )
 
+    def same_loss(self, other: "HeadFit") -> bool:
+        """Whether one call of the objective serves both, in one loop."""
+        return (
+            self.objective == other.objective
+            and (self.weights is None) == (other.weights is None)
+            and (self.labels is None) == (other.labels is None)
+        )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the heads with their gradients and two moments."""
+        return 16 * len(self.members) * self.features.shape[1] * self.targets.num_classes
+
     def samples(self, device: torch.device) -> Samples:
         """Return what the heads are fitted to, gathered by row onto the device."""
         return Samples(
@@ -176,6 +190,7 @@ def fit_together(
     while waiting := [index for index in range(len(fits)) if index not in banks]:
         first = fits[waiting[0]]
         group = [index for index in waiting if first.same_batches(fits[index])]
+        group = group[: max(1, LOOP_BYTES // first.state_bytes)]
         report = on_step if group[0] == 0 else None
         found = _fit_group([fits[index] for index in group], compute, report)
         banks |= dict(zip(group, found, strict=True))
@@ -201,6 +216,7 @@ def _fit_group(
     module = ranks.wrap(banks)
     monitors = [_HeadMonitor(one, compute) for one in fits]
     monitors[0].on_step, monitors[0].on_heads = on_step, on_heads
+    shared = [_SharedLoss(places, samples, monitors, ranks) for places in _with_one_loss(monitors)]
     # Threads as for one fit: sums over several threads differ in the last digits.
     what = f"fitting {plural(sum(len(one.members) for one in fits), 'head')}: step"
     multiplications = fit.batch_size * next(iter(banks)).weight.numel()
@@ -209,15 +225,8 @@ def _fit_group(
             set_rate(optimizer, training, step, total)
             rows = torch.stack([shuffle.draw(fit.batch_size) for shuffle in shuffles])
             rows = rows[:, ranks.own(fit.batch_size)]
-            progress = step / max(1, total - 1)
-            parts = []
             logits = module(samples[0].inputs(rows))
-            for one, source, scores, monitor in zip(fits, samples, logits, monitors, strict=True):
-                wanted, weight, true = source.supervision(rows)
-                losses, metrics = one.objective(scores, wanted, progress, true)
-                by_head = _mean(losses, weight, ranks)
-                parts.append(by_head.sum())
-                monitor.check(step, by_head, metrics)
+            parts = [each(logits, rows, step, total) for each in shared]
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(parts)
             optimizer.step()
@@ -227,6 +236,67 @@ def _fit_group(
     for monitor in monitors:
         monitor.end()
     return [_finished(bank, one) for bank, one in zip(banks, fits, strict=True)]
+
+
+def _with_one_loss(monitors: Sequence["_HeadMonitor"]) -> list[list[int]]:
+    """Group the places of fits with equal objectives.
+
+    The fit that reports metrics is alone: metrics are means over all heads of a call of the loss.
+    """
+    groups: list[list[int]] = []
+    for place, monitor in enumerate(monitors):
+        fit = monitor.fit
+        for group in groups:
+            first = monitors[group[0]]
+            if not first.is_read and not monitor.is_read and fit.same_loss(first.fit):
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    return groups
+
+
+class _SharedLoss:
+    """The loss of fits with one objective, computed in one call for the heads of all of them.
+
+    places: of the fits in the loop; samples, monitors: of all fits of the loop.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[int],
+        samples: Sequence[Samples],
+        monitors: Sequence["_HeadMonitor"],
+        ranks: Ranks,
+    ) -> None:
+        self.places, self.ranks = places, ranks
+        self.samples = [samples[place] for place in places]
+        self.monitors = [monitors[place] for place in places]
+        self.objective = self.monitors[0].fit.objective
+        self.heads = len(self.monitors[0].fit.members)
+
+    def __call__(self, logits: Sequence[Tensor], rows: Tensor, step: int, total: int) -> Tensor:
+        """Return the sum over the heads of the mean loss over their batches, and check it."""
+        found = [source.supervision(rows) for source in self.samples]
+        wanted, weight, true = (_stacked(parts) for parts in zip(*found, strict=True))
+        scores = _stacked([logits[place] for place in self.places])
+        assert scores is not None
+        assert wanted is not None
+        progress = step / max(1, total - 1)
+        losses, metrics = self.objective(scores, wanted, progress, true)
+        by_head = _mean(losses, weight, self.ranks)
+        for place, monitor in enumerate(self.monitors):
+            own = slice(place * self.heads, (place + 1) * self.heads)
+            monitor.check(step, by_head[own], metrics)
+        return by_head.sum()
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the heads of all parts in one tensor; None if there is none."""
+    found = [part for part in parts if part is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    return torch.cat(found)
 
 
 class _HeadMonitor:
@@ -245,6 +315,11 @@ class _HeadMonitor:
         self.first = self.last = math.nan
         self.by_head = torch.empty(0)
         self.metrics: Metrics = {}
+
+    @property
+    def is_read(self) -> bool:
+        """Whether losses and metrics are reported to somebody."""
+        return self.on_step is not None or self.on_heads is not None
 
     def check(self, step: int, by_head: Tensor, metrics: Metrics) -> None:
         """Check the losses of the heads [H] after the forward pass of a step (from 0)."""

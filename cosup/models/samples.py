@@ -9,6 +9,7 @@ from cosup.probabilities import ProbTable
 
 CHUNK = 1024  # rows converted to float32 at a time: they fit the CPU's cache
 DEVICE_BYTES = 8 * 2**30  # features up to this size are moved to the accelerator as a whole
+DENSE_BYTES = 2**26  # targets up to this size are made dense once, not batch by batch
 
 
 def chunks(rows: Tensor) -> Iterator[Tensor]:
@@ -50,6 +51,8 @@ class Samples:
         self.targets = targets
         self.weights = None if weights is None else weights.to(torch.float32)
         self.hard = hard_labels(targets) if hard else None
+        small = 4 * len(targets) * targets.num_classes <= DENSE_BYTES
+        self.dense = targets.dense().to(device) if small and not hard else None
         self.labels = labels
         self.device = device
 
@@ -61,7 +64,9 @@ class Samples:
     def supervision(self, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return target probabilities [H, B, C], weights [H, B] or None, labels [H, B] or None."""
         flat = rows.flatten()
-        if self.hard is None:
+        if self.dense is not None:
+            wanted = self.dense.index_select(0, flat.to(self.device))
+        elif self.hard is None:
             wanted = self.targets.dense(flat).to(self.device)
         else:
             wanted = one_hot(self.hard[flat].to(self.device), self.targets.num_classes)

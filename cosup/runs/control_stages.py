@@ -1,14 +1,17 @@
-"""Controls as stages of a run: recorded when finished, skipped when it is resumed."""
+"""Controls as stages of a run: recorded when finished, skipped when it is resumed.
+
+Heads of controls are fitted together. Each control keeps a file and a stage of its own.
+"""
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from cosup.config.schema import Config
-from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples
+from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples, run_controls
 from cosup.controls import (
     BAGGED,
     CONTROLS,
@@ -18,12 +21,10 @@ from cosup.controls import (
     NO_TRUE_LABEL,
     PAIR,
     TEAM,
-    Absent,
 )
 from cosup.data.table import ImageData
-from cosup.errors import about
 from cosup.levels import Level
-from cosup.probabilities import ProbTable
+from cosup.probabilities import DENSE_LIMIT, ProbTable
 from cosup.runs.assemble import Prepared
 from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
@@ -32,8 +33,12 @@ from cosup.runs.inputs import PROVENANCE, trains_on_labels
 from cosup.runs.stages import StepLog, build_recipe, student_factory, student_steps
 from cosup.runs.summary import Numbers
 from cosup.team import Answering
+from cosup.words import plural
 
 log = logging.getLogger(__name__)
+
+TOGETHER_BYTES = 2**30
+"""Memory for the annotations of controls that are run at once."""
 
 
 @dataclass(frozen=True)
@@ -60,31 +65,51 @@ def finish_controls(context: RunContext, prepared: Prepared, team: Numbers) -> C
             log.info("no controls: %s", "; ".join(dict.fromkeys(expected.values())))
         return controls
     quiet = StepLog(None)
-    steps = student_steps(context, prepared)
     control = control_run(context, prepared, quiet, team)
-    for name in context.config.controls:
-        if name in expected:
-            continue
-        file = run.files.control(name)
-        if not run.is_done(f"control-{name}"):
-            started = time.monotonic()
-            quiet.pace = Pace(f"control {name}", steps)
-            try:
-                with about(f"control {name}"):
-                    probs = CONTROLS[name].run(control)
-            except Absent as reason:
-                controls.absent[name] = str(reason)
-                continue
-            file.write(probs)
-            accuracy = split.accuracy(probs)
-            assert accuracy is not None, "without test samples all controls are left out"
-            log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
-            context.recorder.scalar(f"control/{name}/accuracy", accuracy, 0)
-            run.finish(f"control-{name}", {"seconds": time.monotonic() - started})
-            context.discard_training_states()
-        controls.found[name] = file.read(split.answers)
+    names = [name for name in context.config.controls if name not in expected]
+    waiting = [name for name in names if not run.is_done(f"control-{name}")]
+    size = most_together(context, prepared)
+    for start in range(0, len(waiting), size):
+        group = waiting[start : start + size]
+        what = f"control {group[0]}" if len(group) == 1 else plural(len(group), "control")
+        quiet.pace = Pace(what, student_steps(context, prepared))
+        controls.absent.update(_run_together(context, prepared, control, group))
+    for name in names:
+        if name not in controls.absent:
+            controls.found[name] = run.files.control(name).read(split.answers)
     _log_absent(controls.absent)
     return controls
+
+
+def most_together(context: RunContext, prepared: Prepared) -> int:
+    """Return how many controls are run at once.
+
+    Heads share their batches. Networks share nothing: one control after another is finished, and
+    needs no memory for two. The same goes for controls whose annotations fill the memory.
+    """
+    if context.config.student.mode != "head":
+        return 1
+    task = prepared.task
+    values = min(task.num_classes, DENSE_LIMIT) + max(len(one.scopes) for one in task.levels)
+    return int(max(1, TOGETHER_BYTES // (4 * max(1, len(task.inputs)) * values)))
+
+
+def _run_together(
+    context: RunContext, prepared: Prepared, control: ControlRun, names: Sequence[str]
+) -> dict[str, str]:
+    """Run controls and record each as finished. Return why others are absent."""
+    run, started = context.run, time.monotonic()
+    found, absent = run_controls(control, names)
+    seconds = (time.monotonic() - started) / len(names)
+    for name, probs in found.items():
+        run.files.control(name).write(probs)
+        accuracy = prepared.test.split.accuracy(probs)
+        assert accuracy is not None, "without test samples all controls are left out"
+        log.info("control %s: test accuracy %.1f %%", name, 100 * accuracy)
+        context.recorder.scalar(f"control/{name}/accuracy", accuracy, 0)
+        run.finish(f"control-{name}", {"seconds": seconds})
+    context.discard_training_states()
+    return absent
 
 
 def left_out(config: Config, data: ImageData) -> dict[str, str]:
