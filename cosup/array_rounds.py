@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cosup.analysis.decisions import decisions_table
+from cosup.assigning import assign
 from cosup.config.schema import AUTO_FOLDS
 from cosup.config.student import StudentSection
 from cosup.errors import UserError
@@ -19,7 +20,7 @@ from cosup.models.compute import Compute
 from cosup.posterior import find_judge, fit_posterior
 from cosup.probabilities import ProbTable
 from cosup.protocols import Student, folds_of
-from cosup.rounds import NewStudent, Outcome, Recipe, assign, cross_fit, run_rounds
+from cosup.rounds import NewStudent, Outcome, Recipe, cross_fit, run_rounds
 from cosup.seeds import seed_for
 from cosup.sources import STUDENT, Tally, block_of, notes, others_speak
 from cosup.student.head import HeadStudent

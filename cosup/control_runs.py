@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from cosup.assigning import harden
 from cosup.assignment.base import Assigner
 from cosup.consistency import Chain
 from cosup.controls import CONTROLS, LABELS, NO_TRUE_LABEL, PAIR, TEAM, Absent
@@ -22,7 +23,7 @@ from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance, Inputs, Lessons, Student, Update, advance
-from cosup.rounds import NewStudent, Recipe, assign, harden, last_round
+from cosup.rounds import NewStudent, Recipe, last_round
 from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.team import Answering, ask_team
@@ -205,7 +206,7 @@ class ControlRun:
         """
         stream = Stream(level, None, self.task.features, self.task.truth)
         seed = seed_for(self.run_seed, "round", self._rounds()[-1])
-        assigned = assign(assigner, stream, seed, self.recipe.hard)
+        assigned = self.recipe.assign(assigner, stream, seed, self.recipe.hard)
         weights = assigned.weighed(assigned.targets.top()[1] > 0)
         if not bool((weights > 0).any()):
             raise Absent(f"{', '.join(level.scopes.names)}: no annotation of a sample")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
+from cosup.assigning import Assign, assign
 from cosup.assignment.base import Assigner
 from cosup.consistency.base import Chain, Kept, PartTrainer, check_kept
 from cosup.levels import Assignment, Level, Stream, Task
@@ -37,7 +37,7 @@ class Recipe:
     repeat: rounds per level. least: repeat the finest level until there are as many rounds.
     last_student: makes the student of the last round, if not new_student: one whose predictions of
     its own samples nobody reads needs no cross-fitting. The true labels of the task are used if the
-    objective gives them weight.
+    objective gives them weight. assign: how samples are assigned (`cosup.assigning`).
     """
 
     assigner: Assigner
@@ -51,6 +51,7 @@ class Recipe:
     repeat: int = 1
     least: int = 1
     last_student: NewStudent | None = None
+    assign: Assign = assign
 
     def schedule(self, levels: int) -> list[tuple[int, int]]:
         """Return (round, level) of every round in order; rounds count from 1, levels from 0.
@@ -247,7 +248,7 @@ def _prepare(
         level, state.train_probs, task.features, task.truth, state.coarse_probs, labels=labels
     )
 
-    assigned = assign(recipe.assigner, stream, seed, recipe.hard)
+    assigned = recipe.assign(recipe.assigner, stream, seed, recipe.hard)
     kept = filter_annotations(recipe, stream, assigned, student, task)
     guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
     targets, weights = task.with_reviewed(assigned.targets, assigned.weighed(kept.keep))
@@ -260,39 +261,6 @@ def _prepare(
         Update(student, task.inputs, targets, weights, guidance),
         recipe.assigner.state_dict(),
     )
-
-
-def assign(assigner: Assigner, stream: Stream, seed: int, hard: bool = False) -> Assignment:
-    """Fit the assigner, then assign every sample. hard: harden the annotations."""
-    scopes = stream.level.scopes
-    stream = stream.restricted(assigner.uses)
-    provenance = stream.level.provenance if "provenance" in assigner.uses else None
-    assigner.fit(stream, scopes, seed=seed_for(seed, "assigner"), provenance=provenance)
-    weights = torch.zeros(len(stream), len(scopes))
-    targets = ProbTable.empty(len(stream), stream.num_classes)
-    nats, loss_weights = [], []
-    for rows, evidence in stream.items():
-        assigned = assigner.assign(evidence, scopes)
-        weights[rows] = assigned.weights
-        targets.put(rows, ProbTable.compress(assigned.targets))
-        nats += [] if assigned.nats is None else [assigned.nats]
-        loss_weights += [] if assigned.loss_weights is None else [assigned.loss_weights]
-    return Assignment(
-        weights,
-        harden(targets) if hard else targets,
-        assigner.mixes,
-        torch.cat(nats) if nats else None,
-        torch.cat(loss_weights) if loss_weights else None,
-        targets,
-    )
-
-
-def harden(table: ProbTable) -> ProbTable:
-    """Return the most probable class of each row as a one-hot row; abstentions stay all zero."""
-    labels, confidence = table.top()
-    hard = ProbTable.one_hot(labels, table.num_classes)
-    hard.values[confidence == 0] = 0
-    return hard
 
 
 def filter_annotations(

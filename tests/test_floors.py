@@ -37,6 +37,7 @@ FLOORS: list[set[str]] = [
     {"protocols"},
     {"levels"},
     {"losses", "metrics", "assignment", "consistency"},
+    {"assigning"},
     {"rounds", "decisions", "team", "sources"},
     {"control_runs", "posterior"},
     {"data", "models", "crowd"},
@@ -53,7 +54,7 @@ FLOORS: list[set[str]] = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-PAPER = {room for rooms in FLOORS[1:6] for room in rooms} | {"probabilities", "evidence", "seeds"}
+PAPER = {room for rooms in FLOORS[1:7] for room in rooms} | {"probabilities", "evidence", "seeds"}
 STANDARD = set(sys.stdlib_module_names)
 FILES = sorted(HOUSE.rglob("*.py"))
 MODULES = {

@@ -14,6 +14,7 @@ from helpers.digits_task import (
 )
 
 import cosup.models.fit
+from cosup.assigning import harden
 from cosup.assignment import (
     ASSIGNERS,
     Agreement,
@@ -30,7 +31,7 @@ from cosup.levels import MAX_ELEMENTS, ArrayAnnotations, Stream
 from cosup.losses import LOSSES, AdaptiveConfidence, CrossEntropy, Objective
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.rounds import RoundState, harden, run_rounds, run_rounds_together
+from cosup.rounds import RoundState, run_rounds, run_rounds_together
 from cosup.student.head import HeadStudent
 from cosup.student.jobs import StudentSetup
 
@@ -178,7 +179,8 @@ def test_the_students_of_several_recipes_draw_their_batches_once(monkeypatch):
     )
     several = [recipe(make, Gate()), recipe(make, Gate(), hard=True), recipe(make, DawidSkene())]
     list(run_rounds_together([(task, r) for r in several], seed=0))
-    assert loops == [3, 3], "one loop of three heads for each of the two rounds"
+    expected = [2, 3]  # in round 1 two of them learn the same of the only teacher
+    assert loops == expected, "one loop for each of the two rounds"
 
 
 def test_batches_do_not_change_the_outcome(monkeypatch):

@@ -1,11 +1,12 @@
 """Assemble what rounds and controls read, and measure each teacher alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from cosup.assigning import Assignments
 from cosup.config.schema import Config, Losses
 from cosup.data.table import ImageData
 from cosup.evidence import Truth
@@ -102,8 +103,8 @@ class Prepared:
     """Everything that rounds, controls and the summary read.
 
     task: as the assigner of the config reads it. annotated: the teachers and their annotations.
-    compute: with the folder of the states of
-    unfinished trainings as its scratch.
+    compute: with the folder of the states of unfinished trainings as its scratch. assignments: what
+    rounds, candidates and controls assign alike.
     """
 
     data: ImageData
@@ -113,6 +114,7 @@ class Prepared:
     teachers: MeasuredTeachers
     annotated: Annotated
     compute: Compute
+    assignments: Assignments = field(default_factory=Assignments)
 
     @property
     def test(self) -> Evaluation:
@@ -120,8 +122,9 @@ class Prepared:
         return self.inputs.test
 
     def for_rounds(self, config: Config) -> "Prepared":
-        """Return what the rounds of another recipe read: with some assigners, more teachers speak
-        on a level."""
+        """Return what the rounds of another recipe read: with some losses, networks of teachers."""
+        if not asks_live(config) and all(level.live is None for level in self.task.levels):
+            return self
         levels = _levels(config, self.annotated, self.inputs.provenance)
         return replace(self, task=replace(self.task, levels=levels))
 

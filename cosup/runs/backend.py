@@ -22,6 +22,9 @@ __all__ = ["Backend", "Local", "TeacherGroup"]
 TeacherGroup = Sequence[TeacherSpec]
 """Teachers that are trained together."""
 
+HEADS_BYTES = 2**28
+"""Memory for heads that a run may need again."""
+
 
 class Backend(Protocol):
     """Computes the parts of a run."""
@@ -54,7 +57,8 @@ class Backend(Protocol):
 class Local:
     """Computes everything in this process."""
 
-    launcher: Launcher = LocalLauncher()
+    def __init__(self) -> None:
+        self.launcher: Launcher = LocalLauncher(HEADS_BYTES)
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Return the features as they are."""

@@ -61,6 +61,7 @@ def student_factory(
         on_step,
         context.backend.launcher,
         watched,
+        recorded=isinstance(on_step, StepLog) and on_step.recorder is not None,
     )
 
     def head(minimised: Objective, seed: int) -> Student:
@@ -112,7 +113,8 @@ def build_recipe(
 ) -> Recipe:
     """Build the objects that the rounds of a run are run with, its student among them."""
     make = student_factory(context, prepared, on_step, watched)
-    return round_recipe(context.config.rounds, make)
+    recipe = round_recipe(context.config.rounds, make)
+    return replace(recipe, assign=prepared.assignments.assign)
 
 
 def _watched(prepared: Prepared) -> Watched | None:

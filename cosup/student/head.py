@@ -104,7 +104,7 @@ class HeadStudent(Student):
         members = [rows, *self.setup.outside_folds(rows)]
         job = self._job(update.inputs, update.targets, members, update.weights, "update")
         labels = None if update.guidance is None else update.guidance.labels
-        return replace(job, labels=labels, watched=self.setup.watched)
+        return replace(job, labels=labels, watched=self.setup.watched, recorded=self.setup.recorded)
 
     def _job(
         self,

@@ -25,7 +25,8 @@ from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.fit import HeadFit, fit_heads, fit_together
+from cosup.models.fit import HeadFit, fit_heads
+from cosup.models.fitted import FittedHeads
 from cosup.models.heads import HeadBank
 from cosup.models.images import training_transform
 from cosup.models.ranks import check_slices
@@ -50,8 +51,14 @@ OnSaved = Callable[[Path], None]
 """Called after the state of an unfinished training was written."""
 
 
+@dataclass(frozen=True)
 class HeadJob(HeadFit):
-    """Fits a student's heads together; the fields are those of `HeadFit`."""
+    """Fits a student's heads together; the other fields are those of `HeadFit`.
+
+    recorded: somebody records the steps, so that they are taken even if equal heads are there.
+    """
+
+    recorded: bool = False
 
     def check(self, workers: int) -> None:
         """Raise `UserError` for batches that this many workers cannot share."""
@@ -235,17 +242,24 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Runs jobs in this process."""
+    """Runs jobs in this process, and of equal heads the first only.
+
+    kept_bytes: memory for heads that later jobs may ask for again (`cosup.models.fitted`).
+    """
+
+    def __init__(self, kept_bytes: int = 0) -> None:
+        self.fitted = FittedHeads(kept_bytes)
 
     def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
         """Return the fitted heads."""
-        return job.run(compute, on_step)
+        return self.heads_together([job], compute, on_step)[0]
 
     def heads_together(
         self, jobs: Sequence[HeadJob], compute: Compute, on_step: OnStep | None
     ) -> list[HeadBank]:
         """Return the fitted heads of each job; jobs that draw the same batches share a loop."""
-        return fit_together(jobs, compute, on_step)
+        anew = any(job.recorded for job in jobs)
+        return self.fitted.fit(jobs, compute, on_step, anew=anew)
 
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
@@ -260,7 +274,8 @@ class StudentSetup:
 
     section: the `student` section. folds: [N] fold of each training sample, from 0; None without
     cross-fitting. on_step: called after every step of the main training. watched: samples whose
-    accuracy is recorded during the main training. launcher: runs the trainings.
+    accuracy is recorded during the main training. launcher: runs the trainings. recorded: whether
+    on_step records the steps.
     """
 
     section: StudentSection
@@ -270,6 +285,7 @@ class StudentSetup:
     on_step: OnStep | None = None
     launcher: Launcher = field(default_factory=LocalLauncher)
     watched: Watched | None = None
+    recorded: bool = False
 
     @property
     def fold_count(self) -> int:

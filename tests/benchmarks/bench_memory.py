@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cosup.assigning import assign
 from cosup.config.schema import RoundsSection
 from cosup.evidence import Truth
 from cosup.levels import Level, Stream
 from cosup.losses import Objective
 from cosup.probabilities import ProbTable
 from cosup.protocols import Student
-from cosup.rounds import assign
 from cosup.runs.stages import round_recipe
 from cosup.teachers.hierarchy import TeacherSpec, scopes
 from cosup.teachers.store import AnnotationStore
