@@ -8,7 +8,7 @@ advises (https://owasp.org/www-community/attacks/CSV_Injection); so does one tha
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = [
 FORMULA = r"^'*[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]"
 """What a spreadsheet may take for a formula; the last four are the signs in full width. The
 expression means the same in JavaScript."""
-_FIRST = frozenset("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_FIRST = tuple("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 """A number as text, which is none. It means the same in JavaScript too."""
 _FORMULA, _NUMBER = re.compile(FORMULA), re.compile(NUMBER)
@@ -89,8 +89,9 @@ def to_csv(table: "pd.DataFrame", header: bool = True) -> str:
     """Return a table as CSV, without its index, with the texts as cells. header: write the columns'
     names."""
     cells = as_cells(table)
+    columns = (cells.iloc[:, place] for place in range(cells.shape[1]))
     # pandas leaves a carriage return without quotes, and readers take it for the end of a row.
-    quoted = any(_has(cells.iloc[:, place], "\r") for place in range(cells.shape[1]))
+    quoted = any(_texts(one).str.contains("\r", regex=False, na=False).any() for one in columns)
     quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
     text: str = cells.to_csv(index=False, header=header, lineterminator="\n", quoting=quoting)
     return text
@@ -100,21 +101,20 @@ def _changed(table: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFra
     changed = table.rename(columns=lambda name: change(name) if isinstance(name, str) else name)
     for place in range(table.shape[1]):
         column = table.iloc[:, place]
-        if any(text[:1] in _FIRST for text in _texts(column)):
-            texts = [change(one) if isinstance(one, str) else one for one in column]
+        if _texts(column).str.startswith(_FIRST, na=False).any():
+            texts = [change(one) if isinstance(one, str) else one for one in column.tolist()]
             changed.isetitem(place, texts)
     return changed
 
 
-def _has(column: "pd.Series[Any]", letter: str) -> bool:
-    return any(letter in text for text in _texts(column))
+def _texts(column: "pd.Series[Any]") -> "pd.Series[str]":
+    """Return the texts of a column, for pandas to search; of one of categories, these."""
+    import pandas as pd
 
-
-def _texts(column: "pd.Series[Any]") -> Iterator[str]:
-    """Yield the texts of a column; of one of categories, these."""
-    from pandas.api.types import is_string_dtype
-
-    is_category = column.dtype == "category"
-    values = column.cat.categories if is_category else column
-    is_text = is_category or is_string_dtype(column.dtype)  # of objects too
-    return (one for one in (values if is_text else ()) if isinstance(one, str))
+    if column.dtype == "category":
+        column = pd.Series(column.cat.categories)
+    if column.dtype == object:
+        texts = [one for one in column.tolist() if isinstance(one, str)]
+        return pd.Series(texts, dtype=object)
+    is_text = pd.api.types.is_string_dtype(column.dtype)
+    return column if is_text else pd.Series([], dtype="str")
