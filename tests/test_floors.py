@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
         "remote",
         "progress",
         "secrets",
+        "stopping",
     },
     {"protocols"},
     {"levels"},

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -65,11 +64,10 @@ def run(
         from cosup.cluster import run_with_backend
         from cosup.runs import describe_run, ready
         from cosup.runs.logs import log_to_console
+        from cosup.stopping import stopped_by_signals
 
         loaded, place = ready(draft, output)
-        # Handle a stopped job or a shutdown of the machine like Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with log_to_console():
+        with stopped_by_signals(loaded.execution.stop_signal), log_to_console():
             summary = run_with_backend(loaded, place, resume, overwrite)
         show(describe_run(summary, place))
 

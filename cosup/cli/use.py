@@ -1,7 +1,6 @@
 """Commands that use what a run made: its student and its labels."""
 
 import shlex
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -152,8 +151,8 @@ def predict(
     with explained(shlex.join(["cosup", "predict", student, *images, *flags, *where])):
         from cosup.runs.logs import log_to_console
         from cosup.runs.predict import Request, predict_images
+        from cosup.stopping import stopped_by_signals
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         request = Request(
             student=student,
             team=team,
@@ -165,7 +164,7 @@ def predict(
             batch_size=batch_size,
             device=device,
         )
-        with log_to_console():
+        with stopped_by_signals(), log_to_console():
             made = predict_images(request)
         show(made)
 
@@ -212,8 +211,8 @@ def annotate(
     with explained(shlex.join(["cosup", "annotate", source, *images, *flags, *where])):
         from cosup.runs.annotate import Request, annotate_images
         from cosup.runs.logs import log_to_console
+        from cosup.stopping import stopped_by_signals
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         request = Request(
             source=source,
             settings=settings or (),
@@ -226,6 +225,6 @@ def annotate(
             batch_size=batch_size,
             device=device,
         )
-        with log_to_console():
+        with stopped_by_signals(), log_to_console():
             made = annotate_images(request)
         show(made)

@@ -72,6 +72,11 @@ class WorkersSection(Section):
     """GPUs per worker; auto is one if the cluster has GPUs, else 0."""
 
 
+WarningSignal = Literal["SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGURG", "SIGQUIT"]
+"""Slurm sends the signal of `--signal`, Grid Engine SIGUSR2 (`-notify`) and SIGXCPU, LSF that of
+`bsub -wa`."""
+
+
 class ExecutionSection(Section):
     """Where and how a run computes; it changes no result beyond rounding."""
 
@@ -97,6 +102,10 @@ class ExecutionSection(Section):
     cache: str | None = None
     """Folder of this machine for features shared by runs; null is `.cache` within `run.output`, or
     within the staging folder of a URI."""
+    stop_signal: WarningSignal | None = "SIGUSR1"
+    """The signal by which a job scheduler warns before it ends a job: a network's training finishes
+    its step and saves its state, and the run stops, to be resumed; null is none. SIGTERM, SIGHUP
+    and Ctrl-C stop it at once. The exit status of a run that was stopped is 130."""
     address: str | None = None
     """ray: the cluster's address, as host:port, or `auto` for a cluster on this machine; null is
     RAY_ADDRESS (set in jobs), else a cluster that is started for the run and ends with it."""

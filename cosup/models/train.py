@@ -39,6 +39,7 @@ from cosup.models.watch import is_watched, learning_rate
 from cosup.models.weights import hash_tensors
 from cosup.progress import working_on
 from cosup.seeds import forked_seeds, random_states, restore_random_states, seed_for
+from cosup.stopping import asked_to_stop, finishing_steps
 
 __all__ = [
     "Batch",
@@ -188,6 +189,8 @@ def train_network(
         state = LoopState(module, optimizer, scheduler, ema, context, identity)
         start = state.restore()
         with compiled(module, training.compile), contextlib.ExitStack() as stack:
+            if kept and ranks.size == 1:
+                stack.enter_context(finishing_steps())
             run = Step(ranks.wrap(module), pixels.to(device), objective, training, context)
             monitor = _LossMonitor(training, steps, context)
             shown = module if ema is None else ema.module
@@ -204,9 +207,12 @@ def train_network(
                 optimizer.step()
                 if ema is not None:
                     ema.update(module)
-                state.save(step + 1, due=(step + 1) % training.save_every == 0)
+                stops = asked_to_stop()
+                state.save(step + 1, due=stops or (step + 1) % training.save_every == 0)
                 monitor.report(step, loss, {**metrics, **learning_rate(optimizer)}, shown)
                 advance(1)
+                if stops:
+                    break
     if ema is not None:
         module.load_state_dict(ema.module.state_dict())
     monitor.end(module)

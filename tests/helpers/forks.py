@@ -37,7 +37,7 @@ PRELOADED = (
     "cosup.runs.pipeline",
 )
 """Modules to import before forking; not Ray, which reads the environment at import."""
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 # The caller's side; it imports only the standard library.

@@ -4,6 +4,7 @@ line what can't work."""
 import logging
 import math
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from cosup.models.ranks import Ranks
 from cosup.models.section import MixupSection, TrainingSection
 from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_network
 from cosup.protocols import NetworkOutput
+from cosup.stopping import Stopped, stopped_by_signals
 
 TINY = "test_resnet"
 
@@ -237,6 +239,23 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, optimizer: str) -
     assert seen == [7, 8]
     assert equal(weights_of(resumed), whole)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_warning_signal_saves_the_state_after_the_step(tmp_path: Path) -> None:
+    """A scheduler ends the job soon: no step since the last save is to be lost."""
+    setting, state = training(steps=6, save_every=100), tmp_path / "net.state"
+    whole, seen = weights_of(train(tiny(), setting)), []
+
+    def report(step: int, *_: Any) -> None:
+        seen.append(step)
+        if step == 2:
+            signal.raise_signal(signal.SIGUSR1)
+
+    with pytest.raises(Stopped), stopped_by_signals():
+        train(tiny(), setting, state=state, report=report)
+    resumed = train(tiny(), setting, state=state, report=report)
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert equal(weights_of(resumed), whole)
 
 
 def test_a_damaged_or_foreign_state_is_not_used(
