@@ -27,6 +27,8 @@ ENOUGH = 0.5
 """A source that answers a smaller share of the samples is the best one only if all do."""
 STUDENT = "student"
 """The student's name among the sources."""
+MOST_COUNTS = 2**26
+"""Cells of confusions in float64: 512 MiB. Larger ones are in float32."""
 FEWEST = 20
 """Fewest samples on which a source is judged."""
 SURE = 3.09
@@ -46,8 +48,8 @@ class Tally:
 
     confusion: [S, C, C], answers j of samples of class c at [s, j, c]. right, total: [S, R] by
     region; block_right, block_total: [S, B] by block of groups. equal, both: [S, S], samples on
-    which two sources give the same answer, and which both answer. All float64; the sizes do not
-    depend on the number of samples.
+    which two sources give the same answer, and which both answer. All float64, but for confusions
+    of more than `MOST_COUNTS` cells (float32); the sizes do not depend on the number of samples.
     """
 
     sources: int
@@ -66,7 +68,9 @@ class Tally:
         def zeros(*sizes: int) -> Tensor:
             return torch.zeros(self.sources, *sizes, dtype=torch.float64)
 
-        self.confusion = zeros(self.classes, self.classes)
+        cells = (self.sources, self.classes, self.classes)
+        large = math.prod(cells) > MOST_COUNTS
+        self.confusion = torch.zeros(cells, dtype=torch.float32 if large else torch.float64)
         self.right, self.total = zeros(self.regions), zeros(self.regions)
         self.block_right, self.block_total = zeros(self.blocks), zeros(self.blocks)
         self.equal, self.both = zeros(self.sources), zeros(self.sources)
@@ -81,7 +85,7 @@ class Tally:
         for source, said in enumerate(labels.T):
             rows = (said >= 0).nonzero()[:, 0]
             answer, where = said[rows], posterior[rows]
-            self.confusion[source].index_add_(0, answer, where)
+            self.confusion[source].index_add_(0, answer, where.to(self.confusion.dtype))
             likely, one = where.gather(1, answer[:, None])[:, 0], torch.ones(len(rows)).double()
             for place, right, total in (
                 (region, self.right, self.total),

@@ -61,7 +61,7 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         The vote is averaged with the student's prediction if that is the prior. Raises `UserError`
         without samples.
         """
-        self.confusion_ = self.prior_ = None
+        self.confusion_ = self.prior_ = self._log_rates = None
         self._sweep(batches)
         before = -torch.inf
 
@@ -76,8 +76,9 @@ class DawidSkene(DawidSkeneSettings, Assigner):
     def weights(self, evidence: Evidence, scopes: Scopes) -> Tensor:
         """Return weights [N, T], one-hot if hard; raise `UserError` before `fit`."""
         annotations = evidence.annotations
-        confusion, _, _ = self._fitted()
-        right = confusion.diagonal(dim1=1, dim2=2).to(annotations.device)
+        if self.confusion_ is None:
+            raise UserError("assigner dawid_skene: call 'fit' or 'load_state_dict' first")
+        right = self.confusion_.diagonal(dim1=1, dim2=2).to(annotations.device)
         votes = self._votes(annotations)
         posterior = self.posterior(evidence)
         scores = torch.einsum("nc,ntc,tc->nt", posterior, votes, right)
@@ -100,13 +101,15 @@ class DawidSkene(DawidSkeneSettings, Assigner):
 
     def _set_state(self, confusion: Tensor, prior: Tensor) -> None:
         self.confusion_, self.prior_ = confusion, prior
-        log_rates = confusion.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        self._log_rates = log_rates_of(log_rates)
+        self._log_rates = torch.empty_like(confusion)
+        for into, rates in zip(self._log_rates, confusion, strict=True):
+            into.copy_(log_rates_of(rates.T))
 
-    def _fitted(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self.confusion_ is None or self.prior_ is None or self._log_rates is None:
+    def _learned(self) -> tuple[Tensor, Tensor]:
+        """Return the frequencies [C] and log-rates [T, C, C] that the E-step reads."""
+        if self.prior_ is None or self._log_rates is None:
             raise UserError("assigner dawid_skene: call 'fit' or 'load_state_dict' first")
-        return self.confusion_, self.prior_, self._log_rates
+        return self.prior_, self._log_rates
 
     def _votes(self, annotations: Tensor) -> Tensor:
         """Return votes [N, T, C] whose rows sum to 1, or to 0 where the teacher abstains."""
@@ -119,7 +122,7 @@ class DawidSkene(DawidSkeneSettings, Assigner):
     def _joint(self, evidence: Evidence) -> Tensor:
         """Return log p(annotations, c) [N, C]."""
         student_probs, annotations = evidence.student_probs, evidence.annotations
-        _, prior, log_rates = self._fitted()
+        prior, log_rates = self._learned()
         log_rates = log_rates.to(annotations.device)
         first = student_probs if self.student_prior else prior[None].to(student_probs.device)
         joint = first.clamp_min(EPSILON).log()
@@ -135,6 +138,8 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         """Run one E-step and M-step; return the mean log-likelihood before the M-step."""
         counts: Tensor | None = None
         samples, likelihood, frequency = 0, 0.0, torch.zeros(())
+        # Only the log-rates are read now, and matrices of many classes and teachers are large.
+        self.confusion_ = None
         for evidence in batches:
             posterior, log_evidence = self._expect(evidence)
             counts = self._count(evidence.annotations, posterior, counts)
@@ -143,13 +148,15 @@ class DawidSkene(DawidSkeneSettings, Assigner):
             samples += len(evidence)
         if counts is None or not samples:
             raise UserError("assigner dawid_skene: there is no sample to learn from")
-        rates = rates_of(counts.add_(self.smoothing)).float()
-        self._set_state(rates.transpose(1, 2).contiguous(), (frequency / samples).float())
+        self._log_rates = None
+        confusion = _confusion(counts.add_(self.smoothing))
+        del counts
+        self._set_state(confusion, (frequency / samples).float())
         return likelihood / samples
 
     def _expect(self, evidence: Evidence) -> tuple[Tensor, float]:
         """Return the posterior [n, C] (at first the mean vote) and the batch's log-likelihood."""
-        if self.confusion_ is not None:
+        if self._log_rates is not None:
             joint = self._joint(evidence)
             return joint.softmax(1), float(joint.logsumexp(1).sum(dtype=torch.float64))
         vote = mean_vote(self._votes(evidence.annotations).sum(1))
@@ -165,3 +172,11 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         else:
             count_hard(counts, answered(annotations), posterior)
         return counts
+
+
+def _confusion(counts: Tensor) -> Tensor:
+    """Return [T, C, C] float32, P(teacher t answers j | c) at [t, c, j], from counts [T, j, c]."""
+    confusion = torch.empty(counts.shape, device=counts.device)
+    for into, count in zip(confusion, counts, strict=True):
+        into.copy_(rates_of(count[None])[0].T)
+    return confusion

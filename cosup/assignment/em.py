@@ -5,13 +5,19 @@ the sources. Only sums over samples are kept between the two, in float64, so tha
 streamed and the size of batches does not matter beyond rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 EPSILON = 1e-10
 """Probabilities are clamped to this before taking logarithms."""
+MOST_PRODUCTS = 2**24
+"""Values of an array that is made on the way to another one: 64 MiB in float32. Sources are taken
+some at a time where they would need more."""
+MOST_RATES = 2**27
+"""Values of the confusion matrices of all sources, their counts take 1 GiB: 128 sources of 1,000
+classes. Regions whose matrices would take more share one."""
 
 
 def converge(step: Callable[[], float], iterations: int, tolerance: float) -> int:
@@ -35,9 +41,20 @@ def mean_vote(votes: Tensor) -> Tensor:
     return torch.where(total > 0, votes / total.clamp_min(EPSILON), blank)
 
 
+def in_parts(sources: int, values: int) -> Iterator[slice]:
+    """Yield sources in parts of at most `MOST_PRODUCTS` values, where each has so many."""
+    step = max(1, MOST_PRODUCTS // max(values, 1))
+    return (slice(start, min(start + step, sources)) for start in range(0, sources, step))
+
+
 def count_soft(counts: Tensor, annotations: Tensor, expected: Tensor) -> None:
-    """Add soft answers: annotations [n, T, C] times what is expected [n, X] to counts [T, C, X]."""
-    counts.view(-1, expected.shape[1]).add_(annotations.flatten(1).T @ expected)
+    """Add soft answers: annotations [n, T, C] times what is expected [n, X] to counts [T, C, X].
+
+    Some sources at a time: their products take at most `MOST_PRODUCTS` values.
+    """
+    for some in in_parts(len(counts), counts.shape[1] * counts.shape[2]):
+        product = annotations[:, some].flatten(1).T @ expected
+        counts[some].view(-1, expected.shape[1]).add_(product)
 
 
 def count_hard(counts: Tensor, labels: Tensor, expected: Tensor) -> None:
@@ -69,6 +86,16 @@ def look_up(log_rates: Tensor, labels: Tensor) -> Tensor:
     return log_rates[labels.clamp_min(0)].masked_fill_((labels < 0)[:, None], 0.0)
 
 
-def by_region(regions: Tensor, posterior: Tensor) -> Tensor:
-    """Return [n, R, C] float64: the probability of each region times that of each class."""
-    return regions.double()[:, :, None] * posterior.double()[:, None, :]
+def separate_regions(sources: int, regions: int, classes: int) -> int:
+    """Return for how many regions confusion matrices are estimated: for each, or for all at once.
+
+    So many matrices would be drawn to the one of all regions by far more than they count.
+    """
+    return regions if sources * regions * classes**2 <= MOST_RATES else 1
+
+
+def by_region(regions: Tensor, posterior: Tensor, separate: int) -> Tensor:
+    """Return [n, R, C] float64: the probability of each region times that of each class; [n, 1, C]
+    where regions are not separate."""
+    share = regions if separate > 1 else torch.ones_like(regions[:, :1])
+    return share.double()[:, :, None] * posterior.double()[:, None, :]

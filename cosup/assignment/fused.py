@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.assignment.answers import Answers, Reader, Reading, Survey
+from cosup.assignment.answers import CACHED, Answers, Reader, Reading, Survey
 from cosup.assignment.base import Assigner, available
-from cosup.assignment.em import by_region, converge, count_hard, log_rates_of
+from cosup.assignment.em import by_region, converge, count_hard, separate_regions
 from cosup.assignment.exponents import fit_exponent
 from cosup.assignment.grouping import find_groups, join_copies
 from cosup.assignment.likelihood import (
@@ -25,7 +25,7 @@ from cosup.assignment.likelihood import (
     combine,
     group_evidence,
     shares,
-    shrunk_rates,
+    shrink_into,
     vote,
 )
 from cosup.assignment.regions import Regions, find_regions
@@ -38,6 +38,9 @@ TURNS = 3
 """Times that each exponent is fitted anew, given the others."""
 REFITS = (0, 3, 7)
 """Iterations before which exponents and groups are fitted anew."""
+FEWEST_SAMPLES = 500
+"""Least number of samples for exponents and groups, where sources and classes are so many that the
+evidence of `max_samples` would not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,14 @@ class Fused(FusedSettings, Assigner):
         regions = find_regions(self.regions, batches, scopes, provenance, seed)
         reader = survey.reader(regions, scopes, self.student)
         reading = Reading(batches, reader, survey.samples, survey.classes)
-        panel = _panel(reading, survey.samples, self.max_samples, seed)
-        sources = len(scopes)
+        sources, classes = len(scopes), survey.classes
+        most = min(self.max_samples, max(FEWEST_SAMPLES, CACHED // (sources * classes)))
+        panel = _panel(reading, survey.samples, most, seed)
+        hard = int((~reader.soft).sum())
         self.model_ = Model(
             reader,
-            torch.zeros(int((~reader.soft).sum()), survey.classes, len(regions), survey.classes),
-            torch.full((survey.classes,), 1 / survey.classes),
+            torch.zeros(hard, classes, separate_regions(hard, len(regions), classes), classes),
+            torch.full((classes,), 1 / classes),
             torch.ones(sources + 1),
             self._first_groups(reader, panel),
         )
@@ -190,9 +195,9 @@ class Fused(FusedSettings, Assigner):
         At the start, the mean vote is the posterior.
         """
         model = self._fitted()
-        reader, classes = model.reader, len(model.prior)
-        hard = ~reader.soft
-        counts = torch.zeros(int(hard.sum()), classes, len(reader.regions) * classes).double()
+        reader, classes, rates = model.reader, len(model.prior), model.log_rates
+        hard, regions = ~reader.soft, rates.shape[2]
+        counts = torch.zeros(len(rates), classes, regions * classes, dtype=torch.float64)
         frequency, likelihood, samples = torch.zeros(classes).double(), 0.0, 0
         for answers in reading:
             if start:
@@ -201,17 +206,14 @@ class Fused(FusedSettings, Assigner):
                 joint = model.joint(answers)
                 likelihood += float(joint.logsumexp(1).sum(dtype=torch.float64))
                 posterior = joint.softmax(1)
-            expected = by_region(answers.regions, posterior).flatten(1)
+            expected = by_region(answers.regions, posterior, regions).flatten(1)
             count_hard(counts, answers.labels[:, hard], expected)
             frequency += posterior.sum(0, dtype=torch.float64)
             samples += len(answers)
         strength = 5.0 * classes if self.strength is None else self.strength
-        rates = shrunk_rates(counts.view(-1, classes, len(reader.regions), classes), strength)
-        self.model_ = replace(
-            model,
-            log_rates=log_rates_of(rates).float(),
-            prior=(frequency / samples).float(),
-        )
+        # In place: those of many classes and sources are large.
+        shrink_into(rates, counts.view(-1, classes, regions, classes), strength)
+        self.model_ = replace(model, prior=(frequency / samples).float())
         return likelihood / samples
 
     def _first_groups(self, reader: Reader, panel: Answers) -> Groups:

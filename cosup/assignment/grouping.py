@@ -4,18 +4,29 @@ METHODS.md section 8. Copies, and weak models that read the same pixels, are no 
 witnesses: within a group the mean counts, and only groups are multiplied.
 """
 
+import math
 from itertools import combinations
 
+import torch
 from torch import Tensor
 
 from cosup.assignment.answers import Answers
-from cosup.assignment.em import by_region, count_hard
+from cosup.assignment.em import (
+    MOST_PRODUCTS,
+    by_region,
+    count_hard,
+    in_parts,
+    separate_regions,
+)
 from cosup.assignment.likelihood import FLOOR, Groups, combine, group_evidence, shrunk_rates
 
 FEWEST = 50.0
 """Fewest samples (by weight) that two sources must both answer."""
 SMOOTHING = 1.0
 """Answers per cell by which confusion matrices are drawn towards simpler ones."""
+MOST_COMPARED, FEWEST_COMPARED = 2**30, 500
+"""Pairs of sources times samples times classes that a search compares at most (about ten seconds of
+a processor), and the least number of samples all the same."""
 IDENTICAL = 0.995
 """Two sources that give this share of equal answers, or more, are copies."""
 
@@ -31,12 +42,16 @@ def find_groups(
     error.
     """
     groups = start
+    few = _few(*evidence.shape)
+    if few is not None:
+        rest = rest.expand_as(evidence[:, 0])[few]
+        answers, evidence = answers.take(few), evidence[few]
     while len(groups) > 1:
         joint = combine(evidence, answers.weights, groups) + rest
-        rates = _rates(answers, joint.softmax(1))
+        chance = _chance(_rates(answers, joint.softmax(1)))
         found = max(
             (
-                (_excess(answers, evidence, joint, rates, groups, one, other), one, other)
+                (_excess(answers, evidence, joint, chance, one, other), one, other)
                 for one, other in combinations(groups, 2)
             ),
             key=lambda item: item[0],
@@ -45,6 +60,13 @@ def find_groups(
             break
         groups = _joined(groups, found[1], found[2])
     return groups
+
+
+def _few(samples: int, sources: int, classes: int) -> Tensor | None:
+    """Return evenly spaced samples, if all are more than are compared for each pair of sources."""
+    pairs = max(1, sources * (sources - 1) // 2)
+    most = max(FEWEST_COMPARED, MOST_COMPARED // (pairs * classes))
+    return None if samples <= most else torch.linspace(0, samples - 1, most).long()
 
 
 def join_copies(labels: Tensor, groups: Groups) -> Groups:
@@ -66,22 +88,42 @@ def _joined(groups: Groups, one: tuple[int, ...], other: tuple[int, ...]) -> Gro
 
 
 def _rates(answers: Answers, posterior: Tensor) -> Tensor:
-    """Return P(source answers j | region, c) [T, C, R, C] under a posterior [n, C]."""
+    """Return P(source answers j | region, c) [T, C, R, C] under a posterior [n, C].
+
+    In float32 where matrices are so large that float64 would double much.
+    """
     sources, classes = answers.labels.shape[1], posterior.shape[1]
-    expected = by_region(answers.regions, posterior)
-    counts = expected.new_zeros(sources, classes, expected.shape[1] * classes)
+    separate = separate_regions(sources, answers.regions.shape[1], classes)
+    expected = by_region(answers.regions, posterior, separate)
+    shape = (sources, classes, separate, classes)
+    large = math.prod(shape) > MOST_PRODUCTS
+    rates = expected.new_empty(shape, dtype=torch.float32 if large else torch.float64)
     for source in range(sources):
         weighted = expected * answers.weights[:, source, None, None]
-        count_hard(counts[source, None], answers.labels[:, source, None], weighted.flatten(1))
-    return shrunk_rates(counts.view(sources, classes, -1, classes), SMOOTHING * classes)
+        counts = expected.new_zeros(1, classes, separate * classes)
+        count_hard(counts, answers.labels[:, source, None], weighted.flatten(1))
+        counts = counts.view(1, classes, separate, classes)
+        rates[source] = shrunk_rates(counts, SMOOTHING * classes)[0]
+    return rates
+
+
+def _chance(rates: Tensor) -> Tensor:
+    """Return the probability [T, T, R, C] that two sources give equal answers, given region and
+    class, from rates [T, C, R, C]."""
+    sources, classes, regions, _ = rates.shape
+    found = rates.new_empty(regions, classes, sources, sources)
+    for region in range(regions):
+        for some in in_parts(classes, sources * classes):
+            part = rates[:, :, region, some].permute(2, 0, 1)
+            found[region, some] = part @ part.transpose(1, 2)
+    return found.permute(2, 3, 0, 1)
 
 
 def _excess(
     answers: Answers,
     evidence: Tensor,
     joint: Tensor,
-    rates: Tensor,
-    groups: Groups,
+    chance: Tensor,
     one: tuple[int, ...],
     other: tuple[int, ...],
 ) -> float:
@@ -92,17 +134,17 @@ def _excess(
     posterior, best = others.softmax(1), -1.0
     for first in one:
         for second in other:
-            found, error = excess_agreement(answers, posterior, rates, first, second)
+            found, error = excess_agreement(answers, posterior, chance, first, second)
             best = max(best, found - 2 * error)
     return best
 
 
 def excess_agreement(
-    answers: Answers, posterior: Tensor, rates: Tensor, first: int, second: int
+    answers: Answers, posterior: Tensor, chance: Tensor, first: int, second: int
 ) -> tuple[float, float]:
     """Return how much two sources agree beyond what the posterior explains, and its error.
 
-    posterior: [n, C] of the true class, by all other groups. rates: [T, C, R, C]. With A the share
+    posterior: [n, C] of the true class, by all other groups. chance: [T, T, R, C]. With A the share
     of equal answers and B the share that is expected of answers that are independent given class
     and region, returns (A - B) / (1 - B), which is 1 for copies, and its standard error; (0, 0) if
     the two answered together fewer than `FEWEST` times.
@@ -113,10 +155,11 @@ def excess_agreement(
     if float(share.sum()) < FEWEST:
         return 0.0, 0.0
     equal = (labels[both, first] == labels[both, second]).double()
-    by_chance = (rates[first] * rates[second]).sum(0)
-    likely = (posterior[both].double() @ by_chance.T * answers.regions[both].double()).sum(1)
+    by_chance = chance[first, second].double()
+    regions = answers.regions[both].double() if len(by_chance) > 1 else 1.0
+    likely = (posterior[both].double() @ by_chance.T * regions).sum(1)
     total = float(share.sum())
-    agree, chance = float((share * equal).sum()) / total, float((share * likely).sum()) / total
+    agree, expected = (float((share * part).sum()) / total for part in (equal, likely))
     spread = float((share.square() * likely * (1 - likely)).sum()) ** 0.5 / total
-    rest = max(1 - chance, FLOOR)
-    return (agree - chance) / rest, spread / rest
+    rest = max(1 - expected, FLOOR)
+    return (agree - expected) / rest, spread / rest

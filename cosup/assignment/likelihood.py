@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.answers import Answers, Reader
-from cosup.assignment.em import EPSILON, look_up, mean_vote, rates_of
+from cosup.assignment.em import (
+    EPSILON,
+    in_parts,
+    log_rates_of,
+    look_up,
+    mean_vote,
+    rates_of,
+)
 
 Groups = tuple[tuple[int, ...], ...]
 """The sources of each group, ascending; every source is in one group."""
@@ -20,9 +27,9 @@ class Model:
     """What is learned of the sources.
 
     log_rates: [H, C, R, C], log P(source answers j | region, c) at [h, j, r, c], of the H sources
-    that are read by their class. prior: [C] frequencies of the classes. exponents: [T + 1], of the
-    soft sources' probabilities, one for each group, and, last, of the student's (1 for the others).
-    groups: of the sources that err together.
+    that are read by their class; [H, C, 1, C] where regions are not separate. prior: [C]
+    frequencies of the classes. exponents: [T + 1], of the soft sources' probabilities, one for each
+    group, and, last, of the student's (1 for the others). groups: of the sources that err together.
     """
 
     reader: Reader
@@ -39,7 +46,7 @@ class Model:
         found[:, soft] = answers.soft * (answers.labels[:, soft] >= 0)[:, :, None]
         for rates, source in zip(self.log_rates, (~soft).nonzero()[:, 0].tolist(), strict=True):
             rows = look_up(rates.flatten(1), answers.labels[:, source])
-            if answers.regions.shape[1] > 1:
+            if rates.shape[1] > 1:
                 by_region = rows.view(samples, -1, found.shape[2])
                 rows = (by_region * answers.regions[:, :, None]).sum(1)
             found[:, source] = rows
@@ -118,6 +125,12 @@ def shares(evidence: Tensor, weights: Tensor, groups: Groups, winner: Tensor) ->
             part = won * weights[:, index]
             share[:, index] = part / part.sum(1, keepdim=True).clamp_min(FLOOR)
     return share
+
+
+def shrink_into(log_rates: Tensor, counts: Tensor, strength: float) -> None:
+    """Write the logarithm of the `shrunk_rates` of counts [H, C, R, C], some sources at a time."""
+    for some in in_parts(len(counts), counts[:1].numel()):
+        log_rates[some] = log_rates_of(shrunk_rates(counts[some], strength)).float()
 
 
 def shrunk_rates(counts: Tensor, strength: float) -> Tensor:
