@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -246,8 +247,11 @@ def in_short(error: BaseException, named: bool = False) -> str:
     """Return the message of another library's error as one line, without secrets, cut as by
     `words.brief`.
 
-    Without a message it is the error's type. named: begin with the type in any case.
+    Without a message it is the error's type. named: begin with the type in any case. torch's
+    refusal of a pickle is put into words of our own: it advises to switch the check off.
     """
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or a pickle of more than tensors"
     kind, text = type(error).__name__, brief(mask(str(error)))
     return f"{kind}: {text}" if named and text else text or kind
 

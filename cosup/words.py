@@ -5,6 +5,7 @@ values accept a missing value (None, NaN, pandas' NA) and return `NONE` for it.
 """
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = [
     "shorten",
     "size",
     "span",
+    "visible",
     "width",
 ]
 
@@ -45,6 +47,8 @@ NONE = "\N{EN DASH}"
 """Stands for a number that is missing."""
 
 _LITERAL_WIDTH = 80
+# C0 and C1 but for tab and line feed, and what turns the direction of writing round.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def missing(value: Any) -> bool:
@@ -179,6 +183,14 @@ def literal(value: object) -> str:
     if len(text) <= _LITERAL_WIDTH or (isinstance(value, str) and "/" in value):
         return text
     return f"{text[: _LITERAL_WIDTH - 3]}..."
+
+
+def visible(text: str) -> str:
+    """Return a text in which control characters are written as escapes (`\\u001b`).
+
+    A terminal would obey them, and names may come from anybody. Line ends and tabs stay.
+    """
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def printable(text: str) -> str:

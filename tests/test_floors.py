@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
         "manifest_lines",
         "remote",
         "progress",
+        "links",
         "secrets",
         "stopping",
     },

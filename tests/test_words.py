@@ -195,3 +195,13 @@ def test_printable_text_moves_no_cursor() -> None:
     assert printable("é = 1") == "é = 1"
     assert printable("a\x1b[2J\x07\n\u202eb") == "a\\x1b[2J\\x07\\n\\u202eb"
     assert printable("\ud800").encode()
+
+
+def test_control_characters_are_told_and_other_letters_stay() -> None:
+    plain = "数字の三 رقم 5 %\u00a0é\n\ttext 👩\u200d🔬"
+    assert words.visible(plain) == plain
+    assert words.visible("a\x1b[2Jb\x9b\x07\u202ec") == "a\\u001b[2Jb\\u009b\\u0007\\u202ec"
+
+
+def test_the_refusal_of_a_pickle_gives_no_advice() -> None:
+    assert "weights_only" not in in_short(pickle.UnpicklingError("set weights_only=False"))

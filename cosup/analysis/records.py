@@ -15,8 +15,9 @@ from cosup.config.rounds import RoundsSection
 from cosup.errors import RunError, UserError
 from cosup.evidence import Scopes, Truth
 from cosup.layout import PREPARED, Layout
+from cosup.links import is_file_name
 from cosup.probabilities import ProbTable
-from cosup.words import listed
+from cosup.words import listed, literal
 
 __all__ = ["Answers", "Run", "RunTeacher", "load_run", "runs_inside"]
 
@@ -188,7 +189,12 @@ class Run:
     @cached_property
     def teachers(self) -> list[RunTeacher]:
         """The teachers of the hierarchy, level by level."""
-        return [self._teacher(entry["name"]) for entry in self.prepared.get("teachers", [])]
+        names = [entry["name"] for entry in self.prepared.get("teachers", [])]
+        for name in names:
+            if not is_file_name(str(name)):  # anybody may have written the run
+                place = self.files.stage(PREPARED).path
+                raise RunError(f"{place} is damaged: a teacher is named {literal(name)}")
+        return [self._teacher(name) for name in names]
 
     @property
     def teacher_names(self) -> list[str]:

@@ -7,12 +7,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from cosup.errors import RunError, UserError, in_short
 from cosup.secrets import mask
+from cosup.words import visible
 
 PIPE_WIDTH = 160
 """The width of what is printed where there is no terminal."""
@@ -158,8 +160,13 @@ def _keep_traceback() -> None:
 
 
 def say(line: str) -> None:
-    """Print a line to stderr, without secrets."""
-    typer.echo(mask(line), err=True)
+    """Print a line to stderr, without secrets and control characters."""
+    typer.echo(visible(mask(line)), err=True)
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """Print a text to stdout, without control characters."""
+    typer.echo(visible(text) + end, nl=False)
 
 
 def show(thing: object) -> None:
@@ -173,16 +180,32 @@ def show(thing: object) -> None:
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and int(columns) else PIPE_WIDTH
     if sys.stdout.isatty():
-        Console(highlight=False).print(thing)
+        console = Console(highlight=False)
+        console.print(_Visible(thing, console))
         return
     console = Console(highlight=False, width=width)
     with console.capture() as captured:
-        console.print(thing)
+        console.print(_Visible(thing, console))
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+@dataclass(frozen=True)
+class _Visible:
+    """A renderable whose text has no control characters; its styles stay."""
+
+    thing: Any
+    console: Any
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.segment import Segment
+
+        thing = console.render_str(self.thing) if isinstance(self.thing, str) else self.thing
+        for text, style, control in console.render(thing, options):
+            yield Segment(text if control else visible(text), style, control)
 
 
 def show_json(tree: object) -> None:
     """Print one JSON document; numbers that are not finite are null."""
     from cosup.files import to_json
 
-    typer.echo(to_json(tree))
+    tell(to_json(tree))

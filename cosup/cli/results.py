@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cosup.cli.app import Json, app, explained, show, show_json
+from cosup.cli.app import Json, app, explained, show, show_json, tell
 from cosup.errors import UserError
 
 
@@ -47,7 +47,7 @@ def report(
             show_json(report_tree(found, output))
             return
         for run in found:
-            show(report_text(run)) if text else typer.echo(report_page(run, output))
+            show(report_text(run)) if text else tell(report_page(run, output))
 
 
 @app.command(
@@ -95,9 +95,9 @@ def compare(
         from cosup.report.compare import compare_runs
 
         text, made = compare_runs(runs, output, "json" if as_json else form, overwrite)
-        typer.echo(text, nl=False) if isinstance(text, str) else show(text)
+        tell(text, end="") if isinstance(text, str) else show(text)
         if made is not None:
-            typer.echo(f"everything else: {made}" if text else f"comparison: {made}")
+            tell(f"everything else: {made}" if text else f"comparison: {made}")
 
 
 @app.command(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cosup.cli.app import app, explained, export_app, show
+from cosup.cli.app import app, explained, export_app, show, tell
 
 Packages = Annotated[
     list[str] | None,
@@ -49,7 +49,7 @@ def labels_to_file(
         from cosup.runs.export_labels import export_labels
 
         for line in export_labels(run, form, output, overwrite):
-            typer.echo(line)
+            tell(line)
 
 
 @export_app.command(
@@ -97,7 +97,7 @@ def student_to_file(
 
         request = Request(run, form, output, overwrite, push, private, package or ())
         for line in export_student_as(request):
-            typer.echo(line)
+            tell(line)
 
 
 Images = Annotated[

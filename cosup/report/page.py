@@ -14,6 +14,7 @@ from cosup.analysis.figure import Figure
 from cosup.analysis.figures import CHAPTERS, Chapter
 from cosup.analysis.verdict import verdict_parts
 from cosup.files import write_atomic
+from cosup.links import check_inside
 from cosup.progress import working_on
 from cosup.report.masthead import TextBlock, make_blocks, make_head
 from cosup.report.render import TableView, render, table_view
@@ -70,9 +71,12 @@ def write_report(
     output: the file of the page; None: `report/index.html` in the run's directory. made: the tables
     of the run, if they are made already. Returns the path of the page. Figures that the run lacks
     are listed on the page with the reason. Raises `RunError`, naming the file, for a record that
-    cannot be read, and `OSError` if the page cannot be written.
+    cannot be read, `UserError` for a link that leads out of the run, and `OSError` if the page
+    cannot be written.
     """
     path = output or run.files.page
+    for file in (path, path.parent / TABLE_FOLDER / path.name):
+        check_inside(run.path, file)
     made = tables(run) if made is None else made
     page = page_html(run, made)
     write_tables(made, path.parent / TABLE_FOLDER)

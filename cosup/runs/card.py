@@ -8,12 +8,13 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
 from cosup.config.schema import Config
 from cosup.models.prompts import OPEN_CLIP
 from cosup.student.stored import BACKBONE
 from cosup.student.timm_folder import CONFIG
-from cosup.words import in_percent, plural
+from cosup.words import in_percent, plural, visible
 
 __all__ = ["card"]
 
@@ -134,13 +135,13 @@ def card(
     meta, name = config.student.meta is not None, config.student.backbone.name
     license_ = None if no_timm else _license(folder)
     taught = [teacher for one in summary["rounds"] for teacher in one["teachers"]]
-    environment = Environment(autoescape=False, keep_trailing_newline=True)
+    environment = Environment(autoescape=False, keep_trailing_newline=True, finalize=_escaped)
     text = environment.from_string(CARD).render(
-        head=_front_matter(license_, meta, no_timm is None),
+        head=Markup(_front_matter(license_, meta, no_timm is None)),
         run=summary["run"],
         network=config.student.mode == "finetune",
         kind=config.student.head.kind,
-        backbone=name,
+        backbone=name.replace("`", "'"),
         clip=name.startswith(OPEN_CLIP),
         meta=meta,
         stored=(folder / BACKBONE).is_file(),
@@ -163,6 +164,17 @@ def card(
         plural=plural,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _escaped(value: Any) -> Any:
+    """Return a text as Markdown that shows it: names of classes may come from anybody.
+
+    Markup is left as it is. Underscores within a word mean nothing in Markdown, and stay.
+    """
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    line = escape(" ".join(visible(value).split()))
+    return re.sub(r"[\\`*\[\]|~#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 
 def _license(folder: Path) -> str | None:

@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from cosup.errors import RunError, UserError, in_short, unknown_name
 from cosup.files import write_atomic
+from cosup.links import check_own_files
 from cosup.models.images import InputSpec
 from cosup.models.names import HUB
 from cosup.runs.push import Hub
@@ -81,6 +82,8 @@ def export_student_as(request: Request) -> Iterator[str]:
     form = _checked(request)
     folder = student_folder(request.place)
     student = load_student(folder, "cpu", request.packages)
+    if request.push is not None and not request.place.startswith(HUB):
+        check_own_files(folder)  # the hub's cache is made of links
     output = None if form is None else _output(request, folder, form)
     if form is not None and student.meta:
         problem = "the student went through the meta stage, and has no classifier to export"

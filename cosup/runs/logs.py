@@ -9,6 +9,7 @@ from pathlib import Path
 from cosup.runs.bars import PROGRESS, progress_shown
 from cosup.runs.console import CONSOLE, console_level, shows_bars
 from cosup.secrets import mask
+from cosup.words import visible
 
 __all__ = ["log_to_console", "log_to_file"]
 
@@ -41,14 +42,14 @@ class _ConsoleFormat(logging.Formatter):
         when = "" if CONSOLE.is_terminal else f"{self.formatTime(record, '%H:%M:%S')} "
         is_plain = record.levelno == logging.INFO
         level = "" if is_plain else record.levelname.lower() + ": "
-        return mask(f"{when}{level}{record.getMessage()}")
+        return visible(mask(f"{when}{level}{record.getMessage()}"))
 
 
 class _FileFormat(logging.Formatter):
     """Lines with time, level and logger, and tracebacks; without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record))
+        return visible(mask(super().format(record)))
 
 
 @contextmanager

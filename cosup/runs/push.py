@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from cosup.errors import RunError, UserError, in_short
 from cosup.files import TEMPORARY
 from cosup.models.weights import hub_resolves
+from cosup.student.folder import DOWNLOADED
 
 __all__ = ["Hub"]
 
@@ -63,7 +64,7 @@ class Hub:
             raise UserError(problem, key=("--private",), value=self.repo)
 
     def push(self, folder: Path, file: Path | None = None) -> str:
-        """Upload the folder, and the file beside it; return a line to print.
+        """Upload the student's files in the folder, and the file beside it; return a line to print.
 
         Files of the repository that have the same names are replaced, and others are left. Raises
         `RunError` if the hub does not take them.
@@ -74,6 +75,7 @@ class Hub:
                 repo_id=self.repo,
                 folder_path=folder,
                 commit_message="Upload a student of cosup",
+                allow_patterns=list(DOWNLOADED),
                 ignore_patterns=[f"*{TEMPORARY}"],
             )
             if file is not None:

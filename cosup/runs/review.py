@@ -30,6 +30,7 @@ from cosup.data.table import ImageData
 from cosup.errors import UserError, unknown_of_many
 from cosup.files import write_atomic
 from cosup.layout import ReviewFiles
+from cosup.links import check_inside
 from cosup.remote import is_uri
 from cosup.report.review import Question, picture_of, write_review
 from cosup.runs.directory import locked_error, place_error
@@ -129,6 +130,7 @@ def _opened(place: str) -> Run:
     if is_uri(place):
         raise UserError("a local directory is reviewed; copy it first", where=place)
     run = load_run(place)
+    check_inside(run.path, run.files.review.page)
     if run.few_shot:
         raise UserError("the student of a few-shot run is for new classes", where=place)
     if not run.rounds or not (run.files.posterior.exists() and run.files.labels.exists()):

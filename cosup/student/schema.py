@@ -20,7 +20,7 @@ from pydantic_core import from_json
 from cosup.config.teacher_model import TeacherModelSection
 from cosup.data.transforms import INTERPOLATIONS
 from cosup.errors import UserError, in_short
-from cosup.models.section import BackboneSection, TrainingSection
+from cosup.models.section import MOST_PIXELS, BackboneSection, TrainingSection
 from cosup.words import brief
 
 __all__ = [
@@ -38,8 +38,6 @@ ENCODER = "backbone"
 """The folder of the image encoder that the teachers of a team of format 1 read."""
 MOST_BYTES = 2**26
 """A larger JSON file is none of a student: a million class names take a third of it."""
-LARGEST_SIDE = 4096
-"""Of input images, in pixels. One image of that size is 200 MB as float32."""
 
 
 def _differ(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -54,7 +52,7 @@ Names = Annotated[tuple[Name, ...], AfterValidator(_differ)]
 FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]+$", max_length=255)]
 """A file in the same folder."""
 Channels = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
-Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=2)]
 
 

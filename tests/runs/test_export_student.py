@@ -14,6 +14,7 @@ from helpers.digit_images import digit_images
 from helpers.tiny_clip import write_clip
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from timm.data import create_transform
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
@@ -189,11 +190,30 @@ def test_a_push_uploads_the_folder_and_the_file(
     assert hub.asked[1][1]["private"] is True
     folder = hub.asked[2][1]
     assert (folder["repo_id"], Path(folder["folder_path"])) == ("me/it", world / "student")
+    whole = {"student.json", "team/team.json", "model.safetensors", "manifest.jsonl"}
+    kept = filter_repo_objects(
+        [*whole, ".env", "notes.txt"],
+        allow_patterns=folder["allow_patterns"],
+    )
+    assert set(kept) == whole
     hub.asked.clear()
     more = ["--format", "torch_export"]
     assert call(["export", "student", str(world), "--push", "me/it", *more]) == 0
     name, file = hub.asked[-1]
     assert (name, file["path_in_repo"]) == ("upload_file", "student.pt2")
+
+
+def test_a_link_out_of_the_folder_is_not_uploaded(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made the folder could ask for any file of who pushes it."""
+    hub = FakeHub()
+    hub.patch(monkeypatch)
+    folder = Path(shutil.copytree(world / "student", tmp_path / "student"))
+    (tmp_path / "secret").write_text("secret")
+    (folder / "more.json").symlink_to(tmp_path / "secret")
+    assert "more.json" in refused(capsys, folder, "--push", "me/it")
+    assert hub.asked == []
 
 
 def test_a_public_repository_does_not_get_what_is_private(
