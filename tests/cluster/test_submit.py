@@ -330,6 +330,38 @@ def test_the_backend_of_a_job_is_ray_by_default(config: Path) -> None:
     assert execution("execution={workers: 3}").backend == "ray"
 
 
+def test_a_job_is_sent_without_secrets(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent: dict[str, Any] = {}
+
+    class Client:
+        def submit_job(self, **job: Any) -> str:
+            (folder,) = (
+                Path(one) for one in job["runtime_env"]["py_modules"] if "cosup-job" in one
+            )
+            sent.update(job, config=(folder / "config.yaml").read_text())
+            return "name"
+
+        def get_address(self) -> str:
+            return "http://me:hunter2@head:8265"
+
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    output = "run.output=s3://me:${PASSWORD}@bucket/runs"
+    with monkeypatch.context() as patch:
+        patch.setattr(submitting, "connect", lambda address: Client())
+        assert submit(config, "http://me:hunter2@head:8265", output, "--no-wait") == 0
+    assert "s3://me:${PASSWORD}@bucket/runs" in sent["config"]
+    assert sent["metadata"]["output"] == "s3://me:***@bucket/runs"
+    assert output in sent["runtime_env"]["env_vars"][submitting.RESUME_VARIABLE]
+    assert "hunter2" not in str(sent)
+    printed = capsys.readouterr()
+    assert "hunter2" not in printed.out + printed.err
+    assert "http://me:***@head:8265" in printed.err
+    assert submit(config, "http://me:hunter2@127.0.0.1:9", "run.output=/shared/runs") == 2
+    assert "hunter2" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
