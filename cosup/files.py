@@ -133,3 +133,10 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def user_cache() -> Path:
+    """Return the folder of what cosup keeps for its user: `COSUP_CACHE`, `~/.cache/cosup` by
+    default."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(os.environ.get("COSUP_CACHE") or Path(base) / "cosup").absolute()

@@ -86,8 +86,16 @@ def no_pages(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the fork server, one for all workers; it imports modules at the first call."""
-    if hasattr(config, "workerinput") or not hasattr(os, "fork"):
+    """Keep what cosup keeps for its user in a folder of these tests, and start the fork server.
+
+    There is one of each for all workers. The server imports modules at the first call.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    folder = tempfile.TemporaryDirectory(prefix="cosup-cache-", ignore_cleanup_errors=True)
+    os.environ["COSUP_CACHE"] = folder.name
+    config.add_cleanup(folder.cleanup)
+    if not hasattr(os, "fork"):
         return
     path = os.path.join(tempfile.mkdtemp(prefix="cosup-forks-"), "socket")
     os.environ[forking.SERVER] = path

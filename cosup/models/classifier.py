@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers.classifier import ClassifierHead
 from torch import Tensor, nn
 
 from cosup.errors import UserError
@@ -211,6 +210,8 @@ class Classifier(nn.Module):
         """Return the layers that compute the logits; most networks have one."""
         if self.slot:
             return [self.model.get_submodule(self.slot)]
+        from timm.layers.classifier import ClassifierHead
+
         model: Any = self.model
         found = model.get_classifier()
         layers = found if isinstance(found, tuple | list | nn.ModuleList) else [found]

@@ -2,22 +2,23 @@
 
 Transforms are composed of timm's and torchvision's. Mixup (Zhang et al., arXiv 1710.09412) and
 cutmix (Yun et al., arXiv 1905.04899) are timm's, with the matrix of mixing shares, so that weights
-and labels are mixed like the targets.
+and labels are mixed like the targets. Both libraries are imported when they are used, which takes
+seconds.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm.data
 import torch
 from PIL import Image
-from timm.data.mixup import Mixup
 from torch import Tensor, nn
-from torchvision import transforms
 
 from cosup.errors import UserError, in_short
 from cosup.models.section import AugmentSection, MixupSection
+
+if TYPE_CHECKING:
+    from torchvision import transforms
 
 __all__ = [
     "InputSpec",
@@ -67,9 +68,6 @@ class Pixels(nn.Module):
         return torch.addcmul(self.shift, floats, self.gain)
 
 
-_TIMM: Any = timm.data  # its type hints are incomplete
-
-
 @dataclass(frozen=True)
 class TrainingTransform:
     """Transform an RGB image to uint8 [3, S, S], with the global generators of all libraries.
@@ -103,6 +101,9 @@ def training_transform(section: AugmentSection, spec: InputSpec) -> TrainingTran
     because it needs normalised pixels. Raises `UserError` for an invalid policy, and for colour
     jitter together with a policy (timm would ignore it).
     """
+    from timm.data.transforms import str_to_interp_mode
+    from torchvision import transforms
+
     if section.auto_augment is not None and section.color_jitter > 0:
         raise UserError(
             f"has no effect together with auto_augment '{section.auto_augment}'",
@@ -115,7 +116,7 @@ def training_transform(section: AugmentSection, spec: InputSpec) -> TrainingTran
         # Resize and crop as the transform of prediction does.
         shorter = int(spec.size / spec.crop_pct)
         to = (shorter, shorter) if spec.squash else shorter
-        scaling = transforms.Resize(to, _TIMM.str_to_interp_mode(spec.interpolation))
+        scaling = transforms.Resize(to, str_to_interp_mode(spec.interpolation))  # type: ignore[no-untyped-call]
         parts = [scaling, transforms.CenterCrop(spec.size)]
         if section.crop == "padded":
             parts.append(transforms.RandomCrop(spec.size, padding=section.padding))
@@ -128,10 +129,13 @@ def training_transform(section: AugmentSection, spec: InputSpec) -> TrainingTran
 
 def _timm_parts(
     section: AugmentSection, spec: InputSpec
-) -> tuple[transforms.Compose, transforms.Compose, transforms.Compose]:
+) -> "tuple[transforms.Compose, transforms.Compose, transforms.Compose]":
     """Return timm's training transform in three parts: crop and flip, colours, to a tensor."""
+    import timm.data
+
+    library: Any = timm.data  # its type hints are incomplete
     try:
-        primary, secondary, final = _TIMM.create_transform(
+        primary, secondary, final = library.create_transform(
             spec.size,
             is_training=True,
             scale=section.scale,
@@ -168,6 +172,8 @@ class Mixing:
         Row i of the shares sums to 1 and holds the share of every original image in the mixed image
         i, so that `shares @ targets` are the mixed targets. Raises `UserError` if B is odd.
         """
+        from timm.data.mixup import Mixup
+
         count = len(pixels)
         if count % 2:
             raise UserError(

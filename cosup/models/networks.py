@@ -1,7 +1,8 @@
 """Build networks by name, without their classifier, and load frozen backbones.
 
 Names are those of timm, of the Hugging Face hub, torchvision, CLIP's image encoders (open_clip) and
-cosup's networks for CIFAR.
+cosup's networks for CIFAR. timm and torchvision are imported when they are used, as that
+takes seconds.
 """
 
 import hashlib
@@ -9,9 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import timm
 import torch
-from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from cosup.errors import UserError, in_short, unknown_name, unknown_of_many
@@ -118,6 +117,8 @@ def _check_cifar(name: str, pretrained: bool) -> None:
 def _check_timm(name: str, pretrained: bool) -> None:
     if name.startswith(HUB):
         return
+    import timm
+
     base = name.partition(".")[0]
     if not timm.is_model(base):
         raise unknown_timm(name)
@@ -152,6 +153,8 @@ def _cifar(
 def _timm(
     name: str, pretrained: bool, image_size: int | None, drop_path: float, whole: bool
 ) -> tuple[nn.Module, InputSpec]:
+    import timm
+
     _check_timm(name, pretrained)
     base, _, tag = name.partition(".")
     # A known tag is kept without its weights too, as it says how images are prepared: a network
@@ -165,6 +168,8 @@ def _timm(
 
 def input_of(model: nn.Module, image_size: int | None = None) -> InputSpec:
     """Return the input of timm's network; image_size: its side, if it is not the network's own."""
+    from timm.data.config import resolve_model_data_config
+
     found: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return InputSpec(
         size=image_size or found["input_size"][1],
@@ -181,6 +186,8 @@ def _create_timm(
 ) -> nn.Module:
     """Create timm's network; `img_size` is an argument of transformers only. whole: with its
     classifier."""
+    import timm
+
     settings: dict[str, Any] = {"pretrained": pretrained, **({} if whole else {"num_classes": 0})}
     if drop_path:
         settings["drop_path_rate"] = drop_path
@@ -260,6 +267,8 @@ def _torchvision(
 
 def unknown_timm(name: str) -> UserError:
     """Return the error for a name unknown to timm, with the nearest names."""
+    import timm
+
     known = [*timm.list_models(), *CIFAR_NETWORKS]
     allowed = (
         "a timm name, cifar_NAME, hf-hub:owner/model, torchvision:NAME, open_clip:MODEL@WEIGHTS"

@@ -1,20 +1,17 @@
 """Build the optimisers and learning-rate schedules of the `training` sections."""
 
+import importlib
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm.optim
-import timm.scheduler
 import torch
-from timm.scheduler.scheduler import Scheduler
 
 from cosup.errors import UserError, in_short, unknown_of_many, within
 from cosup.models.classifier import Classifier
 from cosup.models.section import TrainingSection
 
-# timm's type hints are incomplete.
-_OPTIM: Any = timm.optim
-_SCHEDULER: Any = timm.scheduler
+if TYPE_CHECKING:
+    from timm.scheduler.scheduler import Scheduler
 
 
 def build_optimizer(model: torch.nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
@@ -70,18 +67,19 @@ def build_network_optimizer(
     Raises `UserError` for an optimiser that is unknown to timm or not available, and for
     `layer_decay` of a network without groups of layers.
     """
-    known = _OPTIM.list_optimizers()
+    optim = _timm("optim")
+    known = optim.list_optimizers()
     if training.optimizer not in known:
         usual = "timm's, such as adamw, sgd, lamb, lion"
         with within("optimizer"):
             raise unknown_of_many("optimizer", training.optimizer, known, usual)
-    info = _OPTIM.get_optimizer_info(training.optimizer)
+    info = optim.get_optimizer_info(training.optimizer)
     groups = _groups(module, training)
     devices = {p.device.type for group in groups for p in group["params"]}
     torchs = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     extra = {"fused": True} if info.opt_class in torchs and devices <= {"cpu", "cuda"} else {}
     try:
-        optimizer: torch.optim.Optimizer = _OPTIM.create_optimizer_v2(
+        optimizer: torch.optim.Optimizer = optim.create_optimizer_v2(
             groups,
             opt=training.optimizer,
             lr=training.lr,
@@ -111,9 +109,9 @@ def _groups(module: torch.nn.Module, training: TrainingSection) -> list[dict[str
     skip = {"no_weight_decay_list": excluded}
     groups: list[dict[str, Any]]
     if training.layer_decay is None:
-        groups = _OPTIM.param_groups_weight_decay(core, training.weight_decay, **skip)
+        groups = _timm("optim").param_groups_weight_decay(core, training.weight_decay, **skip)
     else:
-        groups = _OPTIM.param_groups_layer_decay(
+        groups = _timm("optim").param_groups_layer_decay(
             core, training.weight_decay, layer_decay=training.layer_decay, **skip
         )
         if training.layer_decay < 1 and len({group["lr_scale"] for group in groups}) == 1:
@@ -135,7 +133,7 @@ def _groups(module: torch.nn.Module, training: TrainingSection) -> list[dict[str
 
 def build_scheduler(
     optimizer: torch.optim.Optimizer, training: TrainingSection, steps: int
-) -> Scheduler:
+) -> "Scheduler":
     """Return timm's scheduler over `steps` updates; call `step_update(step)` before each, from 0.
 
     The rates are those of `rate_share`: warm-up from lr / (w + 1) to lr over w steps, then half a
@@ -159,7 +157,7 @@ def build_scheduler(
         shape = {"sched": "step", "num_epochs": steps, "decay_epochs": steps + 1}
         shape["decay_rate"] = 1.0
     scheduler: Scheduler
-    scheduler, _ = _SCHEDULER.create_scheduler_v2(
+    scheduler, _ = _timm("scheduler").create_scheduler_v2(
         optimizer,
         warmup_epochs=warm,
         warmup_lr=training.lr / (warm + 1),
@@ -168,3 +166,8 @@ def build_scheduler(
         **shape,
     )
     return scheduler
+
+
+def _timm(part: str) -> Any:
+    """Return a module of timm, whose import takes seconds and whose type hints are incomplete."""
+    return importlib.import_module(f"timm.{part}")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from cosup.models.classifier import Classifier
@@ -114,6 +113,8 @@ def class_names(classifier: Classifier) -> list[frozenset[str]] | None:
     Those of a hub's description, else ImageNet's (known by the number of classes): the synset and
     its lemmas (`n02123045`, `tabby`, `tabby cat`). None where they are not known.
     """
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
     about = getattr(classifier.model, "pretrained_cfg", None) or {}
     labels = about.get("label_names")
     if labels and len(labels) == classifier.num_classes:

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +22,9 @@ from cosup.models.watch import OnStep
 from cosup.protocols import NetworkOutput
 from cosup.settings import registered_name
 from cosup.settings.losses import LOSSES
+
+if TYPE_CHECKING:
+    from timm.data.random_erasing import RandomErasing
 
 __all__ = [
     "Batch",
@@ -283,7 +286,9 @@ def _unsynced(module: nn.Module) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
-def _erasing(chance: float, device: str) -> RandomErasing:
+def _erasing(chance: float, device: str) -> "RandomErasing":
+    from timm.data.random_erasing import RandomErasing
+
     return RandomErasing(chance, mode="pixel", device=device)  # type: ignore[no-untyped-call]
 
 

@@ -15,7 +15,6 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from cosup.errors import RunError, in_short, within
@@ -176,6 +175,8 @@ def train_network(
     Raises `UserError` for settings that cannot be combined, `RunError` for a loss that is not
     finite.
     """
+    from timm.utils.model_ema import ModelEmaV3
+
     device, ranks = context.compute.device, context.compute.ranks
     seed = seed_for(context.seed, "train", ranks.rank)
     with within(context.settings), forked_seeds(seed, device):

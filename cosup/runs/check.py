@@ -129,11 +129,17 @@ def check_teachers(
 
 
 def load_backbone(student: StudentSection, features: FeatureCache) -> FeatureSource | None:
-    """Return the features of a student that is a head; None for a network."""
+    """Return the features of a student that is a head, and reads text; None for others.
+
+    A head's backbone is loaded, unless it was before: it takes seconds.
+    """
     if student.mode != "head":
         return None
     with within("student.backbone"):
-        return features.source(student.backbone)
+        if student.head.init == "text":
+            return features.source(student.backbone)
+        features.describe(student.backbone)
+    return None
 
 
 def build_student(student: StudentSection, samples: ImageData) -> Classifier | None:

@@ -276,9 +276,9 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> Featur
     if not splits:
         return None
     with within("student.backbone"):
-        source = features.source(config.student.backbone)
-    cache, backbone = features.compute.cache, source.backbone
-    parts = {features.cache_key(source, data, s): len(cached_part(data, s)) for s in splits}
+        backbone = features.describe(config.student.backbone)
+    cache = features.compute.cache
+    parts = {features.cache_key(backbone, data, s): len(cached_part(data, s)) for s in splits}
     images = sum(parts.values())
     missing = sum(
         count for key, count in parts.items() if cache is None or not has_features(cache, key)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from cosup.config.references import expand
 from cosup.config.schema import Config
 from cosup.errors import RunError, UserError, within
-from cosup.files import TEMPORARY, write_json
+from cosup.files import TEMPORARY, user_cache, write_json
 from cosup.layout import LOCK, MARKER, Layout
 from cosup.remote import Place, get, is_uri, join, listing, put, remove
 from cosup.secrets import mask
@@ -41,10 +41,8 @@ def staging_root(output: str) -> Path:
     folder of `COSUP_CACHE` (`~/.cache/cosup` by default)."""
     if not is_uri(output):
         return Path(output)
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    cache = Path(os.environ.get("COSUP_CACHE") or Path(base) / "cosup")
     key = hashlib.sha256(mask(output.partition("?")[0]).rstrip("/").encode()).hexdigest()[:16]
-    return cache.absolute() / "runs" / key
+    return user_cache() / "runs" / key
 
 
 def feature_cache(output: str) -> Path:

@@ -13,6 +13,7 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.models.compute import Compute
+from cosup.models.described import Described, Description, remember, remembered
 from cosup.models.extraction import Conditions, feature_blocks
 from cosup.models.features import Rows, cached_features, features_key
 from cosup.models.networks import Backbone, load_backbone
@@ -62,6 +63,18 @@ class FeatureCache:
             self.backbones[key] = load_backbone(section, self.compute)
         return FeatureSource(self.backbones[key], section, self)
 
+    def describe(self, section: BackboneSection) -> Description:
+        """Return what a backbone is, without loading it if it was loaded before (`remembered`).
+
+        Raises `UserError` as `source`.
+        """
+        found = remembered(section, self.compute.precision)
+        if found is None:
+            one = self.source(section).backbone
+            found = Description(one.name, one.identity, one.num_features, one.input)
+            remember(section, self.compute.precision, found)
+        return found
+
     def features(
         self,
         source: "FeatureSource",
@@ -103,17 +116,15 @@ class FeatureCache:
             return feature_blocks(backbone, images)
 
         rows = Rows(blocks, (len(part), backbone.num_features), backbone.name, conditions)
-        key = self.cache_key(source, data, split)
+        key = self.cache_key(backbone, data, split)
         found = cached_features(rows, self.compute.cache, key, on_rows)
         return found[torch.from_numpy(data.rows(split))] if data.drawn else found
 
-    def cache_key(self, source: "FeatureSource", data: ImageData, split: str) -> str:
+    def cache_key(self, backbone: Described, data: ImageData, split: str) -> str:
         """Return the key of the features on disk that a split's are read from."""
         part, conditions = cached_part(data, split), self._conditions(data)
-        transform = eval_transform(source.backbone.input)
-        return features_key(
-            source.backbone.identity, transform.key, part.fingerprint, conditions.key
-        )
+        transform = eval_transform(backbone.input)
+        return features_key(backbone.identity, transform.key, part.fingerprint, conditions.key)
 
     def _remote(self, data: ImageData) -> RemoteExtraction | None:
         return self.remote if self.remote is not None and self.remote.data is data else None

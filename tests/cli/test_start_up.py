@@ -147,7 +147,12 @@ def test_completion_imports_nothing_heavy(typed: str, tmp_path: Path) -> None:
     assert last == "imported []"
 
 
-def test_a_plan_leaves_out_what_it_does_not_need(tmp_path: Path) -> None:
-    ((_, status, heavy),) = imported_by([["plan", "quickstart"]], tmp_path)
-    assert status == 0
-    assert not {"matplotlib", "ray", "scipy", "sklearn", "transformers"} & set(heavy), heavy
+def test_a_plan_needs_no_library_of_networks_once_the_backbone_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSUP_CACHE", str(tmp_path / "cache"))
+    never = {"matplotlib", "ray", "scipy", "sklearn", "transformers"}
+    for unneeded in (never, never | {"timm", "torchvision"}):
+        ((_, status, heavy),) = imported_by([["plan", "quickstart"]], tmp_path)
+        assert status == 0
+        assert not unneeded & set(heavy), heavy

@@ -54,7 +54,7 @@ def test_runs_with_larger_batches_share_features(few: ImageData, features: Featu
 def test_a_plan_knows_the_key_before_the_run(few: ImageData, features: FeatureCache) -> None:
     of_test(features, few)
     plan = FeatureCache(replace(features.compute), device=torch.device("cpu"))
-    assert [plan.cache_key(plan.source(SECTION), few, "test")] == [
+    assert [plan.cache_key(plan.describe(SECTION), few, "test")] == [
         folder.name for folder in folders(features)
     ]
 
