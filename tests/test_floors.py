@@ -35,6 +35,7 @@ FLOORS: list[set[str]] = [
         "links",
         "secrets",
         "stopping",
+        "shared_files",
     },
     {"protocols"},
     {"levels"},

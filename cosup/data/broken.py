@@ -11,7 +11,8 @@ from cosup.data.images import Images, Ints, find_broken, has_printable_name, unp
 from cosup.data.section import DataSection
 from cosup.data.sources.base import Collection
 from cosup.errors import RunError, UserError
-from cosup.files import write_json
+from cosup.files import to_json
+from cosup.shared_files import read_shared, write_shared
 
 __all__ = ["log_broken", "try_images", "without_broken"]
 
@@ -98,12 +99,12 @@ def _checked_once(
     if cache is None:
         return find_broken(images, indices, workers)
     path = cache / "checks" / f"{images.fingerprint(indices)}.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {int(place): reason for place, reason in found.items()}
+    found = read_shared(path)
+    if found is not None:
+        return {int(place): reason for place, reason in json.loads(found).items()}
     broken = find_broken(images, indices, workers)
     try:
-        write_json(path, broken)
+        write_shared(path, to_json(broken).encode())
     except (OSError, RunError) as error:
         log.warning("cannot write to '%s', so images are checked again: %s", path.parent, error)
     return broken

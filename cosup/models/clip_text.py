@@ -10,25 +10,25 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cosup.errors import UserError, in_short, within
-from cosup.files import save_tensors
 from cosup.models.clip import TOWER
 from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
+from cosup.models.extraction import Conditions
 from cosup.models.names import weights_file
 from cosup.models.prompts import Prompts, build_prompts
 from cosup.models.section import BackboneSection, HeadSection
 from cosup.models.weights import downloads, hash_tensors
 from cosup.seeds import seed_for
+from cosup.shared_files import read_shared, write_shared
 from cosup.words import plural
 
 __all__ = ["check_prompts", "prompts_of", "text_features"]
@@ -69,29 +69,21 @@ def text_features(
     source = clip_source(backbone.name, backbone.weights)
     tokens = _tokens(source, prompts, _tokenizer(source))
     encoder = _load(source)
-    key = _key(encoder, source, tokens, len(prompts.templates))
+    key = _key(encoder, source, tokens, len(prompts.templates), compute.device)
     file = None if compute.cache is None else compute.cache / "text" / f"{key}.safetensors"
-    cached = None if file is None else _cached(file)
+    cached = None if file is None else read_shared(file)
     if cached is not None:
-        return cached
+        return load(cached)["features"]
     encoder = encoder.to(compute.device).eval()
     features = _encode(encoder, tokens, len(prompts.templates), compute.device)
     if file is not None:
-        save_tensors(file, {"features": features})
+        write_shared(file, save({"features": features}))
     log.info(
         "text features: %d classes, %s",
         len(prompts.names),
         plural(len(prompts.templates), "template"),
     )
     return features
-
-
-def _cached(file: Path) -> Tensor | None:
-    """Return cached features; None where the file is missing or damaged."""
-    try:
-        return load_file(file)["features"]
-    except (FileNotFoundError, SafetensorError, KeyError):
-        return None
 
 
 @torch.inference_mode()
@@ -187,12 +179,19 @@ def _load_weights(model: torch.nn.Module, weights: str, name: str) -> None:
         raise UserError(f"weights '{path}': hold no text encoder that fits {name} ({text})")
 
 
-def _key(encoder: torch.nn.Module, source: ClipSource, tokens: Tensor, templates: int) -> str:
+def _key(
+    encoder: torch.nn.Module,
+    source: ClipSource,
+    tokens: Tensor,
+    templates: int,
+    device: torch.device,
+) -> str:
     """Return a hash of everything that the features depend on."""
     state = {k: v for k, v in encoder.state_dict().items() if not k.startswith(TOWER)}
     # Number of heads, activation and pooling are not visible in tensors.
     settings = {k: v for k, v in source.settings.items() if k != "vision_cfg"}
-    parts = [hash_tensors(state), settings, templates, *tokens.shape]
+    conditions = Conditions.of(device, BATCH).key
+    parts = [hash_tensors(state), settings, templates, *tokens.shape, conditions]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     digest.update(tokens.numpy().tobytes())
     return digest.hexdigest()[:32]

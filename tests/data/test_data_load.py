@@ -241,7 +241,10 @@ def test_files_that_a_table_names_but_are_not_there(tmp_path: Path) -> None:
 
 
 def test_checked_once_for_the_same_files(
-    tmp_path: Path, class_folder: Writer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    class_folder: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     root = class_folder(tmp_path / "pics", count=60)
     (root / "1" / "007.png").write_text("no picture")
@@ -254,6 +257,11 @@ def test_checked_once_for_the_same_files(
         patch.setattr(images, "read_image", never)
         again = load("image_folder", root=str(root), cache=tmp_path / "cache", seed=5)
     assert again.broken == first.broken == ("1/007.png",)
+    (result,) = (tmp_path / "cache" / "checks").glob("*.json")
+    result.write_text(result.read_text().replace("7", "8"))
+    damaged = load("image_folder", root=str(root), cache=tmp_path / "cache")
+    assert damaged.broken == first.broken
+    assert str(result) in caplog.text
     (root / "0" / "000.png").write_text("broken later")
     changed = load("image_folder", root=str(root), cache=tmp_path / "cache", max_broken=0.1)
     assert changed.broken == ("0/000.png", "1/007.png")

@@ -172,8 +172,11 @@ def test_the_second_time_they_come_out_of_the_cache(
         file.write_bytes(left)
         assert torch.equal(features(folder, tmp_path, SEVERAL), first)
         assert file.read_bytes() == content
-    save_tensors(file, {"other": first})
+    changed = bytearray(content)
+    changed[-1] ^= 1
+    file.write_bytes(changed)
     assert torch.equal(features(folder, tmp_path, SEVERAL), first)
+    assert str(file) in caplog.text
 
 
 def test_the_key_is_of_all_that_the_features_depend_on(folder: Path, tmp_path: Path) -> None:
