@@ -137,7 +137,8 @@ class UserErrors(UserError):
 class RunError(RuntimeError):
     """A failure that no check could foresee, such as a full disk or a loss that diverges.
 
-    The command line prints it as one line, with the command that resumes the run, and exits with 1.
+    The command line prints it, with the command that resumes the run, and exits with 1.
+    `str(error)` is one line.
     """
 
     def __init__(self, problem: str, *, where: str | None = None) -> None:
@@ -154,7 +155,7 @@ class RunError(RuntimeError):
 
     def __str__(self) -> str:
         text = mask(_joined(self.where, self.problem) or "")
-        return "\n".join(map(printable, text.split("\n")))
+        return printable(" ".join(filter(None, map(str.strip, text.splitlines()))))
 
 
 @contextmanager

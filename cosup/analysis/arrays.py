@@ -17,6 +17,7 @@ __all__ = [
     "Singles",
     "Tables",
     "Values",
+    "categorical",
     "categories",
     "codes",
     "count_groups",
@@ -45,11 +46,17 @@ Tables = Mapping[str, pd.DataFrame]
 
 def codes(column: "pd.Series[Any]", names: list[str]) -> Codes:
     """Return the indices [n] int64 of a categorical column in `names`; -1 if null or not there."""
+    column = categorical(column)
     own = column.cat.categories
     place = {name: number for number, name in enumerate(names)}
     table = np.array([*(place.get(str(name), -1) for name in own), -1], dtype=np.int64)
     found: Codes = table[column.cat.codes.to_numpy()]
     return found
+
+
+def categorical(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return a column as a categorical one, which those of a run are, unless others wrote it."""
+    return column if isinstance(column.dtype, pd.CategoricalDtype) else column.astype("category")
 
 
 def categories(index: NDArray[Any], names: Sequence[str]) -> "pd.Categorical[str]":

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cosup.analysis.arrays import Codes, Singles, categories, codes, repeated
+from cosup.analysis.arrays import Codes, Singles, categorical, categories, codes, repeated
 from cosup.config.rounds import RoundsSection
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError, UserError, in_short
 from cosup.evidence import Scopes, Truth
 from cosup.layout import PREPARED, Layout
 from cosup.links import is_file_name
@@ -171,9 +171,13 @@ class Run:
         """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
         section = self.config["rounds"]
-        if section["repeat"] != "auto":
+        if isinstance(section.get("repeat"), int):
             return len(levels) * int(section["repeat"])
-        return max(len(levels), RoundsSection.model_validate(section).least_rounds)
+        try:
+            return max(len(levels), RoundsSection.model_validate(section).least_rounds)
+        except ValueError as error:
+            problem = f"{self.files.config.path} is damaged: rounds: {in_short(error)}"
+            raise RunError(problem) from None
 
     @cached_property
     def rounds(self) -> list[int]:
@@ -364,6 +368,9 @@ class Run:
     def _decisions(self) -> dict[int, pd.DataFrame]:
         """The decisions by round, with the same categories in all, so that they can be joined."""
         tables = {number: self._read_round(number) for number in self.rounds}
+        for table in tables.values():
+            for column in ("assigned_teacher", "rejected_by"):
+                table[column] = categorical(table[column])
         reasons = [table["rejected_by"].cat.categories for table in tables.values()]
         names = {
             "assigned_teacher": self.teacher_names,
