@@ -102,6 +102,31 @@ def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[UserErro
     yield from _even(student.training, "student.training")
 
 
+def _full_batch(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that the loss of a head that is fitted by L-BFGS is one function to the end."""
+    if student.mode != "head" or student.training.optimizer != "lbfgs":
+        return
+    fixed = [name for name in Losses.known() if Losses.entry(name).settings.fixed]
+    if "loss" in rounds.open:
+        yield UserError(
+            "compares losses that change during a training, for which student.training.optimizer "
+            "lbfgs is not made; give rounds.loss",
+            key="rounds.choose",
+            value="auto",
+            allowed=f"rounds.loss {' or '.join(fixed)}",
+        )
+        return
+    for key, name in _names(rounds):
+        if name not in fixed:
+            yield UserError(
+                "changes with the student or the step, for which student.training.optimizer lbfgs "
+                "is not made",
+                key=key,
+                value=name,
+                allowed=" or ".join(fixed),
+            )
+
+
 NEEDS_TEXT = "needs student.head.init 'text': other heads cannot predict before they are trained"
 
 
@@ -202,6 +227,7 @@ def _names(rounds: RoundsSection) -> list[tuple[str, str]]:
 CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], ...] = (
     (_losses, ("teachers", "student", "rounds")),
     (_mixing, ("student", "rounds")),
+    (_full_batch, ("student", "rounds")),
     (_untrained, ("student", "rounds")),
     (_untrained_controls, ("student", "controls")),
     (_labels, ("rounds",)),

@@ -19,6 +19,7 @@ from torch import Tensor
 from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
+from cosup.models.full_batch import fit_full_batch
 from cosup.models.heads import HeadBank, HeadBanks, build_heads, use_class_means
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.ranks import Ranks, check_slices
@@ -203,8 +204,13 @@ def _fit_group(
     on_step: OnStep | None,
     on_heads: OnHeads | None = None,
 ) -> list[HeadBank]:
-    """Fit heads that draw the same batches in one loop."""
+    """Fit heads that draw the same batches in one loop, or each on all samples by L-BFGS."""
     fit = fits[0]
+    if fit.training.optimizer == "lbfgs":
+        with within("training"):
+            whole = [fit_full_batch(fit, compute, on_step, on_heads)]
+            whole += [fit_full_batch(one, compute) for one in fits[1:]]
+        return [_finished(bank, one) for bank, one in zip(whole, fits, strict=True)]
     training, ranks, total = fit.training, compute.ranks, fit.total_steps
     banks = HeadBanks([one.start() for one in fits]).to(compute.device)
     samples = [one.samples(compute.device) for one in fits]

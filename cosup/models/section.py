@@ -157,7 +157,9 @@ class TrainingSection(Section):
     are held in memory, 600 kB each at 224 pixels."""
     optimizer: str = "adamw"
     """`adamw` (decoupled weight decay) or `adam`; networks accept any optimiser of timm's (`sgd`,
-    `lamb`, `lion`, ...)."""
+    `lamb`, `lion`, ...), and heads `lbfgs`: at most `steps` iterations over all samples at once,
+    with a line search in place of `batch_size`, `lr` and `schedule`. It pays with few classes or
+    samples."""
     lr: float = Field(default=1e-3, gt=0, le=MOST_RATE)
     """The highest learning rate; float32 ends at the bound."""
     weight_decay: float = Field(default=0.0, ge=0, le=MOST_RATE)
@@ -230,13 +232,15 @@ class TrainingSection(Section):
                 key=given[0],
                 value=MISSING if isinstance(value, Section) else value,
             )
-        if self.optimizer not in ("adam", "adamw"):
+        if self.optimizer not in ("adam", "adamw", "lbfgs"):
             raise UserError(
                 "must be {allowed} for a head",
                 key="optimizer",
                 value=self.optimizer,
-                allowed="adam or adamw",
+                allowed="adam, adamw or lbfgs",
             )
+        if self.optimizer == "lbfgs":
+            self._check_full_batch()
         if self.schedule == "multistep":
             raise UserError(
                 "must be {allowed} for a head",
@@ -251,6 +255,24 @@ class TrainingSection(Section):
         if self.standardize:
             raise UserError(
                 "is for heads: a network normalises its own pixels", key="standardize", value=True
+            )
+
+    def _check_full_batch(self) -> None:
+        """Raise `UserError` for settings of mini-batches that L-BFGS cannot follow."""
+        if self.epochs is not None:
+            raise UserError(
+                "counts passes in batches; optimizer lbfgs takes all samples in every iteration: "
+                "give steps",
+                key="epochs",
+                value=self.epochs,
+                allowed="null",
+            )
+        if self.warmup:
+            raise UserError(
+                "is for a learning rate, and optimizer lbfgs has none",
+                key="warmup",
+                value=self.warmup,
+                allowed="0",
             )
 
     def _check_steps(self) -> None:

@@ -27,6 +27,9 @@ class LossSettings(Settings):
     """Whether the loss singles out one target class per sample, which mixed images do not have."""
     reads_features: ClassVar[bool] = False
     """Whether the loss compares feature maps or embeddings of student and teacher."""
+    fixed: ClassVar[bool] = False
+    """Whether it is a smooth function of the logits, the same in every step, as L-BFGS needs: no
+    weight follows the student or the progress of the training."""
 
     def candidates(self) -> "list[tuple[float, LossSettings]]":
         """Return the losses from which a run chooses one on its validation split, each with the
@@ -38,10 +41,14 @@ class LossSettings(Settings):
 class CrossEntropySettings(LossSettings):
     """Cross-entropy with the annotation: the plain weak-to-strong loss."""
 
+    fixed: ClassVar[bool] = True
+
 
 @dataclass
 class DistillationSettings(LossSettings):
     """Knowledge distillation: KL divergence of the student from the softened annotation."""
+
+    fixed: ClassVar[bool] = True
 
     tau: float = 2.0
     """Temperature of teacher and student; above 1, less probable classes count for more."""
