@@ -1,7 +1,7 @@
 """Configs: their schema, and loading them from YAML; an error lists every mistake at once."""
 
+from cosup.config.draft import Draft
 from cosup.config.load import (
-    Draft,
     check_config,
     config_differences,
     config_hash,

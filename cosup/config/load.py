@@ -4,30 +4,20 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from operator import eq
 from pathlib import Path
 from typing import Any
 
 from cosup.config.bases import BASE, file_of, layers_of, merge, read_layers
-from cosup.config.cross_checks import find_conflicts
+from cosup.config.draft import Draft, check_tree, plain_settings, without, written_key
 from cosup.config.files import find_config
 from cosup.config.plain import bad_texts, plain_tree
-from cosup.config.references import (
-    CHOICES,
-    WHERE,
-    expand_tree,
-    literal_secrets,
-    restore,
-    texts,
-    written,
-)
+from cosup.config.references import literal_secrets, restore, written
 from cosup.config.schema import Config
 from cosup.config.yaml import apply_override, describe_content, to_yaml
 from cosup.errors import Key, UserError, raise_all
-from cosup.sections import is_section, settings_of
-from cosup.validation import MOST_MISTAKES, MissingKey, UnknownKey, find_mistakes
+from cosup.validation import MOST_MISTAKES, MissingKey, UnknownKey
 
 IDENTITY_EXCLUDES = ("run.name", "run.output", "run.loggers", "execution")
 """Settings that change where a run is written or how it is computed, but not its results."""
@@ -36,30 +26,6 @@ UNNAMED = "config"
 
 Given = str | os.PathLike[str] | Mapping[str, Any] | Config
 """A config: its file or name, its nested settings, or the checked settings themselves."""
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A config that was read, as far as it is valid.
-
-    config: the whole; None if there is a mistake in it. sections: the sections without mistakes, by
-    name. errors: every mistake, each with its file, its full key, its value and what is allowed.
-    """
-
-    config: Config | None
-    sections: Mapping[str, Any]
-    errors: tuple[UserError, ...] = ()
-
-    @staticmethod
-    def of(config: Config) -> "Draft":
-        """Return the draft of a valid config that is in no file."""
-        return Draft(config, {name: getattr(config, name) for name in Config.model_fields})
-
-    def checked(self) -> Config:
-        """Return the config; raise `UserError` with every mistake."""
-        raise_all(self.errors)
-        assert self.config is not None
-        return self.config
 
 
 def load_config(given: Given, *overrides: str) -> Config:
@@ -124,7 +90,7 @@ def dump_config(config: Config) -> str:
 def config_tree(config: Config) -> dict[str, Any]:
     """Return the config as nested plain values, with the keys of the YAML file, and references to
     the environment as they are written."""
-    tree: dict[str, Any] = restore(_plain_tree(config), config.references)
+    tree: dict[str, Any] = restore(plain_settings(config), config.references)
     return tree
 
 
@@ -191,82 +157,11 @@ def _draft(
 
     found += islice(bad_texts(tree), MOST_MISTAKES)
     secrets = [] if stored else list(literal_secrets(tree))
-    references = written(tree) if expanded else {}
-    draft = _referring(tree, references) if references else _checked(tree)
-    found += secrets + [error.at(_written_key(error.key)) for error in draft.errors]
+    draft = check_tree(tree, expanded)
+    found += secrets + [error.at(written_key(error.key)) for error in draft.errors]
     errors = [error.moved(where=file_with(error.key)) for error in _without_misspelt(found)]
-    sections = _without(draft.sections, secrets)
+    sections = without(draft.sections, secrets)
     return Draft(None if errors else draft.config, sections, tuple(errors))
-
-
-def _checked(tree: Mapping[str, Any]) -> Draft:
-    """Check a tree. The keys of errors are as in `Config`."""
-    config, errors = find_mistakes(Config, tree)
-    if config is not None:
-        return Draft.of(config)
-    sections = _valid_sections(tree)
-    known = {str(error) for error in errors}  # with the conflicts, if no section has a mistake
-    errors += [error for error in find_conflicts(sections) if str(error) not in known]
-    return Draft(None, sections, tuple(errors))
-
-
-def _referring(tree: Mapping[str, Any], references: Mapping[Key, str]) -> Draft:
-    """Check a tree with references, as it is written and as it is with the values of the variables.
-
-    As written it is valid only if the references stand where any text may stand.
-    """
-    expanded, unset = expand_tree(tree)
-    as_written, draft = _checked(tree), _checked(expanded)
-    settings = written(_plain_tree(as_written.config)) if as_written.config else references
-    misplaced = [key for key in settings if key[-1] in CHOICES]
-    misplaced += [key for e in as_written.errors if (key := _reference_at(e.key, references))]
-    errors = {
-        key: UserError(
-            "a reference to the environment cannot stand here, as results depend on it",
-            key=key,
-            value=settings.get(key, references.get(key)),
-            allowed=f"the value itself (references: {WHERE})",
-        )
-        for key in misplaced
-    }
-    errors |= {error.key: error for error in unset}
-    sections = _without(draft.sections, errors.values())
-    for error in draft.errors:
-        key = _reference_at(error.key, references)
-        if key is not None:
-            error.value = references[key]  # not the secret
-        errors.setdefault(key or error.key, error)
-    if errors or draft.config is None:
-        return Draft(None, sections, tuple(errors.values()))
-    values = dict(texts(_plain_tree(draft.config)))
-    return Draft.of(draft.config.referring({key: (settings[key], values[key]) for key in settings}))
-
-
-def _without(sections: Mapping[str, Any], errors: Iterable[UserError]) -> dict[str, Any]:
-    """Return the sections that none of the errors is about."""
-    wrong = {error.key[0] for error in errors if error.key}
-    return {name: section for name, section in sections.items() if name not in wrong}
-
-
-def _reference_at(key: Key, references: Mapping[Key, str]) -> Key | None:
-    """Return the key in the file of the reference that an error is about, if there is one."""
-    key = _written_key(key)
-    return next((k for k in (key, key[:-1]) if k in references), None)
-
-
-def _plain_tree(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", by_alias=True)
-
-
-def _valid_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sections without mistakes, each checked alone. (`controls`, if they are given.)"""
-    found = {}
-    for name, setting in settings_of(Config).items():
-        if is_section(setting.annotation):
-            made, mistakes = find_mistakes(setting.annotation, tree.get(name, {}))
-            if not mistakes:
-                found[name] = made
-    return found
 
 
 def _key_of(override: str) -> Key:
@@ -277,14 +172,6 @@ def _key_of(override: str) -> Key:
             where=f"override '{override}'",
         )
     return key
-
-
-def _written_key(key: Key) -> Key:
-    """Return a key as it is in the file: settings of a source are not within it, but beside it."""
-    if key[:2] != ("data", "source"):
-        return key
-    inner = key[2:]
-    return ("data", *inner) if inner and inner != ("name",) else ("data", "source")
 
 
 def _without_misspelt(errors: Iterable[UserError]) -> list[UserError]:

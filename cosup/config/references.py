@@ -2,9 +2,9 @@
 
 `${NAME}` in a text stands for an environment variable of the process that runs the config;
 `$${` is the text `${`. What a run stores (`config.yaml`, the hash of the config, what loggers get)
-keeps the reference, so a secret is not written, and a run can be resumed with another one. What a
-run stores may thus not depend on it: only text that names no choice can be a reference, such as a
-path, a URI or an address. A number, a network or an assigner cannot; overrides set these.
+keeps the reference, so a secret is not written, and a run can be resumed with another one. Results
+must thus not depend on it: only text that names no choice can hold a reference, such as a path, a
+URI or an address. A number, a network or a class cannot; overrides set these.
 """
 
 import os
@@ -15,7 +15,16 @@ from typing import Any
 from cosup.errors import Key, Mistakes, UserError
 from cosup.secrets import HIDDEN, holds_secret, is_secret_name, mask
 
-__all__ = ["expand", "expand_tree", "literal_secrets", "restore", "texts", "written"]
+__all__ = [
+    "WHERE",
+    "decides_results",
+    "expand",
+    "expand_tree",
+    "literal_secrets",
+    "restore",
+    "texts",
+    "written",
+]
 
 MARK = "${"
 """What a reference begins with."""
@@ -76,6 +85,12 @@ def expand_tree(tree: Any) -> tuple[Any, list[UserError]]:
 def written(tree: Any) -> dict[Key, str]:
     """Return the texts with references of a tree, by key."""
     return {key: text for key, text in texts(tree) if MARK in text}
+
+
+def decides_results(key: Key) -> bool:
+    """Return whether the text at a key names a choice, a class or the like, by which results and
+    not places differ: it is an item of a list, or one of `CHOICES`."""
+    return key[-1] in CHOICES or key[-1].isdecimal()
 
 
 def literal_secrets(tree: Any) -> Iterator[UserError]:
