@@ -24,6 +24,7 @@ from cosup.metrics import (
     brier,
     effective_teachers,
     expected_calibration_error,
+    intervals,
     kappa,
     kept_precision,
     kept_recall,
@@ -87,6 +88,20 @@ def test_pgr_interval_draws_groups_together(rng: np.random.Generator) -> None:
     assert alone is not None
     assert narrow is not None
     assert (alone[1] - alone[0]) == pytest.approx(2 * (narrow[1] - narrow[0]), rel=0.25)
+
+
+def test_many_groups_are_drawn_in_blocks_with_the_same_intervals(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = rng.random(8000) < 0.7, rng.random(8000) < 0.6
+    groups = np.arange(8000) // 2
+    exact = paired_comparison(first, second, groups)
+    monkeypatch.setattr(intervals, "MOST_GROUPS", 1000)
+    blocks = paired_comparison(first, second, groups)
+    assert blocks.difference == exact.difference
+    assert blocks.high - blocks.low == pytest.approx(exact.high - exact.low, rel=0.12)
+    alone = paired_comparison(first, second)  # every sample for itself
+    assert alone.high - alone.low == pytest.approx(exact.high - exact.low, rel=0.15)
 
 
 def test_pgr_interval_is_seeded_and_none_where_the_gap_may_be_nothing() -> None:

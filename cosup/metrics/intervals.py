@@ -19,6 +19,9 @@ LEVEL = 95.0
 """Level of all intervals, in percent."""
 Z_975 = 1.959964
 """The standard normal quantile of these intervals."""
+MOST_GROUPS = 50_000
+"""More groups are drawn in so many blocks, put together at random: the time of a bootstrap is then
+bounded. It changes an interval's width by about 0.3 %, which is less than 2,000 draws do."""
 DRAWS_AT_ONCE = 2**21
 """Group indices drawn at a time by the bootstrap; bounds its memory."""
 
@@ -232,10 +235,15 @@ def _ranges(draws: Floats) -> tuple[Floats, Floats]:
 
 
 def _group_sums(values: Floats, groups: Array | None) -> Floats:
-    """Return sums [G, K] of values [M, K] over groups."""
-    if groups is None:
+    """Return sums [G, K] of values [M, K] over groups; over blocks of them, if they are many."""
+    if groups is None and len(values) <= MOST_GROUPS:
         return values
-    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    _, codes = np.unique(
+        np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True
+    )
+    count = int(codes.max(initial=-1)) + 1
+    if count > MOST_GROUPS:
+        codes = (numpy_generator(0, "blocks of groups").permutation(count) % MOST_GROUPS)[codes]
     sums = np.stack([np.bincount(codes, weights=column) for column in values.T], axis=1)
     return sums.astype(np.float64)  # of no sample they are whole numbers
 

@@ -18,12 +18,12 @@ from cosup.models.classifier import build_classifier
 from cosup.models.clip_text import prompts_of
 from cosup.models.compute import Compute
 from cosup.models.features import has_features
-from cosup.probabilities import DENSE_LIMIT, TOP_K
 from cosup.remote import Place, listing
 from cosup.runs.checks import Facts
 from cosup.runs.choose import criterion_of, described
 from cosup.runs.control_stages import left_out
 from cosup.runs.control_teachers import control_teachers
+from cosup.runs.costs import CostsPlan, Extent, planned_costs, row_bytes
 from cosup.runs.inputs import feature_splits
 from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
@@ -186,6 +186,7 @@ class Plan:
     features: FeaturesPlan | None
     prompts: PromptsPlan | None
     annotations: AnnotationsPlan
+    costs: CostsPlan
     rounds: RoundsPlan
     controls: ControlsPlan
     teachers: list[TeacherPlan]
@@ -210,15 +211,19 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     hierarchy: Hierarchy = facts["hierarchy"]
     features: FeatureCache = facts["features"]
     compute: Compute = facts["compute"]
+    planned = _features(config, data, features)
+    annotations = _annotations(config, data, hierarchy)
+    rounds = _rounds(config, hierarchy, data)
     return Plan(
         run=_run(config),
         device=DevicePlan(str(compute.device), compute.precision, compute.workers),
         samples=_samples(data),
         student=_student(config, data),
-        features=_features(config, data, features),
+        features=planned,
         prompts=_prompts(config, data),
-        annotations=_annotations(config, data, hierarchy),
-        rounds=_rounds(config, hierarchy, data),
+        annotations=annotations,
+        costs=_costs(config, facts, planned, annotations, rounds),
+        rounds=rounds,
         controls=_controls(config, data),
         teachers=[_teacher(spec, data) for level in hierarchy for spec in level],
         tables=list(_tables(data, hierarchy)),
@@ -308,9 +313,42 @@ def _annotations(config: Config, data: ImageData, hierarchy: Hierarchy) -> Annot
     extra = control_teachers(config, hierarchy, data).values()
     teachers = sum(len(level) for level in (*hierarchy, *extra))
     classes = len(data.classes)
-    row = 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
     shards = sum(-(-count // config.execution.shard_size) for count in counts)
-    return AnnotationsPlan(samples, teachers, samples * teachers * row, teachers * shards)
+    nbytes = samples * teachers * row_bytes(classes)
+    return AnnotationsPlan(samples, teachers, nbytes, teachers * shards)
+
+
+def _costs(
+    config: Config,
+    facts: Facts,
+    features: FeaturesPlan | None,
+    annotations: AnnotationsPlan,
+    rounds: RoundsPlan,
+) -> CostsPlan:
+    data: ImageData = facts["samples"]
+    compute: Compute = facts["compute"]
+    samples, student = len(data.rows("student_train")), config.student
+    count = rounds.rounds or len(rounds.recipes or ())
+    folds = student.cross_fit if isinstance(student.cross_fit, int) else 1
+    heads = student.mode == "head" and features is not None
+    extent = Extent(
+        samples=samples,
+        others=sum(len(data.rows(split)) for split in SPLITS) - samples,
+        classes=len(data.classes),
+        teachers=max((len(level) for level in facts["hierarchy"]), default=0),
+        rounds=count,
+        fits=count * max(1, folds) + len(_controls(config, data).names),
+        steps=student.training.total_steps(max(1, samples)) * student.training.batch_size,
+        features=features.per_image if heads and features else 0,
+        missing=features.missing if features else 0,
+        image_size=features.image_size if features else 0,
+        assigner=rounds.assigner or "fused",
+        timed=compute.device.type == "cpu",
+    )
+    nbytes = annotations.nbytes + (features.nbytes if features else 0)
+    where = run_place(config)
+    folder = None if isinstance(where, Place) else where
+    return planned_costs(extent, nbytes, folder, len(config.run.seeds or [0]))
 
 
 def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cosup import words
+from cosup.runs.costs import CostsPlan
 from cosup.runs.plan import FeaturesPlan, Plan, RoundsPlan, SplitPlan, StudentPlan
 
 MOST_NAMED = 5
@@ -43,6 +44,10 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         f"{made.samples:,} samples x {words.plural(made.teachers, 'teacher')}, about "
         f"{words.size(made.nbytes)} in {made.files} files",
     )
+    yield "costs", _costs(plan.costs)
+    if plan.costs.too_much:
+        less = " and ".join(plan.costs.too_much)
+        yield "warning", f"there is less {less} than the run takes by this estimate"
     yield "rounds", _rounds(plan.rounds)
     yield "controls", _controls(plan)
     for note in plan.notes:
@@ -91,6 +96,18 @@ def _features(features: FeaturesPlan) -> str:
         f"{words.size(features.nbytes)} in {features.cache}: "
         f"{todo if features.missing else 'all in the cache'}"
     )
+
+
+def _costs(costs: CostsPlan) -> str:
+    """Return memory, disk and time, and what there is of them."""
+    memory = f"{words.size(costs.memory)} of memory"
+    if costs.usable_memory is not None:
+        memory += f" (of {words.size(costs.usable_memory)})"
+    disk = f"{words.size(costs.disk)} on disk"
+    if costs.free_disk is not None:
+        disk += f" ({words.size(costs.free_disk)} free)"
+    time = "" if costs.seconds is None else f", {words.duration(costs.seconds)} of one core"
+    return f"about {memory}, {disk}{time}, each to within a factor of three"
 
 
 def _rounds(rounds: RoundsPlan) -> str:

@@ -3,13 +3,16 @@
     python tests/benchmarks/bench_report.py [--samples 100000] [--test 20000] [--classes 100]
 
 The run has 15 teachers in four levels, four rounds, seven controls, random annotations
-(`tests/helpers/synthetic_run.py`) and thumbnails of noise. It is loaded, its tables are computed,
-and its page and tables are written. Target: at most 20 seconds and 5 MB.
+(`tests/helpers/synthetic_run.py`) and thumbnails cut from photographs. In a process of its own it
+is loaded, its tables are computed, and its page and tables are written. Seconds are of processor
+time, which other work on the machine changes little. Target: at most 30 seconds, 2 GiB and 1 MB for
+a million samples (`--samples 1000000`).
 """
 
 import argparse
 import io
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +24,7 @@ import numpy as np
 import pandas as pd
 from helpers.synthetic_run import Shape, make_run
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from cosup.analysis import TABLES, load_run, tables
 from cosup.analysis.figure import Unavailable
@@ -45,7 +49,11 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--each", action="store_true", help="print the time of each table")
+    parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.report:
+        _report(options.report)
+        return
     shape = Shape(
         classes=[f"class {number}" for number in range(options.classes)],
         levels=options.levels,
@@ -58,34 +66,40 @@ def main() -> None:
         _thumbnails(path)
         if options.each:
             _each(path)
-        start = time.perf_counter()
-        run = load_run(path)
-        opened = time.perf_counter() - start
-        found = tables(run)
-        computed = time.perf_counter() - start
-        page = write_report(load_run(path))
-        total = time.perf_counter() - start - computed
-        rows = sum(len(table) for table in found.values())
         print(
             f"{options.samples:,} samples x {sum(options.levels)} teachers x {options.classes} "
-            f"classes, {options.test:,} test samples: opened in {1000 * opened:.1f} ms; "
-            f"{len(found)} tables of {rows:,} rows in {computed:.1f} s"
+            f"classes, {options.test:,} test samples"
         )
-        print(
-            f"read, tables, page: {total:.1f} s (allowed: 20); the page has "
-            f"{page.stat().st_size / 1e6:.2f} MB (allowed: 5); peak memory "
-            f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+        done = subprocess.run(
+            [sys.executable, __file__, "--report", str(path)], check=True, stdout=subprocess.PIPE
         )
+        print(done.stdout.decode(), end="")
+
+
+def _report(path: Path) -> None:
+    """Write the report of a run, and print time and sizes."""
+    start = time.process_time()
+    found = tables(load_run(path))
+    computed = time.process_time() - start
+    page = write_report(load_run(path))
+    total = time.process_time() - start - computed
+    print(
+        f"{len(found)} tables of {sum(map(len, found.values())):,} rows in {computed:.1f} s; "
+        f"read, tables, page: {total:.1f} s (allowed: 30); the page has "
+        f"{page.stat().st_size / 1e6:.2f} MB (allowed: 1); peak memory "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB (allowed: 2,048)"
+    )
 
 
 def _thumbnails(path: Path) -> None:
-    """Write pictures of noise, which cannot be compressed."""
-    draw = np.random.default_rng(0)
+    """Write pictures cut from two photographs."""
+    draw, photos = np.random.default_rng(0), load_sample_images().images
     rows = []
     for name in tables(load_run(path))["examples"]["sample_id"].unique():
         content = io.BytesIO()
-        pixels = draw.integers(256, size=(64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(content, format="png")
+        top, left = draw.integers(photos[0].shape[0] - 192), draw.integers(448)
+        part = photos[len(rows) % 2][top : top + 192, left : left + 192]
+        Image.fromarray(part).resize((64, 64)).save(content, format="png")
         rows.append({"sample_id": name, "png": content.getvalue()})
     (path / "report").mkdir()
     pd.DataFrame(rows).to_parquet(path / "report" / "thumbnails.parquet", index=False)
@@ -94,12 +108,12 @@ def _thumbnails(path: Path) -> None:
 def _each(path: Path) -> None:
     run = load_run(path)
     for name, make in TABLES.items():
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             rows = len(make(run))
         except Unavailable:
             rows = 0
-        print(f"{name:<20} {time.perf_counter() - start:6.2f} s  {rows:,} rows")
+        print(f"{name:<20} {time.process_time() - start:6.2f} s  {rows:,} rows")
 
 
 if __name__ == "__main__":

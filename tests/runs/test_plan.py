@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cosup.cli import call
+from cosup.runs import costs
 
 CONFIG = """\
 run: {name: first, output: runs}
@@ -92,6 +93,21 @@ def test_the_plan_as_json_has_the_data_of_the_text(
     (note,) = plan["notes"]
     assert note["is_warning"] is False
     assert note["text"] in planned(capsys)["note"]
+
+
+def test_costs_are_beside_what_there_is_and_too_little_of_it_is_a_warning(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(["plan", "c.yaml", "--json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)["costs"]
+    assert 0.2e9 < found["memory"] < 4e9
+    assert 0 < found["disk"] < found["free_disk"]
+    assert found["seconds"] > 0
+    assert "warning" not in planned(capsys)
+    monkeypatch.setattr(costs, "usable_memory", lambda: 10**6)
+    plan = planned(capsys)
+    assert any("memory" in text for text in plan["warning"])
+    assert "costs" in plan
 
 
 def test_a_misspelt_split_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,132 @@
+"""What a run costs at least: peak memory, disk and time, from figures that were measured once.
+
+The figures are those of `tests/benchmarks/README.md` ("Limits"), on one core of a shared machine
+without a GPU: `bench_scale.py` (assignment, filters, heads), `bench_report.py` (tables of
+decisions), `bench_predict.py` (images through a backbone) and the quickstart (what a run holds
+whatever its size). Expect the truth within a factor of three: processors differ, and so do networks
+with the same image size.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosup.probabilities import DENSE_LIMIT, TOP_K
+from cosup.runs.machine import free_disk, usable_memory
+
+__all__ = ["CostsPlan", "Extent", "planned_costs", "row_bytes"]
+
+PROCESS = 900e6
+"""Bytes of the libraries and of batches, in any run (the quickstart's peak is 1.1 GiB)."""
+DECISION_MEMORY, DECISION_DISK = 150, 30
+"""Bytes of a row of decisions in the tables of the report, and in Parquet."""
+PANEL = 2**26 * 4 * 4
+"""Most bytes of the evidence on which `fused` fits exponents and groups, and of what is made of it.
+It is fitted in every run: it judges the sources where it does not assign them."""
+MATRICES, MOST_CELLS = 12, 2**27
+"""Bytes per cell of confusion matrices while they are estimated (float64 counts, float32 rates),
+and the most cells of `fused`."""
+READING = 1e-8
+"""Seconds to read an annotation's probability of one class, and to use it."""
+READINGS = {"dawid_skene": 25, "fused": 20}
+"""Times that an assigner reads all annotations; others: twice."""
+ELSEWHERE = 20
+"""Times that the annotations are read for filters, sources and measures."""
+HEAD_SAMPLE, HEAD_CELL = 1.5e-6, 1.5e-10
+"""Seconds for a sample in a step of a head, and for each product of a feature and a class."""
+IMAGE, IMAGE_SIZE = 0.05, 224
+"""Seconds of one core for an image of this size through EfficientNet-Lite0."""
+START = 30.0
+"""Seconds of a run whatever its size: imports, figures, pages."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large a run is.
+
+    samples: of student_train. others: of the test and validation splits. teachers: of the largest
+    level. rounds: in all. fits: heads or networks that are trained, those of controls included.
+    steps: samples in the training of one of them. features: numbers per image, 0 for a network
+    that is trained whole. missing: images to pass through the backbone. image_size: their pixels.
+    """
+
+    samples: int
+    others: int
+    classes: int
+    teachers: int
+    rounds: int
+    fits: int
+    steps: int
+    features: int
+    missing: int
+    image_size: int
+    assigner: str
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class CostsPlan:
+    """What the run takes, to within a factor of three, and what there is of it, in bytes.
+
+    seconds: None where they are not known. usable_memory: None where the machine does not tell.
+    """
+
+    memory: int
+    disk: int
+    seconds: float | None
+    usable_memory: int | None
+    free_disk: int | None
+    """None for a run that is written elsewhere."""
+
+    @property
+    def too_much(self) -> list[str]:
+        """What there is less of than the run takes."""
+        pairs = (
+            ("memory", self.memory, self.usable_memory),
+            ("disk", self.disk, self.free_disk),
+        )
+        return [name for name, wanted, there in pairs if there is not None and wanted > there]
+
+
+def planned_costs(extent: Extent, nbytes: int, folder: Path | None, seeds: int) -> CostsPlan:
+    """Return what a run takes, and what there is of it.
+
+    nbytes: of annotations and features on disk. folder: of the run, None where it is written
+    elsewhere. seeds: how often the run is repeated.
+    """
+    once = _seconds(extent)
+    return CostsPlan(
+        memory=round(_memory(extent)),
+        disk=nbytes + seeds * _disk(extent),
+        seconds=None if once is None else seeds * once,
+        usable_memory=usable_memory(),
+        free_disk=None if folder is None else free_disk(folder),
+    )
+
+
+def row_bytes(classes: int) -> int:
+    """Return the bytes of a sample's compact probabilities."""
+    return 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
+
+
+def _memory(of: Extent) -> float:
+    """Nothing holds samples x teachers x classes; what grows with the samples are rows."""
+    rows = 4 * row_bytes(of.classes) + 8 * of.teachers + DECISION_MEMORY * of.rounds
+    fused = min(of.teachers * of.classes**2, MOST_CELLS) * MATRICES
+    matrices = of.teachers * of.classes**2 * MATRICES if of.assigner == "dawid_skene" else 0
+    panel = min(PANEL, of.samples * of.teachers * of.classes * 16)
+    return PROCESS + (of.samples + of.others) * rows + max(matrices, fused + panel)
+
+
+def _disk(of: Extent) -> int:
+    rows = (of.samples + of.others) * row_bytes(of.classes) + of.samples * DECISION_DISK
+    return of.rounds * rows + of.fits * of.others * row_bytes(of.classes)
+
+
+def _seconds(of: Extent) -> float | None:
+    if not of.features or not of.timed:
+        return None  # nothing was measured that would carry over
+    values = of.samples * of.teachers * of.classes
+    read = values * (of.rounds * READINGS.get(of.assigner, 2) + ELSEWHERE) * READING
+    cell = HEAD_SAMPLE + HEAD_CELL * of.features * of.classes
+    images = of.missing * IMAGE * (of.image_size / IMAGE_SIZE) ** 2
+    return START + read + of.fits * of.steps * cell + images
