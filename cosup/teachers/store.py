@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,6 +70,11 @@ class AnnotationStore:
     num_classes: int
     sizes: Mapping[str, int]
     shard_size: int = 4096
+    _announced: dict[tuple[str, str], str] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """The keys by split and teacher that this process has written; the file that lists them grows
+    with teachers times classes, and would otherwise be read for every shard."""
 
     def shards(self, split: str) -> int:
         """Return the number of shards of a split."""
@@ -95,7 +100,9 @@ class AnnotationStore:
                 f"{self.num_classes} classes, not {len(table)} of {table.num_classes}"
             )
         key = self._key(split, teacher)
-        self._announce(split, teacher, key)
+        if self._announced.get((split, teacher.name)) != key:
+            self._announce(split, teacher, key)
+            self._announced[split, teacher.name] = key
         path = self._path(split, teacher.name, shard)
         save_tensors(path, table.tensors(), {"key": key, "classes": str(self.num_classes)})
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from teacher_helpers import finest, teachers_section
 
 from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
+from cosup.layout.kinds import JsonFile
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import annotate, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
+from cosup.teachers.linear import LinearPixels
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.train import train_level
 
@@ -120,3 +123,49 @@ def test_other_samples_make_annotations_stale(
     table.loc[swap, "split"] = "test"
     moved = open_store(tmp_path, replace(data, table=table), 50)
     assert moved.missing("test", teachers[0]) == list(range(moved.shards("test")))
+
+
+def test_a_level_of_64_teachers_is_annotated_and_read_in_one_pass(
+    data: ImageData,
+    features: FeatureCache,
+    teachers: list[Teacher],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = teachers[0]
+    assert isinstance(made, LinearPixels)
+    names = [f"t{place:02d}" for place in range(64)]
+    level = [
+        LinearPixels(replace(made.spec, name=name), made.head, made.transform, made.steps)
+        for name in names
+    ]
+    decoded, read, listed = 0, list[tuple[int, str]](), 0
+    convert, read_shard, index = PixelTransform.__call__, AnnotationStore.read, JsonFile.read
+
+    def converting(self: PixelTransform, image: object) -> torch.Tensor:
+        nonlocal decoded
+        decoded += 1
+        return convert(self, image)  # type: ignore[arg-type]
+
+    def reading(self: AnnotationStore, split: str, name: str, shard: int) -> ProbTable:
+        read.append((shard, name))
+        return read_shard(self, split, name, shard)
+
+    def listing(self: JsonFile) -> dict[str, Any]:
+        nonlocal listed
+        listed += 1
+        return index(self)
+
+    monkeypatch.setattr(PixelTransform, "__call__", converting)
+    monkeypatch.setattr(AnnotationStore, "read", reading)
+    monkeypatch.setattr(JsonFile, "read", listing)
+    store = open_store(tmp_path, data, 20)
+    annotate(level, data, store, features.compute, ("student_train",))
+    assert decoded == store.sizes["student_train"]
+    assert store.shards("student_train") > 2
+    assert listed <= 2 * len(names)  # whatever the shards
+    for _ in store.level("student_train", names).iter_dense():
+        pass
+    # Shard after shard, each file once.
+    shards = range(store.shards("student_train"))
+    assert read == [(shard, name) for shard in shards for name in names]
