@@ -130,8 +130,15 @@ def shares(
     values = np.asarray(columns, dtype=np.float64)
     count = np.ones(values.shape) if counted is None else np.asarray(counted, dtype=np.float64)
     both = count * count[:, :1]
-    parts = [values * count, count, (values[:, :1] - values) * both, both]
-    sums = _group_sums(np.concatenate(parts, axis=1), groups)
+    sums = np.concatenate(
+        [
+            _group_sums(values * count, groups),
+            _group_sums(count, groups),
+            _group_sums((values[:, :1] - values) * both, groups),
+            _group_sums(both, groups),
+        ],
+        axis=1,
+    )
     rng = numpy_generator(seed, "paired_comparison")
     draws = np.concatenate(list(_bootstrap(sums, samples, rng)))
     mean, gain = _ratios(sums.sum(0, keepdims=True))
