@@ -10,7 +10,7 @@ from cosup.remote import Place
 from cosup.runs.directory import check_directory
 from cosup.words import noun
 
-__all__ = ["announce", "first_line"]
+__all__ = ["announce", "announce_in_log", "first_line"]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,11 @@ def announce(config: Config, place: Path | Place, resume: bool, overwrite: bool)
         except UserError:
             return
     log.info("%s", first_line(config, place))
+
+
+def announce_in_log(config: Config, place: Path) -> None:
+    """Write the first line about a run into its `log.txt`; the console has it already."""
+    log.info("%s", first_line(config, place), extra={"quiet": True})
 
 
 def first_line(config: Config, place: Path | Place) -> str:

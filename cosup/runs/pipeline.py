@@ -18,7 +18,7 @@ from cosup.controls import NO_TEST
 from cosup.data.section import SPLITS
 from cosup.errors import in_short
 from cosup.report.page import write_report
-from cosup.runs.announce import first_line
+from cosup.runs.announce import announce_in_log
 from cosup.runs.answers import same_answers, with_answers
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
@@ -87,7 +87,7 @@ def run_one(
             return run.load("summary")
         if shared is not None and same_answers(run, shared):
             take_over(shared, run)
-        log.info("%s", first_line(config, run.path), extra={"quiet": True})  # the console has it
+        announce_in_log(config, run.path)
         context = RunContext(answered, run, recorder, backend or Local())
         environment = describe_environment(answered)
         log.debug("environment: %s", environment)

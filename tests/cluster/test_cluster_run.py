@@ -65,10 +65,11 @@ def config(folder: Path, backend: str, **execution: Any) -> Config:
 
 
 def lines(run: Path) -> list[str]:
-    """Return the distinct lines of a run's log, without progress messages and the run's path."""
+    """Return the distinct lines of a run's log, without the first, progress and the run's path."""
     log = (run / "log.txt").read_text().replace(str(run), "RUN")
     found = re.findall(r"INFO (cosup\.\S+): (.*)", log)
-    return list(dict.fromkeys(line for name, line in found if name != "cosup.progress"))
+    left_out = {"cosup.progress", "cosup.runs.announce"}
+    return list(dict.fromkeys(line for name, line in found if name not in left_out))
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:
