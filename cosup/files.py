@@ -55,6 +55,7 @@ def write_atomic(
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.unlink(missing_ok=True)  # a link that somebody put there is not followed
             temporary.touch()
             mode = temporary.stat().st_mode
             if callable(content):

@@ -67,27 +67,31 @@ def read_tensors(path: Path, folder: Path) -> dict[str, Tensor]:
     assert path.suffix == ".safetensors"
     state = read_weights(str(path))
     for name, tensor in state.items():
-        if not bool(torch.isfinite(tensor).all()):
+        # A sum is one pass without memory; one that overflows is looked at again.
+        if not (tensor.sum().isfinite() or torch.isfinite(tensor).all()):
             problem = f"{path.name} holds numbers that are not finite ({name})"
             raise UserError(problem, where=str(path.parent))
     return state
 
 
-def check_fit(path: Path, what: str, build: Callable[[], nn.Module], prefix: str = "") -> None:
+def check_fit(
+    path: Path, what: str, build: Callable[[], nn.Module], prefix: str = ""
+) -> nn.Module | None:
     """Raise `UserError` if a file does not hold the tensors of a network, before it takes memory.
 
     what: the network, for errors. build: builds it. prefix: of its tensors in the file; others are
-    ignored if there is one. The network is built without memory for its tensors (on torch's device
-    `meta`); one that cannot be built so is not checked here.
+    ignored if there is one. Returns the network without memory for its tensors (on torch's device
+    `meta`); None for one that cannot be built so, and is not checked here.
     """
     given = _shapes(path)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            wanted = {name: tuple(t.shape) for name, t in build().state_dict().items()}
+            blank = build()
     except UserError:
         raise
     except Exception:  # a network's own arithmetic, which the device lacks, raises many kinds
-        return
+        return None
+    wanted = {name: tuple(tensor.shape) for name, tensor in blank.state_dict().items()}
     if prefix:
         given = {name: shape for name, shape in given.items() if name.startswith(prefix)}
     wrong = sorted(
@@ -97,6 +101,7 @@ def check_fit(path: Path, what: str, build: Callable[[], nn.Module], prefix: str
         names = ", ".join(wrong[:SHOWN])
         problem = f"{path.name} does not fit {what}: {plural(len(wrong), 'tensor')} ({names})"
         raise UserError(problem, where=str(path.parent))
+    return blank
 
 
 def check_arguments(arguments: Mapping[str, Any], about: Path, weights: Path) -> None:

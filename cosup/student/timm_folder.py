@@ -214,12 +214,12 @@ def load_timm(folder: Path, name: str, classes: Sequence[str]) -> Classifier:
     if about.label_names != tuple(classes):
         raise UserError(f"{CONFIG} has other classes than the student", where=str(folder))
     check_arguments(about.model_args, folder / CONFIG, folder / NETWORK)
-    check_fit(folder / NETWORK, name, partial(_built, folder))
+    blank = check_fit(folder / NETWORK, name, partial(_built, folder))
     with torch.random.fork_rng(devices=[]):
         model = _built(folder)
     network = Classifier(name, model, input_of(model), len(classes))
     network.pixels = TimmPixels(network.input)
-    _check_answer(folder, model, network.input, len(classes))
+    _check_answer(folder, [blank, model], network.input, len(classes))
     return network
 
 
@@ -232,15 +232,24 @@ def _built(folder: Path) -> nn.Module:
 
 
 @torch.inference_mode()
-def _check_answer(folder: Path, model: nn.Module, spec: InputSpec, classes: int) -> None:
-    """Raise `UserError` if a network does not answer an image with a number per class."""
-    try:
-        found = model.eval()(torch.zeros(1, 3, spec.size, spec.size))
-        shape = tuple(found.shape)
-    except Exception as error:  # timm's networks raise many kinds
-        shape, reason = (), in_short(error)
-    else:
-        reason = f"its answer to an image has the shape {list(shape)}"
-    if shape != (1, classes):
-        problem = f"{CONFIG} describes a network that does not classify images ({reason})"
-        raise UserError(problem, where=str(folder))
+def _check_answer(
+    folder: Path, models: Sequence[nn.Module | None], spec: InputSpec, classes: int
+) -> None:
+    """Raise `UserError` if a network does not answer an image with a number per class.
+
+    models: the same network, the one without memory first, which costs no time to ask.
+    """
+    reason = ""
+    for model in filter(None, models):
+        device = next(model.parameters()).device
+        try:
+            shape = list(model.eval()(torch.zeros(1, 3, spec.size, spec.size, device=device)).shape)
+        except Exception as error:  # timm's networks raise many kinds
+            reason = in_short(error)
+            continue
+        if shape == [1, classes]:
+            return
+        reason = f"its answer to an image has the shape {shape}"
+        break
+    problem = f"{CONFIG} describes a network that does not classify images ({reason})"
+    raise UserError(problem, where=str(folder))

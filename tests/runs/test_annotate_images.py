@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,26 @@ def test_broken_images_are_set_aside_and_named(
     *_, only = lines(capsys, "runs/voters", "new/torn.png", *TRUSTED, "-o", "other.csv")
     assert only.startswith("error: ")
     assert not list(folder.glob("*other*"))
+
+
+def test_a_run_imports_nothing_that_is_not_allowed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anybody may have written it: neither a function nor a pickle as weights."""
+    sys.modules.pop("bright_rules", None)
+    (line,) = lines(capsys, "runs/voters", "own/two")
+    assert "--package bright_rules" in line
+    assert "bright_rules" not in sys.modules
+    run = Path(shutil.copytree("runs/voters", "foreign"))
+    for manifest in run.rglob("manifest.jsonl"):
+        manifest.unlink()
+    record = Layout(run).teachers.record("all")
+    about = json.loads(record.path.read_text())
+    backbone = {"name": "cifar_resnet8", "weights": "foreign/weights.pt"}
+    about["model"] = {"name": "linear_features", "backbone": backbone}
+    record.path.write_text(json.dumps(about))
+    (line,) = lines(capsys, "foreign", "own/two", *TRUSTED)
+    assert "weights.pt" in line
 
 
 def test_bad_input_is_one_line_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

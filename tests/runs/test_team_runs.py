@@ -307,6 +307,48 @@ def missing_function(team: Path) -> str:
     return "nowhere"
 
 
+def edit_first(team: Path, **changes: Any) -> None:
+    first, *rest = json.loads((team / "team.json").read_text())["teachers"]
+    edit(team, teachers=[{**first, **changes}, *rest])
+
+
+def weights_elsewhere(team: Path) -> str:
+    edit_first(team, weights="../model.safetensors")
+    return "weights"
+
+
+def teacher_twice(team: Path) -> str:
+    entries = json.loads((team / "team.json").read_text())["teachers"]
+    edit(team, teachers=[*entries, entries[0]])
+    return "twice"
+
+
+def unknown_domain(team: Path) -> str:
+    edit_first(team, domains=["nowhere"])
+    return "nowhere"
+
+
+def weight_no_number(team: Path) -> str:
+    path = team / "domain_rot0.safetensors"
+    save_file({name: tensor * torch.nan for name, tensor in load_file(path).items()}, path)
+    return "domain_rot0"
+
+
+def exponent_no_number(team: Path) -> str:
+    edit(team, student_exponent=float("inf"))
+    return "student_exponent"
+
+
+def deep_json(team: Path) -> str:
+    (team / "team.json").write_text('{"teachers": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    return "team.json"
+
+
+def newer_team(team: Path) -> str:
+    edit(team, format=3)
+    return "upgrade"
+
+
 def no_team(team: Path) -> str:
     shutil.rmtree(team)
     return "student"
@@ -327,6 +369,13 @@ def edit(team: Path, **changes: Any) -> None:
         no_assigner,
         no_exponent,
         missing_function,
+        weights_elsewhere,
+        teacher_twice,
+        unknown_domain,
+        weight_no_number,
+        exponent_no_number,
+        deep_json,
+        newer_team,
         no_team,
     ],
 )
