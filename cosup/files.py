@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +44,12 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_atomic(
     path: Path,
     content: bytes | Callable[[Path], object],
-    before: Callable[[Path], object] | None = None,
+    named: Callable[[Path], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Write a file so that a reader, or a crash at any moment, finds the old or the new one.
 
-    content: the bytes, or a function that writes a file at the path it is given. before: called
-    with the path of the written file, before it gets its name.
+    content: the bytes, or a function that writes a file at the path it is given. named: opens a
+    context for the written file, in which it gets its name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with disk_errors(path):
@@ -64,9 +64,8 @@ def write_atomic(
             else:
                 temporary.write_bytes(content)
             _sync(temporary)
-            if before is not None:
-                before(temporary)
-            temporary.replace(path)
+            with named(temporary):
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync(path.parent)
@@ -86,16 +85,28 @@ def save_tensors(
     path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, atomically."""
+    write_atomic(path, tensor_writer(tensors, metadata))
+
+
+def tensor_writer(
+    tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
+) -> Callable[[Path], object]:
+    """Return a function that writes tensors as safetensors to a path, for `write_atomic`."""
     from safetensors.torch import save_file  # imports torch, which loading a config does not need
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(whole, temporary, metadata))
+    return lambda temporary: save_file(whole, temporary, metadata)
 
 
 def write_csv(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table as CSV (UTF-8, with a header, without its index), atomically; texts are written
-    as `cosup.cells` says."""
-    write_atomic(path, to_csv(table).encode("utf-8", errors="surrogateescape"))
+    """Write a table as CSV, atomically."""
+    write_atomic(path, csv_bytes(table))
+
+
+def csv_bytes(table: "pd.DataFrame") -> bytes:
+    """Return a table as CSV (UTF-8, with a header, without its index); texts are written as
+    `cosup.cells` says."""
+    return to_csv(table).encode("utf-8", errors="surrogateescape")
 
 
 def discard(path: Path) -> None:

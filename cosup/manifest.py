@@ -6,12 +6,13 @@ last line which its file does not fit yet: such a write never happened, and the 
 counts. A power failure may lose lines as well; their files are then unknown, not wrong.
 """
 
+import fcntl
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def digest(path: Path, start: int = 0, end: int | None = None) -> str:
 
 
 class Manifest:
-    """The manifest of a folder, there or not. One process at a time may write it.
+    """The manifest of a folder, there or not.
 
     A file whose size and time have not changed since this process wrote or checked it is not read
     again. Reading raises `Damaged` for a manifest that names a file outside its folder, and
@@ -91,6 +92,11 @@ class Manifest:
         """Return whether there is a manifest."""
         return self.path.is_file()
 
+    def begin(self) -> None:
+        """Make the manifest, if it is not there."""
+        if not self.exists():
+            self.rewrite()
+
     def entries(self) -> dict[str, Entry]:
         """Return what is recorded, by path relative to the folder; {} without a manifest.
 
@@ -98,10 +104,6 @@ class Manifest:
         """
         with _using:
             return {name: history[-1] for name, history in self._settled().items()}
-
-    def order(self) -> list[str]:
-        """Return the paths of all lines, oldest first; a path may come several times."""
-        return list(self._read().order)
 
     def unreadable(self) -> int:
         """Return how many lines are damaged. A last line that was cut is none of them."""
@@ -114,7 +116,7 @@ class Manifest:
     def write(self, path: Path, content: bytes | Callable[[Path], object]) -> None:
         """Write a file of the folder as `write_atomic` does, and record it."""
         try:
-            write_atomic(path, content, lambda temporary: self._record(path, temporary))
+            write_atomic(path, content, lambda temporary: self._recorded(path, temporary))
         except BaseException:
             with suppress(Exception):  # the disk may be full: the first failure is raised
                 self.close()
@@ -123,16 +125,21 @@ class Manifest:
     def record(self, path: Path) -> None:
         """Record a file of the folder as it is, unless it is recorded so already."""
         if self.state(path) is not State.WHOLE:
-            self._record(path, path)
+            with self._recorded(path, path):
+                pass
 
-    def record_growth(self, path: Path) -> None:
-        """Record what was added to a file since it was last recorded."""
-        history = parts(self._settled().get(self.name(path), []))
-        size = path.stat().st_size
+    def record_growth(self, path: Path, label: str = "", end: int | None = None) -> None:
+        """Record what was added to a file since it was last recorded, up to `end` or its end."""
+        history = self.growth(path)
+        size = path.stat().st_size if end is None else end
         start = history[-1].size if history and history[-1].size <= size else 0
         if size > start:
-            entry = Entry(size, digest(path, start, size), start)
+            entry = Entry(size, digest(path, start, size), start, label)
             self._append(entry_line(self.name(path), entry))
+
+    def growth(self, path: Path) -> list[Entry]:
+        """Return the recorded parts of a file that grows, in order."""
+        return parts(self._settled().get(self.name(path), []))
 
     def forget(self, path: Path) -> None:
         """Record that a file is gone, if it is recorded."""
@@ -184,12 +191,11 @@ class Manifest:
 
     def damaged_parts(self, path: Path) -> list[Entry]:
         """Return the parts of a file that grows which are not what was recorded, in order."""
-        history = parts(self._settled().get(self.name(path), []))
-        return [entry for entry in history if not _part_fits(path, entry)]
+        return [entry for entry in self.growth(path) if not _part_fits(path, entry)]
 
     def whole_until(self, path: Path) -> int:
         """Return how many bytes of a file that grows, from its start, are what was recorded."""
-        history, end = parts(self._settled().get(self.name(path), [])), 0
+        history, end = self.growth(path), 0
         with ThreadPoolExecutor() as threads:  # computing a digest lets other threads run
             fits = threads.map(lambda entry: _part_fits(path, entry), history)
             for entry, is_whole in zip(history, fits, strict=True):
@@ -241,25 +247,38 @@ class Manifest:
         settled = {**lines.history, name: earlier}
         return {other: history for other, history in settled.items() if history}
 
-    def _record(self, path: Path, source: Path) -> None:
+    @contextmanager
+    def _recorded(self, path: Path, source: Path) -> Iterator[None]:
+        """Record a file, and let no other line be added while this is open."""
         stamp, found = _stamp(source), digest(source)
-        self._append(entry_line(self.name(path), Entry(stamp[0], found)))
-        _digests[_key(path)] = (stamp, found)
+        with self._appended(entry_line(self.name(path), Entry(stamp[0], found))):
+            _digests[_key(path)] = (stamp, found)
+            yield
 
     def _append(self, line: dict[str, Any]) -> None:
-        with _using, disk_errors(self.path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            with os.fdopen(handle, "r+b") as file:
+        with self._appended(line):
+            pass
+
+    @contextmanager
+    def _appended(self, line: dict[str, Any]) -> Iterator[None]:
+        """Add a line, and let no thread or process (such as one that reports) add another one
+        while this is open."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        with _using, os.fdopen(handle, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with disk_errors(self.path):
                 cut_tail(file)
                 head = text_of({"format": FORMAT}) if file.tell() == 0 else ""
                 file.write((head + text_of(line)).encode())
+                file.flush()
+            yield
 
     def _read(self) -> Lines:
         """Return the lines; those that this process has read before are not read again."""
         try:
             found = self.path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Lines()
         with _using:
             known = _lines.get(_key(self.path))

@@ -1,9 +1,9 @@
 """The lines of a manifest (`cosup.manifest`): what is recorded of each file, in which order.
 
 The first line is `{"format": 1}`. The others are `{"path", "size", "sha256"}` for a file that was
-written, with `"start"` for what was added to a file that grows, `{"path", "gone": true}` for one
-that was removed, and `{"closed": true}` where no write is under way. Each line ends with a checksum
-of itself, `"check"`.
+written, with `"start"` and `"label"` for what was added to a file that grows,
+`{"path", "gone": true}` for one that was removed, and `{"closed": true}` where no write is under
+way. Each line ends with a checksum of itself, `"check"`.
 """
 
 import hashlib
@@ -26,11 +26,13 @@ class Entry:
 
     size: its bytes. sha256: of its bytes, in hexadecimal. start: None for a file that is written
     once; of a file that grows, where the part begins that this line adds, and sha256 is of it.
+    label: a name for that part.
     """
 
     size: int
     sha256: str
     start: int | None = None
+    label: str = ""
 
 
 class NoLine(ValueError):
@@ -45,14 +47,12 @@ class Outside(ValueError):
 class Lines:
     """The lines of a manifest, as far as they are read.
 
-    history: all entries of each path, oldest first, without those of removed files. order: the
-    paths of all lines, oldest first. last: the path that the last line is about, if any.
-    unreadable: lines that are damaged. size, changed, inode: of the file when it was read, in bytes
-    and ns.
+    history: all entries of each path, oldest first, without those of removed files. last: the path
+    that the last line is about, if any. unreadable: lines that are damaged. size, changed, inode:
+    of the file when it was read, in bytes and ns.
     """
 
     history: dict[str, list[Entry]] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
     last: str | None = None
     unreadable: int = 0
     size: int = 0
@@ -72,12 +72,12 @@ class Lines:
         if "closed" in found:
             return
         name = found["path"]
-        self.order.append(name)
         if "gone" in found:
             self.history.pop(name, None)
             return
         self.last = name
-        entry = Entry(found["size"], found["sha256"], found.get("start"))
+        fields = (found["size"], found["sha256"], found.get("start"), found.get("label", ""))
+        entry = Entry(*fields)
         self.history.setdefault(name, []).append(entry)
 
 
@@ -89,7 +89,9 @@ def text_of(line: dict[str, Any]) -> str:
 def entry_line(name: str, entry: Entry) -> dict[str, Any]:
     """Return the line that records an entry of a path."""
     line: dict[str, Any] = {"path": name, "size": entry.size, "sha256": entry.sha256}
-    return line if entry.start is None else {**line, "start": entry.start}
+    if entry.start is not None:
+        line |= {"start": entry.start, "label": entry.label}
+    return line
 
 
 def read_lines(path: Path, known: Lines) -> Lines:
@@ -168,7 +170,7 @@ def _check_entry(line: dict[str, Any]) -> None:
     size, start = line.get("size"), line.get("start", 0)
     if type(size) is not int or type(start) is not int or not 0 <= start <= size:
         raise NoLine
-    if not isinstance(line.get("sha256"), str):
+    if not (isinstance(line.get("sha256"), str) and isinstance(line.get("label", ""), str)):
         raise NoLine
 
 

@@ -164,7 +164,7 @@ def test_ls_shows_configs_and_runs(config: Path, capsys: pytest.CaptureFixture[s
     (folder / "configs").mkdir()
     (folder / "configs" / "a.yaml").write_text("# cosup run a\n#\n# A fine thing: yes\n# it is.\n")
     (folder / "outputs" / "one").mkdir(parents=True)
-    (folder / "outputs" / "one" / ".cosup-run.json").write_text("{}")
+    (folder / "outputs" / "one" / ".cosup-run.json").write_text('{"format": 1, "config_hash": ""}')
     (folder / "outputs" / "stray").mkdir()
     assert call(["ls", "configs"]) == 0
     assert "configs/a.yaml A fine thing" in " ".join(capsys.readouterr().out.split())

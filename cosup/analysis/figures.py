@@ -4,8 +4,9 @@
 the terminal's report all follow it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -29,8 +30,8 @@ from cosup.analysis.sources import PARTS_FIGURE, SOURCES_FIGURE
 from cosup.analysis.student import CALIBRATION_FIGURE, CONFUSION_FIGURE, STUDENT_TEACHERS_FIGURE
 from cosup.analysis.teachers import ANNOTATION_ACCURACY_FIGURE, TEACHERS_FIGURE
 from cosup.analysis.training import COST_FIGURE, WEIGHTS_FIGURE
-from cosup.files import write_csv
-from cosup.layout import TableFile
+from cosup.files import csv_bytes
+from cosup.layout import File
 from cosup.progress import working_on
 
 __all__ = ["CHAPTERS", "FIGURES", "TABLES", "Chapter", "findings", "tables", "write_tables"]
@@ -108,8 +109,13 @@ def findings(run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     return {name: sentence for name, sentence in found.items() if sentence}
 
 
-def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
-    """Write each table as NAME.parquet and NAME.csv (UTF-8, with a header)."""
+def write_tables(
+    tables: Mapping[str, pd.DataFrame], folder: Path, file: Callable[[Path], File] = File
+) -> None:
+    """Write each table as NAME.parquet and NAME.csv (UTF-8, with a header).
+
+    file: gives the file at a path, such as one of a run.
+    """
     for name, table in tables.items():
-        TableFile(folder / f"{name}.parquet").write(table)
-        write_csv(folder / f"{name}.csv", table)
+        file(folder / f"{name}.parquet").put(partial(table.to_parquet, index=False))
+        file(folder / f"{name}.csv").put(csv_bytes(table))

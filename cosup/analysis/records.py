@@ -411,6 +411,7 @@ def load_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if Layout(path).has_records():
+        Layout(path).check_format()
         return Run(path)
     inside = runs_inside(path)
     if inside:

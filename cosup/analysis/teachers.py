@@ -129,8 +129,8 @@ def teachers_sentence(run: Run, table: pd.DataFrame) -> str:
 def _left_out(run: Run) -> str:
     """Return how much of their probability teachers give to classes outside their scope, if any
     does."""
-    manifest = run.files.annotations.manifest
-    entries = manifest.read().get("student_train", {}) if manifest.exists() else {}
+    index = run.files.annotations.index
+    entries = index.read().get("student_train", {}) if index.exists() else {}
     found = {name: entry.get("facts", {}).get("outside") for name, entry in entries.items()}
     parts = [f"{percent(x)} of the probability of {name}" for name, x in found.items() if x]
     text = f" What is for classes outside the scope is left out: {words.listed(parts)}."

@@ -172,10 +172,10 @@ def _trained(run: Run) -> int | None:
 
 
 def _annotations(run: Run) -> int | None:
-    manifest = run.files.annotations.manifest
-    if not manifest.exists():
+    index = run.files.annotations.index
+    if not index.exists():
         return None
-    entries = [entry for split in manifest.read().values() for entry in split.values()]
+    entries = [entry for split in index.read().values() for entry in split.values()]
     return int(np.sum([entry["samples"] for entry in entries])) if entries else None
 
 

@@ -1,5 +1,7 @@
 """Commands that report, compare and review runs."""
 
+import shlex
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +100,48 @@ def compare(
         tell(text, end="") if isinstance(text, str) else show(text)
         if made is not None:
             tell(f"everything else: {made}" if text else f"comparison: {made}")
+
+
+@app.command(
+    examples=(
+        "cosup verify outputs/my_project",
+        "cosup verify outputs/my_project --repair",
+    )
+)
+def verify(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Directory of a run, or an exported student.")
+    ],
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Resume the run, which makes again what is damaged or gone."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell of every file of a run if it is what was written.
+
+    Exits with 1 unless all are known to be whole.
+    """
+    with explained(f"cosup verify {shlex.quote(run)} --repair" if repair else ""):
+        from cosup.runs.logs import log_to_console
+        from cosup.runs.verify import own_config
+        from cosup.runs.verify import verify as check
+
+        found = check(run)
+        if repair and not found.is_whole:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            from cosup.cluster import run_with_backend
+
+            config = own_config(found)
+            with log_to_console():
+                run_with_backend(config, found.folder, resume=True)
+            found = check(run)
+        if as_json:
+            show_json(found.tree())
+        else:
+            typer.echo("\n".join(found.lines()))
+    if not found.is_whole:
+        raise typer.Exit(1)
 
 
 @app.command(

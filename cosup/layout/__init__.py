@@ -1,24 +1,31 @@
 """The files of a run directory: `Layout(path)` names each of them, with its reader and writer.
 
 Every file is an object with `path`, `exists`, `read` and `write` (`cosup.layout.kinds`). No other
-module spells the name of a file or folder of a run.
+module spells the name of a file or folder of a run, or opens one to read it. What is written is
+recorded in the run's manifest (`cosup.manifest`), and checked against it when it is read.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosup.errors import RunError, UserError
+from cosup.layout import schemas
 from cosup.layout.kinds import (
     File,
     JsonFile,
-    LinesFile,
     ProbFile,
     StageFile,
     TableFile,
     TensorFile,
     YamlFile,
     check_samples,
+    damaged,
 )
+from cosup.layout.lines import LinesFile
+from cosup.layout.makers import maker_of_line
+from cosup.manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from cosup.probabilities import ProbTable
@@ -44,8 +51,14 @@ MARKER = ".cosup-run.json"
 LOCK = ".lock"
 PENDING = ".state"
 """The suffix of the saved state of an unfinished training."""
+EVENTS = "events.out.tfevents.*"
 PREPARED = "prepared"
 """The stage that records classes, domains and teachers."""
+FORMAT = 2
+"""The format of run directories that is written, and the newest that is read. Those of format 1
+have no manifest."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,17 +67,22 @@ class TeacherFiles:
 
     folder: Path
 
+    @property
+    def manifest(self) -> Manifest:
+        """Return the manifest of the run that the folder is in."""
+        return Manifest(self.folder.parent)
+
     def record(self, name: str) -> JsonFile:
         """Return the file of a teacher's kind, level, scope, steps and identity."""
-        return JsonFile(self.folder / f"{name}.json")
+        return JsonFile(self.folder / f"{name}.json", self.manifest, schemas.TeacherRecord)
 
     def records(self) -> list[JsonFile]:
         """Return the records that are there, ordered by name."""
-        return [JsonFile(path) for path in sorted(self.folder.glob("[!.]*.json"))]
+        return [self.record(path.stem) for path in sorted(self.folder.glob("[!.]*.json"))]
 
     def weights(self, name: str) -> TensorFile:
         """Return the file of a teacher's weights."""
-        return TensorFile(self.folder / f"{name}.safetensors")
+        return TensorFile(self.folder / f"{name}.safetensors", self.manifest)
 
     def pending(self, name: str) -> Path:
         """Return the path of the state of an unfinished training."""
@@ -78,18 +96,24 @@ class AnnotationFiles:
     folder: Path
 
     @property
-    def manifest(self) -> JsonFile:
+    def manifest(self) -> Manifest:
+        """Return the manifest of the run that the folder is in."""
+        return Manifest(self.folder.parent)
+
+    @property
+    def index(self) -> JsonFile:
         """Return the file of what was annotated, and under which key."""
-        return JsonFile(self.folder / "manifest.json")
+        return JsonFile(self.folder / "manifest.json", self.manifest, schemas.Annotations)
 
     def shard(self, split: str, teacher: str, number: int) -> ProbFile:
         """Return the file of one shard."""
-        return ProbFile(self.folder / split / teacher / f"{number:05d}.safetensors")
+        path = self.folder / split / teacher / f"{number:05d}.safetensors"
+        return ProbFile(path, self.manifest)
 
     def shards(self, split: str, teacher: str) -> list[ProbFile]:
         """Return the shards that are there, in order."""
         paths = (self.folder / split / teacher).glob("[!.]*.safetensors")
-        return [ProbFile(path) for path in sorted(paths)]
+        return [ProbFile(path, self.manifest) for path in sorted(paths)]
 
     def read(self, split: str, teacher: str, num_classes: int, samples: int) -> "ProbTable":
         """Return all annotations of a split by a teacher, which must be so many samples."""
@@ -105,36 +129,37 @@ class AnnotationFiles:
 
 @dataclass(frozen=True)
 class RoundFiles:
-    """The files of one round. folder: its checkpoint."""
+    """The files of one round. folder: its checkpoint. manifest: that of the run."""
 
     decisions: TableFile
     folder: Path
+    manifest: Manifest
 
     @property
     def student(self) -> TensorFile:
         """Return the file of the student's weights after the round."""
-        return TensorFile(self.folder / "student.safetensors")
+        return TensorFile(self.folder / "student.safetensors", self.manifest)
 
     @property
     def train(self) -> ProbFile:
         """Return the file of the student's probabilities of student_train."""
-        return ProbFile(self.folder / "train.safetensors")
+        return ProbFile(self.folder / "train.safetensors", self.manifest)
 
     @property
     def cross_fitted(self) -> ProbFile:
         """Return the file of the student's cross-fitted probabilities of student_train, for a last
         round whose `train` are not."""
-        return ProbFile(self.folder / "cross-fitted.safetensors")
+        return ProbFile(self.folder / "cross-fitted.safetensors", self.manifest)
 
     @property
     def test(self) -> ProbFile:
         """Return the file of the student's probabilities of the test samples."""
-        return ProbFile(self.folder / "test.safetensors")
+        return ProbFile(self.folder / "test.safetensors", self.manifest)
 
     @property
     def assigner(self) -> TensorFile:
         """Return the file of the fitted assigner, for one that has a state."""
-        return TensorFile(self.folder / "assigner.safetensors")
+        return TensorFile(self.folder / "assigner.safetensors", self.manifest)
 
 
 @dataclass(frozen=True)
@@ -144,29 +169,41 @@ class ReviewFiles:
     folder: Path
 
     @property
+    def manifest(self) -> Manifest:
+        """Return the manifest of the run that the folder is in."""
+        return Manifest(self.folder.parent)
+
+    @property
     def pool(self) -> TableFile:
         """Return the table of all images that may be reviewed, and what sources say of them."""
-        return TableFile(self.folder / "pool.parquet", ("sample_id", "group", "reason", "label"))
+        columns = ("sample_id", "group", "reason", "label")
+        return TableFile(self.folder / "pool.parquet", self.manifest, columns)
 
     @property
     def questions(self) -> Path:
-        """Return the path of the table that a person fills in."""
+        """Return the path of the table that a person fills in, and which is therefore no record."""
         return self.folder / "next.csv"
 
     @property
-    def page(self) -> Path:
-        """Return the path of the page that shows these images."""
-        return self.folder / "next.html"
+    def page(self) -> File:
+        """Return the page that shows these images."""
+        return File(self.folder / "next.html", self.manifest)
 
     @property
     def answers(self) -> TableFile:
         """Return the table of all answers so far."""
-        return TableFile(self.folder / "answers.parquet", ("sample_id", "label", "reason"))
+        columns = ("sample_id", "label", "reason")
+        return TableFile(self.folder / "answers.parquet", self.manifest, columns)
+
+    @property
+    def by_hand(self) -> tuple[File, ...]:
+        """Return the files that hold a person's work."""
+        return self.pool, self.answers
 
     @property
     def estimates(self) -> JsonFile:
         """Return the file of what the answers tell of every source."""
-        return JsonFile(self.folder / "estimates.json")
+        return JsonFile(self.folder / "estimates.json", self.manifest)
 
 
 SAMPLE_COLUMNS = ("split", "sample_id", "true_label", "domain", "group", "answer")
@@ -205,9 +242,14 @@ class Layout:
     path: Path
 
     @property
+    def manifest(self) -> Manifest:
+        """Return the record of the sizes and digests of the files."""
+        return Manifest(self.path)
+
+    @property
     def marker(self) -> JsonFile:
         """Return the file that makes the directory a run's: its format and its config's hash."""
-        return JsonFile(self.path / MARKER)
+        return self._json(MARKER, schemas.Marker)
 
     @property
     def lock(self) -> Path:
@@ -217,27 +259,32 @@ class Layout:
     @property
     def config(self) -> YamlFile:
         """Return the file of the resolved config."""
-        return YamlFile(self.path / "config.yaml")
+        return YamlFile(self.path / "config.yaml", self.manifest, schemas.ConfigTree)
 
     @property
     def environment(self) -> JsonFile:
         """Return the file of versions, machine, device, commit and command."""
-        return JsonFile(self.path / "environment.json")
+        return self._json("environment.json", schemas.Environment)
 
     @property
     def summary(self) -> JsonFile:
         """Return the file of the run's numbers; it is written when the run is finished."""
-        return JsonFile(self.path / "summary.json")
+        return self._json("summary.json", schemas.Summary)
 
     @property
     def metrics(self) -> LinesFile:
         """Return the file of scalars over steps."""
-        return LinesFile(self.path / "metrics.jsonl")
+        path = self.path / "metrics.jsonl"
+        return LinesFile(path, self.manifest, schemas.ScalarLine, maker_of_line)
 
     @property
     def loggers(self) -> Path:
         """Return the folder in which loggers remember what they need to continue."""
         return self.path / "loggers"
+
+    def memory(self, logger: str) -> JsonFile:
+        """Return the file in which a logger remembers what it needs to continue."""
+        return JsonFile(self.loggers / logger / "run.json", self.manifest)
 
     @property
     def log(self) -> Path:
@@ -245,19 +292,31 @@ class Layout:
         return self.path / "log.txt"
 
     @property
+    def events(self) -> list[File]:
+        """Return the event files for TensorBoard that are there."""
+        return [File(path, self.manifest) for path in sorted(self.path.glob(EVENTS))]
+
+    def record_growth(self) -> None:
+        """Record what was added to the files that grow: scalars, log, events."""
+        self.metrics.record()
+        for file in (File(self.log), *self.events):
+            if file.exists():
+                self.manifest.record_growth(file.path)
+
+    @property
     def samples(self) -> TableFile:
         """Return the table of samples: student_train, then test."""
-        return TableFile(self.path / "samples.parquet", SAMPLE_COLUMNS)
+        return TableFile(self.path / "samples.parquet", self.manifest, SAMPLE_COLUMNS)
 
     @property
     def labels(self) -> TableFile:
         """Return the table of the final labels of student_train."""
-        return TableFile(self.path / "labels.parquet", LABEL_COLUMNS)
+        return TableFile(self.path / "labels.parquet", self.manifest, LABEL_COLUMNS)
 
     @property
-    def labels_csv(self) -> Path:
-        """Return the path of the same table as CSV."""
-        return self.path / "labels.csv"
+    def labels_csv(self) -> File:
+        """Return the same table as CSV."""
+        return self.file(self.path / "labels.csv")
 
     @property
     def teachers(self) -> TeacherFiles:
@@ -276,19 +335,20 @@ class Layout:
 
     def stage(self, name: str) -> StageFile:
         """Return the file of a stage's payload; it is there once the stage is finished."""
-        return StageFile(self.stages / f"{name}.json")
+        content = schemas.stage_content(name)
+        return StageFile(self.stages / f"{name}.json", self.manifest, content)
 
     def finished_stages(self) -> dict[str, StageFile]:
         """Return the stages that are there by name, in the order in which they were finished."""
         files = sorted(self.stages.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
-        return {path.stem: StageFile(path) for path in files}
+        return {path.stem: self.stage(path.stem) for path in files}
 
     def round(self, number: int) -> RoundFiles:
         """Return the files of a round (from 1)."""
-        decisions = self.path / "decisions" / f"round-{number}.parquet"
-        return RoundFiles(
-            TableFile(decisions, DECISION_COLUMNS), self.checkpoints / f"round-{number}"
-        )
+        name, manifest = f"round-{number}", self.manifest
+        path = self.path / "decisions" / f"{name}.parquet"
+        decisions = TableFile(path, manifest, DECISION_COLUMNS)
+        return RoundFiles(decisions, self.checkpoints / name, manifest)
 
     @property
     def checkpoints(self) -> Path:
@@ -303,30 +363,30 @@ class Layout:
     @property
     def team(self) -> ProbFile:
         """Return the file of the team's probabilities of the test samples."""
-        return ProbFile(self.checkpoints / "team.safetensors")
+        return self._probs("team.safetensors")
 
     @property
     def student_and_team(self) -> ProbFile:
         """Return the file of the probabilities by student and team of the test samples."""
-        return ProbFile(self.checkpoints / "student-and-team.safetensors")
+        return self._probs("student-and-team.safetensors")
 
     @property
     def posterior(self) -> ProbFile:
         """Return the file of the posterior of the true class of student_train, from all sources."""
-        return ProbFile(self.checkpoints / "posterior.safetensors")
+        return self._probs("posterior.safetensors")
 
     def control(self, name: str) -> ProbFile:
         """Return the file of a control's probabilities of the test samples."""
-        return ProbFile(self.checkpoints / f"control-{name}.safetensors")
+        return self._probs(f"control-{name}.safetensors")
 
     def episode_answers(self, teacher: str) -> ProbFile:
         """Return the file of a teacher's probabilities of the queries of episodes."""
-        return ProbFile(self.checkpoints / f"teacher-{teacher}.safetensors")
+        return self._probs(f"teacher-{teacher}.safetensors")
 
     @property
     def correct(self) -> TensorFile:
         """Return the file of which test samples the last student has right, and their groups."""
-        return TensorFile(self.checkpoints / "test-correct.safetensors")
+        return TensorFile(self.checkpoints / "test-correct.safetensors", self.manifest)
 
     @property
     def student(self) -> Path:
@@ -338,10 +398,18 @@ class Layout:
         """Return the path of the report's page."""
         return self.path / "report" / "index.html"
 
+    def file(self, path: Path) -> File:
+        """Return a file that is only written; it is recorded if it is in the run."""
+        place, folder = path.absolute(), self.path.absolute()
+        if not place.is_relative_to(folder):
+            return File(path)
+        return File(self.path / place.relative_to(folder), self.manifest)
+
     @property
     def thumbnails(self) -> TableFile:
         """Return the table of the report's pictures, as PNG."""
-        return TableFile(self.path / "report" / "thumbnails.parquet", ("sample_id", "png"))
+        path = self.path / "report" / "thumbnails.parquet"
+        return TableFile(path, self.manifest, ("sample_id", "png"))
 
     @property
     def review(self) -> ReviewFiles:
@@ -357,8 +425,39 @@ class Layout:
         return Layout(self.path / name)
 
     def is_run(self) -> bool:
-        """Return whether the directory is a run's, or holds the runs of several seeds or losses."""
-        return self.marker.exists()
+        """Return whether the directory is a run's, or holds the runs of several seeds or losses.
+
+        A marker that is gone is known from the manifest.
+        """
+        if self.marker.exists():
+            return True
+        try:
+            return MARKER in self.manifest.entries()
+        except RunError:
+            return False
+
+    def check_format(self) -> None:
+        """Raise what `format` does, and `Damaged` for a run whose manifest cannot be used. Log that
+        a run of an older version cannot be checked."""
+        found = self.format()
+        if self.manifest.exists():
+            self.manifest.entries()
+        elif found == FORMAT:
+            raise damaged(self.manifest.path, "the file is gone")
+        else:
+            log.info("%s is of an older format: nothing tells if its files are whole", self.path)
+
+    def format(self) -> int:
+        """Return the format of the run. Raises `UserError` for that of a newer version of cosup,
+        and `Damaged` for a marker that is damaged."""
+        found = int(self.marker.read()["format"])
+        if found > FORMAT:
+            raise UserError(
+                f"was made by a newer version of cosup (format {found}; this one reads formats up "
+                f"to {FORMAT})",
+                where=f"run {self.path}",
+            )
+        return found
 
     def has_records(self) -> bool:
         """Return whether the directory is that of a single run which has finished a stage."""
@@ -366,6 +465,16 @@ class Layout:
 
     def runs_below(self) -> "list[Layout]":
         """Return the single runs up to two levels below: of seeds, losses, a folder of runs."""
-        markers = [path for depth in ("*", "*/*") for path in self.path.glob(f"{depth}/{MARKER}")]
-        found = sorted(marker.parent for marker in markers)
-        return [run for run in map(Layout, found) if run.has_records()]
+        return [run for run in self.directories_below() if run.has_records()]
+
+    def directories_below(self) -> "list[Layout]":
+        """Return the run directories up to two levels below, also those that hold runs alone."""
+        places = [f"{depth}/{name}" for depth in ("*", "*/*") for name in (MARKER, MANIFEST)]
+        found = {path.parent for place in places for path in self.path.glob(place)}
+        return [run for run in map(Layout, sorted(found)) if run.is_run()]
+
+    def _json(self, name: str, content: schemas.Content) -> JsonFile:
+        return JsonFile(self.path / name, self.manifest, content)
+
+    def _probs(self, name: str) -> ProbFile:
+        return ProbFile(self.checkpoints / name, self.manifest)

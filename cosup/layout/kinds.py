@@ -1,20 +1,24 @@
 """The kinds of files in a run directory, each with its reader and writer.
 
-Writers are atomic (`cosup.files`). A file that is damaged, incomplete or gone raises a `RunError`
-that names it. pandas and safetensors are imported when a file of theirs is read: listing runs needs
-neither.
+Writers are atomic (`cosup.files`) and record what they write in the run's manifest. A file that is
+not what was recorded there, or not of the form that cosup writes (`cosup.layout.schemas`), raises
+`Damaged`, which names it. pandas and safetensors are imported when a file of theirs is read:
+listing runs needs neither.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.config.yaml import parse_yaml, to_yaml
-from cosup.errors import RunError, UserError, in_short
-from cosup.files import save_tensors, write_atomic, write_json
+from cosup.errors import UserError, in_short
+from cosup.files import tensor_writer, to_json, write_atomic
+from cosup.layout.schemas import Content, invalid
+from cosup.manifest import Damaged, Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,31 +29,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class File:
-    """One file of a run."""
+    """One file of a run. manifest: that of the run; None for a file of no run."""
 
     path: Path
+    manifest: Manifest | None = None
 
     def exists(self) -> bool:
         """Return whether the file is there."""
         return self.path.is_file()
 
+    def check(self) -> None:
+        """Raise `Damaged` if the file is not what the manifest says, where there is one."""
+        if self.manifest is None:
+            return
+        try:
+            self.manifest.check(self.path)
+        except PermissionError:
+            raise UserError(f"{self.path}: not readable (permission denied)") from None
+        except Damaged as error:
+            folder = shlex.quote(str(self.manifest.folder))
+            reason = f"{error.reason} (to repair the run: cosup verify {folder} --repair)"
+            raise Damaged(error.path, reason) from None
 
+    def put(self, content: bytes | Callable[[Path], object]) -> None:
+        """Write the file as `write_atomic` does, and record it."""
+        if self.manifest is not None and self.manifest.exists():
+            self.manifest.write(self.path, content)
+        else:
+            write_atomic(self.path, content)
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+        self.path.unlink(missing_ok=True)
+        if self.manifest is not None:
+            self.manifest.forget(self.path)
+
+
+@dataclass(frozen=True)
 class JsonFile(File):
-    """A JSON object, readable and atomic."""
+    """A JSON object. content: what it must hold, at least."""
+
+    content: Content = None
 
     def read(self) -> dict[str, Any]:
         """Return the object."""
+        self.check()
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise damaged(self.path, error) from error
-        if not isinstance(content, dict):
-            raise damaged(self.path, "not an object")
-        return content
+        return valid(self.path, found, self.content)
 
     def write(self, value: Mapping[str, Any]) -> None:
         """Write the object; numbers that are not finite become null."""
-        write_json(self.path, value)
+        self.put((to_json(value) + "\n").encode())
 
 
 class StageFile(JsonFile):
@@ -57,43 +90,27 @@ class StageFile(JsonFile):
 
     def write(self, value: Mapping[str, Any]) -> None:
         """Write the payload; numbers that are not finite stay what they are."""
-        write_atomic(self.path, (json.dumps(value, indent=2) + "\n").encode())
+        self.put((json.dumps(value, indent=2) + "\n").encode())
 
 
+@dataclass(frozen=True)
 class YamlFile(File):
-    """A config as a tree of plain values."""
+    """A config as a tree of plain values. content: what it must hold, at least."""
+
+    content: Content = None
 
     def read(self) -> dict[str, Any]:
-        """Return the tree. Raises `RunError` for what is not a config."""
+        """Return the tree."""
+        self.check()
         try:
             tree = parse_yaml(self.path.read_text(encoding="utf-8"), self.path.name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise damaged(self.path, error) from error
-        if not isinstance(tree, dict):
-            raise damaged(self.path, "not a config")
-        return tree
+        return valid(self.path, tree, self.content)
 
     def write(self, tree: Mapping[str, Any]) -> None:
         """Write the tree, keys in the order given."""
-        write_atomic(self.path, to_yaml(tree).encode())
-
-
-class LinesFile(File):
-    """A JSON object per line, appended while a run is going on."""
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return the objects; a last line without its end is left out."""
-        try:
-            *lines, _ = self.path.read_text(encoding="utf-8").split("\n")
-            return [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            raise damaged(self.path, error) from error
-
-    def repair(self) -> None:
-        """Remove a last line that was cut when a process was killed."""
-        whole, newline, cut = self.path.read_bytes().rpartition(b"\n")
-        if cut:
-            write_atomic(self.path, whole + newline)
+        self.put(to_yaml(tree).encode())
 
 
 @dataclass(frozen=True)
@@ -106,6 +123,7 @@ class TableFile(File):
         """Return the table, or these columns of it alone."""
         import pandas as pd
 
+        self.check()
         chosen = None if columns is None else list(columns)
         try:
             table = pd.read_parquet(self.path, columns=chosen)
@@ -120,7 +138,7 @@ class TableFile(File):
 
     def write(self, table: "pd.DataFrame") -> None:
         """Write the table without its index."""
-        write_atomic(self.path, lambda temporary: table.to_parquet(temporary, index=False))
+        self.put(lambda temporary: table.to_parquet(temporary, index=False))
 
 
 class TensorFile(File):
@@ -131,6 +149,7 @@ class TensorFile(File):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        self.check()
         try:
             return load_file(self.path)
         except (OSError, SafetensorError) as error:
@@ -140,7 +159,7 @@ class TensorFile(File):
         self, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
     ) -> None:
         """Write the tensors; metadata: text that can be read without them."""
-        save_tensors(self.path, tensors, metadata)
+        self.put(tensor_writer(tensors, metadata))
 
 
 class ProbFile(File):
@@ -150,8 +169,9 @@ class ProbFile(File):
         """Return the table; samples: how many rows it must have, where that is known."""
         from cosup.probabilities import ProbTable
 
+        tensors = TensorFile(self.path, self.manifest).read()
         try:
-            table = ProbTable.from_tensors(num_classes, TensorFile(self.path).read())
+            table = ProbTable.from_tensors(num_classes, tensors)
             _check_probs(table)
         except (KeyError, ValueError) as error:
             raise damaged(self.path, error) from error
@@ -160,17 +180,25 @@ class ProbFile(File):
 
     def write(self, table: "ProbTable", metadata: dict[str, str] | None = None) -> None:
         """Write the table."""
-        save_tensors(self.path, table.tensors(), metadata)
+        self.put(tensor_writer(table.tensors(), metadata))
 
 
-def damaged(path: Path, reason: object) -> RunError:
+def damaged(path: Path, reason: object) -> Damaged:
     """Return the error of a file that cannot be read; it names the file and the reason."""
-    if isinstance(reason, RunError):
+    if isinstance(reason, Damaged):
         return reason
     if isinstance(reason, FileNotFoundError):
         reason = "the file is gone"
-    text = in_short(reason) if isinstance(reason, BaseException) else str(reason)
-    return RunError(f"{path} is damaged or incomplete: {text}")
+    return Damaged(path, in_short(reason) if isinstance(reason, BaseException) else str(reason))
+
+
+def valid(path: Path, found: object, content: Content) -> dict[str, Any]:
+    """Return what was read, if it is an object with such content. Raises `Damaged`."""
+    if not isinstance(found, dict):
+        raise damaged(path, "not an object")
+    if reason := invalid(found, content):
+        raise damaged(path, reason)
+    return found
 
 
 def _check_probs(table: "ProbTable") -> None:

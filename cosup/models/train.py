@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import math
+import zipfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,6 +144,7 @@ class LoopState:
         if self.path is None or not self.path.exists():
             return None
         try:
+            _check_archive(self.path)
             # Random states must stay on the CPU; load_state_dict moves the other tensors.
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             identity = content["identity"]
@@ -154,6 +157,14 @@ class LoopState:
             log.warning("%s belongs to another training, this one starts again", self.path)
             return None
         return dict(content)
+
+
+def _check_archive(path: Path) -> None:
+    """Raise an exception for a file of `torch.save` with wrong bytes: `torch.load` does not compare
+    the checksums that are in it."""
+    with zipfile.ZipFile(path) as archive:
+        if (wrong := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{wrong} is not what was written")
 
 
 def train_network(

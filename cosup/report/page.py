@@ -13,7 +13,6 @@ from cosup.analysis.drawing import Example, Gallery, View
 from cosup.analysis.figure import Figure
 from cosup.analysis.figures import CHAPTERS, Chapter
 from cosup.analysis.verdict import verdict_parts
-from cosup.files import write_atomic
 from cosup.links import check_inside
 from cosup.progress import working_on
 from cosup.report.masthead import TextBlock, make_blocks, make_head
@@ -79,8 +78,8 @@ def write_report(
         check_inside(run.path, file)
     made = tables(run) if made is None else made
     page = page_html(run, made)
-    write_tables(made, path.parent / TABLE_FOLDER)
-    write_atomic(path, page.encode("utf-8"))
+    write_tables(made, path.parent / TABLE_FOLDER, run.files.file)
+    run.files.file(path).put(page.encode("utf-8"))
     log.info("report of %s: %s", run.name, path)
     return path
 

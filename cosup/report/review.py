@@ -4,12 +4,11 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from cosup.cells import FORMULA, NUMBER
-from cosup.files import write_atomic
+from cosup.layout import File
 from cosup.report.render import render
 
 __all__ = ["Question", "picture_of", "write_review"]
@@ -40,7 +39,7 @@ def picture_of(image: Image.Image) -> str:
 
 
 def write_review(
-    path: Path, name: str, questions: Iterable[Question], classes: Sequence[str]
+    file: File, name: str, questions: Iterable[Question], classes: Sequence[str]
 ) -> None:
     """Write the page of a run's questions; its button saves the answers as a CSV."""
     page = render(
@@ -51,4 +50,4 @@ def write_review(
         formula=FORMULA,
         number=NUMBER,
     )
-    write_atomic(path, page.encode("utf-8"))
+    file.put(page.encode("utf-8"))

@@ -5,17 +5,19 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cosup.config import Config, config_differences, config_hash, config_tree
-from cosup.errors import UserError
+from cosup.errors import RunError, UserError
 from cosup.files import TEMPORARY, disk_errors, remove_empty, sweep
-from cosup.layout import LOCK, MARKER, Layout, StageFile
+from cosup.layout import FORMAT, LOCK, MARKER, JsonFile, Layout, StageFile, YamlFile
+from cosup.manifest import Damaged, Manifest
 from cosup.runs.lock import Locked, check_unlocked, locked
 from cosup.runs.logs import log_to_file
+from cosup.runs.repair import repair
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +90,14 @@ class RunDirectory:
             if overwrite:
                 _clear(path)
             try:
-                with _explained(path), disk_errors(path):
-                    _prepare(path, config)
-                with log_to_file(Layout(path).log), _explained(path), disk_errors(path):
-                    yield cls(path, resumed)
+                with _closed(Layout(path)):
+                    with _explained(path), disk_errors(path):
+                        notes = repair(Layout(path)) if resumed else []
+                        _prepare(path, config)
+                    with log_to_file(Layout(path).log), _explained(path), disk_errors(path):
+                        for note in notes:
+                            log.warning("%s", note)
+                        yield cls(path, resumed)
             except UserError as error:
                 _leave(path, made, error)
                 raise
@@ -107,6 +113,7 @@ class RunDirectory:
 
     def finish(self, stage: str, payload: dict[str, Any] | None = None) -> None:
         """Record that a stage is finished, with the plain values that later stages need."""
+        self.files.record_growth()
         self._stage(stage).write(payload or {})
 
     def load(self, stage: str) -> dict[str, Any]:
@@ -125,11 +132,23 @@ class RunDirectory:
         files = self.files
         kept = {
             *(file.path for file in (files.marker, files.config, files.environment)),
-            *(files.lock, files.log),
+            *(files.lock, files.log, files.manifest.path),
             *(part.folder for part in (files.teachers, files.annotations, files.review)),
         }
         with disk_errors(self.path):
             _clear(self.path, {path.name for path in kept})
+            for name in files.manifest.entries():
+                if not (self.path / name).exists():
+                    files.manifest.forget(self.path / name)
+
+    def record(self, path: Path) -> None:
+        """Record a file, or the files of a folder, that other code wrote; of a folder with a
+        manifest of its own, that manifest alone."""
+        own = Manifest(path)
+        paths = [own.path] if own.exists() else [path, *sorted(path.rglob("*"))]
+        for found in paths:
+            if found.is_file() and self.files.manifest.exists():
+                self.files.manifest.record(found)
 
     def folder(self, path: Path) -> Path:
         """Make a folder of the run. Raises `RunError` where the disk is full."""
@@ -155,7 +174,7 @@ def _check_free(path: Path, config: Config, resume: bool, overwrite: bool) -> No
     if _has_content(path):
         check_existing(path, Layout(path).is_run(), resume, overwrite)
         if resume:
-            _check_same_config(path, config)
+            _check_resumable(path, config)
         if overwrite:
             _check_no_answers(path)
 
@@ -185,17 +204,41 @@ def _has_content(path: Path) -> bool:
     return any(name != LOCK and not name.endswith(TEMPORARY) for name in names)
 
 
-def _check_same_config(path: Path, config: Config) -> None:
+def _check_resumable(path: Path, config: Config) -> None:
+    """Raise `UserError` for a run of another format or another config.
+
+    The config is known from the marker, and if that is damaged, from `config.yaml`.
+    """
     files = Layout(path)
-    if files.marker.read().get("config_hash") == config_hash(config):
+    files.manifest.entries()  # raises for one that cannot be used
+    marker, old = _whole(files.marker), _whole(files.config)
+    if marker is not None and files.format() < FORMAT:
+        raise place_error(
+            path,
+            "the run was made by an earlier version of cosup, and cannot be resumed; --overwrite "
+            f"starts again, or {CHOOSE}",
+        )
+    if marker is not None and marker["config_hash"] == config_hash(config):
         return
-    old = files.config.read() if files.config.exists() else {}
-    changes = config_differences(old, config_tree(config))
+    if old is None:
+        changes = [f"unknown, as {files.config.path.name} is damaged"]
+    else:
+        changes = config_differences(old, config_tree(config))
+    if marker is None and not changes:
+        return
     raise place_error(
         path,
         "--resume needs the config that the run was started with; changed: "
         f"{'; '.join(changes) or 'how the config is hashed'} (--overwrite starts again)",
     )
+
+
+def _whole(file: JsonFile | YamlFile) -> dict[str, Any] | None:
+    """Return the content of a file, or None if it is damaged."""
+    try:
+        return file.read()
+    except Damaged:
+        return None
 
 
 def _check_unlocked(path: Path) -> None:
@@ -248,8 +291,9 @@ def _prepare(path: Path, config: Config) -> None:
     """Write the marker and the resolved config; remove the temporary files of a killed process."""
     sweep(path)
     files = Layout(path)
+    files.manifest.begin()
     if not files.marker.exists():
-        files.marker.write({"format": 1, "config_hash": config_hash(config)})
+        files.marker.write({"format": FORMAT, "config_hash": config_hash(config)})
     files.config.write(config_tree(config))
 
 
@@ -266,6 +310,18 @@ def _leave(path: Path, made: list[Path], error: UserError) -> None:
     _clear(path)
     Layout(path).lock.unlink(missing_ok=True)
     remove_empty(made)
+
+
+@contextmanager
+def _closed(files: Layout) -> Iterator[None]:
+    """Record at the end what was added to files, and that no write is under way."""
+    try:
+        yield
+    finally:
+        with suppress(OSError, RunError):  # a full disk again: the first failure is raised
+            if files.manifest.exists():
+                files.record_growth()
+                files.manifest.close()
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def export_student(
     manifest = Manifest(folder)
     manifest.write(folder / CARD, about.encode())
     manifest.close()
+    run.record(folder)
 
 
 def export_team(config: Config, run: RunDirectory, summary: dict[str, Any], folder: Path) -> None:

@@ -70,7 +70,7 @@ def export_labels(
 
 
 def _check_output(run: Run, path: Path, overwrite: bool) -> None:
-    own = run.files.labels.path, run.files.labels_csv
+    own = run.files.labels.path, run.files.labels_csv.path
     if path.is_dir():
         raise UserError("is a directory; give a file", key=("--output",), value=str(path))
     if path.resolve() in [one.resolve() for one in own]:

@@ -17,7 +17,7 @@ from cosup.analysis.agreement import agreement_numbers
 from cosup.analysis.arrays import codes
 from cosup.analysis.labels import FinalLabels, label_numbers, labels_table
 from cosup.config.schema import Assigners
-from cosup.files import write_csv
+from cosup.files import csv_bytes
 from cosup.posterior import Posterior, fit_posterior
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
@@ -47,7 +47,7 @@ def finish_labels(context: RunContext, prepared: Prepared, rounds: Sequence[Numb
         table = labels_table(final, decisions, prepared.data.classes)
         agreement = _agreement(context, prepared, final.label, decisions)
         files.labels.write(table)
-        write_csv(files.labels_csv, table)
+        files.labels_csv.put(csv_bytes(table))
         numbers = label_numbers(table, decisions["true_label"], prepared.data.classes)
         run.finish(
             STAGE,

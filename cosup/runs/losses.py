@@ -118,22 +118,28 @@ def take_over(source: Path, run: RunDirectory) -> None:
     has them, which is safe as no file of a run is changed in place, and copies otherwise.
     """
     files = Layout(source)
+
+    def link(path: Path) -> None:
+        target = run.path / path.relative_to(source)
+        if not target.exists():
+            files.file(path).check()
+            _link(path, target)
+            run.record(target)
+
     for folder in (files.teachers.folder, files.annotations.folder):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.name.endswith((TEMPORARY, PENDING)):
-                _link(path, run.path / path.relative_to(source))
+                link(path)
     # A record is written after its files: if it exists, they do.
     for name in SHARED:
         if files.control(name).exists():
-            _link(files.control(name).path, run.files.control(name).path)
+            link(files.control(name).path)
     for stage in (*STAGES, *(f"control-{name}" for name in SHARED)):
         if files.stage(stage).exists():
-            _link(files.stage(stage).path, run.files.stage(stage).path)
+            link(files.stage(stage).path)
 
 
 def _link(source: Path, target: Path) -> None:
-    if target.exists():
-        return
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -4,7 +4,6 @@
 (`cosup.runs.loggers`) get the numbers in the background, so that none of them can stop a run.
 """
 
-import json
 import logging
 import math
 import time
@@ -21,10 +20,11 @@ from cosup.config.loggers import DEFAULT_LOGGERS, TENSORBOARD, Loggers
 from cosup.errors import RunError
 from cosup.files import disk_errors
 from cosup.layout import Layout, LinesFile, YamlFile
+from cosup.layout.lines import line_of
 from cosup.report.routes import COLUMNS, routes_picture
 from cosup.runs.loggers.base import Ended, HParam, LoggedRun, Scalar
 from cosup.runs.loggers.sender import Sender
-from cosup.runs.loggers.tensorboard import EVENTS, TensorBoard
+from cosup.runs.loggers.tensorboard import TensorBoard
 from cosup.sections import Choice
 
 __all__ = [
@@ -45,7 +45,7 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """Writes a JSON object per line, each at once; a value that is not finite is null."""
+    """Writes `metrics.jsonl`, each line at once; a value that is not finite is null."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class JsonLines:
         if not math.isfinite(scalar.value):
             line["value"] = None
         with disk_errors(self.path):
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(line_of(line))
 
     def close(self) -> None:
         with disk_errors(self.path):
@@ -65,10 +65,9 @@ class JsonLines:
 
 
 def earlier_scalars(metrics: LinesFile) -> list[Scalar]:
-    """Return the scalars of an earlier process; a line that was cut by a kill is removed."""
+    """Return the scalars of an earlier process."""
     if not metrics.exists():
         return []
-    metrics.repair()
     return [
         Scalar(
             item["tag"],
@@ -147,8 +146,8 @@ def open_recorder(folder: Path, loggers: Sequence[Choice] = DEFAULT_LOGGERS) -> 
     """
     files = Layout(folder)
     earlier = earlier_scalars(files.metrics)
-    for events in folder.glob(EVENTS):
-        events.unlink()
+    for events in files.events:
+        events.remove()
     board = None
     if any(choice.name == TENSORBOARD for choice in loggers):
         board = _open_board(files, earlier)

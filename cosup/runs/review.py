@@ -130,7 +130,7 @@ def _opened(place: str) -> Run:
     if is_uri(place):
         raise UserError("a local directory is reviewed; copy it first", where=place)
     run = load_run(place)
-    check_inside(run.path, run.files.review.page)
+    check_inside(run.path, run.files.review.page.path)
     if run.few_shot:
         raise UserError("the student of a few-shot run is for new classes", where=place)
     if not run.rounds or not (run.files.posterior.exists() and run.files.labels.exists()):
@@ -249,7 +249,7 @@ def _asked(place: str, files: ReviewFiles, reasons: Sequence[str], page: bool) -
         f"{len(reasons) - random} contested ones, which tell whom to trust",
         f"  table to fill in (column label)  {files.questions}",
     ]
-    lines += [f"  the same with pictures           {files.page}"] if page else []
+    lines += [f"  the same with pictures           {files.page.path}"] if page else []
     again = f"cosup review {shlex.quote(place)} --read {shlex.quote(str(files.questions))}"
     return "\n".join([*lines, f"then: {again}"])
 

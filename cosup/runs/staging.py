@@ -18,6 +18,7 @@ from cosup.config.schema import Config
 from cosup.errors import RunError, UserError, within
 from cosup.files import TEMPORARY, user_cache, write_json
 from cosup.layout import LOCK, MARKER, Layout
+from cosup.manifest import MANIFEST
 from cosup.remote import Place, get, is_uri, join, listing, put, remove
 from cosup.secrets import mask
 
@@ -31,6 +32,8 @@ folder with the records and locks of its runs."""
 SLACK = 50_000_000
 """Nanoseconds by which the time of files may lag behind the clock."""
 THREADS = 8
+GROWING = (MANIFEST, Layout(Path()).metrics.path.name)
+"""Files of a run to which lines are added."""
 
 Stamp = tuple[int, int, int]
 """Inode, size and modification time, which change with the file or its content."""
@@ -133,7 +136,8 @@ class Staging:
 
         During a run, files that are newer than the scan of the folder wait for the next time, as a
         file that they depend on may have been missed. So the URI has the run in a state that it
-        had, even if the copying is interrupted.
+        had, even if the copying is interrupted. The manifest and the scalars, which grow all the
+        time, do not wait: they are copied before the files that are recorded after them.
 
         last: copy all files, as the run has ended. finished: also remove other files at the URI.
         """
@@ -142,7 +146,7 @@ class Staging:
         changed = {
             name: at
             for name, (stamp, at) in found.items()
-            if self.pushed.get(name) != stamp and (last or at < before)
+            if self.pushed.get(name) != stamp and (last or at < before or name in GROWING)
         }
         gone = set(self.pushed) - set(found)
         if not (changed or gone or finished):
@@ -223,6 +227,6 @@ def _rank(name: str) -> int:
     summary = files.summary.path.name
     if parts.name == MARKER:
         return 0 if name == MARKER else 1
-    if parts.name == files.annotations.manifest.path.name:
+    if name in GROWING or parts.name == files.annotations.index.path.name:
         return 2
     return 3 if parts.name != summary else 5 if name == summary else 4

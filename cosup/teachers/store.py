@@ -1,10 +1,10 @@
 """The annotation store: the annotations of all teachers on disk, in shards.
 
 There is one safetensors file per (split, teacher, shard). Files are written atomically, so an
-interrupted annotation resumes with the missing shards. `manifest.json` has, per split and teacher,
-the key of the annotations (a hash of teacher, inputs and samples) and the classes on which the
-teacher abstains; shards with another key are stale and are replaced. Memory does not grow with N:
-readers hold one shard per teacher. Probabilities are compact as in `cosup.probabilities`.
+interrupted annotation resumes with the missing shards. The index, `manifest.json`, has, per split
+and teacher, the key of the annotations (a hash of teacher, inputs and samples) and the classes on
+which the teacher abstains; shards with another key are stale and are replaced. Memory does not grow
+with N: readers hold one shard per teacher. Probabilities are compact as in `cosup.probabilities`.
 """
 
 import hashlib
@@ -17,12 +17,9 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from cosup.errors import RunError, in_short
-from cosup.files import save_tensors
-from cosup.layout import AnnotationFiles
+from cosup.layout import AnnotationFiles, ProbFile
 from cosup.probabilities import ProbTable
 
 __all__ = ["AnnotationStore", "Annotator", "StoredAnnotations"]
@@ -73,8 +70,8 @@ class AnnotationStore:
     _announced: dict[tuple[str, str], str] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """The keys by split and teacher that this process has written; the file that lists them grows
-    with teachers times classes, and would otherwise be read for every shard."""
+    """The keys by split and teacher that this process knows to be in the index, which grows with
+    teachers times classes, and would otherwise be read for every shard."""
 
     def shards(self, split: str) -> int:
         """Return the number of shards of a split."""
@@ -86,8 +83,12 @@ class AnnotationStore:
         return slice(start, min(start + self.shard_size, self.sizes[split]))
 
     def missing(self, split: str, teacher: Annotator) -> list[int]:
-        """Return the shards that this teacher must annotate: absent, broken or stale ones."""
+        """Return the shards that this teacher must annotate: absent, broken or stale ones.
+
+        Stale ones are removed, and the teacher is in the index afterwards.
+        """
         key = self._key(split, teacher)
+        self._announce(split, teacher, key)
         shards = range(self.shards(split))
         return [shard for shard in shards if not self._holds(split, teacher.name, shard, key)]
 
@@ -100,29 +101,14 @@ class AnnotationStore:
                 f"{self.num_classes} classes, not {len(table)} of {table.num_classes}"
             )
         key = self._key(split, teacher)
-        if self._announced.get((split, teacher.name)) != key:
-            self._announce(split, teacher, key)
-            self._announced[split, teacher.name] = key
-        path = self._path(split, teacher.name, shard)
-        save_tensors(path, table.tensors(), {"key": key, "classes": str(self.num_classes)})
+        self._announce(split, teacher, key)
+        about = {"key": key, "classes": str(self.num_classes)}
+        self._shard(split, teacher.name, shard).write(table, about)
 
     def read(self, split: str, name: str, shard: int) -> ProbTable:
-        """Read one shard of one teacher. Raises `RunError` if it is missing or broken."""
-        path = self._path(split, name, shard)
-        try:
-            table = ProbTable.from_tensors(self.num_classes, load_file(path))
-        except (OSError, SafetensorError, KeyError) as error:
-            raise RunError(
-                f"cannot read annotations in {path}: {in_short(error)}; delete the file and "
-                "annotate again"
-            ) from error
+        """Read one shard of one teacher. Raises `Damaged` if it is missing or broken."""
         rows = self.rows(split, shard)
-        if len(table) != rows.stop - rows.start:
-            raise RunError(
-                f"{path} holds {len(table)} samples, not {rows.stop - rows.start}; "
-                "delete the file and annotate again"
-            )
-        return table
+        return self._shard(split, name, shard).read(self.num_classes, rows.stop - rows.start)
 
     def level(self, split: str, names: Sequence[str]) -> "StoredAnnotations":
         """Return the annotations of a level's teachers, in this order."""
@@ -130,22 +116,22 @@ class AnnotationStore:
 
     def abstains(self, split: str, name: str) -> list[int]:
         """Return the classes on which a teacher abstains."""
-        entry = self._manifest().get(split, {}).get(name, {})
+        entry = self._index().get(split, {}).get(name, {})
         return list(entry.get("abstains", []))
 
     def note(self, split: str, name: str, **facts: float) -> None:
         """Keep facts about the annotations of a teacher, until they are made anew."""
-        manifest = self._manifest()
-        manifest[split][name]["facts"] = facts
-        AnnotationFiles(self.directory).manifest.write(manifest)
+        index = self._index()
+        index[split][name]["facts"] = facts
+        AnnotationFiles(self.directory).index.write(index)
 
     def noted(self, split: str, name: str) -> dict[str, float]:
         """Return the facts that were kept about a teacher's annotations."""
-        entry = self._manifest().get(split, {}).get(name, {})
+        entry = self._index().get(split, {}).get(name, {})
         return dict(entry.get("facts", {}))
 
-    def _path(self, split: str, name: str, shard: int) -> Path:
-        return AnnotationFiles(self.directory).shard(split, name, shard).path
+    def _shard(self, split: str, name: str, shard: int) -> ProbFile:
+        return AnnotationFiles(self.directory).shard(split, name, shard)
 
     def _key(self, split: str, teacher: Annotator) -> str:
         parts = (
@@ -161,25 +147,27 @@ class AnnotationStore:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def _holds(self, split: str, name: str, shard: int, key: str) -> bool:
-        path = self._path(split, name, shard)
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(self._shard(split, name, shard).path, framework="pt") as file:
                 metadata = file.metadata() or {}
         except (OSError, SafetensorError):
             return False
         return bool(metadata.get("key") == key)
 
     def _announce(self, split: str, teacher: Annotator, key: str) -> None:
-        """Add the teacher to the manifest before its first shard with this key is written."""
-        manifest = self._manifest()
-        entry = manifest.setdefault(split, {}).get(teacher.name)
+        """Add the teacher to the index before its first shard with this key is written."""
+        if self._announced.get((split, teacher.name)) == key:
+            return
+        index = self._index()
+        entry = index.setdefault(split, {}).get(teacher.name)
         if entry is not None and entry["key"] == key:
+            self._announced[split, teacher.name] = key
             return
         if entry is not None:
             log.info("annotations of %s by %s are stale: annotating again", split, teacher.name)
             for file in AnnotationFiles(self.directory).shards(split, teacher.name):
-                file.path.unlink()
-        manifest[split][teacher.name] = {
+                file.remove()
+        index[split][teacher.name] = {
             "key": key,
             "teacher": teacher.identity,
             "reads": teacher.reads,
@@ -187,10 +175,11 @@ class AnnotationStore:
             "shards": self.shards(split),
             "abstains": (~teacher.support).nonzero()[:, 0].tolist(),
         }
-        AnnotationFiles(self.directory).manifest.write(manifest)
+        AnnotationFiles(self.directory).index.write(index)
+        self._announced[split, teacher.name] = key
 
-    def _manifest(self) -> dict[str, dict[str, Any]]:
-        file = AnnotationFiles(self.directory).manifest
+    def _index(self) -> dict[str, dict[str, Any]]:
+        file = AnnotationFiles(self.directory).index
         return file.read() if file.exists() else {}
 
 

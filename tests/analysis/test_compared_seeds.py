@@ -132,7 +132,7 @@ def test_a_single_run_is_paired_with_its_seed(tmp_path: Path) -> None:
 def test_runs_over_losses_are_entries_of_their_own(tmp_path: Path) -> None:
     for loss in ("kl", "mse"):
         make_seeds(tmp_path / "both" / loss, answers_of(len(loss), 0.6))
-    (tmp_path / "both" / MARKER).write_text("{}")
+    (tmp_path / "both" / MARKER).write_text('{"format": 1, "config_hash": ""}')
     tree = {"run": {"seeds": [0, 1, 2]}, "rounds": {"losses": [{"name": "kl"}, {"name": "mse"}]}}
     (tmp_path / "both" / "config.yaml").write_text(yaml.safe_dump(tree))
     other = make_seeds(tmp_path / "other", answers_of(9, 0.6))

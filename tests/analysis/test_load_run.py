@@ -39,7 +39,7 @@ def test_other_folders_and_files_are_refused(tmp_path: Path, place: str) -> None
 def test_a_directory_of_runs_is_refused_with_their_names(tmp_path: Path) -> None:
     for name in ("seed-0", "seed-1"):
         make_run(tmp_path / "whole" / name, Shape(train=20, test=10))
-    (tmp_path / "whole" / ".cosup-run.json").write_text("{}")
+    (tmp_path / "whole" / ".cosup-run.json").write_text('{"format": 1, "config_hash": ""}')
     with pytest.raises(UserError) as caught:
         load_run(tmp_path / "whole")
     assert caught.value.allowed == "seed-0 and seed-1"
@@ -49,7 +49,7 @@ def test_a_directory_of_runs_is_refused_with_their_names(tmp_path: Path) -> None
 
 
 def test_a_run_without_a_stage_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".cosup-run.json").write_text("{}")
+    (tmp_path / ".cosup-run.json").write_text('{"format": 1, "config_hash": ""}')
     with pytest.raises(UserError, match="no stage"):
         load_run(tmp_path)
 

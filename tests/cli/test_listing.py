@@ -143,7 +143,7 @@ def test_a_run_without_a_measure_is_listed_as_finished(
 ) -> None:
     folder = tmp_path / "outputs" / "one"
     folder.mkdir(parents=True)
-    (folder / ".cosup-run.json").write_text("{}")
+    (folder / ".cosup-run.json").write_text('{"format": 1, "config_hash": ""}')
     summary = {"status": "finished", "student": {"accuracy": None, "pgr": None}}
     (folder / "summary.json").write_text(json.dumps(summary))
     (run,) = listed(capsys, "runs")

@@ -99,7 +99,7 @@ def make_run(folder: Path, answers: RunAnswers, finished: bool = True) -> Path:
         section, name = key.split(".")
         config[section][name] = value  # type: ignore[index]
     folder.mkdir(parents=True)
-    (folder / MARKER).write_text("{}")
+    (folder / MARKER).write_text('{"format": 1, "config_hash": ""}')
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     write_json(folder / "environment.json", answers.environment)
     _samples(folder, answers)
@@ -121,7 +121,7 @@ def make_seeds(folder: Path, answers: Mapping[int, RunAnswers]) -> Path:
         config = {**one.config, "run.seed": seed}
         make_run(folder / f"seed-{seed}", replace(one, config=config))
     tree = {"run": {"name": folder.name, "seed": 0, "seeds": list(answers)}, "rounds": {}}
-    (folder / MARKER).write_text("{}")
+    (folder / MARKER).write_text('{"format": 1, "config_hash": ""}')
     (folder / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return folder
 
@@ -153,10 +153,13 @@ def _stages(folder: Path, answers: RunAnswers, controls: Sequence[str]) -> None:
         "floor": {"teacher": "all", "accuracy": 0.5},
     }
     write_json(folder / "stages" / "prepared.json", prepared)
-    for stage in ("data", "teachers", "annotate", "round-1", *(f"control-{n}" for n in controls)):
+    for stage in ("data", "teachers", "annotate", *(f"control-{n}" for n in controls)):
         write_json(folder / "stages" / f"{stage}.json", {"seconds": 1.0})
+    numbers = {"round": 1, "level": 0, "teachers": ["all"], "assigner": "single", "seconds": 1.0}
+    write_json(folder / "stages" / "round-1.json", numbers)
     scope = {"classes": None, "domains": None}
     teacher = {"name": "all", "kind": "linear_pixels", "level": 0, **scope, "steps": 5}
+    teacher |= {"identity": "made", "recipe": "made"}
     write_json(folder / "teachers" / "all.json", teacher)
 
 

@@ -168,7 +168,7 @@ def test_tables_of_earlier_runs_are_not_looked_at() -> None:
     write_images("my/photos/{y}")
     run = Path("my/outputs/first")
     run.mkdir(parents=True)
-    (run / ".cosup-run.json").write_text("{}")
+    (run / ".cosup-run.json").write_text('{"format": 1, "config_hash": ""}')
     said = [f"{label}/{name}" for name, label in zip(NAMES, TRUTH, strict=True)]
     pd.DataFrame({"sample_id": said, "label": TRUTH}).to_csv(run / "labels.csv", index=False)
     assert survey(Path("my")).data == {"source": "image_folder", "root": "my/photos"}

@@ -64,7 +64,7 @@ def test_every_sample_has_a_label(fused: tuple[Path, dict[str, Any]]) -> None:
     assert set(table["source"].unique()) <= set(SOURCES)
     assert table.loc[table["source"] == "teacher", "teacher"].notna().all()
     assert table.loc[~said, "teacher"].isna().all()
-    text = pd.read_csv(files.labels_csv, dtype={"label": str})
+    text = pd.read_csv(files.labels_csv.path, dtype={"label": str})
     assert text["label"].tolist() == table["label"].astype(str).tolist()
     assert text["review_rank"].tolist() == table["review_rank"].tolist()
     assert summary["labels"]["samples"] == len(table)

@@ -20,6 +20,7 @@ from cosup import remote
 from cosup.config import Config, check_config
 from cosup.errors import RunError, UserError
 from cosup.layout import LOCK, MARKER, Layout
+from cosup.manifest import MANIFEST
 from cosup.remote import listing
 from cosup.runs import mirror, run_config, staging
 from cosup.runs.directory import RunDirectory
@@ -85,7 +86,7 @@ def switch_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def names(uri: str) -> set[str]:
-    return set(listing(uri)) - {SESSION, Layout(Path()).log.name}
+    return set(listing(uri)) - {SESSION, MANIFEST, Layout(Path()).log.name}
 
 
 def write(path: Path, stage: str, **flags: bool) -> None:

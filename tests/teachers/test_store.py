@@ -109,9 +109,9 @@ def test_only_missing_shards_are_missing(tmp_path: Path) -> None:
     broken = tmp_path / "student_train" / "t" / "00000.safetensors"
     broken.write_bytes(broken.read_bytes()[:-20])
     assert store.missing("student_train", fake) == [0, 2]
-    with pytest.raises(RunError, match=r"00002\.safetensors.*annotate again"):
+    with pytest.raises(RunError, match=r"00002\.safetensors.*gone"):
         store.read("student_train", "t", 2)
-    with pytest.raises(RunError, match=r"00000\.safetensors.*annotate again"):
+    with pytest.raises(RunError, match=r"00000\.safetensors.*damaged"):
         store.read("student_train", "t", 0)
 
 

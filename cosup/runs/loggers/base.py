@@ -1,6 +1,5 @@
 """The interface of loggers, which show the records of a run elsewhere."""
 
-import json
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cosup.errors import UserError, in_short
-from cosup.files import write_json
+from cosup.layout import JsonFile, Layout
 
 __all__ = ["Ended", "HParam", "LoggedRun", "Logger", "Scalar", "check_server"]
 
@@ -48,19 +47,15 @@ class LoggedRun:
 
     def recall(self) -> dict[str, Any]:
         """Return what was remembered; nothing at first."""
-        try:
-            found: dict[str, Any] = json.loads(self._memory.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found
+        return self._memory.read() if self._memory.exists() else {}
 
     def remember(self, content: Mapping[str, Any]) -> None:
         """Remember plain values for a later process that resumes the run."""
-        write_json(self._memory, dict(content))
+        self._memory.write(content)
 
     @property
-    def _memory(self) -> Path:
-        return self.folder / "run.json"
+    def _memory(self) -> JsonFile:
+        return Layout(self.folder.parent.parent).memory(self.folder.name)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,8 @@ from cosup.files import disk_errors
 from cosup.report.routes import Picture
 from cosup.runs.loggers.base import HParam, Scalar
 
-__all__ = ["EVENTS", "TensorBoard"]
+__all__ = ["TensorBoard"]
 
-EVENTS = "events.out.tfevents.*"
 FLUSH_EVERY = 10.0
 """Seconds between flushes, after which TensorBoard can read new events."""
 RGBA = 4
