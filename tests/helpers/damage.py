@@ -9,8 +9,8 @@ import pandas as pd
 from safetensors.torch import load_file
 
 HOWS = ("cut", "flipped", "removed")
-TIMES = {"seconds", "peak_rss_mb", "time", "command", "check"}
-"""Keys whose values differ from run to run."""
+TIMES = {"seconds", "peak_rss_mb", "time", "command", "commit", "check"}
+"""Keys whose values may differ from run to run."""
 CHANGING = (".lock", "log.txt", "manifest.jsonl", ".cosup-tmp")
 
 

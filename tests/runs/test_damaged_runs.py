@@ -56,7 +56,7 @@ def resume(path: Path, whole: Path) -> int:
         ("annotations/manifest.json", "removed"),
         ("checkpoints/round-1/train.safetensors", "flipped"),
         ("decisions/round-2.parquet", "cut"),
-        ("student/head.safetensors", "flipped"),
+        ("student/model.safetensors", "flipped"),
         ("metrics.jsonl", "cut"),
         ("stages/prepared.json", "flipped"),
         (".cosup-run.json", "removed"),
