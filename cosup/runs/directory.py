@@ -332,7 +332,7 @@ def _explained(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except KeyboardInterrupt as error:
-        log.info("%s", error or "interrupted", extra={"quiet": True})
+        log.info("%s", str(error) or "interrupted", extra={"quiet": True})
         error.add_note(f"finished work is kept in {path}")
         raise
     except BaseException as error:

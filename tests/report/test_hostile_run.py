@@ -11,6 +11,7 @@ import yaml
 from report_run import CLASSES
 
 from cosup.cli import call
+from cosup.manifest import Manifest
 
 pytestmark = pytest.mark.slow
 
@@ -19,17 +20,15 @@ EVIL = "run\x1b]0;owned\x07\x9b31m\u202e"
 
 @pytest.fixture
 def hostile(finished_run: Path, tmp_path: Path) -> Path:
-    """Return a copy without a manifest: whoever writes a run can write that, too."""
-    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
-    for manifest in run.rglob("manifest.jsonl"):
-        manifest.unlink()
-    return run
+    """Return a copy to be changed. Whoever writes a run can write its manifest, too."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def rename(run: Path, name: str) -> None:
     tree = yaml.safe_load((run / "config.yaml").read_text())
     tree["run"]["name"] = name
     (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    Manifest(run).record(run / "config.yaml")
 
 
 def controls_in(text: str) -> set[str]:
@@ -91,6 +90,7 @@ def test_a_teacher_that_is_a_path_is_one_line(
     about = json.loads(path.read_text())
     about["teachers"][0]["name"] = name
     path.write_text(json.dumps(about))
+    Manifest(hostile).record(path)
     assert call(["report", str(hostile), "--text"]) == 1
     *_, line = capsys.readouterr().err.splitlines()
     assert "prepared.json" in line

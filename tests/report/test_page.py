@@ -22,6 +22,7 @@ from synthetic_tables import synthetic_tables
 from cosup.analysis import load_run, tables
 from cosup.analysis.next_steps import next_steps
 from cosup.analysis.outcome import outcome
+from cosup.layout import Layout
 from cosup.report import page
 from cosup.report.page import page_html, write_report
 
@@ -108,7 +109,7 @@ def test_a_student_below_the_floor_is_told_so(finished_run: Path, tmp_path: Path
     shutil.copytree(finished_run, path)
     summary = json.loads((path / "summary.json").read_text())
     summary["student"] |= {"pgr": -2.37, "pgr_ci95": [-3.0, -1.5], "pgr_reason": None}
-    (path / "summary.json").write_text(json.dumps(summary))
+    Layout(path).summary.write(summary)
     head = read_page(write_report(load_run(path))).one("dl", class_="headline")
     (tile,) = (part for part in head.all("div") if "PGR)" in part.one("dt").text)
     assert "below the floor" in tile.one("dd").text
