@@ -417,7 +417,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a head's optimizer": (
         ["student.training.optimizer=sgd"],
-        ["student.training.optimizer: 'sgd'", "adam or adamw"],
+        ["student.training.optimizer: 'sgd'", "adam, adamw or lbfgs"],
     ),
     "a head's schedule": (
         ["student.training.schedule=multistep"],
@@ -749,12 +749,12 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(
 ) -> None:
     """The disk is full from the first file of this part of the run on."""
 
-    def write(path: Path, content: Any) -> None:
+    def write(path: Path, content: Any, *more: Any) -> None:
         full[0] |= part in str(path)
         if full[0]:
             with files.disk_errors(path):
                 raise OSError(errno.ENOSPC, "No space left on device")
-        original(path, content)
+        original(path, content, *more)
 
     full = [False]
     original = files.write_atomic

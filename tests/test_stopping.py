@@ -16,6 +16,9 @@ from cosup.stopping import Stopped, asked_to_stop, finishing_steps, stopped_by_s
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 SENT = ["SIGTERM", "SIGHUP", "SIGUSR1"]
+hangs_up = pytest.mark.skipif(
+    signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="nohup ignores SIGHUP here"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +34,7 @@ def send(name: str) -> None:
     signal.raise_signal(signal.Signals[name])
 
 
-@pytest.mark.parametrize("name", SENT)
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=hangs_up), "SIGUSR1"])
 def test_each_signal_stops_and_is_named(name: str) -> None:
     with pytest.raises(Stopped, match=name), stopped_by_signals():
         send(name)
@@ -132,7 +135,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR2"])
+@pytest.mark.parametrize("name", [pytest.param("SIGHUP", marks=hangs_up), "SIGUSR2"])
 def test_a_run_that_is_stopped_tells_how_to_resume_it(
     name: str, tmp_path: Path, forks: list[str]
 ) -> None:
@@ -168,6 +171,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
+@hangs_up
 def test_a_run_outlives_its_terminal_long_enough_to_stop(tmp_path: Path) -> None:
     """Progress bars write to the terminal until it is closed, and cannot any more then."""
     folder = tmp_path / "run"

@@ -97,8 +97,8 @@ def test_what_a_run_made_is_used(
         ["init", ".", "-o", "first.yaml"],
         ["validate", "first.yaml"],
         ["predict", used, images, "-o", "new.csv"],
-        ["predict", used, images, "--team", "-o", "new_team.csv"],
-        ["annotate", used, images, "-o", "new_votes.csv"],
+        ["predict", used, images, "--team", "--package", "rules", "-o", "new_team.csv"],
+        ["annotate", used, images, "--package", "rules", "-o", "new_votes.csv"],
         ["export", "labels", used, "--format", "label-studio"],
         ["export", "student", used, "--format", "torch_export"],
     ):

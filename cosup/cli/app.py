@@ -127,7 +127,7 @@ def explained(again: str = "") -> Iterator[None]:
             say(note)
         raise typer.Exit(2) from None
     except KeyboardInterrupt as error:
-        say(f"{error or 'interrupted'}{_resume(error, again)}")
+        say(f"{str(error) or 'interrupted'}{_resume(error, again)}")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise

@@ -14,7 +14,7 @@ from cosup.config import Config, config_differences, config_hash, config_tree
 from cosup.errors import RunError, UserError
 from cosup.files import TEMPORARY, disk_errors, remove_empty, sweep
 from cosup.layout import FORMAT, LOCK, MARKER, JsonFile, Layout, StageFile, YamlFile
-from cosup.manifest import Damaged, Manifest
+from cosup.manifest import MANIFEST, Damaged, Manifest
 from cosup.runs.lock import Locked, check_unlocked, locked
 from cosup.runs.logs import log_to_file
 from cosup.runs.repair import repair
@@ -192,7 +192,8 @@ def _check_no_answers(path: Path) -> None:
 
 
 def _has_content(path: Path) -> bool:
-    """Return whether there is more than the lock and the temporary files of a killed run."""
+    """Return whether there is more than what a run leaves that ended before its marker was written:
+    the lock, the manifest and temporary files."""
     try:
         names = {entry.name for entry in os.scandir(path)}
     except FileNotFoundError:
@@ -201,7 +202,7 @@ def _has_content(path: Path) -> bool:
         raise place_error(path, "it, or a folder above it, is a file") from None
     except OSError as error:
         raise place_error(path, f"not readable ({error.strerror})") from None
-    return any(name != LOCK and not name.endswith(TEMPORARY) for name in names)
+    return any(name not in (LOCK, MANIFEST) and not name.endswith(TEMPORARY) for name in names)
 
 
 def _check_resumable(path: Path, config: Config) -> None:

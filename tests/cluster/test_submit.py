@@ -251,7 +251,11 @@ def test_ctrl_c_leaves_the_job_running_and_stop_ends_it_cleanly(
     client.stop_job(name)
     log: list[str] = []
     assert Job(client, name).follow(log.append) == (130, f"job {name} was stopped")
-    (line,) = (line for line in "".join(log).splitlines() if line.startswith("stopped by SIGTERM"))
+    (line,) = (
+        line
+        for line in "".join(log).splitlines()
+        if line.startswith(("stopped by SIGTERM", "interrupted"))
+    )
     assert f" {tmp_path}/runs/tiny; " in line
     assert f": cosup submit {config} execution.backend=local " in line
     assert line.endswith(f" --address {head} --resume")

@@ -13,6 +13,7 @@ from browser import Browser, open_browser, why_not
 from report_run import CLASSES, DOMAINS
 
 from cosup.cells import as_cell
+from cosup.layout import File
 from cosup.report.review import Question, write_review
 
 pytestmark = [
@@ -85,7 +86,7 @@ def test_names_are_text(opened: Browser) -> None:
 
 def test_the_page_of_a_review_saves_no_formulas(browser: Browser, tmp_path: Path) -> None:
     texts = ["=1+1", "-1", "-a", "@b", "\t=c", "'=d", "'e", "\uff1d1", "-1-2", '+"f"', "g"]
-    write_review(tmp_path / "next.html", "a", [Question("=a", "b", "c", "random")], ["c"])
+    write_review(File(tmp_path / "next.html"), "a", [Question("=a", "b", "c", "random")], ["c"])
     browser.open(tmp_path / "next.html")
     assert browser.run("return arguments[0].map(cell)", texts) == [as_cell(text) for text in texts]
     assert browser.run("return field(arguments[0])", '=a"b') == '"\'=a""b"'

@@ -85,7 +85,7 @@ def test_cleanlab_gets_the_posterior_of_a_run_without_held_out_predictions(world
     stage = world / "stages" / "labels.json"
     told = json.loads(stage.read_text())
     told["agreement"]["cross_fitted"] = False
-    stage.write_text(json.dumps(told))
+    load_run(world).files.stage("labels").write(told)
     assert export(world, "cleanlab") == 0
     with np.load(world / FORMATS["cleanlab"].file) as found:
         probs, of = found["pred_probs"], str(found["pred_probs_of"])

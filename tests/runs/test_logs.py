@@ -112,6 +112,7 @@ def test_a_repeated_stage_is_recorded_once(tmp_path: Path) -> None:
             recorder.scalar("loss", 1.0 - step / 4, step)
     with Layout(tmp_path).metrics.path.open("a") as file:
         file.write('{"tag": "loss", "val')  # killed while writing
+    Layout(tmp_path).metrics.salvage()
     with open_recorder(tmp_path) as recorder:
         for step in range(5):
             recorder.scalar("loss", 1.0 - step / 4, step)

@@ -96,6 +96,7 @@ def test_records_and_report_tell_the_text_of_the_domain(
         (tmp_path / str(number) / "own").rename(tmp_path / "data" / domain)
     (tmp_path / "c.yaml").write_text(CONFIG)
     assert call(["run", "c.yaml"]) == 0
+    assert call(["report", "runs/odd"]) == 0
     run = load_run(tmp_path / "runs" / "odd")
     table = pd.read_parquet(run.path / "report" / "tables" / "teachers.parquet")
     assert dict(zip(table["teacher"], table["scope"], strict=True)) == {
