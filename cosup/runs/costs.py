@@ -1,10 +1,11 @@
-"""What a run costs at least: peak memory, disk and time, from figures that were measured once.
+"""Estimate what a run costs: peak memory, disk and time.
 
-The figures are those of `tests/benchmarks/README.md` ("Limits"), on one core of a shared machine
-without a GPU: `bench_scale.py` (assignment, filters, heads), `bench_report.py` (tables of
-decisions), `bench_predict.py` (images through a backbone) and the quickstart (what a run holds
-whatever its size). Expect the truth within a factor of three: processors differ, and so do networks
-with the same image size.
+Most figures were measured on one core of a shared machine without a GPU (`tests/benchmarks`):
+`bench_scale.py` (assignment, filters, heads), `bench_report.py` (tables of decisions),
+`bench_predict.py` (images through a backbone) and the quickstart (what a run holds whatever its
+size). How often annotations are read, and the bytes of a row of decisions, are assumed. The
+estimate was compared with the quickstart alone, and was within a factor of three: processors
+differ, and so do networks with the same image size.
 """
 
 from dataclasses import dataclass
