@@ -9,6 +9,7 @@ Raises `UserError` for a URI that cannot be used at all (an unknown scheme, a mi
 `RunError` for a failure in use (no permission, no network); both name the URI.
 """
 
+import os
 import re
 import shutil
 import uuid
@@ -23,7 +24,7 @@ from cosup.errors import RunError, UserError, in_short
 from cosup.files import TEMPORARY, write_atomic
 from cosup.secrets import mask
 
-__all__ = ["Place", "get", "is_uri", "join", "listing", "put", "remove", "split"]
+__all__ = ["Place", "file_system", "get", "is_uri", "join", "listing", "put", "remove", "split"]
 
 SETTING = "run.output"
 """The setting that holds the URI."""
@@ -152,6 +153,14 @@ def remove(uri: str) -> None:
                 store.delete_dir(path)
 
 
+def file_system(uri: str) -> tuple[Any, str]:
+    """Return pyarrow's file system of a URI, and the path in it; it is kept for its host.
+
+    Raises `UserError` for a URI that cannot be used, and the store's own errors.
+    """
+    return _open(uri)
+
+
 def _write(store: Any, path: str, source: Any) -> None:
     """Copy an open file. Remove an unfinished copy: closing it would make it look complete."""
     target = store.open_output_stream(path)
@@ -208,6 +217,10 @@ def _arrow(base: str) -> tuple[Any, str] | None:
             return None
         raise
     return store, root
+
+
+# The threads of a connection do not live on in a forked process.
+os.register_at_fork(after_in_child=_arrow.cache_clear)
 
 
 def _fsspec(uri: str) -> tuple[Any, str]:

@@ -152,7 +152,8 @@ def test_every_config_validates_and_says_how_to_run_it(
     draft = read_config(path)
     assert draft.errors == ()
     _, mistakes = run_checks(draft, CONFIG_CHECKS)
-    assert {".".join(error.key) for error in mistakes.errors} <= {"data.root", "student.backbone"}
+    missing = {"data.root", "data.path", "student.backbone"}
+    assert {".".join(error.key) for error in mistakes.errors} <= missing
     head = path.read_text().split("\n\n")[0]
     assert f"cosup run configs/{path.name}" in head
 

@@ -150,7 +150,7 @@ def submit_job(
     return Job(client, name)
 
 
-PATHS_OF_DATA = ("root", "table", "labels", "unlabelled")
+PATHS_OF_DATA = ("root", "path", "table", "labels", "unlabelled")
 """Settings of sources that are paths."""
 
 

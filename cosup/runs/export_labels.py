@@ -139,9 +139,16 @@ def _image_paths(run: Run, sample_ids: Sequence[str]) -> list[str]:
     """Return the absolute path of each sample's image."""
     data = list_samples_of(run)
     if not data.images.files:
-        problem = f"format label-studio needs image files, and those of {run.title} are in memory"
-        raise UserError(problem, key="data.source", value=run.config["data"]["source"])
-    return [os.path.abspath(data.where(row)) for row in data.find(sample_ids).tolist()]
+        raise _no_files(run, "in memory")
+    places = [data.where(row) for row in data.find(sample_ids).tolist()]
+    if any(map(is_uri, places)):
+        raise _no_files(run, "at URIs")
+    return [os.path.abspath(place) for place in places]
+
+
+def _no_files(run: Run, where: str) -> UserError:
+    problem = f"format label-studio needs image files, and those of {run.title} are {where}"
+    return UserError(problem, key="data.source", value=run.config["data"]["source"])
 
 
 def _write_cleanlab(run: Run, path: Path) -> Iterator[str]:

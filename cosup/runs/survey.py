@@ -11,6 +11,7 @@ from cosup.config.teachers import TeachersSection
 from cosup.data.sources import SOURCES, Collection
 from cosup.data.sources.base import TABLE_COLUMNS, ordered_names
 from cosup.data.sources.files import FILE_TYPES, SPLIT_FOLDERS, folders, images_below
+from cosup.data.sources.manifest_rows import TAR
 from cosup.data.sources.table import CSV, PARQUET, read_table
 from cosup.errors import UserError, raise_all
 from cosup.layout import Layout
@@ -95,7 +96,7 @@ def survey(path: Path) -> Found:
     nor a table of images.
     """
     if path.is_file():
-        return _read_by({"source": "table", "table": str(path)})
+        return _read_by(_of_file(path))
     if not path.is_dir():
         raise UserError("no folder or table {value}", value=str(path))
     if any(IDX.fullmatch(entry.name) for entry in path.iterdir()):
@@ -117,6 +118,18 @@ def survey(path: Path) -> Found:
         reading.assumed,
         left_out,
     )
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    """Return the settings of the section `data` that read a table or a manifest."""
+    manifest = {"source": "manifest", "path": str(path)}
+    if path.suffix.lower() == TAR:
+        return manifest
+    if path.suffix.lower() in PARQUET:
+        columns = read_table(str(path)).columns
+        if "uri" in columns and "path" not in columns:
+            return manifest
+    return {"source": "table", "table": str(path)}
 
 
 def _read_by(data: dict[str, Any]) -> Found:

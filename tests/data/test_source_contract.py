@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as HubImage
@@ -80,6 +81,10 @@ def settings(source: str, root: Path) -> dict[str, Any]:
     if source == "table":
         (root / "table.csv").write_text("\n".join(lines))
         return {"root": str(root), "table": str(root / "table.csv")}
+    if source == "manifest":
+        frame = pd.DataFrame([line.split(",") for line in lines[1:]], columns=["uri", "label"])
+        frame.to_parquet(root / "all.parquet")
+        return {"path": str(root / "all.parquet")}
     if source == "images":
         (root / "table.csv").write_text("\n".join(lines))
         return {"root": str(root), "labels": str(root / "table.csv")}

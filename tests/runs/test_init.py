@@ -204,3 +204,12 @@ def test_an_existing_file_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["init", "my", "-o", "new.yaml"]) == 2
     assert "new.yaml" in capsys.readouterr().err
     assert Path("new.yaml").read_text() == "mine"
+
+
+def test_a_manifest() -> None:
+    write_images("my")
+    uris = [f"my/{name}" for name in NAMES]
+    pd.DataFrame({"id": NAMES, "uri": uris, "label": TRUTH}).to_parquet("all.parquet")
+    data = init("all.parquet")["data"]
+    assert data == {"source": "manifest", "path": "all.parquet", "splits": "auto"}
+    assert is_ready()

@@ -7,6 +7,7 @@ from cosup.data.sources.huggingface import HuggingFace
 from cosup.data.sources.idx import Idx
 from cosup.data.sources.images import ImageFiles
 from cosup.data.sources.inaturalist import INaturalist
+from cosup.data.sources.manifest import Manifest
 from cosup.data.sources.mini_imagenet import MiniImageNet
 from cosup.data.sources.table import Table
 from cosup.data.sources.torchvision import Torchvision
@@ -22,6 +23,7 @@ SOURCES: Registry[Source] = Registry(
         "image_folder": ImageFolder,
         "images": ImageFiles,
         "inaturalist": INaturalist,
+        "manifest": Manifest,
         "mini_imagenet": MiniImageNet,
         "table": Table,
         "torchvision": Torchvision,
