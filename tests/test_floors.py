@@ -48,6 +48,7 @@ FLOORS: list[set[str]] = [
     {"layout"},
     {"teachers"},
     {"student"},
+    {"sharded"},
     {"analysis"},
     {"report", "array_rounds"},
     {"runs", "co_supervision"},

@@ -19,7 +19,7 @@ from cosup.data.sources.base import SPLIT_NAMES, SPLITS, Collection
 from cosup.errors import MISSING, UserError
 from cosup.seeds import numpy_generator
 
-__all__ = ["Splits", "auto_shares", "names_splits", "split_samples"]
+__all__ = ["ALL_LABELLED", "Splits", "auto_shares", "check_names", "names_splits", "split_samples"]
 
 ALL_LABELLED = {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2}
 """Shares of `auto` where every sample has a label."""
@@ -127,7 +127,7 @@ def _named_splits(
     """
     table = collection.table
     given = table["split"].to_numpy(object)
-    _check_names(set(given), (*SPLITS, *SPLIT_NAMES), MISSING, "or shares")
+    check_names(set(given), (*SPLITS, *SPLIT_NAMES), MISSING, "or shares")
     result = np.asarray([SPLIT_NAMES.get(name, name) for name in given], dtype=object)
     train, labelled = result == "train", (table["label"] >= 0).to_numpy(bool)
     result[train & ~labelled] = ""
@@ -162,11 +162,12 @@ def _splits_of_source(collection: Collection) -> NDArray[np.object_]:
             value="given",
             allowed="auto, or shares",
         )
-    _check_names(set(given), SPLITS, "given", "auto, or shares")
+    check_names(set(given), SPLITS, "given", "auto, or shares")
     return given.to_numpy(object)
 
 
-def _check_names(given: set[str], known: tuple[str, ...], value: object, others: str) -> None:
+def check_names(given: set[str], known: tuple[str, ...], value: object, others: str) -> None:
+    """Raise `UserError` about `splits`, with what else is allowed, for names that are unknown."""
     unknown = sorted(given - {*known, ""})
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

@@ -1,11 +1,12 @@
 """Annotate all samples with all teachers, shard by shard, into the annotation store."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
@@ -20,6 +21,7 @@ __all__ = [
     "OUTSIDE",
     "OnShard",
     "annotate",
+    "annotate_batches",
     "annotate_by_name",
     "annotate_rows",
     "groups_of",
@@ -118,13 +120,25 @@ def annotate_rows(
     """Return the annotations of rows of one split by teachers with equal inputs.
 
     on_rows: called after each batch with the number of its rows.
+    """
+    return annotate_batches(teachers, teachers[0].inputs(data, rows, compute), on_rows)
+
+
+def annotate_batches(
+    teachers: Sequence[Teacher], batches: Iterable[Tensor], on_rows: Advance | None = None
+) -> list[ProbTable]:
+    """Return the annotations of the samples of these batches (there may be none), by teachers that
+    read them.
 
     Batches start at the first row. The last digits of an annotation depend on the batch that the
     image is in, so each shard is annotated by itself: it then has the same bits in every process
     and after every interruption.
     """
-    tables: list[list[ProbTable]] = [[] for _ in teachers]
-    for batch in teachers[0].inputs(data, rows, compute):
+    tables = [
+        [ProbTable.compress(torch.zeros(0, teacher.num_classes), teacher.support)]
+        for teacher in teachers
+    ]
+    for batch in batches:
         for teacher, parts in zip(teachers, tables, strict=True):
             parts.append(ProbTable.compress(teacher.annotate(batch), teacher.support))
         if on_rows is not None:

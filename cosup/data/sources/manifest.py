@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from cosup.data.sources.base import ClassName, Collection, Names, Source
 from cosup.data.sources.manifest_rows import (
@@ -46,6 +48,12 @@ class Manifest(Source):
     """The names of the columns."""
     classes: list[ClassName] | None = None
     """Class names in their order; null uses those of the labels, sorted."""
+    sharded: Literal["auto"] | bool = "auto"
+    """Work on student_train shard by shard (`execution.shard_size`), without listing its samples;
+    auto is false up to 500,000 rows of Parquet files, and for tar files."""
+    max_labelled: Annotated[int, Field(gt=0, le=10_000_000)] = 200_000
+    """sharded: the largest number of labelled samples in teacher_train, validation and test, which
+    are listed in memory; ten millions take some 10 GB."""
 
     def peek(self) -> Names:
         """Check that the files exist, and that the first one has the columns."""

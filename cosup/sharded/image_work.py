@@ -1,0 +1,308 @@
+"""Annotations, features and predictions of shards, by models that read decoded images."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cosup.config.teachers import TeachersSection
+from cosup.data.table import ImageData
+from cosup.data.transforms import Transform, eval_transform
+from cosup.errors import RunError, UserError
+from cosup.models.classifier import Classifier, build_classifier, predict_network
+from cosup.models.compute import Compute
+from cosup.models.extraction import Conditions, batch_for, feature_blocks
+from cosup.models.section import BackboneSection
+from cosup.sharded.shards import Shard
+from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.work import Done, ImageWork, Samples, Work
+from cosup.teachers.annotate import annotate_batches, groups_of
+from cosup.teachers.base import ImageTeacher, Teacher, Training
+from cosup.teachers.features import FeatureCache
+from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.linear import FEATURES_PER_BATCH, FeatureTeacher
+from cosup.teachers.train import kind_of
+
+__all__ = [
+    "Annotate",
+    "AnnotateFeatures",
+    "Extract",
+    "PredictNetwork",
+    "Restoring",
+    "SentTeacher",
+    "annotation_product",
+    "annotation_works",
+    "extract_work",
+    "predict_work",
+]
+
+ANNOTATIONS, FEATURES, PREDICTIONS = "annotations", "features", "predictions"
+GROUP_SIZE = 8
+"""Teachers that annotate together, so that each image is decoded once for all of them."""
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class SentTeacher:
+    """A teacher as it is sent to other processes. state: its weights."""
+
+    spec: TeacherSpec
+    steps: int
+    identity: str
+    state: Mapping[str, Tensor] = field(repr=False)
+
+    @staticmethod
+    def of(teacher: Teacher) -> "SentTeacher":
+        """Return what restores a teacher elsewhere."""
+        state = {name: tensor.detach().cpu() for name, tensor in teacher.state().items()}
+        return SentTeacher(teacher.spec, teacher.steps, teacher.identity, state)
+
+    def restore(self, training: Training) -> Teacher:
+        """Return the teacher. Raise `RunError` if it differs from the one that was sent."""
+        teacher = kind_of(self.spec).restore(self.spec, training, self.state, self.steps)
+        if teacher.identity != self.identity:
+            raise RunError(
+                f"teacher '{self.spec.name}' differs here from the one of the run: the files "
+                "(weights, code) and the versions of libraries must be the same on every node"
+            )
+        return teacher
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """What restores teachers in any process. section: `teachers`. seed: of the run. blank: data of
+    the run's classes and domains, without samples."""
+
+    section: TeachersSection
+    seed: int
+    blank: ImageData
+
+    def teachers(self, sent: Sequence[SentTeacher], compute: Compute) -> list[Teacher]:
+        """Return teachers on the device of this process."""
+        training = Training(self.section, self.blank, self.seed, FeatureCache(compute))
+        return [one.restore(training) for one in sent]
+
+
+@dataclass(frozen=True)
+class Annotate(ImageWork):
+    """Annotations by teachers with equal inputs; a file per teacher and shard."""
+
+    name: str
+    samples: Samples
+    transform: Transform
+    batch: int
+    products: tuple[Product, ...]
+    teachers: tuple[SentTeacher, ...]
+    restoring: Restoring
+
+    def begin_images(self, compute: Compute) -> Callable[[int, Iterator[Tensor]], Done]:
+        """Return the function of a shard's number and its images."""
+        teachers = self.restoring.teachers(self.teachers, compute)
+        return lambda number, batches: write_annotations(
+            self.samples.store, self.products, teachers, number, batches
+        )
+
+
+@dataclass(frozen=True)
+class Extract(ImageWork):
+    """Features of a backbone, float16 [n, D] in the column `features`.
+
+    identity: the backbone's on the driver, which must be that of every process; None is not
+    checked.
+    """
+
+    name: str
+    samples: Samples
+    transform: Transform
+    batch: int
+    products: tuple[Product, ...]
+    section: BackboneSection
+    identity: str | None = None
+
+    def begin_images(self, compute: Compute) -> Callable[[int, Iterator[Tensor]], Done]:
+        """Return the function of a shard's number and its images."""
+        backbone = FeatureCache(compute).source(self.section).backbone
+        if self.identity not in (None, backbone.identity):
+            raise RunError(
+                f"backbone '{self.section.name}' differs here from that of the run: its weights "
+                "must be the same on every node"
+            )
+        (product,) = self.products
+        empty = torch.empty(0, backbone.num_features, dtype=torch.float16)
+
+        def process(number: int, batches: Iterator[Tensor]) -> Done:
+            features = torch.cat([empty, *feature_blocks(backbone, batches)])
+            record = self.samples.store.write(product, number, {"features": features})
+            return Done(len(features), (record,))
+
+        return process
+
+
+@dataclass(frozen=True)
+class AnnotateFeatures(Work[Done]):
+    """Annotations by teachers that are heads on features, which an `Extract` has written."""
+
+    name: str
+    samples: Samples
+    products: tuple[Product, ...]
+    features: Product
+    teachers: tuple[SentTeacher, ...]
+    restoring: Restoring
+
+    def begin(self, compute: Compute) -> Callable[[Shard], Done]:
+        """Return the function of a shard."""
+        teachers = self.restoring.teachers(self.teachers, compute)
+        store = self.samples.store
+
+        def process(shard: Shard) -> Done:
+            features = store.tensors(self.features, shard.number)["features"]
+            batches = _parts(features, FEATURES_PER_BATCH)
+            return write_annotations(store, self.products, teachers, shard.number, batches)
+
+        return process
+
+
+@dataclass(frozen=True)
+class PredictNetwork(ImageWork):
+    """Class probabilities by a network with these weights. section: what the network is built
+    from."""
+
+    name: str
+    samples: Samples
+    transform: Transform
+    batch: int
+    products: tuple[Product, ...]
+    section: BackboneSection
+    num_classes: int
+    state: Mapping[str, Tensor] = field(repr=False)
+
+    def begin_images(self, compute: Compute) -> Callable[[int, Iterator[Tensor]], Done]:
+        """Return the function of a shard's number and its images."""
+        section = self.section
+        network = build_classifier(section.name, self.num_classes, None, section.image_size)
+        network.model.load_state_dict(dict(self.state))
+        (product,) = self.products
+
+        def process(number: int, batches: Iterator[Tensor]) -> Done:
+            probs = predict_network(network, batches, compute)
+            return Done(len(probs), (self.samples.store.write_probs(product, number, probs),))
+
+        return process
+
+
+def write_annotations(
+    store: ShardStore,
+    products: Sequence[Product],
+    teachers: Sequence[Teacher],
+    number: int,
+    batches: Iterator[Tensor],
+) -> Done:
+    """Annotate the inputs of a shard, and write a file per teacher."""
+    tables = annotate_batches(teachers, batches)
+    pairs = zip(products, tables, strict=True)
+    records = tuple(store.write_probs(product, number, table) for product, table in pairs)
+    return Done(len(tables[0]), records)
+
+
+def annotation_works(
+    teachers: Sequence[Teacher], samples: Samples, restoring: Restoring, compute: Compute
+) -> list[Work[Done]]:
+    """Return the work that annotates shards by these teachers, to be done in this order.
+
+    compute: its `batch_size` and device decide the batches and keys. Raise `UserError` for teachers
+    that look their answers up by sample.
+    """
+    works: list[Work[Done]] = []
+    for group in groups_of(teachers):
+        for start in range(0, len(group), GROUP_SIZE):
+            works += _group_works(group[start : start + GROUP_SIZE], samples, restoring, compute)
+    return works
+
+
+def annotation_product(teacher: Teacher, samples: Samples) -> Product:
+    """Return the product of a teacher's annotations."""
+    about = (FORMAT, teacher.identity, teacher.reads, samples.key)
+    return Product.of(ANNOTATIONS, teacher.name, *about)
+
+
+def extract_work(
+    section: BackboneSection, samples: Samples, features: FeatureCache, device: torch.device
+) -> Extract:
+    """Return the work that extracts a backbone's features. device: that it is done on.
+
+    Raise `UserError` if the backbone is not available.
+    """
+    backbone, compute = features.describe(section), features.compute
+    transform = eval_transform(backbone.input)
+    conditions = Conditions.of(device, compute.batch_size, here=False)
+    product = Product.of(
+        FEATURES,
+        backbone.name,
+        FORMAT,
+        backbone.identity,
+        transform.key,
+        conditions.key,
+        samples.key,
+    )
+    return Extract(
+        f"features of {backbone.name}",
+        samples,
+        transform,
+        batch_for(compute.batch_size),
+        (product,),
+        section,
+        backbone.identity,
+    )
+
+
+def predict_work(
+    key: str,
+    network: Classifier,
+    section: BackboneSection,
+    samples: Samples,
+    compute: Compute,
+) -> PredictNetwork:
+    """Return the work that predicts with a network. key: of its weights. section: what it was built
+    from."""
+    transform = eval_transform(network.input)
+    product = Product.of(PREDICTIONS, "student", FORMAT, key, transform.key, samples.key)
+    state = {name: tensor.detach().cpu() for name, tensor in network.model.state_dict().items()}
+    return PredictNetwork(
+        "predictions of the student",
+        samples,
+        transform,
+        compute.batch_size,
+        (product,),
+        section,
+        network.num_classes,
+        state,
+    )
+
+
+def _group_works(
+    group: Sequence[Teacher], samples: Samples, restoring: Restoring, compute: Compute
+) -> list[Work[Done]]:
+    """Return the work of teachers with equal inputs."""
+    first, names = group[0], ", ".join(teacher.name for teacher in group)
+    name = f"annotations by {names}"
+    sent = tuple(map(SentTeacher.of, group))
+    products = tuple(annotation_product(teacher, samples) for teacher in group)
+    if isinstance(first, FeatureTeacher):
+        cache = first.source.cache
+        extract = extract_work(first.source.section, samples, cache, compute.device)
+        (features,) = extract.products
+        return [extract, AnnotateFeatures(name, samples, products, features, sent, restoring)]
+    if isinstance(first, ImageTeacher):
+        batch = first.images_at_once or compute.batch_size
+        return [Annotate(name, samples, first.transform, batch, products, sent, restoring)]
+    raise UserError(
+        "looks its answers up by sample, which data.sharded does not support",
+        key="teachers",
+        where=f"teacher '{first.name}'",
+    )
+
+
+def _parts(rows: Tensor, size: int) -> Iterator[Tensor]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,220 @@
+"""What is computed for each shard, as one Parquet file per shard, on this machine or at a URI.
+
+A file is named by what it is and by a key of all that it depends on. So a shard that is computed
+twice is written to the same file, and what is missing is found by names. A file is there as a whole
+or not at all. Parquet's own checksums of pages are verified when it is read.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cosup import remote
+from cosup.data.storage import read_bytes
+from cosup.errors import RunError, in_short
+from cosup.files import write_atomic
+from cosup.manifest import Damaged
+from cosup.probabilities import ProbTable
+from cosup.remote import is_uri
+from cosup.secrets import mask
+from cosup.sharded.shards import Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Product", "Record", "ShardStore"]
+
+ENDING = ".parquet"
+KEY_LETTERS = 16
+SUPPORT = b"support"
+CLASSES = b"classes"
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is computed for each shard. kind, name: such as `annotations` and a teacher's name. key:
+    a hash of everything that it depends on, but for the shard."""
+
+    kind: str
+    name: str
+    key: str
+
+    @staticmethod
+    def of(kind: str, name: str, *about: str) -> "Product":
+        """Return a product whose key is a hash of these texts."""
+        return Product(kind, name, hashlib.sha256("\x1f".join(about).encode()).hexdigest()[:32])
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of its files below that of the store."""
+        return f"{self.kind}/{self.name}/{self.key[:KEY_LETTERS]}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A file of a store. path: below the store's folder. sha256: of its content."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardStore:
+    """A folder of products. root: a path or a URI."""
+
+    root: str
+
+    def missing(self, product: Product, shards: Iterable[Shard]) -> list[Shard]:
+        """Return the shards of which the product is not there."""
+        present = self._present(product)
+        return [shard for shard in shards if _name(shard.number) not in present]
+
+    def write(
+        self,
+        product: Product,
+        number: int,
+        content: "pa.Table | Mapping[str, Tensor]",
+        facts: Mapping[bytes, bytes] | None = None,
+    ) -> Record:
+        """Write the product of one shard: a table, or tensors [n, ...] as columns.
+
+        facts: kept with the table. Raise `RunError` for a full disk or a storage that fails.
+        """
+        from pyarrow import parquet
+
+        table = _table_of(content) if isinstance(content, Mapping) else content
+        if facts:
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
+        sink = io.BytesIO()
+        parquet.write_table(
+            table,
+            sink,
+            compression="zstd",
+            use_dictionary=[f.name for f in table.schema if _repeats(f)],
+            write_page_checksum=True,
+        )
+        place, whole = f"{product.folder}/{_name(number)}", sink.getvalue()
+        self._put(place, whole)
+        return Record(place, len(whole), hashlib.sha256(whole).hexdigest())
+
+    def table(
+        self, product: Product, number: int, columns: Sequence[str] | None = None
+    ) -> "pa.Table":
+        """Read the product of one shard. Raise `RunError` (of a local file, `Damaged`) if it is
+        missing or not as it was written."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        path = self._path(f"{product.folder}/{_name(number)}")
+        try:
+            content = pa.BufferReader(read_bytes(path))
+            return parquet.read_table(
+                content, columns=columns, page_checksum_verification=True, use_threads=False
+            )
+        except RunError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            if is_uri(path):
+                problem = f"is damaged: {in_short(error)}"
+                raise RunError(problem, where=mask(path)) from None
+            raise Damaged(Path(path), in_short(error)) from None
+
+    def tensors(
+        self, product: Product, number: int, columns: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Read tensors that `write` was given."""
+        return _tensors_of(self.table(product, number, columns))
+
+    def write_probs(self, product: Product, number: int, probs: ProbTable) -> Record:
+        """Write class probabilities of the samples of one shard."""
+        tensors = probs.tensors()
+        support = tensors.pop("support", None)
+        facts = {CLASSES: str(probs.num_classes).encode()}
+        if support is not None:
+            facts[SUPPORT] = "".join(str(int(one)) for one in support.tolist()).encode()
+        return self.write(product, number, tensors, facts)
+
+    def probs(self, product: Product, number: int) -> ProbTable:
+        """Read class probabilities that `write_probs` was given."""
+        table = self.table(product, number)
+        facts, tensors = table.schema.metadata or {}, _tensors_of(table)
+        if SUPPORT in facts:
+            tensors["support"] = torch.tensor([one == ord("1") for one in facts[SUPPORT]])
+        return ProbTable.from_tensors(int(facts[CLASSES]), tensors)
+
+    def remove(self, product: Product) -> None:
+        """Remove the files of a product, of all shards."""
+        path = self._path(product.folder)
+        if is_uri(path):
+            remote.remove(path)
+            return
+        for name in self._present(product):
+            Path(path, name).unlink(missing_ok=True)
+
+    def _present(self, product: Product) -> set[str]:
+        path = self._path(product.folder)
+        if is_uri(path):
+            return set(remote.listing(path))
+        try:
+            return {name for name in os.listdir(path) if name.endswith(ENDING)}
+        except FileNotFoundError:
+            return set()
+
+    def _put(self, place: str, content: bytes) -> None:
+        path = self._path(place)
+        if not is_uri(path):
+            write_atomic(Path(path), content)
+            return
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "content")
+            file.write_bytes(content)
+            remote.put(file, path)
+
+    def _path(self, place: str) -> str:
+        return remote.join(self.root, place) if is_uri(self.root) else f"{self.root}/{place}"
+
+
+def _name(number: int) -> str:
+    return f"{number:07d}{ENDING}"
+
+
+def _table_of(tensors: Mapping[str, Tensor]) -> "pa.Table":
+    """Return tensors as columns: [n] of numbers, [n, k] of lists of k numbers."""
+    import pyarrow as pa
+
+    columns = {}
+    for name, tensor in tensors.items():
+        values = pa.array(tensor.detach().cpu().reshape(-1).numpy())
+        wide = tensor.dim() > 1
+        columns[name] = (
+            pa.FixedSizeListArray.from_arrays(values, tensor.shape[1]) if wide else values
+        )
+    return pa.table(columns)
+
+
+def _tensors_of(table: "pa.Table") -> dict[str, Tensor]:
+    import pyarrow as pa
+
+    found = {}
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        wide = pa.types.is_fixed_size_list(column.type)
+        values = torch.from_numpy((column.flatten() if wide else column).to_numpy().copy())
+        found[name] = values.view(-1, column.type.list_size) if wide else values
+    return found
+
+
+def _repeats(column: "pa.Field") -> bool:
+    """Return whether a column's values are texts, which often repeat."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))

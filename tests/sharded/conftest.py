@@ -1,0 +1,41 @@
+"""Fixtures: a manifest of digits, opened as shards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.digits_manifest import write_digits, write_manifest
+from sharded_world import LABELLED, ROWS, SHARD, Open, World
+
+from cosup.config.schema import Config
+from cosup.sharded.opening import open_shards
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with digits in `images`, and a manifest in `rows` of three files."""
+    folder = tmp_path_factory.mktemp("digits")
+    labels = write_digits(folder / "images", 500)
+    write_manifest(folder / "rows", labels, ROWS, LABELLED, files=3)
+    return folder
+
+
+@pytest.fixture
+def opened(digits: Path) -> Open:
+    """Return a function that opens a manifest, by default that of `digits`."""
+
+    def open_one(path: Path = digits / "rows", model: Any = None, **data: Any) -> World:
+        config = Config.model_validate(
+            {
+                "data": {"source": "manifest", "path": str(path), "sharded": True, **data},
+                "teachers": {
+                    "hierarchy": {"by": "class", "levels": [1, 2]},
+                    "model": model or {"name": "linear_pixels", "size": 8},
+                    "training": {"steps": 30, "batch_size": 32},
+                },
+                "student": {"backbone": {"name": "test_resnet", "weights": None, "image_size": 32}},
+            }
+        )
+        return World(config, *open_shards(config.data, 0, SHARD))
+
+    return open_one

@@ -1,0 +1,87 @@
+"""Files of shards: read as written, found by name, and damage is told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pytest
+import torch
+
+from cosup.errors import RunError
+from cosup.probabilities import DENSE_LIMIT, ProbTable
+from cosup.sharded.shards import Shard
+from cosup.sharded.store import Product, ShardStore
+
+PRODUCT = Product.of("annotations", "teacher", "weights", "data")
+SHARDS = [Shard(number, 0, number * 4, 4, 0, 4) for number in range(5)]
+
+
+@pytest.fixture(params=["folder", "uri"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ShardStore]:
+    if request.param == "folder":
+        yield ShardStore(str(tmp_path / "sharded"))
+        return
+    yield ShardStore(f"memory://{tmp_path.name}/sharded")
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+
+
+@pytest.mark.parametrize("classes", [DENSE_LIMIT, DENSE_LIMIT + 50])
+@pytest.mark.parametrize("samples", [0, 7])
+def test_probabilities_are_read_as_written(store: ShardStore, classes: int, samples: int) -> None:
+    support = torch.arange(classes) % 2 == 0
+    probs = torch.rand(samples, classes) * support
+    table = ProbTable.compress(probs / probs.sum(1, keepdim=True), support)
+    store.write_probs(PRODUCT, 3, table)
+    found = store.probs(PRODUCT, 3)
+    assert found.num_classes == classes
+    for name, tensor in table.tensors().items():
+        assert torch.equal(found.tensors()[name], tensor), name
+
+
+def test_tensors_and_tables(store: ShardStore) -> None:
+    features = torch.randn(6, 5).half()
+    numbers = torch.arange(6)
+    store.write(PRODUCT, 0, {"features": features, "numbers": numbers})
+    found = store.tensors(PRODUCT, 0)
+    assert torch.equal(found["features"], features)
+    assert torch.equal(found["numbers"], numbers)
+    assert list(store.tensors(PRODUCT, 0, ["numbers"])) == ["numbers"]
+    table = pa.table({"sample_id": ["a", "b"], "kept": [True, False]})
+    store.write(PRODUCT, 1, table)
+    assert store.table(PRODUCT, 1).equals(table)
+
+
+def test_what_is_missing_is_found_by_name(store: ShardStore) -> None:
+    assert store.missing(PRODUCT, SHARDS) == SHARDS
+    for number in (0, 3):
+        store.write(PRODUCT, number, {"x": torch.zeros(4)})
+    assert [shard.number for shard in store.missing(PRODUCT, SHARDS)] == [1, 2, 4]
+    other = Product.of("annotations", "teacher", "other weights", "data")
+    assert store.missing(other, SHARDS) == SHARDS
+    store.remove(PRODUCT)
+    assert store.missing(PRODUCT, SHARDS) == SHARDS
+
+
+def test_the_same_content_is_the_same_file(store: ShardStore) -> None:
+    content = {"x": torch.rand(100, 8)}
+    first = store.write(PRODUCT, 0, content)
+    assert store.write(PRODUCT, 0, content) == first
+    assert first.path.endswith("0000000.parquet")
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    store = ShardStore(str(tmp_path))
+    record = store.write(PRODUCT, 0, {"x": torch.rand(1000)})
+    path = tmp_path / record.path
+    content = bytearray(path.read_bytes())
+    assert len(content) == record.bytes
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="damaged"):
+        store.tensors(PRODUCT, 0)
+    path.write_bytes(content[:100])
+    with pytest.raises(RunError, match="damaged"):
+        store.tensors(PRODUCT, 0)
+    with pytest.raises(RunError, match="0000001"):
+        store.tensors(PRODUCT, 1)
