@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Final, Self
 
+from cosup.origins import with_places
 from cosup.secrets import HIDDEN, is_secret_name, mask
 from cosup.words import brief, either, literal, printable
 
@@ -107,7 +108,7 @@ class UserError(ValueError):
         if after:
             text += f" (allowed: {after})"
         whole = ": ".join(filter(None, (self.where, ".".join(self.key), before, text)))
-        return printable(mask(whole))
+        return printable(mask(with_places(whole)))
 
 
 class UserErrors(UserError):
@@ -154,7 +155,7 @@ class RunError(RuntimeError):
         return moved
 
     def __str__(self) -> str:
-        text = mask(_joined(self.where, self.problem) or "")
+        text = mask(with_places(_joined(self.where, self.problem) or ""))
         return printable(" ".join(filter(None, map(str.strip, text.splitlines()))))
 
 

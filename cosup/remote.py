@@ -24,7 +24,20 @@ from cosup.errors import RunError, UserError, in_short
 from cosup.files import TEMPORARY, write_atomic
 from cosup.secrets import mask
 
-__all__ = ["Place", "file_system", "get", "is_uri", "join", "listing", "put", "remove", "split"]
+__all__ = [
+    "Listed",
+    "Place",
+    "file_system",
+    "folders",
+    "get",
+    "is_uri",
+    "join",
+    "listed",
+    "listing",
+    "put",
+    "remove",
+    "split",
+]
 
 SETTING = "run.output"
 """The setting that holds the URI."""
@@ -121,21 +134,50 @@ def get(uri: str, file: Path) -> bool:
         return True
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A file in a listing. size: in bytes. changed: when it was written, in ns since 1970; None
+    where the store does not tell."""
+
+    size: int
+    changed: int | None
+
+
 def listing(uri: str) -> dict[str, int]:
     """Return the size in bytes of every file below a URI, by its name relative to the URI."""
-    from pyarrow.fs import FileSelector, FileType
+    return {name: found.size for name, found in listed(uri).items()}
+
+
+def listed(uri: str) -> dict[str, Listed]:
+    """Return every file below a URI, by its name relative to the URI."""
+    from pyarrow.fs import FileType
+
+    return {
+        name: Listed(int(info.size), info.mtime_ns)
+        for name, info in _infos(uri, recursive=True)
+        if info.type == FileType.File and not name.endswith(TEMPORARY)
+    }
+
+
+def folders(uri: str) -> list[str]:
+    """Return the names of the folders right below a URI, sorted."""
+    from pyarrow.fs import FileType
+
+    found = _infos(uri, recursive=False)
+    return [name.rstrip("/") for name, info in found if info.type == FileType.Directory]
+
+
+def _infos(uri: str, recursive: bool) -> list[tuple[str, Any]]:
+    """Return what is below a URI: names relative to it, sorted, and what pyarrow tells of each."""
+    from pyarrow.fs import FileSelector
 
     with _explained(uri, "listed"):
         store, path = _open(uri)
         _refresh(store)
-        found = store.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+        found = store.get_file_info(FileSelector(path, recursive=recursive, allow_not_found=True))
         start = path.strip("/") + "/"
         names = {info.path.lstrip("/").removeprefix(start): info for info in found}
-        return {
-            name: int(info.size)
-            for name, info in sorted(names.items())
-            if info.type == FileType.File and not name.endswith(TEMPORARY)
-        }
+        return sorted(names.items())
 
 
 def remove(uri: str) -> None:

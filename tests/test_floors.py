@@ -31,6 +31,8 @@ FLOORS: list[set[str]] = [
         "manifest",
         "manifest_lines",
         "remote",
+        "remote_copy",
+        "origins",
         "progress",
         "links",
         "secrets",

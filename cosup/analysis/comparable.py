@@ -19,7 +19,8 @@ from cosup.analysis.records import Run, load_run, runs_inside
 from cosup.config import settings
 from cosup.errors import UserError
 from cosup.layout import Layout
-from cosup.remote import is_uri
+from cosup.origins import folders_in, shown
+from cosup.remote_copy import folder_of
 
 __all__ = ["Entry", "Paired", "entries_in", "labels", "order_of", "pair_seeds"]
 
@@ -59,7 +60,7 @@ class Paired:
 
 
 def entries_in(places: Sequence[str | Path]) -> list[Entry]:
-    """Return the entries in these directories.
+    """Return the entries in these directories, or at these URIs.
 
     A run, and a run over seeds (`run.seeds`), is one entry; a run over losses (`rounds.losses`) is
     an entry per loss. Any other folder of runs is an entry per run; but beside other places, runs
@@ -67,12 +68,7 @@ def entries_in(places: Sequence[str | Path]) -> list[Entry]:
 
     Raises `UserError` for a path that is not a run, and for seeds that are not finished.
     """
-    for place in places:
-        if is_uri(str(place)):
-            raise UserError(
-                "runs are compared in local directories; copy it first", where=str(place)
-            )
-    return [entry for place in places for entry in _entries(Path(place), len(places) == 1)]
+    return [entry for place in places for entry in _entries(folder_of(place), len(places) == 1)]
 
 
 def _entries(path: Path, alone: bool) -> list[Entry]:
@@ -92,7 +88,7 @@ def _entries(path: Path, alone: bool) -> list[Entry]:
 
 def _parts(path: Path) -> list[Path]:
     """Return the runs right below a folder, whole or over seeds; else the folders with runs."""
-    inside = [part for part in sorted(path.iterdir()) if part.is_dir()]
+    inside = folders_in(path)
     runs = [part for part in inside if Layout(part).is_run()]
     return [part for part in runs or inside if Layout(part).has_records() or runs_inside(part)]
 
@@ -127,13 +123,21 @@ def labels(entries: Sequence[Entry]) -> list[str]:
 
     Raises `UserError` if a run is given twice.
     """
-    paths = [entry.path.resolve() for entry in entries]
+    paths = [_parts_of(entry.path) for entry in entries]
     _check_once(entries)
-    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(path[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names
     return []
+
+
+def _parts_of(path: Path) -> list[str]:
+    """Return the names that lead to a run, its own last."""
+    place = shown(path)
+    if place == str(path):
+        return list(path.resolve().parts)
+    return place.partition("?")[0].split("/")
 
 
 def _check_once(entries: Sequence[Entry]) -> None:

@@ -14,6 +14,7 @@ from cosup.analysis.compared_settings import config_table
 from cosup.analysis.domains import MEAN
 from cosup.analysis.records import Run
 from cosup.metrics import holm, mcnemar
+from cosup.origins import shown
 
 __all__ = ["compare", "tables_of"]
 
@@ -123,7 +124,7 @@ def _runs(found: Compared, seeds: pd.DataFrame) -> pd.DataFrame:
                 "pgr_high": ends[1],
                 "seconds": np.mean([run.summary["seconds"]["total"] for run in runs]),
                 "peak_rss_mb": max(run.summary["peak_rss_mb"] for run in runs),
-                "directory": str(entry.path),
+                "directory": shown(entry.path),
             }
         )
     return pd.DataFrame(rows)

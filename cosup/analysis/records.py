@@ -16,7 +16,9 @@ from cosup.errors import RunError, UserError, in_short
 from cosup.evidence import Scopes, Truth
 from cosup.layout import PREPARED, Layout
 from cosup.links import is_file_name
+from cosup.origins import has_folder, obtain, shown
 from cosup.probabilities import ProbTable
+from cosup.remote_copy import folder_of
 from cosup.words import listed, literal
 
 __all__ = ["Answers", "Run", "RunTeacher", "load_run", "runs_inside"]
@@ -77,7 +79,8 @@ def _answers(table: ProbTable) -> tuple[Codes, Singles]:
 class Run:
     """The records of one run.
 
-    path: its directory. absent: the reason for each table that `tables` could not make.
+    path: its directory; for a run at a URI, a copy in which a file is fetched when it is first read
+    (`cosup.remote_copy`). absent: the reason for each table that `tables` could not make.
 
     An unfinished run has the records of its finished stages; its student is that of the last
     finished round. Files are read when they are first needed; one that cannot be read raises
@@ -90,12 +93,17 @@ class Run:
         self._answers: dict[tuple[str, str], Answers] = {}
 
     @property
+    def place(self) -> str:
+        """Where the run is, to be printed: its directory or its URI."""
+        return shown(self.path)
+
+    @property
     def files(self) -> Layout:
         """The files of the run."""
         return Layout(self.path)
 
     def __repr__(self) -> str:
-        return f"<run {self.name} in {self.path}{'' if self.finished else ', unfinished'}>"
+        return f"<run {self.name} in {self.place}{'' if self.finished else ', unfinished'}>"
 
     @property
     def name(self) -> str:
@@ -379,6 +387,7 @@ class Run:
     @cached_property
     def _decisions(self) -> dict[int, pd.DataFrame]:
         """The decisions by round, with the same categories in all, so that they can be joined."""
+        obtain(*(self.files.round(number).decisions.path for number in self.rounds))
         tables = {number: self._read_round(number) for number in self.rounds}
         for table in tables.values():
             for column in ("assigned_teacher", "rejected_by"):
@@ -404,12 +413,12 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open the run in a directory, finished or not.
+    """Open the run in a directory or at a URI, finished or not.
 
-    Raises `UserError` for a path that is not a run's directory, and for a directory with several
-    runs (over seeds, or losses), which it lists.
+    Raises `UserError` for a place that is not a run's, and for one with several runs (over seeds,
+    or losses), which it lists; for a URI also what `cosup.remote_copy.folder_of` raises.
     """
-    path = Path(path)
+    path = folder_of(path)
     if Layout(path).has_records():
         Layout(path).check_format()
         return Run(path)
@@ -420,7 +429,8 @@ def load_run(path: str | Path) -> Run:
         raise UserError(problem, where=str(path), allowed=names)
     if Layout(path).is_run():
         raise UserError("no stage of the run is finished yet", where=str(path))
-    problem = "not a run's directory" if path.exists() else "no such directory"
+    exists = has_folder(path) or path.exists()
+    problem = "not a run's directory" if exists else "no such directory"
     expected = "a directory with config.yaml, samples.parquet, decisions/ and summary.json"
     raise UserError(
         f"{problem}; runs are made by `cosup run CONFIG`", where=str(path), allowed=expected

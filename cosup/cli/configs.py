@@ -28,6 +28,7 @@ ShippedName = Annotated[
         "cosup ls keys rounds",
         "cosup ls keys rounds.assignment",
         "cosup ls runs --json",
+        "cosup ls runs s3://bucket/runs",
     ),
 )
 def list_all(
@@ -44,7 +45,8 @@ def list_all(
         str,
         typer.Argument(
             metavar="SECTION",
-            help="Of keys: a section or key of a config, such as rounds.loss.",
+            help="Of keys: a section or key of a config, such as rounds.loss. Of runs: the "
+            "folder or URI that they are in, instead of outputs/.",
             autocompletion=complete.keys,
         ),
     ] = "",

@@ -15,13 +15,14 @@ from cosup.errors import UserError
     examples=(
         "cosup report outputs/my_project",
         "cosup report outputs/my_project --text",
+        "cosup report s3://bucket/runs/my_project",
         "cosup report outputs/my_project --json > report.json",
     )
 )
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN", help="Run directories, finished or not."),
+        typer.Argument(metavar="RUN", help="Run directories or URIs, finished or not."),
     ],
     text: Annotated[
         bool, typer.Option("--text", help="Print the main tables instead of writing a page.")
@@ -63,8 +64,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="Directories of finished runs, the baseline first; a run over seeds is one of "
-            "them, and a single directory may contain several.",
+            help="Directories or URIs of finished runs, the baseline first; a run over seeds is "
+            "one of them, and a single directory may contain several.",
         ),
     ],
     output: Annotated[
@@ -110,7 +111,8 @@ def compare(
 )
 def verify(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Directory of a run, or an exported student.")
+        str,
+        typer.Argument(metavar="RUN", help="Directory or URI of a run, or of an exported student."),
     ],
     repair: Annotated[
         bool,
@@ -134,7 +136,7 @@ def verify(
 
             config = own_config(found)
             with log_to_console():
-                run_with_backend(config, found.folder, resume=True)
+                run_with_backend(config, found.place, resume=True)
             found = check(run)
         if as_json:
             show_json(found.tree())
@@ -151,7 +153,7 @@ def verify(
     )
 )
 def review(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory or URI.")],
     number: Annotated[
         int | None,
         typer.Option("--next", metavar="N", min=1, help="Choose N images for a person to label."),

@@ -24,7 +24,7 @@ Packages = Annotated[
     ),
 )
 def labels_to_file(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory or URI.")],
     form: Annotated[
         str,
         typer.Option("--format", metavar="FORMAT", help="csv, label-studio, cleanlab or long."),
@@ -63,7 +63,7 @@ def student_to_file(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="Run directory, a student's folder, or hf-hub:owner/name."
+            metavar="RUN", help="Directory or URI of a run or a student, or hf-hub:owner/name."
         ),
     ],
     form: Annotated[
@@ -130,7 +130,7 @@ def predict(
         str,
         typer.Argument(
             metavar="STUDENT_OR_RUN",
-            help="Run directory, a student's folder, or hf-hub:owner/name.",
+            help="Directory or URI of a run or a student, or hf-hub:owner/name.",
         ),
     ],
     images: Images,
@@ -180,7 +180,8 @@ def annotate(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="CONFIG_OR_RUN", help="Run directory, or a config (a file or a shipped name)."
+            metavar="CONFIG_OR_RUN",
+            help="Run directory or URI, or a config (a file or a shipped name).",
         ),
     ],
     images: Images,

@@ -112,8 +112,8 @@ def run(
     where = None if output is None else os.path.expanduser(output)
     checked, place = ready(read_config(config, overrides), where)
     with _shown_log(quiet):
-        summary = run_with_backend(checked, place, resume, overwrite)
-    return opened(place, checked, summary)
+        run_with_backend(checked, place, resume, overwrite)
+    return opened(place)
 
 
 @_in_python

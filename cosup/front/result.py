@@ -1,6 +1,5 @@
 """A run as an object: its result, its student, its labels and all its records."""
 
-import os
 import webbrowser
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,14 +9,14 @@ import pandas as pd
 
 from cosup.analysis import records
 from cosup.cells import from_cells
-from cosup.config import Config, config_tree
 from cosup.errors import UserError
 from cosup.files import write_csv
 from cosup.layout import Layout
-from cosup.remote import Place, is_uri
+from cosup.origins import has_folder, obtain_below
+from cosup.remote import Place
+from cosup.remote_copy import folder_of, place_of
 from cosup.runs import describe_run
 from cosup.runs.notebook import as_html
-from cosup.secrets import mask
 from cosup.student.exported import ExportedStudent, load_student
 from cosup.words import listed, percent
 
@@ -37,9 +36,10 @@ class Run(records.Run):
     `print(run)` tells what to use; a notebook shows the main table too. Everything is read when it
     is first used. The functions of `cosup.analysis` take a run: `cosup.analysis.tables(run)`.
 
-    path: the run's directory. config: the resolved config, as nested plain values. runs: the runs
-    of several seeds or losses by name (`seed-0`, `distillation`); such a run has their means in
-    `summary` and no records of its own. An unfinished run has the records of its finished stages.
+    path: the run's directory, or the local copy of a run at a URI. place: what to print for it.
+    config: the resolved config, as nested plain values. runs: the runs of several seeds or losses
+    by name (`seed-0`, `distillation`); such a run has their means in `summary` and no records of
+    its own. An unfinished run has the records of its finished stages.
     """
 
     @property
@@ -63,7 +63,7 @@ class Run(records.Run):
         which it may import (`call:MODULE:FUNCTION` of its team, `package:MODULE`). Raises
         `UserError` before the run is finished, and as `load_student`.
         """
-        if not self.files.student.exists():
+        if not has_folder(self.files.student):
             raise self._lacks("student")
         return load_student(self.files.student, device, packages)
 
@@ -81,11 +81,12 @@ class Run(records.Run):
     def report(self, show: bool = False) -> Path:
         """Return the path of the report, one HTML file; it is written if it is not there.
 
-        show: open it in the browser.
+        Of a run at a URI it is the path of a local copy. show: open it in the browser.
         """
         from cosup.report.page import write_report  # imports what draws the figures
 
         page = self.files.page
+        obtain_below(page.parent)
         if not (page.exists() and self.finished):
             page = write_report(self)
         if show:
@@ -98,10 +99,11 @@ class Run(records.Run):
         Returns a row per image: sample_id, path, suggested, reason, and an empty column label to be
         filled in, for `read_answers`. `review/next.html` shows them with their pictures.
         """
-        from cosup.runs.review import ask
+        from cosup.runs.review import ask, to_fill_in
 
         ask(str(self.path), number)
-        read = pd.read_csv(self.files.review.questions, dtype="str", keep_default_na=False)
+        table, _ = to_fill_in(self)
+        read = pd.read_csv(table, dtype="str", keep_default_na=False)
         return from_cells(read)
 
     def read_answers(self, answers: pd.DataFrame | str | Path) -> dict[str, Any]:
@@ -111,23 +113,25 @@ class Run(records.Run):
         file of such a table. Returns the numbers in `review/estimates.json`. To measure the student
         with them and to learn from them, resume the run.
         """
-        from cosup.runs.review import read
+        from cosup.runs.review import read, to_fill_in
 
-        files = self.files.review
         if isinstance(answers, pd.DataFrame):
-            write_csv(files.questions, answers)
-            answers = files.questions
+            table, _ = to_fill_in(self)
+            write_csv(table, answers)
+            answers = table
         read(str(self.path), Path(answers))
-        return files.estimates.read()
+        return self.files.review.estimates.read()
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.title} ({self.path}): {self._result()}", *self._advice()])
+        return "\n".join([f"{self.title} ({self.place}): {self._result()}", *self._advice()])
 
     def __repr__(self) -> str:
-        return f"<run {self.title} in {self.path}: {self._result()}>"
+        return f"<run {self.title} in {self.place}: {self._result()}>"
 
     def _repr_html_(self) -> str:
-        return as_html(describe_run(self.summary, self.path) if self.summary else str(self))
+        return as_html(
+            describe_run(self.summary, place_of(self.path)) if self.summary else str(self)
+        )
 
     def _result(self) -> str:
         """Return how good the result is, in a few words."""
@@ -144,26 +148,24 @@ class Run(records.Run):
 
     def _lacks(self, what: str) -> UserError:
         why = "" if self.finished else f"; the run lacks {listed(self.missing, 3)}"
-        return UserError(f"has no {what}{why}", where=f"run {self.path}")
+        return UserError(f"has no {what}{why}", where=f"run {self.place}")
 
 
 class _Outline(Run):
-    """A run whose records are not in its directory: those of several seeds or losses are in the
-    directories of the single runs, and those of a run at a URI are there.
+    """A run over several seeds or losses, whose records are in the directories of the single runs.
 
     error: what is raised where a record is asked for.
     """
 
     def __init__(
         self,
-        path: Path | Place,
+        path: Path,
         config: Mapping[str, Any],
         summary: Mapping[str, Any],
         runs: Mapping[str, Run],
         error: UserError,
     ) -> None:
-        super().__init__(Path())
-        self.path = path  # type: ignore[assignment]  # a place is joined and printed like a path
+        super().__init__(path)
         self.config, self.summary = dict(config), dict(summary)
         self.finished = bool(summary)
         self._runs, self._error = dict(runs), error
@@ -191,14 +193,17 @@ class _Outline(Run):
 
 
 def load_run(path: str | Path) -> Run:
-    """Open the run in a directory, finished or not, to use its result.
+    """Open the run in a directory or at a URI (`s3://bucket/runs/mine`), to use its result.
 
-    Where the directory holds a run of several seeds or losses, the single runs are in `runs`.
-    Raises `UserError` for what is not the directory of a run.
+    The run may be unfinished. Of a run at a URI, files are copied into `COSUP_CACHE` when they are
+    first used. Where the place holds a run of several seeds or losses, the single runs are in
+    `runs`. Raises `UserError` for what is no run and for a URI that cannot be used, and
+    `RunError` for one that cannot be read.
     """
-    if is_uri(str(path)):
-        raise _elsewhere(str(path))
-    path = Path(os.path.expanduser(path))
+    return _opened(folder_of(path))
+
+
+def _opened(path: Path) -> Run:
     layout = Layout(path)
     inside = layout.runs_below() if layout.is_run() and not layout.has_records() else []
     if not inside:
@@ -208,16 +213,14 @@ def load_run(path: str | Path) -> Run:
         layout.path,
         layout.config.read(),
         layout.summary.read() if layout.summary.exists() else {},
-        {name: load_run(layout.path / name) for name in names},
+        {name: _opened(layout.path / name) for name in names},
         _several(layout.path, list(names)),
     )
 
 
-def opened(place: Path | Place, config: Config, summary: Mapping[str, Any]) -> Run:
+def opened(place: Path | Place) -> Run:
     """Return the run that has just been finished at a path or a URI."""
-    if isinstance(place, Path):
-        return load_run(place)
-    return _Outline(place, config_tree(config), summary, {}, _elsewhere(place.uri))
+    return load_run(place if isinstance(place, Path) else place.uri)
 
 
 def _several(path: Path, names: list[str]) -> UserError:
@@ -225,8 +228,3 @@ def _several(path: Path, names: list[str]) -> UserError:
         f"holds {len(names)} runs; take one of them, such as .runs[{names[0]!r}]",
         where=f"run {path}",
     )
-
-
-def _elsewhere(uri: str) -> UserError:
-    problem = "the run is on no disk of this machine; copy it, then use cosup.load_run(FOLDER)"
-    return UserError(problem, where=f"run {mask(uri)}")

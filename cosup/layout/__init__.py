@@ -26,6 +26,7 @@ from cosup.layout.kinds import (
 from cosup.layout.lines import LinesFile
 from cosup.layout.makers import maker_of_line
 from cosup.manifest import MANIFEST, Manifest
+from cosup.origins import has_folder, in_order, matching, named_below, obtain
 
 if TYPE_CHECKING:
     from cosup.probabilities import ProbTable
@@ -78,7 +79,7 @@ class TeacherFiles:
 
     def records(self) -> list[JsonFile]:
         """Return the records that are there, ordered by name."""
-        return [self.record(path.stem) for path in sorted(self.folder.glob("[!.]*.json"))]
+        return [self.record(path.stem) for path in matching(self.folder, "[!.]*.json")]
 
     def weights(self, name: str) -> TensorFile:
         """Return the file of a teacher's weights."""
@@ -112,8 +113,8 @@ class AnnotationFiles:
 
     def shards(self, split: str, teacher: str) -> list[ProbFile]:
         """Return the shards that are there, in order."""
-        paths = (self.folder / split / teacher).glob("[!.]*.safetensors")
-        return [ProbFile(path, self.manifest) for path in sorted(paths)]
+        paths = matching(self.folder / split / teacher, "[!.]*.safetensors")
+        return [ProbFile(path, self.manifest) for path in paths]
 
     def read(self, split: str, teacher: str, num_classes: int, samples: int) -> "ProbTable":
         """Return all annotations of a split by a teacher, which must be so many samples."""
@@ -121,7 +122,9 @@ class AnnotationFiles:
 
         from cosup.probabilities import ProbTable
 
-        parts = [shard.read(num_classes) for shard in self.shards(split, teacher)]
+        shards = self.shards(split, teacher)
+        obtain(*(shard.path for shard in shards))
+        parts = [shard.read(num_classes) for shard in shards]
         check_samples(self.folder / split / teacher, sum(map(len, parts)), samples)
         empty = ProbTable.compress(torch.zeros(0, num_classes))
         return ProbTable.concat(parts) if parts else empty
@@ -294,7 +297,7 @@ class Layout:
     @property
     def events(self) -> list[File]:
         """Return the event files for TensorBoard that are there."""
-        return [File(path, self.manifest) for path in sorted(self.path.glob(EVENTS))]
+        return [File(path, self.manifest) for path in matching(self.path, EVENTS)]
 
     def record_growth(self) -> None:
         """Record what was added to the files that grow: scalars, log, events."""
@@ -340,8 +343,9 @@ class Layout:
 
     def finished_stages(self) -> dict[str, StageFile]:
         """Return the stages that are there by name, in the order in which they were finished."""
-        files = sorted(self.stages.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
-        return {path.stem: self.stage(path.stem) for path in files}
+        paths = matching(self.stages, "[!.]*.json")
+        obtain(*paths)
+        return {path.stem: self.stage(path.stem) for path in in_order(paths)}
 
     def round(self, number: int) -> RoundFiles:
         """Return the files of a round (from 1)."""
@@ -461,7 +465,7 @@ class Layout:
 
     def has_records(self) -> bool:
         """Return whether the directory is that of a single run which has finished a stage."""
-        return self.is_run() and self.stages.is_dir()
+        return self.is_run() and has_folder(self.stages)
 
     def runs_below(self) -> "list[Layout]":
         """Return the single runs up to two levels below: of seeds, losses, a folder of runs."""
@@ -469,8 +473,8 @@ class Layout:
 
     def directories_below(self) -> "list[Layout]":
         """Return the run directories up to two levels below, also those that hold runs alone."""
-        places = [f"{depth}/{name}" for depth in ("*", "*/*") for name in (MARKER, MANIFEST)]
-        found = {path.parent for place in places for path in self.path.glob(place)}
+        names = (MARKER, MANIFEST)
+        found = {path.parent for depth in (1, 2) for path in named_below(self.path, depth, names)}
         return [run for run in map(Layout, sorted(found)) if run.is_run()]
 
     def _json(self, name: str, content: schemas.Content) -> JsonFile:

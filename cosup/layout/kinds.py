@@ -19,6 +19,7 @@ from cosup.errors import UserError, in_short
 from cosup.files import tensor_writer, to_json, write_atomic
 from cosup.layout.schemas import Content, invalid
 from cosup.manifest import Damaged, Manifest
+from cosup.origins import is_there, obtain, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +37,14 @@ class File:
 
     def exists(self) -> bool:
         """Return whether the file is there."""
-        return self.path.is_file()
+        return is_there(self.path)
 
     def check(self) -> None:
-        """Raise `Damaged` if the file is not what the manifest says, where there is one."""
+        """Raise `Damaged` if the file is not what the manifest says, where there is one.
+
+        In a copy of a run (`cosup.origins`) the file is copied first, if it is not here.
+        """
+        obtain(self.path)
         if self.manifest is None:
             return
         try:
@@ -47,7 +52,7 @@ class File:
         except PermissionError:
             raise UserError(f"{self.path}: not readable (permission denied)") from None
         except Damaged as error:
-            folder = shlex.quote(str(self.manifest.folder))
+            folder = shlex.quote(shown(self.manifest.folder))
             reason = f"{error.reason} (to repair the run: cosup verify {folder} --repair)"
             raise Damaged(error.path, reason) from None
 

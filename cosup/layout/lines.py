@@ -15,6 +15,7 @@ from cosup.files import write_atomic
 from cosup.layout.kinds import File, damaged
 from cosup.layout.schemas import Content, invalid
 from cosup.manifest import Manifest
+from cosup.origins import obtain
 
 Line = dict[str, Any]
 CHECK = "check"
@@ -37,6 +38,7 @@ class LinesFile(File):
 
     def check(self) -> None:
         """Raise `Damaged` if what is recorded of the file is not what it holds."""
+        obtain(self.path)
         if self.manifest is not None and self.manifest.growth(self.path):
             super().check()
 

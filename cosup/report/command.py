@@ -13,9 +13,10 @@ from cosup.analysis.arrays import rows_of
 from cosup.analysis.figures import FIGURES
 from cosup.analysis.next_steps import next_steps
 from cosup.analysis.outcome import outcome
-from cosup.errors import UserError
+from cosup.errors import RunError, UserError
 from cosup.layout import Layout
-from cosup.remote import is_uri
+from cosup.origins import has_folder, is_there, shown
+from cosup.remote_copy import copy_of, folder_of
 from cosup.report.masthead import warnings
 from cosup.report.page import REPORT_MARK, TABLE_FOLDER, write_report
 
@@ -34,8 +35,26 @@ def runs_to_report(places: Sequence[str], output: Path | None, text: bool) -> li
 
 
 def report_page(run: Run, output: Path | None) -> str:
-    """Write the page of a run and return a line that says where it is."""
-    return f"{run.name}: {write_report(run, output)}"
+    """Write the page of a run and return a line that says where it is.
+
+    Of a run at a URI it is written there. If that is not possible, or if the run is not finished,
+    so that another process may be writing there, it is written here: `NAME-report/index.html`.
+    """
+    copy = copy_of(run.path)
+    if output is not None or copy is None:
+        return f"{run.name}: {write_report(run, output)}"
+    made, why = tables(run), "the run is not finished"
+    if run.finished:
+        try:
+            page = write_report(run, None, made)
+            copy.put_back(page.parent)
+            return f"{run.name}: {shown(page)}"
+        except RunError as error:
+            why = str(error)
+    here = Path(f"{run.title}-report", run.files.page.name)
+    _check_output(here, [run], text=False)
+    written = write_report(run, here, made)
+    return f"{run.name}: {written} (nothing is written to {run.place}: {why})"
 
 
 def report_tree(runs: Sequence[Run], output: Path | None = None) -> Any:
@@ -61,11 +80,11 @@ def _tree(run: Run, output: Path | None) -> dict[str, Any]:
     steps = next_steps(run, made)
     return {
         "run": run.title,
-        "path": str(run.path),
+        "path": run.place,
         "finished": run.finished,
         "measured": run.prepared.get("measured"),
         "outcome": None if told is None else asdict(told),
-        "next": [{"text": one.text, "command": one.command_for(run.path)} for one in steps],
+        "next": [{"text": one.text, "command": one.command_for(run.place)} for one in steps],
         "verdict": verdict(run, made),
         "warnings": warnings(run),
         "tables": {name: _rows(made[name]) for name in main},
@@ -94,13 +113,12 @@ def _paths(run: Run, output: Path | None) -> dict[str, str]:
         "labels": files.labels.path,
         "student": files.student,
     }
-    return {name: str(path) for name, path in found.items() if path.exists()}
+    there = (is_there, has_folder)
+    return {name: shown(path) for name, path in found.items() if any(is_(path) for is_ in there)}
 
 
 def _runs(place: str) -> list[Run]:
-    if is_uri(place):
-        raise UserError("reports are made from a local directory; copy it first", where=place)
-    path = Path(place)
+    path = folder_of(place)
     inside = [] if Layout(path).samples.exists() else runs_inside(path)
     return [load_run(one) for one in inside] or [load_run(path)]
 

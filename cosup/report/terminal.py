@@ -58,7 +58,7 @@ def report_text(run: Run) -> RenderableType:
         parts += [Text(""), Text(f"{told.headline}.", style="bold"), Text(told.detail)]
     sentences, _ = verdict_parts(run, made)  # the first table compares
     parts += [Text(""), *(Text(sentence) for sentence in sentences)]
-    parts += steps_text(next_steps(run, made), run.path)
+    parts += steps_text(next_steps(run, made), run.place)
     for name, figure in FIGURES.items():
         if figure.excerpt is not None and name in made and len(made[name]):
             parts += ["", _excerpt(figure, made[name])]

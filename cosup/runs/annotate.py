@@ -28,7 +28,10 @@ from cosup.layout import Layout
 from cosup.layout.kinds import damaged
 from cosup.models.compute import Compute
 from cosup.models.trusted import check_backbone_from_elsewhere
+from cosup.origins import obtain_below
 from cosup.probabilities import ProbTable
+from cosup.remote import is_uri
+from cosup.remote_copy import folder_of
 from cosup.runs.bars import Pace
 from cosup.runs.checks import check_samples
 from cosup.runs.kept_rows import Row, written_alone
@@ -57,7 +60,7 @@ BATCHES = 4
 class Request(ImagesRequest):
     """What is to be annotated.
 
-    source: a run's directory, or a config: its file or the name of a shipped one. settings:
+    source: a run's directory or URI, or a config: its file or the name of a shipped one. settings:
     `section.key=value`, instead of those of a config. probabilities: write those of all classes
     too. packages: modules that the teachers of a run may import, as for `load_student`; those of a
     config may import any. device: `auto` is a config's own. The rest is that of `ImagesRequest`.
@@ -129,9 +132,9 @@ def _source(request: Request) -> _Source:
 
 def _run_or_config(request: Request) -> tuple[Run | Config, dict[str, bool]]:
     """Return the run or config, and which of its teachers can answer new images."""
-    path = Path(request.source)
-    if Layout(path).is_run() or find_config(path).is_dir():
-        run = load_run(path)
+    path = folder_of(request.source)
+    if is_uri(request.source) or Layout(path).is_run() or find_config(path).is_dir():
+        run = load_run(request.source)
         if request.settings:
             problem = "--set changes the settings of a config, and this is a run"
             raise UserError(problem, value=request.source)
@@ -169,6 +172,7 @@ def _of_run(run: Run, names: Sequence[str], request: Request) -> _Asked:
     execution = execution.model_copy(update={"device": request.device})
     features = _without_cache(make_compute(RunSection(), execution), request)
     parts = tuple(run.classes), tuple(run.domains)
+    obtain_below(run.files.teachers.folder)
     for name in names:
         _check_teacher(run, name, request.packages)
     return _stored(names, run.files.teachers.folder, parts, features)

@@ -19,8 +19,10 @@ from cosup.analysis.records import Answers, Run, load_run
 from cosup.cells import to_csv
 from cosup.errors import UserError, unknown_name
 from cosup.files import write_atomic, write_csv
+from cosup.origins import is_there, shown
 from cosup.probabilities import ProbTable
 from cosup.remote import is_uri
+from cosup.runs.deliver import delivered
 from cosup.runs.prepare import list_samples_of
 from cosup.sources import STUDENT
 from cosup.words import listed, plural
@@ -49,24 +51,27 @@ def export_labels(
 ) -> list[str]:
     """Write the labels of a run in a format of `FORMATS`, and return the lines to print.
 
-    output: the file; None is the format's own name in the run's directory. Raises `UserError` for
-    an unknown format, for what is not a run with labels, for a file that exists, unless `overwrite`
-    is set, and for one that belongs to the run.
+    output: the file; None is the format's own name in the run's directory, or at its URI. Raises
+    `UserError` for an unknown format, for what is not a run with labels, for a file that exists,
+    unless `overwrite` is set, and for one that belongs to the run.
     """
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS, key=("--format",))
-    if is_uri(place):
-        raise UserError("labels are exported from a local directory; copy it first", where=place)
     run, form = load_run(place), FORMATS[name]
     if not run.files.labels.exists() or "labels" not in run.stages:
         raise UserError(
             NOT_LABELLED,
-            where=place,
+            where=run.place,
         )
     path = run.path / form.file if output is None else output
     _check_output(run, path, overwrite)
     notes = list(form.write(run, path))
-    return [f"{form.about} of {plural(len(run.train), 'sample')}: {path}", *notes]
+    if output is None:
+        place, told = delivered(path, Path(f"{run.title}-{form.file}"), overwrite)
+        notes += told
+    else:
+        place = str(path)
+    return [f"{form.about} of {plural(len(run.train), 'sample')}: {place}", *notes]
 
 
 def _check_output(run: Run, path: Path, overwrite: bool) -> None:
@@ -75,8 +80,8 @@ def _check_output(run: Run, path: Path, overwrite: bool) -> None:
         raise UserError("is a directory; give a file", key=("--output",), value=str(path))
     if path.resolve() in [one.resolve() for one in own]:
         raise UserError("is the run's own file", key=("--output",), value=str(path))
-    if path.exists() and not overwrite:
-        raise UserError("the file exists; --overwrite replaces it", where=str(path))
+    if is_there(path) and not overwrite:
+        raise UserError("the file exists; --overwrite replaces it", where=shown(path))
     folder = next(one for one in path.absolute().parents if one.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError("is not a folder to write to", key=("--output",), value=str(folder))

@@ -24,6 +24,9 @@ from cosup.files import write_atomic
 from cosup.links import check_own_files
 from cosup.models.images import InputSpec
 from cosup.models.names import HUB
+from cosup.origins import is_there, obtain_below, shown
+from cosup.remote_copy import copy_of
+from cosup.runs.deliver import delivered
 from cosup.runs.push import Hub
 from cosup.student.exported import ExportedStudent, load_student
 from cosup.student.folder import student_folder
@@ -83,6 +86,7 @@ def export_student_as(request: Request) -> Iterator[str]:
     folder = student_folder(request.place)
     student = load_student(folder, "cpu", request.packages)
     if request.push is not None and not request.place.startswith(HUB):
+        obtain_below(folder)
         check_own_files(folder)  # the hub's cache is made of links
     output = None if form is None else _output(request, folder, form)
     if form is not None and student.meta:
@@ -90,7 +94,12 @@ def export_student_as(request: Request) -> Iterator[str]:
         raise UserError(problem, where=str(folder))
     hub = None if request.push is None else Hub.signed_in(request.push, request.private)
     if form is not None and output is not None:
-        yield from _written(student, form, output)
+        lines = list(_written(student, form, output))
+        place, told = str(output), list[str]()
+        if request.output is None:
+            place, told = delivered(output, Path(output.name), request.overwrite)
+        yield f"{form.about} of the student: {place}"
+        yield from [*lines, *told]
     if hub is not None:
         yield hub.push(folder, output)
 
@@ -120,16 +129,18 @@ def _checked(request: Request) -> Format | None:
 
 def _output(request: Request, folder: Path, form: Format) -> Path:
     """Return the file to write; raise `UserError` for one that must not be written."""
-    named = request.place.startswith(HUB)
-    beside = Path(request.place.partition("@")[0].rpartition("/")[2]) if named else folder
+    copy = copy_of(folder)
+    named = request.place.startswith(HUB) or (copy is not None and copy.folder == folder)
+    name = folder.name if copy else request.place.partition("@")[0].rpartition("/")[2]
+    beside = Path(name) if named else folder
     path = request.output or beside.with_name(f"{beside.name}{form.suffix}")
     if path.is_dir():
         raise UserError("is a directory; give a file", key=("--output",), value=str(path))
     if path.suffix != form.suffix:
         problem = f"the format {request.form} needs {{allowed}}, not {{value}}"
         raise UserError(problem, key=("--output",), value=str(path), allowed=form.suffix)
-    if path.exists() and not request.overwrite:
-        raise UserError("the file exists; --overwrite replaces it", where=str(path))
+    if is_there(path) and not request.overwrite:
+        raise UserError("the file exists; --overwrite replaces it", where=shown(path))
     return path
 
 
@@ -163,7 +174,6 @@ def _written(student: ExportedStudent, form: Format, output: Path) -> Iterator[s
     except Exception as error:  # exporters raise errors of many kinds
         problem = f"the student cannot be exported ({in_short(error, named=True)})"
         raise RunError(problem) from error
-    yield f"{form.about} of the student: {output}"
     yield (
         f"input images: float32 [N, 3, {spec.size}, {spec.size}], RGB in [0, 1] minus the mean "
         f"{list(spec.mean)}, divided by {list(spec.std)}; output probabilities: [N, "

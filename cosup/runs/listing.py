@@ -22,9 +22,10 @@ from cosup.config.loggers import Loggers
 from cosup.config.schema import Assigners, Filters, Losses
 from cosup.controls import CONTROLS, Control
 from cosup.data.sources import SOURCES
-from cosup.errors import MISSING, RunError, UserError, unknown_name
-from cosup.layout import Layout
+from cosup.errors import MISSING, UserError, unknown_name
 from cosup.registry import Registry
+from cosup.runs.run_results import results_in
+from cosup.secrets import mask
 from cosup.settings.teachers import TeacherTraits, known_kinds
 
 CONFIGS = Path("configs")
@@ -58,15 +59,16 @@ class Thing:
 def list_things(kind: str = "", section: str = "") -> Any:
     """Return what there is of one kind as plain values, or of every kind (but keys) by its name.
 
-    section: of the kind `keys`, the section or key to list. Raises `UserError` for an unknown kind
-    or section.
+    section: of the kind `keys`, the section or key to list; of `runs`, the folder or URI that they
+    are in. Raises `UserError` for an unknown kind or section, and `RunError` for a URI that cannot
+    be read.
     """
     kind = _known_kind(kind, section)
     if not kind:
         return {name: [one.tree() for one in things()] for name, things in _KINDS.items()}
     if kind == KEYS:
         return [_setting_tree(one) for one in settings_below(section)]
-    return [one.tree() for one in _KINDS[kind]()]
+    return [one.tree() for one in _things(kind, section)]
 
 
 def listing(kind: str = "", section: str = "") -> RenderableType:
@@ -80,26 +82,32 @@ def listing(kind: str = "", section: str = "") -> RenderableType:
         return Group(*(_names(name, things()) for name, things in _KINDS.items()), hint)
     if kind == KEYS:
         return _explained(settings_below(section), expanded=bool(section))
-    things = _KINDS[kind]()
-    return _names(kind, things) if kind in _PLAIN else Group(*_in_full(things))
+    things = _things(kind, section)
+    return _names(kind, things, section) if kind in _PLAIN else Group(*_in_full(things))
+
+
+def _things(kind: str, section: str) -> list[Thing]:
+    return runs_in(section) if section else _KINDS[kind]()
 
 
 def _known_kind(kind: str, section: str) -> str:
     kind = ALIASES.get(kind, kind)
     if kind and kind not in KINDS:
         raise unknown_name("kind", kind, [*KINDS, *ALIASES])
-    if section and kind != KEYS:
-        raise UserError("is for `cosup ls keys`", key="SECTION", value=section)
+    if section and kind not in (KEYS, "runs"):
+        problem = "is for `cosup ls keys` and `cosup ls runs`"
+        raise UserError(problem, key="SECTION", value=section)
     return kind
 
 
-def _names(kind: str, things: Iterable[Thing]) -> RenderableType:
+def _names(kind: str, things: Iterable[Thing], place: str = "") -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
     for thing in things:
         table.add_row(f"  {thing.name}", Text(thing.text))
-    none = Text(f"  (none{_LOOKED.get(kind, '')})")
+    looked = f" in {mask(place)}" if place else _LOOKED.get(kind, "")
+    none = Text(f"  (none{looked})")
     title = Text(_TITLES.get(kind, kind), style="bold")
     return Group(title, table if table.row_count else none)
 
@@ -235,44 +243,13 @@ def _control(control: Control) -> Thing:
 
 
 def _runs() -> list[Thing]:
-    """List the run directories of `outputs/` with their results."""
-    folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
-    return [_run(folder) for folder in folders if Layout(folder).is_run()]
+    """List the run directories of `outputs/`."""
+    return runs_in(str(RUNS)) if RUNS.is_dir() else []
 
 
-def _run(folder: Path) -> Thing:
-    facts = _results(folder)
-    return Thing(str(folder), _in_words(facts), facts=facts)
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    """Return a run's status, the student's accuracy (by loss), and its PGR if it is certain."""
-    try:
-        summary = Layout(folder).summary.read()
-        if "losses" in summary:
-            reached = {name: one["student"]["accuracy"] for name, one in summary["losses"].items()}
-            return {"status": summary["status"], "accuracy_by_loss": reached}
-        student = summary["student"]
-        certain = student.get("pgr_ci95") is not None
-        return {
-            "status": summary["status"],
-            "accuracy": student["accuracy"],
-            "pgr": student["pgr"] if certain else None,
-        }
-    except (RunError, KeyError, TypeError):
-        return {"status": "not finished"}
-
-
-def _in_words(results: Mapping[str, Any]) -> str:
-    status = str(results["status"])
-    if "accuracy_by_loss" in results:
-        reached = results["accuracy_by_loss"].items()
-        each = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in reached)
-        return f"{status}, student by loss: {each}"
-    if results.get("accuracy") is None:
-        return status
-    pgr = "" if results["pgr"] is None else f", PGR {results['pgr']:.3f}"
-    return f"{status}, student {results['accuracy']:.3f}{pgr}"
+def runs_in(place: str) -> list[Thing]:
+    """List the runs in a folder or at a URI with their results (`cosup.runs.run_results`)."""
+    return [Thing(one.place, one.in_words(), facts=one.facts) for one in results_in(place)]
 
 
 _TITLES = {"consistency": "consistency (filters)"}

@@ -66,6 +66,8 @@ def mirrored(place: str, *, resume: bool = False, overwrite: bool = False) -> It
                 f"{failure}; nothing is lost: the run is finished and complete in {staging.path}; "
                 "the same command with --resume copies it from there"
             ) from failure
+        with suppress(RunError):
+            staging.sign(ended=True)
         staging.empty()
 
 

@@ -29,16 +29,16 @@ from cosup.data.images import BrokenImage
 from cosup.data.table import ImageData
 from cosup.errors import UserError, unknown_of_many
 from cosup.files import write_atomic
-from cosup.layout import ReviewFiles
+from cosup.layout import File, ReviewFiles
 from cosup.links import check_inside
-from cosup.remote import is_uri
+from cosup.remote_copy import copy_of
 from cosup.report.review import Question, picture_of, write_review
 from cosup.runs.directory import locked_error, place_error
 from cosup.runs.lock import Locked, locked
 from cosup.runs.prepare import list_samples_of
 from cosup.words import plural
 
-__all__ = ["ask", "read"]
+__all__ = ["ask", "read", "to_fill_in"]
 
 COLUMNS = ("sample_id", "path", "suggested", "reason", "label")
 
@@ -74,10 +74,13 @@ def ask(place: str, number: int, seed: int | None = None, page: bool = True) -> 
             raise UserError("every image has an answer", where=place)
         questions = list(_questions(data, pool, rows, reasons, classes, page))
         files.pool.write(pool_table(pool, reasons, classes))
-        _write_questions(files.questions, questions)
+        _put_back(run)
+        table, shown_on = to_fill_in(run)
+        _write_questions(table, questions)
         if page:
-            write_review(files.page, run.name, questions, classes)
-    return _asked(place, files, [question.reason for question in questions], page)
+            write_review(shown_on, run.name, questions, classes)
+    reasons = [question.reason for question in questions]
+    return _asked(run.place, table, reasons, shown_on.path if page else None)
 
 
 def read(place: str, file: Path) -> RenderableType:
@@ -118,6 +121,7 @@ def read(place: str, file: Path) -> RenderableType:
                 "sources": [asdict(one) for one in found],
             }
         )
+        _put_back(run)
     blank = len(rows) - len(new)
     return Group(
         *_read_lines(new, blank, replaced, answers, _count(pool, reasons, answers, RANDOM)),
@@ -127,8 +131,6 @@ def read(place: str, file: Path) -> RenderableType:
 
 
 def _opened(place: str) -> Run:
-    if is_uri(place):
-        raise UserError("a local directory is reviewed; copy it first", where=place)
     run = load_run(place)
     check_inside(run.path, run.files.review.page.path)
     if run.few_shot:
@@ -152,6 +154,27 @@ def _writing(run: Run) -> Iterator[None]:
         raise locked_error(run.path, error.process) from None
     except PermissionError as error:
         raise place_error(run.path, f"not writable ({error.strerror})") from None
+
+
+def _put_back(run: Run) -> None:
+    """Copy the review of a run at a URI there. Raises `RunError` if that is not possible."""
+    copy = copy_of(run.path)
+    if copy is not None:
+        copy.put_back(run.files.review.folder)
+
+
+def to_fill_in(run: Run) -> tuple[Path, File]:
+    """Return the table that a person fills in, and the page that shows the images.
+
+    For a run at a URI they are in the working directory. Raises `UserError` for another table.
+    """
+    files = run.files.review
+    if copy_of(run.path) is None:
+        return files.questions, files.page
+    table = Path(f"{run.title}-review.csv")
+    if table.exists() and not table.read_bytes().startswith(",".join(COLUMNS).encode()):
+        raise UserError("exists and is no table of a review; move it away", where=str(table))
+    return table, File(table.with_suffix(".html"))
 
 
 def _earlier(run: Run) -> tuple[Pool, list[str]]:
@@ -242,15 +265,15 @@ def _count(pool: Pool, reasons: Sequence[str], answers: dict[str, str], reason: 
     return sum(name in answers and why == reason for name, why in chosen)
 
 
-def _asked(place: str, files: ReviewFiles, reasons: Sequence[str], page: bool) -> str:
+def _asked(place: str, questions: Path, reasons: Sequence[str], page: Path | None) -> str:
     random = sum(reason == RANDOM for reason in reasons)
     lines = [
         f"{plural(len(reasons), 'image')} to review: {random} drawn at random, which measure, and "
         f"{len(reasons) - random} contested ones, which tell whom to trust",
-        f"  table to fill in (column label)  {files.questions}",
+        f"  table to fill in (column label)  {questions}",
     ]
-    lines += [f"  the same with pictures           {files.page.path}"] if page else []
-    again = f"cosup review {shlex.quote(place)} --read {shlex.quote(str(files.questions))}"
+    lines += [f"  the same with pictures           {page}"] if page is not None else []
+    again = f"cosup review {shlex.quote(place)} --read {shlex.quote(str(questions))}"
     return "\n".join([*lines, f"then: {again}"])
 
 
@@ -287,5 +310,5 @@ def _with_interval(
 
 
 def _resume(run: Run) -> str:
-    config = shlex.quote(str(run.files.config.path))
-    return f"cosup run {config} --output {shlex.quote(str(run.path))} --resume"
+    config = shlex.quote("CONFIG" if copy_of(run.path) else str(run.files.config.path))
+    return f"cosup run {config} --output {shlex.quote(run.place)} --resume"

@@ -20,15 +20,13 @@ from cosup.files import TEMPORARY, user_cache, write_json
 from cosup.layout import LOCK, MARKER, Layout
 from cosup.manifest import MANIFEST
 from cosup.remote import Place, get, is_uri, join, listing, put, remove
+from cosup.remote_copy import ENDED, SESSION
 from cosup.secrets import mask
 
 __all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_root"]
 
 log = logging.getLogger(__name__)
 
-SESSION = ".cosup-mirror"
-"""At the URI: a file that names the staging folder that wrote there last. In a staging root: the
-folder with the records and locks of its runs."""
 SLACK = 50_000_000
 """Nanoseconds by which the time of files may lag behind the clock."""
 THREADS = 8
@@ -123,12 +121,14 @@ class Staging:
         self.pushed = {name: stamp for name, stamp in self.pushed.items() if name in there}
         self.pushed |= {name: files[name] for name in lacking if name in files}
 
-    def sign(self) -> None:
-        """Become the last writer of the URI; the record is stored before."""
+    def sign(self, ended: bool = False) -> None:
+        """Become the last writer of the URI; the record is stored before. ended: the run is
+        finished, and others may write beside it, such as a report."""
         self._keep()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / SESSION
-            write_json(file, {"staging": self.identity, "host": os.uname().nodename})
+            host = os.uname().nodename
+            write_json(file, {"staging": self.identity, "host": host, ENDED: ended})
             put(file, join(self.uri, SESSION))
 
     def push(self, *, last: bool = False, finished: bool = False) -> None:

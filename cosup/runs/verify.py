@@ -1,6 +1,5 @@
 """Tell the state of every file of a run, or of an exported student, and repair a run."""
 
-import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ from cosup.config import Config, read_config
 from cosup.errors import UserError
 from cosup.layout import FORMAT, Layout
 from cosup.manifest import Damaged, Manifest, State
-from cosup.remote import is_uri
+from cosup.origins import obtain_below, shown
+from cosup.remote import Place
+from cosup.remote_copy import folder_of, place_of
 from cosup.runs.directory import locked_error
 from cosup.runs.lock import Locked, check_unlocked
 from cosup.runs.repair import states_of
@@ -31,6 +32,11 @@ class Verified:
     is_recorded: bool
 
     @property
+    def place(self) -> Path | Place:
+        """Where the folder is: its path, or the URI that it was copied from."""
+        return place_of(self.folder)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every file is what was recorded."""
         return self.is_recorded and set(self.states.values()) <= {State.WHOLE}
@@ -39,7 +45,7 @@ class Verified:
         """Yield a line per file, and one that counts them."""
         for name, state in self.states.items():
             yield f"{state:<10}  {name}"
-        yield f"{self.folder}: {self.result()}"
+        yield f"{self.place}: {self.result()}"
 
     def result(self) -> str:
         """Return the state of the whole in a few words."""
@@ -54,7 +60,7 @@ class Verified:
     def tree(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
         return {
-            "path": str(self.folder),
+            "path": str(self.place),
             "whole": self.is_whole if self.is_recorded else None,
             "files": {name: str(state) for name, state in self.states.items()},
         }
@@ -62,7 +68,7 @@ class Verified:
 
 def verify(place: str) -> Verified:
     """Compare every file of a run, those of its seeds and losses too, or of an exported student,
-    with its manifest.
+    with its manifest. From a URI all files are copied, but for those that are here already.
 
     Raises `UserError` for another folder, for a run of a newer version of cosup, and for one that
     another process is writing; `Damaged` for a manifest that names a file elsewhere.
@@ -95,7 +101,7 @@ def own_config(found: Verified) -> Config:
     if found.states.get(files.config.path.name) is not State.WHOLE:
         raise UserError(
             "its config is damaged or gone; repair the run with the config that it was started "
-            f"with: cosup run CONFIG --output {shlex.quote(str(found.folder))} --resume",
+            f"with: cosup run CONFIG --output {shlex.quote(str(found.place))} --resume",
             where=f"run {found.folder}",
         )
     return read_config(str(files.config.path), ()).checked()
@@ -103,12 +109,11 @@ def own_config(found: Verified) -> Config:
 
 def _folder(place: str) -> Path:
     """Return the folder of a run or an exported student. Raises `UserError` for anything else."""
-    if is_uri(place):
-        raise UserError("a local directory is verified; copy it first", where=place)
-    folder = Path(os.path.expanduser(place))
+    folder = folder_of(place)
+    obtain_below(folder)
     if not (Layout(folder).is_run() or Manifest(folder).exists()):
         problem = "neither a run's directory nor an exported student"
-        raise UserError(problem if folder.exists() else "no such directory", where=place)
+        raise UserError(problem if folder.exists() else "no such directory", where=shown(folder))
     return folder
 
 

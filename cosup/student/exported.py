@@ -25,6 +25,7 @@ from cosup.models.images import InputSpec
 from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 from cosup.models.weights import hash_tensors
+from cosup.origins import obtain_below
 from cosup.student.folder import HEAD, TEAM, read_settings, student_folder
 from cosup.student.reading import check_fit, check_head, check_recorded, of_folder, read_tensors
 from cosup.student.schema import StudentFile
@@ -145,6 +146,7 @@ class ExportedStudent:
         where = str(self.folder)
         if self.folder is None or self.no_team is not None:
             raise UserError(f"the student has no team: {self.no_team}", where=where)
+        obtain_below(self.folder / TEAM)
         if not (self.folder / TEAM).is_dir():
             raise UserError("the student was exported without its team", where=where)
         device = next(self.model.parameters()).device
@@ -208,12 +210,13 @@ def load_student(
 ) -> ExportedStudent:
     """Load a student, whoever made it: nothing in its folder is run, and no pickle is read.
 
-    where: its folder, the directory of its run, or `hf-hub:owner/name[@revision]`. device: as
-    `execution.device`. packages: modules whose code you trust, which the student and its team may
-    import beside `cosup.models.trusted.PACKAGES`. Raises `UserError` for what is no student, a
-    folder of a newer format, weights that are missing, not finite or of another network, a backbone
-    with other weights than those that the head was trained on, and a module that is not allowed.
-    Raises `Damaged` (a `RunError`) for a file that is not what was written.
+    where: its folder, the directory of its run, a URI of either (`s3://bucket/runs/mine`), or
+    `hf-hub:owner/name[@revision]`. device: as `execution.device`. packages: modules whose code you
+    trust, which the student and its team may import beside `cosup.models.trusted.PACKAGES`. Raises
+    `UserError` for what is no student, a folder of a newer format, weights that are missing, not
+    finite or of another network, a backbone with other weights than those that the head was trained
+    on, a module that is not allowed, and a URI that cannot be used. Raises `Damaged` (a `RunError`)
+    for a file that is not what was written, and `RunError` for a URI that cannot be read.
     """
     folder = student_folder(where)
     settings = read_settings(folder)

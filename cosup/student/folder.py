@@ -35,6 +35,8 @@ from cosup.models.networks import Backbone
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 from cosup.models.weights import hash_tensors, hub_client
+from cosup.origins import has_folder, is_there, obtain_below, shown
+from cosup.remote_copy import folder_of
 from cosup.student.reading import check_recorded
 from cosup.student.schema import StudentFile, read_about
 from cosup.student.stored import BACKBONE, store_backbone
@@ -64,24 +66,27 @@ WEIGHTS = (CONFIG, NETWORK, HEAD)
 """Files that a form of the weights may have."""
 DOWNLOADED = ("*.json", "*.safetensors", CARD, MANIFEST)
 """Patterns of the files to download, at any depth."""
-ALLOWED = "a run directory, a student's folder, or hf-hub:owner/name"
+ALLOWED = "the directory or URI of a run or of a student, or hf-hub:owner/name"
 
 
 def student_folder(where: str | Path) -> Path:
     """Return the folder of a student.
 
-    where: that folder, the directory of its run, or `hf-hub:owner/name[@revision]`, which is
-    downloaded into the hub's cache. Raises `UserError` if there is no student.
+    where: that folder, the directory of its run, a URI of either, or
+    `hf-hub:owner/name[@revision]`, which is downloaded into the hub's cache. At a URI the files of
+    the student are copied, and those of its team when it is used. Raises `UserError` if there is no
+    student.
     """
     if str(where).startswith(HUB):
         return _downloaded(str(where))
-    path = Path(where)
-    if not path.is_dir():
-        raise UserError("no folder {value}", value=str(path), allowed=ALLOWED)
+    path = folder_of(where)
+    if not has_folder(path):
+        raise UserError("no folder {value}", value=shown(path), allowed=ALLOWED)
     for place in (path, Layout(path).student):
-        if (place / SETTINGS).is_file():
+        if is_there(place / SETTINGS):
+            obtain_below(place, but=lambda name: name.startswith(f"{TEAM}/"))
             return place
-    raise UserError(f"holds no student ({SETTINGS})", value=str(path), allowed=ALLOWED)
+    raise UserError(f"holds no student ({SETTINGS})", value=shown(path), allowed=ALLOWED)
 
 
 def _downloaded(name: str) -> Path:

@@ -246,8 +246,8 @@ def test_a_directory_of_runs_is_expanded(tmp_path: Path) -> None:
     loaded(tmp_path, one=random_answers(1, 0.5), two=random_answers(2, 0.5))
     assert [entry.path.name for entry in entries_in([tmp_path])] == ["one", "two"]
     with pytest.raises(UserError) as caught:
-        entries_in(["s3://a/b", tmp_path])
-    assert caught.value.where == "s3://a/b"
+        entries_in(["memory://a/b", tmp_path])
+    assert caught.value.where == "memory://a/b"
 
 
 def refused(runs: list[Entry]) -> UserError:

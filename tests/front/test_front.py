@@ -215,15 +215,16 @@ def test_several_seeds_and_losses_are_runs_within_a_run(finished: cosup.Run) -> 
 def test_a_run_at_a_uri(here: Path, monkeypatch: pytest.MonkeyPatch, finished: cosup.Run) -> None:
     monkeypatch.setenv("COSUP_CACHE", str(here / "cache"))
     uri = f"file://{here}/there/tiny"
-    run = cosup.run(TREE, output=uri)
-    assert str(run.path) == uri
-    assert run.accuracy == finished.accuracy
-    assert "<table" in run._repr_html_()
-    for use in (run.student, run.labels, lambda: run.decisions, lambda: cosup.load_run(uri)):
-        with pytest.raises(UserError) as caught:
-            use()
-        assert uri in str(caught.value)
-    assert len(cosup.load_run(here / "there" / "tiny").labels()) == len(finished.labels())
+    for run in (cosup.run(TREE, output=uri), cosup.load_run(uri)):
+        assert run.place == uri
+        assert uri in str(run)
+        assert uri in run._repr_html_()
+        assert run.accuracy == finished.accuracy
+        assert run.labels().equals(finished.labels())
+        assert run.decisions.equals(finished.decisions)
+        assert run.student().classes == finished.student().classes
+        assert run.report().is_file()
+    assert str(here / "cache") not in repr(run)
 
 
 def test_what_is_no_run_is_refused(here: Path) -> None:

@@ -139,7 +139,7 @@ def test_mistakes_are_one_line_each(
     for arguments, named in (
         ([str(tmp_path / "none")], str(tmp_path / "none")),
         ([str(tmp_path)], str(tmp_path)),
-        (["s3://bucket/run"], "s3://bucket/run"),
+        (["nosuch://bucket/run"], "nosuch://bucket/run"),
         ([str(finished_run), "--output", str(other)], f"--output: '{other}'"),
         ([str(finished_run), "--output", str(tmp_path)], f"--output: '{tmp_path}'"),
         ([str(finished_run), "--text", "--output", "x"], "--text"),

@@ -145,7 +145,7 @@ def test_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "labels.csv" in line(str(world), "-o", str(world / "labels.csv"), "--overwrite")
     assert "own" in line(str(world), "-o", "own")
     assert "nowhere" in line("nowhere")
-    assert "s3://bucket/run" in line("s3://bucket/run")
+    assert "nosuch://bucket/run" in line("nosuch://bucket/run")
     (world / "labels.parquet").unlink()
     assert str(world) in line(str(world))
     assert not (world / FORMATS["csv"].file).exists()

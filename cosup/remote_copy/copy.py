@@ -1,0 +1,345 @@
+"""One copy: what is at its URI, what of it is here, and how a file gets here."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cosup.errors import RunError, UserError
+from cosup.files import write_atomic, write_json
+from cosup.manifest import MANIFEST, Entry, Manifest, State
+from cosup.origins import origin_of, register
+from cosup.remote import Listed, Place, get, is_uri, join, listed, put, split
+from cosup.remote_copy.cache import folder_for, in_use, make_room, record_of
+from cosup.remote_copy.cut_back import cut_back
+from cosup.remote_copy.session import SESSION, writer_of
+from cosup.secrets import mask
+
+__all__ = ["Copy", "copy_of", "folder_of", "place_of"]
+
+log = logging.getLogger(__name__)
+
+PAUSES = (1.0, 3.0)
+"""Seconds before a file that does not fit its manifest is read again, as the run may be written."""
+THREADS = 8
+"""Files that are fetched at once."""
+SUMMARY = "summary.json"
+"""The file that a run writes last."""
+
+Mark = tuple[int, str]
+"""Size and digest of the newest entry of a file in its manifest."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of the copy as it was fetched. mark: None for a file that no manifest lists."""
+
+    size: int
+    changed: int | None
+    mark: Mark | None
+
+
+def folder_of(place: str | Path) -> Path:
+    """Return the folder of a run, of a folder of runs or of an exported student.
+
+    It is the place itself for a path, and the up-to-date copy for a URI, in which files are fetched
+    when they are read. Raises `UserError` for a URI that cannot be used or where nothing is, and
+    `RunError` for one that cannot be read (no permission, no network); both name the URI.
+    """
+    if not is_uri(str(place)):
+        return Path(os.path.expanduser(place))
+    body, question, options = str(place).partition("?")
+    folder = folder_for(str(place))
+    uri = body.rstrip("/") + question + options
+    known = origin_of(folder)
+    copy = known[0] if known is not None and isinstance(known[0], Copy) else Copy(uri, folder)
+    copy.refresh()
+    register(copy)
+    return folder
+
+
+def copy_of(path: Path) -> "Copy | None":
+    """Return the copy that a path is in, or None."""
+    found = origin_of(path)
+    return found[0] if found is not None and isinstance(found[0], Copy) else None
+
+
+def place_of(path: Path) -> Path | Place:
+    """Return where a run is: the path itself, or for one in a copy its URI."""
+    found = origin_of(path)
+    if found is None or not isinstance(found[0], Copy):
+        return path
+    return Place(join(found[0].uri, found[1]) if found[1] else found[0].uri)
+
+
+class Copy:
+    """The copy of what is at a URI, in a folder of this machine (an `Origin`).
+
+    there: what is at the URI. kept: what of it is here.
+    """
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self.uri, self._folder = uri, folder
+        self.there: dict[str, Listed] = {}
+        self.kept: dict[str, Kept] = {}
+        self._ready: set[str] = set()
+        self._recorded: dict[str, Mark | None] = {}
+        self._entries: dict[Path, dict[str, Entry]] = {}
+        self._texts: dict[str, bytes] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Return the local folder."""
+        return self._folder
+
+    @property
+    def name(self) -> str:
+        """Return the URI, to be printed."""
+        return mask(self.uri)
+
+    def place(self, name: str) -> str:
+        """Return the URI of a file, or of the folder for "", to be printed."""
+        return mask(join(self.uri, name)) if name else self.name
+
+    def names(self) -> Collection[str]:
+        """Return the files at the URI."""
+        return self.there
+
+    def order(self, name: str) -> float:
+        """Return the place of a file in its manifest, or its time where no manifest lists it."""
+        found = self._manifest_of(name)
+        recorded = [] if found is None else list(found.entries())
+        own = None if found is None else found.name(self.folder / name)
+        if own in recorded:
+            return float(recorded.index(own))
+        return float(self.there[name].changed or 0)
+
+    def refresh(self) -> None:
+        """List what is at the URI, and forget what is here of files that have changed since."""
+        there = _listed(self.uri)
+        there.pop(SESSION, None)
+        if not there:
+            raise UserError("there is no run, and no file", where=self.name)
+        for name in there:
+            if ".." in PurePosixPath(name).parts or "\0" in name:
+                raise UserError(f"holds a file named {name!r}", where=self.name)
+        with in_use(self.folder):
+            self._entries.clear()
+            self.there, self.kept = there, self._record()
+            self._ready, self._texts = set(), {}
+            manifests = [name for name in there if PurePosixPath(name).name == MANIFEST]
+            self._get([name for name in manifests if not self._is_current(name)])
+            self._texts = {name: (self.folder / name).read_bytes() for name in manifests}
+            self._recorded = {name: self._mark(name) for name in there}
+            self._sweep()
+            self._keep()
+        make_room()
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Copy files into the folder that are not in it as they are at the URI.
+
+        Raises `RunError` if the URI cannot be read, or the run there is replaced at this moment. A
+        file that is damaged there is copied as it is.
+        """
+        asked = [name for name in names if name in self.there]
+        wanted = [n for n in asked if n not in self._ready or not (self.folder / n).is_file()]
+        if not wanted:
+            return
+        with in_use(self.folder):
+            self._entries.clear()
+            lacking = [n for n in wanted if not self._is_current(n) or self._is_damaged(n)]
+            if lacking:
+                size = sum(self.there[name].size for name in lacking)
+                self._get(lacking)
+                self._settle(lacking)
+                self._keep()
+                files = f"{len(lacking)} file{'s' if len(lacking) > 1 else ''}"
+                log.debug("fetched %s, %d bytes, from %s", files, size, self.name)
+            self._ready |= set(wanted)
+
+    def put_back(self, written: Path) -> None:
+        """Copy to the URI what was written into the copy: a file, or the files of a folder.
+
+        The manifest that records them goes first, as in a run. Raises `RunError` if the URI cannot
+        be written, or if a run may be writing there: its own files and manifest would be lost.
+        """
+        files = [written] if written.is_file() else sorted(written.rglob("*"))
+        names = [self._name(path) for path in files if path.is_file()]
+        with in_use(self.folder):
+            self._entries.clear()
+            changed = [name for name in names if self._is_other(name)]
+            marked = [name for name in changed if self._mark(name) is not None]
+            manifests = [found for name in marked if (found := self._manifest_of(name)) is not None]
+            recorded = sorted({self._name(manifest.path) for manifest in manifests})
+            self._check_free(written, recorded)
+            for name in [*recorded, *changed]:
+                put(self.folder / name, join(self.uri, name))
+            self.there = _listed(self.uri)
+            self.there.pop(SESSION, None)
+            self._texts |= {name: (self.folder / name).read_bytes() for name in recorded}
+            self._note([name for name in [*recorded, *changed] if name in self.there])
+            self._recorded |= {name: self._mark(name) for name in changed}
+            self._keep()
+
+    def _check_free(self, written: Path, manifests: Iterable[str]) -> None:
+        """Raise `RunError` if a run may be writing at the URI, or has written since it was read."""
+        below = PurePosixPath(self._name(written)).parents
+        above = [join(self.uri, str(name)) for name in below if str(name) != "."]
+        with suppress(UserError):  # the URI may be that of a seed of a run
+            above.append(split(self.uri)[0])
+        for uri in (self.uri, *above):
+            if (host := writer_of(uri)) is not None:
+                raise RunError(f"a run on {host} may be writing there", where=self.name)
+        for name in manifests:
+            if self._text(name) != self._texts[name]:
+                raise RunError("it has changed since it was read", where=self.name)
+
+    def _get(self, names: Iterable[str]) -> None:
+        """Copy files from the URI, several at once."""
+        names = list(names)
+        with ThreadPoolExecutor(THREADS) as threads:
+            found = list(threads.map(self._got, names))
+        if not all(found):
+            gone = names[found.index(False)]
+            raise RunError(f"{gone} was removed while it was read; try again", where=self.name)
+        self._note(names)
+
+    def _got(self, name: str) -> bool:
+        return get(join(self.uri, name), self.folder / name)
+
+    def _note(self, names: Iterable[str]) -> None:
+        """Record how files were fetched; those that are damaged are fetched again next time."""
+        self._entries.clear()
+        for name in names:
+            found = self.there[name]
+            self.kept[name] = Kept(found.size, found.changed, self._mark(name))
+            if self._is_damaged(name):
+                del self.kept[name]
+
+    def _settle(self, names: list[str]) -> None:
+        """Fetch files again that are not what their manifest says, and at last cut it back."""
+        wrong = [name for name in names if self._is_damaged(name)]
+        for pause in PAUSES:
+            if not wrong:
+                return
+            before = dict(self._texts)
+            self._read_manifests(wrong)
+            if before == self._texts and self._has_ended():
+                return  # nobody writes there: they are damaged
+            time.sleep(pause)
+            self.there = {**self.there, **_listed(self.uri)}
+            self.there.pop(SESSION, None)
+            self._get(wrong)
+            wrong = [name for name in wrong if self._is_damaged(name)]
+        for name in wrong:
+            manifest = self._manifest_of(name)
+            if manifest is not None and cut_back(manifest, self.folder / name):
+                log.info("%s is being written: its state before that is read", self.place(name))
+                self.kept.pop(self._name(manifest.path), None)  # to be fetched again next time
+                self._note([name])
+
+    def _has_ended(self) -> bool:
+        return any(PurePosixPath(name).name == SUMMARY for name in self.there)
+
+    def _read_manifests(self, names: Iterable[str]) -> None:
+        """Fetch the manifests of files again. Raises `RunError` if one was written anew."""
+        found = {self._name(m.path) for n in names if (m := self._manifest_of(n)) is not None}
+        for name in found:
+            text = self._text(name)
+            if not text.startswith(self._texts[name]):
+                problem = "the run was resumed or replaced while it was read; try again"
+                raise RunError(problem, where=self.name)
+            write_atomic(self.folder / name, text)
+            self._texts[name] = text
+        self._entries.clear()
+
+    def _text(self, name: str) -> bytes:
+        """Return a file at the URI."""
+        file = self.folder.with_name(f".{self.folder.name}.text")
+        if not get(join(self.uri, name), file):
+            raise RunError(f"{name} was removed while it was read; try again", where=self.name)
+        text = file.read_bytes()
+        file.unlink()
+        return text
+
+    def _is_current(self, name: str) -> bool:
+        """Return whether a file is here as it is at the URI."""
+        kept, found = self.kept.get(name), self.there[name]
+        path = self.folder / name
+        if kept is None or not path.is_file() or path.stat().st_size != kept.size:
+            return False
+        mark = self._mark(name)
+        if mark is not None and PurePosixPath(name).name != MANIFEST:
+            return kept.mark == mark and kept.size == found.size
+        stamp = (found.size, found.changed)
+        return found.changed is not None and (kept.size, kept.changed) == stamp
+
+    def _is_other(self, name: str) -> bool:
+        """Return whether a file here is another than the one at the URI."""
+        mark = self._mark(name)
+        return mark is None or name not in self.there or self._recorded.get(name) != mark
+
+    def _is_damaged(self, name: str) -> bool:
+        manifest = self._manifest_of(name)
+        return manifest is not None and manifest.state(self.folder / name) is State.DAMAGED
+
+    def _mark(self, name: str) -> Mark | None:
+        """Return what the manifest says of a file."""
+        manifest = self._manifest_of(name)
+        if manifest is None:
+            return None
+        if manifest.folder not in self._entries:
+            self._entries[manifest.folder] = manifest.entries()
+        found = self._entries[manifest.folder].get(manifest.name(self.folder / name))
+        return None if found is None else (found.size, found.sha256)
+
+    def _manifest_of(self, name: str) -> Manifest | None:
+        """Return the manifest that lists a file: the one in the nearest folder above."""
+        for above in PurePosixPath(name).parents:
+            own = (above / MANIFEST).as_posix()
+            if own != name and own in self.there:
+                return Manifest(self.folder / above)
+        return None
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _sweep(self) -> None:
+        """Remove what is here of files that are not at the URI, or are others there."""
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):
+                    path.rmdir()
+                continue
+            name = self._name(path)
+            is_manifest = name in self._texts  # which has just been fetched
+            if not is_manifest and not (name in self.there and self._is_current(name)):
+                path.unlink()
+                self.kept.pop(name, None)
+        self.kept = {name: kept for name, kept in self.kept.items() if name in self.there}
+
+    def _record(self) -> dict[str, Kept]:
+        """Return what an earlier process has fetched."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads(record_of(self.folder).read_text())["kept"]
+            return {
+                name: Kept(size, changed, None if mark is None else (int(mark[0]), str(mark[1])))
+                for name, (size, changed, mark) in found.items()
+            }
+        return {}
+
+    def _keep(self) -> None:
+        kept = {name: (one.size, one.changed, one.mark) for name, one in self.kept.items()}
+        write_json(record_of(self.folder), {"uri": self.name, "kept": kept})
+
+
+def _listed(uri: str) -> dict[str, Listed]:
+    try:
+        return listed(uri)
+    except UserError as error:
+        raise error.at(()) from error  # the URI is in no setting
