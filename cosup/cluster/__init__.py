@@ -35,10 +35,13 @@ def run_with_backend(
     check_run(config, None if isinstance(place, Place) else place, resume, overwrite)
     from cosup.cluster.backend import RayBackend
     from cosup.cluster.session import connected
+    from cosup.cluster.storage import RunStorage, check_shared
 
-    with (
-        connected(config.execution) as nodes,
-        RayBackend(config.execution, nodes) as backend,
-        mirrored(where, resume=resume, overwrite=overwrite) as directory,
-    ):
-        return run_config(config, directory, resume, overwrite, backend)
+    with connected(config.execution) as nodes:
+        if config.student.mode == "finetune":
+            check_shared(where)
+        with (
+            RayBackend(config.execution, nodes, RunStorage.of(where)) as backend,
+            mirrored(where, resume=resume, overwrite=overwrite) as directory,
+        ):
+            return run_config(config, directory, resume, overwrite, backend)

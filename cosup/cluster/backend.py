@@ -16,6 +16,7 @@ from cosup.cluster.session import (
     check_capacity,
     gpus_per_process,
 )
+from cosup.cluster.storage import RunStorage
 from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection
@@ -23,7 +24,7 @@ from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
-from cosup.runs.backend import TeacherGroup
+from cosup.runs.backend import HEADS_BYTES, TeacherGroup
 from cosup.student.jobs import Launcher
 from cosup.teachers.annotate import OnShard
 from cosup.teachers.base import Teacher, Training
@@ -42,12 +43,15 @@ class RayBackend(Closeable):
     """Trains teachers, annotates, extracts features and trains students on the connected cluster.
 
     Only one kind of processes runs at a time, so that each can use the whole cluster. Closing the
-    backend ends them. The constructor raises `UserError` if the cluster lacks the resources that
-    the section asks for.
+    backend ends them. storage: where the run is written. The constructor raises `UserError` if the
+    cluster lacks the resources that the section asks for.
     """
 
-    def __init__(self, execution: ExecutionSection, nodes: Sequence[Node]) -> None:
+    def __init__(
+        self, execution: ExecutionSection, nodes: Sequence[Node], storage: RunStorage
+    ) -> None:
         self.execution = execution
+        self.storage = storage
         teachers, features, student = execution.teachers, execution.features, execution.student
         gpus = {
             "teachers": gpus_per_process(teachers.num_gpus, execution.device, nodes, TEACHER_GPU),
@@ -77,7 +81,12 @@ class RayBackend(Closeable):
         )
         execution = self.execution
         self._launcher = RayLauncher(
-            self.setup, self.allocations["student"], tries=execution.tries, wait=execution.wait
+            self.setup,
+            self.allocations["student"],
+            self.storage,
+            tries=execution.tries,
+            wait=execution.wait,
+            kept_bytes=HEADS_BYTES,
         )
 
         def identity(section: BackboneSection) -> str:
@@ -92,7 +101,7 @@ class RayBackend(Closeable):
 
     @property
     def launcher(self) -> Launcher:
-        """Trains students by Ray Train, whose workers start with the first training."""
+        """Trains networks by Ray Train, and heads in this process."""
         assert self._launcher is not None, "launcher before begin"
         return self._launcher
 
@@ -126,8 +135,6 @@ class RayBackend(Closeable):
 
     def close(self) -> None:
         """End all processes."""
-        if self._launcher is not None:
-            self._launcher.close()
         if self._pool is not None:
             _, pool = self._pool
             self._pool = None

@@ -1,168 +1,174 @@
-"""The training loop of a Ray Train worker: it takes one training after another from the queue.
+"""A worker of Ray Train: one rank of the training of a network.
 
-A worker runs the same job as a local run on its slice of every batch, and reads the images itself.
-The first rank sends steps, the state of the unfinished training, and the result to the driver.
+It runs the same job as a local run on its slice of every batch, and reads the images itself. The
+first rank reports the states of the unfinished training and the trained network as checkpoints, and
+sends steps to the driver.
 """
 
-import io
-import os
-import threading
+import shutil
+import tempfile
 import time
-import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import ray
+import ray.train
 import torch
-from numpy.typing import NDArray
-from ray.exceptions import RayError
+from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor, nn
 
+from cosup import remote
 from cosup.cluster.actor import Setup
-from cosup.cluster.training_queue import PIECE_BYTES
-from cosup.data.table import ImageData
-from cosup.errors import RunError, UserError, in_short
-from cosup.models.compute import Compute
-from cosup.models.ranks import Ranks, joined
+from cosup.errors import RunError, UserError
+from cosup.models.loop_state import States, Write
+from cosup.models.ranks import joined
 from cosup.models.watch import recorded
-from cosup.student.jobs import HeadJob, NetworkJob
+from cosup.student.jobs import NetworkJob
 
-__all__ = ["QueuedTraining", "work"]
+__all__ = ["RESULT", "Message", "Training", "work"]
 
+STATE, RESULT = "state", "network"
+"""Files of a checkpoint: the state of an unfinished training, the trained network's tensors."""
 REPORT_SECONDS = 5.0
 """Time after which a step is reported that is not recorded."""
 
+Message = tuple[int, int, float, dict[str, float]] | tuple[int, UserError | RunError]
+"""What a training tells the driver, after its number: a step, its loss and metrics, or an error
+that another try cannot fix."""
+
 
 @dataclass(frozen=True)
-class QueuedTraining:
-    """A training as it is sent to workers.
+class Training:
+    """The training of a network as it is sent to workers.
 
-    result: file of the result on the driver's disk. features: object reference to the features of a
-    head job, which are shared without copying. state: file of the unfinished training's state on
-    the driver's disk, or "".
+    number: its place among those of one call. job: holds a reference to the job. uri: its folder in
+    the run's storage. attempt: name of the folder, in that one, of this run of Ray Train. reported:
+    whether steps are sent to the driver.
     """
 
-    job: HeadJob | NetworkJob
-    result: str
-    features: Any = None
-    state: str = ""
+    number: int
+    job: tuple[Any]
+    uri: str
+    attempt: str
+    reported: bool
 
 
-def work(queue: Any, setup: Setup) -> None:
-    """Run trainings until the queue is stopped; raise errors that another try may fix."""
+def work(training: Training, setup: Setup, inbox: Any) -> None:
+    """Run the training, from its latest state if there is one, and report the network.
+
+    inbox: a `ray.util.queue.Queue` of messages to the driver, which ends Ray Train after an error.
+    """
     from ray.train.torch import get_device
 
     setup.apply()
     device = get_device() if setup.device == "cuda" else torch.device("cpu")
-    worker = TrainWorker(queue, setup, device, joined(device))
-    number = 0
-    while (found := ray.get(queue.next.remote(worker.ranks.rank, number))) is not None:
-        if number == 0:  # not earlier: a process that finds the queue aborted has to return
-            threading.Thread(target=_exit_on_abort, args=(queue,), daemon=True).start()
-        number, (reference,) = found
-        try:
-            worker.run(number, ray.get(reference))
-        except (UserError, RunError) as error:
-            ray.get(queue.failed.remote(number, error))
-            if worker.ranks.size > 1:
-                raise  # the other workers may be waiting for this one
-        except Exception as error:
-            ray.get(queue.crashed.remote(number, in_short(error, named=True)))
-            raise
+    ranks = joined(device)
+    job: NetworkJob = ray.get(training.job[0])
+    if isinstance(job.lesson.guidance.live, nn.Module):
+        job.lesson.guidance.live.to(device)
+    compute = replace(setup.compute(device), ranks=ranks)
+    reports = training.reported and ranks.rank == 0
+    on_step = _StepReporter(inbox, training.number, job.total_steps) if reports else None
+    states = StoredStates(training.uri, training.attempt)
+    try:
+        network = job.run(setup.load_data(), compute, on_step, states)
+    except (UserError, RunError) as error:
+        inbox.put((training.number, error))
+        raise
+    _report_network(network.model.state_dict() if ranks.rank == 0 else None)
 
 
-def _exit_on_abort(queue: Any) -> None:
-    """End this process when the queue is aborted, also within a training step.
+class StoredStates(States):
+    """Keeps the states of a training as checkpoints in the run's storage, where a thread of Ray
+    Train writes them.
 
-    Ray Train then replaces it by one that finds the queue stopped, and returns.
+    All states that are there are read, not only those that Ray Train has recorded: it records them
+    a while later, or not at all if the driver is killed.
     """
-    with suppress(RayError):  # the queue is gone, and with it the driver
-        ray.get(queue.wait_for_abort.remote())
-        os._exit(1)
+
+    def __init__(self, uri: str, attempt: str) -> None:
+        self.uri, self.attempt = uri, attempt
+        self._uploading: Future[None] | None = None
+
+    def saved(self) -> Iterator[Path]:
+        """Yield copies of the states, that of the most steps first."""
+        names = [name for name in remote.listing(self.uri) if name.endswith(f"/{STATE}")]
+        for name in sorted(names, key=_step_of, reverse=True):
+            folder = tempfile.mkdtemp(prefix="cosup-state-")
+            try:
+                if remote.get(remote.join(self.uri, name), Path(folder, STATE)):
+                    yield Path(folder, STATE)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def save(self, step: int, write: Write | None) -> None:
+        """Report a checkpoint."""
+        if write is None:
+            ray.train.report({"step": step}, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+            return
+        self._uploading = Future()
+        ray.train.report(
+            {"step": step},
+            checkpoint=Checkpoint.from_directory(tempfile.mkdtemp(prefix="cosup-state-")),
+            checkpoint_dir_name=f"{step:09d}-{uuid.uuid4().hex[:8]}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._uploader(write, self._uploading),
+        )
+
+    def wait(self) -> None:
+        """Wait for the thread."""
+        uploading, self._uploading = self._uploading, None
+        if uploading is not None:
+            uploading.result()
+
+    def _uploader(
+        self, write: Write, uploading: "Future[None]"
+    ) -> Callable[[Checkpoint, str], Checkpoint]:
+        """Return a function that writes a state to the folder of a new checkpoint, and from there
+        to a checkpoint of this name in the storage."""
+
+        def upload(local: Checkpoint, name: str) -> Checkpoint:
+            uri = remote.join(self.uri, self.attempt, name)
+            try:
+                write(Path(local.path, STATE))
+                remote.put(Path(local.path, STATE), remote.join(uri, STATE))
+            except BaseException as error:
+                uploading.set_exception(error)
+                raise
+            uploading.set_result(None)
+            filesystem, path = remote.file_system(uri)
+            return Checkpoint(path, filesystem)
+
+        return upload
 
 
-class TrainWorker:
-    """One rank: runs trainings, and keeps the data that it has loaded."""
+def _step_of(name: str) -> str:
+    """Return the digits of the step in the name of a state: ATTEMPT/STEP-UNIQUE/state."""
+    return name.split("/")[-2].partition("-")[0]
 
-    def __init__(self, queue: Any, setup: Setup, device: torch.device, ranks: Ranks) -> None:
-        self.queue, self.setup, self.device, self.ranks = queue, setup, device, ranks
 
-    @cached_property
-    def data(self) -> ImageData:
-        return self.setup.load_data()
-
-    def run(self, number: int, training: QueuedTraining) -> None:
-        """Run a training, from its saved state if there is one, and send the result."""
-        on_step = None
-        if self.ranks.rank == 0:
-            on_step = _StepReporter(self.queue, number, training.job.total_steps)
-        if isinstance(training.job, HeadJob):
-            job = replace(training.job, features=_read_only_tensor(ray.get(training.features)))
-            compute = Compute(self.device, ranks=self.ranks)
-            result: Mapping[str, Tensor] = job.run(compute, on_step).state_dict()
-        else:
-            result = self._train_network(number, training, training.job, on_step)
-        if self.ranks.rank == 0:
-            content = io.BytesIO()
-            torch.save(dict(result), content)
-            self._send(number, content, training.result)
-            ray.get(self.queue.done.remote(number))
-
-    def _train_network(
-        self,
-        number: int,
-        training: QueuedTraining,
-        job: NetworkJob,
-        on_step: "_StepReporter | None",
-    ) -> Mapping[str, Tensor]:
-        live = job.lesson.guidance.live
-        if isinstance(live, nn.Module):
-            live.to(self.device)
-        with TemporaryDirectory(prefix="cosup-state-") as folder:
-            scratch = Path(folder) if training.state else None
-            if scratch is not None and self.ranks.rank == 0:
-                self._fetch(training.state, scratch / job.state)
-
-            def send_state(state: Path) -> None:
-                with state.open("rb") as file:
-                    self._send(number, file, training.state)
-
-            compute = replace(self.setup.compute(self.device, scratch), ranks=self.ranks)
-            return job.run(self.data, compute, on_step, send_state).model.state_dict()
-
-    def _send(self, number: int, file: io.BufferedIOBase, path: str) -> None:
-        """Write a file to the driver's disk."""
-        size, start = file.seek(0, os.SEEK_END), 0
-        file.seek(0)
-        while True:
-            piece = file.read(PIECE_BYTES)
-            last = start + len(piece) == size
-            ray.get(self.queue.write.remote(number, path, start, piece, last))
-            start += len(piece)
-            if last:
-                return
-
-    def _fetch(self, path: str, to: Path) -> None:
-        """Copy a file from the driver's disk, if it exists."""
-        with to.open("wb") as file:
-            while piece := ray.get(self.queue.read.remote(path, file.tell())):
-                file.write(piece)
-            empty = not file.tell()
-        if empty:
-            to.unlink()
+def _report_network(tensors: Mapping[str, Tensor] | None) -> None:
+    """Report the trained network as the last checkpoint; every rank calls it."""
+    if tensors is None:
+        ray.train.report({})
+        return
+    folder = tempfile.mkdtemp(prefix="cosup-network-")
+    try:
+        torch.save(dict(tensors), Path(folder, RESULT))
+        ray.train.report({}, checkpoint=Checkpoint.from_directory(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _StepReporter:
-    """Reports the recorded steps to the queue, and others from time to time."""
+    """Sends the recorded steps to the driver, and others from time to time."""
 
-    def __init__(self, queue: Any, number: int, steps: int) -> None:
-        self.queue, self.number, self.steps = queue, number, steps
+    def __init__(self, inbox: Any, number: int, steps: int) -> None:
+        self.inbox, self.number, self.steps = inbox, number, steps
         self.last = time.monotonic()
 
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
@@ -171,11 +177,4 @@ class _StepReporter:
             return
         self.last = now
         means = {name: float(value.float().mean()) for name, value in metrics.items()}
-        self.queue.step.remote(self.number, step, loss, means)
-
-
-def _read_only_tensor(array: NDArray[np.generic]) -> Tensor:
-    """Return the array as a tensor without copying; it must not be written to."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns of read-only arrays
-        return torch.from_numpy(array)
+        self.inbox.put((self.number, step, loss, means))

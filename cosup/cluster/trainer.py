@@ -1,20 +1,21 @@
-"""Training of students by Ray Train: one TorchTrainer, whose workers run many trainings.
+"""Trainings of students on a cluster: networks by Ray Train, heads by the driver.
 
-Starting its processes takes Ray Train many seconds, longer than most heads take to fit, so they
-stay from the first training to the last. Ray Train places the workers, joins them in a process
-group, and replaces all of them when one dies. A replaced training resumes from its own state, which
-is saved to the driver's disk; so do trainings of a driver that was killed.
+Each network has a `TorchTrainer` of its own, and as many train side by side as the cluster has room
+for. Ray Train places the workers, joins them in a process group, and replaces all of them when one
+dies or its node is preempted. A replaced training continues from its latest checkpoint; so do the
+trainings of a driver that was killed. Starting the workers takes some ten seconds, more than most
+heads take to fit, and their features would have to be copied to them.
 """
 
 import copy
 import logging
 import math
 import os
-import shutil
 import signal
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,22 +26,30 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
+from cosup import remote
 from cosup.cluster.actor import Setup
-from cosup.cluster.session import Allocation, Closeable, describe_nodes, find_nodes
-from cosup.cluster.train_worker import QueuedTraining, work
-from cosup.cluster.training_queue import TrainingQueue
+from cosup.cluster.session import Allocation, describe_nodes, find_nodes
+from cosup.cluster.storage import RunStorage
+from cosup.cluster.train_worker import RESULT, Training, work
 from cosup.data.table import ImageData
-from cosup.errors import RunError, in_short
+from cosup.errors import RunError, UserError, in_short
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.heads import HeadBank, head_bank
 from cosup.models.watch import OnStep
-from cosup.student.jobs import HeadJob, NetworkJob
+from cosup.student.jobs import LocalLauncher, NetworkJob
 from cosup.words import plural
 
 __all__ = ["RayLauncher"]
@@ -51,199 +60,246 @@ PLACE_SECONDS = 10.0
 """Time that Ray Train waits for a place before it starts anew."""
 SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # The watcher is an actor of its own, for checkpoints that are not reported here.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{PLACE_SECONDS:g}",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 """Environment variables of Ray Train, unless the user has set them."""
+CHECKPOINTS = 2
+"""Checkpoints of a training that are kept."""
+POLL_SECONDS = 0.2
 END_SECONDS = 30.0
-"""Time for Ray Train to end by itself before it is killed."""
+"""Time for the processes of a training that is stopped to end."""
 
 
-class RayLauncher(Closeable):
-    """Trains students on the cluster that this process is connected to.
+class RayLauncher(LocalLauncher):
+    """Trains networks on the cluster that this process is connected to, and heads in this process.
 
-    allocation: the workers. tries: how often a training may fail without progress. wait: seconds to
-    wait for a place. The workers start with the first training, and end when the launcher is
-    closed; a later training starts new ones.
+    allocation: the workers of each training. tries: how often a training may fail. wait: seconds to
+    wait for a place. kept_bytes: memory for heads that later jobs may ask for again.
     """
 
-    def __init__(self, setup: Setup, allocation: Allocation, *, tries: int, wait: float) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        allocation: Allocation,
+        storage: RunStorage,
+        *,
+        tries: int,
+        wait: float,
+        kept_bytes: int = 0,
+    ) -> None:
+        super().__init__(kept_bytes)
         self.setup = replace(setup, device=allocation.device)
         self.allocation = allocation
+        self.storage = storage
         self.tries, self.wait = tries, wait
-        self._queue: Any = None
-        self._fit: Any = None  # the result of the task that runs Ray Train
-        self._folder = Path()
-        self._features: tuple[torch.Tensor, Any] | None = None
-
-    def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
-        """Return the fitted heads; raise the errors of the fit, and `RunError` for the cluster's.
-
-        compute: not used, the workers have their own.
-        """
-        job.check(self.allocation.count)
-        if self._features is None or self._features[0] is not job.features:
-            self._features = (job.features, ray.put(job.features.numpy()))
-        sent = replace(job, features=torch.empty(0))
-        bank = head_bank(self._run(sent, on_step, features=self._features[1]))
-        return bank.requires_grad_(False)
-
-    def heads_together(
-        self, jobs: Sequence[HeadJob], compute: Compute, on_step: OnStep | None
-    ) -> list[HeadBank]:
-        """Return the fitted heads of each job, fitted one after the other; errors as `heads`."""
-        return [
-            self.heads(job, compute, None if number else on_step) for number, job in enumerate(jobs)
-        ]
 
     def network(
         self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
     ) -> Classifier:
-        """Return the job's trained classifier; raise the errors of the training, and `RunError` for
-        the cluster's."""
-        assert data.fingerprint == self.setup.known.fingerprint, "workers read the run's own data"
-        job.check(self.allocation.count)
-        state = "" if compute.scratch is None else str((compute.scratch / job.state).absolute())
-        job.classifier.model.load_state_dict(self._run(_on_cpu(job), on_step, state=state))
-        return job.classifier.eval().requires_grad_(False)
+        """Return the job's trained classifier; errors as of `networks`."""
+        return self.networks([job], data, compute, on_step)[0]
 
-    def close(self, abort: bool = False) -> None:
-        """End the workers (abort: within a training step) and wait until they are gone."""
-        if self._queue is None:
-            return
-        queue, self._queue, self._features = self._queue, None, None
-        try:
-            ray.get(queue.stop.remote(abort))
-            if not ray.wait([self._fit], timeout=END_SECONDS)[0]:
-                log.warning("Ray Train does not end; killing it")
-                ray.cancel(self._fit, force=True)
-                ray.wait([self._fit], timeout=END_SECONDS)
-            ray.kill(queue)
-        except RayError as error:
-            log.warning("ending Ray Train: %s", in_short(error))
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _run(
+    def networks(
         self,
-        job: HeadJob | NetworkJob,
+        jobs: Sequence[NetworkJob],
+        data: ImageData,
+        compute: Compute,
         on_step: OnStep | None,
-        features: Any = None,
-        state: str = "",
-    ) -> dict[str, torch.Tensor]:
-        """Have the workers run a training; return the tensors of its result."""
-        try:
-            if self._queue is None:
-                self._start()
-            result = self._folder / "result.pt"
-            reference = ray.put(QueuedTraining(job, str(result), features, state))
-            ray.get(self._queue.submit.remote([reference]))
-            self._wait_for_end(on_step)
-            content = torch.load(result, weights_only=True)
-            result.unlink()
-            return dict(content)
-        except RayError as error:
-            self.close(abort=True)
-            raise RunError(f"Ray Train: {in_short(error)}") from error
-        except BaseException:
-            self.close(abort=True)
-            raise
+    ) -> list[Classifier]:
+        """Return the classifiers, trained side by side.
 
-    def _start(self) -> None:
-        """Start the queue, and Ray Train, which runs until the queue is stopped."""
-        self._folder = Path(tempfile.mkdtemp(prefix="cosup-ray-train-"))
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        queue: Any = ray.remote(TrainingQueue)
-        self._queue = queue.options(num_cpus=0, scheduling_strategy=here).remote(self.tries)
-        # In a task, which can be cancelled: its end is the end of all processes of Ray Train. In
-        # this process, Ray Train would handle Ctrl-C itself and exit with status 0.
-        task: Any = ray.remote(_fit)
-        task = task.options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+        Raises the error of a training after all have ended, and `RunError` for the cluster's.
+        """
+        assert data.fingerprint == self.setup.known.fingerprint, "workers read the run's own data"
+        assert compute.scratch is not None, "workers keep states in the storage of the run"
+        counts = [job.workers(self.allocation.count) for job in jobs]
+        uris = [self.storage.uri_of(compute.scratch / job.state_name(data)) for job in jobs]
+        trainings = [
+            Training(number, (ray.put(_on_cpu(job)),), uri, uuid.uuid4().hex[:8], number == 0)
+            for number, (job, uri) in enumerate(zip(jobs, uris, strict=True))
+        ]
+        with _inbox() as inbox:
+            running = _Running(self, inbox, on_step)
+            try:
+                for training, count in zip(trainings, counts, strict=True):
+                    running.wait_until_fewer_than(self.room())
+                    running.start(training, count)
+                running.wait_until_fewer_than(1)
+            except RayError as error:
+                raise RunError(f"Ray Train: {in_short(error)}") from error
+            finally:
+                running.stop()
+        for number, job in enumerate(jobs):
+            job.classifier.model.load_state_dict(_fetch(running.results[number]))
+        return [job.classifier.eval().requires_grad_(False) for job in jobs]
+
+    def room(self) -> int:
+        """Return how many trainings the nodes have room for at once, at least 1."""
+        wanted = self.allocation
+        places = sum(node.fits(wanted.num_cpus, wanted.num_gpus) for node in find_nodes())
+        return max(1, places // wanted.count)
+
+
+class _Running:
+    """The trainings of a launcher that are under way.
+
+    inbox: where their messages arrive. results: URI of the trained network by number.
+    """
+
+    def __init__(self, launcher: RayLauncher, inbox: Queue, on_step: OnStep | None) -> None:
+        self.launcher, self.inbox, self.on_step = launcher, inbox, on_step
+        self.tasks: dict[Any, Training] = {}
+        self.results: dict[int, str] = {}
+        self.furthest = 0
+
+    def start(self, training: Training, workers: int) -> None:
+        """Start Ray Train in a task on this node, which can be interrupted.
+
+        In this process, Ray Train would handle Ctrl-C itself and exit with status 0.
+        """
+        launcher = self.launcher
+        task: Any = ray.remote(_fit)  # type: ignore[arg-type]
         settings = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
-        run = {"queue": self._queue, "setup": self.setup, "allocation": self.allocation}
-        self._fit = task.remote(**run, wait=self.wait, folder=str(self._folder), settings=settings)
+        reference = task.options(num_cpus=0, max_retries=0, scheduling_strategy=_here()).remote(
+            partial(work, training, launcher.setup, self.inbox),
+            replace(launcher.allocation, count=workers),
+            training,
+            tries=launcher.tries,
+            wait=launcher.wait,
+            settings=settings,
+        )
+        self.tasks[reference] = training
 
-    def _wait_for_end(self, on_step: OnStep | None) -> None:
-        """Report steps until the training has ended; raise the error that it failed with."""
-        furthest = 0
-        while True:
-            ended, _ = ray.wait([self._fit], timeout=0)
-            for kind, content in ray.get(self._queue.take_events.remote(1.0)):
-                if kind == "done":
-                    return
-                if kind == "failed":
-                    raise content
-                if kind == "exhausted":
-                    raise RunError(
-                        f"the student's training failed {plural(self.tries, 'time')} without "
-                        f"progress; the last error: {content or 'a worker died'}"
-                    )
-                step, loss, metrics = content
-                if on_step is not None and step > furthest:  # a restart repeats earlier steps
-                    on_step(step, loss, {n: torch.tensor(v) for n, v in metrics.items()})
-                furthest = max(step, furthest)
-            if ended:
-                raise self._end_of_ray_train()
+    def wait_until_fewer_than(self, count: int) -> None:
+        """Pass on steps until fewer trainings are under way; raise the error of one that fails."""
+        while len(self.tasks) >= count:
+            ended, _ = ray.wait(list(self.tasks), timeout=POLL_SECONDS)
+            self._read_messages()
+            for task in ended:
+                training = self.tasks.pop(task)
+                self.results[training.number] = self._result(task, training)
 
-    def _end_of_ray_train(self) -> RunError:
-        """Return the error for Ray Train ending before the training."""
-        wanted, reason = self.allocation, "no reason given"
+    def stop(self) -> None:
+        """Interrupt the trainings that are under way, and wait until they have ended.
+
+        Ray Train then removes its workers and their placement group; a kill would leave the group.
+        """
+        tasks, self.tasks = list(self.tasks), {}
+        for force in (False, True):
+            for task in tasks:
+                ray.cancel(task, force=force)
+            if tasks:
+                _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=END_SECONDS)
+        if tasks:
+            log.warning("Ray Train does not end")
+
+    def _read_messages(self) -> None:
+        for number, *content in self.inbox.get_nowait_batch(self.inbox.qsize()):
+            if len(content) == 1:
+                raise content[0]
+            step, loss, metrics = content
+            assert number == 0, "only the first training reports its steps"
+            if self.on_step is not None and step > self.furthest:  # a restart repeats earlier steps
+                self.on_step(step, loss, {n: torch.tensor(v) for n, v in metrics.items()})
+            self.furthest = max(step, self.furthest)
+
+    def _result(self, task: Any, training: Training) -> str:
         try:
-            ray.get(self._fit)
+            return remote.join(training.uri, training.attempt, ray.get(task), RESULT)
         except RayTaskError as error:
-            reason = in_short(error.cause)
-            if isinstance(error.cause, ControllerError):
-                return RunError(
-                    f"the student's training: {plural(wanted.count, 'worker')} of {wanted} did not "
-                    f"start in {self.wait:g} s (execution.wait); the cluster has "
-                    f"{describe_nodes(find_nodes())} ({reason})"
-                )
-        return RunError(f"Ray Train has ended: {reason}")
+            raise self._explained(error.cause) from error
+
+    def _explained(self, cause: BaseException) -> RunError | UserError:
+        """Return the error for a training that Ray Train has given up."""
+        launcher, wanted = self.launcher, self.launcher.allocation
+        if isinstance(cause, RunError | UserError):
+            return cause
+        if isinstance(cause, WorkerGroupError):
+            last = next(iter(cause.worker_failures.values()), cause)
+            return RunError(
+                f"the student's training failed {plural(launcher.tries, 'time')} "
+                f"(execution.tries); the last error: {in_short(last, named=True)}"
+            )
+        if isinstance(cause, ControllerError):
+            return RunError(
+                f"the student's training: {plural(wanted.count, 'worker')} of {wanted} did not "
+                f"start in {launcher.wait:g} s (execution.wait); the cluster has "
+                f"{describe_nodes(find_nodes())} ({in_short(cause)})"
+            )
+        return RunError(f"Ray Train: {in_short(cause, named=True)}")
 
 
 def _fit(
-    queue: Any,
-    setup: Setup,
-    allocation: Allocation,
+    loop: Callable[[], None],
+    workers: Allocation,
+    training: Training,
+    *,
+    tries: int,
     wait: float,
-    folder: str,
-    settings: dict[str, str],
-) -> None:
-    """Run Ray Train until the queue is stopped; raise its `ControllerError` if no place is found
-    for the workers in `wait` seconds.
+    settings: Mapping[str, str],
+) -> str:
+    """Run Ray Train, and return the name of the last checkpoint, which has the trained network.
 
-    settings: environment variables.
+    Raises its `ControllerError` if no place is found for the workers in `wait` seconds, and its
+    `WorkerGroupError` after `tries` failures. settings: environment variables.
     """
     os.environ.update(settings)
     seconds = float(settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
-    gpus = allocation.num_gpus
-    resources = {"CPU": allocation.num_cpus, **({"GPU": gpus} if gpus else {})}
+    gpus = workers.num_gpus
+    resources = {"CPU": workers.num_cpus, **({"GPU": gpus} if gpus else {})}
     # Ranks that share a GPU cannot use NCCL; states and random numbers are on the CPU.
     backend = "cpu:gloo,cuda:nccl" if gpus >= 1 else "gloo"
     limits: Any = {  # Ray's types name an older class
-        "max_failures": -1,  # the queue counts: a training with progress is tried again
+        "max_failures": tries - 1,
         "controller_failure_limit": max(0, math.ceil(wait / seconds) - 1),
     }
+    filesystem, path = remote.file_system(training.uri)
     trainer = TorchTrainer(
-        partial(work, queue, setup),
+        loop,
         torch_config=TorchConfig(backend=backend),
         scaling_config=ScalingConfig(
-            num_workers=allocation.count, use_gpu=gpus > 0, resources_per_worker=resources
+            num_workers=workers.count, use_gpu=gpus > 0, resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name=f"cosup-{uuid.uuid4().hex}",
-            storage_path=folder,
+            name=training.attempt,
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(**limits),
+            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS),
         ),
     )
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit()
+        checkpoint = trainer.fit().checkpoint
     finally:  # Ray Train's handler refers to its controller, which would stay with this process
         signal.signal(signal.SIGINT, handler)
+    assert checkpoint is not None, "the network is reported as a checkpoint"
+    return Path(checkpoint.path).name
+
+
+@contextmanager
+def _inbox() -> Iterator[Queue]:
+    """Yield a queue of messages on this node."""
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
+    try:
+        yield queue
+    finally:
+        queue.shutdown(force=True)
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _fetch(uri: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a trained network."""
+    with tempfile.TemporaryDirectory(prefix="cosup-network-") as folder:
+        file = Path(folder, RESULT)
+        if not remote.get(uri, file):
+            raise RunError("the trained network is gone", where=str(remote.Place(uri)))
+        return dict(torch.load(file, weights_only=True))
 
 
 def _on_cpu(job: NetworkJob) -> NetworkJob:

@@ -47,10 +47,6 @@ class Compute:
         """Return a context manager that runs matrix products and convolutions in `precision`."""
         return autocast(self.device, self.precision)
 
-    def state_file(self, name: str) -> Path | None:
-        """Return the file in `scratch` for the state of a training; None where none is saved."""
-        return None if self.scratch is None or not name else self.scratch / name
-
 
 DEFAULT_COMPUTE = Compute()
 """The CPU in float32, without a cache."""

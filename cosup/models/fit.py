@@ -22,7 +22,6 @@ from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.full_batch import fit_full_batch
 from cosup.models.heads import HeadBank, HeadBanks, build_heads, use_class_means
 from cosup.models.optimize import build_optimizer, set_rate
-from cosup.models.ranks import Ranks, check_slices
 from cosup.models.samples import CHUNK, Samples, Shuffle, column_scaling
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.models.watch import (
@@ -166,10 +165,8 @@ def fit_heads(
     """Fit one head per member set and return them as a bank on the CPU.
 
     on_step(step from 1, mean loss per head, metrics) is called every step on a CPU and every 25th
-    elsewhere; on_heads likewise with the loss of each head, on one rank. Of several ranks each
-    computes its slice of every batch. The same `fit` gives the same heads. Raises `ValueError` as
-    `HeadFit.check_shapes`, `RunError` for a loss that is not finite, `UserError` for batches that
-    the ranks can't share.
+    elsewhere; on_heads likewise with the loss of each head. The same `fit` gives the same heads.
+    Raises `ValueError` as `HeadFit.check_shapes`, `RunError` for a loss that is not finite.
     """
     fit.check_shapes()
     return _fit_group([fit], compute, on_step, on_heads)[0]
@@ -211,18 +208,15 @@ def _fit_group(
             whole = [fit_full_batch(fit, compute, on_step, on_heads)]
             whole += [fit_full_batch(one, compute) for one in fits[1:]]
         return [_finished(bank, one) for bank, one in zip(whole, fits, strict=True)]
-    training, ranks, total = fit.training, compute.ranks, fit.total_steps
+    training, total = fit.training, fit.total_steps
     banks = HeadBanks([one.start() for one in fits]).to(compute.device)
     samples = [one.samples(compute.device) for one in fits]
     generators = [torch_generator(fit.seed, "batches", h) for h in range(len(fit.members))]
     shuffles = [Shuffle(*pair) for pair in zip(fit.members, generators, strict=True)]
-    with within("training"):
-        check_slices(fit.batch_size, ranks.size)
     optimizer = build_optimizer(banks, training)
-    module = ranks.wrap(banks)
     monitors = [_HeadMonitor(one, compute) for one in fits]
     monitors[0].on_step, monitors[0].on_heads = on_step, on_heads
-    shared = [_SharedLoss(places, samples, monitors, ranks) for places in _with_one_loss(monitors)]
+    shared = [_SharedLoss(places, samples, monitors) for places in _with_one_loss(monitors)]
     # Threads as for one fit: sums over several threads differ in the last digits.
     what = f"fitting {plural(sum(len(one.members) for one in fits), 'head')}: step"
     multiplications = fit.batch_size * next(iter(banks)).weight.numel()
@@ -230,8 +224,7 @@ def _fit_group(
         for step in range(total):
             set_rate(optimizer, training, step, total)
             rows = torch.stack([shuffle.draw(fit.batch_size) for shuffle in shuffles])
-            rows = rows[:, ranks.own(fit.batch_size)]
-            logits = module(samples[0].inputs(rows))
+            logits = banks(samples[0].inputs(rows))
             parts = [each(logits, rows, step, total) for each in shared]
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(parts)
@@ -273,9 +266,8 @@ class _SharedLoss:
         places: Sequence[int],
         samples: Sequence[Samples],
         monitors: Sequence["_HeadMonitor"],
-        ranks: Ranks,
     ) -> None:
-        self.places, self.ranks = places, ranks
+        self.places = places
         self.samples = [samples[place] for place in places]
         self.monitors = [monitors[place] for place in places]
         self.objective = self.monitors[0].fit.objective
@@ -290,7 +282,7 @@ class _SharedLoss:
         assert wanted is not None
         progress = step / max(1, total - 1)
         losses, metrics = self.objective(scores, wanted, progress, true)
-        by_head = _mean(losses, weight, self.ranks)
+        by_head = _mean(losses, weight)
         for place, monitor in enumerate(self.monitors):
             own = slice(place * self.heads, (place + 1) * self.heads)
             monitor.check(step, by_head[own], metrics)
@@ -317,7 +309,6 @@ class _HeadMonitor:
         self.every = 1 if compute.device.type == "cpu" else CHECK_EVERY
         self.on_step: OnStep | None = None
         self.on_heads: OnHeads | None = None
-        self.ranks = compute.ranks
         self.first = self.last = math.nan
         self.by_head = torch.empty(0)
         self.metrics: Metrics = {}
@@ -331,9 +322,9 @@ class _HeadMonitor:
         """Check the losses of the heads [H] after the forward pass of a step (from 0)."""
         if not self._checks(step):
             return
-        objective, self.metrics = self.ranks.means(by_head.sum(), metrics)
+        self.metrics = metrics
         self.by_head = by_head.detach()
-        self.last = float(objective.detach()) / len(self.fit.members)
+        self.last = float(self.by_head.sum()) / len(self.fit.members)
         self.first = self.last if step == 0 else self.first
         if not math.isfinite(self.last):
             raise RunError(_diverged(step + 1, self.fit))
@@ -402,16 +393,11 @@ def _few_threads(multiplications: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _mean(losses: Tensor, weight: Tensor | None, ranks: Ranks) -> Tensor:
-    """Return the (weighted) mean loss [H] over each head's batch [H, B].
-
-    On several ranks it is scaled so that the mean over the ranks is the mean over the batch.
-    """
-    if ranks.size > 1 and weight is None:
-        weight = torch.ones_like(losses)
+def _mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the (weighted) mean loss [H] over each head's batch [H, B]."""
     if weight is None:
         return losses.mean(-1)
-    return (losses * weight).sum(-1) / ranks.mean(weight.sum(-1)).clamp_min(1e-12)
+    return (losses * weight).sum(-1) / weight.sum(-1).clamp_min(1e-12)
 
 
 def _finished(bank: HeadBank, fit: HeadFit) -> HeadBank:

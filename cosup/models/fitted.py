@@ -113,7 +113,7 @@ def _content(fit: HeadFit, compute: Compute) -> str:
         fit.head.model_dump_json(),
         fit.training.model_dump_json(),
         (fit.seed, fit.total_steps, fit.hard, fit.targets.num_classes),
-        (str(compute.device), compute.ranks.size),
+        str(compute.device),
     )
     digest = hashlib.sha256(repr(settings).encode())
     tensors = {**fit.targets.tensors(), **{f"rows {h}": rows for h, rows in enumerate(fit.members)}}

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cosup.errors import UserError
 from cosup.models.compute import Compute
 from cosup.models.heads import HeadBank
 from cosup.models.watch import OnHeads, OnStep, head_accuracy, is_watched
@@ -45,13 +44,8 @@ def fit_full_batch(
 
     The loss is the (weighted) mean over a head's samples plus weight_decay / 2 times its squared
     weights. on_step, on_heads: called per pass over the samples of the first head, with a number
-    that is at most that of the iterations. Returns the bank on the device. Raises `UserError` on
-    several ranks.
+    that is at most that of the iterations. Returns the bank on the device.
     """
-    if compute.ranks.size > 1:
-        raise UserError(
-            "fits a head in one process", key="optimizer", value="lbfgs", allowed="adam or adamw"
-        )
     start = fit.start()
     heads = []
     for place in range(len(start)):

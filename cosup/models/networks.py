@@ -24,8 +24,6 @@ from cosup.models.section import BackboneSection
 from cosup.models.weights import downloads, hash_tensors, load_into, read_weights
 from cosup.seeds import seed_for
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-"""Layers that need at least two samples per batch in training."""
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 

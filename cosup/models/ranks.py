@@ -1,14 +1,14 @@
 """Data-parallel training: the ranks of a process group, and batch norm over all of them.
 
-Each rank computes on its slice of every batch. `SyncedNorms` makes batch norm use the statistics of
-the whole batch. torch's SyncBatchNorm needs GPUs and replaces the modules; here the networks stay
-unchanged, and the calls of `torch.batch_norm` are intercepted during training.
+Each rank computes on its slice of every batch. Batch norm uses the statistics of the whole batch:
+by torch's SyncBatchNorm where each rank has a GPU of its own, which replaces the modules during the
+training. It needs NCCL; elsewhere the networks stay unchanged, and `SyncedNorms` intercepts the
+calls of `torch.batch_norm`.
 """
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,24 +25,31 @@ from cosup.losses.base import Metrics
 
 __all__ = [
     "ALONE",
+    "BATCH_NORMS",
     "Ranks",
     "SyncedNorms",
     "check_slices",
     "joined",
+    "with_sync_norms",
 ]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers that need at least two samples per batch in training."""
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The rank of this process among `size` processes that train one model together.
 
-    wrap: function that returns the module with gradients averaged over the ranks. With one process
-    all methods are no-ops.
+    wrapped: opens a context with the module, its gradients averaged over the ranks. norms: opens
+    one in which batch norms use the statistics of the whole batch, for a pass of that module. With
+    one process all methods are no-ops.
     """
 
     rank: int = 0
     size: int = 1
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+    wrapped: Callable[[nn.Module], AbstractContextManager[nn.Module]] = nullcontext
+    norms: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def own(self, count: int) -> slice:
         """Return this rank's slice of a batch of `count` samples; the slices are disjoint."""
@@ -63,10 +70,6 @@ class Ranks:
         values = [loss.detach(), *(value.detach() for value in metrics.values())]
         means = self._mean_of(values)
         return means[0], dict(zip(metrics, means[1:], strict=True))
-
-    def norms(self) -> AbstractContextManager[object]:
-        """Return a context manager in which batch norms use the statistics of the whole batch."""
-        return contextlib.nullcontext() if self.size == 1 else SyncedNorms()
 
     def gathered(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order."""
@@ -96,22 +99,60 @@ ALONE = Ranks()
 
 def joined(device: torch.device) -> Ranks:
     """Return the rank of this process in torch's process group."""
-    size = dist.get_world_size()
-    return ALONE if size == 1 else Ranks(dist.get_rank(), size, partial(_distributed, device))
+    rank, size = dist.get_rank(), dist.get_world_size()
+    if size == 1:
+        return ALONE
+    if device.type == "cuda" and "nccl" in dist.get_backend_config():
+        return Ranks(rank, size, partial(_distributed, device, with_sync_norms))
+    return Ranks(rank, size, partial(_distributed, device, nullcontext), SyncedNorms)
 
 
-def _distributed(device: torch.device, module: nn.Module) -> nn.Module:
-    # Buffers are equal on all ranks already. Some networks have weights that get no gradient
-    # (another head, the norm of an embedding); DDP fails on them without the search.
+@contextmanager
+def _distributed(
+    device: torch.device,
+    prepared: Callable[[nn.Module], AbstractContextManager[nn.Module]],
+    module: nn.Module,
+) -> Iterator[nn.Module]:
+    with prepared(module):
+        yield _averaging(device, module)
+
+
+def _averaging(device: torch.device, module: nn.Module) -> DistributedDataParallel:
     with warnings.catch_warnings():
         # The new name of the argument does not exist in all supported versions of torch.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         return DistributedDataParallel(
             module,
             device_ids=None if device.type == "cpu" else [device],
-            broadcast_buffers=False,
-            find_unused_parameters=True,
+            broadcast_buffers=False,  # they are equal on all ranks already
+            gradient_as_bucket_view=True,
+            # Some networks have weights that get no gradient (another head, the norm of an
+            # embedding). They are the same in all steps, so that one search finds them.
+            static_graph=True,
         )
+
+
+@contextmanager
+def with_sync_norms(module: nn.Module) -> Iterator[nn.Module]:
+    """Replace the batch norms in a module by torch's SyncBatchNorm, and put them back at the end.
+
+    Both share their tensors, under the same names.
+    """
+    # torch's function drops the activation of timm's norms.
+    from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
+
+    found = [
+        (parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, BATCH_NORMS)
+    ]
+    convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    try:
+        yield module
+    finally:
+        for parent, name, child in found:
+            setattr(parent, name, child)
 
 
 def check_slices(batch_size: int, size: int, parts: int = 1, pairs: bool = False) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,10 +15,12 @@ from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.images import Mixing, Pixels
-from cosup.models.networks import BATCH_NORMS
+from cosup.models.loop_state import States
+from cosup.models.ranks import BATCH_NORMS
 from cosup.models.section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.protocols import NetworkOutput
+from cosup.seeds import forked_seeds
 from cosup.settings import registered_name
 from cosup.settings.losses import LOSSES
 
@@ -69,20 +70,18 @@ class TrainContext:
 
     seed: seed of dropout, mixing and erasing. compute: device, precision and ranks; each rank gets
     its own slice of every batch. report: called with the step from 1, the mean loss and metrics;
-    every step on a CPU, every 25th elsewhere. state: file of the loop's state, written every
-    `training.save_every` steps (read and written by rank 0; the caller removes it after saving the
-    trained network). saved: called after the state was written. identity: a hash of what is
-    trained; a state with another hash is ignored. live: networks that are run on the augmented
-    images of every batch, or None. live_annotations: replace the targets by the probabilities of
-    `live`. settings: key of the training section, for errors. watch: function from the module to
-    metrics that are reported after some steps (`is_watched`).
+    every step on a CPU, every 25th elsewhere. states: keeps the loop's state, which is saved every
+    `training.save_every` steps (the caller removes it after saving the trained network), or None.
+    identity: a hash of what is learned; a state with another hash is ignored. live: networks that
+    are run on the augmented images of every batch, or None. live_annotations: replace the targets
+    by the probabilities of `live`. settings: key of the training section, for errors. watch:
+    function from the module to metrics that are reported after some steps (`is_watched`).
     """
 
     seed: int = 0
     compute: Compute = DEFAULT_COMPUTE
     report: OnStep | None = None
-    state: Path | None = None
-    saved: Callable[[Path], None] | None = None
+    states: States | None = None
     identity: str = ""
     live: Live | None = None
     live_annotations: bool = False
@@ -136,11 +135,14 @@ class Step:
         chance = training.augment.erase
         device = str(self.compute.device)
         self.erase = _erasing(chance, device) if chance else None
+        self.warm = self.compute.ranks.size == 1
 
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Metrics]:
         """Return the weighted mean loss (detached) and mean metrics over all parts of a batch."""
         total = self._total_weight(batch)
         parts = _parts(batch, self.training.accumulate)
+        if not self.warm:
+            self._warm_up(parts[0], progress)
         loss, sums = torch.zeros((), device=self.compute.device), dict[str, Tensor]()
         for number, part in enumerate(parts):
             if self.compute.ranks.size == 1:  # else norms use the images of all ranks
@@ -154,6 +156,21 @@ class Step:
             for name, value in metrics.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(parts)
         return loss, sums
+
+    def _warm_up(self, part: Batch, progress: float) -> None:
+        """Run a pass of which nothing remains.
+
+        In its first pass, `DistributedDataParallel` finds the weights that get no gradient, and the
+        order in which it exchanges the others, on which the last digits of the means depend. So
+        that a resumed training has the digits of a whole one, no step is the first pass.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        with forked_seeds(0, self.compute.device):
+            torch.autograd.backward(self._losses(part, progress)[0])
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        self.module.zero_grad(set_to_none=True)
+        self.warm = True
 
     def _losses(self, part: Batch, progress: float) -> tuple[Tensor, Metrics]:
         """Return the weighted sum of the losses of a part, and its metrics."""

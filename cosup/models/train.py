@@ -1,29 +1,24 @@
 """Train a network on images, for students and teachers, on one device or several.
 
-The state of the loop is saved to a file, from which a killed run resumes bit for bit. The caller
-gives the module, the batches from any step on, the objective, and a `TrainContext` (seed, compute
-context, callbacks, file of the state). The loop reads no global and keeps no other state, so that a
-distributed launcher can wrap it.
+The state of the loop is saved beside it, and a killed run resumes from it bit for bit
+(`cosup.models.loop_state`). The caller gives the module, the batches from any step on, the
+objective, and a `TrainContext` (seed, compute context, callbacks, where states are kept). The loop
+reads no global and keeps no other state, so that a distributed launcher can wrap it.
 """
 
 import contextlib
-import hashlib
-import json
-import logging
 import math
-import zipfile
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cosup.errors import RunError, in_short, within
-from cosup.files import write_atomic
+from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
 from cosup.models.fit import CHECK_EVERY
 from cosup.models.images import Pixels
+from cosup.models.loop_state import LoopState, identity_of
 from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.section import TrainingSection
 from cosup.models.step import (
@@ -37,134 +32,18 @@ from cosup.models.step import (
     compiled,
 )
 from cosup.models.watch import is_watched, learning_rate
-from cosup.models.weights import hash_tensors
 from cosup.progress import working_on
-from cosup.seeds import forked_seeds, random_states, restore_random_states, seed_for
+from cosup.seeds import forked_seeds, seed_for
 from cosup.stopping import asked_to_stop, finishing_steps
 
 __all__ = [
     "Batch",
     "Batches",
     "Live",
-    "LoopState",
     "TrainContext",
     "TrainModule",
-    "identity_of",
     "train_network",
 ]
-
-
-log = logging.getLogger(__name__)
-
-FORMAT = 2
-
-
-def identity_of(
-    module: nn.Module,
-    objective: Objective,
-    training: TrainingSection,
-    steps: int,
-    context: TrainContext,
-) -> str:
-    """Return a hash of the training that a saved state belongs to: data, settings, start."""
-    parts = (
-        FORMAT,
-        context.identity,
-        context.seed,
-        context.compute.ranks.size,
-        str(context.compute.device),
-        context.compute.precision,
-        steps,
-        training.model_dump(mode="json", exclude={"save_every"}),
-        repr(objective),
-        hash_tensors(module.state_dict()),
-    )
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-class LoopState:
-    """Weights, optimiser, scheduler, averaged weights, step and random states, saved atomically.
-
-    Only the first rank reads and writes the file, and sends the content to the others, so that all
-    ranks resume at the same step.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Any,
-        ema: nn.Module | None,
-        context: TrainContext,
-        identity: str,
-    ) -> None:
-        parts = {"module": module, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
-        self.parts = {name: part for name, part in parts.items() if part is not None}
-        self.path = context.state
-        self.saved = context.saved
-        self.device = context.compute.device
-        self.ranks = context.compute.ranks
-        self.identity = identity
-
-    def save(self, step: int, *, due: bool) -> None:
-        """Save the state after `step` steps if it is due. Raises `RunError` if the disk is full."""
-        if self.path is None or not due:
-            return
-        states = self.ranks.gathered(random_states(self.device))
-        if self.ranks.rank:
-            return
-        content = {
-            "identity": self.identity,
-            "step": step,
-            "random": states[0],
-            "others": states[1:],
-            **{name: part.state_dict() for name, part in self.parts.items()},
-        }
-        write_atomic(self.path, lambda temporary: torch.save(content, temporary))
-        if self.saved is not None:
-            self.saved(self.path)
-
-    def restore(self) -> int:
-        """Restore a saved state; return the number of completed steps, 0 without a usable state."""
-        if self.path is None:
-            return 0
-        content = self.ranks.first(None if self.ranks.rank else self._read())
-        if content is None:
-            return 0
-        for name, part in self.parts.items():
-            part.load_state_dict(content[name])
-        states = [content["random"], *content["others"]]
-        restore_random_states(states[self.ranks.rank], self.device)
-        step = int(content["step"])
-        log.info("resuming from %s after %d steps", self.path, step)
-        return step
-
-    def _read(self) -> dict[str, Any] | None:
-        """Return the content of the file if it is complete and belongs to this training."""
-        if self.path is None or not self.path.exists():
-            return None
-        try:
-            _check_archive(self.path)
-            # Random states must stay on the CPU; load_state_dict moves the other tensors.
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            identity = content["identity"]
-            missing = {"step", "random", "others", *self.parts} - set(content)
-        except Exception as error:  # a damaged file raises errors of many kinds
-            reason = in_short(error)
-            log.warning("%s is not readable, training starts again: %s", self.path, reason)
-            return None
-        if identity != self.identity or missing:
-            log.warning("%s belongs to another training, this one starts again", self.path)
-            return None
-        return dict(content)
-
-
-def _check_archive(path: Path) -> None:
-    """Raise an exception for a file of `torch.save` with wrong bytes: `torch.load` does not compare
-    the checksums that are in it."""
-    with zipfile.ZipFile(path) as archive:
-        if (wrong := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"{wrong} is not what was written")
 
 
 def train_network(
@@ -196,14 +75,14 @@ def train_network(
         optimizer = build_network_optimizer(module, training)
         scheduler = build_scheduler(optimizer, training, steps)
         ema = None if training.ema is None else ModelEmaV3(module, decay=training.ema)
-        kept = context.state is not None
-        identity = identity_of(module, objective, training, steps, context) if kept else ""
-        state = LoopState(module, optimizer, scheduler, ema, context, identity)
+        state = _loop_state(module, optimizer, scheduler, ema, objective, training, steps, context)
         start = state.restore()
         with compiled(module, training.compile), contextlib.ExitStack() as stack:
-            if kept and ranks.size == 1:
+            if context.states is not None and ranks.size == 1:
                 stack.enter_context(finishing_steps())
-            run = Step(ranks.wrap(module), pixels.to(device), objective, training, context)
+            stack.enter_context(state)
+            wrapped = stack.enter_context(ranks.wrapped(module))
+            run = Step(wrapped, pixels.to(device), objective, training, context)
             monitor = _LossMonitor(training, steps, context)
             shown = module if ema is None else ema.module
             stream = batches(start)
@@ -220,7 +99,8 @@ def train_network(
                 if ema is not None:
                     ema.update(module)
                 stops = asked_to_stop()
-                state.save(step + 1, due=stops or (step + 1) % training.save_every == 0)
+                if stops or (step + 1) % training.save_every == 0:
+                    state.save(step + 1)
                 monitor.report(step, loss, {**metrics, **learning_rate(optimizer)}, shown)
                 advance(1)
                 if stops:
@@ -229,6 +109,26 @@ def train_network(
         module.load_state_dict(ema.module.state_dict())
     monitor.end(module)
     return module.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def _loop_state(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    ema: nn.Module | None,
+    objective: Objective,
+    training: TrainingSection,
+    steps: int,
+    context: TrainContext,
+) -> LoopState:
+    """Return the state of a loop before its first step. `identity_of` reads the whole network."""
+    compute, identity = context.compute, ""
+    if context.states is not None:
+        identity = identity_of(
+            module, objective, training, steps, context.seed, compute, context.identity
+        )
+    parts = {"module": module, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
+    return LoopState(parts, context.states, compute, identity)
 
 
 def _close(stream: Iterator[Batch]) -> None:

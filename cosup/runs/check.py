@@ -32,8 +32,8 @@ from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.clip_text import check_prompts
 from cosup.models.compute import Compute
 from cosup.models.images import training_transform
-from cosup.models.networks import BATCH_NORMS
 from cosup.models.optimize import build_network_optimizer
+from cosup.models.ranks import BATCH_NORMS
 from cosup.models.section import TrainingSection
 from cosup.runs.losses import check_candidates
 from cosup.runs.prepare import make_compute

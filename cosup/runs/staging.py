@@ -19,11 +19,11 @@ from cosup.errors import RunError, UserError, within
 from cosup.files import TEMPORARY, user_cache, write_json
 from cosup.layout import LOCK, MARKER, Layout
 from cosup.manifest import MANIFEST
-from cosup.remote import Place, get, is_uri, join, listing, put, remove
+from cosup.remote import Place, get, is_uri, join, listing, put, remove, split
 from cosup.remote_copy import ENDED, SESSION
 from cosup.secrets import mask
 
-__all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_root"]
+__all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_folder", "staging_root"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,12 @@ def staging_root(output: str) -> Path:
         return Path(output)
     key = hashlib.sha256(mask(output.partition("?")[0]).rstrip("/").encode()).hexdigest()[:16]
     return user_cache() / "runs" / key
+
+
+def staging_folder(uri: str) -> Path:
+    """Return the local folder in which the run at a URI is written."""
+    parent, name = split(uri)
+    return staging_root(parent) / name
 
 
 def feature_cache(output: str) -> Path:

@@ -4,11 +4,10 @@ A job holds everything that its training reads except the images, which each pro
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from cosup.data.loader import TrainingBatches, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import within
+from cosup.layout import PENDING
 from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
@@ -29,6 +29,7 @@ from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.fitted import FittedHeads
 from cosup.models.heads import HeadBank
 from cosup.models.images import training_transform
+from cosup.models.loop_state import StateFile, States
 from cosup.models.ranks import check_slices
 from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, TrainModule, train_network
@@ -43,12 +44,8 @@ __all__ = [
     "Lesson",
     "LocalLauncher",
     "NetworkJob",
-    "OnSaved",
     "StudentSetup",
 ]
-
-OnSaved = Callable[[Path], None]
-"""Called after the state of an unfinished training was written."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,6 @@ class HeadJob(HeadFit):
     """
 
     recorded: bool = False
-
-    def check(self, workers: int) -> None:
-        """Raise `UserError` for batches that this many workers cannot share."""
-        check_shares(self.training, self.largest, workers)
 
     def run(self, compute: Compute, on_step: OnStep | None = None) -> HeadBank:
         """Return the fitted heads, on the CPU. Raises `RunError` for a loss that is not finite."""
@@ -99,9 +92,9 @@ class NetworkJob:
     """Trains a whole network on a lesson.
 
     classifier: the network before training. rows: [n] rows of the lesson to train on. steps:
-    optimiser steps. state: name of the file in `compute.scratch` that holds the state of the
-    unfinished training. live_annotations: replace the targets by the live teachers' annotations of
-    the augmented images. watched: images whose accuracy is recorded.
+    optimiser steps. name: of the training among those of one run. live_annotations: replace the
+    targets by the live teachers' annotations of the augmented images. watched: images whose
+    accuracy is recorded.
     """
 
     classifier: Classifier
@@ -111,7 +104,7 @@ class NetworkJob:
     training: TrainingSection
     steps: int
     seed: int
-    state: str
+    name: str
     live_annotations: bool = False
     watched: Watched | None = None
 
@@ -125,30 +118,34 @@ class NetworkJob:
         """Whether live teachers are run during the training."""
         return self.live_annotations or isinstance(self.objective.loss, FeatureLoss)
 
-    def check(self, workers: int) -> None:
-        """Raise `UserError` for batches that this many workers cannot share."""
-        check_shares(self.training, len(self.rows), workers)
+    def workers(self, most: int) -> int:
+        """Return how many workers train it together, of `most` that there are.
+
+        Raises `UserError` for batches that they cannot share.
+        """
+        check_shares(self.training, len(self.rows), most)
+        return most
 
     def run(
         self,
         data: ImageData,
         compute: Compute,
         on_step: OnStep | None = None,
-        saved: OnSaved | None = None,
+        states: States | None = None,
     ) -> Classifier:
         """Train the classifier in place; return it on the CPU.
 
-        Raises `UserError` for feature maps that cannot be paired and for batches that the ranks
-        cannot share, `RunError` for a loss that is not finite.
+        states: keeps the state; by default a file in `compute.scratch`. Raises `UserError` for
+        feature maps that cannot be paired and for batches that the ranks cannot share, `RunError`
+        for a loss that is not finite.
         """
-        self.check(compute.ranks.size)
+        self.workers(compute.ranks.size)
         context = TrainContext(
             seed=self.seed,
             compute=compute,
             report=on_step,
-            state=compute.state_file(self.state),
-            saved=saved,
-            identity=self._identity(data),
+            states=states or self.own_states(data, compute),
+            identity=self.identity(data),
             live=self.lesson.guidance.live if self.asks_live else None,
             live_annotations=self.live_annotations,
             settings="student.training",
@@ -165,6 +162,29 @@ class NetworkJob:
         pixels = self.classifier.pixels
         train_network(module, batches, self.objective, self.training, self.steps, context, pixels)
         return self.classifier.cpu()
+
+    def state_name(self, data: ImageData) -> str:
+        """Return the name under which the state of the unfinished training is kept.
+
+        It is another one for other targets: controls train students of one seed.
+        """
+        return f"{self.name}-{self.identity(data)[:12]}{PENDING}"
+
+    def own_states(self, data: ImageData, compute: Compute) -> States | None:
+        """Return the file of the state in `compute.scratch`, if there is such a folder."""
+        if compute.scratch is None:
+            return None
+        return StateFile(compute.scratch / self.state_name(data))
+
+    def identity(self, data: ImageData) -> str:
+        """Hash what is learned: a state stored for other targets must not be resumed."""
+        lesson = self.lesson
+        digest = hashlib.sha256(f"{data.fingerprint}{self.objective!r}".encode())
+        tensors = {**lesson.targets.tensors(), "weights": lesson.weights, "rows": self.rows}
+        for name, tensor in sorted(tensors.items()):
+            content = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+            digest.update(name.encode() + content)
+        return digest.hexdigest()
 
     def _accuracy(self, data: ImageData, compute: Compute, module: nn.Module) -> Metrics:
         """Return the accuracy on the watched images of the classifier in a `TrainModule`."""
@@ -199,16 +219,6 @@ class NetworkJob:
             ranks.size,
         )
 
-    def _identity(self, data: ImageData) -> str:
-        """Hash what is learned: a state stored for other targets must not be resumed."""
-        lesson = self.lesson
-        digest = hashlib.sha256(data.fingerprint.encode())
-        tensors = {**lesson.targets.tensors(), "weights": lesson.weights, "rows": self.rows}
-        for name, tensor in sorted(tensors.items()):
-            content = tensor.contiguous().flatten().view(torch.uint8).numpy().data
-            digest.update(name.encode() + content)
-        return digest.hexdigest()
-
 
 def check_shares(training: TrainingSection, samples: int, workers: int) -> None:
     """Raise `UserError` if workers cannot share the batches of this many samples."""
@@ -240,6 +250,20 @@ class Launcher(Protocol):
         """Return the job's classifier, trained and on the CPU."""
         ...
 
+    def networks(
+        self,
+        jobs: Sequence[NetworkJob],
+        data: ImageData,
+        compute: Compute,
+        on_step: OnStep | None,
+    ) -> list[Classifier]:
+        """Return the classifier of each job, as `network` does; on_step: reports the first job.
+
+        The jobs do not depend on each other, and may be trained side by side. Raises the error of
+        the first that fails, after the others have ended.
+        """
+        ...
+
 
 class LocalLauncher:
     """Runs jobs in this process, and of equal heads the first only.
@@ -266,6 +290,19 @@ class LocalLauncher:
     ) -> Classifier:
         """Return the trained classifier."""
         return job.run(data, compute, on_step)
+
+    def networks(
+        self,
+        jobs: Sequence[NetworkJob],
+        data: ImageData,
+        compute: Compute,
+        on_step: OnStep | None,
+    ) -> list[Classifier]:
+        """Return the classifiers, trained in turn."""
+        return [
+            self.network(job, data, compute, None if place else on_step)
+            for place, job in enumerate(jobs)
+        ]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ own embedding of the episode instead; here any teacher that annotates will do.
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ from cosup.models.centroids import MetaLearner
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.images import training_transform
-from cosup.models.ranks import ALONE
+from cosup.models.loop_state import States
 from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, TrainContext, train_network
 from cosup.models.watch import OnStep
 from cosup.seeds import seed_for
-from cosup.student.jobs import Lesson, NetworkJob, OnSaved
+from cosup.student.jobs import Lesson, NetworkJob
 
 __all__ = ["MetaJob", "MetaStage"]
 
@@ -47,10 +47,10 @@ class MetaStage:
 
     def job(self, classifier: Classifier, lesson: Lesson, rows: Tensor, seed: int) -> "MetaJob":
         """Return the job that trains the classifier on the lesson's samples `rows` [n]."""
-        training, state = self.section.training(), f"{seed}-meta.state"
+        training, name = self.section.training(), f"{seed}-meta"
         steps, meta_seed = self.section.steps, seed_for(seed, "meta")
         return MetaJob(
-            classifier, lesson, rows, self.objective, training, steps, meta_seed, state, stage=self
+            classifier, lesson, rows, self.objective, training, steps, meta_seed, name, stage=self
         )
 
 
@@ -58,30 +58,26 @@ class MetaStage:
 class MetaJob(NetworkJob):
     """Trains a whole network on episodes of a lesson.
 
-    An episode is one batch that ranks cannot share, so the first rank trains alone.
+    An episode is one batch that workers cannot share, so one trains alone.
     """
 
     stage: MetaStage = field(kw_only=True)
 
-    def check(self, workers: int) -> None:
-        """Accept any number of workers."""
+    def workers(self, most: int) -> int:
+        """Return 1."""
+        return 1
 
     def run(
         self,
         data: ImageData,
         compute: Compute,
         on_step: OnStep | None = None,
-        saved: OnSaved | None = None,
+        states: States | None = None,
     ) -> Classifier:
         """Train the classifier in place; return it on the CPU.
 
         Raises `RunError` if too few samples are annotated with enough classes.
         """
-        if compute.ranks.rank == 0:
-            self._train(data, replace(compute, ranks=ALONE), saved)
-        return self.classifier.cpu()
-
-    def _train(self, data: ImageData, compute: Compute, saved: OnSaved | None) -> None:
         section = self.stage.section
         episodes = self._episodes()
         loader = self._episode_loader(data, compute, episodes)
@@ -94,8 +90,8 @@ class MetaJob(NetworkJob):
         context = TrainContext(
             seed=self.seed,
             compute=compute,
-            state=compute.state_file(self.state),
-            saved=saved,
+            states=states or self.own_states(data, compute),
+            identity=self.identity(data),
             settings="student.meta",
         )
         counts = section.ways, section.shots, section.queries
@@ -104,6 +100,7 @@ class MetaJob(NetworkJob):
             self.classifier.pixels,
         )
         train_network(learner, batches, self.objective, self.training, self.steps, context, pixels)
+        return self.classifier.cpu()
 
     def _episodes(self) -> Episodes:
         section = self.stage.section

@@ -15,7 +15,6 @@ from cosup.losses.features import without_features
 from cosup.models.centroids import episode_probs
 from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import Compute
-from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.protocols import (
     Guidance,
@@ -23,6 +22,7 @@ from cosup.protocols import (
     PartPredictor,
     Student,
     TestInputs,
+    Update,
     by_fold,
 )
 from cosup.seeds import seed_for
@@ -67,21 +67,30 @@ class NetworkStudent(Student):
         weights: Tensor,
         guidance: Guidance | None = None,
     ) -> None:
-        """Train the network, one more per fold, and the copy of the meta stage, in turn."""
-        data, lesson = _lesson(inputs, targets, weights, guidance)
-        rows = torch.nonzero(weights > 0)[:, 0]
-        # Controls that no single teacher annotates have stored targets alone.
-        live = self.live_annotations and lesson.guidance.live is not None
-        job = replace(self._job(lesson, rows, "update", live), watched=self.setup.watched)
-        self.network_ = self._fit(data, job, self.setup.on_step)
-        self.folds_ = [
-            self._fit(data, self._job(lesson, outside, f"fold-{fold}", live))
-            for fold, outside in enumerate(self.setup.outside_folds(rows))
-        ]
-        if self.meta is not None:
-            copy = self._build()
-            copy.model.load_state_dict(self.network_.model.state_dict())
-            self.meta_ = self._fit(data, self.meta.job(copy, lesson, rows, self.seed))
+        """Train the network and one more per fold, and then the copy of the meta stage."""
+        self.update_together([Update(self, inputs, targets, weights, guidance)])
+
+    @classmethod
+    def update_together(cls, updates: Sequence[Update]) -> None:
+        """Train the networks of several students of a run, side by side where there is room.
+
+        Steps are reported of the first student.
+        """
+        students = [each.student for each in updates if isinstance(each.student, NetworkStudent)]
+        assert 0 < len(students) == len(updates)
+        setup = students[0].setup
+        data, lessons = _lessons(updates)
+        jobs = [s._update_jobs(lesson) for s, lesson in zip(students, lessons, strict=True)]
+        several = [job for own in jobs for job in own]
+        networks = setup.launcher.networks(several, data, setup.compute, setup.on_step)
+        for student, own in zip(students, jobs, strict=True):
+            student.network_, *student.folds_ = networks[: len(own)]
+            networks = networks[len(own) :]
+        staged = [pair for pair in zip(students, lessons, strict=True) if pair[0].meta is not None]
+        last = [student._meta_job(lesson) for student, lesson in staged]
+        copies = setup.launcher.networks(last, data, setup.compute, None)
+        for (student, _), network in zip(staged, copies, strict=True):
+            student.meta_ = network
 
     def predict(self, inputs: TestInputs) -> ProbTable:
         """Predict class probabilities of samples it was not trained on, or, of the queries of
@@ -107,12 +116,12 @@ class NetworkStudent(Student):
     def fit_parts(
         self, inputs: Inputs, targets: ProbTable, members: Sequence[Tensor]
     ) -> "NetworkParts":
-        """Train one network per set of rows, in turn, on annotations only."""
-        data, lesson = _lesson(inputs, targets, torch.ones(len(targets)), None)
-        parts = []
-        for number, rows in enumerate(members):
-            parts.append(self._fit(data, self._job(lesson, rows, f"part-{number}")))
-        return NetworkParts(parts, self.setup.compute)
+        """Train one network per set of rows, on annotations only."""
+        update = Update(self, inputs, targets, torch.ones(len(targets)))
+        data, (lesson,) = _lessons([update])
+        jobs = [self._job(lesson, rows, f"part-{place}") for place, rows in enumerate(members)]
+        setup = self.setup
+        return NetworkParts(setup.launcher.networks(jobs, data, setup.compute, None), setup.compute)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the network's tensors under timm's names, and those of the meta stage's copy."""
@@ -161,16 +170,30 @@ class NetworkStudent(Student):
             # Counted on all samples: rejected samples must not shorten the training (CSL).
             training.total_steps(len(lesson.targets)),
             seed_for(self.seed, purpose),
-            state=f"{self.seed}-{purpose}.state",
+            name=f"{self.seed}-{purpose}",
             live_annotations=live,
         )
 
-    def _fit(self, data: ImageData, job: NetworkJob, on_step: OnStep | None = None) -> Classifier:
-        return self.setup.launcher.network(job, data, self.setup.compute, on_step)
+    def _update_jobs(self, lesson: Lesson) -> list[NetworkJob]:
+        """Return the trainings of the network, and of one more per fold."""
+        rows = torch.nonzero(lesson.weights > 0)[:, 0]
+        # Controls that no single teacher annotates have stored targets alone.
+        live = self.live_annotations and lesson.guidance.live is not None
+        job = replace(self._job(lesson, rows, "update", live), watched=self.setup.watched)
+        folds = enumerate(self.setup.outside_folds(rows))
+        return [job, *(self._job(lesson, outside, f"fold-{k}", live) for k, outside in folds)]
+
+    def _meta_job(self, lesson: Lesson) -> NetworkJob:
+        """Return the meta stage of a copy of the trained network."""
+        assert self.meta is not None
+        copy = self._build()
+        copy.model.load_state_dict(self._network().model.state_dict())
+        rows = torch.nonzero(lesson.weights > 0)[:, 0]
+        return self.meta.job(copy, lesson, rows, self.seed)
 
 
 class NetworkParts(PartPredictor):
-    """Networks that were trained in turn, one per set of rows."""
+    """Networks that were trained, one per set of rows."""
 
     def __init__(self, networks: Sequence[Classifier], compute: Compute) -> None:
         self.networks = networks
@@ -212,11 +235,16 @@ def _image_batches(network: Classifier, inputs: ImageRows, compute: Compute) -> 
     return image_batches(inputs.data, inputs.rows, transform, compute.batch_size, compute.workers)
 
 
-def _lesson(
-    inputs: Inputs, targets: ProbTable, weights: Tensor, guidance: Guidance | None
-) -> tuple[ImageData, Lesson]:
-    assert isinstance(inputs, ImageRows), "a network reads images"
-    return inputs.data, Lesson(inputs.rows, targets, weights, guidance or Guidance())
+def _lessons(updates: Sequence[Update]) -> tuple[ImageData, list[Lesson]]:
+    """Return the images that the updates read, and what each teaches."""
+    data, lessons = None, []
+    for each in updates:
+        assert isinstance(each.inputs, ImageRows), "a network reads images"
+        assert data is None or data is each.inputs.data, "students of one run read its images"
+        data, guidance = each.inputs.data, each.guidance or Guidance()
+        lessons.append(Lesson(each.inputs.rows, each.targets, each.weights, guidance))
+    assert data is not None
+    return data, lessons
 
 
 def _tensors(network: Classifier) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from cosup.layout import TeacherFiles
 from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
 from cosup.models.images import training_transform
+from cosup.models.loop_state import StateFile
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.step import check_settings
 from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_network
@@ -145,7 +146,9 @@ def _train_network(teacher: NetworkTeacher, training: Training) -> int:
         seed=seed,
         compute=compute,
         report=lambda step, loss, _: training.report(teacher.name, step, loss, steps),
-        state=None if directory is None else TeacherFiles(directory).pending(teacher.name),
+        states=None
+        if directory is None
+        else StateFile(TeacherFiles(directory).pending(teacher.name)),
         identity=_training_hash(teacher, training),
         settings=teacher.spec.setup.training_key,
     )

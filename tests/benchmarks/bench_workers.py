@@ -69,7 +69,7 @@ def job(options: argparse.Namespace, data: ImageData, seed: int) -> NetworkJob:
     every = torch.arange(len(rows))
     steps = training.total_steps(len(rows))
     objective = Objective(CrossEntropy())
-    return NetworkJob(classifier, lesson, every, objective, training, steps, seed, "net.state")
+    return NetworkJob(classifier, lesson, every, objective, training, steps, seed, "net")
 
 
 def accuracy(classifier: Classifier, data: ImageData) -> float:

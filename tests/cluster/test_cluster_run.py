@@ -29,7 +29,7 @@ CONFIG: dict[str, Any] = {
         "splits": {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2},
     },
     "teachers": {
-        "hierarchy": {"by": "domain", "levels": [1, 2]},
+        "hierarchy": {"by": "domain", "levels": [2]},
         "model": {"name": "linear_pixels", "size": 4},
         "training": {"steps": 20, "batch_size": 32},
     },
@@ -104,11 +104,15 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     states = tmp_path / "ray" / "checkpoints" / "training"
     end = time.monotonic() + 180
-    while not any(states.glob("*.state")) and driver.poll() is None and time.monotonic() < end:
+    while (
+        not any(states.glob("*.state/*/*/state"))
+        and driver.poll() is None
+        and time.monotonic() < end
+    ):
         time.sleep(0.02)
     os.kill(driver.pid, signal.SIGKILL)
     _, stderr = driver.communicate()
-    assert any(states.glob("*.state")), stderr
+    assert any(states.glob("*.state/*/*/state")), stderr
     assert_nothing_left(within=60)
     done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in done]

@@ -92,7 +92,7 @@ def network_job(
     rows = torch.arange(len(found.images))
     objective = Objective(CrossEntropy())
     return NetworkJob(
-        classifier, found, rows, objective, setting, setting.total_steps(len(rows)), 5, "net.state"
+        classifier, found, rows, objective, setting, setting.total_steps(len(rows)), 5, "net"
     )
 
 
@@ -100,7 +100,7 @@ def meta_job() -> NetworkJob:
     section = MetaSection(steps=3, ways=3, shots=2, queries=4, lr=0.05)
     stage = MetaStage(section, AugmentSection(), Objective(CrossEntropy()))
     job = network_job()
-    return replace(stage.job(job.classifier, job.lesson, job.rows, 0), seed=5, state="m.state")
+    return replace(stage.job(job.classifier, job.lesson, job.rows, 0), seed=5, name="meta")
 
 
 def live_job() -> NetworkJob:

@@ -9,9 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from cosup.config import check_config
 from cosup.errors import UserError
 from cosup.losses import CrossEntropy, Objective
-from cosup.models.compute import Compute
 from cosup.models.fit import HeadFit, fit_heads, predict_heads
-from cosup.models.ranks import Ranks
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.probabilities import ProbTable
 
@@ -63,12 +61,6 @@ def test_steps_are_reported_up_to_their_number():
     steps = []
     fit_heads(digit_fit([torch.arange(600)], steps=5), on_step=lambda step, *_: steps.append(step))
     assert steps == [1, 2, 3, 4, 5]
-
-
-def test_several_ranks_are_refused():
-    compute = Compute(torch.device("cpu"), "float32", ranks=Ranks(0, 2))
-    with pytest.raises(UserError, match="lbfgs"):
-        fit_heads(digit_fit([torch.arange(600)]), compute)
 
 
 def config(rounds, **training):

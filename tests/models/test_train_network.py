@@ -6,6 +6,7 @@ import math
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import DEFAULT_COMPUTE, Compute, cpu_has_bfloat16
 from cosup.models.images import Mixing, training_transform
+from cosup.models.loop_state import StateFile
 from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.ranks import Ranks
 from cosup.models.section import MixupSection, TrainingSection
@@ -83,6 +85,9 @@ def train(
 ) -> Classifier:
     objective = context.pop("objective", Objective(CrossEntropy()))
     module = context.pop("module", None) or TrainModule(classifier)
+    path = context.pop("state", None)
+    if path is not None:
+        context["states"] = StateFile(path)
     found = TrainContext(compute=compute, **context)
     steps = setting.total_steps(1500)
     batches = batches or plain_batches()
@@ -527,12 +532,13 @@ def test_the_module_can_be_wrapped_as_a_launcher_does() -> None:
 
     made: list[Wrapped] = []
 
-    def wrap(module: nn.Module) -> nn.Module:
+    @contextmanager
+    def wrapped(module: nn.Module) -> Iterator[nn.Module]:
         made.append(Wrapped(module))
-        return made[0]
+        yield made[0]
 
     plain = weights_of(train(tiny(), training()))
-    compute = Compute(ranks=Ranks(wrap=wrap))
+    compute = Compute(ranks=Ranks(wrapped=wrapped))
     assert equal(weights_of(train(tiny(), training(), compute=compute)), plain)
     assert made[0].calls == 8
 

@@ -9,15 +9,12 @@ import pytest
 import torch
 import two_ranks
 from helpers.student_jobs import (
-    head_job,
     meta_job,
     network_job,
     same,
 )
 
 from cosup.errors import UserError
-from cosup.models.fit import predict_heads
-from cosup.models.heads import head_bank
 from cosup.models.ranks import ALONE, Ranks, check_slices
 
 Found = dict[str, Any]
@@ -55,7 +52,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Found:
         torch.set_num_threads(before)
 
 
-STEP_BY_STEP = ["head", "head unweighted", "plain", "plain in parts", "with batch norm"]
+STEP_BY_STEP = ["plain", "plain in parts", "with batch norm"]
 
 
 @pytest.mark.parametrize("what", STEP_BY_STEP)
@@ -71,18 +68,15 @@ def test_gradients_equal_those_of_the_whole_batch(
 def test_losses_and_metrics_equal_those_of_the_whole_batch(
     ranks: tuple[Found, Found], alone: Found
 ) -> None:
-    for what, close in (("head steps", 1e-3), ("network steps", 1e-2)):
-        assert [step for step, *_ in ranks[0][what]] == [step for step, *_ in alone[what]]
-        for (_, loss, metrics), (_, expected, others) in zip(
-            ranks[0][what], alone[what], strict=True
-        ):
-            assert loss == pytest.approx(expected, rel=close)
-            assert metrics.keys() == others.keys()
-    first, expected = ranks[0]["head steps"][0], alone["head steps"][0]
-    assert first[2] == pytest.approx(expected[2], rel=0.1)  # known labels are uneven in slices
+    found, expected = ranks[0]["network steps"], alone["network steps"]
+    assert [step for step, *_ in found] == [step for step, *_ in expected]
+    for (_, loss, metrics), (_, other, others) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(other, rel=1e-2)
+        assert metrics.keys() == others.keys()
+    assert found[0][2] == pytest.approx(expected[0][2], rel=1e-3)
 
 
-ALIKE = ["head", "plain", "network", "everything", "live", "resumed"]
+ALIKE = ["plain", "network", "everything", "live", "resumed"]
 
 
 @pytest.mark.parametrize("what", ALIKE)
@@ -101,20 +95,9 @@ def test_an_interrupted_training_resumes_to_equal_weights(
     assert same(ranks[1]["resumed"], ranks[1]["everything"])
 
 
-def test_the_first_rank_trains_the_meta_stage(ranks: tuple[Found, Found], alone: Found) -> None:
-    assert same(ranks[0]["meta"], alone["meta"])
-
-
 def test_all_ranks_stop_when_one_diverges(ranks: tuple[Found, Found]) -> None:
     assert ranks[0]["diverged"] == ranks[1]["diverged"]
     assert "not finite at step 1 of" in ranks[0]["diverged"]
-
-
-def test_heads_agree_on_nearly_every_image(ranks: tuple[Found, Found], alone: Found) -> None:
-    """For complete trainings of networks see `tests/benchmarks/bench_workers.py`."""
-    features = head_job().features
-    answers = [predict_heads(head_bank(f["head"]), features)[0].top()[0] for f in (alone, ranks[0])]
-    assert float((answers[0] == answers[1]).float().mean()) > 0.995
 
 
 MISTAKES = [
@@ -133,15 +116,15 @@ def test_batches_that_cannot_be_shared_are_refused(batch: tuple[Any, ...], allow
     assert caught.value.allowed == allowed
 
 
-def test_jobs_are_checked_before_they_run() -> None:
-    for job in (head_job(batch_size=2), network_job(batch_size=2)):
-        job.check(2)
-        with pytest.raises(UserError) as caught:
-            job.check(3)
-        assert (caught.value.key, caught.value.value) == (("student", "training", "batch_size"), 2)
+def test_jobs_say_how_many_workers_train_them() -> None:
+    job = network_job(batch_size=2)
+    assert job.workers(2) == 2
+    with pytest.raises(UserError) as caught:
+        job.workers(3)
+    assert (caught.value.key, caught.value.value) == (("student", "training", "batch_size"), 2)
     few = network_job(samples=30, mixing={"mixup": 0.4})
-    few.check(4)  # a step has 24 of the 30 samples
-    meta_job().check(50)
+    assert few.workers(4) == 4  # a step has 24 of the 30 samples
+    assert meta_job().workers(50) == 1
 
 
 def test_slices_partition_the_batch() -> None:

@@ -5,6 +5,7 @@ It runs the trainings of `test_ranks.py` and writes the results of its rank.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from helpers.student_jobs import (
     CPU,
     DATA,
     EVERYTHING,
-    head_job,
     lesson,
     live_job,
-    meta_job,
     network_job,
     state,
     training,
@@ -32,7 +31,6 @@ from cosup.models.compute import Compute
 from cosup.models.ranks import ALONE, Ranks, joined
 from cosup.models.train import Batch, TrainContext, TrainModule, train_network
 from cosup.models.watch import OnStep
-from cosup.student.jobs import HeadJob
 
 
 class Plain(nn.Module):
@@ -91,11 +89,11 @@ def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
         if step == 5:
             raise Killed
 
-    saved: list[Path] = []
     try:
-        network_job(**EVERYTHING).run(DATA, compute, kill, saved.append)
+        network_job(**EVERYTHING).run(DATA, compute, kill)
     except Killed:
-        assert len(saved) == (ranks.rank == 0)
+        assert compute.scratch is not None
+        assert len(list(compute.scratch.glob("*.state"))) == (ranks.rank == 0)
     steps: list[int] = []
     again = network_job(**EVERYTHING)
     again.run(DATA, compute, lambda step, *_: steps.append(step))
@@ -105,12 +103,12 @@ def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
 
 def diverged(ranks: Ranks) -> str:
     """Return the error of a loss that only the second rank's samples make infinite."""
-    job = head_job(weighted=False, batch_size=300, standardize=False)
-    job.features[5::2] = torch.inf
-    members = torch.arange(6)
-    job = HeadJob(**{**vars(job), "members": [members]})
+    job = network_job(batch_size=300)
+    weights = job.lesson.weights.clone()
+    weights[2:] = torch.inf
+    job = replace(job, rows=torch.arange(4), lesson=replace(job.lesson, weights=weights))
     try:
-        job.run(Compute(CPU, ranks=ranks))
+        job.run(DATA, Compute(CPU, ranks=ranks))
     except RunError as error:
         return str(error)
     return "nothing"
@@ -131,11 +129,8 @@ def recorder(steps: Steps) -> OnStep:
 def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """Return all results that are compared."""
     compute = Compute(CPU, ranks=ranks)
-    heads, networks = Steps(), Steps()
+    networks = Steps()
     found: dict[str, Any] = {
-        "head": state(head_job().run(compute, recorder(heads))),
-        "head steps": heads,
-        "head unweighted": state(head_job(weighted=False).run(compute)),
         "plain": plain(ranks),
         "plain in parts": plain(ranks, accumulate=2),
         "with batch norm": plain(ranks, norms=True),
@@ -144,7 +139,6 @@ def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
         "everything": state(network_job(**EVERYTHING).run(DATA, compute)),
         "live": state(live_job().run(DATA, compute)),
         "resumed": resumed(ranks, folder),
-        "meta": state(meta_job().run(DATA, compute)),
         "diverged": diverged(ranks),
     }
     return found
