@@ -23,6 +23,7 @@ from cosup.analysis.records import Run
 from cosup.analysis.results import is_significant
 from cosup.analysis.unmeasured import best_source, student_is_best
 from cosup.controls import LABELS, PAIR, TEAM
+from cosup.remote import is_uri
 from cosup.sources import STUDENT
 from cosup.words import known, percent, plural, points, span
 
@@ -31,6 +32,7 @@ __all__ = ["Step", "next_steps"]
 MOST_STEPS = 3
 RUN = "RUN"
 """Stands for the run's directory in a command."""
+CONFIG = f"{RUN}/config.yaml"
 CHOOSE = "rounds={choose: auto}"
 """The override that has a run choose its recipe."""
 OVERRIDES = {
@@ -58,13 +60,24 @@ class Step:
     text: str
     command: str = ""
 
-    def command_for(self, directory: object) -> str:
-        """Return the command for a run in this directory."""
+    def command_for(self, place: object) -> str:
+        """Return the command for a run in this directory, or at this URI.
+
+        A config is read from a file: of a run at a URI it is `CONFIG`, to be filled in.
+        """
         words = shlex.split(self.command)
+        at_uri = is_uri(str(place))
         return shlex.join(
-            f"{directory}{word.removeprefix(RUN)}" if word.startswith(RUN) else word
-            for word in words
+            "CONFIG" if at_uri and word == CONFIG else _at(str(place), word) for word in words
         )
+
+
+def _at(place: str, word: str) -> str:
+    """Return a word of a command, with a place for `RUN`; the options of a URI stay at its end."""
+    if not word.startswith(RUN):
+        return word
+    body, mark, options = place.partition("?") if is_uri(place) else (place, "", "")
+    return f"{body}{word.removeprefix(RUN)}{mark}{options}"
 
 
 def next_steps(run: Run, tables: Tables) -> list[Step]:
@@ -75,7 +88,7 @@ def next_steps(run: Run, tables: Tables) -> list[Step]:
     more than the teachers, the largest limit, more test images where the result is within noise.
     """
     if not run.finished:
-        return [Step("Finish the run.", f"cosup run {RUN}/config.yaml --output {RUN} --resume")]
+        return [Step("Finish the run.", f"cosup run {CONFIG} --output {RUN} --resume")]
     if run.rounds and not run.measured:
         return list(islice(_unmeasured(run), MOST_STEPS))
     rows = overview_rows(tables)
@@ -144,7 +157,7 @@ def _use(run: Run, best: Row) -> Step:
 def _run_again(name: str, *overrides: str) -> str:
     """Return the command that runs a run's config with other settings, beside the run."""
     where = f"{RUN}-{name.replace('_', '-')}"
-    return shlex.join(["cosup", "run", f"{RUN}/config.yaml", "--output", where, *overrides])
+    return shlex.join(["cosup", "run", CONFIG, "--output", where, *overrides])
 
 
 def _filters(run: Run, tables: Tables, rows: Rows) -> list[Step]:
@@ -254,7 +267,7 @@ def _unmeasured(run: Run) -> Iterator[Step]:
         yield Step(
             "Run again with the answers of the review: the student learns from some, and is "
             "measured on the others.",
-            f"cosup run {RUN}/config.yaml --output {RUN} --resume",
+            f"cosup run {CONFIG} --output {RUN} --resume",
         )
     sources = run.summary.get("sources")
     if not sources or sources[STUDENT]["reliability"] is None or best_source(sources) is None:

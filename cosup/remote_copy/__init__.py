@@ -2,8 +2,8 @@
 
 `folder_of` lists the files at the URI and copies their manifests, `cosup.origins` fetches every
 other file when it is first read. A file that is here already is fetched again only if the manifest
-at the URI records another one, or, for a file that is not recorded, if its size or time is another.
-What is read is checked against the manifest as in any run.
+at the URI records another one, or if its size or time there is another. What is read is checked
+against the manifest as in any run.
 
 A run that is being written is copied to its URI every minute, the manifest before the files that it
 records. So a file may be older than the manifest says. It is read again a few times then, and at

@@ -44,12 +44,13 @@ class Kept:
     mark: Mark | None
 
 
-def folder_of(place: str | Path) -> Path:
+def folder_of(place: str | Path, anew: bool = False) -> Path:
     """Return the folder of a run, of a folder of runs or of an exported student.
 
     It is the place itself for a path, and the up-to-date copy for a URI, in which files are fetched
-    when they are read. Raises `UserError` for a URI that cannot be used or where nothing is, and
-    `RunError` for one that cannot be read (no permission, no network); both name the URI.
+    when they are read. anew: fetch also those again that seem to be unchanged. Raises `UserError`
+    for a URI that cannot be used or where nothing is, and `RunError` for one that cannot be read
+    (no permission, no network); both name the URI.
     """
     if not is_uri(str(place)):
         return Path(os.path.expanduser(place))
@@ -58,7 +59,7 @@ def folder_of(place: str | Path) -> Path:
     uri = body.rstrip("/") + question + options
     known = origin_of(folder)
     copy = known[0] if known is not None and isinstance(known[0], Copy) else Copy(uri, folder)
-    copy.refresh()
+    copy.refresh(anew)
     register(copy)
     return folder
 
@@ -119,8 +120,11 @@ class Copy:
             return float(recorded.index(own))
         return float(self.there[name].changed or 0)
 
-    def refresh(self) -> None:
-        """List what is at the URI, and forget what is here of files that have changed since."""
+    def refresh(self, anew: bool = False) -> None:
+        """List what is at the URI, and forget what is here of files that have changed since.
+
+        anew: forget all.
+        """
         there = _listed(self.uri)
         there.pop(SESSION, None)
         if not there:
@@ -130,7 +134,7 @@ class Copy:
                 raise UserError(f"holds a file named {name!r}", where=self.name)
         with in_use(self.folder):
             self._entries.clear()
-            self.there, self.kept = there, self._record()
+            self.there, self.kept = there, {} if anew else self._record()
             self._ready, self._texts = set(), {}
             manifests = [name for name in there if PurePosixPath(name).name == MANIFEST]
             self._get([name for name in manifests if not self._is_current(name)])
@@ -274,10 +278,11 @@ class Copy:
         if kept is None or not path.is_file() or path.stat().st_size != kept.size:
             return False
         mark = self._mark(name)
-        if mark is not None and PurePosixPath(name).name != MANIFEST:
-            return kept.mark == mark and kept.size == found.size
-        stamp = (found.size, found.changed)
-        return found.changed is not None and (kept.size, kept.changed) == stamp
+        if (kept.size, kept.changed) != (found.size, found.changed):
+            return False
+        if mark is None or PurePosixPath(name).name == MANIFEST:
+            return found.changed is not None
+        return kept.mark == mark
 
     def _is_other(self, name: str) -> bool:
         """Return whether a file here is another than the one at the URI."""

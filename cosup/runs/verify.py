@@ -68,7 +68,7 @@ class Verified:
 
 def verify(place: str) -> Verified:
     """Compare every file of a run, those of its seeds and losses too, or of an exported student,
-    with its manifest. From a URI all files are copied, but for those that are here already.
+    with its manifest. From a URI all files are copied.
 
     Raises `UserError` for another folder, for a run of a newer version of cosup, and for one that
     another process is writing; `Damaged` for a manifest that names a file elsewhere.
@@ -109,7 +109,7 @@ def own_config(found: Verified) -> Config:
 
 def _folder(place: str) -> Path:
     """Return the folder of a run or an exported student. Raises `UserError` for anything else."""
-    folder = folder_of(place)
+    folder = folder_of(place, anew=True)
     obtain_below(folder)
     if not (Layout(folder).is_run() or Manifest(folder).exists()):
         problem = "neither a run's directory nor an exported student"

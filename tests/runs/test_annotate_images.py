@@ -144,6 +144,15 @@ def test_all_teachers_of_a_run_say_of_an_image_what_they_said_in_it(
     assert not list(folder.glob(".votes*"))
 
 
+def test_a_run_at_a_uri_says_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSUP_CACHE", str(tmp_path / "cache"))
+    there = annotated(f"file://{folder}/runs/voters", "own", *TRUSTED)
+    here = annotated("runs/voters", "own", *TRUSTED)
+    pd.testing.assert_frame_equal(there, here)
+
+
 def test_a_config_trains_the_teachers_that_its_run_has(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,15 @@ def test_with_the_team_it_tells_who_was_asked(run: Path, photos: Path) -> None:
         }
 
 
+def test_a_run_at_a_uri_answers_with_its_team(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSUP_CACHE", str(tmp_path / "cache"))
+    for number, place in enumerate((run, f"file://{run}", f"file://{run}/student")):
+        assert call(["predict", str(place), str(photos), "--team", "-o", f"{number}.csv"]) == 0
+    assert Path("0.csv").read_text() == Path("1.csv").read_text() == Path("2.csv").read_text()
+
+
 def test_files_globs_and_tables_name_images_once(run: Path, photos: Path) -> None:
     pd.DataFrame({"path": ["02.png", "01.png"], "site": "x"}).to_csv(photos / "t.csv", index=False)
     given = [photos / "01.png", photos / "t.csv", "photos/**/1*.png", photos / "more"]
