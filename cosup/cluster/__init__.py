@@ -37,11 +37,11 @@ def run_with_backend(
     from cosup.cluster.session import connected
     from cosup.cluster.storage import RunStorage, check_shared
 
-    with connected(config.execution) as nodes:
+    with connected(config.execution):
         if config.student.mode == "finetune":
             check_shared(where)
         with (
-            RayBackend(config.execution, nodes, RunStorage.of(where)) as backend,
+            RayBackend(config.execution, RunStorage.of(where)) as backend,
             mirrored(where, resume=resume, overwrite=overwrite) as directory,
         ):
             return run_config(config, directory, resume, overwrite, backend)

@@ -19,12 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosup.config.schema import Config
+from cosup.config.schema import Config, ExecutionSection
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData, Known, load_data
 from cosup.data.transforms import eval_transform
 from cosup.errors import RunError
-from cosup.models.compute import Compute, Precision
+from cosup.models.compute import (
+    Compute,
+    ComputedOn,
+    Precision,
+    device_name,
+    resolve_precision,
+)
 from cosup.models.extraction import batch_for, feature_blocks
 from cosup.models.section import BackboneSection
 from cosup.models.watch import recorded
@@ -42,6 +48,7 @@ __all__ = [
     "Setup",
     "TrainedTeacher",
     "pack",
+    "resolve_there",
     "unpack",
 ]
 
@@ -59,16 +66,17 @@ class Setup:
     """What every process on the cluster needs to compute as the driver does.
 
     known: facts about the samples that the driver has found. cwd: the driver's working directory,
-    which relative paths of the config start from. threads: the driver's number of torch threads,
-    which the last digits of sums depend on. device, precision: of models.
+    which relative paths of the config start from. device: `cuda` in a process that reserved a GPU,
+    else `cpu`, whatever the driver has. precision: of forward passes. threads: of torch, which the
+    last digits of sums depend on.
     """
 
     config: Config
     known: Known
     cwd: str
-    threads: int
-    device: str
-    precision: Precision
+    device: str = "cpu"
+    precision: Precision = "float32"
+    threads: int = 1
 
     def apply(self) -> None:
         """Set the working directory and the number of threads of this process."""
@@ -137,10 +145,13 @@ class PoolActor:
         """Return the id of the node that the actor was placed on."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def prepare(self) -> None:
-        """Load the data. Raise `UserError` or `RunError` if this node cannot do the work."""
+    def prepare(self) -> ComputedOn:
+        """Load the data; return what this actor computes on. Raise `UserError` or `RunError` if
+        this node cannot do the work."""
         self.setup.apply()
         assert len(self.data)
+        device = device_name(torch.device(self.setup.device))
+        return ComputedOn(device, self.setup.precision, self.setup.threads)
 
     def train(
         self, specs: Sequence[TeacherSpec], directory: str
@@ -224,6 +235,28 @@ class PoolActor:
         teacher = kind.restore(remote.spec, training, unpack(ray.get(remote.state)), remote.steps)
         _check_identity(teacher.identity, remote.identity, f"teacher '{remote.spec.name}'")
         return teacher
+
+
+def resolve_there(execution: ExecutionSection, num_cpus: float, num_gpus: float) -> ComputedOn:
+    """Return what a process that reserves so much computes with, every `auto` resolved.
+
+    A GPU is asked: a process that reserves one is started for it. All processes of a kind get its
+    precision, so that their results agree where the cluster has different cards.
+    """
+    threads = max(1, int(num_cpus)) if execution.threads == "auto" else execution.threads
+    if not num_gpus:
+        cpu = torch.device("cpu")
+        return ComputedOn("cpu", resolve_precision(execution.precision, cpu), threads)
+    task: Any = ray.remote(_look_at_gpu)
+    ask = task.options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=3)
+    name, precision = ray.get(ask.remote(execution.precision))
+    return ComputedOn(name, precision, threads)
+
+
+def _look_at_gpu(precision: str) -> tuple[str, Precision]:
+    """Return the name of this process's GPU, and the precision that it computes in."""
+    device = torch.device("cuda")
+    return device_name(device), resolve_precision(precision, device)
 
 
 def pack(tensors: Mapping[str, Tensor]) -> Arrays:

@@ -1,27 +1,28 @@
 """The Ray backend of a run: pools of actors for teachers and features, Ray Train for students."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import torch
-
-from cosup.cluster.actor import Setup
+from cosup.cluster.actor import Setup, resolve_there
 from cosup.cluster.pool import Limits, Pool
-from cosup.cluster.session import (
+from cosup.cluster.room import (
     Allocation,
-    Closeable,
-    Node,
     allocate,
-    check_capacity,
+    forget_wishes,
     gpus_per_process,
+    wait_for_room,
 )
+from cosup.cluster.session import Closeable, find_nodes, joins
 from cosup.cluster.storage import RunStorage
 from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
 from cosup.cluster.trainer import RayLauncher
-from cosup.config.schema import Config, ExecutionSection
+from cosup.config.schema import Config, ExecutionSection, WorkersSection
 from cosup.data.table import ImageData
-from cosup.models.compute import Compute
+from cosup.errors import within
+from cosup.models.compute import Compute, ComputedOn
 from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
 from cosup.runs.backend import HEADS_BYTES, TeacherGroup
@@ -33,6 +34,10 @@ from cosup.teachers.store import AnnotationStore
 
 __all__ = ["RayBackend"]
 
+log = logging.getLogger(__name__)
+
+GROWTH_SECONDS = 300.0
+"""Time for an autoscaler to start nodes: a machine with a GPU takes minutes."""
 TEACHER_GPU = 0.25
 """GPUs per teacher actor with `num_gpus: auto`."""
 BLOCK_ROWS = 2048
@@ -43,59 +48,77 @@ class RayBackend(Closeable):
     """Trains teachers, annotates, extracts features and trains students on the connected cluster.
 
     Only one kind of processes runs at a time, so that each can use the whole cluster. Closing the
-    backend ends them. storage: where the run is written. The constructor raises `UserError` if the
-    cluster lacks the resources that the section asks for.
+    backend ends them. The constructor waits for the nodes that the section asks for, and raises
+    `UserError` if the cluster has no room for the processes by then. storage: where the run is
+    written.
     """
 
-    def __init__(
-        self, execution: ExecutionSection, nodes: Sequence[Node], storage: RunStorage
-    ) -> None:
+    def __init__(self, execution: ExecutionSection, storage: RunStorage) -> None:
         self.execution = execution
         self.storage = storage
-        teachers, features, student = execution.teachers, execution.features, execution.student
-        gpus = {
-            "teachers": gpus_per_process(teachers.num_gpus, execution.device, nodes, TEACHER_GPU),
-            "features": gpus_per_process(features.num_gpus, execution.device, nodes, 1.0),
-            "student": gpus_per_process(student.num_gpus, execution.device, nodes, 1.0),
-        }
-        self.allocations = {
-            "teachers": allocate(teachers, nodes, gpus["teachers"]),
-            "features": allocate(features, nodes, gpus["features"]),
-            "student": Allocation(student.workers, student.num_cpus, gpus["student"]),
-        }
-        for name, wanted in self.allocations.items():
-            check_capacity(f"execution.{name}", wanted, nodes)
+        seconds = GROWTH_SECONDS if joins(execution) else 0.0
+        if execution.wait_for_nodes != "auto":
+            seconds = execution.wait_for_nodes
+        wanted = {f"execution.{name}": one for name, one in self._allocate().items()}
+        self._asked = wait_for_room(wanted, seconds)
+        self.allocations = self._allocate()
+        self._setups: dict[str, Setup] = {}
         self._pool: tuple[str, Pool] | None = None
         self._launcher: RayLauncher | None = None
+        self._used: dict[str, set[ComputedOn]] = {}
+
+    def _allocate(self) -> dict[str, Allocation]:
+        """Return the processes of each kind, as the cluster has room for them now."""
+        execution, nodes, found = self.execution, find_nodes(), {}
+        kinds = (("teachers", TEACHER_GPU), ("features", 1.0), ("student", 1.0))
+        for name, fraction in kinds:
+            section = getattr(execution, name)
+            with within(f"execution.{name}"):
+                gpus = gpus_per_process(section.num_gpus, execution.device, nodes, fraction)
+            if isinstance(section, WorkersSection):
+                found[name] = Allocation(section.workers, section.num_cpus, gpus)
+            else:
+                found[name] = allocate(section, nodes, gpus)
+        return found
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Start a run of this config; return a cache whose features are extracted by actors."""
         self.close()
-        self.setup = Setup(
-            config=config,
-            known=data.known(),
-            cwd=os.getcwd(),
-            threads=torch.get_num_threads(),
-            device="cpu",  # replaced by the device of each allocation
-            precision=features.compute.precision,
-        )
-        execution = self.execution
+        execution, known, cwd, there = self.execution, data.known(), os.getcwd(), {}
+        self._used = {}
+        for name, wanted in self.allocations.items():
+            there[name] = resolve_there(execution, wanted.num_cpus, wanted.num_gpus)
+            one = there[name]
+            log.info("Ray: %s on %s each", name, one)
+            self._setups[name] = Setup(
+                config, known, cwd, wanted.device, one.precision, one.threads
+            )
+        if config.student.mode == "finetune":
+            self._used["student"] = {there["student"]}
         self._launcher = RayLauncher(
-            self.setup,
+            self._setups["student"],
             self.allocations["student"],
             self.storage,
             tries=execution.tries,
             wait=execution.wait,
             kept_bytes=HEADS_BYTES,
         )
+        setup = self._setups["features"]
+        # A backbone is what its features are: those of the precision that actors compute in.
+        features = FeatureCache(replace(features.compute, precision=setup.precision))
 
         def identity(section: BackboneSection) -> str:
             return features.source(section).backbone.identity
 
-        batch, device = batch_for(execution.batch_size), self.allocations["features"].device
         return features.extracting_with(
             features_by_pool(
-                lambda: self._use("features"), data, batch, BLOCK_ROWS, identity, device
+                lambda: self._use("features"),
+                data,
+                batch_for(execution.batch_size),
+                BLOCK_ROWS,
+                identity,
+                setup.device,
+                setup.threads,
             )
         )
 
@@ -127,9 +150,9 @@ class RayBackend(Closeable):
             return self._pool[1]
         self.close()
         allocation, execution = self.allocations[name], self.execution
-        setup = replace(self.setup, device=allocation.device)
         limits = Limits(execution.tries, execution.shard_timeout, execution.wait)
-        pool = Pool(setup, allocation, limits, name)
+        used = self._used.setdefault(name, set())
+        pool = Pool(self._setups[name], allocation, limits, name, ready=used.add)
         self._pool = (name, pool)
         return pool
 
@@ -139,3 +162,12 @@ class RayBackend(Closeable):
             _, pool = self._pool
             self._pool = None
             pool.close()
+
+    def computed_on(self) -> dict[str, list[str]]:
+        """Return what each kind of processes has computed on."""
+        return {name: sorted(map(str, found)) for name, found in self._used.items()}
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if self._asked:
+            forget_wishes()

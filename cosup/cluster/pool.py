@@ -16,7 +16,7 @@ and then an error is raised. Each result is used once, even if the work was done
 import logging
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +31,8 @@ from ray.exceptions import (
 
 from cosup import words
 from cosup.cluster.actor import PoolActor, Setup
+from cosup.cluster.room import Allocation
 from cosup.cluster.session import (
-    Allocation,
     Closeable,
     describe_nodes,
     find_nodes,
@@ -40,6 +40,7 @@ from cosup.cluster.session import (
     is_alive,
 )
 from cosup.cluster.work_queue import ItemState, WorkItem, WorkQueue
+from cosup.config.schema import MOST_ACTORS
 from cosup.errors import RunError, UserError, in_short
 
 __all__ = ["Limits", "Pool"]
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 WINDOW = 4
 """Open items per actor, so that none waits while the driver writes or waits for a slow one."""
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 5.0
+"""Time between two looks for nodes that have joined."""
 ACTOR_START_SECONDS = 60.0
 """Time for an actor to respond once it has a place, beyond `wait`; it imports torch."""
 RESTART_SECONDS = 10.0
@@ -100,7 +103,8 @@ class Member:
 class Pool(Closeable):
     """Up to `allocation.count` actors, started when there is work and killed on closing.
 
-    name: for messages. actor: class of the actors.
+    One that grows starts more where nodes with room have joined the cluster. name: for messages.
+    actor: class of the actors. ready: called with what the `prepare` of each actor returned.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Pool(Closeable):
         limits: Limits,
         name: str,
         actor: type = PoolActor,
+        ready: Callable[[Any], None] | None = None,
     ) -> None:
         remote: Any = ray.remote(actor)
         self._actor = remote.options(
@@ -124,6 +129,8 @@ class Pool(Closeable):
         self._allocation = allocation
         self._limits = limits
         self._name = name
+        self._ready = ready
+        self._count, self._looked = allocation.count, time.monotonic()
         self._members: list[Member] = []
         self._killed: list[Any] = []
         self._started = 0
@@ -142,12 +149,14 @@ class Pool(Closeable):
         Raise `RunError` for items that failed for good, once the others are done, and for missing
         resources. A `UserError` of an item is raised at once.
         """
-        limits, count = self._limits, self._allocation.count
-        queue = WorkQueue(items, limits.tries, WINDOW * count, ordered)
+        limits = self._limits
+        queue = WorkQueue(items, limits.tries, WINDOW * self._count, ordered)
         self._without_place_since = time.monotonic()
         try:
             while queue.open:
-                self._start_missing(min(count, queue.open))
+                self._grow()
+                queue.window = WINDOW * self._count
+                self._start_missing(min(self._count, queue.open))
                 self._assign(queue, 1 if unlimited else 2, None if unlimited else limits.timeout)
                 self._poll(queue)
                 yield from queue.results()
@@ -165,6 +174,17 @@ class Pool(Closeable):
         self._killed = []
         if remaining:
             log.warning("%s: %d killed actors are still running", self._name, len(remaining))
+
+    def _grow(self) -> None:
+        """Look from time to time for nodes that have joined, and count the actors that fit."""
+        now = time.monotonic()
+        if not self._allocation.grows or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        room = min(MOST_ACTORS, self._allocation.room(find_nodes()))
+        if room > self._count:
+            log.info("%s: the cluster has room for %d actors now", self._name, room)
+            self._count = room
 
     def _start_missing(self, wanted: int) -> None:
         """Start missing actors; raise an error if that failed too often or no place is found."""
@@ -259,6 +279,8 @@ class Pool(Closeable):
         else:
             member.ready = True
             self._failed_starts = []
+            if self._ready is not None:
+                self._ready(result)
 
     def _handle_error(self, member: Member, queue: WorkQueue, error: RayError) -> None:
         """Count a failed try or start; raise a `UserError` of an item, which would fail again."""

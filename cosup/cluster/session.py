@@ -1,4 +1,4 @@
-"""The connection of a run to a Ray cluster, and whether the cluster has enough resources."""
+"""The connection of a run to a Ray cluster, and the nodes of the cluster."""
 
 import logging
 import os
@@ -12,28 +12,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cosup.config.schema import ActorsSection, ExecutionSection, GPUs
+from cosup.config.schema import ExecutionSection
 from cosup.errors import UserError, in_short
 from cosup.words import plural
 
 __all__ = [
-    "Allocation",
     "Closeable",
     "Node",
-    "allocate",
-    "check_capacity",
     "connected",
     "describe_nodes",
     "find_nodes",
     "free_resources",
-    "gpus_per_process",
     "is_alive",
+    "joins",
 ]
 
 
 log = logging.getLogger(__name__)
 
-MOST_ACTORS = 16
 ACCEPT_SECONDS = 10.0
 """Time that a cluster's server has to accept a connection."""
 
@@ -53,23 +49,6 @@ class Node:
             if reserved > 0
         ]
         return int(min(counts, default=0))
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """The number of processes of one kind, and what each reserves."""
-
-    count: int
-    num_cpus: float
-    num_gpus: float
-
-    @property
-    def device(self) -> str:
-        """The device that they compute on: a GPU if they reserve one."""
-        return "cuda" if self.num_gpus > 0 else "cpu"
-
-    def __str__(self) -> str:
-        return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
 
 
 @contextmanager
@@ -94,6 +73,11 @@ def connected(execution: ExecutionSection) -> Iterator[list[Node]]:
         yield nodes
     finally:
         ray.shutdown()
+
+
+def joins(execution: ExecutionSection) -> bool:
+    """Return whether the run joins a cluster, which may grow; else one is started for it."""
+    return bool(execution.address or os.environ.get("RAY_ADDRESS"))
 
 
 def _connect(address: str | None) -> None:
@@ -164,33 +148,6 @@ def describe_nodes(nodes: Sequence[Node]) -> str:
         for node, count in kinds.items()
     )
     return words or "no node"
-
-
-def allocate(section: ActorsSection, nodes: Sequence[Node], gpus: float) -> Allocation:
-    """Return the section's number of actors, or as many as fit, each with `gpus` GPUs."""
-    room = sum(node.fits(section.num_cpus, gpus) for node in nodes)
-    count = min(room, MOST_ACTORS) if section.actors == "auto" else section.actors
-    return Allocation(max(1, count), section.num_cpus, gpus)
-
-
-def gpus_per_process(asked: GPUs, device: str, nodes: Sequence[Node], fraction: float) -> float:
-    """Return the GPUs per process: as configured, or for `auto` the fraction if the cluster has
-    GPUs and `device` (`execution.device`) is not the CPU."""
-    if asked != "auto":
-        return asked
-    return fraction if device != "cpu" and any(node.gpus for node in nodes) else 0.0
-
-
-def check_capacity(setting: str, wanted: Allocation, nodes: Sequence[Node]) -> None:
-    """Raise `UserError` (key `setting`) if the processes do not all fit on the cluster at once."""
-    room = sum(node.fits(wanted.num_cpus, wanted.num_gpus) for node in nodes)
-    if wanted.count <= room:
-        return
-    raise UserError(
-        f"{wanted.count} {'process' if wanted.count == 1 else 'processes'} of {wanted} each are "
-        f"asked for; the cluster has room for {room} ({describe_nodes(nodes)})",
-        key=setting,
-    )
 
 
 class Closeable(AbstractContextManager[Any]):

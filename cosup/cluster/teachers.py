@@ -160,12 +160,14 @@ def features_by_pool(
     block_rows: int,
     identity: Callable[[BackboneSection], str] | None = None,
     device: str = "cpu",
+    threads: int = 1,
 ) -> RemoteExtraction:
     """Return an extraction of features of `data` by a pool, about `block_rows` at a time.
 
     Features of other samples (novel classes) are left to the driver. pool: returns the pool; called
     only if there is work. batch: of the extraction. identity: returns the identity of the driver's
-    backbone, which must be that of every actor's; None skips the check. device: of the actors.
+    backbone, which must be that of every actor's; None skips the check. device, threads:
+    of the actors.
     """
     rows = max(1, block_rows // batch) * batch  # so that batches equal the local run's
 
@@ -185,4 +187,4 @@ def features_by_pool(
         for _, block in pool().run(items, ordered=True):
             yield torch.from_numpy(np.array(block))
 
-    return RemoteExtraction(data, torch.device(device), blocks)
+    return RemoteExtraction(data, torch.device(device), threads, blocks)

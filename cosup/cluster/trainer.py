@@ -41,7 +41,8 @@ from torch import nn
 
 from cosup import remote
 from cosup.cluster.actor import Setup
-from cosup.cluster.session import Allocation, describe_nodes, find_nodes
+from cosup.cluster.room import Allocation
+from cosup.cluster.session import describe_nodes, find_nodes
 from cosup.cluster.storage import RunStorage
 from cosup.cluster.train_worker import RESULT, Training, work
 from cosup.data.table import ImageData
@@ -90,7 +91,7 @@ class RayLauncher(LocalLauncher):
         kept_bytes: int = 0,
     ) -> None:
         super().__init__(kept_bytes)
-        self.setup = replace(setup, device=allocation.device)
+        self.setup = setup
         self.allocation = allocation
         self.storage = storage
         self.tries, self.wait = tries, wait
@@ -137,9 +138,7 @@ class RayLauncher(LocalLauncher):
 
     def room(self) -> int:
         """Return how many trainings the nodes have room for at once, at least 1."""
-        wanted = self.allocation
-        places = sum(node.fits(wanted.num_cpus, wanted.num_gpus) for node in find_nodes())
-        return max(1, places // wanted.count)
+        return max(1, self.allocation.room(find_nodes()) // self.allocation.count)
 
 
 class _Running:

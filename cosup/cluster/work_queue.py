@@ -66,7 +66,7 @@ class WorkQueue:
     def __init__(self, items: Iterable[WorkItem], tries: int, window: int, ordered: bool) -> None:
         self._items = iter(items)
         self._tries = tries
-        self._window = window
+        self.window = window
         self._ordered = ordered
         self._waiting: deque[ItemState] = deque()
         self._results: dict[int, tuple[WorkItem, Any]] = {}
@@ -149,7 +149,7 @@ class WorkQueue:
             raise self._failure()
 
     def _refill(self) -> None:
-        while self._taken - self._finished < self._window:
+        while self._taken - self._finished < self.window:
             item = next(self._items, None)
             if item is None:
                 return

@@ -47,6 +47,25 @@ MOST_SECONDS = 365 * 24 * 3600
 GPUs = Annotated[float, Field(ge=0, le=1024)] | Literal["auto"]
 
 
+ActorCount = Annotated[int, Field(gt=0, le=MOST_ACTORS)]
+
+
+class ActorRange(Section):
+    """The least and the largest number of actors of a cluster that grows and shrinks."""
+
+    min: ActorCount = 1
+    """Actors that must have a place before the run starts; no more than `max`."""
+    max: ActorCount
+    """Actors that are asked for, at most 1,024."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            allowed = f"at most {self.max}, which is max"
+            raise UserError("must be {allowed}", key="min", value=self.min, allowed=allowed)
+        return self
+
+
 class ActorsSection(Section):
     """Ray actors of one kind, and the resources that each reserves."""
 
@@ -55,9 +74,10 @@ class ActorsSection(Section):
     num_gpus: GPUs = "auto"
     """GPUs per actor, also a fraction of one (it does not limit memory); auto is a quarter
     for teachers and one for features if the cluster has GPUs, else 0."""
-    actors: Annotated[int, Field(gt=0, le=MOST_ACTORS)] | Literal["auto"] = "auto"
-    """Number of actors; auto is as many as the cluster has resources for, at most 16. Beyond 1,024
-    one driver does not keep them busy."""
+    actors: ActorCount | ActorRange | Literal["auto"] = "auto"
+    """Number of actors, or `{min: 1, max: 8}`: the run starts with `min` of them, and Ray's
+    autoscaler is asked for the others; auto is as many as the cluster has resources for, those of
+    nodes that join later too. Beyond 1,024 one driver does not keep them busy."""
 
 
 class WorkersSection(Section):
@@ -77,22 +97,27 @@ WarningSignal = Literal["SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGURG", "SIGQUIT"]
 `bsub -wa`."""
 
 
+RAY_DEVICES = ("auto", "cpu", "cuda")
+
+
 class ExecutionSection(Section):
     """Where and how a run computes; it changes no result beyond rounding."""
 
     backend: Literal["local", "ray"] = "local"
     """`local`: in this process. `ray`: teachers, features and student on a Ray cluster."""
     device: str = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`. ray: of the actors and
+    workers, `auto`, `cpu` or `cuda`; Ray gives each its card, and the driver takes none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of backbones' forward passes; auto is bfloat16 where the GPU supports it."""
     workers: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"] = "auto"
     """Threads that decode images; auto is one per core, at most 16. Beyond the number of cores more
     are slower; no machine has more than 1,024."""
     threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"] = "auto"
-    """Threads of torch per process; auto is torch's default in the process that starts the run,
-    for Ray's actors too. The last digits of sums depend on it. Beyond the number of cores more are
-    slower, and from some 10,000 the process is ended; no machine has more than 1,024."""
+    """Threads of torch per process; auto is torch's default, and for Ray's actors and workers the
+    CPUs that each reserves. The last digits of sums depend on it: give a number for equal results
+    elsewhere. Beyond the number of cores more are slower, and from some 10,000 the process is
+    ended; no machine has more than 1,024."""
     batch_size: int = Field(default=64, gt=0, le=65_536)
     """Images per forward pass; of features at most 64, so that a larger number changes none. Larger
     batches than some hundreds are no faster, and so many images of 224 pixels take 39 GB."""
@@ -122,6 +147,21 @@ class ExecutionSection(Section):
     """ray: seconds after which a shard counts as failed, at most a year."""
     wait: float = Field(default=600, ge=0, le=MOST_SECONDS)
     """ray: seconds to wait for lost resources, at most a year."""
+    wait_for_nodes: Annotated[float, Field(ge=0, le=MOST_SECONDS)] | Literal["auto"] = "auto"
+    """ray: seconds to wait, before a run starts, for nodes that the autoscaler is asked for; auto
+    is 300 on a cluster with an address, and 0 on one that is started for the run and cannot
+    grow."""
+
+    @model_validator(mode="after")
+    def _device_of_ray(self) -> Self:
+        if self.backend == "ray" and self.device not in RAY_DEVICES:
+            raise UserError(
+                "Ray gives each actor and worker its device; execution.device must be {allowed}",
+                key="device",
+                value=self.device,
+                allowed=", ".join(RAY_DEVICES),
+            )
+        return self
 
     @field_validator("cache")
     @classmethod

@@ -15,8 +15,17 @@ import torch
 
 from cosup.errors import UserError, unknown_name
 from cosup.models.ranks import ALONE, Ranks
+from cosup.words import plural
 
-__all__ = ["Compute", "Precision", "autocast", "resolve_device", "resolve_precision"]
+__all__ = [
+    "Compute",
+    "ComputedOn",
+    "Precision",
+    "autocast",
+    "device_name",
+    "resolve_device",
+    "resolve_precision",
+]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +55,23 @@ class Compute:
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context manager that runs matrix products and convolutions in `precision`."""
         return autocast(self.device, self.precision)
+
+
+@dataclass(frozen=True)
+class ComputedOn:
+    """What a process computed with: the name of its device, precision, and threads of torch."""
+
+    device: str
+    precision: Precision
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.device} in {self.precision}, {plural(self.threads, 'thread')}"
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of a GPU, or the type of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 DEFAULT_COMPUTE = Compute()

@@ -53,13 +53,21 @@ class Conditions:
         return f"{self.batch} {self.device} {threads}"
 
     @classmethod
-    def of(cls, device: torch.device, batch_size: int, *, here: bool = True) -> "Conditions":
-        """Return the conditions of an extraction. here: in this process, whose device is known."""
+    def of(
+        cls,
+        device: torch.device,
+        batch_size: int,
+        *,
+        here: bool = True,
+        threads: int | None = None,
+    ) -> "Conditions":
+        """Return the conditions of an extraction. here: in this process, whose device is known.
+        threads: of torch; None are those of this process."""
         return cls(
             batch_for(batch_size),
             device.type,
             _processor(device) if here else "",
-            torch.get_num_threads(),
+            torch.get_num_threads() if threads is None else threads,
             torch.__version__,
         )
 

@@ -38,6 +38,10 @@ class Backend(Protocol):
         """Start a run. Return the feature cache and compute context of its teachers and student."""
         ...
 
+    def computed_on(self) -> dict[str, list[str]]:
+        """Return what each kind of processes, other than this one, has computed on."""
+        ...
+
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
         """Train teachers that `training.directory` lacks, and store them there; may do nothing."""
         ...
@@ -63,6 +67,10 @@ class Local:
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Return the features as they are."""
         return features
+
+    def computed_on(self) -> dict[str, list[str]]:
+        """Return nothing: this process is the only one."""
+        return {}
 
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
         """Do nothing: each level is trained when it is needed."""

@@ -64,10 +64,11 @@ def describe_environment(config: Config) -> dict[str, Any]:
 
     from cosup.models.compute import resolve_device
 
+    local = config.execution.backend == "local"
     return {
         **_versions(),
         "cpu": {**_cores(), "threads": torch.get_num_threads()},
-        "device": _device(resolve_device(config.execution.device)),
+        "device": _device(resolve_device(config.execution.device if local else "cpu")),
         "commit": _commit(),
         "command": list(map(mask, sys.argv)),
         "working_directory": str(Path.cwd()),

@@ -7,11 +7,11 @@ from cosup.config.schema import Assigners, Config
 from cosup.layout import PREPARED
 from cosup.manifest import Manifest
 from cosup.models.classifier import build_classifier
-from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import head_bank
 from cosup.models.networks import load_backbone
 from cosup.runs.card import card
 from cosup.runs.directory import RunDirectory
+from cosup.runs.prepare import make_compute
 from cosup.student.folder import CARD, TEAM, save_head, save_network
 from cosup.student.network import split_state
 from cosup.student.team_folder import SavedTeacher, save_team
@@ -47,8 +47,7 @@ def export_student(
 def export_team(config: Config, run: RunDirectory, summary: dict[str, Any], folder: Path) -> None:
     """Write the teachers of the last round, its assigner and the exponents; copy the weights."""
     team, last, files = summary["team"], summary["rounds"][-1], run.files
-    device = resolve_device(config.execution.device)
-    compute = Compute(device, resolve_precision(config.execution.precision, device))
+    compute = make_compute(config.run, config.execution)
     cache, teachers = FeatureCache(compute), []
     for name in last["teachers"]:
         about = files.teachers.record(name).read()

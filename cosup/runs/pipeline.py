@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from cosup.analysis import Run, load_run, tables, verdict
 from cosup.analysis.next_steps import next_steps
@@ -17,6 +18,7 @@ from cosup.config.schema import Config
 from cosup.controls import NO_TEST
 from cosup.data.section import SPLITS
 from cosup.errors import in_short
+from cosup.models.compute import ComputedOn, device_name
 from cosup.report.page import write_report
 from cosup.runs.announce import announce_in_log
 from cosup.runs.answers import same_answers, with_answers
@@ -94,6 +96,8 @@ def run_one(
         run.files.environment.write(environment)
 
         prepared = prepare(context)
+        environment["computed"] = computed_on(context, prepared)
+        run.files.environment.write(environment)
         write_samples(context, prepared)
         chosen, prepared, recipe_choice = choose_recipe(context, prepared)
         chosen, loss_choice = choose_loss(chosen, prepared)
@@ -109,9 +113,18 @@ def run_one(
             summary["choice"] = recipe_choice
         if loss_choice is not None:
             summary["loss_choice"] = loss_choice
+        environment["computed"] = computed_on(context, prepared)
+        run.files.environment.write(environment)
         _finish(chosen, prepared, summary)
         run.finish("summary", summary)
         return summary
+
+
+def computed_on(context: RunContext, prepared: Prepared) -> dict[str, list[str]]:
+    """Return what this process and those of the backend compute on, for `environment.json`."""
+    compute = prepared.compute
+    here = ComputedOn(device_name(compute.device), compute.precision, torch.get_num_threads())
+    return {"here": [str(here)], **context.backend.computed_on()}
 
 
 def _episodes(config: Config) -> Numbers:

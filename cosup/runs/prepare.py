@@ -89,10 +89,14 @@ def list_samples_of(run: Run) -> ImageData:
 
 
 def make_compute(run: RunSection, execution: ExecutionSection) -> Compute:
-    """Return the compute context of the `execution` section, with every `auto` resolved."""
+    """Return the compute context of this process, with every `auto` resolved.
+
+    With Ray, actors and workers have devices of their own, and this process has the CPU alone: it
+    has reserved no GPU.
+    """
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
-    device = resolve_device(execution.device)
+    device = torch.device("cpu") if execution.backend == "ray" else resolve_device(execution.device)
     usable = min(MOST_THREADS, torch.get_num_threads())
     workers = usable if execution.workers == "auto" else execution.workers
     return Compute(

@@ -26,13 +26,14 @@ __all__ = ["FeatureCache", "FeatureSource", "RemoteExtraction", "cached_part"]
 class RemoteExtraction:
     """Extracts features in other processes.
 
-    data: the samples that they have; features of others are left to this process. device: that they
-    compute on. blocks: function of a backbone, a split and the first row of the samples that are
-    cached with the split -> blocks [b, D] float16 from that row to the last, in order.
+    data: the samples that they have; features of others are left to this process. device, threads:
+    that they compute with. blocks: function of a backbone, a split and the first row of the samples
+    that are cached with the split -> blocks [b, D] float16 from that row to the last, in order.
     """
 
     data: ImageData
     device: torch.device
+    threads: int
     blocks: Callable[[BackboneSection, str, int], Iterator[Tensor]]
 
 
@@ -133,7 +134,8 @@ class FeatureCache:
         """Return the conditions that features of this data are extracted in."""
         remote = self._remote(data)
         if remote is not None:
-            return Conditions.of(remote.device, self.compute.batch_size, here=False)
+            size = self.compute.batch_size
+            return Conditions.of(remote.device, size, here=False, threads=remote.threads)
         return Conditions.of(self.device or self.compute.device, self.compute.batch_size)
 
 

@@ -28,7 +28,8 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 
 from cosup.cluster.actor import Setup
 from cosup.cluster.pool import Limits, Pool
-from cosup.cluster.session import Allocation, connected
+from cosup.cluster.room import Allocation
+from cosup.cluster.session import connected
 from cosup.cluster.teachers import annotate_with_pool
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import load_data
@@ -83,7 +84,7 @@ class Bench:
     def setup(self) -> Setup:
         """Return what the actors are started with."""
         known, cwd, threads = self.data.known(), os.getcwd(), torch.get_num_threads()
-        return Setup(self.config, known, cwd, threads, "cpu", self.compute.precision)
+        return Setup(self.config, known, cwd, "cpu", self.compute.precision, threads)
 
     def seconds(self, pool: Pool | None) -> float:
         """Time filling a new store, by this process (pool is None) or by actors."""

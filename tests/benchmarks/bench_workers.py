@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.session import Allocation, connected
+from cosup.cluster.room import Allocation
+from cosup.cluster.session import connected
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.loader import image_batches
@@ -94,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     config = config_of(options)
     data = load_data(config.data, 0, 1, None)
-    setup = Setup(config, data.known(), os.getcwd(), torch.get_num_threads(), "cpu", "float32")
+    setup = Setup(config, data.known(), os.getcwd(), "cpu", "float32", torch.get_num_threads())
     pairs = []
     with (
         connected(ExecutionSection()),

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from cosup.cluster.actor import Setup
 from cosup.cluster.pool import Limits, Pool
-from cosup.cluster.session import Allocation
+from cosup.cluster.room import Allocation
 from cosup.config.schema import Config
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
@@ -50,7 +50,7 @@ def config(teachers: dict[str, Any]) -> Config:
 
 
 def actors(data: ImageData, config: Config, cwd: str = "", count: int = 2, tries: int = 3) -> Pool:
-    setup = Setup(config, data.known(), cwd, torch.get_num_threads(), "cpu", "float32")
+    setup = Setup(config, data.known(), cwd, "cpu", "float32", torch.get_num_threads())
     allocation = Allocation(count, CPUS, 0)  # one actor per node
     return Pool(setup, allocation, Limits(tries, timeout=60, wait=60), "teachers")
 

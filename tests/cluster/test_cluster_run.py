@@ -135,7 +135,9 @@ def test_missing_resources_are_reported_first(nodes: TwoNodes, tmp_path: Path) -
         "features": {"num_cpus": 3},
     }.items():
         error = error_of(
-            run_with_backend, config(tmp_path, "ray", **{section: asked}), tmp_path / "run"
+            run_with_backend,
+            config(tmp_path, "ray", device="auto", **{section: asked}),
+            tmp_path / "run",
         )
         assert error.key == ("execution", section)
         assert "the cluster has room for" in error.problem

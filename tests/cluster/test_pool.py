@@ -16,7 +16,7 @@ import ray
 from cluster_helpers import CPUS, TwoNodes, actor_pids, left, wait_until
 
 from cosup.cluster.pool import Limits, Pool
-from cosup.cluster.session import Allocation
+from cosup.cluster.room import Allocation
 from cosup.cluster.work_queue import WorkItem
 from cosup.errors import RunError, UserError
 

@@ -22,7 +22,7 @@ from helpers.student_jobs import (
 )
 
 from cosup.cluster.actor import Setup
-from cosup.cluster.session import Allocation
+from cosup.cluster.room import Allocation
 from cosup.cluster.storage import RunStorage
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config
@@ -49,7 +49,7 @@ def train(nodes: TwoNodes, two_threads: None, tmp_path: Path) -> Train:
         "student": {"backbone": {"name": "cifar_resnet8", "weights": None}},
     }
     config = Config.model_validate(content)
-    setup = Setup(config, DATA.known(), os.getcwd(), torch.get_num_threads(), "cpu", "float32")
+    setup = Setup(config, DATA.known(), os.getcwd(), "cpu", "float32", torch.get_num_threads())
 
     def train(
         *jobs: NetworkJob,

@@ -4,9 +4,10 @@ import copy
 from typing import Any
 
 import pytest
-from helpers.user_errors import key_of, keys_of, mistakes_of
+from helpers.user_errors import key_of, keys_of, mistakes_of, section_error_of
 
 from cosup.config import check_config
+from cosup.config.schema import ExecutionSection
 from cosup.errors import UserError
 from cosup.validation import MissingKey, UnknownKey
 
@@ -222,3 +223,12 @@ def test_a_mistake_in_one_section_hides_none_in_others_or_between_them() -> None
     }
     keys = {".".join(error.key) for error in errors_of(tree)}
     assert keys == {"run.sed", "data.limit", "student.cross_fit"}
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps", "gpu"])
+def test_ray_gives_each_process_its_device(device: str) -> None:
+    content = {"backend": "ray", "device": device}
+    error = section_error_of(ExecutionSection.model_validate, content)
+    assert error.key == ("device",)
+    for fine in ("auto", "cpu", "cuda"):
+        assert ExecutionSection(backend="ray", device=fine).device == fine

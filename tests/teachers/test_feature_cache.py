@@ -88,7 +88,7 @@ def test_other_processes_extract_the_features_of_their_samples_alone(
         yield torch.zeros(len(few), 96, dtype=torch.float16)
 
     other = few.subset(np.arange(len(few)))
-    remote = RemoteExtraction(few, torch.device("cuda"), blocks)
+    remote = RemoteExtraction(few, torch.device("cuda"), 1, blocks)
     assert of_test(FeatureCache(features.compute, remote), few).abs().sum() == 0
     assert asked == [0]
     assert torch.equal(of_test(FeatureCache(features.compute, remote), other), local)
