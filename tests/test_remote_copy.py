@@ -161,6 +161,18 @@ def test_a_run_that_is_being_written_is_read_as_it_was(run: Path, uri: str) -> N
     assert "later" in there.finished_stages()
 
 
+def test_a_file_that_is_not_there_yet(run: Path, uri: str) -> None:
+    upload(run, uri)
+    with pytest.raises(Damaged, match="gone"):
+        Layout(folder_of(uri)).samples.read()
+    Layout(run).summary.remove()
+    remove(join(uri, "summary.json"))
+    upload(run, uri)
+    with pytest.raises(RunError, match=r"samples\.parquet.* not finished") as caught:
+        Layout(folder_of(uri)).samples.read()
+    assert uri in str(caught.value)
+
+
 def test_scalars_of_a_run_that_is_being_written(run: Path, uri: str) -> None:
     files = Layout(run)
     files.summary.remove()

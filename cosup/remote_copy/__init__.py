@@ -13,7 +13,8 @@ Copies are in `COSUP_CACHE`, one per URI; those that were not used for longest a
 together are larger than `MOST_BYTES`. Nothing but `Copy.put_back` writes to the URI.
 """
 
-from cosup.remote_copy.copy import Copy, copy_of, folder_of, place_of
+from cosup.remote_copy.copy import Copy
+from cosup.remote_copy.places import copy_of, folder_of, place_of
 from cosup.remote_copy.session import ENDED, SESSION
 
 __all__ = ["ENDED", "SESSION", "Copy", "copy_of", "folder_of", "place_of"]

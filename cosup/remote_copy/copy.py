@@ -1,26 +1,23 @@
 """One copy: what is at its URI, what of it is here, and how a file gets here."""
 
-import json
 import logging
-import os
 import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cosup.errors import RunError, UserError
-from cosup.files import write_atomic, write_json
+from cosup.files import write_atomic
 from cosup.manifest import MANIFEST, Entry, Manifest, State
-from cosup.origins import origin_of, register
-from cosup.remote import Listed, Place, get, is_uri, join, listed, put, split
-from cosup.remote_copy.cache import folder_for, in_use, make_room, record_of
+from cosup.remote import Listed, get, join, listed, put, split
+from cosup.remote_copy.cache import in_use, make_room, record_of
 from cosup.remote_copy.cut_back import cut_back
+from cosup.remote_copy.kept import Kept, Mark, read_record, write_record
 from cosup.remote_copy.session import SESSION, writer_of
 from cosup.secrets import mask
 
-__all__ = ["Copy", "copy_of", "folder_of", "place_of"]
+__all__ = ["Copy"]
 
 log = logging.getLogger(__name__)
 
@@ -30,52 +27,6 @@ THREADS = 8
 """Files that are fetched at once."""
 SUMMARY = "summary.json"
 """The file that a run writes last."""
-
-Mark = tuple[int, str]
-"""Size and digest of the newest entry of a file in its manifest."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A file of the copy as it was fetched. mark: None for a file that no manifest lists."""
-
-    size: int
-    changed: int | None
-    mark: Mark | None
-
-
-def folder_of(place: str | Path, anew: bool = False) -> Path:
-    """Return the folder of a run, of a folder of runs or of an exported student.
-
-    It is the place itself for a path, and the up-to-date copy for a URI, in which files are fetched
-    when they are read. anew: fetch also those again that seem to be unchanged. Raises `UserError`
-    for a URI that cannot be used or where nothing is, and `RunError` for one that cannot be read
-    (no permission, no network); both name the URI.
-    """
-    if not is_uri(str(place)):
-        return Path(os.path.expanduser(place))
-    body, question, options = str(place).partition("?")
-    folder = folder_for(str(place))
-    uri = body.rstrip("/") + question + options
-    known = origin_of(folder)
-    copy = known[0] if known is not None and isinstance(known[0], Copy) else Copy(uri, folder)
-    copy.refresh(anew)
-    register(copy)
-    return folder
-
-
-def copy_of(path: Path) -> "Copy | None":
-    """Return the copy that a path is in, or None."""
-    found = origin_of(path)
-    return found[0] if found is not None and isinstance(found[0], Copy) else None
-
-
-def place_of(path: Path) -> Path | Place:
-    """Return where a run is: the path itself, or for one in a copy its URI."""
-    found = origin_of(path)
-    if found is None or not isinstance(found[0], Copy):
-        return path
-    return Place(join(found[0].uri, found[1]) if found[1] else found[0].uri)
 
 
 class Copy:
@@ -134,22 +85,27 @@ class Copy:
                 raise UserError(f"holds a file named {name!r}", where=self.name)
         with in_use(self.folder):
             self._entries.clear()
-            self.there, self.kept = there, {} if anew else self._record()
+            self.there, self.kept = there, {} if anew else read_record(record_of(self.folder))
             self._ready, self._texts = set(), {}
             manifests = [name for name in there if PurePosixPath(name).name == MANIFEST]
             self._get([name for name in manifests if not self._is_current(name)])
             self._texts = {name: (self.folder / name).read_bytes() for name in manifests}
             self._recorded = {name: self._mark(name) for name in there}
             self._sweep()
-            self._keep()
+            write_record(record_of(self.folder), self.name, self.kept)
         make_room()
 
     def fetch(self, names: Iterable[str]) -> None:
         """Copy files into the folder that are not in it as they are at the URI.
 
-        Raises `RunError` if the URI cannot be read, or the run there is replaced at this moment. A
-        file that is damaged there is copied as it is.
+        Raises `RunError` if the URI cannot be read, if the run there is replaced at this moment,
+        and for a file that an unfinished run has not written yet. A file that is damaged there is
+        copied as it is.
         """
+        names = list(names)
+        for name in names:
+            if name not in self.there and not (self.folder / name).is_file():
+                self._check_ended(name)
         asked = [name for name in names if name in self.there]
         wanted = [n for n in asked if n not in self._ready or not (self.folder / n).is_file()]
         if not wanted:
@@ -161,7 +117,7 @@ class Copy:
                 size = sum(self.there[name].size for name in lacking)
                 self._get(lacking)
                 self._settle(lacking)
-                self._keep()
+                write_record(record_of(self.folder), self.name, self.kept)
                 files = f"{len(lacking)} file{'s' if len(lacking) > 1 else ''}"
                 log.debug("fetched %s, %d bytes, from %s", files, size, self.name)
             self._ready |= set(wanted)
@@ -188,7 +144,7 @@ class Copy:
             self._texts |= {name: (self.folder / name).read_bytes() for name in recorded}
             self._note([name for name in [*recorded, *changed] if name in self.there])
             self._recorded |= {name: self._mark(name) for name in changed}
-            self._keep()
+            write_record(record_of(self.folder), self.name, self.kept)
 
     def _check_free(self, written: Path, manifests: Iterable[str]) -> None:
         """Raise `RunError` if a run may be writing at the URI, or has written since it was read."""
@@ -233,7 +189,7 @@ class Copy:
                 return
             before = dict(self._texts)
             self._read_manifests(wrong)
-            if before == self._texts and self._has_ended():
+            if before == self._texts and all(map(self._has_ended, wrong)):
                 return  # nobody writes there: they are damaged
             time.sleep(pause)
             self.there = {**self.there, **_listed(self.uri)}
@@ -247,8 +203,16 @@ class Copy:
                 self.kept.pop(self._name(manifest.path), None)  # to be fetched again next time
                 self._note([name])
 
-    def _has_ended(self) -> bool:
-        return any(PurePosixPath(name).name == SUMMARY for name in self.there)
+    def _has_ended(self, name: str) -> bool:
+        """Return whether the run that a file belongs to is finished."""
+        return any(
+            (above / SUMMARY).as_posix() in self.there for above in PurePosixPath(name).parents
+        )
+
+    def _check_ended(self, name: str) -> None:
+        """Raise `RunError` about a file that is not there if its run is not finished."""
+        if not self._has_ended(name):
+            raise RunError("is not there yet: the run is not finished", where=self.place(name))
 
     def _read_manifests(self, names: Iterable[str]) -> None:
         """Fetch the manifests of files again. Raises `RunError` if one was written anew."""
@@ -327,20 +291,6 @@ class Copy:
                 path.unlink()
                 self.kept.pop(name, None)
         self.kept = {name: kept for name, kept in self.kept.items() if name in self.there}
-
-    def _record(self) -> dict[str, Kept]:
-        """Return what an earlier process has fetched."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            found = json.loads(record_of(self.folder).read_text())["kept"]
-            return {
-                name: Kept(size, changed, None if mark is None else (int(mark[0]), str(mark[1])))
-                for name, (size, changed, mark) in found.items()
-            }
-        return {}
-
-    def _keep(self) -> None:
-        kept = {name: (one.size, one.changed, one.mark) for name, one in self.kept.items()}
-        write_json(record_of(self.folder), {"uri": self.name, "kept": kept})
 
 
 def _listed(uri: str) -> dict[str, Listed]:
