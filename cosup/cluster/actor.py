@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.config.schema import Config, ExecutionSection
-from cosup.data.loader import image_batches
+from cosup.data.loader import ImageRows, image_batches
 from cosup.data.table import ImageData, Known, load_data
 from cosup.data.transforms import eval_transform
 from cosup.errors import RunError
+from cosup.models.classifier import Classifier
 from cosup.models.compute import (
     Compute,
     ComputedOn,
@@ -34,6 +35,7 @@ from cosup.models.compute import (
 from cosup.models.extraction import batch_for, feature_blocks
 from cosup.models.section import BackboneSection
 from cosup.models.watch import recorded
+from cosup.student.jobs import predict_images
 from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
@@ -140,6 +142,7 @@ class PoolActor:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.groups: dict[Any, dict[str, Teacher]] = {}
+        self.network: tuple[str, Classifier] | None = None
 
     def node_id(self) -> str:
         """Return the id of the node that the actor was placed on."""
@@ -203,6 +206,18 @@ class PoolActor:
         batch = batch_for(compute.batch_size)
         images = image_batches(self.data, rows, transform, batch, compute.workers)
         return torch.cat(list(feature_blocks(source.backbone, images))).numpy()
+
+    def predict(self, key: str, network: Sequence[Any], rows: NDArray[np.int64]) -> Arrays:
+        """Return a network's class probabilities of rows.
+
+        key: of the network, which the actor keeps until it gets another one. network: holds a
+        reference to it.
+        """
+        if self.network is None or self.network[0] != key:
+            self.network = None  # not two at once
+            self.network = key, ray.get(network[0])
+        found = predict_images(self.network[1], ImageRows(self.data, rows), self.features.compute)
+        return pack(found.tensors())
 
     @cached_property
     def data(self) -> ImageData:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cosup.cluster.actor import Setup, resolve_there
 from cosup.cluster.pool import Limits, Pool
+from cosup.cluster.predictions import predict_with_pool
 from cosup.cluster.room import (
     Allocation,
     allocate,
@@ -20,11 +21,14 @@ from cosup.cluster.storage import RunStorage
 from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection, WorkersSection
+from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
 from cosup.errors import within
+from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute, ComputedOn
 from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
+from cosup.probabilities import ProbTable
 from cosup.runs.backend import HEADS_BYTES, TeacherGroup
 from cosup.student.jobs import Launcher
 from cosup.teachers.annotate import OnShard
@@ -40,8 +44,11 @@ GROWTH_SECONDS = 300.0
 """Time for an autoscaler to start nodes: a machine with a GPU takes minutes."""
 TEACHER_GPU = 0.25
 """GPUs per teacher actor with `num_gpus: auto`."""
+FEW_IMAGES = 500
+"""Predicted here rather than by actors without a GPU: about what one CPU does in the time that an
+actor needs to start."""
 BLOCK_ROWS = 2048
-"""Approximate number of images in a block of features (a multiple of the batch)."""
+"""Approximate number of images in a block of features or predictions (a multiple of the batch)."""
 
 
 class RayBackend(Closeable):
@@ -99,6 +106,8 @@ class RayBackend(Closeable):
             self._setups["student"],
             self.allocations["student"],
             self.storage,
+            predict=lambda network, inputs: self._predict(data, network, inputs),
+            free=self.close,
             tries=execution.tries,
             wait=execution.wait,
             kept_bytes=HEADS_BYTES,
@@ -143,6 +152,18 @@ class RayBackend(Closeable):
         """Fill the store: actors annotate, this process writes."""
         annotate_with_pool(lambda: self._use("teachers"), teachers, data, store, compute, on_shard)
         self.close()
+
+    def _predict(self, data: ImageData, network: Classifier, inputs: ImageRows) -> ProbTable | None:
+        """Return a network's probabilities; None if this process is to predict.
+
+        It predicts a few images itself where actors have no GPU, as they take longer to start, and
+        those that actors do not have (of novel classes).
+        """
+        gpu = self.allocations["features"].num_gpus > 0
+        if inputs.data is not data or not len(inputs) or (len(inputs) < FEW_IMAGES and not gpu):
+            return None
+        size = self.execution.batch_size
+        return predict_with_pool(lambda: self._use("features"), network, inputs, size, BLOCK_ROWS)
 
     def _use(self, name: str) -> Pool:
         """Return the pool of this name; start it if needed."""

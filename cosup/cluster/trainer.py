@@ -45,11 +45,13 @@ from cosup.cluster.room import Allocation
 from cosup.cluster.session import describe_nodes, find_nodes
 from cosup.cluster.storage import RunStorage
 from cosup.cluster.train_worker import RESULT, Training, work
+from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
 from cosup.errors import RunError, UserError, in_short
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.watch import OnStep
+from cosup.probabilities import ProbTable
 from cosup.student.jobs import LocalLauncher, NetworkJob
 from cosup.words import plural
 
@@ -76,8 +78,10 @@ END_SECONDS = 30.0
 class RayLauncher(LocalLauncher):
     """Trains networks on the cluster that this process is connected to, and heads in this process.
 
-    allocation: the workers of each training. tries: how often a training may fail. wait: seconds to
-    wait for a place. kept_bytes: memory for heads that later jobs may ask for again.
+    allocation: the workers of each training. predict: predicts images by other processes, or
+    returns None to leave them to this one. free: frees the resources that trainings need. tries:
+    how often a training may fail. wait: seconds to wait for a place. kept_bytes: memory for heads
+    that later jobs may ask for again.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class RayLauncher(LocalLauncher):
         allocation: Allocation,
         storage: RunStorage,
         *,
+        predict: Callable[[Classifier, ImageRows], ProbTable | None] = lambda *_: None,
+        free: Callable[[], None] = lambda: None,
         tries: int,
         wait: float,
         kept_bytes: int = 0,
@@ -94,6 +100,7 @@ class RayLauncher(LocalLauncher):
         self.setup = setup
         self.allocation = allocation
         self.storage = storage
+        self._predict, self._free = predict, free
         self.tries, self.wait = tries, wait
 
     def network(
@@ -115,6 +122,8 @@ class RayLauncher(LocalLauncher):
         """
         assert data.fingerprint == self.setup.known.fingerprint, "workers read the run's own data"
         assert compute.scratch is not None, "workers keep states in the storage of the run"
+        if jobs:
+            self._free()
         counts = [job.workers(self.allocation.count) for job in jobs]
         uris = [self.storage.uri_of(compute.scratch / job.state_name(data)) for job in jobs]
         trainings = [
@@ -135,6 +144,11 @@ class RayLauncher(LocalLauncher):
         for number, job in enumerate(jobs):
             job.classifier.model.load_state_dict(_fetch(running.results[number]))
         return [job.classifier.eval().requires_grad_(False) for job in jobs]
+
+    def predict(self, network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
+        """Return a network's class probabilities of images."""
+        found = self._predict(network, inputs)
+        return super().predict(network, inputs, compute) if found is None else found
 
     def room(self) -> int:
         """Return how many trainings the nodes have room for at once, at least 1."""

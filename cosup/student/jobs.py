@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cosup.config.student import StudentSection
-from cosup.data.loader import TrainingBatches, image_batches
+from cosup.data.loader import ImageRows, TrainingBatches, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import within
 from cosup.layout import PENDING
 from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, FeatureLoss
-from cosup.models.classifier import Classifier
+from cosup.models.classifier import Classifier, predict_network
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.fitted import FittedHeads
@@ -45,6 +45,7 @@ __all__ = [
     "LocalLauncher",
     "NetworkJob",
     "StudentSetup",
+    "predict_images",
 ]
 
 
@@ -264,6 +265,10 @@ class Launcher(Protocol):
         """
         ...
 
+    def predict(self, network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
+        """Return a network's class probabilities of images, as `predict_images` does."""
+        ...
+
 
 class LocalLauncher:
     """Runs jobs in this process, and of equal heads the first only.
@@ -303,6 +308,17 @@ class LocalLauncher:
             self.network(job, data, compute, None if place else on_step)
             for place, job in enumerate(jobs)
         ]
+
+    def predict(self, network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
+        """Return a network's class probabilities of images."""
+        return predict_images(network, inputs, compute)
+
+
+def predict_images(network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
+    """Return class probabilities of images, without augmentation, a row per image."""
+    transform, size = eval_transform(network.input), compute.batch_size
+    batches = image_batches(inputs.data, inputs.rows, transform, size, compute.workers)
+    return predict_network(network, batches, compute)
 
 
 @dataclass(frozen=True)

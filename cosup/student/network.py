@@ -13,7 +13,7 @@ from cosup.data.transforms import eval_transform
 from cosup.losses.base import Objective
 from cosup.losses.features import without_features
 from cosup.models.centroids import episode_probs
-from cosup.models.classifier import Classifier, build_classifier, predict_network
+from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
 from cosup.protocols import (
@@ -95,11 +95,10 @@ class NetworkStudent(Student):
     def predict(self, inputs: TestInputs) -> ProbTable:
         """Predict class probabilities of samples it was not trained on, or, of the queries of
         episodes, probabilities of their ways."""
-        network, compute = self._network(), self.setup.compute
         if isinstance(inputs, EpisodeRows):
-            return predict_episodes(self.meta_ or network, inputs, compute)
-        assert isinstance(inputs, ImageRows)
-        return predict_images(network, inputs, compute)
+            network = self.meta_ or self._network()
+            return predict_episodes(network, inputs, self.setup.compute)
+        return _predict(self.setup, self._network(), inputs)
 
     def predict_own(self, inputs: Inputs) -> ProbTable:
         """Predict class probabilities of its training samples, each by its fold's network if
@@ -110,7 +109,7 @@ class NetworkStudent(Student):
         return by_fold(
             folds,
             self.setup.fold_count,
-            lambda fold, rows: predict_images(self.folds_[fold], inputs[rows], self.setup.compute),
+            lambda fold, rows: _predict(self.setup, self.folds_[fold], inputs[rows]),
         )
 
     def fit_parts(
@@ -121,7 +120,7 @@ class NetworkStudent(Student):
         data, (lesson,) = _lessons([update])
         jobs = [self._job(lesson, rows, f"part-{place}") for place, rows in enumerate(members)]
         setup = self.setup
-        return NetworkParts(setup.launcher.networks(jobs, data, setup.compute, None), setup.compute)
+        return NetworkParts(setup.launcher.networks(jobs, data, setup.compute, None), setup)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the network's tensors under timm's names, and those of the meta stage's copy."""
@@ -195,20 +194,19 @@ class NetworkStudent(Student):
 class NetworkParts(PartPredictor):
     """Networks that were trained, one per set of rows."""
 
-    def __init__(self, networks: Sequence[Classifier], compute: Compute) -> None:
+    def __init__(self, networks: Sequence[Classifier], setup: StudentSetup) -> None:
         self.networks = networks
-        self.compute = compute
+        self.setup = setup
 
     def predict(self, part: int, inputs: Inputs) -> ProbTable:
         """Predict class probabilities with the network of one set."""
-        return predict_images(self.networks[part], inputs, self.compute)
+        return _predict(self.setup, self.networks[part], inputs)
 
 
-def predict_images(network: Classifier, inputs: Inputs, compute: Compute) -> ProbTable:
+def _predict(setup: StudentSetup, network: Classifier, inputs: TestInputs) -> ProbTable:
     """Predict class probabilities of images, without augmentation."""
     assert isinstance(inputs, ImageRows), "a network reads images"
-    batches = _image_batches(network, inputs, compute)
-    return predict_network(network, batches, compute)
+    return setup.launcher.predict(network, inputs, setup.compute)
 
 
 @torch.inference_mode()
