@@ -204,7 +204,9 @@ class PoolActor:
             rows = self.data.rows(split)[start:stop]
         transform, compute = eval_transform(source.backbone.input), self.features.compute
         batch = batch_for(compute.batch_size)
-        images = image_batches(self.data, rows, transform, batch, compute.workers)
+        images = image_batches(
+            self.data, rows, transform, batch, compute.workers, pinned=compute.pins
+        )
         return torch.cat(list(feature_blocks(source.backbone, images))).numpy()
 
     def predict(self, key: str, network: Sequence[Any], rows: NDArray[np.int64]) -> Arrays:

@@ -25,7 +25,7 @@ from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
 from cosup.errors import within
 from cosup.models.classifier import Classifier
-from cosup.models.compute import Compute, ComputedOn
+from cosup.models.compute import Compute, ComputedOn, Precision
 from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
@@ -136,6 +136,10 @@ class RayBackend(Closeable):
         """Trains networks by Ray Train, and heads in this process."""
         assert self._launcher is not None, "launcher before begin"
         return self._launcher
+
+    def annotates_in(self, compute: Compute) -> Precision:
+        """Return the precision of the actors that annotate."""
+        return self._setups["teachers"].precision
 
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
         """Train in parallel the teachers that `training.directory` lacks."""

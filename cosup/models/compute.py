@@ -52,6 +52,11 @@ class Compute:
     scratch: Path | None = None
     ranks: Ranks = ALONE
 
+    @property
+    def pins(self) -> bool:
+        """Whether batches are copied to the device from page-locked memory."""
+        return self.device.type == "cuda"
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context manager that runs matrix products and convolutions in `precision`."""
         return autocast(self.device, self.precision)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cosup.config.schema import Config
 from cosup.data.table import ImageData
-from cosup.models.compute import Compute
+from cosup.models.compute import Compute, Precision
 from cosup.student.jobs import Launcher, LocalLauncher
 from cosup.teachers.annotate import OnShard, annotate
 from cosup.teachers.base import Teacher, Training
@@ -36,6 +36,10 @@ class Backend(Protocol):
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Start a run. Return the feature cache and compute context of its teachers and student."""
+        ...
+
+    def annotates_in(self, compute: Compute) -> Precision:
+        """Return the precision in which networks annotate. compute: of this process."""
         ...
 
     def computed_on(self) -> dict[str, list[str]]:
@@ -67,6 +71,10 @@ class Local:
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Return the features as they are."""
         return features
+
+    def annotates_in(self, compute: Compute) -> Precision:
+        """Return the precision of this process."""
+        return compute.precision
 
     def computed_on(self) -> dict[str, list[str]]:
         """Return nothing: this process is the only one."""

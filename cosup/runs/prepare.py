@@ -63,7 +63,8 @@ def prepare(context: RunContext) -> Prepared:
         levels, for_controls = _train(context, hierarchy, data, features)
     with context.timed("annotate"):
         folder = context.run.folder(context.files.annotations.folder)
-        store = open_store(folder, data, config.execution.shard_size)
+        precision = backend.annotates_in(compute)
+        store = open_store(folder, data, config.execution.shard_size, precision)
         annotated = Annotated(data, levels, for_controls, store, compute)
         _annotate(annotated, backend)
     return assemble(context, annotated, inputs)

@@ -193,7 +193,7 @@ class NetworkJob:
         assert self.watched is not None
         classifier, rows = module.classifier, self.watched.inputs.numpy()
         size, transform = compute.batch_size, eval_transform(classifier.input)
-        batches = image_batches(data, rows, transform, size, compute.workers)
+        batches = image_batches(data, rows, transform, size, compute.workers, pinned=compute.pins)
         return network_accuracy(classifier, batches, self.watched.labels, compute)
 
     def _connector(self) -> Connector | None:
@@ -317,7 +317,9 @@ class LocalLauncher:
 def predict_images(network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
     """Return class probabilities of images, without augmentation, a row per image."""
     transform, size = eval_transform(network.input), compute.batch_size
-    batches = image_batches(inputs.data, inputs.rows, transform, size, compute.workers)
+    batches = image_batches(
+        inputs.data, inputs.rows, transform, size, compute.workers, pinned=compute.pins
+    )
     return predict_network(network, batches, compute)
 
 

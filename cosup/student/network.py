@@ -230,7 +230,14 @@ def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 
 def _image_batches(network: Classifier, inputs: ImageRows, compute: Compute) -> Iterator[Tensor]:
     transform = eval_transform(network.input)
-    return image_batches(inputs.data, inputs.rows, transform, compute.batch_size, compute.workers)
+    return image_batches(
+        inputs.data,
+        inputs.rows,
+        transform,
+        compute.batch_size,
+        compute.workers,
+        pinned=compute.pins,
+    )
 
 
 def _lessons(updates: Sequence[Update]) -> tuple[ImageData, list[Lesson]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cosup.data.table import ImageData
-from cosup.models.compute import Compute
+from cosup.models.compute import Compute, Precision
 from cosup.probabilities import ProbTable
 from cosup.progress import Advance, working_on
 from cosup.teachers.base import SampleRows, Teacher
@@ -38,14 +38,18 @@ OnShard = Callable[[str, str, int, int], None]
 """Called after each shard: split, teacher, number of shards done, number of shards of this call."""
 
 
-def open_store(directory: Path, data: ImageData, shard_size: int) -> AnnotationStore:
-    """Return the store of a run's annotations; its shards are valid for these samples only."""
+def open_store(
+    directory: Path, data: ImageData, shard_size: int, precision: Precision = "float32"
+) -> AnnotationStore:
+    """Return the store of a run's annotations; its shards are valid for these samples only, and for
+    this precision of networks."""
     return AnnotationStore(
         directory,
         "-".join(data.split_fingerprint(split)[:16] for split in ANNOTATED),
         len(data.classes),
         {split: len(data.rows(split)) for split in ANNOTATED},
         shard_size,
+        precision,
     )
 
 

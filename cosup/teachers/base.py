@@ -214,7 +214,7 @@ class ImageTeacher(Teacher):
     def inputs(self, data: ImageData, rows: SampleRows, compute: Compute) -> Iterator[Tensor]:
         """Yield images uint8 [B, K, size, size]."""
         size = self.images_at_once or compute.batch_size
-        return image_batches(data, rows, self.transform, size, compute.workers)
+        return image_batches(data, rows, self.transform, size, compute.workers, pinned=compute.pins)
 
 
 class RowTeacher(Teacher):

@@ -113,7 +113,9 @@ class FeatureCache:
                 return remote.blocks(source.section, split, start)
             rows, transform = np.arange(start, len(part)), eval_transform(backbone.input)
             workers = self.compute.workers
-            images = image_batches(part, rows, transform, conditions.batch, workers)
+            images = image_batches(
+                part, rows, transform, conditions.batch, workers, pinned=self.compute.pins
+            )
             return feature_blocks(backbone, images)
 
         rows = Rows(blocks, (len(part), backbone.num_features), backbone.name, conditions)

@@ -14,6 +14,7 @@ from cosup.errors import about, within
 from cosup.layout import TeacherFiles
 from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
+from cosup.models.compute import Compute
 from cosup.models.images import training_transform
 from cosup.models.loop_state import StateFile
 from cosup.models.optimize import build_network_optimizer
@@ -38,11 +39,11 @@ class ClassifierTeacher(ImageTeacher):
     """A classifier over the task's classes that reads uint8 images [B, 3, size, size]."""
 
     def __init__(
-        self, spec: TeacherSpec, classifier: Classifier, device: torch.device, steps: int
+        self, spec: TeacherSpec, classifier: Classifier, compute: Compute, steps: int
     ) -> None:
         super().__init__(spec, classifier.num_classes, steps)
         self.classifier = classifier
-        self.device = device
+        self.compute = compute
         self.transform = eval_transform(classifier.input)
 
     @torch.inference_mode()
@@ -53,12 +54,17 @@ class ClassifierTeacher(ImageTeacher):
     @torch.inference_mode()
     def embed(self, inputs: Tensor) -> Tensor:
         """Return embeddings [B, D] of images uint8 [B, 3, size, size]."""
-        return self.classifier.to(self.device).eval().embed(inputs).float().cpu()
+        network = self.classifier.to(self.compute.device).eval()
+        with self.compute.autocast():
+            found = network.embed(inputs)
+        return found.float().cpu()
 
     def _logits(self, inputs: Tensor) -> Tensor:
         """Return logits [B, C] of images uint8 [B, 3, size, size], on the device."""
-        logits: Tensor = self.classifier.to(self.device).eval()(inputs)
-        return logits
+        network = self.classifier.to(self.compute.device).eval()
+        with self.compute.autocast():
+            logits: Tensor = network(inputs)
+        return logits.float()
 
     def network(self) -> Classifier:
         """Return the classifier."""
@@ -94,13 +100,13 @@ class NetworkTeacher(NetworkKind, ClassifierTeacher):
 
     @classmethod
     def _train_one(cls, spec: TeacherSpec, training: Training) -> Teacher:
-        model, device = spec.model, training.compute.device
+        model, compute = spec.model, training.compute
         classifier = _build_network(spec, training, model.weights)
         if model.checkpoint is not None:
             with within(f"{spec.setup.model_key}.checkpoint"):
                 load_checkpoint(classifier, model.checkpoint.replace("{name}", spec.name))
-            return cls(spec, classifier, device, steps=0)
-        teacher = cls(spec, classifier, device, steps=0)
+            return cls(spec, classifier, compute, steps=0)
+        teacher = cls(spec, classifier, compute, steps=0)
         teacher.steps = _train_network(teacher, training)
         return teacher
 
@@ -111,7 +117,7 @@ class NetworkTeacher(NetworkKind, ClassifierTeacher):
         """Return the teacher whose network has this state."""
         classifier = _build_network(spec, training, None)
         classifier.model.load_state_dict(dict(state))
-        return cls(spec, classifier, training.compute.device, steps)
+        return cls(spec, classifier, training.compute, steps)
 
 
 def _build_network(spec: TeacherSpec, training: Training, weights: str | None) -> Classifier:

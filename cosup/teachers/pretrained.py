@@ -65,7 +65,7 @@ class PretrainedTeacher(PretrainedKind, ClassifierTeacher):
         with within(spec.setup.model_key):
             groups = class_groups(spec.model, classes, scope, found.num_classes, names)
         merged = MergedClassifier(found, groups, len(classes)).eval()
-        return cls(spec, merged, training.compute.device, steps=0)
+        return cls(spec, merged, training.compute, steps=0)
 
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cosup.layout import AnnotationFiles, ProbFile
+from cosup.models.compute import Precision
 from cosup.probabilities import ProbTable
 
 __all__ = ["AnnotationStore", "Annotator", "StoredAnnotations"]
@@ -59,7 +60,8 @@ class AnnotationStore:
     """Annotations of the splits of a dataset.
 
     directory: folder of the files. fingerprint: hash of the samples and their order. num_classes:
-    C. sizes: samples per split. shard_size: samples per file.
+    C. sizes: samples per split. shard_size: samples per file. precision: of the networks' forward
+    passes.
     """
 
     directory: Path
@@ -67,6 +69,7 @@ class AnnotationStore:
     num_classes: int
     sizes: Mapping[str, int]
     shard_size: int = 4096
+    precision: Precision = "float32"
     _announced: dict[tuple[str, str], str] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -143,6 +146,7 @@ class AnnotationStore:
             self.sizes[split],
             self.num_classes,
             self.shard_size,
+            *([self.precision] if self.precision != "float32" else []),
         )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

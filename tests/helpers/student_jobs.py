@@ -109,7 +109,7 @@ def live_job() -> NetworkJob:
         NetworkTeacher(
             TeacherSpec(name, 0, classes),
             build_classifier("cifar_resnet8", 10, None, 16, seed),
-            CPU,
+            Compute(),
             0,
         )
         for seed, (name, classes) in enumerate({"low": (0, 1, 2, 3, 4), "all": None}.items())

@@ -11,11 +11,15 @@ from teacher_helpers import finest, teachers_section
 from cosup.data.table import ImageData
 from cosup.data.transforms import PixelTransform
 from cosup.layout.kinds import JsonFile
+from cosup.models.classifier import build_classifier
+from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import annotate, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
+from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import LinearPixels
+from cosup.teachers.network import NetworkTeacher
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.train import train_level
 
@@ -169,3 +173,39 @@ def test_a_level_of_64_teachers_is_annotated_and_read_in_one_pass(
     # Shard after shard, each file once.
     shards = range(store.shards("student_train"))
     assert read == [(shard, name) for shard in shards for name in names]
+
+
+def test_networks_annotate_in_the_precision_that_is_asked_for(
+    data: ImageData, tmp_path: Path
+) -> None:
+    """Under autocast; and annotations of another precision are not taken for these."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        compute = Compute(torch.device("cpu"), precision)  # type: ignore[arg-type]
+        classifier = build_classifier("cifar_resnet8", len(data.classes), None, 16, 0)
+        teacher = NetworkTeacher(TeacherSpec("all", 0), classifier, compute, 0)
+        (images,) = list(teacher.inputs(data, data.rows("test")[:16], compute))
+        found[precision] = teacher.annotate(images)
+        with compute.autocast(), torch.inference_mode():
+            expected = classifier(images).float().softmax(1)
+        assert found[precision].dtype == torch.float32
+        assert torch.equal(found[precision], expected)
+        store = open_store(tmp_path, data, 100, precision)  # type: ignore[arg-type]
+        assert len(store.missing("test", teacher)) == store.shards("test")
+        annotate([teacher], data, store, compute, ("test",))
+        assert not store.missing("test", teacher)
+    assert not torch.equal(found["float32"], found["bfloat16"])
+    torch.testing.assert_close(found["float32"], found["bfloat16"], atol=0.05, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_for_a_gpu_are_pinned(data: ImageData) -> None:
+    compute = Compute(torch.device("cuda"))
+    classifier = build_classifier("cifar_resnet8", len(data.classes), None, 16, 0)
+    teacher = NetworkTeacher(TeacherSpec("all", 0), classifier, compute, 0)
+    (images,) = list(teacher.inputs(data, data.rows("test")[:16], compute))
+    assert images.is_pinned()
+    here = NetworkTeacher(TeacherSpec("all", 0), classifier, Compute(), 0)
+    there = teacher.annotate(images)
+    torch.testing.assert_close(there, here.annotate(images), atol=1e-3, rtol=1e-3)

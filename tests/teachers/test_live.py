@@ -34,7 +34,7 @@ def network(
 ) -> NetworkTeacher:
     classifier = build_classifier(model, 10, image_size=size, seed=seed)
     spec = TeacherSpec(name, 0, classes, None)
-    return NetworkTeacher(spec, classifier, CPU, 0)
+    return NetworkTeacher(spec, classifier, Compute(CPU), 0)
 
 
 @pytest.fixture

@@ -130,9 +130,9 @@ def test_teachers_share_one_feature_extraction(
 ) -> None:
     decoded: list[int] = []
 
-    def counting(part: ImageData, rows: Any, *rest: Any) -> Any:
+    def counting(part: ImageData, rows: Any, *rest: Any, **named: Any) -> Any:
         decoded.extend(rows.tolist())
-        return image_batches(part, rows, *rest)
+        return image_batches(part, rows, *rest, **named)
 
     monkeypatch.setattr(teacher_features, "image_batches", counting)
     section = section_of("linear_features", data, tmp_path)

@@ -86,9 +86,9 @@ def test_images_are_encoded_once_for_teachers_of_the_same_model(
 ) -> None:
     decoded: list[int] = []
 
-    def counting(part: ImageData, rows: Any, *rest: Any) -> Any:
+    def counting(part: ImageData, rows: Any, *rest: Any, **named: Any) -> Any:
         decoded.extend(rows.tolist())
-        return image_batches(part, rows, *rest)
+        return image_batches(part, rows, *rest, **named)
 
     monkeypatch.setattr("cosup.teachers.features.image_batches", counting)
     linear = {"name": "linear_features", "backbone": {"name": f"open_clip:{folder}"}}
