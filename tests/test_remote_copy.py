@@ -233,8 +233,8 @@ def test_what_is_written_is_put_back_with_its_record(run: Path, uri: str, cached
 def test_nothing_is_written_where_a_run_writes(run: Path, uri: str, tmp_path: Path) -> None:
     upload(run, uri)
     note = tmp_path / SESSION
-    for session, is_free in (({"host": "there"}, False), ({"host": "there", ENDED: True}, True)):
-        note.write_text(json.dumps({"staging": "x", **session}))
+    for ended, is_free in ((False, False), (True, True)):
+        note.write_text(json.dumps({"staging": "x", "host": "there", ENDED: ended}))
         put(note, join(uri, SESSION))
         here = Layout(folder_of(uri))
         assert not is_there(here.path / SESSION)

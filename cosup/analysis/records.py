@@ -218,6 +218,7 @@ class Run:
             if not is_file_name(str(name)):  # anybody may have written the run
                 place = self.files.stage(PREPARED).path
                 raise RunError(f"{place} is damaged: a teacher is named {literal(name)}")
+        obtain(*(self.files.teachers.record(name).path for name in names))
         return [self._teacher(name) for name in names]
 
     @property
@@ -339,6 +340,7 @@ class Run:
         if kind == "teacher":
             return files.episode_answers(who).read(answers, samples)
         if kind == "control":
+            obtain(*(files.control(name).path for name in self.controls))
             return files.control(who).read(answers, samples)
         number = self.rounds[-1] if kind == "student" else int(who.removeprefix("round "))
         return files.round(number).test.read(answers, samples)

@@ -139,8 +139,8 @@ class Copy:
             self._check_free(written, recorded)
             for name in [*recorded, *changed]:
                 put(self.folder / name, join(self.uri, name))
-            self.there = _listed(self.uri)
-            self.there.pop(SESSION, None)
+            now = _listed(self.uri)
+            self.there |= {n: now[n] for n in [*self.there, *changed] if n in now}
             self._texts |= {name: (self.folder / name).read_bytes() for name in recorded}
             self._note([name for name in [*recorded, *changed] if name in self.there])
             self._recorded |= {name: self._mark(name) for name in changed}
@@ -148,13 +148,13 @@ class Copy:
 
     def _check_free(self, written: Path, manifests: Iterable[str]) -> None:
         """Raise `RunError` if a run may be writing at the URI, or has written since it was read."""
-        below = PurePosixPath(self._name(written)).parents
-        above = [join(self.uri, str(name)) for name in below if str(name) != "."]
-        with suppress(UserError):  # the URI may be that of a seed of a run
-            above.append(split(self.uri)[0])
-        for uri in (self.uri, *above):
-            if (host := writer_of(uri)) is not None:
-                raise RunError(f"a run on {host} may be writing there", where=self.name)
+        folders = [folder.as_posix() for folder in PurePosixPath(self._name(written)).parents]
+        runs = [join(self.uri, name) for name in folders if f"{name}/{MANIFEST}" in self.there]
+        hosts = [writer_of(uri) for uri in (self.uri, *runs)]
+        with suppress(UserError, RunError):  # the URI may be that of a seed of a run
+            hosts.append(writer_of(split(self.uri)[0]))
+        for host in filter(None, hosts):
+            raise RunError(f"a run on {host} may be writing there", where=self.name)
         for name in manifests:
             if self._text(name) != self._texts[name]:
                 raise RunError("it has changed since it was read", where=self.name)
@@ -192,8 +192,8 @@ class Copy:
             if before == self._texts and all(map(self._has_ended, wrong)):
                 return  # nobody writes there: they are damaged
             time.sleep(pause)
-            self.there = {**self.there, **_listed(self.uri)}
-            self.there.pop(SESSION, None)
+            now = _listed(self.uri)
+            self.there = {name: now.get(name, found) for name, found in self.there.items()}
             self._get(wrong)
             wrong = [name for name in wrong if self._is_damaged(name)]
         for name in wrong:

@@ -13,7 +13,8 @@ SESSION = ".cosup-mirror"
 """At the URI: a file that names the staging folder that wrote there last (`cosup.runs.mirror`). In
 a staging root: the folder with the records and locks of its runs."""
 ENDED = "ended"
-"""The key in it that says that the run is finished, so that it writes there no more."""
+"""The key in it that says that the run is finished, so that it writes there no more. Earlier
+versions of cosup left it out."""
 
 
 def writer_of(uri: str) -> str | None:
@@ -24,5 +25,5 @@ def writer_of(uri: str) -> str | None:
             return None
         with suppress(ValueError, TypeError, KeyError):
             found = json.loads(file.read_text())
-            return None if found.get(ENDED) is True else str(found["host"])
+            return None if found.get(ENDED, True) else str(found["host"])
     return "another machine"
