@@ -24,7 +24,7 @@ from cosup.rounds import NewStudent, Outcome, Recipe, cross_fit, run_rounds
 from cosup.seeds import seed_for
 from cosup.sources import STUDENT, Tally, block_of, notes, others_speak
 from cosup.student.head import HeadStudent
-from cosup.student.jobs import StudentSetup
+from cosup.student.setup import StudentSetup
 
 __all__ = ["ArrayRounds", "Finished"]
 

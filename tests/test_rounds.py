@@ -33,7 +33,7 @@ from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
 from cosup.rounds import RoundState, run_rounds, run_rounds_together
 from cosup.student.head import HeadStudent
-from cosup.student.jobs import StudentSetup
+from cosup.student.setup import StudentSetup
 
 
 def accuracy(probs, labels):

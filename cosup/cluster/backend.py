@@ -30,7 +30,7 @@ from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
 from cosup.runs.backend import HEADS_BYTES, TeacherGroup
-from cosup.student.jobs import Launcher
+from cosup.student.launcher import Launcher
 from cosup.teachers.annotate import OnShard
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache

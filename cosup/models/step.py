@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cosup.errors import UserError, in_short
+from cosup.errors import UserError
 from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier
@@ -24,6 +24,8 @@ from cosup.seeds import forked_seeds
 from cosup.settings import registered_name
 from cosup.settings.losses import LOSSES
 
+WARM_UPS = 2
+
 if TYPE_CHECKING:
     from timm.data.random_erasing import RandomErasing
 
@@ -35,7 +37,6 @@ __all__ = [
     "TrainContext",
     "TrainModule",
     "check_settings",
-    "compiled",
 ]
 
 
@@ -158,15 +159,16 @@ class Step:
         return loss, sums
 
     def _warm_up(self, part: Batch, progress: float) -> None:
-        """Run a pass of which nothing remains.
+        """Run passes of which nothing remains.
 
-        In its first pass, `DistributedDataParallel` finds the weights that get no gradient, and the
-        order in which it exchanges the others, on which the last digits of the means depend. So
-        that a resumed training has the digits of a whole one, no step is the first pass.
+        In its first pass, `DistributedDataParallel` finds the weights that get no gradient, and in
+        the second the order in which it exchanges the others, on which the last digits of the means
+        depend. So that a resumed training has the digits of a whole one, these are no steps.
         """
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         with forked_seeds(0, self.compute.device):
-            torch.autograd.backward(self._losses(part, progress)[0])
+            for _ in range(WARM_UPS):
+                torch.autograd.backward(self._losses(part, progress)[0])
         for buffer, before in buffers:
             buffer.copy_(before)
         self.module.zero_grad(set_to_none=True)
@@ -233,34 +235,6 @@ def check_settings(objective: Objective, training: TrainingSection) -> None:
             key="mixing",
             allowed="mixup: 0 and cutmix: 0",
         )
-
-
-@contextlib.contextmanager
-def compiled(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """Compile the classifiers in `module`, and restore them afterwards; `UserError` on failure."""
-    if not wanted:
-        yield
-        return
-    # Private: torch.compile has no public exception. Imported here because it is slow to import.
-    from torch._dynamo.exc import TorchDynamoException
-
-    found = [part for part in module.modules() if isinstance(part, Classifier)]
-    try:
-        for part in found:
-            part.model.__dict__["forward"] = torch.compile(part.model.forward)
-            part.__dict__["outputs"] = torch.compile(part.outputs)
-        yield
-    except TorchDynamoException as error:
-        raise UserError(
-            f"torch.compile fails ({in_short(error)}); it needs a working compiler",
-            key="compile",
-            value=True,
-            allowed="false without a compiler",
-        ) from error
-    finally:
-        for part in found:
-            part.model.__dict__.pop("forward", None)
-            part.__dict__.pop("outputs", None)
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
+from cosup.models.compiled import compiled
 from cosup.models.fit import CHECK_EVERY
 from cosup.models.images import Pixels
 from cosup.models.loop_state import LoopState, identity_of
@@ -29,7 +30,6 @@ from cosup.models.step import (
     TrainContext,
     TrainModule,
     check_settings,
-    compiled,
 )
 from cosup.models.watch import is_watched, learning_rate
 from cosup.progress import working_on

@@ -10,7 +10,7 @@ from typing import Protocol
 from cosup.config.schema import Config
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute, Precision
-from cosup.student.jobs import Launcher, LocalLauncher
+from cosup.student.launcher import Launcher, LocalLauncher
 from cosup.teachers.annotate import OnShard, annotate
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache

@@ -26,9 +26,9 @@ from cosup.runs.directory import RunDirectory
 from cosup.runs.recorder import Recorder
 from cosup.runs.scores import judge, weak_judge
 from cosup.student.head import HeadStudent
-from cosup.student.jobs import StudentSetup
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent
+from cosup.student.setup import StudentSetup
 from cosup.words import percent, plural
 
 log = logging.getLogger(__name__)

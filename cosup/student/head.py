@@ -12,7 +12,8 @@ from cosup.models.heads import HeadBank, head_bank, text_heads
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance, Inputs, PartPredictor, Student, TestInputs, Update, by_fold
 from cosup.seeds import seed_for
-from cosup.student.jobs import HeadJob, StudentSetup
+from cosup.student.jobs import HeadJob
+from cosup.student.setup import StudentSetup
 
 
 class HeadStudent(Student):

@@ -1,33 +1,29 @@
-"""Trainings of a student, and the launcher that runs them in this process or in others.
+"""Trainings of a student, which a launcher runs (`cosup.student.launcher`).
 
 A job holds everything that its training reads except the images, which each process reads itself.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cosup.config.student import StudentSection
-from cosup.data.loader import ImageRows, TrainingBatches, image_batches
+from cosup.data.loader import TrainingBatches, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import within
 from cosup.layout import PENDING
 from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, FeatureLoss
-from cosup.models.classifier import Classifier, predict_network
-from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.fit import HeadFit, fit_heads
-from cosup.models.fitted import FittedHeads
-from cosup.models.heads import HeadBank
+from cosup.models.classifier import Classifier
+from cosup.models.compute import Compute
+from cosup.models.fit import HeadFit
 from cosup.models.images import training_transform
 from cosup.models.loop_state import StateFile, States
 from cosup.models.ranks import check_slices
@@ -40,12 +36,8 @@ from cosup.seeds import seed_for
 
 __all__ = [
     "HeadJob",
-    "Launcher",
     "Lesson",
-    "LocalLauncher",
     "NetworkJob",
-    "StudentSetup",
-    "predict_images",
 ]
 
 
@@ -57,10 +49,6 @@ class HeadJob(HeadFit):
     """
 
     recorded: bool = False
-
-    def run(self, compute: Compute, on_step: OnStep | None = None) -> HeadBank:
-        """Return the fitted heads, on the CPU. Raises `RunError` for a loss that is not finite."""
-        return fit_heads(self, compute, on_step)
 
 
 @dataclass(frozen=True)
@@ -226,129 +214,3 @@ def check_shares(training: TrainingSection, samples: int, workers: int) -> None:
     with within("student.training"):
         batch = training.batch_for(samples, workers)
         check_slices(batch, workers, training.accumulate, training.mixing.active)
-
-
-class Launcher(Protocol):
-    """Runs jobs, in this process or in others, with equal results.
-
-    compute: this process's compute context. Other processes use their own, and keep the states of
-    unfinished trainings in this one's `scratch`.
-    """
-
-    def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
-        """Return the fitted heads, on the CPU."""
-        ...
-
-    def heads_together(
-        self, jobs: Sequence[HeadJob], compute: Compute, on_step: OnStep | None
-    ) -> list[HeadBank]:
-        """Return the fitted heads of each job, on the CPU; on_step: reports the first job."""
-        ...
-
-    def network(
-        self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
-    ) -> Classifier:
-        """Return the job's classifier, trained and on the CPU."""
-        ...
-
-    def networks(
-        self,
-        jobs: Sequence[NetworkJob],
-        data: ImageData,
-        compute: Compute,
-        on_step: OnStep | None,
-    ) -> list[Classifier]:
-        """Return the classifier of each job, as `network` does; on_step: reports the first job.
-
-        The jobs do not depend on each other, and may be trained side by side. Raises the error of
-        the first that fails, after the others have ended.
-        """
-        ...
-
-    def predict(self, network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
-        """Return a network's class probabilities of images, as `predict_images` does."""
-        ...
-
-
-class LocalLauncher:
-    """Runs jobs in this process, and of equal heads the first only.
-
-    kept_bytes: memory for heads that later jobs may ask for again (`cosup.models.fitted`).
-    """
-
-    def __init__(self, kept_bytes: int = 0) -> None:
-        self.fitted = FittedHeads(kept_bytes)
-
-    def heads(self, job: HeadJob, compute: Compute, on_step: OnStep | None) -> HeadBank:
-        """Return the fitted heads."""
-        return self.heads_together([job], compute, on_step)[0]
-
-    def heads_together(
-        self, jobs: Sequence[HeadJob], compute: Compute, on_step: OnStep | None
-    ) -> list[HeadBank]:
-        """Return the fitted heads of each job; jobs that draw the same batches share a loop."""
-        anew = any(job.recorded for job in jobs)
-        return self.fitted.fit(jobs, compute, on_step, anew=anew)
-
-    def network(
-        self, job: NetworkJob, data: ImageData, compute: Compute, on_step: OnStep | None
-    ) -> Classifier:
-        """Return the trained classifier."""
-        return job.run(data, compute, on_step)
-
-    def networks(
-        self,
-        jobs: Sequence[NetworkJob],
-        data: ImageData,
-        compute: Compute,
-        on_step: OnStep | None,
-    ) -> list[Classifier]:
-        """Return the classifiers, trained in turn."""
-        return [
-            self.network(job, data, compute, None if place else on_step)
-            for place, job in enumerate(jobs)
-        ]
-
-    def predict(self, network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
-        """Return a network's class probabilities of images."""
-        return predict_images(network, inputs, compute)
-
-
-def predict_images(network: Classifier, inputs: ImageRows, compute: Compute) -> ProbTable:
-    """Return class probabilities of images, without augmentation, a row per image."""
-    transform, size = eval_transform(network.input), compute.batch_size
-    batches = image_batches(
-        inputs.data, inputs.rows, transform, size, compute.workers, pinned=compute.pins
-    )
-    return predict_network(network, batches, compute)
-
-
-@dataclass(frozen=True)
-class StudentSetup:
-    """Settings and resources that the students of a run share.
-
-    section: the `student` section. folds: [N] fold of each training sample, from 0; None without
-    cross-fitting. on_step: called after every step of the main training. watched: samples whose
-    accuracy is recorded during the main training. launcher: runs the trainings. recorded: whether
-    on_step records the steps.
-    """
-
-    section: StudentSection
-    num_classes: int
-    compute: Compute = DEFAULT_COMPUTE
-    folds: Tensor | None = None
-    on_step: OnStep | None = None
-    launcher: Launcher = field(default_factory=LocalLauncher)
-    watched: Watched | None = None
-    recorded: bool = False
-
-    @property
-    def fold_count(self) -> int:
-        """Number of folds; 0 without cross-fitting."""
-        return 0 if self.folds is None else int(self.folds.max()) + 1
-
-    def outside_folds(self, rows: Tensor) -> list[Tensor]:
-        """Return, for each fold, the rows that lie outside it; empty without cross-fitting."""
-        if self.folds is None:
-            return []
-        return [rows[self.folds[rows] != fold] for fold in range(self.fold_count)]

@@ -26,8 +26,9 @@ from cosup.protocols import (
     by_fold,
 )
 from cosup.seeds import seed_for
-from cosup.student.jobs import Lesson, NetworkJob, StudentSetup
+from cosup.student.jobs import Lesson, NetworkJob
 from cosup.student.meta_stage import MetaStage
+from cosup.student.setup import StudentSetup
 
 META = "meta."
 """Prefix of the tensor names of the network that went through the meta stage."""

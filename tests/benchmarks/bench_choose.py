@@ -38,7 +38,7 @@ from cosup.runs.recipes import RECIPES, NamedRecipe, Need, available
 from cosup.runs.scores import Reference, judge
 from cosup.runs.stages import round_recipe
 from cosup.student.head import HeadStudent
-from cosup.student.jobs import StudentSetup
+from cosup.student.setup import StudentSetup
 
 TASKS = {
     "digits specialists": ("digits", "specialists"),

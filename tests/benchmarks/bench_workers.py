@@ -11,6 +11,8 @@ Ray Train's, on a cluster started for the benchmark. Target: mean accuracies wit
 import argparse
 import os
 import statistics
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -19,6 +21,7 @@ import torch
 from cosup.cluster.actor import Setup
 from cosup.cluster.room import Allocation
 from cosup.cluster.session import connected
+from cosup.cluster.storage import RunStorage
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.loader import image_batches
@@ -97,14 +100,14 @@ def main() -> None:
     data = load_data(config.data, 0, 1, None)
     setup = Setup(config, data.known(), os.getcwd(), "cpu", "float32", torch.get_num_threads())
     pairs = []
-    with (
-        connected(ExecutionSection()),
-        RayLauncher(setup, Allocation(options.workers, 1, 0), tries=1, wait=60) as launcher,
-    ):
+    with connected(ExecutionSection()), tempfile.TemporaryDirectory() as folder:
+        storage, allocation = RunStorage(Path(folder)), Allocation(options.workers, 1, 0)
+        launcher = RayLauncher(setup, allocation, storage, tries=1, wait=60)
+        compute = Compute(CPU, scratch=Path(folder))
         for seed in range(options.seeds):
             alone = job(options, data, seed).run(data, Compute(CPU))
             given = job(options, data, seed)
-            together = launcher.network(given, data, Compute(CPU), None)
+            [together] = launcher.networks([given], data, compute, None)
             pairs.append((accuracy(alone, data), accuracy(together, data)))
             print(f"seed {seed}: one worker {pairs[-1][0]:.2f} %, several {pairs[-1][1]:.2f} %")
     one, several = (statistics.mean(column) for column in zip(*pairs, strict=True))

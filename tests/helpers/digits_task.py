@@ -24,7 +24,7 @@ from cosup.models.section import BackboneSection, TrainingSection
 from cosup.protocols import Student
 from cosup.rounds import NewStudent, Recipe
 from cosup.student.head import HeadStudent
-from cosup.student.jobs import StudentSetup
+from cosup.student.setup import StudentSetup
 
 BLOCKS: list[list[int] | None] = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 CLASSES = 10

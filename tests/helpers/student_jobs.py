@@ -16,10 +16,10 @@ from cosup.losses.fitnet import FitNet
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.heads import HeadBank
-from cosup.models.section import AugmentSection, HeadSection, TrainingSection
+from cosup.models.section import AugmentSection, TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
-from cosup.student.jobs import HeadJob, Lesson, NetworkJob
+from cosup.student.jobs import Lesson, NetworkJob
 from cosup.student.meta_stage import MetaStage
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.live import LiveTeachers
@@ -58,29 +58,6 @@ def lesson(samples: int | None = None) -> Lesson:
 
 def training(**changes: Any) -> TrainingSection:
     return TrainingSection.model_validate({"steps": 8, "batch_size": 32, "lr": 0.01, **changes})
-
-
-def head_job(weighted: bool = True, **changes: Any) -> HeadJob:
-    """Return a job of two heads on pixels, with batches of odd size."""
-    found = lesson()
-    gray = [np.asarray(DATA.read(int(row)).convert("L")).ravel() for row in found.images]
-    features = torch.from_numpy(np.stack(gray)).to(torch.float16)
-    every = torch.arange(len(features))
-    setting = {"steps": 40, "batch_size": 37, "lr": 0.05, "standardize": True, **changes}
-    weights = found.weights if weighted else torch.ones(len(every))
-    return HeadJob(
-        features,
-        found.targets,
-        [every, every[::3]],
-        HeadSection(kind="linear"),
-        training(**setting),
-        Objective(CrossEntropy(), 1.0, 0.5),
-        3,
-        weights,
-        found.guidance.labels,
-        None,
-        40,
-    )
 
 
 def network_job(

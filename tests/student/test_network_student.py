@@ -1,5 +1,6 @@
 """The network student learns from annotations, predicts without augmentation, and resumes."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from cosup.models.compute import Compute
 from cosup.models.section import AugmentSection
 from cosup.models.watch import Watched
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance
+from cosup.protocols import Guidance, Update
 from cosup.student.folder import save_network
-from cosup.student.jobs import StudentSetup
+from cosup.student.jobs import NetworkJob
+from cosup.student.launcher import LocalLauncher
 from cosup.student.meta_stage import MetaStage
 from cosup.student.network import NetworkStudent, split_state
+from cosup.student.setup import StudentSetup
 
 CPU = torch.device("cpu")
 BACKBONE = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
@@ -148,6 +151,38 @@ def test_true_labels_are_used_according_to_their_weight() -> None:
         right.append(float((trained.predict(test).top()[0] == truth).float().mean()))
     assert right[0] < 0.2
     assert right[1] > 0.7
+
+
+def test_students_that_are_trained_together_equal_those_trained_alone() -> None:
+    """One call of the launcher has the trainings of all students and of their folds; only the first
+    reports its steps."""
+    inputs, labels = part("student_train", 90)
+    calls: list[list[str]] = []
+
+    class Seen(LocalLauncher):
+        def networks(
+            self, jobs: Sequence[NetworkJob], data: ImageData, compute: Compute, on_step: Any
+        ) -> list[Classifier]:
+            calls.append([job.name for job in jobs])
+            return super().networks(jobs, data, compute, on_step)
+
+    steps: list[int] = []
+    shared = {"launcher": Seen(), "training": {"steps": 3}, "folds": torch.arange(90) % 2}
+    shared["on_step"] = lambda step, *_: steps.append(step)
+    targets = [ProbTable.one_hot(truth, 10) for truth in (labels, labels.flip(0))]
+    together = [student(cross_fit=2, **shared) for _ in targets]
+    NetworkStudent.update_together(
+        [Update(s, inputs, t, torch.ones(90)) for s, t in zip(together, targets, strict=True)]
+    )
+    assert [len(set(names)) for names in calls if names] == [3]
+    assert [len(names) for names in calls if names] == [6]
+    assert steps == [1, 2, 3]
+    for found, target in zip(together, targets, strict=True):
+        alone = student(cross_fit=2, **shared)
+        alone.update(inputs, target, torch.ones(90))
+        assert equal(found.state_dict(), alone.state_dict())
+        own, expected = (each.predict_own(inputs).values for each in (found, alone))
+        assert torch.equal(own, expected)
 
 
 def test_cross_fitted_predictions_are_out_of_fold() -> None:

@@ -1,4 +1,4 @@
-"""Run one of two processes that train together: `python two_ranks.py RANK FOLDER`.
+"""Run one of several processes that train together: `python several_ranks.py RANK SIZE FOLDER`.
 
 It runs the trainings of `test_ranks.py` and writes the results of its rank.
 """
@@ -78,6 +78,10 @@ class Killed(Exception):
     pass
 
 
+SHARED = {**EVERYTHING, "batch_size": 24}
+"""A batch that two and three ranks can share, in pairs of two parts."""
+
+
 def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
     """Train, interrupt every rank after its fifth step, and resume.
 
@@ -90,12 +94,12 @@ def resumed(ranks: Ranks, folder: Path) -> dict[str, Tensor]:
             raise Killed
 
     try:
-        network_job(**EVERYTHING).run(DATA, compute, kill)
+        network_job(**SHARED).run(DATA, compute, kill)
     except Killed:
         assert compute.scratch is not None
         assert len(list(compute.scratch.glob("*.state"))) == (ranks.rank == 0)
     steps: list[int] = []
-    again = network_job(**EVERYTHING)
+    again = network_job(**SHARED)
     again.run(DATA, compute, lambda step, *_: steps.append(step))
     assert steps == [4, 5, 6, 7, 8], steps
     return state(again.classifier)
@@ -126,7 +130,7 @@ def recorder(steps: Steps) -> OnStep:
     return on_step
 
 
-def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
+def results(ranks: Ranks) -> dict[str, Any]:
     """Return all results that are compared."""
     compute = Compute(CPU, ranks=ranks)
     networks = Steps()
@@ -136,22 +140,24 @@ def results(ranks: Ranks, folder: Path) -> dict[str, Any]:
         "with batch norm": plain(ranks, norms=True),
         "network": state(network_job().run(DATA, compute, recorder(networks))),
         "network steps": networks,
-        "everything": state(network_job(**EVERYTHING).run(DATA, compute)),
         "live": state(live_job().run(DATA, compute)),
-        "resumed": resumed(ranks, folder),
         "diverged": diverged(ranks),
     }
     return found
 
 
-def main(rank: int, folder: Path) -> None:
+def main(rank: int, size: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    torch.save(results(joined(CPU), folder), folder / f"{rank}.pt")
+    store = dist.FileStore(str(folder / "store"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    compute = Compute(CPU, ranks=joined(CPU))
+    everything = {"everything": state(network_job(**SHARED).run(DATA, compute))}
+    everything["resumed"] = resumed(compute.ranks, folder)
+    found = results(compute.ranks) if size == 2 else {}
+    torch.save({**everything, **found}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     assert ALONE.size == 1
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
