@@ -35,7 +35,7 @@ from cosup.models.compute import (
 from cosup.models.extraction import batch_for, feature_blocks
 from cosup.models.section import BackboneSection
 from cosup.models.watch import recorded
-from cosup.student.jobs import predict_images
+from cosup.student.launcher import predict_images
 from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache

@@ -117,7 +117,7 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in done]
     monkeypatch.setattr("cosup.cluster.backend.FEW_IMAGES", 0)
-    monkeypatch.setattr("cosup.student.jobs.predict_images", None)
+    monkeypatch.setattr("cosup.student.launcher.predict_images", None)
     ours = cosup.run(content, output=tmp_path / "ray", resume=True).summary
     assert_nothing_left()
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was annotated twice

@@ -9,7 +9,7 @@ from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
-from cosup.student.jobs import predict_images
+from cosup.student.launcher import predict_images
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_threads")]
 

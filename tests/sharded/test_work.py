@@ -26,7 +26,7 @@ from cosup.sharded.work import (
     Work,
     failed_shards,
 )
-from cosup.student.network import predict_images
+from cosup.student.launcher import predict_images
 from cosup.teachers.annotate import annotate_by_name
 from cosup.teachers.features import FeatureCache
 
