@@ -266,3 +266,13 @@ def test_a_copy_of_a_run_has_its_outcome(small_run: Path, tmp_path: Path) -> Non
     shutil.copytree(small_run, tmp_path / "copy")
     copy, own = load_run(tmp_path / "copy"), load_run(small_run)
     assert outcome(copy, tables(copy)) == outcome(own, tables(own)) is not None
+
+
+def test_commands_for_a_run_at_a_uri() -> None:
+    """The options of the URI stay at its end, and a config is read from a file."""
+    place = "s3://bucket/runs/mine?region=x"
+    step = Step("Run it again.", "cosup run RUN/config.yaml --output RUN-again 'a=[]'")
+    expected = "cosup run CONFIG --output 's3://bucket/runs/mine-again?region=x' 'a=[]'"
+    assert step.command_for(place) == expected
+    step = Step("Read.", "cosup review RUN --read RUN/review/next.csv")
+    assert step.command_for("s3://b/a") == "cosup review s3://b/a --read s3://b/a/review/next.csv"

@@ -22,6 +22,7 @@ from cosup.errors import RunError, UserError
 from cosup.layout import LOCK, MARKER, Layout
 from cosup.manifest import MANIFEST
 from cosup.remote import listing
+from cosup.remote_copy.session import writer_of
 from cosup.runs import mirror, run_config, staging
 from cosup.runs.directory import RunDirectory
 from cosup.runs.mirror import mirrored
@@ -470,3 +471,20 @@ def test_plan_reports_an_existing_run(place: str, tmp_path: Path) -> None:
     assert (_run(planned).place, _run(planned).exists) == (f"{place}/tiny", False)
     run(f"{place}/tiny", "one")
     assert (_run(planned).place, _run(planned).exists) == (f"{place}/tiny", True)
+
+
+def test_a_finished_run_says_that_it_writes_no_more(place: str) -> None:
+    """Then a report may be written there (`cosup.remote_copy`)."""
+    with mirrored(place) as path:
+        write(path, "one")
+        assert writer_of(place) == os.uname().nodename
+    assert writer_of(place) is None
+
+    def fails() -> None:
+        with mirrored(place, resume=True):
+            assert writer_of(place) == os.uname().nodename
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert writer_of(place) == os.uname().nodename, "it may go on"
