@@ -194,5 +194,7 @@ class RayBackend(Closeable):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        if self._launcher is not None:
+            self._launcher.forget_ended()
         if self._asked:
             forget_wishes()

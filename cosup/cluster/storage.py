@@ -65,11 +65,10 @@ def check_shared(place: str) -> None:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
     if blind:
+        verb = "does" if len(blind) == 1 else "do"
         raise UserError(
-            f"{plural(len(blind), 'node')} of the cluster ({', '.join(blind)}) {{does}} not see "
-            "this folder, and the states of trainings are kept in it".replace(
-                "{does}", "does" if len(blind) == 1 else "do"
-            ),
+            f"{plural(len(blind), 'node')} of the cluster {verb} not see this folder, in which the "
+            f"states of trainings are kept: {', '.join(blind)}",
             key="run.output",
             value=place,
             allowed="a folder that all nodes share, or a URI such as s3://bucket/runs",

@@ -88,18 +88,16 @@ class RayLauncher(LocalLauncher):
         self._free()
         counts = [job.workers(self.allocation.count) for job in jobs]
         uris = [self._folder(compute.scratch / job.state_name(data)) for job in jobs]
-        trainings = [
-            Training(number, (ray.put(_on_cpu(job)),), uri, uuid.uuid4().hex[:8], number == 0)
-            for number, (job, uri) in enumerate(zip(jobs, uris, strict=True))
-        ]
         with _inbox() as inbox:
             running = RunningTrainings(
                 self.setup, self.allocation, inbox, on_step, tries=self.tries, wait=self.wait
             )
             try:
-                for training, count in zip(trainings, counts, strict=True):
+                for number, (job, uri) in enumerate(zip(jobs, uris, strict=True)):
                     running.wait_until_fewer_than(self.room())
-                    running.start(training, count)
+                    sent, attempt = ray.put(_on_cpu(job)), uuid.uuid4().hex[:8]
+                    training = Training(number, (sent,), uri, attempt, number == 0)
+                    running.start(training, counts[number])
                 running.wait_until_fewer_than(1)
             except RayError as error:
                 raise RunError(f"Ray Train: {in_short(error)}") from error
@@ -120,15 +118,19 @@ class RayLauncher(LocalLauncher):
         With the path, the run removes what is kept of the training. At the URI of a run, a folder
         of this machine stands for it.
         """
-        for folder, uri in list(self._kept.items()):
-            if not folder.exists():
-                remote.remove(uri)
-                del self._kept[folder]
+        self.forget_ended()
         uri = self.storage.uri_of(path)
         if self.storage.uri:
             path.mkdir(parents=True, exist_ok=True)
             self._kept[path] = uri
         return uri
+
+    def forget_ended(self) -> None:
+        """Remove at the run's URI what is kept of the trainings that the run no longer needs."""
+        for folder, uri in list(self._kept.items()):
+            if not folder.exists():
+                remote.remove(uri)
+                del self._kept[folder]
 
     def room(self) -> int:
         """Return how many trainings the nodes have room for at once, at least 1."""

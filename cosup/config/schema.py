@@ -81,11 +81,13 @@ class ActorsSection(Section):
 
 
 class WorkersSection(Section):
-    """The workers of Ray Train that train the student."""
+    """The workers of Ray Train that train a network as the student; heads are fitted by the process
+    that starts the run. Trainings that do not wait for each other run side by side, each with so
+    many workers, as far as the cluster has room."""
 
     workers: int = Field(default=1, gt=0, le=MOST_ACTORS)
-    """Number of workers; each processes its share of every batch, so the batch size is the same,
-    and more than 1,024 have too little to do."""
+    """Number of workers of a training; each processes its share of every batch, so the batch size
+    is the same, and more than 1,024 have too little to do."""
     num_cpus: float = Field(default=1, gt=0, le=MOST_THREADS)
     """CPUs per worker, at most as many as a machine has (1,024)."""
     num_gpus: GPUs = "auto"
@@ -139,7 +141,7 @@ class ExecutionSection(Section):
     features: ActorsSection = ActorsSection()
     """ray: actors that extract features."""
     student: WorkersSection = WorkersSection()
-    """ray: workers that train the student."""
+    """ray: workers that train the student, if it is a network."""
     tries: int = Field(default=3, gt=0, le=1000)
     """ray: attempts at a shard or a training before the run fails; more than 1,000 would hide that
     it always fails."""
