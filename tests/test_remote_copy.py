@@ -1,6 +1,7 @@
 """Copies of what is at a URI: what is fetched, when it is fetched again, and what is written."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cosup.layout.lines import line_of
 from cosup.manifest import MANIFEST, Damaged, Manifest
 from cosup.origins import has_folder, is_there, obtain_below
 from cosup.remote import join, listing, put, remove
-from cosup.remote_copy import ENDED, SESSION, cache, copy, copy_of, folder_of
+from cosup.remote_copy import ENDED, SESSION, alone, cache, copy, copy_of, folder_of
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +229,22 @@ def test_what_is_written_is_put_back_with_its_record(run: Path, uri: str, cached
     obtain_below(again.path)
     assert again.page.read_bytes() == b"a new page"
     assert set(Manifest(again.path).states().values()) == {"whole"}
+
+
+def test_what_is_written_waits_for_nobody_to_remove_it(run: Path, uri: str) -> None:
+    upload(run, uri)
+    here = Layout(folder_of(uri))
+    other = threading.Thread(target=folder_of, args=(uri,))
+    copied = copy_of(here.path)
+    assert copied is not None
+    with alone(here.path):
+        write(here, "report/tables/one.csv", b"a,b")
+        other.start()
+        other.join(0.2)
+        assert other.is_alive(), "it waits, as it would remove the file"
+        copied.put_back(here.page.parent)
+    other.join()
+    assert "report/tables/one.csv" in listing(uri)
 
 
 def test_nothing_is_written_where_a_run_writes(run: Path, uri: str, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ MOST_BYTES = 20_000_000_000
 
 _held: dict[Path, int] = {}
 """The open files by which this process says that it uses a copy."""
+_locks: dict[Path, FileLock] = {}
+"""The locks of copies; who holds one may take it again."""
 
 
 def folder_for(uri: str) -> Path:
@@ -43,14 +45,17 @@ def record_of(folder: Path) -> Path:
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Let no other process change a copy while this is open, and none remove it after that while
-    this process lives. Raises `UserError` where the cache is not writable."""
+    """Let no other process change a copy while this is open (it may be opened within itself), and
+    none remove it after that while this process lives.
+
+    Raises `UserError` where the cache is not writable.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if folder not in _held or not _used_file(folder).exists():
             _held[folder] = os.open(_used_file(folder), os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(_held[folder], fcntl.LOCK_SH)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = _locks.setdefault(folder, FileLock(folder.with_name(f".{folder.name}.lock")))
         lock.acquire()
     except OSError as error:
         problem = f"not writable ({error.strerror}); set COSUP_CACHE to a folder that is"

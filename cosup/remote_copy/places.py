@@ -1,14 +1,16 @@
 """From a path or a URI to the folder that is read, and back."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from cosup.origins import origin_of, register
 from cosup.remote import Place, is_uri, join
-from cosup.remote_copy.cache import folder_for
+from cosup.remote_copy.cache import folder_for, in_use
 from cosup.remote_copy.copy import Copy
 
-__all__ = ["copy_of", "folder_of", "place_of"]
+__all__ = ["alone", "copy_of", "folder_of", "place_of"]
 
 
 def folder_of(place: str | Path, anew: bool = False) -> Path:
@@ -35,6 +37,15 @@ def copy_of(path: Path) -> Copy | None:
     """Return the copy that a path is in, or None."""
     found = origin_of(path)
     return found[0] if found is not None and isinstance(found[0], Copy) else None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let no other process refresh the copy that a path is in while this is open: what is written
+    into it until it is put back would be lost. Do nothing for other paths."""
+    copy = copy_of(path)
+    with nullcontext() if copy is None else in_use(copy.folder):
+        yield
 
 
 def place_of(path: Path) -> Path | Place:

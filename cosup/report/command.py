@@ -16,7 +16,7 @@ from cosup.analysis.outcome import outcome
 from cosup.errors import RunError, UserError
 from cosup.layout import Layout
 from cosup.origins import has_folder, is_there, shown
-from cosup.remote_copy import copy_of, folder_of
+from cosup.remote_copy import alone, copy_of, folder_of
 from cosup.report.masthead import warnings
 from cosup.report.page import REPORT_MARK, TABLE_FOLDER, write_report
 
@@ -46,8 +46,9 @@ def report_page(run: Run, output: Path | None) -> str:
     made, why = tables(run), "the run is not finished"
     if run.finished:
         try:
-            page = write_report(run, None, made)
-            copy.put_back(page.parent)
+            with alone(run.path):
+                page = write_report(run, None, made)
+                copy.put_back(page.parent)
             return f"{run.name}: {shown(page)}"
         except RunError as error:
             why = str(error)

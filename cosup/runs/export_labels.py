@@ -22,6 +22,7 @@ from cosup.files import write_atomic, write_csv
 from cosup.origins import is_there, shown
 from cosup.probabilities import ProbTable
 from cosup.remote import is_uri
+from cosup.remote_copy import alone
 from cosup.runs.deliver import delivered
 from cosup.runs.prepare import list_samples_of
 from cosup.sources import STUDENT
@@ -65,12 +66,13 @@ def export_labels(
         )
     path = run.path / form.file if output is None else output
     _check_output(run, path, overwrite)
-    notes = list(form.write(run, path))
-    if output is None:
-        place, told = delivered(path, Path(f"{run.title}-{form.file}"), overwrite)
-        notes += told
-    else:
-        place = str(path)
+    with alone(path):
+        notes = list(form.write(run, path))
+        if output is None:
+            place, told = delivered(path, Path(f"{run.title}-{form.file}"), overwrite)
+            notes += told
+        else:
+            place = str(path)
     return [f"{form.about} of {plural(len(run.train), 'sample')}: {place}", *notes]
 
 

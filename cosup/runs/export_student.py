@@ -25,7 +25,7 @@ from cosup.links import check_own_files
 from cosup.models.images import InputSpec
 from cosup.models.names import HUB
 from cosup.origins import is_there, obtain_below, shown
-from cosup.remote_copy import copy_of
+from cosup.remote_copy import alone, copy_of
 from cosup.runs.deliver import delivered
 from cosup.runs.push import Hub
 from cosup.student.exported import ExportedStudent, load_student
@@ -94,10 +94,11 @@ def export_student_as(request: Request) -> Iterator[str]:
         raise UserError(problem, where=str(folder))
     hub = None if request.push is None else Hub.signed_in(request.push, request.private)
     if form is not None and output is not None:
-        lines = list(_written(student, form, output))
-        place, told = str(output), list[str]()
-        if request.output is None:
-            place, told = delivered(output, Path(output.name), request.overwrite)
+        with alone(output):
+            lines = list(_written(student, form, output))
+            place, told = str(output), list[str]()
+            if request.output is None:
+                place, told = delivered(output, Path(output.name), request.overwrite)
         yield f"{form.about} of the student: {place}"
         yield from [*lines, *told]
     if hub is not None:

@@ -31,7 +31,7 @@ from cosup.errors import UserError, unknown_of_many
 from cosup.files import write_atomic
 from cosup.layout import File, ReviewFiles
 from cosup.links import check_inside
-from cosup.remote_copy import copy_of
+from cosup.remote_copy import alone, copy_of
 from cosup.report.review import Question, picture_of, write_review
 from cosup.runs.directory import locked_error, place_error
 from cosup.runs.lock import Locked, locked
@@ -148,7 +148,7 @@ def _opened(place: str) -> Run:
 def _writing(run: Run) -> Iterator[None]:
     """Hold the lock of the run."""
     try:
-        with locked(run.files.lock):
+        with alone(run.path), locked(run.files.lock):
             yield
     except Locked as error:
         raise locked_error(run.path, error.process) from None
