@@ -15,7 +15,7 @@ from cosup.levels import Assignment, Stream
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 
-__all__ = ["Assign", "Assignments", "assign", "harden"]
+__all__ = ["Assign", "Assignments", "assign", "assign_fitted", "harden"]
 
 Assign = Callable[[Assigner, Stream, int, bool], Assignment]
 """As `assign`."""
@@ -30,6 +30,13 @@ def assign(assigner: Assigner, stream: Stream, seed: int, hard: bool = False) ->
     stream = stream.restricted(assigner.uses)
     provenance = stream.level.provenance if "provenance" in assigner.uses else None
     assigner.fit(stream, scopes, seed=seed_for(seed, "assigner"), provenance=provenance)
+    return assign_fitted(assigner, stream, hard)
+
+
+def assign_fitted(assigner: Assigner, stream: Stream, hard: bool = False) -> Assignment:
+    """Assign every sample by a fitted assigner. hard: harden the annotations."""
+    scopes = stream.level.scopes
+    stream = stream.restricted(assigner.uses)
     weights = torch.zeros(len(stream), len(scopes))
     targets = ProbTable.empty(len(stream), stream.num_classes)
     nats, loss_weights = [], []

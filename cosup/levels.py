@@ -91,7 +91,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Stream:
-    """Evidence on all samples of a level, one dense batch at a time."""
+    """Evidence on all samples of a level, one dense batch at a time.
+
+    first: the position of the first sample, if these are some of all samples.
+    """
 
     level: Level
     student: ProbTable | None
@@ -102,6 +105,7 @@ class Stream:
     local_probs: ProbTable | None = None
     labels: Tensor | None = None
     domains: Tensor | None = None
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.level.annotations)
@@ -134,7 +138,7 @@ class Stream:
                     global_probs=_dense(self.global_probs, rows),
                     local_probs=_dense(self.local_probs, rows),
                     labels=None if self.labels is None else self.labels[rows],
-                    index=torch.arange(rows.start, rows.start + len(annotations)),
+                    index=torch.arange(len(annotations)) + (self.first + rows.start),
                     domains=None if self.domains is None else self.domains[rows],
                     has_student=self.student is not None,
                 ),

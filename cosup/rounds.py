@@ -72,14 +72,20 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A finished round: its decisions, and the predictions and state of its student."""
+class Decided:
+    """The decisions of a round. guide: predictions of the student before its update, if any."""
 
     number: int
     level: int
     guide: ProbTable | None
     assigned: Assignment
     kept: Kept
+
+
+@dataclass(frozen=True)
+class Outcome(Decided):
+    """A finished round: its decisions, and the predictions and state of its student."""
+
     train_probs: ProbTable
     test_probs: ProbTable
     student: dict[str, Tensor]

@@ -15,11 +15,11 @@ from cosup.analysis.records import Run
 from cosup.evidence import Scopes, Truth
 from cosup.levels import LevelAnnotations
 from cosup.metrics import accuracy, assignment_accuracy, kept_precision, kept_recall
-from cosup.rounds import Outcome
+from cosup.rounds import Decided, Outcome
 
 
 def decisions_table(
-    outcome: Outcome,
+    outcome: Decided,
     scopes: Scopes,
     sample_ids: Sequence[Hashable],
     truth: Truth,

@@ -8,6 +8,7 @@ the teachers: on three degraded sites it left 64.0 % of the annotations right, w
 without it (METHODS.md section 8). `fused` weighs the student by how far it can be trusted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,28 @@ from cosup.assignment.em import (
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes
 from cosup.settings.assigners import DawidSkeneSettings
+
+
+@dataclass
+class Sums:
+    """Sums of an E-step over samples.
+
+    counts: [T, C, C] float64, expected counts of teacher t answering j when c is true at [t, j, c].
+    frequency: [C] float64, expected counts of the true classes. likelihood: sum of the
+    log-likelihoods, in nats.
+    """
+
+    counts: Tensor
+    frequency: Tensor
+    likelihood: float
+    samples: int
+
+    def add(self, other: "Sums") -> None:
+        """Add the sums of other samples."""
+        self.counts += other.counts
+        self.frequency = self.frequency + other.frequency
+        self.likelihood += other.likelihood
+        self.samples += other.samples
 
 
 @dataclass
@@ -61,13 +84,23 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         The vote is averaged with the student's prediction if that is the prior. Raises `UserError`
         without samples.
         """
+        self.fit_by_sums(lambda: self.sums(batches))
+
+    def fit_by_sums(self, collect: Callable[[], Sums | None]) -> None:
+        """Fit as `fit` does, by sums over all samples in every step.
+
+        collect: returns what `sums` returns for all samples, or the sum of what it returns for
+        parts of them, which can be computed apart. Raises `UserError` without samples.
+        """
         self.confusion_ = self.prior_ = self._log_rates = None
-        self._sweep(batches)
+        self._learn(collect())
         before = -torch.inf
 
         def step() -> float:
             nonlocal before
-            likelihood = self._sweep(batches)
+            # Only the log-rates are read now, and matrices of many classes and teachers are large.
+            self.confusion_ = None
+            likelihood = self._learn(collect())
             gain, before = likelihood - before, likelihood
             return gain
 
@@ -134,25 +167,28 @@ class DawidSkene(DawidSkeneSettings, Assigner):
             joint += look_up(rows, labels)
         return joint
 
-    def _sweep(self, batches: Batches) -> float:
-        """Run one E-step and M-step; return the mean log-likelihood before the M-step."""
+    def sums(self, batches: Batches) -> Sums | None:
+        """Run the E-step of what is learned so far; return its sums, None without samples."""
         counts: Tensor | None = None
         samples, likelihood, frequency = 0, 0.0, torch.zeros(())
-        # Only the log-rates are read now, and matrices of many classes and teachers are large.
-        self.confusion_ = None
         for evidence in batches:
             posterior, log_evidence = self._expect(evidence)
             counts = self._count(evidence.annotations, posterior, counts)
             frequency = posterior.sum(0, dtype=torch.float64) + frequency.to(posterior.device)
             likelihood += log_evidence
             samples += len(evidence)
-        if counts is None or not samples:
+        return None if counts is None else Sums(counts, frequency, likelihood, samples)
+
+    def _learn(self, found: Sums | None) -> float:
+        """Run the M-step, which uses up the sums; return the mean log-likelihood before it."""
+        if found is None or not found.samples:
             raise UserError("assigner dawid_skene: there is no sample to learn from")
         self._log_rates = None
+        counts, found.counts = found.counts, found.counts[:0]
         confusion = _confusion(counts.add_(self.smoothing))
         del counts
-        self._set_state(confusion, (frequency / samples).float())
-        return likelihood / samples
+        self._set_state(confusion, (found.frequency / found.samples).float())
+        return found.likelihood / found.samples
 
     def _expect(self, evidence: Evidence) -> tuple[Tensor, float]:
         """Return the posterior [n, C] (at first the mean vote) and the batch's log-likelihood."""

@@ -111,10 +111,28 @@ class Kept:
         counts = torch.bincount(self.rejected_by + 1, minlength=len(self.reasons) + 1)
         return dict(zip(self.reasons, counts[1:].tolist(), strict=True))
 
+    @property
+    def counts(self) -> "KeptCounts":
+        """Return the numbers of samples."""
+        return KeptCounts(
+            len(self.keep), self.count, self.rejected, dict(self.kept_alone), dict(self.settings)
+        )
+
     def reason(self) -> list[str]:
         """Return for each sample the name of the filter that rejects it first, or ''."""
         names = (*self.reasons, "")
         return [names[index] for index in self.rejected_by.tolist()]
+
+
+@dataclass(frozen=True)
+class KeptCounts:
+    """How many of some samples a chain of filters keeps; the fields are those of `Kept`."""
+
+    samples: int
+    count: int
+    rejected: Mapping[str, int]
+    kept_alone: Mapping[str, int]
+    settings: Mapping[str, str]
 
 
 class Chain:
@@ -192,8 +210,13 @@ class Chain:
             kept_alone={
                 name: int(keep.sum()) for name, keep in zip(self.names, decisions, strict=True)
             },
-            settings=dict(zip(self.names, map(_settings_text, self.filters), strict=True)),
+            settings=self.settings,
         )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the settings of each filter, as text."""
+        return dict(zip(self.names, map(_settings_text, self.filters), strict=True))
 
     def keep(self, evidence: Evidence, assigned: Assigned) -> Kept:
         """Return the decision on samples in memory."""
@@ -201,11 +224,16 @@ class Chain:
 
 
 def check_kept(result: Kept, min_kept: float) -> None:
+    """Check the number of samples that are kept, as `check_counts` does."""
+    check_counts(result.counts, min_kept)
+
+
+def check_counts(result: KeptCounts, min_kept: float) -> None:
     """Warn if a filter, or the chain, keeps less than the share `min_kept` of annotated samples.
 
     Raises `RunError` with the filter and its settings if nothing is kept.
     """
-    total = len(result.keep)
+    total = result.samples
     answered = total - result.rejected[ABSTAINED]
     if result.count == 0:
         raise RunError(_nothing_kept(result, total, answered))
@@ -229,7 +257,7 @@ def check_kept(result: Kept, min_kept: float) -> None:
         )
 
 
-def _nothing_kept(result: Kept, total: int, answered: int) -> str:
+def _nothing_kept(result: KeptCounts, total: int, answered: int) -> str:
     if answered == 0:
         return f"every assigned teacher abstains on each of the {total} samples: nothing to learn"
     empty = [name for name, kept in result.kept_alone.items() if kept == 0]

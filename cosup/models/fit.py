@@ -220,7 +220,7 @@ def _fit_group(
     # Threads as for one fit: sums over several threads differ in the last digits.
     what = f"fitting {plural(sum(len(one.members) for one in fits), 'head')}: step"
     multiplications = fit.batch_size * next(iter(banks)).weight.numel()
-    with _few_threads(multiplications), working_on(what, total) as advance:
+    with few_threads(multiplications), working_on(what, total) as advance:
         for step in range(total):
             set_rate(optimizer, training, step, total)
             rows = torch.stack([shuffle.draw(fit.batch_size) for shuffle in shuffles])
@@ -282,7 +282,7 @@ class _SharedLoss:
         assert wanted is not None
         progress = step / max(1, total - 1)
         losses, metrics = self.objective(scores, wanted, progress, true)
-        by_head = _mean(losses, weight)
+        by_head = weighted_mean(losses, weight)
         for place, monitor in enumerate(self.monitors):
             own = slice(place * self.heads, (place + 1) * self.heads)
             monitor.check(step, by_head[own], metrics)
@@ -378,7 +378,7 @@ def predict_heads(
 
 
 @contextmanager
-def _few_threads(multiplications: int) -> Iterator[None]:
+def few_threads(multiplications: int) -> Iterator[None]:
     """Use one thread for small steps.
 
     Synchronising several threads costs more time than they save, many times more on a shared
@@ -393,7 +393,7 @@ def _few_threads(multiplications: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
     """Return the (weighted) mean loss [H] over each head's batch [H, B]."""
     if weight is None:
         return losses.mean(-1)

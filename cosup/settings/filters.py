@@ -38,6 +38,11 @@ class FilterSettings(Settings):
         """Whether the filter trains students on the samples kept by the other filters."""
         return False
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether samples are compared (a rank, a share), so that all are needed at once."""
+        return self.trains_students
+
 
 @dataclass
 class TeacherStudentSettings(FilterSettings):
@@ -62,6 +67,11 @@ class TeacherStudentSettings(FilterSettings):
     def compares(self) -> bool:
         """True: with the student that guides the round."""
         return True
+
+    @property
+    def needs_all(self) -> bool:
+        """True if annotations are ranked."""
+        return self.mode == "rank"
 
 
 @dataclass
@@ -117,6 +127,11 @@ class ConfidenceThresholdSettings(FilterSettings):
         share(threshold=self.threshold)
         if self.keep_share is not None:
             positive_share(keep_share=self.keep_share)
+
+    @property
+    def needs_all(self) -> bool:
+        """True if a share is kept."""
+        return self.keep_share is not None
 
 
 @dataclass

@@ -1,0 +1,103 @@
+"""Evidence on the samples of shards, read from the store one shard at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosup.evidence import Evidence, Scopes, Truth
+from cosup.levels import MAX_ELEMENTS, Level, Stream
+from cosup.probabilities import ProbTable
+from cosup.sharded.shards import Shard
+from cosup.sharded.store import Product
+from cosup.sharded.work import Samples
+
+__all__ = ["ShardBatches", "ShardLevel", "ShardStream", "TableAnnotations"]
+
+
+@dataclass(frozen=True)
+class TableAnnotations:
+    """Annotations of the samples of one shard: a table of each teacher."""
+
+    tables: Sequence[ProbTable]
+
+    def __len__(self) -> int:
+        return len(self.tables[0])
+
+    def iter_dense(self, max_elements: int = MAX_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
+        """Yield batches of at most `max_elements` values."""
+        step = max(1, max_elements // (len(self.tables) * self.tables[0].num_classes))
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, torch.stack([table.dense(rows) for table in self.tables], dim=1)
+
+
+@dataclass(frozen=True)
+class ShardLevel:
+    """A level of the hierarchy, its annotations in a store.
+
+    annotations: the product of each teacher. features: of the student's backbone.
+    """
+
+    index: int
+    scopes: Scopes
+    samples: Samples
+    annotations: tuple[Product, ...]
+    features: Product
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.scopes.classes.shape[1]
+
+
+@dataclass(frozen=True)
+class ShardStream:
+    """Evidence on the samples of any shard.
+
+    firsts: the position of each shard's first sample among all samples. student, coarse:
+    predictions of the latest student, and of the last one of the level above; None without one.
+    """
+
+    level: ShardLevel
+    firsts: tuple[int, ...] = field(repr=False)
+    student: Product | None = None
+    coarse: Product | None = None
+
+    def of(self, shard: Shard, needs: frozenset[str]) -> Stream:
+        """Read what is needed of a shard; `needs` are those of an assigner or of filters."""
+        level, number = self.level, shard.number
+        store = level.samples.store
+        tables = [store.probs(product, number) for product in level.annotations]
+        features = None
+        if needs & {"features", "provenance"}:
+            features = store.tensors(level.features, number)["features"]
+        truth = self.truth(shard) if needs & {"truth", "domains"} else None
+        return Stream(
+            Level(level.index, level.scopes, TableAnnotations(tables)),
+            None if self.student is None else store.probs(self.student, number),
+            features,
+            truth,
+            None if self.coarse is None else store.probs(self.coarse, number),
+            first=self.firsts[number],
+        ).restricted(needs)
+
+    def truth(self, shard: Shard) -> Truth:
+        """Return the true classes (-1 unknown) and domains of a shard."""
+        data = self.level.samples.read(shard)
+        return data.truth(np.arange(len(data)))
+
+
+@dataclass(frozen=True)
+class ShardBatches:
+    """Evidence on all samples in batches, in order: one shard after another is read."""
+
+    stream: ShardStream
+    shards: Sequence[Shard]
+    needs: frozenset[str]
+
+    def __iter__(self) -> Iterator[Evidence]:
+        for shard in self.shards:
+            yield from self.stream.of(shard, self.needs)
