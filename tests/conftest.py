@@ -114,3 +114,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def forks() -> list[str]:
     """Return a command prefix like `sys.executable` that starts at once (see `forks.py`)."""
     return [sys.executable, forking.__file__]
+
+
+@pytest.fixture(autouse=True)
+def seeds_in_turn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run seeds in turn, unless a test asks for more: a process of its own starts in seconds."""
+    if request.path.name != "test_side_by_side.py" and "cosup.runs.side_by_side" in sys.modules:
+        monkeypatch.setattr("cosup.runs.side_by_side._cores", lambda: 1)

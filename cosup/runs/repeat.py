@@ -13,6 +13,7 @@ from cosup.metrics import spread
 from cosup.runs.backend import Backend
 from cosup.runs.directory import RunDirectory
 from cosup.runs.pipeline import run_one
+from cosup.runs.side_by_side import SeedRun, places_for, run_side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +29,41 @@ def run_seeds(
 ) -> dict[str, Any]:
     """Run each seed in `directory/seed-K`, then write their means to `directory/summary.json`.
 
+    Seeds run side by side (`cosup.runs.side_by_side`), or in turn with another backend.
+
     shared: the finished directory of these seeds with another loss, as in `run_one`. backend: who
     computes, as in `run_one`.
     """
     seeds = config.run.seeds
     assert seeds is not None
     with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
-        summaries = []
+        runs = {}
         for seed in seeds:
-            log.info("seed %d", seed)
             one = config.model_copy(
                 update={"run": config.run.model_copy(update={"seed": seed, "seeds": None})}
             )
             other = None if shared is None else Layout(shared).of_seed(seed).path
-            path = run.files.of_seed(seed).path
-            summaries.append(run_one(one, path, resume=run.resumed, shared=other, backend=backend))
+            runs[seed] = SeedRun(one, run.files.of_seed(seed).path, run.resumed, other)
+        places = places_for(config, len(seeds))
+        if len(places) > 1:
+            log.info("%d seeds, %d at once", len(seeds), len(places))
+            run_side_by_side(runs, places)
+        summaries = []
+        for seed, one_run in runs.items():
+            if len(places) == 1:
+                log.info("seed %d", seed)
+            summaries.append(_summary_of(one_run, len(places) > 1, backend))
         summary = aggregate(summaries)
         run.files.summary.write(summary)
         return summary
+
+
+def _summary_of(run: SeedRun, finished: bool, backend: Backend | None) -> dict[str, Any]:
+    """Return the summary of a seed, after running it if it is not finished."""
+    if finished:
+        return Layout(run.directory).summary.read()
+    config, resume = run.config, run.resume
+    return run_one(config, run.directory, resume=resume, shared=run.shared, backend=backend)
 
 
 def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,204 @@
+"""Run the seeds of a config side by side, each in a process of its own.
+
+The first seed runs alone until its features are cached; the others then find them. A process logs
+through its parent, whose lines tell the seed, and ends with it: it notices when its standard input
+is closed. Numbers do not depend on how many run at once, as each computes as it would alone.
+"""
+
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from cosup.config.schema import Config
+from cosup.errors import RunError
+from cosup.layout import Layout
+from cosup.progress import working_on
+from cosup.runs.machine import usable_memory
+from cosup.stopping import Stopped
+
+__all__ = ["SeedRun", "places_for", "run_side_by_side"]
+
+MEMORY = 3 * 2**30
+"""Memory for each process with `side_by_side: auto`: a run of some 100,000 samples."""
+POLL_SECONDS = 0.1
+END_SECONDS = 120.0
+"""Time for a process to save its work and end."""
+MODULE = "cosup.runs.seed_process"
+THREADS = "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """The run of one seed, with the arguments of `run_one`."""
+
+    config: Config
+    directory: Path
+    resume: bool
+    shared: Path | None
+
+
+def places_for(config: Config, count: int) -> list[dict[str, str]]:
+    """Return the environment of each process that may run at once: at most `count`.
+
+    With several GPUs each gets a card of its own. One place means: in turn, in this process.
+    """
+    execution = config.execution
+    if execution.backend != "local" or count < 2 or not sys.executable:
+        return [{}]
+    cards = _cards(execution.device)
+    if execution.side_by_side != "auto":
+        most = execution.side_by_side
+    elif execution.device != "cpu" and cards is not None:
+        most = len(cards)
+    else:
+        most = _cores() // (1 if execution.threads == "auto" else execution.threads)
+        memory = usable_memory()
+        most = most if memory is None else min(most, memory // MEMORY)
+    places: list[dict[str, str]] = [{} for _ in range(max(1, min(most, count)))]
+    if cards is not None and len(cards) > 1:
+        for number, place in enumerate(places):
+            place["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
+    return places
+
+
+def run_side_by_side(runs: Mapping[int, SeedRun], places: Sequence[Mapping[str, str]]) -> None:
+    """Run these seeds, as many at once as there are places.
+
+    Raises the error of the first that fails, after the others have been stopped where they can be
+    resumed. A signal that stops this process stops them too.
+    """
+    waiting, free = list(runs), list(places)
+    running: dict[int, _Process] = {}
+    with working_on("seeds", len(runs)) as advance:
+        try:
+            while waiting or running:
+                if waiting and free and _may_start(runs, waiting, running):
+                    seed = waiting.pop(0)
+                    running[seed] = _Process(seed, runs[seed], free.pop(0))
+                for seed, process in list(running.items()):
+                    if process.ended:
+                        free.append(running.pop(seed).environment)
+                        process.check()
+                        advance(1)
+                time.sleep(POLL_SECONDS)
+        except BaseException as error:
+            _stop(running.values(), error)
+            raise
+
+
+def _may_start(runs: Mapping[int, SeedRun], waiting: list[int], running: Mapping[int, Any]) -> bool:
+    """Return whether the next seed may start: the first one, or when its features are cached."""
+    first = next(iter(runs))
+    if waiting[0] == first or first not in running:
+        return True
+    return Layout(runs[first].directory).stage("features").exists()
+
+
+def _stop(processes: "Iterable[_Process]", error: BaseException) -> None:
+    """Stop processes where they can be resumed, and wait until they have ended."""
+    name = str(error).removeprefix("stopped by ") if isinstance(error, Stopped) else "SIGTERM"
+    for process in processes:
+        process.send(getattr(signal, name, signal.SIGTERM))
+    end = time.monotonic() + END_SECONDS
+    for process in processes:
+        process.wait(max(0.0, end - time.monotonic()))
+
+
+@dataclass
+class _Process:
+    """The process of a seed. environment: what its place adds to this process's."""
+
+    seed: int
+    run: SeedRun
+    environment: Mapping[str, str]
+    error: BaseException | None = field(default=None, init=False)
+    finished: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        path = os.pathsep.join(part for part in sys.path if part)
+        threads = {} if THREADS in os.environ else {THREADS: str(torch.get_num_threads())}
+        passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+        self.child = subprocess.Popen(
+            [sys.executable, "-P", "-m", MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, **threads, **passive, **self.environment},
+            start_new_session=True,  # Ctrl-C is for this process, which passes it on
+        )
+        assert self.child.stdin is not None
+        pickle.dump(self.run, self.child.stdin)
+        self.child.stdin.flush()  # it stays open: its end is the end of this process
+        self.reader = threading.Thread(target=self._read, args=(self.child.stdout,), daemon=True)
+        self.reader.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone, and all that it said is read."""
+        return self.child.poll() is not None and not self.reader.is_alive()
+
+    def check(self) -> None:
+        """Raise the error that the process ended with."""
+        if self.error is not None:
+            raise self.error
+        if not self.finished:
+            status = self.child.returncode
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            raise RunError(f"seed {self.seed}: its process ended with {how} (killed, or a crash)")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it is there."""
+        if self.child.poll() is None:
+            self.child.send_signal(number)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of the process, and kill it if it takes longer."""
+        try:
+            self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+    def _read(self, lines: IO[bytes]) -> None:
+        """Log what the process logs, and keep how it ends."""
+        for line in lines:
+            told: dict[str, Any] = json.loads(line)
+            if "error" in told:
+                self.error = pickle.loads(b64decode(told["error"]))
+            elif "finished" in told:
+                self.finished = True
+            else:
+                text = f"seed {self.seed}: {told['text']}"
+                logging.getLogger(told["name"]).log(told["level"], "%s", text, extra=told["extra"])
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cards(device: str) -> list[str] | None:
+    """Return the names of the GPUs that a run may use, as in CUDA_VISIBLE_DEVICES; None for none.
+
+    `cuda:1` is one card, which all processes share.
+    """
+    import torch
+
+    if device not in ("auto", "cuda") or not torch.cuda.device_count():
+        return None
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    return names or [str(number) for number in range(torch.cuda.device_count())]

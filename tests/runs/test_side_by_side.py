@@ -1,0 +1,165 @@
+"""Seeds in processes of their own give the numbers of seeds in turn, and end with their parent."""
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cosup
+from cosup.config.schema import Config
+from cosup.errors import RunError
+from cosup.layout import Layout
+from cosup.runs import side_by_side
+from cosup.runs.side_by_side import SeedRun, places_for, run_side_by_side
+
+TREE: dict[str, Any] = {
+    "run": {"name": "tiny", "seeds": [0, 1], "loggers": []},
+    "data": {"source": "digits", "limit": 120, "rotations": [0, 90]},
+    "teachers": {
+        "hierarchy": {"by": "domain", "levels": [1, 2]},
+        "model": {"name": "linear_pixels", "size": 4},
+        "training": {"steps": 5},
+    },
+    "student": {
+        "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 16},
+        "training": {"steps": 5},
+    },
+    "controls": [],
+}
+
+
+def config(**execution: Any) -> Config:
+    return Config.model_validate({**TREE, "execution": {"device": "cpu", **execution}})
+
+
+@pytest.mark.parametrize(
+    ("execution", "cores", "count", "most"),
+    [
+        ({}, 8, 5, 5),
+        ({}, 4, 5, 4),
+        ({"threads": 3}, 8, 5, 2),
+        ({"threads": 16}, 8, 5, 1),
+        ({"side_by_side": 3}, 1, 5, 3),
+        ({"side_by_side": 3}, 1, 2, 2),
+        ({}, 8, 1, 1),
+        ({"backend": "ray"}, 8, 5, 1),
+    ],
+)
+def test_as_many_at_once_as_there_are_cores(
+    execution: dict[str, Any], cores: int, count: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "_cores", lambda: cores)
+    monkeypatch.setattr(side_by_side, "usable_memory", lambda: 2**40)
+    assert len(places_for(config(**execution), count)) == most
+
+
+def test_memory_bounds_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_cores", lambda: 64)
+    monkeypatch.setattr(side_by_side, "usable_memory", lambda: 10 * 2**30)
+    assert len(places_for(config(), 20)) == 3
+
+
+def test_each_of_several_gpus_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And processes beyond them share the cards."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    found = [place["CUDA_VISIBLE_DEVICES"] for place in places_for(config(device="auto"), 5)]
+    assert found == ["3", "5"]
+    asked = places_for(config(device="auto", side_by_side=3), 5)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in asked] == ["3", "5", "3"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert places_for(config(device="auto"), 5) == [{}]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "MODULE", "helpers.fake_seed")
+
+
+def runs(folder: Path, *names: str) -> dict[int, SeedRun]:
+    return {
+        seed: SeedRun(config(), folder / str(seed) / name, False, None)
+        for seed, name in enumerate(names)
+    }
+
+
+def when(run: SeedRun, name: str) -> float:
+    return float((run.directory / name).read_text().split()[0])
+
+
+def test_seeds_overlap_as_far_as_there_are_places(
+    fake: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each line of the log tells its seed; the others start when the first has its features."""
+    found = runs(tmp_path, "meets", "b", "c")
+    with caplog.at_level(logging.INFO, "cosup.fake"):
+        run_side_by_side(found, [{}, {"CUDA_VISIBLE_DEVICES": "7"}])
+    first, second, third = found.values()
+    assert when(second, "started") < when(first, "ended") < when(third, "started")
+    assert (second.directory / "started").read_text().endswith(" 7")
+    lines = [record.getMessage() for record in caplog.records if record.name == "cosup.fake"]
+    assert sorted(lines) == [f"seed {seed}: here" for seed in range(3)]
+
+
+@pytest.mark.parametrize("name", ["fails", "crashes"])
+def test_a_failure_stops_the_others_where_they_can_be_resumed(
+    fake: None, tmp_path: Path, name: str
+) -> None:
+    found = runs(tmp_path, "meets", "waits", name)
+    with pytest.raises(RunError, match="the disk is full" if name == "fails" else "seed 2"):
+        run_side_by_side(found, [{}, {}, {}])
+    assert (found[1].directory / "stopped").exists()
+
+
+PARENT = """
+import pickle, sys
+from cosup.runs import side_by_side
+side_by_side.MODULE = "helpers.fake_seed"
+side_by_side.run_side_by_side(pickle.load(sys.stdin.buffer), [{}, {}])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
+    """They are stopped where they can be resumed, also if it is killed and cannot tell them."""
+    found = runs(tmp_path, "meets", "waits")
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, env=path)
+    assert parent.stdin is not None
+    pickle.dump(found, parent.stdin)
+    parent.stdin.close()
+    _wait_for(found[1].directory / "started")
+    parent.send_signal(number)
+    parent.wait()
+    _wait_for(found[1].directory / "stopped")
+
+
+def _wait_for(path: Path) -> None:
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.02)
+
+
+def test_the_numbers_are_those_of_a_run_alone(tmp_path: Path) -> None:
+    """And each seed has a log of its own."""
+    execution = {"device": "cpu", "side_by_side": 2, "threads": 1, "cache": str(tmp_path / "cache")}
+    tree = {**TREE, "execution": execution}
+    both = cosup.run(tree, output=tmp_path / "both", quiet=True).summary
+    alone = {**tree, "run": {**TREE["run"], "seed": 1, "seeds": None}}
+    expected = cosup.run(alone, output=tmp_path / "alone", quiet=True).summary
+    second = Layout(tmp_path / "both" / "seed-1")
+    found = second.summary.read()
+    for name in ("student", "rounds", "teachers", "floor"):
+        assert found[name] == expected[name]
+    values = both["over_seeds"]["student.accuracy"]["values"]
+    assert values[1] == expected["student"]["accuracy"]
+    assert second.log.stat().st_size > 0
