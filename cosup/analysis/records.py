@@ -423,6 +423,12 @@ def load_run(path: str | Path) -> Run:
     path = folder_of(path)
     if Layout(path).has_records():
         Layout(path).check_format()
+        if Layout(path).shards.is_dir():
+            problem = (
+                "its samples are not listed (data.sharded), so there is no report of it; read "
+                "summary.json, and the tables of decisions in shards/decisions"
+            )
+            raise UserError(problem, where=str(path))
         return Run(path)
     inside = runs_inside(path)
     if inside:

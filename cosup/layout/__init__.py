@@ -365,6 +365,11 @@ class Layout:
         return self.checkpoints / "training"
 
     @property
+    def shards(self) -> Path:
+        """Return the folder of what is computed shard by shard (`cosup.sharded.store`)."""
+        return self.path / "shards"
+
+    @property
     def team(self) -> ProbFile:
         """Return the file of the team's probabilities of the test samples."""
         return self._probs("team.safetensors")

@@ -40,9 +40,13 @@ def run_config(
         from cosup.runs.ablation import run_ablation
         from cosup.runs.pipeline import run_one
         from cosup.runs.repeat import run_seeds
+        from cosup.runs.sharded import run_sharded
+        from cosup.sharded.opening import is_sharded
 
     if backend is None:
         check_run(config, directory, resume, overwrite)
+    if is_sharded(config.data):
+        return run_sharded(config, directory, resume=resume, overwrite=overwrite)
     if config.rounds.losses is not None:
         return run_ablation(config, directory, resume=resume, overwrite=overwrite, backend=backend)
     run = run_one if config.run.seeds is None else run_seeds
@@ -104,6 +108,9 @@ def plan_config(config: Config | Draft) -> "Plan":
 
     draft = Draft.of(config) if isinstance(config, Config) else config
     facts = check_samples(draft)
+    if "samples" not in facts:
+        problem = "there is no plan for samples that are not listed; the config has no mistake"
+        raise UserError(problem, key="data.sharded")
     from cosup.runs.plan import make_plan
 
     return make_plan(draft.checked(), facts)

@@ -152,7 +152,7 @@ def card(
         license=license_,
         measured=summary["measured"],
         measured_reason=summary["measured_reason"],
-        reliability=summary["sources"]["student"]["reliability"],
+        reliability=summary["sources"].get("student", {}).get("reliability"),
         student=summary["student"],
         floor=summary["floor"],
         ceiling=summary["ceiling"],

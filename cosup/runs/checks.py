@@ -16,7 +16,7 @@ from typing import Any
 
 from cosup.config import Draft
 from cosup.config.schema import RunSection
-from cosup.errors import Key, Mistakes
+from cosup.errors import Key, Mistakes, UserError
 from cosup.progress import working_on
 
 __all__ = [
@@ -96,6 +96,14 @@ SAMPLE_CHECKS = (
 )
 """What `cosup plan` and `cosup run` check in addition."""
 
+SHARDED_CHECKS = (
+    Check("sharded:check_sharded", ("config",)),
+    Check("check:find_compute", ("run", "execution", "device"), gives="compute"),
+    Check("check:open_features", ("run", "execution"), gives="features"),
+    Check("check:load_backbone", ("student", "features"), gives="backbone"),
+)
+"""What `cosup run` checks in addition of a run whose samples are not listed."""
+
 
 def run_checks(draft: Draft, checks: Sequence[Check]) -> tuple[Facts, Mistakes]:
     """Run the checks whose facts are there, in order; return all facts and all mistakes.
@@ -139,9 +147,22 @@ def check_samples(draft: Draft) -> Facts:
 
     Raises `UserError` with every mistake.
     """
-    facts, mistakes = run_checks(draft, (*CONFIG_CHECKS, *SAMPLE_CHECKS))
+    more = SHARDED_CHECKS if _is_sharded(draft) else SAMPLE_CHECKS
+    facts, mistakes = run_checks(draft, (*CONFIG_CHECKS, *more))
     mistakes.raise_all()
     return facts
+
+
+def _is_sharded(draft: Draft) -> bool:
+    """Return whether the samples are not listed; False where the checks will tell what is wrong."""
+    if draft.config is None:
+        return False
+    from cosup.sharded.opening import is_sharded
+
+    try:
+        return is_sharded(draft.config.data)
+    except UserError:
+        return False
 
 
 @contextmanager

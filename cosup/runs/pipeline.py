@@ -107,7 +107,7 @@ def run_one(
         sources = finish_sources(chosen, prepared, rounds)
         labels = finish_labels(chosen, prepared, rounds)
 
-        summary = _summary(context, prepared, rounds, controls)
+        summary = summarise(context, prepared, rounds, controls)
         summary |= {"team": team, "sources": sources, **labels}
         if recipe_choice is not None:
             summary["choice"] = recipe_choice
@@ -133,7 +133,7 @@ def _episodes(config: Config) -> Numbers:
     return {} if section is None else {"episodes": section.episodes}
 
 
-def _summary(
+def summarise(
     context: RunContext, prepared: Prepared, rounds: list[Numbers], controls: Controls
 ) -> Numbers:
     config, run, data = context.config, context.run, prepared.data

@@ -60,13 +60,13 @@ def prepare(context: RunContext) -> Prepared:
     with context.timed("features"):
         inputs = student_inputs(config, data, features)
     with context.timed("teachers"):
-        levels, for_controls = _train(context, hierarchy, data, features)
+        levels, for_controls = train_teachers(context, hierarchy, data, features)
     with context.timed("annotate"):
         folder = context.run.folder(context.files.annotations.folder)
         precision = backend.annotates_in(compute)
         store = open_store(folder, data, config.execution.shard_size, precision)
         annotated = Annotated(data, levels, for_controls, store, compute)
-        _annotate(annotated, backend)
+        annotate_missing(annotated, backend)
     return assemble(context, annotated, inputs)
 
 
@@ -109,7 +109,7 @@ def make_compute(run: RunSection, execution: ExecutionSection) -> Compute:
     )
 
 
-def _train(
+def train_teachers(
     context: RunContext, hierarchy: Hierarchy, data: ImageData, features: FeatureCache
 ) -> tuple[list[list[Teacher]], dict[str, list[Teacher]]]:
     """Train the teachers of every level, and those of controls by control."""
@@ -144,7 +144,7 @@ def obtain_levels(
     return found
 
 
-def _annotate(annotated: Annotated, backend: Backend) -> None:
+def annotate_missing(annotated: Annotated, backend: Backend) -> None:
     """Compute the annotations that the store lacks."""
     store, data, compute = annotated.store, annotated.data, annotated.compute
     levels = [*annotated.levels, *annotated.for_controls.values()]

@@ -244,6 +244,9 @@ def _files(summary: Mapping[str, Any], directory: Path | Place) -> str:
         "report": one.page,
         "trained student": f"{one.student}/",
     }
+    if "shards" in summary["data"]:
+        rows["decisions per sample"] = one.shards / "decisions" / f"round-{last}"
+        del rows["labels"], rows["report"]
     return _file_list(rows, directory)
 
 

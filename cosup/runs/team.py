@@ -116,7 +116,7 @@ def finish_team(context: RunContext, prepared: Prepared) -> dict[str, Any]:
     if not run.is_done(STAGE):
         started = time.monotonic()
         found = fitting_samples(context.config, prepared.data)
-        numbers = _without(found.reason)
+        numbers = without_team(found.reason)
         if found.split is not None:
             numbers = _combined(_team_of(context, prepared), found.split)
         if numbers["reason"] is not None:
@@ -126,7 +126,7 @@ def finish_team(context: RunContext, prepared: Prepared) -> dict[str, Any]:
     return {name: value for name, value in numbers.items() if name != "seconds"}
 
 
-def _without(reason: str) -> dict[str, Any]:
+def without_team(reason: str) -> dict[str, Any]:
     return {
         "uses": "student",
         "student_exponent": None,
@@ -162,14 +162,16 @@ def _combined(team: _Team, split: str) -> dict[str, Any]:
     """Fit the exponents, write the answers on the test samples, and return the numbers."""
     context, prepared = team.context, team.prepared
     if not bool(team.answers.any()):
-        return _without("the teachers of the last round are tables, which cannot answer new images")
+        return without_team(
+            "the teachers of the last round are tables, which cannot answer new images"
+        )
     try:
         samples = _validation(team) if split == "validation" else _cross_fitted(team)
     except UserError as error:
-        return _without(f"the teachers cannot be trained on a part of their samples: {error}")
+        return without_team(f"the teachers cannot be trained on a part of their samples: {error}")
     fit = samples.fit()
     if fit is None:
-        return _without(f"fewer than {FEWEST} labelled samples of {split} are known")
+        return without_team(f"fewer than {FEWEST} labelled samples of {split} are known")
     files, test = context.files, prepared.test.split
     student = files.round(team.number).test.read(test.answers)
     asked = team.ask(team.stored("test"), student, team.features("test"))

@@ -1,0 +1,324 @@
+"""Run an experiment whose unlabelled samples are worked on shard by shard (`data.sharded`).
+
+The labelled splits are listed, and teachers are trained and measured on them as in any run. What is
+computed of student_train is in the folder `shards` of the run, a Parquet file per shard:
+annotations, features, and of each round decisions, targets and predictions. A resumed run computes
+what is not there.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cosup.config.schema import Assigners, Config
+from cosup.errors import Mistakes, UserError
+from cosup.models.heads import head_bank
+from cosup.models.section import HeadSection
+from cosup.models.watch import OnStep
+from cosup.progress import working_on
+from cosup.runs.announce import announce_in_log
+from cosup.runs.assemble import Annotated, Prepared, assemble
+from cosup.runs.backend import Local
+from cosup.runs.bars import Pace
+from cosup.runs.context import RunContext
+from cosup.runs.control_stages import Controls
+from cosup.runs.directory import RunDirectory
+from cosup.runs.environment import describe_environment
+from cosup.runs.export import export_student
+from cosup.runs.inputs import student_inputs
+from cosup.runs.labels import STAGE as LABELS
+from cosup.runs.pipeline import computed_on, summarise
+from cosup.runs.prepare import annotate_missing, make_compute, train_teachers
+from cosup.runs.recorder import open_recorder
+from cosup.runs.sources import STAGE as SOURCES
+from cosup.runs.stages import StepLog, round_recipe
+from cosup.runs.summary import Numbers
+from cosup.runs.team import STAGE as TEAM
+from cosup.runs.team import without_team
+from cosup.sharded.evidence import ShardLevel
+from cosup.sharded.image_work import Restoring, annotation_works, extract_work
+from cosup.sharded.opening import is_sharded, open_shards
+from cosup.sharded.rounds import (
+    ShardOutcome,
+    ShardRecipe,
+    ShardState,
+    ShardTask,
+    run_shard_rounds,
+)
+from cosup.sharded.shards import Shards
+from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.work import CheckImages, Executor, LocalExecutor, Samples
+from cosup.teachers.annotate import open_store
+from cosup.teachers.features import FeatureCache
+from cosup.teachers.hierarchy import plan_hierarchy, scopes, speakers
+from cosup.words import percent
+
+log = logging.getLogger(__name__)
+
+NOT_LISTED = "the samples of student_train are not listed (data.sharded)"
+MEASURED = {"validation": "choose the best teacher", "test": "measure the student"}
+"""Splits that a sharded run must have, and why."""
+
+
+def check_sharded(config: Config) -> None:
+    """Raise `UserError` with every setting that sharded runs do not support."""
+    if not is_sharded(config.data):
+        return
+    rounds, student, mistakes = config.rounds, config.student, Mistakes()
+
+    def refuse(wrong: bool, key: str, value: object, allowed: str) -> None:
+        if wrong:
+            problem = "cannot be {value} with data.sharded"
+            mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
+
+    backend = config.execution.backend
+    refuse(backend != "local", "execution.backend", backend, "local")
+    refuse(config.run.seeds is not None, "run.seeds", config.run.seeds, "null")
+    refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
+    refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
+    refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
+    weight = rounds.true_label_weight
+    refuse(weight > 0, "rounds.true_label_weight", weight, "0")
+    refuse(rounds.first_guide != "crowd", "rounds.first_guide", rounds.first_guide, "crowd")
+    refuse(student.mode != "head", "student.mode", student.mode, "head")
+    means = student.head.kind == "prototype" and student.head.init == "class_means"
+    refuse(means, "student.head.init", student.head.init, "random, text")
+    optimizer = student.training.optimizer
+    refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
+    refuse(bool(config.folds), "student.cross_fit", student.cross_fit, "0")
+    refuse(bool(config.teachers.external), "teachers.external", "a list", "none")
+    needs = Assigners.settings(rounds.assignment).needs
+    refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
+    with mistakes.caught():
+        _recipe(config, levels=1, prototypes=None, head=student.head).check()
+    mistakes.raise_all()
+
+
+def run_sharded(
+    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run a config shard by shard. Return the content of `summary.json`; raise as `run_one`."""
+    with (
+        RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
+        open_recorder(run.path, config.run.loggers) as recorder,
+    ):
+        if run.is_done("summary"):
+            log.info("%s is finished already", run.path)
+            return run.load("summary")
+        check_sharded(config)
+        announce_in_log(config, run.path)
+        context = RunContext(config, run, recorder, Local())
+        environment = describe_environment(config)
+        run.files.environment.write(environment)
+        prepared, shards, task = _prepare(context)
+        executor = LocalExecutor(prepared.compute)
+        rounds = _finish_rounds(context, prepared, task, executor)
+        summary = _summary(context, prepared, shards, rounds)
+        run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
+        export_student(config, prepared.data.classes, run, summary)
+        run.files.summary.write(summary)
+        run.finish("summary", summary)
+        return summary
+
+
+def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardTask]:
+    """Train the teachers; annotate, and extract features of, the listed splits and the shards."""
+    config, backend = context.config, context.backend
+    compute = make_compute(config.run, config.execution)
+    with context.timed("data"):
+        data, shards = open_shards(
+            config.data,
+            config.run.seed,
+            config.execution.shard_size,
+            teacher_train=config.wants_teacher_train,
+            workers=compute.workers,
+            cache=compute.cache,
+        )
+        log.info("student_train: %d samples in %d shards", shards.samples, len(shards))
+        for split, why in MEASURED.items():
+            if not bool((data.given(data.rows(split)) >= 0).any()):
+                raise UserError(
+                    f"no sample of {split} has a label, and sharded runs {why} by them",
+                    key="data.splits",
+                )
+    features = backend.begin(config, data, FeatureCache(compute))
+    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
+    with context.timed("features"):
+        inputs = student_inputs(config, data, features)
+    with context.timed("teachers"):
+        levels, _ = train_teachers(context, hierarchy, data, features)
+    with context.timed("annotate"):
+        folder = context.run.folder(context.files.annotations.folder)
+        store = open_store(folder, data, config.execution.shard_size)
+        annotated = Annotated(data, levels, {}, store, compute)
+        annotate_missing(annotated, backend)
+    prepared = assemble(context, annotated, inputs)
+    with context.timed("annotate"):
+        task = _shard_task(context, prepared, shards, features)
+    return prepared, shards, task
+
+
+def _shard_task(
+    context: RunContext, prepared: Prepared, shards: Shards, features: FeatureCache
+) -> ShardTask:
+    """Annotate the shards and extract their features; return what the rounds read."""
+    config, compute = context.config, prepared.compute
+    executor = LocalExecutor(compute)
+    store = ShardStore(str(context.files.shards))
+    samples = Samples(shards.reader, store)
+    if config.data.check != "none":
+        check = CheckImages(shards.reader, store)
+        _work(executor, check, store, shards)
+        samples = Samples(shards.reader, store, check.product)
+    everyone = {one.name: one for level in prepared.annotated.levels for one in level}
+    restoring = Restoring(config.teachers, config.run.seed, shards.reader.blank())
+    works = annotation_works(list(everyone.values()), samples, restoring, compute)
+    extract = extract_work(config.student.backbone, samples, features, compute.device)
+    for work in [*works, extract]:
+        _work(executor, work, store, shards)
+    products = {product.name: product for work in works for product in work.products}
+    specs = speakers([[one.spec for one in level] for level in prepared.annotated.levels])
+    data = prepared.data
+    found = tuple(
+        ShardLevel(
+            index,
+            scopes(members, len(data.classes), len(data.domains)),
+            samples,
+            tuple(products[spec.name] for spec in members),
+            extract.products[0],
+        )
+        for index, members in enumerate(specs)
+    )
+    provenance = tuple(level.provenance for level in prepared.task.levels)
+    test = prepared.test.inputs
+    assert isinstance(test, Tensor)
+    return ShardTask(found, shards.shards, provenance, test)
+
+
+def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> None:
+    """Do a work for the shards whose products are not all there."""
+    missing = {shard for product in work.products for shard in store.missing(product, shards)}
+    with working_on(f"{work.name}: shard", len(missing)) as advance:
+        for _ in executor.run(work, sorted(missing)):
+            advance(1)
+
+
+def _recipe(
+    config: Config, levels: int, prototypes: Tensor | None, head: HeadSection
+) -> ShardRecipe:
+    def no_student(*_: object) -> Any:
+        raise AssertionError("heads are fitted to shards")
+
+    recipe = round_recipe(config.rounds, no_student)
+    return ShardRecipe(
+        recipe.assigner,
+        recipe.objective,
+        recipe.filters,
+        head,
+        config.student.training,
+        tuple(recipe.schedule(levels)),
+        recipe.hard,
+        recipe.fresh,
+        recipe.min_kept,
+        prototypes,
+    )
+
+
+def _finish_rounds(
+    context: RunContext, prepared: Prepared, task: ShardTask, executor: Executor
+) -> list[Numbers]:
+    """Run the rounds that are not finished. Return the numbers of every round, in order."""
+    config, run, inputs = context.config, context.run, prepared.inputs
+    recipe = _recipe(config, len(task.levels), inputs.prototypes, inputs.head)
+    steps = config.student.training.total_steps(task.samples)
+
+    def on_step(number: int) -> OnStep:
+        return StepLog(
+            context.recorder,
+            f"student/round_{number}",
+            Pace(f"round {number}, student", steps),
+        )
+
+    state = _finished(run, recipe)
+    outcomes: Iterator[ShardOutcome] = run_shard_rounds(
+        task, recipe, context.seed, executor, prepared.compute, state, on_step
+    )
+    started = time.monotonic()
+    for outcome in outcomes:
+        numbers = _round_numbers(config, prepared, task, outcome)
+        files = run.files.round(outcome.number)
+        files.student.write(outcome.head.state_dict())
+        files.test.write(outcome.test_probs)
+        if outcome.assigner:
+            files.assigner.write(outcome.assigner)
+        log.info("round %d: %s kept", outcome.number, percent(numbers["kept"]))
+        run.finish(f"round-{outcome.number}", {**numbers, "seconds": time.monotonic() - started})
+        started = time.monotonic()
+    return [run.load(f"round-{number}") for number, _ in recipe.schedule]
+
+
+def _finished(run: RunDirectory, recipe: ShardRecipe) -> ShardState:
+    """Return the state that the finished rounds left."""
+    state = ShardState()
+    for number, level in recipe.schedule:
+        if not run.is_done(f"round-{number}"):
+            break
+        found, before = run.load(f"round-{number}"), state.at(level)
+        head = head_bank(run.files.round(number).student.read())
+        student = Product(**found["products"]["predictions"])
+        state = ShardState(number, level, student, before.coarse, head)
+    return state
+
+
+def _round_numbers(
+    config: Config, prepared: Prepared, task: ShardTask, outcome: ShardOutcome
+) -> Numbers:
+    """Return what the summary tells of a round; sums over shards. None: not measured."""
+    counts, kept, names = outcome.counts, outcome.kept, task.levels[outcome.level].scopes.names
+    samples, known = int(counts["samples"]), int(counts["known"])
+
+    def share(part: str, of: str) -> float | None:
+        return int(counts[part]) / int(counts[of]) if known and int(counts[of]) else None
+
+    products = {"decisions": outcome.products.decisions, "predictions": outcome.predictions}
+    return {
+        "round": outcome.number,
+        "level": outcome.level,
+        "teachers": list(names),
+        "assigner": config.rounds.assignment.name,
+        "assignment_accuracy": None,
+        "annotation_accuracy": share("correct", "known"),
+        "best_choice": share("best", "known"),
+        "kept": kept.count / samples,
+        "kept_precision": share("kept_correct", "kept_known"),
+        "kept_recall": share("kept_correct", "correct"),
+        "rejected": {name: count for name, count in kept.rejected.items() if count},
+        "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
+        "judge": None,
+        "samples": samples,
+        "assigned": dict(zip(names, counts["assigned"].tolist(), strict=True)),
+        "assigned_kept": dict(zip(names, counts["assigned_kept"].tolist(), strict=True)),
+        "confidence": counts["confidence"].tolist(),
+        "products": {name: vars(product) for name, product in products.items()},
+    }
+
+
+def _summary(
+    context: RunContext, prepared: Prepared, shards: Shards, rounds: list[Numbers]
+) -> Numbers:
+    """Return the summary; what needs all samples at once is left out, with the reason."""
+    run = context.run
+    absent = dict.fromkeys(context.config.controls, NOT_LISTED)
+    team = without_team(NOT_LISTED)
+    labels: Numbers = {"labels": {"reason": NOT_LISTED}, "agreement": {"reason": NOT_LISTED}}
+    run.finish(TEAM, {**team, "seconds": 0.0})
+    run.finish(SOURCES, {"sources": {}, "seconds": 0.0})
+    run.finish(LABELS, {**labels, "seconds": 0.0})
+    summary = summarise(context, prepared, rounds, Controls({}, absent))
+    summary["data"]["samples"]["student_train"] = shards.samples
+    summary["data"]["shards"] = len(shards)
+    return {**summary, "team": team, "sources": {}, **labels}

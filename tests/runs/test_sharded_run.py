@@ -1,0 +1,122 @@
+"""A sharded run, killed anywhere and resumed, ends with the numbers of one that was not."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from helpers.digits_manifest import write_digits, write_manifest
+from helpers.user_errors import keys_of, mistakes_of
+
+from cosup.analysis import load_run
+from cosup.config import Config
+from cosup.errors import UserError
+from cosup.models.compute import Compute
+from cosup.runs import check_run, plan_config, run_config, sharded
+from cosup.sharded.shards import Shard
+from cosup.sharded.work import LocalExecutor, Work
+
+ROWS, LABELLED = 900, 400
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("manifest")
+    labels = write_digits(folder / "images", 500)
+    return write_manifest(folder / "rows", labels, ROWS, LABELLED, files=2)
+
+
+def config_of(manifest: Path, **sections: Any) -> Config:
+    backbone = {"name": "test_resnet", "weights": None, "image_size": 32}
+    tree: dict[str, Any] = {
+        "run": {"name": "sharded", "loggers": []},
+        "data": {"source": "manifest", "path": str(manifest), "sharded": True},
+        "teachers": {
+            "hierarchy": {"by": "class", "levels": [1, 2]},
+            "model": {"name": "linear_pixels", "size": 8},
+            "training": {"steps": 30, "batch_size": 32},
+        },
+        "student": {"backbone": backbone, "training": {"steps": 30, "batch_size": 32}},
+        "rounds": {"assignment": "dawid_skene"},
+        "execution": {"shard_size": 100, "device": "cpu", "threads": 1, "workers": 1},
+        "controls": ["ceiling"],
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
+    return Config.model_validate(tree)
+
+
+class Killed(BaseException):
+    """Ends a run, as a signal does."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    """End the run after the work on so many shards."""
+    left = shards
+
+    class Dying(LocalExecutor):
+        def run(self, work: Work[Any], shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
+            nonlocal left
+            for found in super().run(work, shards):
+                if left == 0:
+                    raise Killed
+                left -= 1
+                yield found
+
+    def dying(compute: Compute) -> Dying:
+        return Dying(compute)
+
+    monkeypatch.setattr(sharded, "LocalExecutor", dying)
+
+
+def numbers_of(summary: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in summary.items() if k not in ("seconds", "peak_rss_mb")}
+
+
+def test_a_killed_run_is_resumed_with_the_same_numbers(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(manifest)
+    expected = run_config(config, tmp_path / "whole")
+    assert expected["data"]["samples"]["student_train"] == ROWS - LABELLED
+    assert sum(expected["rounds"][0]["assigned"].values()) == ROWS - LABELLED
+    assert expected["controls_absent"].keys() == {"ceiling"}
+    assert expected["student"]["accuracy"] > 0
+    for place, shards in enumerate((3, 20, 40)):
+        with monkeypatch.context() as patch:
+            kill_after(patch, shards)
+            with pytest.raises(Killed):
+                run_config(config, tmp_path / f"cut-{place}")
+        found = run_config(config, tmp_path / f"cut-{place}", resume=True)
+        assert numbers_of(found) == numbers_of(expected)
+
+
+def test_decisions_are_a_folder_of_shards_and_reports_say_so(
+    manifest: Path, tmp_path: Path
+) -> None:
+    run_config(config_of(manifest), tmp_path / "run")
+    files = sorted((tmp_path / "run" / "shards" / "decisions" / "round-2").rglob("*.parquet"))
+    table = pd.concat([pd.read_parquet(file) for file in files])
+    assert len(table) == table["sample_id"].nunique() == ROWS - LABELLED
+    with pytest.raises(UserError, match=r"data\.sharded"):
+        load_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"data\.sharded"):
+        plan_config(config_of(manifest))
+
+
+def test_all_settings_that_are_not_supported_are_told_at_once(
+    manifest: Path, tmp_path: Path
+) -> None:
+    config = config_of(
+        manifest,
+        run={"seeds": [0, 1]},
+        student={"mode": "finetune"},
+        rounds={"assignment": "dawid_skene", "true_label_weight": 0.5},
+    )
+    found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
+    assert found == ["rounds.true_label_weight", "run.seeds", "student.mode"]
+    filtered = config_of(manifest, rounds={"assignment": "fused", "consistency": ["local_global"]})
+    found = keys_of(mistakes_of(check_run, filtered, tmp_path / "run"))
+    assert found == ["rounds.assignment", "rounds.consistency", "student.cross_fit"]
+    assert not (tmp_path / "run").exists()
