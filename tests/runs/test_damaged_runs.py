@@ -20,7 +20,8 @@ SMALL = [
     "student.backbone.image_size=32",
     "student.training.steps=5",
     "teachers.training.steps=5",
-    "execution.shard_size=64",
+    "execution.shard_size=32",
+    "rounds={assignment: {name: gate, prior: provenance}}",
     "controls=[best_teacher]",
 ]
 
@@ -102,7 +103,12 @@ def test_repair_resumes_the_run(damaged: Path, whole: Path) -> None:
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize(
     "name",
-    ["summary.json", "decisions/round-1.parquet", "checkpoints/round-2/test.safetensors"],
+    [
+        "summary.json",
+        "decisions/round-1.parquet",
+        "checkpoints/round-2/test.safetensors",
+        "annotations/test/domain_rot0/00001.safetensors",
+    ],
 )
 @pytest.mark.slow
 def test_a_report_names_a_damaged_file_and_the_repair(
