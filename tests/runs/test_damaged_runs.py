@@ -20,7 +20,7 @@ SMALL = [
     "student.backbone.image_size=32",
     "student.training.steps=5",
     "teachers.training.steps=5",
-    "execution.shard_size=32",
+    "execution.shard_size=16",
     "rounds={assignment: {name: gate, prior: provenance}}",
     "controls=[best_teacher]",
 ]
