@@ -27,7 +27,7 @@ from cosup.sharded.shards import Shard
 from cosup.sharded.store import ShardStore
 from cosup.sharded.work import LocalExecutor, Samples, Work
 from cosup.student.head import HeadStudent
-from cosup.student.jobs import StudentSetup
+from cosup.student.setup import StudentSetup
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import scopes
 
