@@ -8,6 +8,8 @@ from cosup.losses.distillation import Distillation
 from cosup.losses.dkd import DecoupledDistillation
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.losses.fitnet import FitNet
+from cosup.losses.product import Product
+from cosup.losses.reverse_cross_entropy import ReverseCrossEntropy
 from cosup.losses.reviewkd import KnowledgeReview
 from cosup.losses.rkd import RelationalDistillation
 from cosup.protocols import FeatureShapes, NetworkOutput
@@ -29,7 +31,9 @@ __all__ = [
     "Metrics",
     "NetworkOutput",
     "Objective",
+    "Product",
     "RelationalDistillation",
+    "ReverseCrossEntropy",
     "build_loss",
     "compute_loss",
 ]

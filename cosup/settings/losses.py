@@ -14,6 +14,10 @@ from cosup.settings import (
     temperature,
 )
 
+LEAST_FLOOR = 1e-30
+"""Smaller ones are 0 in float32."""
+MOST_EXPONENT = 100.0
+"""A greater exponent leaves one class alone."""
 MOST_STAGES, MOST_CHANNELS = 1000, 4096
 """More than networks have; a convolution of so many channels takes 600 MB."""
 
@@ -79,6 +83,39 @@ class AugmentedConfidenceSettings(LossSettings):
 
     def __post_init__(self) -> None:
         share(max_weight=self.max_weight, ramp=self.ramp)
+
+
+@dataclass
+class ReverseCrossEntropySettings(LossSettings):
+    """Cross-entropy of the annotation with the student's answer: seeks one class that the teacher
+    allows, in place of copying its doubt."""
+
+    fixed: ClassVar[bool] = True
+
+    floor: float = 1e-4
+    """Least probability of a class in the annotation, so that a class that the teacher rules out
+    costs a finite amount."""
+
+    def __post_init__(self) -> None:
+        between(LEAST_FLOOR, 0.5, floor=self.floor)
+
+
+@dataclass
+class ProductSettings(LossSettings):
+    """Cross-entropy with the normalised product of the student's and the teacher's
+    probabilities."""
+
+    alpha: float = 1.0
+    """Exponent of the teacher's probabilities."""
+    beta: float = 1.0
+    """Exponent of the student's probabilities; 0 leaves the annotation alone."""
+    warmup: float = 0.1
+    """Share of the training in which the target is the annotation alone. (The published code
+    declares it and does not use it.)"""
+
+    def __post_init__(self) -> None:
+        between(0, MOST_EXPONENT, alpha=self.alpha, beta=self.beta)
+        share(warmup=self.warmup)
 
 
 AdaptiveWeight = Literal[
@@ -230,6 +267,10 @@ class KnowledgeReviewSettings(FeatureLossSettings):
 
 LOSSES: dict[str, Entry] = {
     "cross_entropy": Entry(CrossEntropySettings, "cosup.losses.cross_entropy:CrossEntropy"),
+    "reverse_cross_entropy": Entry(
+        ReverseCrossEntropySettings, "cosup.losses.reverse_cross_entropy:ReverseCrossEntropy"
+    ),
+    "product": Entry(ProductSettings, "cosup.losses.product:Product"),
     "distillation": Entry(DistillationSettings, "cosup.losses.distillation:Distillation"),
     "augmented_confidence": Entry(
         AugmentedConfidenceSettings, "cosup.losses.augmented_confidence:AugmentedConfidence"

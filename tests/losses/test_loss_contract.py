@@ -15,7 +15,9 @@ from cosup.losses import (
     FitNet,
     KnowledgeReview,
     Loss,
+    Product,
     RelationalDistillation,
+    ReverseCrossEntropy,
 )
 from cosup.registry import Registry
 from cosup.validation import setting_docs
@@ -73,9 +75,11 @@ def test_extreme_logits_and_hard_targets_stay_finite(loss: Loss, dtype: torch.dt
     assert logits.grad.isfinite().all()
 
 
-# The adaptive weight is constant to the gradient but not to finite differences (its gradient is
-# worked by hand in test_loss_formulas).
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "adaptive_confidence"])
+# The adaptive weight and the product are constant to the gradient but not to finite differences
+# (their gradients are worked by hand in test_loss_formulas).
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("adaptive_confidence", "product")]
+)
 @pytest.mark.parametrize("progress", [0.0, 0.7])
 def test_gradients_are_those_of_the_loss(name: str, progress: float) -> None:
     logits, targets = batch(4, 3, dtype=torch.float64)
@@ -114,6 +118,11 @@ def test_sharpening_many_small_probabilities_does_not_underflow() -> None:
         (lambda: DecoupledDistillation(tau=0), "tau: 0"),
         (lambda: DecoupledDistillation(beta=-1), "beta: -1"),
         (lambda: DecoupledDistillation(ramp=1.1), "ramp: 1.1"),
+        (lambda: ReverseCrossEntropy(floor=0), "floor: 0"),
+        (lambda: ReverseCrossEntropy(floor=0.6), "floor: 0.6"),
+        (lambda: Product(alpha=-1), "alpha: -1"),
+        (lambda: Product(beta=float("nan")), "beta: nan"),
+        (lambda: Product(warmup=1.5), "warmup: 1.5"),
         (lambda: FitNet(weight=float("inf")), "weight: inf"),
         (lambda: FitNet(annotation=-1), "annotation: -1"),
         (lambda: RelationalDistillation(angle=-1), "angle: -1"),

@@ -14,6 +14,8 @@ from cosup.losses import (
     CrossEntropy,
     DecoupledDistillation,
     Distillation,
+    Product,
+    ReverseCrossEntropy,
 )
 
 
@@ -163,6 +165,64 @@ def test_distillation_of_an_abstention_is_nothing(form: str) -> None:
     assert losses.tolist() == [[0.0] * 3] * 2
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("floor", [1e-4, 0.05])
+def test_reverse_cross_entropy_is_its_formula(floor: float) -> None:
+    logits, targets = samples()
+    losses, _ = ReverseCrossEntropy(floor)(logits, targets, 0.3)
+    worked = [
+        -sum(p * math.log(max(q, floor)) for p, q in zip(softmax(z), t, strict=True))
+        for z, t in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(losses, torch.tensor(worked, dtype=torch.float64))
+
+
+def test_reverse_cross_entropy_seeks_one_class_where_cross_entropy_copies_doubt() -> None:
+    """By gradient descent, from a student that leans to the more probable of two classes."""
+    targets = torch.tensor([[0.6, 0.4, 0.0]], dtype=torch.float64)
+    ends = {}
+    for loss in (ReverseCrossEntropy(), CrossEntropy()):
+        logits = torch.tensor([[1.0, 0.8, 0.0]], dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.SGD([logits], lr=1.0)
+        for _ in range(2000):
+            optimizer.zero_grad()
+            loss(logits, targets, 1.0)[0].sum().backward()
+            optimizer.step()
+        ends[type(loss)] = logits.detach().softmax(1)[0].tolist()
+    assert ends[ReverseCrossEntropy][0] > 0.99
+    assert ends[CrossEntropy][0] == pytest.approx(0.6, abs=1e-3)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 2.0), (1.0, 0.0)])
+def test_product_is_its_formula_and_passes_no_gradient_through_its_target(
+    alpha: float, beta: float
+) -> None:
+    logits, targets = samples()
+    logits.requires_grad_()
+    losses, metrics = Product(alpha, beta, warmup=0.1)(logits, targets, 0.1)
+    worked, gradients, changed = [], [], 0
+    for z, t in zip(logits.tolist(), targets.tolist(), strict=True):
+        probs = softmax(z)
+        powers = [p**beta * q**alpha if q else 0.0 for p, q in zip(probs, t, strict=True)]
+        joint = [power / sum(powers) for power in powers]
+        worked.append(cross_entropy(joint, probs))
+        gradients.append([p - q for p, q in zip(probs, joint, strict=True)])
+        changed += joint.index(max(joint)) != t.index(max(t))
+    torch.testing.assert_close(losses.detach(), torch.tensor(worked, dtype=torch.float64))
+    losses.sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor(gradients, dtype=torch.float64))
+    assert float(metrics["changed"]) == pytest.approx(changed / 12)
+    assert not beta or changed
+
+
+def test_the_product_starts_with_plain_cross_entropy() -> None:
+    logits, targets = samples()
+    plain, _ = CrossEntropy()(logits, targets, 0.0)
+    early, metrics = Product(warmup=0.1)(logits, targets, 0.09)
+    assert early.equal(plain)
+    assert float(metrics["changed"]) == 0
+    assert not Product(warmup=0.0)(logits, targets, 0.0)[0].allclose(plain)
 
 
 def test_cross_entropy_is_torchs() -> None:
