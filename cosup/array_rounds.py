@@ -66,7 +66,7 @@ class ArrayRounds:
     def folds(self) -> int:
         """Folds of the students in the rounds (0: none). Raises `UserError` if they are needed and
         cannot be."""
-        reads = self.recipe.assigner.reads_student
+        reads = self.recipe.assigner.reads_student or self.recipe.refiner is not None
         if self.section.cross_fit != "auto":
             if reads and not self.section.cross_fit:
                 raise UserError(

@@ -13,13 +13,14 @@ from functools import partial
 
 from torch import Tensor
 
-from cosup.assigning import Assign, assign
+from cosup.assigning import Assign, assign, harden
 from cosup.assignment.base import Assigner
 from cosup.consistency.base import Chain, Kept, PartTrainer, check_kept
 from cosup.levels import Assignment, Level, Stream, Task
 from cosup.losses.base import Objective
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance, Lessons, Student, Update
+from cosup.refinement import ProductRefinement
 from cosup.seeds import seed_for
 
 NewStudent = Callable[[Objective, int], Student]
@@ -35,6 +36,8 @@ class Recipe:
     min_kept: warn if a filter keeps a smaller share of the samples.
     student_first: guide the first round by the untrained student instead of the mean annotation.
     repeat: rounds per level. least: repeat the finest level until there are as many rounds.
+    refiner: refines the assigned annotations of its own rounds, which follow the others on the
+    finest level; their student must be cross-fitted.
     last_student: makes the student of the last round, if not new_student: one whose predictions of
     its own samples nobody reads needs no cross-fitting. The true labels of the task are used if the
     objective gives them weight. assign: how samples are assigned (`cosup.assigning`).
@@ -51,6 +54,7 @@ class Recipe:
     repeat: int = 1
     least: int = 1
     last_student: NewStudent | None = None
+    refiner: ProductRefinement | None = None
     assign: Assign = assign
 
     def schedule(self, levels: int) -> list[tuple[int, int]]:
@@ -62,13 +66,26 @@ class Recipe:
         first = levels - 1 if self.assigner.fuses else 0
         order = [level for level in range(first, levels) for _ in range(self.repeat)]
         order += [levels - 1] * (self.least - len(order))
+        if self.refiner is not None:
+            order += [levels - 1] * self.refiner.rounds
         return list(enumerate(order, start=1))
+
+    def refines(self, number: int, levels: int) -> bool:
+        """Return whether a round refines what it assigned."""
+        if self.refiner is None:
+            return False
+        return number > len(self.schedule(levels)) - self.refiner.rounds
+
+    def taught(self, refined: ProbTable) -> ProbTable:
+        """Return what the student learns of refined annotations."""
+        assert self.refiner is not None
+        return harden(refined) if self.refiner.targets == "hard" else refined
 
     @property
     def memoryless(self) -> bool:
         """Whether no round depends on an earlier one, so that the last can be run alone."""
         guided = self.assigner.guided or any(each.compares for each in self.filters.filters)
-        return self.fresh and not guided
+        return self.fresh and not guided and self.refiner is None
 
 
 @dataclass(frozen=True)
@@ -84,12 +101,16 @@ class Decided:
 
 @dataclass(frozen=True)
 class Outcome(Decided):
-    """A finished round: its decisions, and the predictions and state of its student."""
+    """A finished round: its decisions, and the predictions and state of its student.
+
+    refined: the refined annotations, before they were hardened; None in a round that does not.
+    """
 
     train_probs: ProbTable
     test_probs: ProbTable
     student: dict[str, Tensor]
     assigner: dict[str, Tensor]
+    refined: ProbTable | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +243,7 @@ class _Lesson:
     kept: Kept
     update: Update
     assigner: dict[str, Tensor]
+    refined: ProbTable | None
 
     def finish(self, task: Task) -> Outcome:
         """Predict with the updated student."""
@@ -236,6 +258,7 @@ class _Lesson:
             student.predict(task.test_inputs),
             student.state_dict(),
             self.assigner,
+            self.refined,
         )
 
 
@@ -257,7 +280,14 @@ def _prepare(
     assigned = recipe.assign(recipe.assigner, stream, seed, recipe.hard)
     kept = filter_annotations(recipe, stream, assigned, student, task)
     guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
-    targets, weights = task.with_reviewed(assigned.targets, assigned.weighed(kept.keep))
+    refined = None
+    if recipe.refiner is not None and recipe.refines(number, len(task.levels)):
+        assert state.train_probs is not None, "a round that refines follows another"
+        refined = recipe.refiner.refine(
+            assigned.annotations, state.train_probs, task.features, seed_for(seed, "refinement")
+        )
+    taught = assigned.targets if refined is None else recipe.taught(refined)
+    targets, weights = task.with_reviewed(taught, assigned.weighed(kept.keep))
     return _Lesson(
         number,
         level.index,
@@ -266,6 +296,7 @@ def _prepare(
         kept,
         Update(student, task.inputs, targets, weights, guidance),
         recipe.assigner.state_dict(),
+        refined,
     )
 
 
@@ -299,7 +330,9 @@ def cross_fit(
     make: returns a student with these folds.
     """
     weighed = outcome.assigned.weighed(outcome.kept.keep)
-    targets, weights = task.with_reviewed(outcome.assigned.targets, weighed)
+    refined = outcome.refined
+    taught = outcome.assigned.targets if refined is None else recipe.taught(refined)
+    targets, weights = task.with_reviewed(taught, weighed)
     used = folds[weights > 0]
     if not len(used) or bool((used == used[0]).all()):
         return None

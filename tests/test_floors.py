@@ -41,7 +41,7 @@ FLOORS: list[set[str]] = [
     },
     {"protocols"},
     {"levels"},
-    {"losses", "metrics", "assignment", "consistency"},
+    {"losses", "metrics", "assignment", "consistency", "refinement"},
     {"assigning"},
     {"rounds", "decisions", "team", "sources"},
     {"control_runs", "posterior"},

@@ -33,7 +33,8 @@ def decisions_table(
     annotation_confidence, student_label, student_confidence (of the student before its update in
     this round; null in the first round), kept, rejected_by, loss_weight, true_label (null if
     unknown), domain. Assigners that fuse sources add evidence and student_evidence (nats for the
-    annotation, of the assigned teacher and of the student) and label_probability. given: [N] labels
+    annotation, of the assigned teacher and of the student) and label_probability. Rounds that
+    refine add refined_label and refined_confidence, what the annotation became. given: [N] labels
     with noise, as seen in training; adds given_label and noisy.
     """
     weight, teacher = outcome.assigned.weights.max(1)
@@ -65,12 +66,42 @@ def decisions_table(
         table["evidence"] = nats.gather(1, teacher[:, None])[:, 0].numpy()
         table["student_evidence"] = nats[:, -1].numpy()
         table["label_probability"] = outcome.assigned.annotations.top()[1].numpy()
+    if isinstance(outcome, Outcome) and outcome.refined is not None:
+        refined, refined_confidence = outcome.refined.top()
+        table["refined_label"] = _named(torch.where(refined_confidence > 0, refined, -1), classes)
+        table["refined_confidence"] = refined_confidence.numpy()
     table["true_label"] = _named(truth.labels, classes)
     table["domain"] = _named(truth.domains, domains)
     if given is not None:
         table["given_label"] = _named(given, classes)
         table["noisy"] = (given != truth.labels).numpy()
     return table
+
+
+def refinement_measures(outcome: Outcome, truth: Truth) -> dict[str, float | None]:
+    """Measure what refinement changed in the annotations of a round; {} in one that does not.
+
+    refined: share of the annotations whose class was changed. refined_accuracy: share of refined
+    annotations that are correct. Of the changed ones with a known label: refined_right, the share
+    whose new class is correct, and refined_wrong, the share whose old class was correct (None
+    without any).
+    """
+    if outcome.refined is None:
+        return {}
+    (before, confidence), (after, _) = outcome.assigned.annotations.top(), outcome.refined.top()
+    answered = confidence > 0
+    changed = (before != after) & answered
+    known = truth.labels >= 0
+
+    def share(of: Tensor, among: Tensor) -> float | None:
+        return float(of[among].double().mean()) if bool(among.any()) else None
+
+    return {
+        "refined": share(changed, answered),
+        "refined_accuracy": share(answered & (after == truth.labels), known),
+        "refined_right": share(after == truth.labels, changed & known),
+        "refined_wrong": share(before == truth.labels, changed & known),
+    }
 
 
 def noise_measures(keep: Tensor, truth: Truth, given: Tensor | None) -> dict[str, float | None]:

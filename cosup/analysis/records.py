@@ -191,10 +191,12 @@ class Run:
         """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
         section = self.config["rounds"]
-        if isinstance(section.get("repeat"), int):
-            return len(levels) * int(section["repeat"])
         try:
-            return max(len(levels), RoundsSection.model_validate(section).least_rounds)
+            refined = RoundsSection.model_validate({"refine": section.get("refine")}).refine_rounds
+            if isinstance(section.get("repeat"), int):
+                return len(levels) * int(section["repeat"]) + refined
+            least = RoundsSection.model_validate(section).least_rounds
+            return max(len(levels), least) + refined
         except ValueError as error:
             problem = f"{self.files.config.path} is damaged: rounds: {in_short(error)}"
             raise RunError(problem) from None

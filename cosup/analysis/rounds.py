@@ -34,6 +34,10 @@ MEASURES = (
     "kept",
     "kept_precision",
     "kept_recall",
+    "refined",
+    "refined_accuracy",
+    "refined_right",
+    "refined_wrong",
     "student_accuracy",
 )
 """Measures of a round that are read from the records of its stage."""
@@ -48,6 +52,7 @@ def rounds_table(run: Run) -> pd.DataFrame:
     Columns: round, level, teachers (their number), assigner, the measures of the round as in
     `summary.json` (null if no label is known): assignment_accuracy (also null where no specialist
     has weight), annotation_accuracy, best_choice, kept, kept_precision, kept_recall,
+    refined, refined_accuracy, refined_right, refined_wrong (null in rounds that do not refine),
     student_accuracy; effective_teachers (2 to the entropy), entropy (bits, of the shares of samples
     assigned to the teachers), changed (share of samples with another teacher than in the previous
     round; null in the first), soft (are samples shared among teachers? If so, a sample counts for
@@ -115,6 +120,10 @@ _ROWS = (
     ("kept", "annotations kept, %", "share"),
     ("kept_precision", "kept annotations that are correct, %", "share"),
     ("kept_recall", "correct annotations that are kept, %", "share"),
+    ("refined", "annotations whose class refinement changed, %", "share"),
+    ("refined_right", "of these changes, the new class is correct, %", "share"),
+    ("refined_wrong", "of these changes, the old class was correct, %", "share"),
+    ("refined_accuracy", "refined annotations that are correct, %", "share"),
     ("changed", "samples whose teacher changed, %", "share"),
     ("effective_teachers", "effective number of teachers", "number"),
     ("entropy", "entropy of the load, bits", "number"),

@@ -76,9 +76,32 @@ def _choice(student: StudentSection, rounds: RoundsSection) -> Iterator[UserErro
         )
 
 
+def _refinement(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that there is a trained student to refine by."""
+    if rounds.refine is None:
+        return
+    if student.training.steps == 0:
+        yield UserError(
+            "corrects annotations by the trained student, and student.training.steps is 0",
+            key="rounds.refine",
+            value=rounds.refine.name,
+            allowed="null",
+        )
+
+
 def _witness(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
     """Check that a student that is a source does not repeat what it was trained on."""
-    if student.cross_fit == 0 and rounds.reads_student and rounds.choose is None:
+    if student.cross_fit != 0:
+        return
+    if rounds.refine is not None:
+        yield UserError(
+            "rounds.refine corrects annotations by the student, which must not have learned the "
+            "annotation that it corrects",
+            key="student.cross_fit",
+            value=0,
+            allowed="auto, or at least 2 folds",
+        )
+    elif rounds.reads_student and rounds.choose is None:
         yield UserError(
             f"the assigner {rounds.assignment.name} takes the student for a source: it must not "
             "predict the samples that it was trained on",
@@ -232,6 +255,7 @@ CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], 
     (_untrained_controls, ("student", "controls")),
     (_labels, ("rounds",)),
     (_choice, ("student", "rounds")),
+    (_refinement, ("student", "rounds")),
     (_witness, ("student", "rounds")),
     (_few_shot, ("data", "teachers", "student")),
     (_teacher_train, ("data", "teachers", "rounds")),

@@ -1,6 +1,6 @@
 """What the settings of different sections need of the data."""
 
-from cosup.config.rounds import Assigners, RoundsSection
+from cosup.config.rounds import Assigners, Refiners, RoundsSection
 from cosup.config.teachers import TeachersSection
 from cosup.settings.assigners import AssignerSettings
 
@@ -8,12 +8,16 @@ __all__ = ["assigner_needs", "wants_teacher_train"]
 
 
 def assigner_needs(teachers: TeachersSection, rounds: RoundsSection) -> frozenset[str]:
-    """Return what the assigner, or any that may be chosen, reads beyond probabilities."""
+    """Return what the assigner, or any that may be chosen, and the refinement read beyond
+    probabilities."""
+    refined = frozenset[str]()
+    if rounds.refine is not None:
+        refined = Refiners.settings(rounds.refine).needs
     if rounds.choose is not None:
         specialists = {"provenance"} if teachers.trains_specialists else set[str]()
         return frozenset({"features", *specialists})
     assigner: AssignerSettings = Assigners.settings(rounds.assignment)
-    return assigner.uses if teachers.trains_specialists else assigner.needs
+    return refined | (assigner.uses if teachers.trains_specialists else assigner.needs)
 
 
 def wants_teacher_train(teachers: TeachersSection, rounds: RoundsSection) -> bool:

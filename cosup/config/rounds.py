@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from cosup.errors import UserError
-from cosup.registries import Assigners, Filters, Losses
+from cosup.registries import Assigners, Filters, Losses, Refiners
 from cosup.sections import Choice, Section
 from cosup.settings import MOST_WEIGHT
 from cosup.settings.assigners import AssignerSettings
@@ -17,12 +17,14 @@ __all__ = [
     "Filters",
     "LossChoice",
     "Losses",
+    "Refiners",
     "RoundsSection",
 ]
 
 AssignerChoice = Annotated[Choice, Assigners]
 FilterChoice = Annotated[Choice, Filters]
 LossChoice = Annotated[Choice, Losses]
+RefinerChoice = Annotated[Choice, Refiners]
 
 
 FUSED_ROUNDS = 3
@@ -60,6 +62,9 @@ class RoundsSection(Section):
     image once (`mode: finetune`, and teachers that are networks)."""
     targets: Literal["soft", "hard"] = "soft"
     """Learn the annotation's probabilities, or its most probable class."""
+    refine: RefinerChoice | None = None
+    """Refine the assigned annotations by the cross-fitted student, in rounds after the others
+    (`cosup ls refinement`); null does not."""
     first_guide: Literal["crowd", "student"] = "crowd"
     """The predictions that assigners and filters use in place of a trained student's in the first
     round: the mean of the level's annotations (`crowd`), or those of the untrained `student`
@@ -101,6 +106,17 @@ class RoundsSection(Section):
         """Whether the assigner takes the student for a source."""
         settings: AssignerSettings = Assigners.settings(self.assignment)
         return settings.reads_student
+
+    @property
+    def reads_own_samples(self) -> bool:
+        """Whether a round reads the student's predictions of the samples that it was taught on,
+        which must then be cross-fitted."""
+        return self.reads_student or self.refine is not None
+
+    @property
+    def refine_rounds(self) -> int:
+        """The number of rounds that refine."""
+        return 0 if self.refine is None else int(Refiners.settings(self.refine).rounds)
 
     @property
     def rounds_per_level(self) -> int:

@@ -267,7 +267,7 @@ class Config(Section):
         """`student.cross_fit`, with `auto` resolved."""
         if self.student.cross_fit != "auto":
             return self.student.cross_fit
-        reads = self.rounds.reads_student or self.rounds.choose
+        reads = self.rounds.reads_own_samples or self.rounds.choose
         return AUTO_FOLDS[self.student.mode] if reads else 0
 
     @property

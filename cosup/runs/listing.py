@@ -19,7 +19,7 @@ from rich.text import Text
 from cosup.config.files import shipped_configs
 from cosup.config.keys import Setting, choice_settings, settings_below
 from cosup.config.loggers import Loggers
-from cosup.config.schema import Assigners, Filters, Losses
+from cosup.config.rounds import Assigners, Filters, Losses, Refiners
 from cosup.controls import CONTROLS, Control
 from cosup.data.sources import SOURCES
 from cosup.errors import MISSING, UserError, unknown_name
@@ -261,6 +261,7 @@ _KINDS: dict[str, Callable[[], list[Thing]]] = {
     "assigners": _registered(Assigners),
     "consistency": _registered(Filters),
     "losses": _registered(Losses),
+    "refinement": _registered(Refiners),
     "loggers": _registered(Loggers),
     "sources": _registered(SOURCES),
     "teachers": _teachers,

@@ -358,7 +358,7 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan
         return RoundsPlan(recipes=recipes, chosen=described(*criterion_of(config, data)))
     levels = 1 if Assigners.settings(section.assignment).fuses else len(hierarchy)
     return RoundsPlan(
-        rounds=max(levels * section.rounds_per_level, section.least_rounds),
+        rounds=max(levels * section.rounds_per_level, section.least_rounds) + section.refine_rounds,
         assigner=section.assignment.name,
         filters=[choice.name for choice in section.consistency],
         loss=section.loss.name if section.losses is None else None,

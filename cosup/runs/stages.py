@@ -9,8 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosup.analysis.decisions import decisions_table, noise_measures, round_measures
-from cosup.config.schema import Assigners, Config, Filters, Losses, RoundsSection
+from cosup.analysis.decisions import (
+    decisions_table,
+    noise_measures,
+    refinement_measures,
+    round_measures,
+)
+from cosup.config.rounds import Assigners, Filters, Losses, Refiners, RoundsSection
+from cosup.config.schema import Config
 from cosup.consistency import Chain
 from cosup.data.loader import ImageRows
 from cosup.errors import about
@@ -102,6 +108,7 @@ def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
         student_first=section.first_guide == "student",
         repeat=section.rounds_per_level,
         least=section.least_rounds,
+        refiner=None if section.refine is None else Refiners.build(section.refine),
     )
 
 
@@ -194,6 +201,7 @@ def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
         "teachers": list(scopes.names),
         "assigner": context.config.rounds.assignment.name,
         **round_measures(outcome, scopes, task.truth, level.annotations),
+        **refinement_measures(outcome, task.truth),
         **noise_measures(outcome.kept.keep, task.truth, noisy),
         "rejected": {
             reason: count

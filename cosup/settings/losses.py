@@ -90,14 +90,17 @@ class ReverseCrossEntropySettings(LossSettings):
     """Cross-entropy of the annotation with the student's answer: seeks one class that the teacher
     allows, in place of copying its doubt."""
 
-    fixed: ClassVar[bool] = True
-
     floor: float = 1e-4
     """Least probability of a class in the annotation, so that a class that the teacher rules out
     costs a finite amount."""
+    warmup: float = 0.1
+    """Share of the training with plain cross-entropy (published: none, for students that know the
+    task). A class that the student gives up at the start has no gradient later: from a zero start
+    and with a large learning rate, most classes are lost without it."""
 
     def __post_init__(self) -> None:
         between(LEAST_FLOOR, 0.5, floor=self.floor)
+        share(warmup=self.warmup)
 
 
 @dataclass

@@ -120,6 +120,7 @@ def test_sharpening_many_small_probabilities_does_not_underflow() -> None:
         (lambda: DecoupledDistillation(ramp=1.1), "ramp: 1.1"),
         (lambda: ReverseCrossEntropy(floor=0), "floor: 0"),
         (lambda: ReverseCrossEntropy(floor=0.6), "floor: 0.6"),
+        (lambda: ReverseCrossEntropy(warmup=-0.1), "warmup: -0.1"),
         (lambda: Product(alpha=-1), "alpha: -1"),
         (lambda: Product(beta=float("nan")), "beta: nan"),
         (lambda: Product(warmup=1.5), "warmup: 1.5"),
