@@ -59,6 +59,18 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Labelled samples from which the student learns beside the annotations.
+
+    joined: inputs of the N samples of student_train, then of these M. labels: [M] int64, -1 where
+    unknown.
+    """
+
+    joined: Inputs
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Task:
     """The training samples of the student, and the samples that evaluate it.
 
@@ -67,7 +79,8 @@ class Task:
     float16 or float32, memory-mapped or not, for assigners that need them. labels: [N] as given to
     trainers (noise included, -1 unknown), for settings in which the student may use them.
     validation_inputs: of the validation split, for choosing settings. reviewed: [N] classes that a
-    person gave (-1 unknown), which stand in place of annotations; None without any.
+    person gave (-1 unknown), which stand in place of annotations; None without any. labelled: what
+    the student learns from beside them, or None.
     """
 
     levels: tuple[Level, ...]
@@ -79,6 +92,7 @@ class Task:
     labels: Tensor | None = None
     validation_inputs: TestInputs | None = None
     reviewed: Tensor | None = None
+    labelled: Labelled | None = None
 
     def with_reviewed(self, targets: ProbTable, weights: Tensor) -> tuple[ProbTable, Tensor]:
         """Return targets and weights [N] with reviewed classes in place of annotations, each with

@@ -95,6 +95,18 @@ class ProbTable:
         rest[rows] = 0
         return ProbTable(self.num_classes, values, indices, rest, self.support)
 
+    def with_abstentions(self, count: int) -> "ProbTable":
+        """Return the table with so many more rows, of zeros."""
+
+        def padded(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            return torch.cat([tensor, tensor.new_zeros(count, *tensor.shape[1:])])
+
+        values = _required(padded(self.values))
+        indices, rest = padded(self.indices), padded(self.rest)
+        return ProbTable(self.num_classes, values, indices, rest, self.support)
+
     def dense(self, rows: Tensor | slice | None = None) -> Tensor:
         """Return rows [n, C] float32 that sum to 1 (to 0 for an abstention)."""
         part = self if rows is None else self.take(rows)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from cosup.assigning import Assign, assign, harden
@@ -104,6 +105,7 @@ class Outcome(Decided):
     """A finished round: its decisions, and the predictions and state of its student.
 
     refined: the refined annotations, before they were hardened; None in a round that does not.
+    labelled_probs: predictions of the task's labelled samples, cross-fitted as `train_probs`.
     """
 
     train_probs: ProbTable
@@ -111,6 +113,7 @@ class Outcome(Decided):
     student: dict[str, Tensor]
     assigner: dict[str, Tensor]
     refined: ProbTable | None = None
+    labelled_probs: ProbTable | None = None
 
 
 @dataclass(frozen=True)
@@ -247,18 +250,20 @@ class _Lesson:
 
     def finish(self, task: Task) -> Outcome:
         """Predict with the updated student."""
-        student = self.update.student
+        student, labelled = self.update.student, task.labelled
+        own = student.predict_own(self.update.inputs)
         return Outcome(
             self.number,
             self.level,
             self.guide,
             self.assigned,
             self.kept,
-            student.predict_own(task.inputs),
+            own if labelled is None else own.take(slice(len(task.inputs))),
             student.predict(task.test_inputs),
             student.state_dict(),
             self.assigner,
             self.refined,
+            None if labelled is None else own.take(slice(len(task.inputs), None)),
         )
 
 
@@ -294,9 +299,34 @@ def _prepare(
         state.train_probs,
         assigned,
         kept,
-        Update(student, task.inputs, targets, weights, guidance),
+        with_labelled(Update(student, task.inputs, targets, weights, guidance), task),
         recipe.assigner.state_dict(),
         refined,
+    )
+
+
+def with_labelled(update: Update, task: Task) -> Update:
+    """Return the update with the task's labelled samples after those of student_train.
+
+    They have no annotation, so that their loss is the cross-entropy with their label, by the weight
+    that the objective gives to labels; samples of student_train keep the labels that they have.
+    """
+    labelled, guidance = task.labelled, update.guidance or Guidance()
+    if labelled is None:
+        return update
+    own, count = guidance.labels, len(labelled.labels)
+    nobody = torch.full((len(update.targets),), -1)
+    teacher = guidance.teacher
+    return Update(
+        update.student,
+        labelled.joined,
+        update.targets.with_abstentions(count),
+        torch.cat([update.weights, (labelled.labels >= 0).to(update.weights)]),
+        Guidance(
+            torch.cat([nobody if own is None else own, labelled.labels]),
+            None if teacher is None else torch.cat([teacher, teacher.new_zeros(count)]),
+            guidance.live,
+        ),
     )
 
 
@@ -324,19 +354,19 @@ def filter_annotations(
 def cross_fit(
     task: Task, recipe: Recipe, outcome: Outcome, folds: Tensor, make: NewStudent, seed: int
 ) -> ProbTable | None:
-    """Train the student of a round once more, in folds [N], and return its predictions of the
-    samples that it was not trained on; None where too few are kept for the folds.
+    """Train the student of a round once more, in folds, and return its predictions of the samples
+    that it was not trained on; None where too few are kept for the folds.
 
-    make: returns a student with these folds.
+    folds: [N], then those of the task's labelled samples. make: returns a student with these folds.
     """
     weighed = outcome.assigned.weighed(outcome.kept.keep)
     refined = outcome.refined
     taught = outcome.assigned.targets if refined is None else recipe.taught(refined)
     targets, weights = task.with_reviewed(taught, weighed)
-    used = folds[weights > 0]
+    used = folds[: len(weights)][weights > 0]
     if not len(used) or bool((used == used[0]).all()):
         return None
     student = make(recipe.objective, seed_for(seed, "labels"))
     labels = task.labels if recipe.objective.true_label_weight else None
-    student.update(task.inputs, targets, weights, Guidance(labels))
+    with_labelled(Update(student, task.inputs, targets, weights, Guidance(labels)), task).run()
     return student.predict_own(task.inputs)

@@ -32,7 +32,7 @@ def _losses(
                 yield UserError(
                     f"needs teachers that are networks, not {name}", key=key, value=value
                 )
-    if rounds.annotation_weight == 0 and rounds.true_label_weight == 0:
+    if rounds.annotation_weight == 0 and rounds.label_weight == 0:
         yield UserError(
             "must be above 0 if rounds.true_label_weight is 0: there is nothing to learn from",
             key="rounds.annotation_weight",
@@ -73,6 +73,38 @@ def _choice(student: StudentSection, rounds: RoundsSection) -> Iterator[UserErro
             key="student.cross_fit",
             value=0,
             allowed="auto, or at least 2 folds",
+        )
+
+
+def _labelled(
+    teachers: TeachersSection, student: StudentSection, data: DataSection, rounds: RoundsSection
+) -> Iterator[UserError]:
+    """Check that labelled samples can be learned beside annotations."""
+    if not rounds.labelled:
+        return
+
+    def error(reason: str) -> UserError:
+        return UserError(reason, key="rounds.labelled", value=True, allowed="false")
+
+    if rounds.true_label_weight:
+        yield error("learns labels of teacher_train, and rounds.true_label_weight of student_train")
+    if data.share_train:
+        yield error("learns labelled samples of teacher_train, which data.share_train has not")
+    if data.few_shot is not None:
+        yield error("is for the classes of the teachers, and data.few_shot measures others")
+    if rounds.live_annotations:
+        yield error("has samples without a teacher, which rounds.live_annotations would ask")
+    if student.mode == "finetune" and student.training.mixing.active:
+        yield error("has labels and annotations, and student.training.mixing mixes images of both")
+    for _, name in _names(rounds):
+        if Losses.entry(name).settings.reads_features:
+            yield error(f"has samples without a teacher, whose features {name} compares")
+    if student.cross_fit == 0 and rounds.labelled_weight == "auto" and student.mode == "head":
+        yield UserError(
+            "the weight of labelled samples is chosen by cross-fitted predictions of them",
+            key="student.cross_fit",
+            value=0,
+            allowed="auto, or at least 2 folds (or a number as rounds.labelled_weight)",
         )
 
 
@@ -255,6 +287,7 @@ CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], 
     (_untrained_controls, ("student", "controls")),
     (_labels, ("rounds",)),
     (_choice, ("student", "rounds")),
+    (_labelled, ("teachers", "student", "data", "rounds")),
     (_refinement, ("student", "rounds")),
     (_witness, ("student", "rounds")),
     (_few_shot, ("data", "teachers", "student")),

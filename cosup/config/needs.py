@@ -26,4 +26,5 @@ def wants_teacher_train(teachers: TeachersSection, rounds: RoundsSection) -> boo
     It is the labelled samples that teachers are trained on (as is, for comparison, the student of
     the control `labels`), and from which an assigner learns what a teacher has seen.
     """
-    return teachers.trains_on_labels or "provenance" in assigner_needs(teachers, rounds)
+    reads = rounds.labelled or "provenance" in assigner_needs(teachers, rounds)
+    return teachers.trains_on_labels or reads

@@ -62,6 +62,13 @@ class RoundsSection(Section):
     image once (`mode: finetune`, and teachers that are networks)."""
     targets: Literal["soft", "hard"] = "soft"
     """Learn the annotation's probabilities, or its most probable class."""
+    labelled: bool = False
+    """Learn from the labelled samples of teacher_train too, by cross-entropy, beside the
+    annotations of student_train, whose own labels stay unused."""
+    labelled_weight: Annotated[float, Field(gt=0, le=MOST_WEIGHT)] | Literal["auto"] = "auto"
+    """The weight of a label of teacher_train, where an annotation has 1; auto compares a few by the
+    cross-fitted predictions of these samples (`mode: head`), or is 1 for a network, whose trainings
+    cost too much."""
     refine: RefinerChoice | None = None
     """Refine the assigned annotations by the cross-fitted student, in rounds after the others
     (`cosup ls refinement`); null does not."""
@@ -112,6 +119,14 @@ class RoundsSection(Section):
         """Whether a round reads the student's predictions of the samples that it was taught on,
         which must then be cross-fitted."""
         return self.reads_student or self.refine is not None
+
+    @property
+    def label_weight(self) -> float:
+        """The weight of cross-entropy with labels: those of student_train, or of teacher_train; 1
+        where it is yet to be chosen."""
+        if not self.labelled:
+            return self.true_label_weight
+        return 1.0 if self.labelled_weight == "auto" else self.labelled_weight
 
     @property
     def refine_rounds(self) -> int:

@@ -267,8 +267,14 @@ class Config(Section):
         """`student.cross_fit`, with `auto` resolved."""
         if self.student.cross_fit != "auto":
             return self.student.cross_fit
-        reads = self.rounds.reads_own_samples or self.rounds.choose
+        reads = self.rounds.reads_own_samples or self.rounds.choose or self.weighs_labels
         return AUTO_FOLDS[self.student.mode] if reads else 0
+
+    @property
+    def weighs_labels(self) -> bool:
+        """Whether the weight of the labelled samples is chosen."""
+        rounds = self.rounds
+        return rounds.labelled and rounds.labelled_weight == "auto" and self.student.mode == "head"
 
     @property
     def wants_teacher_train(self) -> bool:

@@ -158,6 +158,12 @@ class RoundFiles:
         return ProbFile(self.folder / "cross-fitted.safetensors", self.manifest)
 
     @property
+    def labelled(self) -> ProbFile:
+        """Return the file of the student's cross-fitted probabilities of the labelled samples from
+        which it learns."""
+        return ProbFile(self.folder / "labelled.safetensors", self.manifest)
+
+    @property
     def test(self) -> ProbFile:
         """Return the file of the student's probabilities of the test samples."""
         return ProbFile(self.folder / "test.safetensors", self.manifest)

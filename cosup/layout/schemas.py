@@ -128,6 +128,14 @@ class RecipeChoice(Object):
     seconds: float
 
 
+class WeightChoice(Object):
+    """`stages/choose-labelled-weight.json`."""
+
+    weight: float
+    candidates: list[dict[str, float]]
+    seconds: float
+
+
 class StudentNumbers(Object):
     """`student` of a summary."""
 
@@ -230,6 +238,7 @@ STAGES: dict[str, Content] = {
     "annotate": Timed,
     "prepared": Prepared,
     "choose-recipe": RecipeChoice,
+    "choose-labelled-weight": WeightChoice,
     "team": Team,
     "sources": Sources,
     "labels": Labels,

@@ -3,17 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cosup.assigning import Assignments
 from cosup.config.schema import Config, Losses
+from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
 from cosup.evidence import Truth
-from cosup.levels import Level, Task
+from cosup.levels import Labelled, Level, Task
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
 from cosup.runs.context import RunContext
+from cosup.runs.inputs import PROVENANCE as LABELLED
 from cosup.runs.inputs import Evaluation, StudentInputs
 from cosup.runs.measure import Score, TeacherRecord, best_teacher, score, teacher_records
 from cosup.runs.scores import estimated_scores
@@ -117,6 +120,14 @@ class Prepared:
     assignments: Assignments = field(default_factory=Assignments)
 
     @property
+    def student_groups(self) -> Tensor:
+        """Return the groups of the samples that the student learns from: [N], and [M] labelled."""
+        if self.task.labelled is None:
+            return self.samples.groups
+        rows = np.concatenate([self.data.rows(split) for split in ("student_train", LABELLED)])
+        return torch.from_numpy(self.data.groups(rows))
+
+    @property
     def test(self) -> Evaluation:
         """Return the test samples."""
         return self.inputs.test
@@ -141,7 +152,9 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
         truth=data.truth(rows),
         num_classes=len(data.classes),
         features=inputs.features,
-        labels=data.given(rows),
+        # Where labels of teacher_train are learned, those of student_train are not.
+        labels=None if config.rounds.labelled else data.given(rows),
+        labelled=_labelled(data, inputs) if config.rounds.labelled else None,
         reviewed=data.reviewed(rows),
         validation_inputs=None if validation is None else validation.inputs,
     )
@@ -159,6 +172,17 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
         annotated=annotated,
         compute=replace(annotated.compute, scratch=context.files.training),
     )
+
+
+def _labelled(data: ImageData, inputs: StudentInputs) -> Labelled:
+    """Return the labelled samples, and the inputs of student_train and of them in one."""
+    parts = inputs.train, inputs.of_split(LABELLED)
+    labels = data.given(data.rows(LABELLED))
+    if isinstance(parts[0], Tensor):
+        assert isinstance(parts[1], Tensor)
+        return Labelled(torch.cat([parts[0], parts[1]]), labels)
+    rows = np.concatenate([data.rows("student_train"), data.rows(LABELLED)])
+    return Labelled(ImageRows(data, rows), labels)
 
 
 def asks_live(config: Config) -> bool:

@@ -124,7 +124,10 @@ def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]
     for item in found:
         task = prepared.for_rounds(item.config).task
         recipe = build_recipe(replace(context, config=item.config), prepared)
-        if criterion.by != "score":  # nobody reads the last student's cross-fitted predictions
+        reads_own = criterion.by == "teacher_train" and item.config.rounds.labelled
+        if (
+            criterion.by != "score" and not reads_own
+        ):  # nobody reads the last student's cross-fitted predictions
             student = item.config.student.model_copy(update={"cross_fit": 0})
             plain = item.config.model_copy(update={"student": student})
             last_student = student_factory(replace(context, config=plain), prepared)
@@ -203,11 +206,19 @@ def _values(
         reference = Reference.of(stream, level, context.seed)
         parts = [reference.agrees(outcome.train_probs) for outcome in ends]
     else:
-        parts = [criterion.right(outcome.test_probs) for outcome in ends]
+        parts = [criterion.right(_answers(criterion, outcome)) for outcome in ends]
     stacked = torch.stack(parts)
     differences = stacked[:, None] - stacked[None]
     errors = differences.std(-1) / stacked.shape[1] ** 0.5
     return stacked.mean(1).tolist(), errors.tolist()
+
+
+def _answers(criterion: Criterion, outcome: Outcome) -> ProbTable:
+    """Return the predictions of the samples that are compared on, which are cross-fitted if the
+    student learns from them."""
+    if criterion.by == "teacher_train" and outcome.labelled_probs is not None:
+        return outcome.labelled_probs
+    return outcome.test_probs
 
 
 def pick(

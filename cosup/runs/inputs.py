@@ -178,7 +178,9 @@ def feature_splits(config: Config, data: ImageData) -> list[str]:
     elif needs & {"features", "provenance"}:
         splits = {"student_train", *(["test"] if team or TEAM in config.controls else [])}
         splits |= {team} if team else set()
-    splits |= {PROVENANCE} if "provenance" in needs else set()
+    head = config.student.mode == "head"
+    labelled = rounds.labelled and head
+    splits |= {PROVENANCE} if "provenance" in needs or labelled else set()
     return [split for split in FEATURE_ORDER if split in splits]
 
 
@@ -219,6 +221,8 @@ def fitting_samples(config: Config, data: ImageData) -> FittingSamples:
         reason = "there is no validation split, and no label of teacher_train is known"
     elif costly:
         reason = "there is no validation split, and training the teachers again costs too much"
+    elif config.rounds.labelled and not config.folds:
+        reason = "there is no validation split, and the student is not cross-fitted on the labels"
     if not reason:
         return FittingSamples(PROVENANCE)
     return FittingSamples("validation") if validation else FittingSamples(None, reason)

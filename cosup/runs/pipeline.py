@@ -28,6 +28,8 @@ from cosup.runs.choose import STAGE as RECIPE
 from cosup.runs.choose import choose_recipe
 from cosup.runs.choose_loss import STAGE as LOSS
 from cosup.runs.choose_loss import choose_loss
+from cosup.runs.choose_weight import STAGE as WEIGHT
+from cosup.runs.choose_weight import choose_weight
 from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls, finish_controls
 from cosup.runs.directory import RunDirectory
@@ -101,6 +103,7 @@ def run_one(
         write_samples(context, prepared)
         chosen, prepared, recipe_choice = choose_recipe(context, prepared)
         chosen, loss_choice = choose_loss(chosen, prepared)
+        chosen, weight_choice = choose_weight(chosen, prepared)
         rounds = finish_rounds(chosen, prepared)
         team = finish_team(chosen, prepared)
         controls = finish_controls(chosen, prepared, team)
@@ -113,6 +116,8 @@ def run_one(
             summary["choice"] = recipe_choice
         if loss_choice is not None:
             summary["loss_choice"] = loss_choice
+        if weight_choice is not None:
+            summary["labelled_weight"] = weight_choice
         environment["computed"] = computed_on(context, prepared)
         run.files.environment.write(environment)
         _finish(chosen, prepared, summary)
@@ -189,7 +194,7 @@ def _seconds(
     """Return the part of each finished stage and the seconds that it took."""
     parts = [(part, run.load(part)["seconds"]) for part in PARTS]
     parts += [("rounds", item["seconds"]) for item in rounds]
-    choices = [stage for stage in (RECIPE, LOSS) if run.is_done(stage)]
+    choices = [stage for stage in (RECIPE, LOSS, WEIGHT) if run.is_done(stage)]
     parts += [("rounds", run.load(stage)["seconds"]) for stage in choices]
     parts.append(("controls", run.load(TEAM)["seconds"]))
     parts += [("rounds", run.load(stage)["seconds"]) for stage in (SOURCES, LABELS)]

@@ -56,7 +56,7 @@ def student_factory(
     config, inputs = context.config, prepared.inputs
     training = config.student.training
     count = config.folds if folds is None else folds
-    parts = folds_of(prepared.samples.groups, count, context.seed) if count else None
+    parts = folds_of(prepared.student_groups, count, context.seed) if count else None
     if steps is not None:
         training = training.model_copy(update={"steps": steps, "epochs": None})
     setup = StudentSetup(
@@ -95,7 +95,7 @@ def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
     return Recipe(
         assigner=Assigners.build(section.assignment),
         objective=Objective(
-            Losses.build(section.loss), section.annotation_weight, section.true_label_weight
+            Losses.build(section.loss), section.annotation_weight, section.label_weight
         ),
         new_student=new_student,
         filters=Chain(
@@ -193,6 +193,8 @@ def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
     files.student.write(outcome.student)
     files.train.write(outcome.train_probs)
     files.test.write(outcome.test_probs)
+    if outcome.labelled_probs is not None and context.config.folds:
+        files.labelled.write(outcome.labelled_probs)
     if outcome.assigner:
         files.assigner.write(outcome.assigner)
     return {
@@ -225,7 +227,7 @@ def _cross_fit(context: RunContext, prepared: Prepared, outcome: Outcome) -> Non
         prepared.task,
         build_recipe(context, prepared),
         outcome,
-        folds_of(prepared.samples.groups, count, context.seed),
+        folds_of(prepared.student_groups, count, context.seed),
         make,
         context.seed,
     )

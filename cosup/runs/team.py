@@ -3,7 +3,8 @@
 The exponents of the product are fitted to the validation split where its labels are known. Without
 one, they are fitted to teacher_train: its samples are answered by teachers that are trained again
 without them, routed by an assigner that is fitted without them, and predicted by the student, which
-never saw them. No label of student_train is read.
+never saw them (with `rounds.labelled`: by the cross-fitted ones that did not). No label of
+student_train is read.
 """
 
 import logging
@@ -242,7 +243,7 @@ def _fold(
     team: _Team, rows: SampleRows, inside: Tensor, outside: Tensor, groups: Tensor, number: int
 ) -> _Samples:
     """Return student and team on the places `inside` of teacher_train, by teachers of `outside`."""
-    prepared, inputs = team.prepared, team.prepared.inputs
+    prepared = team.prepared
     own = np.ascontiguousarray(rows[inside.numpy()])
     teachers = _retrained(team, rows[outside.numpy()], number)
     annotations = torch.zeros(len(own), len(teachers), prepared.task.num_classes)
@@ -251,7 +252,7 @@ def _fold(
     for place, teacher in enumerate(teachers):
         if teacher.name in found:
             annotations[:, place] = found[teacher.name].dense()
-    student = team.student.predict(inputs.of_split(PROVENANCE)[inside])
+    student = _student_outside(team, inside)
     features = team.features(PROVENANCE)
     asked = team.ask(
         ArrayAnnotations(annotations),
@@ -261,6 +262,14 @@ def _fold(
     )
     labels = prepared.data.given(own)
     return _Samples(student.dense(), asked.probs.dense(), labels, groups[inside])
+
+
+def _student_outside(team: _Team, inside: Tensor) -> ProbTable:
+    """Return predictions of places of teacher_train by students that were not trained on them."""
+    task = team.prepared.task
+    if task.labelled is None:
+        return team.student.predict(team.prepared.inputs.of_split(PROVENANCE)[inside])
+    return team.context.files.round(team.number).labelled.read(task.num_classes).take(inside)
 
 
 def _retrained(team: _Team, rows: SampleRows, number: int) -> list[Teacher]:

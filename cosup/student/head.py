@@ -75,7 +75,7 @@ class HeadStudent(Student):
             return self.predict(inputs)
         bank, features = self._bank(), _head_inputs(inputs)
         return by_fold(
-            folds,
+            folds[: len(inputs)],
             self.setup.fold_count,
             lambda fold, rows: predict_heads(bank.select(1 + fold), features[rows])[0],
         )

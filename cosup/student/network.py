@@ -108,7 +108,7 @@ class NetworkStudent(Student):
         if folds is None:
             return self.predict(inputs)
         return by_fold(
-            folds,
+            folds[: len(inputs)],
             self.setup.fold_count,
             lambda fold, rows: _predict(self.setup, self.folds_[fold], inputs[rows]),
         )

@@ -1,0 +1,107 @@
+"""Choose the weight of labelled samples (`rounds.labelled_weight: auto`), as a stage of a run.
+
+The rounds of the run are run with each weight, on the seed of the run, their heads fitted together.
+The students of the last round are compared by their predictions of the labelled samples, each by a
+student that was not trained on the sample (cross-fitted). Neither the validation nor the test split
+is used.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cosup.config.schema import Config
+from cosup.errors import about
+from cosup.rounds import Outcome, run_rounds_together
+from cosup.runs.assemble import Prepared
+from cosup.runs.context import RunContext
+from cosup.runs.stages import build_recipe
+from cosup.words import percent
+
+log = logging.getLogger(__name__)
+
+STAGE = "choose-labelled-weight"
+WEIGHTS = (0.3, 1.0, 3.0, 10.0, 100.0)
+"""With the last one, annotations are but a hint."""
+TIE = 0.5
+"""Standard errors of a difference of accuracies within which the smaller weight is taken."""
+
+
+def choose_weight(
+    context: RunContext, prepared: Prepared
+) -> tuple[RunContext, dict[str, Any] | None]:
+    """Choose the weight of labelled samples that predicts them best.
+
+    Returns the run with that weight, and how it was chosen: `weight`, `samples`, and `candidates`
+    with the accuracy of each. Where there is nothing to choose the run is returned as it is, with
+    None.
+    """
+    config, run = context.config, context.run
+    if not config.weighs_labels:
+        return context, None
+    if not run.is_done(STAGE):
+        started = time.monotonic()
+        choice = _compare(context, prepared)
+        run.finish(STAGE, {**choice, "seconds": time.monotonic() - started})
+    choice = {key: value for key, value in run.load(STAGE).items() if key != "seconds"}
+    return replace(context, config=with_weight(config, choice["weight"])), choice
+
+
+def with_weight(config: Config, weight: float) -> Config:
+    """Return the config with this weight of labelled samples, and the same folds."""
+    rounds = config.rounds.model_copy(update={"labelled_weight": weight})
+    student = config.student.model_copy(update={"cross_fit": config.folds})
+    return config.model_copy(update={"rounds": rounds, "student": student})
+
+
+def _compare(context: RunContext, prepared: Prepared) -> dict[str, Any]:
+    """Run the rounds with each weight and compare the last students."""
+    labelled = prepared.task.labelled
+    assert labelled is not None
+    plans = [
+        (
+            prepared.task,
+            build_recipe(replace(context, config=with_weight(context.config, one)), prepared),
+        )
+        for one in WEIGHTS
+    ]
+    with about("choosing the weight of labelled samples"):
+        *_, last = run_rounds_together(plans, context.seed)
+    ends = [outcome for outcome in last if outcome is not None]
+    right = _right(ends, labelled.labels)
+    place = pick(right)
+    records = [
+        {"weight": weight, "accuracy": float(hits.mean())}
+        for weight, hits in zip(WEIGHTS, right, strict=True)
+    ]
+    chosen = records[place]
+    log.info(
+        "weight of labelled samples: %g, with which %s of them are predicted right, cross-fitted",
+        chosen["weight"],
+        percent(chosen["accuracy"]),
+    )
+    return {"weight": chosen["weight"], "samples": right.shape[1], "candidates": records}
+
+
+def _right(ends: Sequence[Outcome], labels: torch.Tensor) -> torch.Tensor:
+    """Return [K, M] float64: 1 where the students of a weight predict a known label."""
+    known, found = labels >= 0, []
+    for outcome in ends:
+        assert outcome.labelled_probs is not None
+        found.append((outcome.labelled_probs.top()[0] == labels)[known].double())
+    return torch.stack(found)
+
+
+def pick(right: torch.Tensor) -> int:
+    """Return the first weight that the best one does not beat by more than `TIE` standard errors.
+
+    right: [K, M] whether the samples are predicted right, with each weight.
+    """
+    best = int(right.mean(1).argmax())
+    gain = right[best] - right
+    error = gain.std(1) / right.shape[1] ** 0.5
+    return int((gain.mean(1) <= TIE * error).nonzero()[0, 0])
