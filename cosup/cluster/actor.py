@@ -1,8 +1,8 @@
 """The Ray actor that trains teachers, annotates samples and extracts features.
 
 An actor reads the images itself, as configured; it is sent names and ranges of rows only. It keeps
-the data and backbones that it has loaded, and the teachers of the last two groups. Its results are
-equal to those of a local run to the last bit.
+the data and backbones that it has loaded, and the teachers of the last groups within
+`execution.teachers.memory_gb`. Its results are equal to those of a local run to the last bit.
 """
 
 import os
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosup.cluster.kept_teachers import KeptTeachers, RemoteTeacher
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.loader import ImageRows, image_batches
 from cosup.data.table import ImageData, Known, load_data
@@ -46,7 +47,6 @@ __all__ = [
     "Arrays",
     "LossRecords",
     "PoolActor",
-    "RemoteTeacher",
     "Setup",
     "TrainedTeacher",
     "pack",
@@ -58,9 +58,6 @@ Arrays = dict[str, NDArray[Any]]
 """Tensors by name, as they are sent: Ray shares arrays without copying them."""
 LossRecords = list[tuple[str, int, float, int]]
 """Name of the teacher, step and loss of the recorded steps, and the number of all steps."""
-
-CACHED_GROUPS = 2
-"""Groups of teachers that an actor keeps."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +114,6 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class RemoteTeacher:
-    """A teacher as it is sent to actors. state: an object reference to its arrays."""
-
-    spec: TeacherSpec
-    steps: int
-    identity: str
-    state: Any
-
-
-@dataclass(frozen=True)
 class TrainedTeacher:
     """A teacher as an actor returns it."""
 
@@ -141,7 +128,7 @@ class PoolActor:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.groups: dict[Any, dict[str, Teacher]] = {}
+        self.kept = KeptTeachers(setup.config.execution.teachers.memory_gb * 1e9)
         self.network: tuple[str, Classifier] | None = None
 
     def node_id(self) -> str:
@@ -235,12 +222,7 @@ class PoolActor:
 
     def _teacher(self, group: Sequence[RemoteTeacher], position: int) -> Teacher:
         """Return a teacher of a group, restored unless it is kept."""
-        key = tuple(teacher.identity for teacher in group)
-        kept = self.groups.pop(key, {})
-        self.groups[key] = kept  # the most recently used is last
-        while len(self.groups) > CACHED_GROUPS:
-            del self.groups[next(iter(self.groups))]
-        wanted = group[position]
+        kept, wanted = self.kept.of(group), group[position]
         if wanted.identity not in kept:
             kept[wanted.identity] = self._restore(wanted)
         return kept[wanted.identity]

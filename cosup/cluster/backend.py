@@ -154,7 +154,10 @@ class RayBackend(Closeable):
         on_shard: OnShard,
     ) -> None:
         """Fill the store: actors annotate, this process writes."""
-        annotate_with_pool(lambda: self._use("teachers"), teachers, data, store, compute, on_shard)
+        memory = self.execution.teachers.memory_gb * 1e9
+        annotate_with_pool(
+            lambda: self._use("teachers"), teachers, data, store, compute, on_shard, memory
+        )
         self.close()
 
     def _predict(self, data: ImageData, network: Classifier, inputs: ImageRows) -> ProbTable | None:

@@ -3,6 +3,7 @@
 Results return to the driver, which alone writes them, to the same files as a local run.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -11,7 +12,8 @@ import ray
 import torch
 from torch import Tensor
 
-from cosup.cluster.actor import LossRecords, RemoteTeacher, TrainedTeacher, pack, unpack
+from cosup.cluster.actor import LossRecords, TrainedTeacher, pack, unpack
+from cosup.cluster.kept_teachers import RemoteTeacher
 from cosup.cluster.pool import Pool
 from cosup.cluster.work_queue import WorkItem
 from cosup.data.table import ImageData
@@ -19,7 +21,7 @@ from cosup.errors import RunError
 from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
-from cosup.teachers.annotate import OnShard, annotate, groups_of
+from cosup.teachers.annotate import OnShard, annotate, groups_within, weight_bytes
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import RemoteExtraction
 from cosup.teachers.hierarchy import TeacherSpec
@@ -28,9 +30,6 @@ from cosup.teachers.table import ANNOTATED
 from cosup.teachers.train import kind_of, load_group, save_group
 
 __all__ = ["annotate_with_pool", "features_by_pool", "train_groups"]
-
-GROUP_SIZE = 8
-"""Teachers that annotate together, so that each image is decoded once for all of them."""
 
 
 def train_groups(
@@ -87,10 +86,12 @@ def annotate_with_pool(
     store: AnnotationStore,
     compute: Compute,
     on_shard: OnShard | None = None,
+    memory: float = math.inf,
 ) -> None:
     """Annotate the shards of these teachers that the store lacks, as `cosup.teachers.annotate`.
 
-    pool: returns the pool; called only if actors have work.
+    pool: returns the pool; called only if actors have work. memory: bytes of the weights of the
+    teachers that annotate together in an actor.
     """
     missing = {t.name: {split: store.missing(split, t) for split in ANNOTATED} for t in teachers}
     total = sum(len(shards) for splits in missing.values() for shards in splits.values())
@@ -107,7 +108,7 @@ def annotate_with_pool(
     annotate(local, data, store, compute, on_shard=report)
     if not any(missing[teacher.name][split] for teacher in remote for split in ANNOTATED):
         return
-    for item, tables in pool().run(_shard_items(remote, missing, data, store)):
+    for item, tables in pool().run(_shard_items(remote, missing, data, store, memory)):
         split, shard, writers = item.context
         for teacher, arrays in zip(writers, tables, strict=True):
             table = ProbTable.from_tensors(store.num_classes, unpack(arrays))
@@ -120,13 +121,15 @@ def _shard_items(
     missing: Mapping[str, Mapping[str, Sequence[int]]],
     data: ImageData,
     store: AnnotationStore,
+    memory: float,
 ) -> Iterator[WorkItem]:
     """Yield one item per group and shard that teachers of the group have yet to annotate."""
-    for number, group in enumerate(_input_groups(teachers)):
+    for number, group in enumerate(groups_within(teachers, memory)):
         if not any(missing[teacher.name][split] for teacher in group for split in ANNOTATED):
             continue
         remote = tuple(
-            RemoteTeacher(t.spec, t.steps, t.identity, ray.put(pack(t.state()))) for t in group
+            RemoteTeacher(t.spec, t.steps, t.identity, weight_bytes(t), ray.put(pack(t.state())))
+            for t in group
         )
         for split in ANNOTATED:
             for shard in sorted({s for teacher in group for s in missing[teacher.name][split]}):
@@ -140,13 +143,6 @@ def _shard_items(
                     affinity=number,
                     context=(split, shard, [group[position] for position in positions]),
                 )
-
-
-def _input_groups(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
-    """Yield teachers with equal inputs, at most `GROUP_SIZE` at a time."""
-    for group in groups_of(teachers):
-        for start in range(0, len(group), GROUP_SIZE):
-            yield group[start : start + GROUP_SIZE]
 
 
 def _sample_ids(data: ImageData, split: str, rows: slice) -> list[str]:

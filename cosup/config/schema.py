@@ -35,6 +35,7 @@ __all__ = [
     "RoundsSection",
     "RunSection",
     "StudentSection",
+    "TeacherActorsSection",
     "WorkersSection",
 ]
 
@@ -78,6 +79,17 @@ class ActorsSection(Section):
     """Number of actors, or `{min: 1, max: 8}`: the run starts with `min` of them, and Ray's
     autoscaler is asked for the others; auto is as many as the cluster has resources for, those of
     nodes that join later too. Beyond 1,024 one driver does not keep them busy."""
+
+
+class TeacherActorsSection(ActorsSection):
+    """The actors of teachers, and how many teachers each holds at once."""
+
+    memory_gb: float = Field(default=2, gt=0, le=10_000)
+    """Weights, in GB (10^9 bytes), of the teachers that an actor holds on its device; one teacher
+    is always held, and training takes its own memory. Teachers within it that have equal inputs
+    annotate together, so that each image is decoded once for all of them: 2 are 42 ResNet-18 or 5
+    ViT-B/16. `num_gpus` does not limit memory: the actors of a card share it, and passes of images
+    take as much again. No machine has 10,000."""
 
 
 class WorkersSection(Section):
@@ -140,7 +152,7 @@ class ExecutionSection(Section):
     address: str | None = None
     """ray: the cluster's address, as host:port, or `auto` for a cluster on this machine; null is
     RAY_ADDRESS (set in jobs), else a cluster that is started for the run and ends with it."""
-    teachers: ActorsSection = ActorsSection()
+    teachers: TeacherActorsSection = TeacherActorsSection()
     """ray: actors that train teachers and annotate."""
     features: ActorsSection = ActorsSection()
     """ray: actors that extract features."""

@@ -176,7 +176,8 @@ def _shard_task(
         samples = Samples(shards.reader, store, check.product)
     everyone = {one.name: one for level in prepared.annotated.levels for one in level}
     restoring = Restoring(config.teachers, config.run.seed, shards.reader.blank())
-    works = annotation_works(list(everyone.values()), samples, restoring, compute)
+    memory = config.execution.teachers.memory_gb * 1e9
+    works = annotation_works(list(everyone.values()), samples, restoring, compute, memory)
     extract = extract_work(config.student.backbone, samples, features, compute.device)
     for work in [*works, extract]:
         _work(executor, work, store, shards)

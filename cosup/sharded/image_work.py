@@ -1,5 +1,6 @@
 """Annotations, features and predictions of shards, by models that read decoded images."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from cosup.models.section import BackboneSection
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import Done, ImageWork, Samples, Work
-from cosup.teachers.annotate import annotate_batches, groups_of
+from cosup.teachers.annotate import annotate_batches, groups_within
 from cosup.teachers.base import ImageTeacher, Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
@@ -38,8 +39,6 @@ __all__ = [
 ]
 
 ANNOTATIONS, FEATURES, PREDICTIONS = "annotations", "features", "predictions"
-GROUP_SIZE = 8
-"""Teachers that annotate together, so that each image is decoded once for all of them."""
 FORMAT = "1"
 
 
@@ -206,17 +205,21 @@ def write_annotations(
 
 
 def annotation_works(
-    teachers: Sequence[Teacher], samples: Samples, restoring: Restoring, compute: Compute
+    teachers: Sequence[Teacher],
+    samples: Samples,
+    restoring: Restoring,
+    compute: Compute,
+    memory: float = math.inf,
 ) -> list[Work[Done]]:
     """Return the work that annotates shards by these teachers, to be done in this order.
 
-    compute: its `batch_size` and device decide the batches and keys. Raise `UserError` for teachers
+    compute: its `batch_size` and device decide the batches and keys. memory: bytes of the weights
+    of the teachers that annotate together. Raise `UserError` for teachers
     that look their answers up by sample.
     """
     works: list[Work[Done]] = []
-    for group in groups_of(teachers):
-        for start in range(0, len(group), GROUP_SIZE):
-            works += _group_works(group[start : start + GROUP_SIZE], samples, restoring, compute)
+    for group in groups_within(teachers, memory):
+        works += _group_works(group, samples, restoring, compute)
     return works
 
 

@@ -25,8 +25,10 @@ __all__ = [
     "annotate_by_name",
     "annotate_rows",
     "groups_of",
+    "groups_within",
     "note_outside",
     "open_store",
+    "weight_bytes",
 ]
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,27 @@ def groups_of(teachers: Sequence[Teacher]) -> list[list[Teacher]]:
     for teacher in teachers:
         groups.setdefault(teacher.reads, []).append(teacher)
     return list(groups.values())
+
+
+def groups_within(teachers: Sequence[Teacher], memory: float) -> list[list[Teacher]]:
+    """Group teachers by their inputs, so that the weights of a group take at most `memory` bytes,
+    or it is one teacher. The order within each group of `groups_of` is kept."""
+    groups: list[list[Teacher]] = []
+    for same in groups_of(teachers):
+        taken = 0
+        for position, teacher in enumerate(same):
+            size = weight_bytes(teacher)
+            if position == 0 or taken + size > memory:
+                groups.append([])
+                taken = 0
+            groups[-1].append(teacher)
+            taken += size
+    return groups
+
+
+def weight_bytes(teacher: Teacher) -> int:
+    """Return the bytes of a teacher's weights, as it holds them."""
+    return sum(tensor.nbytes for tensor in teacher.state().values())
 
 
 def _annotate_group(

@@ -1,5 +1,6 @@
 """Annotating fills the store, decodes each image once, and resumes after an interruption."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from cosup.layout.kinds import JsonFile
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
-from cosup.teachers.annotate import annotate, open_store
+from cosup.teachers.annotate import (
+    annotate,
+    groups_of,
+    groups_within,
+    open_store,
+    weight_bytes,
+)
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
@@ -209,3 +216,24 @@ def test_batches_for_a_gpu_are_pinned(data: ImageData) -> None:
     here = NetworkTeacher(TeacherSpec("all", 0), classifier, Compute(), 0)
     there = teacher.annotate(images)
     torch.testing.assert_close(there, here.annotate(images), atol=1e-3, rtol=1e-3)
+
+
+def test_groups_that_annotate_together_stay_within_the_memory(
+    data: ImageData, features: FeatureCache, teachers: list[Teacher]
+) -> None:
+    section = teachers_section(model={"name": "cifar_resnet8"}, training={"steps": 1})
+    networks = train_level(finest(section, data), Training(section, data, 0, features))
+    size = weight_bytes(networks[0])
+    assert size > 4 * 70_000  # the network has some 78,000 parameters in float32
+    assert len(networks) > 2
+    both = [*networks, *teachers]
+
+    def sizes(memory: float) -> list[int]:
+        groups = groups_within(both, memory)
+        assert sorted(t.name for g in groups for t in g) == sorted(t.name for t in both)
+        assert all(len({teacher.reads for teacher in group}) == 1 for group in groups)
+        return [len(group) for group in groups if group[0] in networks]
+
+    assert sizes(math.inf) == [len(group) for group in groups_of(both)][:1]
+    assert sizes(2 * size) == [2] * (len(networks) // 2) + [1] * (len(networks) % 2)
+    assert sizes(2 * size - 1) == sizes(1) == [1] * len(networks)
