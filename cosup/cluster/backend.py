@@ -12,6 +12,7 @@ from cosup.cluster.predictions import predict_with_pool
 from cosup.cluster.room import (
     Allocation,
     allocate,
+    cpus_per_process,
     forget_wishes,
     gpus_per_process,
     wait_for_room,
@@ -35,6 +36,7 @@ from cosup.teachers.annotate import OnShard
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.store import AnnotationStore
+from cosup.words import plural
 
 __all__ = ["RayBackend"]
 
@@ -83,7 +85,8 @@ class RayBackend(Closeable):
             with within(f"execution.{name}"):
                 gpus = gpus_per_process(section.num_gpus, execution.device, nodes, fraction)
             if isinstance(section, WorkersSection):
-                found[name] = Allocation(section.workers, section.num_cpus, gpus)
+                cpus = cpus_per_process(section.num_cpus, gpus, nodes)
+                found[name] = Allocation(section.workers, cpus, gpus)
             else:
                 found[name] = allocate(section, nodes, gpus)
         return found
@@ -96,7 +99,8 @@ class RayBackend(Closeable):
         for name, wanted in self.allocations.items():
             there[name] = resolve_there(execution, wanted.num_cpus, wanted.num_gpus)
             one = there[name]
-            log.info("Ray: %s on %s each", name, one)
+            decoding = plural(wanted.decoding_threads, "decoding thread")
+            log.info("Ray: %s on %s, %s each", name, one, decoding)
             self._setups[name] = Setup(
                 config, known, cwd, wanted.device, one.precision, one.threads
             )

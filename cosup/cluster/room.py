@@ -2,16 +2,24 @@
 cluster has room for them."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cosup.cluster.session import Node, describe_nodes, find_nodes
-from cosup.config.schema import MOST_ACTORS, ActorRange, ActorsSection, GPUs
+from cosup.config.schema import MOST_ACTORS, ActorRange, ActorsSection, CPUs, GPUs
 from cosup.errors import UserError
 
-__all__ = ["Allocation", "allocate", "forget_wishes", "gpus_per_process", "wait_for_room"]
+__all__ = [
+    "Allocation",
+    "allocate",
+    "cpus_per_process",
+    "forget_wishes",
+    "gpus_per_process",
+    "wait_for_room",
+]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,11 @@ class Allocation:
         """The number that must have a place before they start."""
         return self.count if self.least is None else self.least
 
+    @property
+    def decoding_threads(self) -> int:
+        """The number of threads that decode images in each."""
+        return max(1, int(self.num_cpus))
+
     def room(self, nodes: Sequence[Node]) -> int:
         """Return how many of them fit on the nodes."""
         return sum(node.fits(self.num_cpus, self.num_gpus) for node in nodes)
@@ -53,13 +66,24 @@ class Allocation:
 
 def allocate(section: ActorsSection, nodes: Sequence[Node], gpus: float) -> Allocation:
     """Return the section's number of actors, or as many as fit, each with `gpus` GPUs."""
-    asked = section.actors
+    asked, cpus = section.actors, cpus_per_process(section.num_cpus, gpus, nodes)
     if isinstance(asked, ActorRange):
-        return Allocation(asked.max, section.num_cpus, gpus, least=asked.min)
+        return Allocation(asked.max, cpus, gpus, least=asked.min)
     if asked != "auto":
-        return Allocation(asked, section.num_cpus, gpus)
-    one = Allocation(1, section.num_cpus, gpus, least=1, grows=True)
+        return Allocation(asked, cpus, gpus)
+    one = Allocation(1, cpus, gpus, least=1, grows=True)
     return replace(one, count=max(1, min(one.room(nodes), MOST_ACTORS)))
+
+
+def cpus_per_process(asked: CPUs, gpus: float, nodes: Sequence[Node]) -> float:
+    """Return the CPUs per process that reserves `gpus`: as configured, or for `auto` 1 without a
+    GPU, else its share of the node with the fewest CPUs per GPU, in whole CPUs and at least 1."""
+    if asked != "auto":
+        return asked
+    if not gpus:
+        return 1.0
+    shares = (node.cpus / node.gpus * gpus for node in nodes if node.fits(0, gpus))
+    return float(max(1, math.floor(min(shares, default=1.0) + 1e-6)))
 
 
 def gpus_per_process(asked: GPUs, device: str, nodes: Sequence[Node], fraction: float) -> float:

@@ -46,6 +46,7 @@ MOST_ACTORS = 1024
 MOST_SECONDS = 365 * 24 * 3600
 """A year; Python's timers end at some centuries."""
 GPUs = Annotated[float, Field(ge=0, le=1024)] | Literal["auto"]
+CPUs = Annotated[float, Field(gt=0, le=MOST_THREADS)] | Literal["auto"]
 
 
 ActorCount = Annotated[int, Field(gt=0, le=MOST_ACTORS)]
@@ -70,8 +71,11 @@ class ActorRange(Section):
 class ActorsSection(Section):
     """Ray actors of one kind, and the resources that each reserves."""
 
-    num_cpus: float = Field(default=1, gt=0, le=MOST_THREADS)
-    """CPUs per actor, at most as many as a machine has (1,024)."""
+    num_cpus: CPUs = "auto"
+    """CPUs per actor, each of which decodes images in a thread; at most as many as a machine has
+    (1,024). auto is 1 without a GPU, else the actor's share of its node: the CPUs per GPU times
+    `num_gpus`, of the node that has least, in whole CPUs and at least 1. A card waits for decoding
+    more often than for its own work."""
     num_gpus: GPUs = "auto"
     """GPUs per actor, also a fraction of one (it does not limit memory); auto is a quarter
     for teachers and one for features if the cluster has GPUs, else 0."""
@@ -100,8 +104,9 @@ class WorkersSection(Section):
     workers: int = Field(default=1, gt=0, le=MOST_ACTORS)
     """Number of workers of a training; each processes its share of every batch, so the batch size
     is the same, and more than 1,024 have too little to do."""
-    num_cpus: float = Field(default=1, gt=0, le=MOST_THREADS)
-    """CPUs per worker, at most as many as a machine has (1,024)."""
+    num_cpus: CPUs = "auto"
+    """CPUs per worker, which decode its images; at most as many as a machine has (1,024). auto is
+    as for the actors of teachers."""
     num_gpus: GPUs = "auto"
     """GPUs per worker; auto is one if the cluster has GPUs, else 0."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from cosup.config.schema import Assigners, Config
+from cosup.config.schema import Assigners, Config, ExecutionSection
 from cosup.data.notes import Note
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData
@@ -55,6 +55,9 @@ class DevicePlan:
     name: str
     precision: str
     decoding_threads: int
+    actors: dict[str, int | None] | None = None
+    """With Ray, the decoding threads per process of each kind; null is as many as its share of its
+    node, which only the cluster tells."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,9 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     rounds = _rounds(config, hierarchy, data)
     return Plan(
         run=_run(config),
-        device=DevicePlan(str(compute.device), compute.precision, compute.workers),
+        device=DevicePlan(
+            str(compute.device), compute.precision, compute.workers, _actors(config.execution)
+        ),
         samples=_samples(data),
         student=_student(config, data),
         features=planned,
@@ -229,6 +234,18 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         tables=list(_tables(data, hierarchy)),
         notes=list(data.notes),
     )
+
+
+def _actors(execution: ExecutionSection) -> dict[str, int | None] | None:
+    """Return the decoding threads per process of each kind on Ray; None without Ray."""
+    if execution.backend != "ray":
+        return None
+    cpus = {
+        "teachers": execution.teachers.num_cpus,
+        "features": execution.features.num_cpus,
+        "student": execution.student.num_cpus,
+    }
+    return {name: None if n == "auto" else max(1, int(n)) for name, n in cpus.items()}
 
 
 def _run(config: Config) -> RunPlan:

@@ -1,6 +1,6 @@
 """Put the plan of a run into words and tables (`cosup plan`)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -29,6 +29,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     device = plan.device
     threads = words.plural(device.decoding_threads, "decoding thread")
     yield "device", f"{device.name}, {device.precision}, {threads}"
+    if device.actors is not None:
+        yield "Ray", _actors(device.actors)
     yield "samples", _samples(plan)
     yield "sample ids", f"{', '.join(plan.samples.first_ids)}, ..."
     yield "student", _student(plan.student)
@@ -52,6 +54,15 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "controls", _controls(plan)
     for note in plan.notes:
         yield "warning" if note.is_warning else "note", note.text
+
+
+def _actors(actors: Mapping[str, int | None]) -> str:
+    """Return the decoding threads per process of each kind."""
+    share = "auto (CPUs per GPU of the node x num_gpus; without a GPU 1)"
+    if not any(actors.values()):
+        return f"decoding threads per actor and worker: {share}"
+    named = (f"{name} {share if n is None else n}" for name, n in actors.items())
+    return f"decoding threads per actor and worker: {'; '.join(named)}"
 
 
 def _run(plan: Plan) -> str:

@@ -4,7 +4,7 @@ is waited for, and then refused by the setting's name. Only the last test starts
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import ray
@@ -14,7 +14,13 @@ from cluster_helpers import CPUS, TwoNodes, wait_until
 from cosup.cluster import room
 from cosup.cluster.actor import Setup, resolve_there
 from cosup.cluster.pool import Limits, Pool
-from cosup.cluster.room import Allocation, allocate, gpus_per_process, wait_for_room
+from cosup.cluster.room import (
+    Allocation,
+    allocate,
+    cpus_per_process,
+    gpus_per_process,
+    wait_for_room,
+)
 from cosup.cluster.session import Node
 from cosup.cluster.work_queue import WorkItem
 from cosup.config.schema import ActorsSection, ExecutionSection
@@ -46,6 +52,34 @@ def test_a_number_and_a_range_are_taken_as_given() -> None:
 def test_an_impossible_range_is_refused(actors: object) -> None:
     with pytest.raises(ValueError, match="actors"):
         section(actors=actors)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "nodes", "cpus"),
+    [
+        ("auto", 0, NODES, 1),
+        ("auto", 1, NODES, 8),
+        ("auto", 0.25, NODES, 2),
+        ("auto", 2, [Node(64, 1), Node(16, 2), Node(96, 4)], 16),  # the node that has least
+        ("auto", 2, [Node(8, 1)], 1),  # no node yet on which it fits
+        ("auto", 0.25, [Node(2, 1)], 1),
+        ("auto", 0.3, [Node(7, 1)], 2),
+        (3, 0.25, NODES, 3),
+        (0.5, 0, NODES, 0.5),
+    ],
+)
+def test_a_process_decodes_with_its_share_of_the_cpus(
+    asked: float | Literal["auto"], gpus: float, nodes: list[Node], cpus: float
+) -> None:
+    assert cpus_per_process(asked, gpus, nodes) == cpus
+    found = allocate(section(num_cpus=asked, actors=2), nodes, gpus)
+    assert (found.num_cpus, found.decoding_threads) == (cpus, max(1, int(cpus)))
+
+
+def test_the_share_leaves_no_gpu_without_cpus() -> None:
+    for fraction in (0.25, 0.5, 1):
+        found = allocate(section(), [Node(13, 2)] * 3, fraction)
+        assert found.count == 3 * 2 / fraction
 
 
 @pytest.mark.parametrize(

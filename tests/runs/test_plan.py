@@ -72,6 +72,15 @@ def test_labelled_and_unlabelled_samples_of_each_split(
     assert any("10 labelled samples" in note for note in plan["note"])
 
 
+def test_the_decoding_threads_of_actors(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Ray" not in planned(capsys)
+    plan = planned(capsys, "execution.backend=ray")
+    assert "auto" in plan["Ray"][0]
+    threads = ["execution.teachers.num_cpus=6", "execution.features.num_cpus=0.5"]
+    plan = planned(capsys, "execution.backend=ray", *threads)
+    assert "teachers 6; features 1; student auto" in plan["Ray"][0]
+
+
 def test_the_plan_as_json_has_the_data_of_the_text(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
