@@ -72,7 +72,7 @@ def check_sharded(config: Config) -> None:
 
     def refuse(wrong: bool, key: str, value: object, allowed: str) -> None:
         if wrong:
-            problem = "cannot be {value} with data.sharded"
+            problem = "cannot be {value} with data.sharded (false lists all samples in memory)"
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
     backend = config.execution.backend
@@ -80,6 +80,9 @@ def check_sharded(config: Config) -> None:
     refuse(config.run.seeds is not None, "run.seeds", config.run.seeds, "null")
     refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
+    refine = None if rounds.refine is None else rounds.refine.name
+    refuse(refine is not None, "rounds.refine", refine, "null")
+    refuse(rounds.labelled, "rounds.labelled", True, "false")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     weight = rounds.true_label_weight
     refuse(weight > 0, "rounds.true_label_weight", weight, "0")

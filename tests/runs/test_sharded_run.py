@@ -116,6 +116,9 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     )
     found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
     assert found == ["rounds.true_label_weight", "run.seeds", "student.mode"]
+    both = {"assignment": "dawid_skene", "labelled": True, "refine": "product"}
+    found = keys_of(mistakes_of(check_run, config_of(manifest, rounds=both), tmp_path / "run"))
+    assert {"rounds.labelled", "rounds.refine"} <= set(found)
     filtered = config_of(manifest, rounds={"assignment": "fused", "consistency": ["local_global"]})
     found = keys_of(mistakes_of(check_run, filtered, tmp_path / "run"))
     assert found == ["rounds.assignment", "rounds.consistency", "student.cross_fit"]
