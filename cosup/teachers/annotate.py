@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 OUTSIDE, MOST_IMAGES = "outside", 512
 """The mass outside is measured on so many images at most, spread over student_train."""
 
+HELD_BYTES = 64 * 2**20
+"""Probabilities that the teachers of a pass leave on the device before they are copied: a copy
+waits for the device, and between two copies it works without a pause."""
+
 OnShard = Callable[[str, str, int, int], None]
 """Called after each shard: split, teacher, number of shards done, number of shards of this call."""
 
@@ -161,16 +165,43 @@ def annotate_batches(
     image is in, so each shard is annotated by itself: it then has the same bits in every process
     and after every interruption.
     """
-    tables = [
-        [ProbTable.compress(torch.zeros(0, teacher.num_classes), teacher.support)]
-        for teacher in teachers
-    ]
+    answers = [_Answers(teacher, HELD_BYTES // len(teachers)) for teacher in teachers]
     for batch in batches:
-        for teacher, parts in zip(teachers, tables, strict=True):
-            parts.append(ProbTable.compress(teacher.annotate(batch), teacher.support))
+        for found in answers:
+            found.add(batch)
         if on_rows is not None:
             on_rows(len(batch))
-    return [ProbTable.concat(parts) for parts in tables]
+    return [found.table() for found in answers]
+
+
+class _Answers:
+    """The annotations of one teacher. held_bytes: of probabilities that are left on its device."""
+
+    def __init__(self, teacher: Teacher, held_bytes: int) -> None:
+        self.teacher = teacher
+        self.held_bytes = held_bytes
+        self._held: list[Tensor] = []
+        self._tables = [ProbTable.compress(torch.zeros(0, teacher.num_classes), teacher.support)]
+
+    def add(self, batch: Tensor) -> None:
+        """Annotate a batch."""
+        self._held.append(self.teacher.annotate_on_device(batch))
+        if sum(probs.nbytes for probs in self._held) >= self.held_bytes:
+            self._copy()
+
+    def table(self) -> ProbTable:
+        """Return the annotations of all batches."""
+        self._copy()
+        return ProbTable.concat(self._tables)
+
+    def _copy(self) -> None:
+        """Copy what is held from the device, and compress it by batch."""
+        if not self._held:
+            return
+        sizes, probs = list(map(len, self._held)), torch.cat(self._held).cpu()
+        self._held = []
+        for part in torch.split(probs, sizes):
+            self._tables.append(ProbTable.compress(part, self.teacher.support))
 
 
 def annotate_by_name(

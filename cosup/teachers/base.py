@@ -137,6 +137,10 @@ class Teacher(TeacherTraits, ABC):
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] float32 on the CPU; rows sum to 1, or to 0 to abstain."""
 
+    def annotate_on_device(self, inputs: Tensor) -> Tensor:
+        """Return `annotate` on the device that it is computed on, which need not be waited for."""
+        return self.annotate(inputs)
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Return embeddings [B, D] float32 on the CPU: the inputs of its last layer.
 
@@ -276,9 +280,10 @@ def check_classes(spec: TeacherSpec, data: ImageData) -> None:
 
 
 def masked_softmax(logits: Tensor, support: Tensor) -> Tensor:
-    """Return probabilities [B, C] on the CPU: a softmax over the classes of `support` [C]."""
+    """Return probabilities [B, C] on the device of `logits`: a softmax over the classes of
+    `support` [C]."""
     outside = ~support.to(logits.device)
-    return logits.float().masked_fill(outside, -torch.inf).softmax(-1).cpu()
+    return logits.float().masked_fill(outside, -torch.inf).softmax(-1)
 
 
 def restrict(probs: Tensor, support: Tensor) -> Tensor:

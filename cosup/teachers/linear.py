@@ -153,7 +153,7 @@ class FeatureTeacher(Teacher):
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of features [B, D]."""
-        return masked_softmax(self.head(inputs)[0], self.support)
+        return masked_softmax(self.head(inputs)[0], self.support).cpu()
 
     @torch.inference_mode()
     def embed(self, inputs: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class LinearPixels(LinearPixelsKind, ImageTeacher):
     @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of images uint8 [B, 1, size, size]."""
-        return masked_softmax(self.head(_scaled_pixels(inputs))[0], self.support)
+        return masked_softmax(self.head(_scaled_pixels(inputs))[0], self.support).cpu()
 
     def state(self) -> dict[str, Tensor]:
         """Return the head's weights."""

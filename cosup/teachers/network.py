@@ -46,9 +46,13 @@ class ClassifierTeacher(ImageTeacher):
         self.compute = compute
         self.transform = eval_transform(classifier.input)
 
-    @torch.inference_mode()
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of images uint8 [B, 3, size, size]."""
+        return self.annotate_on_device(inputs).cpu()
+
+    @torch.inference_mode()
+    def annotate_on_device(self, inputs: Tensor) -> Tensor:
+        """Return probabilities [B, C] of images uint8 [B, 3, size, size], on the device."""
         return masked_softmax(self._logits(inputs), self.support)
 
     @torch.inference_mode()

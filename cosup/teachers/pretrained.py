@@ -68,8 +68,8 @@ class PretrainedTeacher(PretrainedKind, ClassifierTeacher):
         return cls(spec, merged, training.compute, steps=0)
 
     @torch.inference_mode()
-    def annotate(self, inputs: Tensor) -> Tensor:
-        """Return probabilities [B, C]; 0 where the scope has less than `least_mass`."""
+    def annotate_on_device(self, inputs: Tensor) -> Tensor:
+        """Return probabilities [B, C] on the device; 0 where the scope has under `least_mass`."""
         logits = self._logits(inputs)
         answers = self._inside(logits) >= self.spec.model.least_mass
         return masked_softmax(logits, self.support) * answers[:, None]
@@ -77,12 +77,12 @@ class PretrainedTeacher(PretrainedKind, ClassifierTeacher):
     @torch.inference_mode()
     def outside(self, inputs: Tensor) -> Tensor:
         """Return the probability [B] of the classes that are not in its scope."""
-        return 1 - self._inside(self._logits(inputs))
+        return (1 - self._inside(self._logits(inputs))).cpu()
 
     def _inside(self, logits: Tensor) -> Tensor:
-        """Return the probability [B] of its scope, of log-probabilities [B, C]."""
+        """Return the probability [B] of its scope, on the device of log-probabilities [B, C]."""
         outside = ~self.support.to(logits.device)
-        return logits.masked_fill(outside, -torch.inf).logsumexp(-1).exp().clamp(0, 1).cpu()
+        return logits.masked_fill(outside, -torch.inf).logsumexp(-1).exp().clamp(0, 1)
 
     def origin(self) -> str:
         """Return which of its classes are which of the task's, and when it abstains."""

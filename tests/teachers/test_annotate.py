@@ -17,6 +17,7 @@ from cosup.models.compute import Compute
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import (
     annotate,
+    annotate_rows,
     groups_of,
     groups_within,
     open_store,
@@ -237,3 +238,40 @@ def test_groups_that_annotate_together_stay_within_the_memory(
     assert sizes(math.inf) == [len(group) for group in groups_of(both)][:1]
     assert sizes(2 * size) == [2] * (len(networks) // 2) + [1] * (len(networks) % 2)
     assert sizes(2 * size - 1) == sizes(1) == [1] * len(networks)
+
+
+@pytest.mark.parametrize("held", [0, 1000, 2**30])
+def test_probabilities_are_the_same_however_many_stay_on_the_device(
+    data: ImageData, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, support = Compute(batch_size=16), torch.arange(len(data.classes)) < 7
+    classifier = build_classifier("cifar_resnet8", len(data.classes), None, 16, 0)
+    spec = TeacherSpec("some", 0, classes=tuple(range(7)))
+    networks: list[Teacher] = [
+        NetworkTeacher(TeacherSpec("all", 0), classifier, compute, 0),
+        NetworkTeacher(spec, classifier, compute, 0),
+    ]
+    rows, copies = data.rows("test")[:70], 0
+    copy = torch.Tensor.cpu
+
+    def counting(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal copies
+        copies += 1
+        return copy(tensor)
+
+    batches = list(networks[0].inputs(data, rows, compute))
+    expected = [
+        [ProbTable.compress(teacher.annotate(batch), teacher.support) for batch in batches]
+        for teacher in networks
+    ]
+    monkeypatch.setattr("cosup.teachers.annotate.HELD_BYTES", held)
+    monkeypatch.setattr(torch.Tensor, "cpu", counting)
+    seen: list[int] = []
+    tables = annotate_rows(networks, data, rows, compute, seen.append)
+    assert seen == [16, 16, 16, 16, 6]
+    # 640 bytes per teacher and batch, but for the last: every batch, or all at once.
+    assert copies == 2 * {0: 5, 1000: 5, 2**30: 1}[held]
+    for table, parts in zip(tables, expected, strict=True):
+        assert torch.equal(table.values, ProbTable.concat(parts).values)
+    assert torch.equal(networks[1].support, support)
+    assert not tables[1].values[:, 7:].any()
