@@ -6,12 +6,12 @@ import signal
 import socket
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cosup.cluster.local_cluster import private_session
 from cosup.config.schema import ExecutionSection
 from cosup.errors import UserError, in_short
 from cosup.words import plural
@@ -64,15 +64,16 @@ def connected(execution: ExecutionSection) -> Iterator[list[Node]]:
         yield find_nodes()
         return
     handler = signal.getsignal(signal.SIGTERM)
-    try:
-        _connect(execution.address)
-        with suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, handler)  # Ray's handler exits without a clean-up
-        nodes = find_nodes()
-        log.info("Ray: %s", describe_nodes(nodes))
-        yield nodes
-    finally:
-        ray.shutdown()
+    with nullcontext() if joins(execution) else private_session():
+        try:
+            _connect(execution.address)
+            with suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, handler)  # Ray's handler exits without a clean-up
+            nodes = find_nodes()
+            log.info("Ray: %s", describe_nodes(nodes))
+            yield nodes
+        finally:
+            ray.shutdown()
 
 
 def joins(execution: ExecutionSection) -> bool:
@@ -88,10 +89,7 @@ def _connect(address: str | None) -> None:
     quiet: Any = {"log_to_driver": False, "logging_level": "warning"}
     wanted = address or os.environ.get("RAY_ADDRESS")
     if wanted is None:
-        log.info("Ray: starting a cluster on this machine for this run (see execution.address)")
         ray.init("local", include_dashboard=False, **quiet)
-        with suppress(OSError):  # Ray creates its token readable by everyone
-            (Path.home() / ".ray" / "auth_token").chmod(0o600)
         return
     setting = "execution.address" if address else "RAY_ADDRESS"
     _check_listens(setting, wanted)
