@@ -1,8 +1,10 @@
 """Tests of the files in `ray_jobs/` against the schemas of Ray and KubeRay and cosup's commands."""
 
+import json
 import re
 import shlex
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,13 @@ WORKER_GROUP_SPEC = {
     "numOfHosts": int,
 }
 # The fields of Kubernetes' core/v1 that are used here.
-POD_SPEC = {"containers": list, "volumes": list, "tolerations": list, "serviceAccountName": str}
+POD_SPEC = {
+    "containers": list,
+    "volumes": list,
+    "tolerations": list,
+    "serviceAccountName": str,
+    "securityContext": dict,
+}
 CONTAINER = {"name": str, "image": str, "resources": dict, "ports": list, "volumeMounts": list}
 
 
@@ -110,7 +118,8 @@ def check_run(command: str, root: Path) -> None:
     assert words[start + 1] == "run"
     path, *rest = words[start + 2 :]
     flags = [word for word in rest if word.startswith("--")]
-    config = load_config(root / path.replace("/config/", ""), *(w for w in rest if w not in flags))
+    file = root / path if path.endswith(".yaml") else root / "configs" / f"{path}.yaml"
+    config = load_config(file, *(w for w in rest if w not in flags))
     assert flags == ["--resume"]
     assert config.execution.backend == "ray"
     assert is_uri(config.run.output) or Path(config.run.output).is_absolute()
@@ -169,7 +178,10 @@ def test_kuberay_has_the_fields_of_ray_job_v1() -> None:
     assert cluster["authOptions"] == {"mode": "token"}
     version = tuple(int(part) for part in cluster["rayVersion"].split("."))
     assert version >= (2, 52, 0), "no token authentication"
-    assert f"rayproject/ray:{cluster['rayVersion']}-" in head_of(path)
+    assert spec["backoffLimit"] == 0  # a mistake in a config fails again
+    image = (JOBS / "Dockerfile").read_text()
+    assert f"\nFROM rayproject/ray:{cluster['rayVersion']}-" in image
+    assert "ray_jobs/Dockerfile" in head_of(path)
 
 
 def test_kuberay_pods() -> None:
@@ -181,6 +193,7 @@ def test_kuberay_pods() -> None:
         assert all(type(value) is str for value in group["rayStartParams"].values())
         pod = group["template"]["spec"]
         check_fields(pod, POD_SPEC, "template.spec")
+        assert pod["securityContext"]["fsGroup"] == 100  # of the user of Ray's images
         volumes = {volume["name"] for volume in pod["volumes"]}
         for container in pod["containers"]:
             check_fields(container, CONTAINER, "container")
@@ -193,36 +206,35 @@ def test_kuberay_pods() -> None:
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_kuberay_entrypoint_runs_the_mounted_config() -> None:
+def test_kuberay_entrypoint_runs_a_config_that_comes_with_cosup() -> None:
     from ray.runtime_env import RuntimeEnv
 
     path = JOBS / "kuberay.yaml"
     spec = parse_yaml(path.read_text(), str(path))["spec"]
-    head = head_of(path)
-    (file,) = re.findall(r"--from-file=config\.yaml=(configs/\w+\.yaml)", head)
-    check_run(spec["entrypoint"].replace("/config/config.yaml", file), ROOT)
+    check_run(spec["entrypoint"], ROOT)
     RuntimeEnv(**parse_yaml(spec["runtimeEnvYAML"], "runtimeEnvYAML"))
     pod = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     mounts = {m["mountPath"]: m for m in pod["containers"][0]["volumeMounts"]}
-    (config,) = (v for v in pod["volumes"] if v["name"] == mounts["/config"]["name"])
-    assert f"create configmap {config['configMap']['name']} " in head
     assert "run.output=/runs " in spec["entrypoint"]
     assert not mounts["/runs"].get("readOnly")
+    assert mounts["/data"]["readOnly"]
+    (image,) = {container["image"] for container in pod["containers"]}
+    assert f"docker build -t {image} " in (JOBS / "Dockerfile").read_text()
 
 
 def test_cluster_is_valid_for_the_launcher_of_ray() -> None:
-    # Ray has no public function that checks a file of its launcher.
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = files("ray.autoscaler") / "ray-schema.json"
     path = JOBS / "cluster.yaml"
     config = parse_yaml(path.read_text(), str(path))
-    whole = prepare_config(config)
-    validate_config(whole)
-    kinds = whole["available_node_types"]
-    assert set(kinds) == {"head", "gpu"}  # no default node type was added
+    jsonschema.validate(config, json.loads(schema.read_text()))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**config, "max_worker": 4}, json.loads(schema.read_text()))
+    kinds = config["available_node_types"]
+    assert config["head_node_type"] in kinds
     assert sum(kind["max_workers"] for kind in kinds.values()) <= config["max_workers"]
-    assert kinds["gpu"]["min_workers"] > 0  # a run only uses nodes that are up
-    starts = [*whole["head_start_ray_commands"], *whole["worker_start_ray_commands"]]
+    assert kinds["gpu"]["min_workers"] > 0
+    starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert all("0.0.0.0" not in command for command in starts)
     assert "-e RAY_AUTH_MODE=token" in config["docker"]["run_options"]
     assert config["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
