@@ -82,6 +82,10 @@ class Round(Object):
     teachers: list[str]
     assigner: str
     seconds: float
+    refined: float | None = None
+    refined_accuracy: float | None = None
+    refined_right: float | None = None
+    refined_wrong: float | None = None
     student_accuracy: float | None = None
     rejected: dict[str, int] = {}
 
