@@ -161,7 +161,7 @@ class Run:
         rounds = self.expected_rounds
         lacking = [f"round {n} of {rounds}" for n in range(1, rounds + 1) if n not in self.rounds]
         left_out = self.summary.get("controls_absent", {})
-        asked = [name for name in self.config["controls"] if name not in left_out]
+        asked = [name for name in self.config.get("controls", []) if name not in left_out]
         controls = [name for name in asked if name not in self.controls]
         lacking += [f"control {name}" for name in controls]
         return lacking if self.finished else [*lacking, "summary"]
@@ -184,13 +184,13 @@ class Run:
     @property
     def few_shot(self) -> bool:
         """Whether the student is evaluated on episodes of novel classes."""
-        return self.config["data"].get("few_shot") is not None
+        return self.config.get("data", {}).get("few_shot") is not None
 
     @property
     def expected_rounds(self) -> int:
         """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
-        section = self.config["rounds"]
+        section = self.config.get("rounds", {})
         try:
             refined = RoundsSection.model_validate({"refine": section.get("refine")}).refine_rounds
             if isinstance(section.get("repeat"), int):
@@ -210,7 +210,9 @@ class Run:
     @cached_property
     def controls(self) -> list[str]:
         """The finished controls, in the order of the config."""
-        return [name for name in self.config["controls"] if f"control-{name}" in self.stages]
+        return [
+            name for name in self.config.get("controls", []) if f"control-{name}" in self.stages
+        ]
 
     @cached_property
     def teachers(self) -> list[RunTeacher]:

@@ -122,10 +122,11 @@ class AnnotationFiles:
 
         from cosup.probabilities import ProbTable
 
-        about = self.index.read().get(split, {}).get(teacher, {}) if self.index.exists() else {}
+        index = self.index.read() if self.index.exists() else {}
+        count = index.get(split, {}).get(teacher, {}).get("shards")
         shards = self.shards(split, teacher)
-        if "shards" in about:  # one that is missing is then named
-            shards = [self.shard(split, teacher, number) for number in range(about["shards"])]
+        if isinstance(count, int) and 0 <= count <= samples:  # one that is missing is then named
+            shards = [self.shard(split, teacher, number) for number in range(count)]
         obtain(*(shard.path for shard in shards))
         parts = [shard.read(num_classes) for shard in shards]
         check_samples(self.folder / split / teacher, sum(map(len, parts)), samples)

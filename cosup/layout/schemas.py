@@ -82,6 +82,12 @@ class Round(Object):
     teachers: list[str]
     assigner: str
     seconds: float
+    assignment_accuracy: float | None = None
+    annotation_accuracy: float | None = None
+    best_choice: float | None = None
+    kept: float | None = None
+    kept_precision: float | None = None
+    kept_recall: float | None = None
     refined: float | None = None
     refined_accuracy: float | None = None
     refined_right: float | None = None

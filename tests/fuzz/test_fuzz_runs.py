@@ -61,7 +61,8 @@ def check(read: Callable[[Path], None], whole: Path, folder: Path, name: str, ne
         one_line = str(error).isprintable()
     else:
         one_line = True
-    shutil.rmtree(path)
+    finally:
+        shutil.rmtree(path)
     assert one_line
 
 
