@@ -100,7 +100,7 @@ def put(file: Path, uri: str) -> None:
     Raises `FileNotFoundError` if the local file does not exist.
     """
     with file.open("rb") as source, _explained(uri, "written"):
-        store, path = _open(uri)
+        store, path = file_system(uri)
         if store.type_name in WHOLE:
             _write(store, path, source)
             return
@@ -119,7 +119,7 @@ def put(file: Path, uri: str) -> None:
 def get(uri: str, file: Path) -> bool:
     """Copy the file at a URI to a local file, atomically; return False if there is none."""
     with _explained(uri, "read"):
-        store, path = _open(uri)
+        store, path = file_system(uri)
         try:
             source = store.open_input_stream(path)
         except FileNotFoundError:
@@ -172,7 +172,7 @@ def _infos(uri: str, recursive: bool) -> list[tuple[str, Any]]:
     from pyarrow.fs import FileSelector
 
     with _explained(uri, "listed"):
-        store, path = _open(uri)
+        store, path = file_system(uri)
         _refresh(store)
         found = store.get_file_info(FileSelector(path, recursive=recursive, allow_not_found=True))
         start = path.strip("/") + "/"
@@ -185,7 +185,7 @@ def remove(uri: str) -> None:
     from pyarrow.fs import FileType
 
     with _explained(uri, "removed"):
-        store, path = _open(uri)
+        store, path = file_system(uri)
         _refresh(store)
         kind = store.get_file_info(path).type
         with suppress(FileNotFoundError):
@@ -193,14 +193,6 @@ def remove(uri: str) -> None:
                 store.delete_file(path)
             elif kind == FileType.Directory:
                 store.delete_dir(path)
-
-
-def file_system(uri: str) -> tuple[Any, str]:
-    """Return pyarrow's file system of a URI, and the path in it; it is kept for its host.
-
-    Raises `UserError` for a URI that cannot be used, and the store's own errors.
-    """
-    return _open(uri)
 
 
 def _write(store: Any, path: str, source: Any) -> None:
@@ -227,8 +219,11 @@ def _refresh(store: Any) -> None:
         store.handler.fs.invalidate_cache()
 
 
-def _open(uri: str) -> tuple[Any, str]:
-    """Return pyarrow's file system of a URI, and the path in it."""
+def file_system(uri: str) -> tuple[Any, str]:
+    """Return pyarrow's file system of a URI, and the path in it; it is kept for its host.
+
+    Raises `UserError` for a URI that cannot be used, and the store's own errors.
+    """
     body, mark, options = uri.partition("?")
     scheme, _, path = body.partition("://")
     host, _, path = path.partition("/")

@@ -77,8 +77,10 @@ class Recipe:
             return False
         return number > len(self.schedule(levels)) - self.refiner.rounds
 
-    def taught(self, refined: ProbTable) -> ProbTable:
-        """Return what the student learns of refined annotations."""
+    def taught(self, assigned: Assignment, refined: ProbTable | None) -> ProbTable:
+        """Return what the student learns of annotations, which may have been refined."""
+        if refined is None:
+            return assigned.targets
         assert self.refiner is not None
         return harden(refined) if self.refiner.targets == "hard" else refined
 
@@ -291,7 +293,7 @@ def _prepare(
         refined = recipe.refiner.refine(
             assigned.annotations, state.train_probs, task.features, seed_for(seed, "refinement")
         )
-    taught = assigned.targets if refined is None else recipe.taught(refined)
+    taught = recipe.taught(assigned, refined)
     targets, weights = task.with_reviewed(taught, assigned.weighed(kept.keep))
     return _Lesson(
         number,
@@ -360,8 +362,7 @@ def cross_fit(
     folds: [N], then those of the task's labelled samples. make: returns a student with these folds.
     """
     weighed = outcome.assigned.weighed(outcome.kept.keep)
-    refined = outcome.refined
-    taught = outcome.assigned.targets if refined is None else recipe.taught(refined)
+    taught = recipe.taught(outcome.assigned, outcome.refined)
     targets, weights = task.with_reviewed(taught, weighed)
     used = folds[: len(weights)][weights > 0]
     if not len(used) or bool((used == used[0]).all()):

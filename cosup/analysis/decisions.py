@@ -146,20 +146,20 @@ def round_measures(
     return {
         "assignment_accuracy": assignment_accuracy(outcome.assigned.weights, scopes, truth),
         "annotation_accuracy": accuracy(answer[known], truth.labels[known]),
-        "best_choice": _best_choice(annotations, truth.labels),
+        "best_choice": float(someone_right(annotations, truth.labels)[known].double().mean()),
         **measures,
         "kept_precision": kept_precision(keep, answer, truth.labels),
         "kept_recall": kept_recall(keep, answer, truth.labels),
     }
 
 
-def _best_choice(annotations: LevelAnnotations, labels: Tensor) -> float:
-    """Return the share of samples with a known label that some teacher annotates correctly."""
+def someone_right(annotations: LevelAnnotations, labels: Tensor) -> Tensor:
+    """Return [N] bool: whether some teacher annotates a sample with its label (-1: none does)."""
     right = torch.zeros(len(labels), dtype=torch.bool)
     for rows, probs in annotations.iter_dense():
         confidence, answer = probs.max(2)
         right[rows] = ((answer == labels[rows, None]) & (confidence > 0)).any(1)
-    return float(right[labels >= 0].double().mean())
+    return right
 
 
 def _named(index: Tensor, names: Sequence[Hashable]) -> "pd.Series[Any]":

@@ -24,7 +24,6 @@ from cosup.config.schema import Config, ExecutionSection
 from cosup.data.loader import ImageRows, image_batches
 from cosup.data.table import ImageData, Known, load_data
 from cosup.data.transforms import eval_transform
-from cosup.errors import RunError
 from cosup.models.classifier import Classifier
 from cosup.models.compute import (
     Compute,
@@ -36,6 +35,7 @@ from cosup.models.compute import (
 from cosup.models.extraction import batch_for, feature_blocks
 from cosup.models.section import BackboneSection
 from cosup.models.watch import recorded
+from cosup.models.weights import check_identity
 from cosup.student.launcher import predict_images
 from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Teacher, Training
@@ -185,7 +185,7 @@ class PoolActor:
         """Return features [stop - start, D] of a range of the rows that are cached with a split."""
         source = self.features.source(section)
         if identity is not None:
-            _check_identity(source.backbone.identity, identity, f"backbone '{section.name}'")
+            check_identity(source.backbone.identity, identity, f"backbone '{section.name}'")
         rows = np.arange(start, stop)
         if not self.data.drawn:
             rows = self.data.rows(split)[start:stop]
@@ -232,7 +232,7 @@ class PoolActor:
         training = Training(section, self.data, self._seed, self.features)
         kind = kind_of(remote.spec)
         teacher = kind.restore(remote.spec, training, unpack(ray.get(remote.state)), remote.steps)
-        _check_identity(teacher.identity, remote.identity, f"teacher '{remote.spec.name}'")
+        check_identity(teacher.identity, remote.identity, f"teacher '{remote.spec.name}'")
         return teacher
 
 
@@ -266,13 +266,3 @@ def pack(tensors: Mapping[str, Tensor]) -> Arrays:
 def unpack(arrays: Arrays) -> dict[str, Tensor]:
     """Copy arrays to tensors; arrays from Ray are read-only views of shared memory."""
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-
-
-def _check_identity(found: str, expected: str, what: str) -> None:
-    """Raise `RunError` if a model on this node is not the driver's."""
-    if found != expected:
-        node = os.uname().nodename
-        raise RunError(
-            f"{what} on node {node} differs from that of the driver: the files (weights, code) "
-            "and the versions of libraries must be the same on every node"
-        )

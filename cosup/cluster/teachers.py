@@ -17,9 +17,9 @@ from cosup.cluster.kept_teachers import RemoteTeacher
 from cosup.cluster.pool import Pool
 from cosup.cluster.work_queue import WorkItem
 from cosup.data.table import ImageData
-from cosup.errors import RunError
 from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
+from cosup.models.weights import check_identity
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import OnShard, annotate, groups_within, weight_bytes
 from cosup.teachers.base import Teacher, Training
@@ -68,11 +68,7 @@ def _store_trained(
     for found in trained:
         kind = kind_of(found.spec)
         teacher = kind.restore(found.spec, training, unpack(found.state), found.steps)
-        if teacher.identity != found.identity:
-            raise RunError(
-                f"teacher '{found.spec.name}' differs here from where it was trained: the versions "
-                "of libraries must be the same on every node"
-            )
+        check_identity(teacher.identity, found.identity, f"teacher '{found.spec.name}'")
         teachers.append(teacher)
     for record in losses:
         training.report(*record)

@@ -122,16 +122,25 @@ class AnnotationFiles:
 
         from cosup.probabilities import ProbTable
 
-        index = self.index.read() if self.index.exists() else {}
-        count = index.get(split, {}).get(teacher, {}).get("shards")
         shards = self.shards(split, teacher)
-        if isinstance(count, int) and 0 <= count <= samples:  # one that is missing is then named
-            shards = [self.shard(split, teacher, number) for number in range(count)]
         obtain(*(shard.path for shard in shards))
         parts = [shard.read(num_classes) for shard in shards]
-        check_samples(self.folder / split / teacher, sum(map(len, parts)), samples)
+        if (found := sum(map(len, parts))) < samples:
+            self._check_complete(split, teacher, samples)
+        check_samples(self.folder / split / teacher, found, samples)
         empty = ProbTable.compress(torch.zeros(0, num_classes))
         return ProbTable.concat(parts) if parts else empty
+
+    def _check_complete(self, split: str, teacher: str, samples: int) -> None:
+        """Raise `Damaged` about the first shard that the index has, and that is gone."""
+        index = self.index.read() if self.index.exists() else {}
+        count = index.get(split, {}).get(teacher, {}).get("shards")
+        if not isinstance(count, int):
+            return
+        there = {shard.path for shard in self.shards(split, teacher)}
+        for number in range(min(count, samples)):
+            if (path := self.shard(split, teacher, number).path) not in there:
+                raise damaged(path, "the file is gone")
 
 
 @dataclass(frozen=True)

@@ -203,20 +203,22 @@ def _fit_group(
 ) -> list[HeadBank]:
     """Fit heads that draw the same batches in one loop, or each on all samples by L-BFGS."""
     fit = fits[0]
-    if fit.training.optimizer == "lbfgs":
+    training, total = fit.training, fit.total_steps
+    if training.optimizer == "lbfgs":
         with within("training"):
             whole = [fit_full_batch(fit, compute, on_step, on_heads)]
             whole += [fit_full_batch(one, compute) for one in fits[1:]]
-        return [_finished(bank, one) for bank, one in zip(whole, fits, strict=True)]
-    training, total = fit.training, fit.total_steps
+        return [finished(bank, training, total) for bank in whole]
     banks = HeadBanks([one.start() for one in fits]).to(compute.device)
     samples = [one.samples(compute.device) for one in fits]
     generators = [torch_generator(fit.seed, "batches", h) for h in range(len(fit.members))]
     shuffles = [Shuffle(*pair) for pair in zip(fit.members, generators, strict=True)]
     optimizer = build_optimizer(banks, training)
-    monitors = [_HeadMonitor(one, compute) for one in fits]
+    heads = len(fit.members)
+    monitors = [HeadMonitor(training, total, compute, heads, one.watched) for one in fits]
     monitors[0].on_step, monitors[0].on_heads = on_step, on_heads
-    shared = [_SharedLoss(places, samples, monitors) for places in _with_one_loss(monitors)]
+    groups = _with_one_loss(fits, monitors)
+    shared = [_SharedLoss(places, fits, samples, monitors) for places in groups]
     # Threads as for one fit: sums over several threads differ in the last digits.
     what = f"fitting {plural(sum(len(one.members) for one in fits), 'head')}: step"
     multiplications = fit.batch_size * next(iter(banks)).weight.numel()
@@ -234,20 +236,19 @@ def _fit_group(
             advance(1)
     for monitor in monitors:
         monitor.end()
-    return [_finished(bank, one) for bank, one in zip(banks, fits, strict=True)]
+    return [finished(bank, training, total) for bank in banks]
 
 
-def _with_one_loss(monitors: Sequence["_HeadMonitor"]) -> list[list[int]]:
+def _with_one_loss(fits: Sequence[HeadFit], monitors: Sequence["HeadMonitor"]) -> list[list[int]]:
     """Group the places of fits with equal objectives.
 
     The fit that reports metrics is alone: metrics are means over all heads of a call of the loss.
     """
     groups: list[list[int]] = []
     for place, monitor in enumerate(monitors):
-        fit = monitor.fit
         for group in groups:
-            first = monitors[group[0]]
-            if not first.is_read and not monitor.is_read and fit.same_loss(first.fit):
+            read = monitors[group[0]].is_read or monitor.is_read
+            if not read and fits[place].same_loss(fits[group[0]]):
                 group.append(place)
                 break
         else:
@@ -258,20 +259,21 @@ def _with_one_loss(monitors: Sequence["_HeadMonitor"]) -> list[list[int]]:
 class _SharedLoss:
     """The loss of fits with one objective, computed in one call for the heads of all of them.
 
-    places: of the fits in the loop; samples, monitors: of all fits of the loop.
+    places: of the fits with it; fits, samples, monitors: of all fits of the loop.
     """
 
     def __init__(
         self,
         places: Sequence[int],
+        fits: Sequence[HeadFit],
         samples: Sequence[Samples],
-        monitors: Sequence["_HeadMonitor"],
+        monitors: Sequence["HeadMonitor"],
     ) -> None:
         self.places = places
         self.samples = [samples[place] for place in places]
         self.monitors = [monitors[place] for place in places]
-        self.objective = self.monitors[0].fit.objective
-        self.heads = len(self.monitors[0].fit.members)
+        self.objective = fits[places[0]].objective
+        self.heads = len(fits[0].members)
 
     def __call__(self, logits: Sequence[Tensor], rows: Tensor, step: int, total: int) -> Tensor:
         """Return the sum over the heads of the mean loss over their batches, and check it."""
@@ -297,15 +299,25 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(found)
 
 
-class _HeadMonitor:
+class HeadMonitor:
     """Stops a fit whose loss is not finite; warns about a loss that ends higher than it began.
 
-    Checks every step on a CPU; the first, the last and every `CHECK_EVERY`th elsewhere.
+    Checks every step on a CPU; the first, the last and every `CHECK_EVERY`th elsewhere. total:
+    steps. heads: that are fitted. watched: samples whose accuracy is reported.
     """
 
-    def __init__(self, fit: HeadFit, compute: Compute) -> None:
-        self.fit = fit
-        self.total = fit.total_steps
+    def __init__(
+        self,
+        training: TrainingSection,
+        total: int,
+        compute: Compute,
+        heads: int = 1,
+        watched: Watched | None = None,
+    ) -> None:
+        self.training = training
+        self.total = total
+        self.heads = heads
+        self.watched = watched
         self.every = 1 if compute.device.type == "cpu" else CHECK_EVERY
         self.on_step: OnStep | None = None
         self.on_heads: OnHeads | None = None
@@ -324,10 +336,10 @@ class _HeadMonitor:
             return
         self.metrics = metrics
         self.by_head = by_head.detach()
-        self.last = float(self.by_head.sum()) / len(self.fit.members)
+        self.last = float(self.by_head.sum()) / self.heads
         self.first = self.last if step == 0 else self.first
         if not math.isfinite(self.last):
-            raise RunError(_diverged(step + 1, self.fit))
+            raise RunError(_diverged(step + 1, self.training, self.total))
 
     def report(self, step: int, bank: HeadBank, optimizer: torch.optim.Optimizer) -> None:
         """Report the losses of a step (from 0), and the accuracy of the bank after it."""
@@ -337,7 +349,7 @@ class _HeadMonitor:
             self.on_heads(step + 1, self.by_head)
         if self.on_step is None:
             return
-        metrics, watched = {**self.metrics, **learning_rate(optimizer)}, self.fit.watched
+        metrics, watched = {**self.metrics, **learning_rate(optimizer)}, self.watched
         if watched is not None and is_watched(step + 1, self.total):
             metrics |= head_accuracy(bank, watched)
         self.on_step(step + 1, self.last, metrics)
@@ -354,7 +366,7 @@ class _HeadMonitor:
                 self.first,
                 self.last,
                 self.total,
-                self.fit.training.lr,
+                self.training.lr,
             )
 
 
@@ -400,17 +412,20 @@ def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
     return (losses * weight).sum(-1) / weight.sum(-1).clamp_min(1e-12)
 
 
-def _finished(bank: HeadBank, fit: HeadFit) -> HeadBank:
-    """Return the fitted bank on the CPU, without gradients."""
+def finished(bank: HeadBank, training: TrainingSection, total: int) -> HeadBank:
+    """Return a bank after its last step, on the CPU and without gradients.
+
+    Raises `RunError` for weights that are not finite.
+    """
     bank = bank.cpu().requires_grad_(False)
     if not all(bool(torch.isfinite(p).all()) for p in bank.parameters()):
-        raise RunError(_diverged(fit.total_steps, fit))
+        raise RunError(_diverged(total, training, total))
     return bank
 
 
-def _diverged(step: int, fit: HeadFit) -> str:
+def _diverged(step: int, training: TrainingSection, total: int) -> str:
     return (
-        f"fitting a head: the loss is not finite at step {step} of {fit.total_steps} (learning "
-        f"rate {fit.training.lr:g}); a smaller training.lr, or training.standardize, may help "
+        f"fitting a head: the loss is not finite at step {step} of {total} (learning "
+        f"rate {training.lr:g}); a smaller training.lr, or training.standardize, may help "
         "(with --overwrite)"
     )

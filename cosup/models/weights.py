@@ -21,10 +21,11 @@ from huggingface_hub import constants, is_offline_mode
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cosup.errors import UserError, in_short
+from cosup.errors import RunError, UserError, in_short
 from cosup.models.names import unusable, weights_file
 
 __all__ = [
+    "check_identity",
     "downloads",
     "hash_tensors",
     "hub_client",
@@ -141,6 +142,15 @@ def hash_tensors(state: dict[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_identity(found: str, expected: str, what: str) -> None:
+    """Raise `RunError` if a model of this process is not that of the run's. what: the model."""
+    if found != expected:
+        raise RunError(
+            f"{what} on node {os.uname().nodename} differs from that of the run: the files "
+            "(weights, code) and the versions of libraries must be the same on every node"
+        )
 
 
 def _unwrap(loaded: Any, path: Path) -> State:

@@ -15,6 +15,6 @@ together are larger than `MOST_BYTES`. Nothing but `Copy.put_back` writes to the
 
 from cosup.remote_copy.copy import Copy
 from cosup.remote_copy.places import alone, copy_of, folder_of, place_of
-from cosup.remote_copy.session import ENDED, SESSION
+from cosup.remote_copy.session import ENDED, SESSION, session_at
 
-__all__ = ["ENDED", "SESSION", "Copy", "alone", "copy_of", "folder_of", "place_of"]
+__all__ = ["ENDED", "SESSION", "Copy", "alone", "copy_of", "folder_of", "place_of", "session_at"]

@@ -124,10 +124,8 @@ def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]
     for item in found:
         task = prepared.for_rounds(item.config).task
         recipe = build_recipe(replace(context, config=item.config), prepared)
-        reads_own = criterion.by == "teacher_train" and item.config.rounds.labelled
-        if (
-            criterion.by != "score" and not reads_own
-        ):  # nobody reads the last student's cross-fitted predictions
+        own = criterion.by == "teacher_train" and item.config.rounds.labelled
+        if criterion.by != "score" and not own:  # nobody reads cross-fitted predictions of the last
             student = item.config.student.model_copy(update={"cross_fit": 0})
             plain = item.config.model_copy(update={"student": student})
             last_student = student_factory(replace(context, config=plain), prepared)
@@ -207,10 +205,13 @@ def _values(
         parts = [reference.agrees(outcome.train_probs) for outcome in ends]
     else:
         parts = [criterion.right(_answers(criterion, outcome)) for outcome in ends]
-    stacked = torch.stack(parts)
-    differences = stacked[:, None] - stacked[None]
-    errors = differences.std(-1) / stacked.shape[1] ** 0.5
-    return stacked.mean(1).tolist(), errors.tolist()
+    return standings(torch.stack(parts))
+
+
+def standings(parts: Tensor) -> tuple[list[float], list[list[float]]]:
+    """Return the mean of each candidate [K, n], and the standard error of each difference."""
+    differences = parts[:, None] - parts[None]
+    return parts.mean(1).tolist(), (differences.std(-1) / parts.shape[1] ** 0.5).tolist()
 
 
 def _answers(criterion: Criterion, outcome: Outcome) -> ProbTable:

@@ -18,6 +18,7 @@ from cosup.config.schema import Config
 from cosup.errors import about
 from cosup.rounds import Outcome, run_rounds_together
 from cosup.runs.assemble import Prepared
+from cosup.runs.choose import pick, standings
 from cosup.runs.context import RunContext
 from cosup.runs.stages import build_recipe
 from cosup.words import percent
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 STAGE = "choose-labelled-weight"
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 100.0)
 """With the last one, annotations are but a hint."""
-TIE = 0.5
-"""Standard errors of a difference of accuracies within which the smaller weight is taken."""
 
 
 def choose_weight(
@@ -73,10 +72,10 @@ def _compare(context: RunContext, prepared: Prepared) -> dict[str, Any]:
         *_, last = run_rounds_together(plans, context.seed)
     ends = [outcome for outcome in last if outcome is not None]
     right = _right(ends, labelled.labels)
-    place = pick(right)
+    values, errors = standings(right)
+    place = pick(values, errors, [True] * len(WEIGHTS))  # the smallest within noise
     records = [
-        {"weight": weight, "accuracy": float(hits.mean())}
-        for weight, hits in zip(WEIGHTS, right, strict=True)
+        {"weight": weight, "accuracy": value} for weight, value in zip(WEIGHTS, values, strict=True)
     ]
     chosen = records[place]
     log.info(
@@ -94,14 +93,3 @@ def _right(ends: Sequence[Outcome], labels: torch.Tensor) -> torch.Tensor:
         assert outcome.labelled_probs is not None
         found.append((outcome.labelled_probs.top()[0] == labels)[known].double())
     return torch.stack(found)
-
-
-def pick(right: torch.Tensor) -> int:
-    """Return the first weight that the best one does not beat by more than `TIE` standard errors.
-
-    right: [K, M] whether the samples are predicted right, with each weight.
-    """
-    best = int(right.mean(1).argmax())
-    gain = right[best] - right
-    error = gain.std(1) / right.shape[1] ** 0.5
-    return int((gain.mean(1) <= TIE * error).nonzero()[0, 0])

@@ -41,7 +41,7 @@ def prepare(context: RunContext) -> Prepared:
     What is already on disk is reused. A new run was checked before its directory was made; one that
     is resumed is checked here, and what is wrong now raised as `UserError`.
     """
-    config, backend = context.config, context.backend
+    config = context.config
     if context.run.resumed:
         check_samples(Draft.of(config))
     compute = make_compute(config.run, config.execution)
@@ -49,6 +49,15 @@ def prepare(context: RunContext) -> Prepared:
     log.info("computing on %s in %s, %s to decode", compute.device, compute.precision, threads)
     with context.timed("data"):
         data = list_samples(config, compute)
+    prepared, _ = prepare_listed(context, data, compute)
+    return prepared
+
+
+def prepare_listed(
+    context: RunContext, data: ImageData, compute: Compute
+) -> tuple[Prepared, FeatureCache]:
+    """Do so for samples that are listed. Returns the features that were read, too."""
+    config, backend = context.config, context.backend
     for note in data.notes:
         log.log(logging.WARNING if note.is_warning else logging.INFO, "data: %s", note.text)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
@@ -60,14 +69,14 @@ def prepare(context: RunContext) -> Prepared:
     with context.timed("features"):
         inputs = student_inputs(config, data, features)
     with context.timed("teachers"):
-        levels, for_controls = train_teachers(context, hierarchy, data, features)
+        levels, for_controls = _train_teachers(context, hierarchy, data, features)
     with context.timed("annotate"):
         folder = context.run.folder(context.files.annotations.folder)
         precision = backend.annotates_in(compute)
         store = open_store(folder, data, config.execution.shard_size, precision)
         annotated = Annotated(data, levels, for_controls, store, compute)
-        annotate_missing(annotated, backend)
-    return assemble(context, annotated, inputs)
+        _annotate_missing(annotated, backend)
+    return assemble(context, annotated, inputs), features
 
 
 def list_samples(config: Config, compute: Compute | None = None) -> ImageData:
@@ -109,7 +118,7 @@ def make_compute(run: RunSection, execution: ExecutionSection) -> Compute:
     )
 
 
-def train_teachers(
+def _train_teachers(
     context: RunContext, hierarchy: Hierarchy, data: ImageData, features: FeatureCache
 ) -> tuple[list[list[Teacher]], dict[str, list[Teacher]]]:
     """Train the teachers of every level, and those of controls by control."""
@@ -144,7 +153,7 @@ def obtain_levels(
     return found
 
 
-def annotate_missing(annotated: Annotated, backend: Backend) -> None:
+def _annotate_missing(annotated: Annotated, backend: Backend) -> None:
     """Compute the annotations that the store lacks."""
     store, data, compute = annotated.store, annotated.data, annotated.compute
     levels = [*annotated.levels, *annotated.for_controls.values()]

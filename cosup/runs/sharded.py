@@ -9,6 +9,7 @@ what is not there.
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cosup.models.section import HeadSection
 from cosup.models.watch import OnStep
 from cosup.progress import working_on
 from cosup.runs.announce import announce_in_log
-from cosup.runs.assemble import Annotated, Prepared, assemble
+from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Local
 from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
@@ -29,10 +30,9 @@ from cosup.runs.control_stages import Controls
 from cosup.runs.directory import RunDirectory
 from cosup.runs.environment import describe_environment
 from cosup.runs.export import export_student
-from cosup.runs.inputs import student_inputs
 from cosup.runs.labels import STAGE as LABELS
 from cosup.runs.pipeline import computed_on, summarise
-from cosup.runs.prepare import annotate_missing, make_compute, train_teachers
+from cosup.runs.prepare import make_compute, prepare_listed
 from cosup.runs.recorder import open_recorder
 from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.stages import StepLog, round_recipe
@@ -52,9 +52,8 @@ from cosup.sharded.rounds import (
 from cosup.sharded.shards import Shards
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import CheckImages, Executor, LocalExecutor, Samples
-from cosup.teachers.annotate import open_store
 from cosup.teachers.features import FeatureCache
-from cosup.teachers.hierarchy import plan_hierarchy, scopes, speakers
+from cosup.teachers.hierarchy import scopes, speakers
 from cosup.words import percent
 
 log = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def run_sharded(
 
 def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardTask]:
     """Train the teachers; annotate, and extract features of, the listed splits and the shards."""
-    config, backend = context.config, context.backend
+    config = context.config
     compute = make_compute(config.run, config.execution)
     with context.timed("data"):
         data, shards = open_shards(
@@ -148,18 +147,9 @@ def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardTask]:
                     f"no sample of {split} has a label, and sharded runs {why} by them",
                     key="data.splits",
                 )
-    features = backend.begin(config, data, FeatureCache(compute))
-    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
-    with context.timed("features"):
-        inputs = student_inputs(config, data, features)
-    with context.timed("teachers"):
-        levels, _ = train_teachers(context, hierarchy, data, features)
-    with context.timed("annotate"):
-        folder = context.run.folder(context.files.annotations.folder)
-        store = open_store(folder, data, config.execution.shard_size)
-        annotated = Annotated(data, levels, {}, store, compute)
-        annotate_missing(annotated, backend)
-    prepared = assemble(context, annotated, inputs)
+    # Controls are left out, so no teacher is trained for them.
+    alone = replace(context, config=config.model_copy(update={"controls": []}))
+    prepared, features = prepare_listed(alone, data, compute)
     with context.timed("annotate"):
         task = _shard_task(context, prepared, shards, features)
     return prepared, shards, task

@@ -20,7 +20,7 @@ from cosup.files import TEMPORARY, user_cache, write_json
 from cosup.layout import LOCK, MARKER, Layout
 from cosup.manifest import MANIFEST
 from cosup.remote import Place, get, is_uri, join, listing, put, remove, split
-from cosup.remote_copy import ENDED, SESSION
+from cosup.remote_copy import ENDED, SESSION, session_at
 from cosup.secrets import mask
 
 __all__ = ["SESSION", "Staging", "has_content", "run_place", "staging_folder", "staging_root"]
@@ -188,13 +188,8 @@ class Staging:
                 remove(join(self.uri, folder))
 
     def _writer(self) -> str | None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / SESSION
-            if not get(join(self.uri, SESSION), file):
-                return None
-            with suppress(ValueError, KeyError, TypeError):
-                return str(json.loads(file.read_text())["staging"])
-        return ""
+        said = session_at(self.uri)
+        return None if said is None else str(said.get("staging", ""))
 
     def _check_ours(self) -> None:
         if self._writer() != self.identity:

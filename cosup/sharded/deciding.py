@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosup.analysis.decisions import decisions_table
+from cosup.analysis.decisions import decisions_table, someone_right
 from cosup.assigning import assign_fitted
 from cosup.assignment.base import Assigner
 from cosup.assignment.dawid_skene import DawidSkene, Sums
@@ -136,8 +136,7 @@ class DecideShard:
         store.write_probs(products.targets, shard.number, assigned.targets)
         store.write(products.weights, shard.number, {"weight": weights})
         counts = counts_of(decided, truth.labels)
-        best = _best(stream.level.annotations.iter_dense(), truth.labels)
-        counts["best"] = torch.tensor(best)
+        counts["best"] = someone_right(stream.level.annotations, truth.labels).sum()
         text = json.dumps({name: value.tolist() for name, value in counts.items()})
         store.write(products.counts, shard.number, pa.table({"counts": [text]}))
         return counts
@@ -213,13 +212,3 @@ def _stored(table: Any) -> Counts:
     return {
         name: torch.tensor(value, dtype=torch.int64) for name, value in json.loads(text).items()
     }
-
-
-def _best(annotations: Iterator[tuple[slice, Tensor]], labels: Tensor) -> int:
-    """Return how many samples with a known label some teacher annotates correctly."""
-    right = 0
-    for rows, probs in annotations:
-        confidence, answer = probs.max(2)
-        own = labels[rows, None]
-        right += int(((answer == own) & (confidence > 0) & (own >= 0)).any(1).sum())
-    return right

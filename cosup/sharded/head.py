@@ -7,7 +7,6 @@ samples fit into one window it is read once, and every pass shuffles all of them
 then those of `cosup.models.fit`.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,14 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosup.errors import RunError
 from cosup.losses.base import Objective
 from cosup.models.compute import Compute
-from cosup.models.fit import few_threads, predict_heads, weighted_mean
+from cosup.models.fit import HeadMonitor, few_threads, finished, predict_heads, weighted_mean
 from cosup.models.heads import HeadBank, build_heads, head_bank
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.section import HeadSection, TrainingSection
-from cosup.models.watch import OnStep, learning_rate
+from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on
 from cosup.seeds import torch_generator
@@ -148,6 +146,8 @@ def fit_head(
     size = min(training.batch_size, sum(fit.samples.kept))
     batches = fit.samples.batches(size, fit.seed)
     optimizer = build_optimizer(bank, training)
+    monitor = HeadMonitor(training, total, compute)
+    monitor.on_step = on_step
     multiplications = size * bank.weight.numel()
     with few_threads(multiplications), working_on("fitting 1 head: step", total) as advance:
         for step in range(total):
@@ -157,20 +157,15 @@ def fit_head(
             wanted = batch.targets.dense().to(compute.device)[None]
             progress = step / max(1, total - 1)
             losses, metrics = fit.objective(logits, wanted, progress, None)
-            loss = weighted_mean(losses, batch.weights.to(compute.device)[None]).sum()
+            by_head = weighted_mean(losses, batch.weights.to(compute.device)[None])
+            monitor.check(step, by_head, metrics)
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward([loss])
+            torch.autograd.backward([by_head.sum()])
             optimizer.step()
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise RunError(
-                    f"fitting a head: the loss is not finite at step {step + 1} of {total} "
-                    f"(learning rate {training.lr:g}); a smaller training.lr may help"
-                )
-            if on_step is not None:
-                on_step(step + 1, value, {**metrics, **learning_rate(optimizer)})
+            monitor.report(step, bank, optimizer)
             advance(1)
-    return bank.cpu().requires_grad_(False)
+    monitor.end()
+    return finished(bank, training, total)
 
 
 def column_scaling_of(samples: ShardSamples, executor: Executor) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,12 @@ from torch import Tensor
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.data.transforms import Transform, eval_transform
-from cosup.errors import RunError, UserError
+from cosup.errors import UserError
 from cosup.models.classifier import Classifier, build_classifier, predict_network
-from cosup.models.compute import Compute
+from cosup.models.compute import Compute, Precision
 from cosup.models.extraction import Conditions, batch_for, feature_blocks
 from cosup.models.section import BackboneSection
+from cosup.models.weights import check_identity
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import Done, ImageWork, Samples, Work
@@ -60,11 +61,7 @@ class SentTeacher:
     def restore(self, training: Training) -> Teacher:
         """Return the teacher. Raise `RunError` if it differs from the one that was sent."""
         teacher = kind_of(self.spec).restore(self.spec, training, self.state, self.steps)
-        if teacher.identity != self.identity:
-            raise RunError(
-                f"teacher '{self.spec.name}' differs here from the one of the run: the files "
-                "(weights, code) and the versions of libraries must be the same on every node"
-            )
+        check_identity(teacher.identity, self.identity, f"teacher '{self.spec.name}'")
         return teacher
 
 
@@ -122,11 +119,8 @@ class Extract(ImageWork):
     def begin_images(self, compute: Compute) -> Callable[[int, Iterator[Tensor]], Done]:
         """Return the function of a shard's number and its images."""
         backbone = FeatureCache(compute).source(self.section).backbone
-        if self.identity not in (None, backbone.identity):
-            raise RunError(
-                f"backbone '{self.section.name}' differs here from that of the run: its weights "
-                "must be the same on every node"
-            )
+        if self.identity is not None:
+            check_identity(backbone.identity, self.identity, f"backbone '{self.section.name}'")
         (product,) = self.products
         empty = torch.empty(0, backbone.num_features, dtype=torch.float16)
 
@@ -213,9 +207,9 @@ def annotation_works(
 ) -> list[Work[Done]]:
     """Return the work that annotates shards by these teachers, to be done in this order.
 
-    compute: its `batch_size` and device decide the batches and keys. memory: bytes of the weights
-    of the teachers that annotate together. Raise `UserError` for teachers
-    that look their answers up by sample.
+    compute: its `batch_size`, device and precision decide the batches and keys. memory: bytes of
+    the weights of the teachers that annotate together. Raise `UserError` for teachers that look
+    their answers up by sample.
     """
     works: list[Work[Done]] = []
     for group in groups_within(teachers, memory):
@@ -223,9 +217,12 @@ def annotation_works(
     return works
 
 
-def annotation_product(teacher: Teacher, samples: Samples) -> Product:
-    """Return the product of a teacher's annotations."""
-    about = (FORMAT, teacher.identity, teacher.reads, samples.key)
+def annotation_product(
+    teacher: Teacher, samples: Samples, precision: Precision = "float32"
+) -> Product:
+    """Return the product of a teacher's annotations, by networks in this precision."""
+    about = [FORMAT, teacher.identity, teacher.reads, samples.key]
+    about += [precision] if precision != "float32" else []
     return Product.of(ANNOTATIONS, teacher.name, *about)
 
 
@@ -290,7 +287,7 @@ def _group_works(
     first, names = group[0], ", ".join(teacher.name for teacher in group)
     name = f"annotations by {names}"
     sent = tuple(map(SentTeacher.of, group))
-    products = tuple(annotation_product(teacher, samples) for teacher in group)
+    products = tuple(annotation_product(teacher, samples, compute.precision) for teacher in group)
     if isinstance(first, FeatureTeacher):
         cache = first.source.cache
         extract = extract_work(first.source.section, samples, cache, compute.device)

@@ -6,22 +6,21 @@ process that drives it does not grow with the number of samples. What is in the 
 computed again, so a round that was interrupted goes on where it was.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from cosup.assignment.base import Assigner
 from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
-from cosup.errors import Mistakes, UserError
+from cosup.errors import UserError, raise_all
 from cosup.losses.base import Objective
 from cosup.models.compute import Compute
 from cosup.models.fit import predict_heads
 from cosup.models.heads import HeadBank, head_bank, text_heads
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.models.watch import OnStep
+from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 from cosup.settings import registered_name
@@ -92,33 +91,26 @@ class ShardRecipe:
 
     def check(self) -> None:
         """Raise `UserError` for what cannot be done shard by shard."""
-        mistakes = Mistakes()
+        raise_all(self._problems())
+
+    def _problems(self) -> Iterator[UserError]:
         if self.assigner.fuses:
-            mistakes.add(
-                [
-                    UserError(
-                        "cannot be {value} with data.sharded, as it holds answers of all samples",
-                        key="rounds.assignment",
-                        value=registered_name(ASSIGNERS, self.assigner),
-                        allowed="dawid_skene, gate, agreement and others that do not fuse sources",
-                    )
-                ]
+            yield UserError(
+                "cannot be {value} with data.sharded, as it holds answers of all samples",
+                key="rounds.assignment",
+                value=registered_name(ASSIGNERS, self.assigner),
+                allowed="dawid_skene, gate, agreement and others that do not fuse sources",
             )
         for name, each in zip(self.filters.names, self.filters.filters, strict=True):
             if each.needs_all or "labels" in each.needs:
-                mistakes.add(
-                    [
-                        UserError(
-                            "cannot have the filter {value} as it is set with data.sharded, where "
-                            "each sample is judged alone and without its label",
-                            key="rounds.consistency",
-                            value=name,
-                            allowed="teacher_student with mode: mask, confidence without "
-                            "keep_share, local_global against: coarser, unanimity",
-                        )
-                    ]
+                yield UserError(
+                    "cannot have the filter {value} as it is set with data.sharded, where each "
+                    "sample is judged alone and without its label",
+                    key="rounds.consistency",
+                    value=name,
+                    allowed="teacher_student with mode: mask, confidence without keep_share, "
+                    "local_global against: coarser, unanimity",
                 )
-        mistakes.raise_all()
 
 
 @dataclass(frozen=True)
@@ -217,7 +209,7 @@ def _run_round(
     )
     bank = fit_head(fit, executor, compute, on_step)
     head = {name: value.cpu() for name, value in bank.state_dict().items()}
-    predictions = Product.of(PREDICTIONS, f"round-{number}", about, _digest(head))
+    predictions = Product.of(PREDICTIONS, f"round-{number}", about, hash_tensors(head))
     predict = PredictShard(store, level.features, predictions, head)
     work = FunctionWork(f"predictions of round {number}", predict)
     for _ in executor.run(work, store.missing(predictions, task.shards)):
@@ -264,17 +256,9 @@ def _about(stream: ShardStream, recipe: ShardRecipe, assigner: Assigner) -> str:
             level.scopes.names,
             products,
             assigner,
-            _digest(assigner.state_dict()),
+            hash_tensors(assigner.state_dict()),
             chain.names,
             chain.filters,
             recipe.hard,
         )
     )
-
-
-def _digest(state: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + content.numpy().tobytes())
-    return digest.hexdigest()

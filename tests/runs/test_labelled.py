@@ -20,7 +20,8 @@ from cosup.losses import CrossEntropy, Objective
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance, Update, folds_of
 from cosup.rounds import run_rounds, with_labelled
-from cosup.runs.choose_weight import WEIGHTS, pick
+from cosup.runs.choose import pick, standings
+from cosup.runs.choose_weight import WEIGHTS
 
 TREE: dict[str, Any] = {
     "run": {"name": "labelled", "loggers": []},
@@ -111,9 +112,10 @@ def test_team_and_student_are_combined_by_cross_fitted_predictions(run: cosup.Ru
 def test_pick_takes_the_smallest_weight_within_noise() -> None:
     right = torch.zeros(3, 100, dtype=torch.float64)
     right[0, :50], right[1, :80], right[2, :81] = 1, 1, 1
-    assert pick(right) == 2  # one sample more, in the same ones: no noise between them
+    # One sample more, beside the same ones: there is no noise between them.
+    assert pick(*standings(right), [True] * 3) == 2
     right[2, 40:81], right[2, 60:] = 1, 0
-    assert pick(right) == 1
+    assert pick(*standings(right), [True] * 3) == 1
 
 
 @pytest.mark.parametrize(
