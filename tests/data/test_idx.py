@@ -111,6 +111,21 @@ def test_every_image_in_every_rotation(idx_folder: Path) -> None:
             np.testing.assert_array_equal(pixels(found, domain * 24 + number), image)
 
 
+def test_rotations_are_of_the_images_that_are_there_now(idx_folder: Path) -> None:
+    """Rotated images of a listing are kept for the next one, if it has the same images."""
+    settings = {"part": "test", "rotations": [30, 60]}
+    first, again = (load(idx_folder, **settings) for _ in range(2))
+    (file,) = idx_folder.glob("t10k-images*")
+    write_idx(file, read_idx(file, 3)[:, ::-1])
+    other = load(idx_folder, **settings)
+    for number in range(len(first.table)):
+        np.testing.assert_array_equal(pixels(first, number), pixels(again, number))
+        turned = Image.fromarray(pixels(load(idx_folder, part="test"), number % 6))
+        expected = turned.rotate(30 if number < 6 else 60, Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(pixels(other, number), np.asarray(expected))
+        assert (pixels(first, number) != pixels(other, number)).any()
+
+
 def test_a_single_rotation_is_a_domain_too(idx_folder: Path) -> None:
     found = load(idx_folder, part="test", rotations=[90])
     assert found.domains == ("rot90",)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # configs are checked against sources, and that must not need
 SPLITS = ("teacher_train", "student_train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation"}
 """Other names of splits in sources, and what they mean; `train` is for teachers and student."""
+KEPT_BYTES = 2**25
+"""Rotated images of at most this size in all are kept in memory for the next listing."""
 TABLE_COLUMNS = ("sample_id", "label", "domain", "group", "split", "image")
 
 
@@ -236,7 +239,24 @@ def _angle_names(angles: Sequence[float]) -> list[str]:
 
 
 def _rotated_pixels(pixels: NDArray[np.uint8], angles: Sequence[float]) -> NDArray[np.uint8]:
-    """Return [A * N, H, W] from [N, H, W]; quarter turns of square images only move pixels."""
+    """Return [A * N, H, W] from [N, H, W]; it may be read-only."""
+    if len(angles) * pixels.nbytes > KEPT_BYTES:
+        return _rotate(pixels, angles)
+    return _kept_pixels(pixels.tobytes(), pixels.shape, tuple(angles))
+
+
+@lru_cache(maxsize=4)
+def _kept_pixels(
+    content: bytes, shape: tuple[int, ...], angles: tuple[float, ...]
+) -> NDArray[np.uint8]:
+    """Return the rotated pixels of a small set, made once: every run lists its samples twice."""
+    turned = _rotate(np.frombuffer(content, np.uint8).reshape(shape), angles)
+    turned.flags.writeable = False
+    return turned
+
+
+def _rotate(pixels: NDArray[np.uint8], angles: Sequence[float]) -> NDArray[np.uint8]:
+    """Rotate one by one; quarter turns of square images only move pixels."""
     turned = np.empty((len(angles), *pixels.shape), np.uint8)  # filled in place to save memory
     for angle, copies in zip(angles, turned, strict=True):
         for image, copy in zip(pixels, copies, strict=True):

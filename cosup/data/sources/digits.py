@@ -1,6 +1,7 @@
 """The UCI handwritten digits that scikit-learn ships, in several rotations."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,22 @@ class Digits(Source):
 
     def load(self) -> Collection:
         """List all scans, rotation by rotation."""
-        scans, labels = _scans()
-        scans = (scans.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-        # Enlarged before the rotation: rotating 8 x 8 pixels by 30 degrees causes strong aliasing.
-        large = [
-            Image.fromarray(scan).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for scan in scans
-        ]
-        upright = collect(
-            Columns([f"{scan:04d}" for scan in range(len(large))], labels),
-            ArrayImages("digits", np.stack([np.asarray(image) for image in large])),
-            CLASSES,
-        )
-        return rotated(upright, self.rotations)
+        pixels, labels = _upright()
+        columns = Columns([f"{scan:04d}" for scan in range(len(pixels))], labels)
+        found = collect(columns, ArrayImages("digits", pixels), CLASSES)
+        return rotated(found, self.rotations)
+
+
+@cache
+def _upright() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels [n, 32, 32] and labels [n]. A run lists its samples twice, so they are kept."""
+    scans, labels = _scans()
+    scans = (scans.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    # Enlarged before the rotation: rotating 8 x 8 pixels by 30 degrees causes strong aliasing.
+    large = [Image.fromarray(scan).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for scan in scans]
+    pixels = np.stack([np.asarray(image) for image in large])
+    pixels.flags.writeable = labels.flags.writeable = False
+    return pixels, labels
 
 
 def _scans() -> tuple[NDArray[Any], NDArray[Any]]:
