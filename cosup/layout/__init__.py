@@ -139,8 +139,10 @@ class AnnotationFiles:
             return
         there = {shard.path for shard in self.shards(split, teacher)}
         for number in range(min(count, samples)):
-            if (path := self.shard(split, teacher, number).path) not in there:
-                raise damaged(path, "the file is gone")
+            shard = self.shard(split, teacher, number)
+            if shard.path not in there:
+                shard.check()
+                raise damaged(shard.path, "the file is gone")
 
 
 @dataclass(frozen=True)
