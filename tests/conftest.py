@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:  # set before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.fsync = lambda handle: None  # no test cuts the power, and it takes a second per run
+
 # What the command line prints depends on them.
 for name in ("COLUMNS", "COSUP_LOG_LEVEL"):
     os.environ.pop(name, None)

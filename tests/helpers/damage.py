@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from safetensors.torch import load_file
 
 HOWS = ("cut", "flipped", "removed")
@@ -64,7 +65,10 @@ def content(path: Path) -> Any:
         table = pd.read_parquet(path)
         return [list(table), table.drop(columns="seconds", errors="ignore").to_csv()]
     if path.suffix == ".safetensors":
-        return {name: (t.dtype, t.tolist()) for name, t in sorted(load_file(path).items())}
+        return {
+            name: (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes())
+            for name, t in load_file(path).items()
+        }
     if path.suffix == ".json":
         return without_times(json.loads(path.read_text()))
     if path.suffix == ".jsonl":

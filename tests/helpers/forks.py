@@ -148,6 +148,7 @@ class Server:
         os.environ.update({k: v for k, v in environment.items() if k.startswith("OMP_")})
         for name in PRELOADED:
             importlib.import_module(name)
+        os.fsync = lambda handle: None  # as in conftest.py
         gc.freeze()  # so that garbage collection in forks does not copy pages
         self.preloaded = True
 
