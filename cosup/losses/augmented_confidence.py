@@ -63,6 +63,8 @@ def balanced_labels(log_student: Tensor, targets: Tensor) -> Tensor:
     log_student, targets: [..., B, C]. Each sample proposes its most probable class. A class with
     more proposals than places rejects the least probable ones, which then propose their next class.
     A sample without an annotation (its target is all zero) takes no place; its label is arbitrary.
+    Classes with probability 0, and those of a sample whose probabilities are not numbers, are
+    proposed last: every annotated sample needs a place.
     """
     heads, samples, classes = _three(log_student).shape
     answers = answered(targets).reshape(-1)
@@ -71,7 +73,10 @@ def balanced_labels(log_student: Tensor, targets: Tensor) -> Tensor:
     places = torch.bincount(taught, minlength=heads * classes)
     # A class without places rejects all proposals, which would only cost iterations.
     closed = (places == 0).reshape(heads, 1, classes)
-    scores = _three(log_student).masked_fill(closed, -torch.inf).reshape(-1, classes)
+    # -inf is only for classes that have rejected the sample.
+    least = torch.finfo(log_student.dtype).min
+    scores = _three(log_student).nan_to_num(nan=least, neginf=least)
+    scores = scores.masked_fill(closed, -torch.inf).reshape(-1, classes)
     while True:
         best, choice = scores.max(-1)
         proposed = head + choice

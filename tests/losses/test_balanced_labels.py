@@ -1,12 +1,14 @@
 """The student's own labels keep the teacher's class balance, as in Burns et al."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosup.losses import AugmentedConfidence
 from cosup.losses.augmented_confidence import balanced_labels
+from cosup.losses.base import log_probs
 
 
 @settings(max_examples=40, deadline=None)
@@ -40,6 +42,24 @@ def test_abstentions_take_no_place() -> None:
     assert balanced_labels(student, targets)[1:].tolist() == [0, 1]
     losses, _ = AugmentedConfidence(balanced=True)(student, targets, 1.0)
     assert losses[0] == 0
+
+
+@pytest.mark.parametrize("nothing", [-torch.inf, torch.nan])
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 30)])
+def test_logits_of_minus_infinity_take_the_places_that_are_left(
+    nothing: float, rows: slice
+) -> None:
+    """A student that rules classes out, or overflows, must not stop the training in this loop."""
+    logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(2))
+    logits[rows, 1:] = nothing
+    taught = torch.arange(30) % 4
+    labels = balanced_labels(log_probs(logits), torch.eye(4)[taught])
+    assert torch.bincount(labels, minlength=4).equal(torch.bincount(taught, minlength=4))
+
+
+def test_a_class_of_probability_0_comes_after_all_others() -> None:
+    log_student = torch.tensor([[0.5, 0.0, 0.5], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]]).log()
+    assert balanced_labels(log_student, torch.eye(3)).tolist() == [1, 0, 2]
 
 
 def test_a_student_that_agrees_keeps_its_labels() -> None:
