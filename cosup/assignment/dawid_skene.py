@@ -100,8 +100,8 @@ class DawidSkene(DawidSkeneSettings, Assigner):
             nonlocal before
             # Only the log-rates are read now, and matrices of many classes and teachers are large.
             self.confusion_ = None
-            likelihood = self._learn(collect())
-            gain, before = likelihood - before, likelihood
+            posterior = self._learn(collect())
+            gain, before = posterior - before, posterior
             return gain
 
         converge(step, self.iterations, self.tolerance)
@@ -180,15 +180,28 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         return None if counts is None else Sums(counts, frequency, likelihood, samples)
 
     def _learn(self, found: Sums | None) -> float:
-        """Run the M-step, which uses up the sums; return the mean log-likelihood before it."""
+        """Run the M-step, which uses up the sums; return the log-posterior of the parameters
+        before it, per sample.
+
+        EM with smoothed counts climbs the posterior, up to a constant, while the likelihood alone
+        can fall (Dempster, Laird and Rubin, 1977, section 3).
+        """
         if found is None or not found.samples:
             raise UserError("assigner dawid_skene: there is no sample to learn from")
+        posterior = (found.likelihood + self._log_prior()) / found.samples
         self._log_rates = None
         counts, found.counts = found.counts, found.counts[:0]
         confusion = _confusion(counts.add_(self.smoothing))
         del counts
         self._set_state(confusion, (found.frequency / found.samples).float())
-        return found.likelihood / found.samples
+        return posterior
+
+    def _log_prior(self) -> float:
+        """Return the log-density of the confusion matrices under the Dirichlet prior to which
+        `smoothing` amounts (each parameter 1 + smoothing), up to a constant; 0 before the first."""
+        if self._log_rates is None or not self.smoothing:
+            return 0.0
+        return self.smoothing * float(self._log_rates.sum(dtype=torch.float64))
 
     def _expect(self, evidence: Evidence) -> tuple[Tensor, float]:
         """Return the posterior [n, C] (at first the mean vote) and the batch's log-likelihood."""

@@ -173,7 +173,8 @@ class DawidSkeneSettings(AssignerSettings):
     """Maximum number of EM iterations. Each one reads all annotations, and takes N T C^2
     multiplications when they are soft."""
     tolerance: float = 1e-4
-    """Stop when the mean log-likelihood per sample (nats) increases by less."""
+    """Stop when the log-posterior of the confusion matrices, per sample (nats), increases by less;
+    without smoothing it is the log-likelihood."""
     annotations: Literal["soft", "hard"] = "soft"
     """Use the probabilities of an annotation, or its most probable class only."""
     student_prior: bool = False

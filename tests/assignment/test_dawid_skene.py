@@ -85,6 +85,38 @@ def test_posterior_with_the_student_as_prior_is_bayes_rule() -> None:
     np.testing.assert_allclose(got[heard], score, atol=1e-5)
 
 
+def _log_posterior(model: DawidSkene, labels: np.ndarray) -> float:
+    """Log-likelihood plus log-density of the Dirichlet prior (up to a constant) per sample."""
+    state = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    rates, joint = state["confusion"], np.log(state["prior"]) + np.zeros((len(labels), 4))
+    for teacher, said in enumerate(labels.T):
+        joint[said >= 0] += np.log(rates[teacher][:, said[said >= 0]].T)
+    likelihood = np.logaddexp.reduce(joint, axis=1).sum()
+    return float(likelihood + model.smoothing * np.log(rates).sum()) / len(labels)
+
+
+def test_em_goes_on_while_the_posterior_climbs() -> None:
+    """With few samples and a smoothing of 1 the likelihood falls at first, and the posterior does
+    not: the smoothed M-step climbs the latter."""
+    labels, _ = _annotators(samples=20, seed=2)
+    evidence, scopes = _evidence(labels), Scopes.of([None] * 4, 4)
+
+    def after(iterations: int, tolerance: float) -> float:
+        model = DawidSkene(iterations, tolerance, smoothing=1.0)
+        model.fit([evidence], scopes)
+        return _log_posterior(model, labels)
+
+    # Each number of iterations is a fit of its own, from the same start.
+    climbed = np.array([after(iterations, 0.0) for iterations in range(1, 40)])
+    gains = np.diff(climbed)
+    assert gains.min() > -1e-6
+    enough = int((gains < 1e-4).argmax())
+    assert 10 < enough < 30
+    stopped = after(60, 1e-4)
+    # It ends at the first step that gains less, give or take the step that measures it.
+    assert climbed[enough - 1] <= stopped <= climbed[enough + 2]
+
+
 def test_it_finds_the_better_annotators_without_labels() -> None:
     labels, truth = _annotators()
     evidence = _evidence(labels)
