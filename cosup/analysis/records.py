@@ -34,7 +34,7 @@ class RunTeacher:
     """A teacher of the hierarchy.
 
     classes, domains: its scope, as indices of the run's classes and domains; None: all. steps:
-    optimizer steps of its training in this run.
+    optimizer steps of its training in this run. temperature: that calibrates it; 1 does nothing.
     """
 
     name: str
@@ -43,6 +43,7 @@ class RunTeacher:
     classes: tuple[int, ...] | None
     domains: tuple[int, ...] | None
     steps: int
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -387,7 +388,13 @@ class Run:
             None if found[key] is None else tuple(found[key]) for key in ("classes", "domains")
         ]
         return RunTeacher(
-            name, int(found["level"]), found["kind"], scope[0], scope[1], found["steps"]
+            name,
+            int(found["level"]),
+            found["kind"],
+            scope[0],
+            scope[1],
+            found["steps"],
+            float(found.get("temperature", 1.0)),
         )
 
     @cached_property

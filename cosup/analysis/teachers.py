@@ -122,8 +122,19 @@ def scope_in_words(teacher: RunTeacher, classes: list[str], domains: list[str]) 
 
 def teachers_sentence(run: Run, table: pd.DataFrame) -> str:
     """Compare the specialists inside and outside their scopes with the best generalist; tell what
-    teachers with classes of their own give to others."""
-    return _accuracies_in_words(table) + _left_out(run)
+    teachers with classes of their own give to others, and how teachers are calibrated."""
+    return _accuracies_in_words(table) + _left_out(run) + _calibrated(run)
+
+
+def _calibrated(run: Run) -> str:
+    """Return the temperatures of teachers that are calibrated, if any is."""
+    found = [(one.name, one.temperature) for one in run.teachers if one.temperature != 1]
+    parts = [f"{temperature:.2f} of {name}" for name, temperature in found]
+    text = (
+        " Their logits are divided by temperatures fitted to held-out labels: "
+        f"{words.listed(parts)} (above 1: surer than right)."
+    )
+    return text if parts else ""
 
 
 def _left_out(run: Run) -> str:

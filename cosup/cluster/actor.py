@@ -41,7 +41,7 @@ from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.teachers.train import kind_of, train_group
+from cosup.teachers.train import restored, train_group
 
 __all__ = [
     "Arrays",
@@ -160,7 +160,7 @@ class PoolActor:
         section = self.setup.config.teachers
         training = Training(section, self.data, self._seed, self.features, record, folder)
         trained = [
-            TrainedTeacher(teacher.spec, teacher.steps, teacher.identity, pack(teacher.state()))
+            TrainedTeacher(teacher.spec, teacher.steps, teacher.identity, pack(teacher.tensors()))
             for teacher in train_group(specs, training)
         ]
         return trained, losses
@@ -230,8 +230,8 @@ class PoolActor:
     def _restore(self, remote: RemoteTeacher) -> Teacher:
         section = self.setup.config.teachers
         training = Training(section, self.data, self._seed, self.features)
-        kind = kind_of(remote.spec)
-        teacher = kind.restore(remote.spec, training, unpack(ray.get(remote.state)), remote.steps)
+        tensors = unpack(ray.get(remote.state))
+        teacher = restored(remote.spec, training, tensors, remote.steps)
         check_identity(teacher.identity, remote.identity, f"teacher '{remote.spec.name}'")
         return teacher
 

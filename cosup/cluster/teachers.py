@@ -27,7 +27,7 @@ from cosup.teachers.features import RemoteExtraction
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
-from cosup.teachers.train import kind_of, load_group, save_group
+from cosup.teachers.train import kind_of, load_group, restored, save_group
 
 __all__ = ["annotate_with_pool", "features_by_pool", "train_groups"]
 
@@ -66,8 +66,7 @@ def _store_trained(
     """Store a group of teachers and report its losses, as if it had been trained here."""
     teachers = []
     for found in trained:
-        kind = kind_of(found.spec)
-        teacher = kind.restore(found.spec, training, unpack(found.state), found.steps)
+        teacher = restored(found.spec, training, unpack(found.state), found.steps)
         check_identity(teacher.identity, found.identity, f"teacher '{found.spec.name}'")
         teachers.append(teacher)
     for record in losses:
@@ -124,7 +123,7 @@ def _shard_items(
         if not any(missing[teacher.name][split] for teacher in group for split in ANNOTATED):
             continue
         remote = tuple(
-            RemoteTeacher(t.spec, t.steps, t.identity, weight_bytes(t), ray.put(pack(t.state())))
+            RemoteTeacher(t.spec, t.steps, t.identity, weight_bytes(t), ray.put(pack(t.tensors())))
             for t in group
         )
         for split in ANNOTATED:

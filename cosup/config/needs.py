@@ -24,7 +24,8 @@ def wants_teacher_train(teachers: TeachersSection, rounds: RoundsSection) -> boo
     """Return whether a run needs the split teacher_train.
 
     It is the labelled samples that teachers are trained on (as is, for comparison, the student of
-    the control `labels`), and from which an assigner learns what a teacher has seen.
+    the control `labels`), from which an assigner learns what a teacher has seen, and by which
+    teachers are calibrated.
     """
     reads = rounds.labelled or "provenance" in assigner_needs(teachers, rounds)
-    return teachers.trains_on_labels or reads
+    return teachers.trains_on_labels or reads or teachers.calibrate is not None

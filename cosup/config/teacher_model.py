@@ -195,12 +195,14 @@ DEFAULT_TRAINING = TrainingSection(steps=1000)
 class TeacherSetup:
     """The model and the training of a teacher of the hierarchy.
 
-    model_key, training_key: where they stand in the config, for errors. Setups are equal if model
-    and training are.
+    calibrate, calibration_share: as in `teachers`. model_key, training_key: where they stand in the
+    config, for errors. Setups are equal if everything else is.
     """
 
     model: TeacherModelSection = DEFAULT_MODEL
     training: TrainingSection = DEFAULT_TRAINING
+    calibrate: Literal["temperature"] | None = None
+    calibration_share: float = 0.2
     model_key: str = field(default="teachers.model", compare=False)
     training_key: str = field(default="teachers.training", compare=False)
 

@@ -75,6 +75,12 @@ class TeachersSection(Section):
     """The model of each of them that has none of its own."""
     training: TrainingSection = DEFAULT_SETUP.training
     """The training of each of them that has none of its own; the budget is per teacher."""
+    calibrate: Literal["temperature"] | None = None
+    """`temperature`: divide the logits of each teacher of the hierarchy by a temperature that is
+    fitted to labels it was not trained on: those of validation, or else a part of teacher_train."""
+    calibration_share: float = Field(default=0.2, gt=0, le=0.5)
+    """`calibrate` without labels in validation: the share of teacher_train (of its groups) that no
+    teacher is trained on. Half of the labels is much for one number each."""
     external: list[ExternalSection] = []
     """External teachers, each an annotation table or a simulated annotator."""
 
@@ -82,6 +88,13 @@ class TeachersSection(Section):
     def _somebody(self) -> "TeachersSection":
         if self.hierarchy is None and not self.external:
             raise UserError("no teacher: give a hierarchy, or external annotations")
+        if self.hierarchy is None and self.calibrate is not None:
+            raise UserError(
+                "calibrates teachers of the hierarchy, and all of these are external",
+                key="calibrate",
+                value=self.calibrate,
+                allowed="null",
+            )
         return self
 
     @model_validator(mode="after")
@@ -127,7 +140,7 @@ class TeachersSection(Section):
 
         level, position: its place in `hierarchy.teachers`.
         """
-        common = TeacherSetup(self.model, self.training)
+        common = TeacherSetup(self.model, self.training, self.calibrate, self.calibration_share)
         if self.hierarchy is None or self.hierarchy.teachers is None:
             return common
         own, key = self.hierarchy.teachers[level][position], TEACHER_KEY.format(level, position)

@@ -207,6 +207,7 @@ class TeacherRecord(Object):
     steps: int
     identity: str
     recipe: str
+    temperature: float = 1.0
 
 
 class Annotated(Object):

@@ -55,7 +55,7 @@ class TeacherRecord:
     coverage on the samples by which the best teacher is chosen (`MeasuredTeachers.chosen_on`); None
     if it cannot be told. simulated: made from the true labels.
     outside: the mean probability that it gives to what is not in its scope; None if it knows
-    nothing else.
+    nothing else. temperature: by which it is calibrated; None if it is not.
     """
 
     name: str
@@ -68,6 +68,7 @@ class TeacherRecord:
     chosen_coverage: float | None
     simulated: bool = False
     outside: float | None = None
+    temperature: float | None = None
 
 
 def score(probs: ProbTable, labels: Tensor) -> Score:
@@ -122,6 +123,7 @@ def teacher_records(
             chosen_coverage=chosen[name].coverage if chosen[name].samples else None,
             simulated=teacher.spec.simulated,
             outside=(outside or {}).get(name),
+            temperature=None if teacher.spec.setup.calibrate is None else teacher.temperature,
         )
         for place, (name, teacher) in enumerate(teachers.items())
     )

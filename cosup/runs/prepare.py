@@ -150,6 +150,10 @@ def obtain_levels(
             log.info("teacher %s: trained for %d steps", teacher.name, teacher.steps)
         else:
             log.debug("teacher %s: there already", teacher.name)
+        if teacher.temperature != 1:
+            log.info(
+                "teacher %s: calibrated by temperature %.3g", teacher.name, teacher.temperature
+            )
     return found
 
 

@@ -24,7 +24,7 @@ from cosup.teachers.base import ImageTeacher, Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import FEATURES_PER_BATCH, FeatureTeacher
-from cosup.teachers.train import kind_of
+from cosup.teachers.train import restored
 
 __all__ = [
     "Annotate",
@@ -55,12 +55,12 @@ class SentTeacher:
     @staticmethod
     def of(teacher: Teacher) -> "SentTeacher":
         """Return what restores a teacher elsewhere."""
-        state = {name: tensor.detach().cpu() for name, tensor in teacher.state().items()}
+        state = {name: tensor.detach().cpu() for name, tensor in teacher.tensors().items()}
         return SentTeacher(teacher.spec, teacher.steps, teacher.identity, state)
 
     def restore(self, training: Training) -> Teacher:
         """Return the teacher. Raise `RunError` if it differs from the one that was sent."""
-        teacher = kind_of(self.spec).restore(self.spec, training, self.state, self.steps)
+        teacher = restored(self.spec, training, self.state, self.steps)
         check_identity(teacher.identity, self.identity, f"teacher '{self.spec.name}'")
         return teacher
 

@@ -27,10 +27,10 @@ from cosup.student.schema import TeamFeatures, TeamFile, TeamTeacher, read_about
 from cosup.student.stored import backbone_in
 from cosup.student.team_folder import ASSIGNER, FEATURES, FORMAT, SETTINGS
 from cosup.teachers.annotate import annotate_by_name
-from cosup.teachers.base import Teacher, Training
+from cosup.teachers.base import TEMPERATURE, Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes
-from cosup.teachers.train import kind_of
+from cosup.teachers.train import restored
 from cosup.teachers.trusted import check_teacher_from_elsewhere
 from cosup.team import Answering, Exponents, ask_team, combine
 
@@ -176,7 +176,7 @@ class _Loader:
             source = self.training.features.source(spec.model.features)
             _check_weights(source.backbone, entry.backbone, self.folder)
         state = {} if entry.weights is None else self._state(entry.weights, spec, entry.hash)
-        return kind_of(spec).restore(spec, self.training, state, entry.steps)
+        return restored(spec, self.training, state, entry.steps)
 
     def _state(self, file: str, spec: TeacherSpec, expected: str | None) -> dict[str, Tensor]:
         state = read_tensors(self.folder / file, self.folder.parent)
@@ -184,7 +184,8 @@ class _Loader:
             problem = f"{file} has other weights than those of teacher '{spec.name}'"
             raise UserError(problem, where=str(self.folder))
         if spec.model.traits.kind in LINEAR:
-            check_head(state, self.folder / file, len(self.about.classes))
+            head = {name: part for name, part in state.items() if name != TEMPERATURE}
+            check_head(head, self.folder / file, len(self.about.classes))
         return state
 
     def _backbone(self, about: TeamFeatures | None) -> Backbone | None:

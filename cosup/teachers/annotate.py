@@ -12,7 +12,8 @@ from cosup.data.table import ImageData
 from cosup.models.compute import Compute, Precision
 from cosup.probabilities import ProbTable
 from cosup.progress import Advance, working_on
-from cosup.teachers.base import SampleRows, Teacher
+from cosup.teachers.base import Teacher
+from cosup.teachers.rows import SampleRows
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
 from cosup.words import percent
@@ -112,7 +113,7 @@ def groups_within(teachers: Sequence[Teacher], memory: float) -> list[list[Teach
 
 def weight_bytes(teacher: Teacher) -> int:
     """Return the bytes of a teacher's weights, as it holds them."""
-    return sum(tensor.nbytes for tensor in teacher.state().values())
+    return sum(tensor.nbytes for tensor in teacher.tensors().values())
 
 
 def _annotate_group(
@@ -185,7 +186,7 @@ class _Answers:
 
     def add(self, batch: Tensor) -> None:
         """Annotate a batch."""
-        self._held.append(self.teacher.annotate_on_device(batch))
+        self._held.append(self.teacher.answer(batch))
         if sum(probs.nbytes for probs in self._held) >= self.held_bytes:
             self._copy()
 

@@ -9,9 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.config.teachers import TeachersSection
@@ -19,15 +17,14 @@ from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import Transform
 from cosup.errors import UserError
-from cosup.losses.base import Loss, Metrics
+from cosup.losses.base import Loss, Metrics, tempered
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.weights import hash_tensors
-from cosup.seeds import numpy_generator
 from cosup.settings.teachers import TeacherTraits
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.words import listed, noun
+from cosup.teachers.rows import SampleRows, training_rows
 
 __all__ = [
     "ImageTeacher",
@@ -46,8 +43,8 @@ __all__ = [
 ROWS_PER_BATCH = 4096
 """Rows at a time of teachers that look their answers up."""
 
-SampleRows = NDArray[np.int64]
-"""[N] row numbers of the sample table."""
+TEMPERATURE = "calibration.temperature"
+"""The name of a teacher's temperature among its tensors."""
 
 OnTeacherStep = Callable[[str, int, float, int], None]
 """Called after every training step: the name of the teacher, the step from 1, the loss, and the
@@ -96,6 +93,8 @@ class Teacher(TeacherTraits, ABC):
         self.spec = spec
         self.num_classes = num_classes
         self.steps = steps
+        self.temperature = 1.0
+        """Divides its logits in `answer`; fitted to held-out labels (`teachers.calibrate`)."""
 
     @classmethod
     @abstractmethod
@@ -141,6 +140,10 @@ class Teacher(TeacherTraits, ABC):
         """Return `annotate` on the device that it is computed on, which need not be waited for."""
         return self.annotate(inputs)
 
+    def answer(self, inputs: Tensor) -> Tensor:
+        """Return its annotations [B, C], at its temperature, on the device."""
+        return tempered(self.annotate_on_device(inputs), self.temperature)
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Return embeddings [B, D] float32 on the CPU: the inputs of its last layer.
 
@@ -171,6 +174,12 @@ class Teacher(TeacherTraits, ABC):
         """Return its weights; empty for kinds without `has_weights`."""
         return {}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored and sent of it: its weights, and its temperature if it has one."""
+        if self.temperature == 1:
+            return self.state()
+        return {**self.state(), TEMPERATURE: torch.tensor([self.temperature], dtype=torch.float64)}
+
     @property
     def name(self) -> str:
         """Its name in tables, files and reports."""
@@ -187,14 +196,14 @@ class Teacher(TeacherTraits, ABC):
 
     @cached_property
     def identity(self) -> str:
-        """A hash of its kind, inputs, classes and weights."""
+        """A hash of its kind, inputs, classes, weights and temperature."""
         about = [
             self.kind,
             self.reads,
             self.num_classes,
             self.spec.classes,
             self.origin(),
-            hash_tensors(self.state()),
+            hash_tensors(self.tensors()),
         ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
@@ -233,50 +242,6 @@ class RowTeacher(Teacher):
         """Yield row numbers [B]."""
         for start in range(0, len(rows), ROWS_PER_BATCH):
             yield torch.from_numpy(rows[start : start + ROWS_PER_BATCH])
-
-
-def training_rows(
-    spec: TeacherSpec, data: ImageData, among: SampleRows | None = None
-) -> SampleRows:
-    """Return the rows of teacher_train in a teacher's scope, judged by their given labels.
-
-    among: rows of teacher_train to choose from; None: all. A bootstrap sample (`spec.bootstrap`)
-    has some of them several times, in order. Raises `UserError` if there are none, or none of a
-    class of the scope.
-    """
-    if among is None:
-        check_classes(spec, data)
-    rows = data.rows("teacher_train") if among is None else among
-    labels, domains = data.given(rows), data.truth(rows).domains
-    inside = np.ones(len(rows), dtype=bool)
-    for members, found in ((spec.classes, labels), (spec.domains, domains)):
-        if members is not None:
-            inside &= np.isin(found.numpy(), members)
-    if not inside.any():
-        problem = "no sample of teacher_train is in its scope"
-        raise UserError(problem, where=f"teacher '{spec.name}'")
-    own: SampleRows = rows[inside]
-    if spec.bootstrap is None:
-        return own
-    drawn = numpy_generator(spec.bootstrap, "bootstrap").integers(len(own), size=len(own))
-    return own[np.sort(drawn)]
-
-
-def check_classes(spec: TeacherSpec, data: ImageData) -> None:
-    """Raise `UserError` for a class of a teacher's scope without a sample in teacher_train."""
-    lacking = data.lacking_classes("teacher_train")
-    own = lacking if spec.classes is None else [c for c in lacking if c in spec.classes]
-    if own:
-        names = [f"'{data.classes[c]}'" for c in own]
-        splits = data.table.loc[data.table["label"] == own[0], "split"].value_counts()
-        where = [f"{count} in {split or 'no split'}" for split, count in splits.items()]
-        raise UserError(
-            f"it is trained on teacher_train, which has no sample of "
-            f"{noun(len(names), 'class')} {listed(names)} (samples of {names[0]}: "
-            f"{listed(where) if where else 'none'})",
-            key="data.splits",
-            where=f"teacher '{spec.name}'",
-        )
 
 
 def masked_softmax(logits: Tensor, support: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ class LiveTeachers(nn.Module):
         self.frozen = nn.ModuleList(self.networks)
         supports = torch.stack([teacher.support for teacher in teachers])
         self.register_buffer("supports", supports, persistent=False)
+        self.temperatures = [teacher.temperature for teacher in teachers]
         self.to(compute.device).eval().requires_grad_(False)
         self.shapes = _common_shapes(teachers) if features else FeatureShapes()
 
@@ -92,8 +93,9 @@ class LiveTeachers(nn.Module):
         return NetworkOutput(annotations, output.maps, output.embedding)
 
     def _annotations(self, logits: Tensor, number: int) -> Tensor:
-        """Return log-probabilities within the teacher's scope."""
-        inside = logits.float().masked_fill(~self.supports[number], -torch.inf)
+        """Return log-probabilities within the teacher's scope, at its temperature."""
+        logits = logits.float() / self.temperatures[number]
+        inside = logits.masked_fill(~self.supports[number], -torch.inf)
         return inside.softmax(-1).clamp_min(TINIEST).log()
 
     def _scattered(self, parts: Sequence[tuple[Tensor, NetworkOutput]], size: int) -> NetworkOutput:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.data.table import ImageData
@@ -17,8 +18,10 @@ from cosup.layout import TeacherFiles
 from cosup.layout.kinds import damaged
 from cosup.models.section import TrainingSection
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS
-from cosup.teachers.base import Teacher, Training, training_rows
+from cosup.teachers.base import TEMPERATURE, Teacher, Training
+from cosup.teachers.calibration import calibrate
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
+from cosup.teachers.rows import calibration_rows, training_rows
 from cosup.teachers.tables.frames import file_digest
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "obtain_level",
     "planned_steps",
     "recorded_spec",
+    "restored",
     "save_group",
     "save_teacher",
     "stored_teacher",
@@ -85,7 +89,18 @@ def check_teachers(hierarchy: Hierarchy, training: Training) -> None:
                 with found.caught():
                     kind.check([spec], training)
         mistakes.add(_once_per_setting(found.errors))
+        mistakes.add(_once_per_setting(_uncalibrated(chosen, training)))
     mistakes.raise_all()
+
+
+def _uncalibrated(specs: Sequence[TeacherSpec], training: Training) -> list[UserError]:
+    """Return why teachers cannot be calibrated."""
+    found = Mistakes()
+    for spec in specs:
+        if spec.setup.calibrate is not None:
+            with found.caught():
+                calibration_rows(spec, training.data)
+    return found.errors
 
 
 def _once_per_setting(errors: Sequence[UserError]) -> list[UserError]:
@@ -102,8 +117,15 @@ def train_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teache
     """
     made: dict[str, Teacher] = {}
     for kind, chosen in _alike(specs):
-        made.update((teacher.name, teacher) for teacher in kind.train(chosen, training))
+        made.update((teacher.name, teacher) for teacher in _train(kind, chosen, training))
     return [made[spec.name] for spec in specs]
+
+
+def _train(kind: type[Teacher], specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
+    """Train teachers of one kind and setup, and calibrate them if asked for."""
+    teachers = kind.train(specs, training)
+    calibrate(teachers, training)
+    return teachers
 
 
 def train_teacher(spec: TeacherSpec, training: Training) -> Teacher:
@@ -146,7 +168,7 @@ def planned_steps(spec: TeacherSpec, data: ImageData) -> int:
 
 def train_group(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
     """Train the teachers of a group (`teacher_groups`); raises the errors of `train_level`."""
-    return kind_of(specs[0]).train(specs, training)
+    return _train(kind_of(specs[0]), specs, training)
 
 
 def load_group(specs: Sequence[TeacherSpec], training: Training) -> list[Teacher] | None:
@@ -172,8 +194,9 @@ def save_teacher(teacher: Teacher, training: Training, companions: Sequence[str]
     the disk is full.
     """
     files = _files(training)
-    if teacher.has_weights:
-        files.weights(teacher.name).write(teacher.state())
+    tensors = teacher.tensors()
+    if tensors:
+        files.weights(teacher.name).write(tensors)
     # The JSON file is written last: where it exists, the weights do.
     files.record(teacher.name).write(
         {
@@ -185,6 +208,7 @@ def save_teacher(teacher: Teacher, training: Training, companions: Sequence[str]
             "classes": teacher.spec.classes,
             "domains": teacher.spec.domains,
             "steps": teacher.steps,
+            "temperature": teacher.temperature,
             "identity": teacher.identity,
             "recipe": _recipe(teacher.spec, companions, training),
         },
@@ -207,8 +231,9 @@ def load_teacher(
         return None
     kind = kind_of(spec)
     try:
-        state = files.weights(spec.name).read() if kind.has_weights else {}
-        teacher = kind.restore(spec, training, state, int(found["steps"]))
+        weights = files.weights(spec.name)
+        state = weights.read() if kind.has_weights or weights.exists() else {}
+        teacher = restored(spec, training, state, int(found["steps"]))
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         log.warning(
             "cannot load teacher %s from %s, training it again: %s", spec.name, files.folder, error
@@ -217,6 +242,17 @@ def load_teacher(
     if teacher.identity != found["identity"]:
         log.info("teacher %s has changed since it was stored: training it again", spec.name)
         return None
+    return teacher
+
+
+def restored(
+    spec: TeacherSpec, training: Training, tensors: Mapping[str, Tensor], steps: int
+) -> Teacher:
+    """Return the teacher that had these tensors (`Teacher.tensors`) after `steps` steps."""
+    state = {name: tensor for name, tensor in tensors.items() if name != TEMPERATURE}
+    teacher = kind_of(spec).restore(spec, training, state, steps)
+    if TEMPERATURE in tensors:
+        teacher.temperature = float(tensors[TEMPERATURE][0])
     return teacher
 
 
@@ -247,8 +283,9 @@ def stored_teacher(name: str, training: Training) -> Teacher:
         try:
             spec = recorded_spec(found)
             kind = kind_of(spec)
-            state = files.weights(name).read() if kind.has_weights else {}
-            teacher = kind.restore(spec, training, state, int(found["steps"]))
+            weights = files.weights(name)
+            state = weights.read() if kind.has_weights or weights.exists() else {}
+            teacher = restored(spec, training, state, int(found["steps"]))
         except (KeyError, TypeError, RuntimeError) as error:
             raise damaged(record.path, error) from error
     if teacher.identity != found["identity"]:
@@ -273,7 +310,7 @@ def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) ->
         for file in (model.weights, model.checkpoint)
         if file
     ]
-    parts = (
+    parts: tuple[object, ...] = (
         RECIPE_FORMAT,
         spec.name,
         spec.classes,
@@ -287,4 +324,7 @@ def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) ->
         training.seed,
         spec.bootstrap,
     )
+    if spec.setup.calibrate is not None:
+        validation = data.split_fingerprint("validation")
+        parts = (*parts, spec.setup.calibrate, spec.setup.calibration_share, validation)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
