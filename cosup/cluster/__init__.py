@@ -36,12 +36,14 @@ def run_with_backend(
     from cosup.cluster.backend import RayBackend
     from cosup.cluster.session import connected
     from cosup.cluster.storage import RunStorage, check_shared
+    from cosup.sharded.opening import is_sharded
 
     with connected(config.execution):
-        if config.student.mode == "finetune":
+        sharded = is_sharded(config.data)
+        if sharded or config.student.mode == "finetune":
             check_shared(where)
         with (
-            RayBackend(config.execution, RunStorage.of(where)) as backend,
+            RayBackend(config.execution, RunStorage.of(where), sharded) as backend,
             mirrored(where, resume=resume, overwrite=overwrite) as directory,
         ):
             return run_config(config, directory, resume, overwrite, backend)

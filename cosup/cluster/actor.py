@@ -7,7 +7,7 @@ the data and backbones that it has loaded, and the teachers of the last groups w
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ from cosup.models.extraction import batch_for, feature_blocks
 from cosup.models.section import BackboneSection
 from cosup.models.watch import recorded
 from cosup.models.weights import check_identity
+from cosup.sharded.shards import Shard
 from cosup.student.launcher import predict_images
 from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Teacher, Training
@@ -67,7 +68,8 @@ class Setup:
     known: facts about the samples that the driver has found. cwd: the driver's working directory,
     which relative paths of the config start from. device: `cuda` in a process that reserved a GPU,
     else `cpu`, whatever the driver has. precision: of forward passes. threads: of torch, which the
-    last digits of sums depend on.
+    last digits of sums depend on. sent: holds a reference to the samples, if they are sent rather
+    than listed again: of a sharded run, the labelled ones.
     """
 
     config: Config
@@ -76,6 +78,7 @@ class Setup:
     device: str = "cpu"
     precision: Precision = "float32"
     threads: int = 1
+    sent: tuple[Any, ...] = ()
 
     def apply(self) -> None:
         """Set the working directory and the number of threads of this process."""
@@ -85,7 +88,10 @@ class Setup:
         torch.set_num_threads(self.threads)
 
     def load_data(self) -> ImageData:
-        """List the run's samples; raise `RunError` if they differ from the driver's."""
+        """Return the run's samples; raise `RunError` if those listed differ from the driver's."""
+        if self.sent:
+            found: ImageData = ray.get(self.sent[0])
+            return found
         config = self.config
         return load_data(
             config.data,
@@ -130,6 +136,7 @@ class PoolActor:
         self.setup = setup
         self.kept = KeptTeachers(setup.config.execution.teachers.memory_gb * 1e9)
         self.network: tuple[str, Classifier] | None = None
+        self.work: tuple[str, Callable[[Shard], Any]] | None = None
 
     def node_id(self) -> str:
         """Return the id of the node that the actor was placed on."""
@@ -207,6 +214,17 @@ class PoolActor:
             self.network = key, ray.get(network[0])
         found = predict_images(self.network[1], ImageRows(self.data, rows), self.features.compute)
         return pack(found.tensors())
+
+    def work_on(self, key: str, work: Sequence[Any], shard: Shard) -> Any:
+        """Return the result of a work on a shard.
+
+        key: of the work, which the actor keeps until it gets another one. work: holds a reference
+        to it.
+        """
+        if self.work is None or self.work[0] != key:
+            self.work = None  # not two at once
+            self.work = key, ray.get(work[0]).begin(self.features.compute)
+        return self.work[1](shard)
 
     @cached_property
     def data(self) -> ImageData:

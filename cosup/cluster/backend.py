@@ -4,9 +4,14 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import ray
+import torch
+
 from cosup.cluster.actor import Setup, resolve_there
+from cosup.cluster.decoded_apart import DecodedApart
 from cosup.cluster.pool import Limits, Pool
 from cosup.cluster.predictions import predict_with_pool
 from cosup.cluster.room import (
@@ -18,6 +23,7 @@ from cosup.cluster.room import (
     wait_for_room,
 )
 from cosup.cluster.session import Closeable, find_nodes, joins
+from cosup.cluster.sharded import ShardPool
 from cosup.cluster.storage import RunStorage
 from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
 from cosup.cluster.trainer import RayLauncher
@@ -26,11 +32,14 @@ from cosup.data.loader import ImageRows
 from cosup.data.table import ImageData
 from cosup.errors import within
 from cosup.models.classifier import Classifier
-from cosup.models.compute import Compute, ComputedOn, Precision
+from cosup.models.compute import Compute, ComputedOn
 from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
 from cosup.runs.backend import HEADS_BYTES, TeacherGroup
+from cosup.sharded.opening import is_sharded
+from cosup.sharded.shards import ShardReader
+from cosup.sharded.work import Executor, Processes
 from cosup.student.launcher import Launcher
 from cosup.teachers.annotate import OnShard
 from cosup.teachers.base import Teacher, Training
@@ -59,12 +68,15 @@ class RayBackend(Closeable):
     Only one kind of processes runs at a time, so that each can use the whole cluster. Closing the
     backend ends them. The constructor waits for the nodes that the section asks for, and raises
     `UserError` if the cluster has no room for the processes by then. storage: where the run is
-    written.
+    written. sharded: whether it works shard by shard.
     """
 
-    def __init__(self, execution: ExecutionSection, storage: RunStorage) -> None:
+    def __init__(
+        self, execution: ExecutionSection, storage: RunStorage, sharded: bool = False
+    ) -> None:
         self.execution = execution
         self.storage = storage
+        self.sharded = sharded
         seconds = GROWTH_SECONDS if joins(execution) else 0.0
         if execution.wait_for_nodes != "auto":
             seconds = execution.wait_for_nodes
@@ -89,6 +101,8 @@ class RayBackend(Closeable):
                 found[name] = Allocation(section.workers, cpus, gpus)
             else:
                 found[name] = allocate(section, nodes, gpus)
+        if self.sharded:
+            found["shards"] = allocate(execution.shards, nodes, 0.0)
         return found
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
@@ -96,13 +110,14 @@ class RayBackend(Closeable):
         self.close()
         execution, known, cwd, there = self.execution, data.known(), os.getcwd(), {}
         self._used = {}
+        sent = (ray.put(data),) if is_sharded(config.data) else ()
         for name, wanted in self.allocations.items():
             there[name] = resolve_there(execution, wanted.num_cpus, wanted.num_gpus)
             one = there[name]
             decoding = plural(wanted.decoding_threads, "decoding thread")
             log.info("Ray: %s on %s, %s each", name, one, decoding)
             self._setups[name] = Setup(
-                config, known, cwd, wanted.device, one.precision, one.threads
+                config, known, cwd, wanted.device, one.precision, one.threads, sent
             )
         if config.student.mode == "finetune":
             self._used["student"] = {there["student"]}
@@ -141,9 +156,18 @@ class RayBackend(Closeable):
         assert self._launcher is not None, "launcher before begin"
         return self._launcher
 
-    def annotates_in(self, compute: Compute) -> Precision:
-        """Return the precision of the actors that annotate."""
-        return self._setups["teachers"].precision
+    def compute_of(self, processes: Processes, compute: Compute) -> Compute:
+        """Return the compute context of a kind of actors."""
+        setup = self._setups[processes]
+        return replace(compute, device=torch.device(setup.device), precision=setup.precision)
+
+    def executor(self, reader: ShardReader, compute: Compute) -> Executor:
+        """Return one whose work is done by actors."""
+        return ShardPool(self._use, self._apart, reader)
+
+    def place_of(self, path: Path) -> str:
+        """Return the URI of a path, if the run is written to one; else the path."""
+        return self.storage.uri_of(path) if self.storage.uri else str(path.absolute())
 
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
         """Train in parallel the teachers that `training.directory` lacks."""
@@ -175,6 +199,14 @@ class RayBackend(Closeable):
             return None
         size = self.execution.batch_size
         return predict_with_pool(lambda: self._use("features"), network, inputs, size, BLOCK_ROWS)
+
+    def _apart(self, processes: Processes) -> DecodedApart | None:
+        """Return what has images decoded apart from actors of this kind, if that is wanted."""
+        allocation, execution = self.allocations[processes], self.execution
+        if execution.decode == "actors" or (execution.decode == "auto" and not allocation.num_gpus):
+            return None
+        self.close()
+        return DecodedApart(self._setups[processes], allocation, execution.shard_timeout)
 
     def _use(self, name: str) -> Pool:
         """Return the pool of this name; start it if needed."""

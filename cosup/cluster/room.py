@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cosup.cluster.session import Node, describe_nodes, find_nodes
-from cosup.config.schema import MOST_ACTORS, ActorRange, ActorsSection, CPUs, GPUs
+from cosup.config.schema import MOST_ACTORS, ActorRange, CPUs, GPUs, ShardActorsSection
 from cosup.errors import UserError
 
 __all__ = [
@@ -64,7 +64,7 @@ class Allocation:
         return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
 
 
-def allocate(section: ActorsSection, nodes: Sequence[Node], gpus: float) -> Allocation:
+def allocate(section: ShardActorsSection, nodes: Sequence[Node], gpus: float) -> Allocation:
     """Return the section's number of actors, or as many as fit, each with `gpus` GPUs."""
     asked, cpus = section.actors, cpus_per_process(section.num_cpus, gpus, nodes)
     if isinstance(asked, ActorRange):

@@ -34,6 +34,7 @@ __all__ = [
     "MetaSection",
     "RoundsSection",
     "RunSection",
+    "ShardActorsSection",
     "StudentSection",
     "TeacherActorsSection",
     "WorkersSection",
@@ -68,21 +69,26 @@ class ActorRange(Section):
         return self
 
 
-class ActorsSection(Section):
-    """Ray actors of one kind, and the resources that each reserves."""
+class ShardActorsSection(Section):
+    """Ray actors that assign, filter, sum and predict shards, without a GPU."""
 
     num_cpus: CPUs = "auto"
     """CPUs per actor, each of which decodes images in a thread; at most as many as a machine has
     (1,024). auto is 1 without a GPU, else the actor's share of its node: the CPUs per GPU times
     `num_gpus`, of the node that has least, in whole CPUs and at least 1. A card waits for decoding
     more often than for its own work."""
-    num_gpus: GPUs = "auto"
-    """GPUs per actor, also a fraction of one (it does not limit memory); auto is a quarter
-    for teachers and one for features if the cluster has GPUs, else 0."""
     actors: ActorCount | ActorRange | Literal["auto"] = "auto"
     """Number of actors, or `{min: 1, max: 8}`: the run starts with `min` of them, and Ray's
     autoscaler is asked for the others; auto is as many as the cluster has resources for, those of
     nodes that join later too. Beyond 1,024 one driver does not keep them busy."""
+
+
+class ActorsSection(ShardActorsSection):
+    """Ray actors of one kind, and the resources that each reserves."""
+
+    num_gpus: GPUs = "auto"
+    """GPUs per actor, also a fraction of one (it does not limit memory); auto is a quarter
+    for teachers and one for features if the cluster has GPUs, else 0."""
 
 
 class TeacherActorsSection(ActorsSection):
@@ -163,6 +169,12 @@ class ExecutionSection(Section):
     """ray: actors that extract features."""
     student: WorkersSection = WorkersSection()
     """ray: workers that train the student, if it is a network."""
+    shards: ShardActorsSection = ShardActorsSection()
+    """ray: actors that do the rest of the work on shards (`data.sharded`), without a GPU."""
+    decode: Literal["auto", "actors", "apart"] = "auto"
+    """ray, `data.sharded`: who decodes images. `actors`: those that compute on them. `apart`: tasks
+    of Ray Data on any CPU of the cluster, which send whole shards of decoded images (`shard_size`
+    times the pixels; keep it under a gigabyte); auto is `apart` for actors with a GPU."""
     tries: int = Field(default=3, gt=0, le=1000)
     """ray: attempts at a shard or a training before the run fails; more than 1,000 would hide that
     it always fails."""

@@ -46,7 +46,7 @@ def run_config(
     if backend is None:
         check_run(config, directory, resume, overwrite)
     if is_sharded(config.data):
-        return run_sharded(config, directory, resume=resume, overwrite=overwrite)
+        return run_sharded(config, directory, resume=resume, overwrite=overwrite, backend=backend)
     if config.rounds.losses is not None:
         return run_ablation(config, directory, resume=resume, overwrite=overwrite, backend=backend)
     run = run_one if config.run.seeds is None else run_seeds

@@ -5,11 +5,14 @@ local run looks for them, and that code continues from there. So all give the sa
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from cosup.config.schema import Config
 from cosup.data.table import ImageData
-from cosup.models.compute import Compute, Precision
+from cosup.models.compute import Compute
+from cosup.sharded.shards import ShardReader
+from cosup.sharded.work import Executor, LocalExecutor, Processes
 from cosup.student.launcher import Launcher, LocalLauncher
 from cosup.teachers.annotate import OnShard, annotate
 from cosup.teachers.base import Teacher, Training
@@ -38,8 +41,17 @@ class Backend(Protocol):
         """Start a run. Return the feature cache and compute context of its teachers and student."""
         ...
 
-    def annotates_in(self, compute: Compute) -> Precision:
-        """Return the precision in which networks annotate. compute: of this process."""
+    def compute_of(self, processes: Processes, compute: Compute) -> Compute:
+        """Return the compute context of a kind of processes: its device and precision. compute: of
+        this process."""
+        ...
+
+    def executor(self, reader: ShardReader, compute: Compute) -> Executor:
+        """Return what carries out work on shards. compute: of this process."""
+        ...
+
+    def place_of(self, path: Path) -> str:
+        """Return the path or URI at which every process finds a path of the run's folder."""
         ...
 
     def computed_on(self) -> dict[str, list[str]]:
@@ -72,9 +84,17 @@ class Local:
         """Return the features as they are."""
         return features
 
-    def annotates_in(self, compute: Compute) -> Precision:
-        """Return the precision of this process."""
-        return compute.precision
+    def compute_of(self, processes: Processes, compute: Compute) -> Compute:
+        """Return that of this process."""
+        return compute
+
+    def executor(self, reader: ShardReader, compute: Compute) -> Executor:
+        """Return one that works in this process."""
+        return LocalExecutor(compute)
+
+    def place_of(self, path: Path) -> str:
+        """Return the path."""
+        return str(path)
 
     def computed_on(self) -> dict[str, list[str]]:
         """Return nothing: this process is the only one."""

@@ -72,7 +72,7 @@ def prepare_listed(
         levels, for_controls = _train_teachers(context, hierarchy, data, features)
     with context.timed("annotate"):
         folder = context.run.folder(context.files.annotations.folder)
-        precision = backend.annotates_in(compute)
+        precision = backend.compute_of("teachers", compute).precision
         store = open_store(folder, data, config.execution.shard_size, precision)
         annotated = Annotated(data, levels, for_controls, store, compute)
         _annotate_missing(annotated, backend)

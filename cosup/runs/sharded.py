@@ -23,7 +23,7 @@ from cosup.models.watch import OnStep
 from cosup.progress import working_on
 from cosup.runs.announce import announce_in_log
 from cosup.runs.assemble import Prepared
-from cosup.runs.backend import Local
+from cosup.runs.backend import Backend, Local
 from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls
@@ -51,7 +51,7 @@ from cosup.sharded.rounds import (
 )
 from cosup.sharded.shards import Shards
 from cosup.sharded.store import Product, ShardStore
-from cosup.sharded.work import CheckImages, Executor, LocalExecutor, Samples
+from cosup.sharded.work import CheckImages, Executor, Samples
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import scopes, speakers
 from cosup.words import percent
@@ -74,8 +74,6 @@ def check_sharded(config: Config) -> None:
             problem = "cannot be {value} with data.sharded (false lists all samples in memory)"
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
-    backend = config.execution.backend
-    refuse(backend != "local", "execution.backend", backend, "local")
     refuse(config.run.seeds is not None, "run.seeds", config.run.seeds, "null")
     refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
@@ -101,9 +99,17 @@ def check_sharded(config: Config) -> None:
 
 
 def run_sharded(
-    config: Config, directory: Path, *, resume: bool = False, overwrite: bool = False
+    config: Config,
+    directory: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    backend: Backend | None = None,
 ) -> dict[str, Any]:
-    """Run a config shard by shard. Return the content of `summary.json`; raise as `run_one`."""
+    """Run a config shard by shard. Return the content of `summary.json`; raise as `run_one`.
+
+    backend: what computes; this process by default.
+    """
     with (
         RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
         open_recorder(run.path, config.run.loggers) as recorder,
@@ -113,11 +119,11 @@ def run_sharded(
             return run.load("summary")
         check_sharded(config)
         announce_in_log(config, run.path)
-        context = RunContext(config, run, recorder, Local())
+        context = RunContext(config, run, recorder, Local() if backend is None else backend)
         environment = describe_environment(config)
         run.files.environment.write(environment)
         prepared, shards, task = _prepare(context)
-        executor = LocalExecutor(prepared.compute)
+        executor = context.backend.executor(shards.reader, prepared.compute)
         rounds = _finish_rounds(context, prepared, task, executor)
         summary = _summary(context, prepared, shards, rounds)
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
@@ -159,9 +165,9 @@ def _shard_task(
     context: RunContext, prepared: Prepared, shards: Shards, features: FeatureCache
 ) -> ShardTask:
     """Annotate the shards and extract their features; return what the rounds read."""
-    config, compute = context.config, prepared.compute
-    executor = LocalExecutor(compute)
-    store = ShardStore(str(context.files.shards))
+    config, backend, compute = context.config, context.backend, prepared.compute
+    executor = backend.executor(shards.reader, compute)
+    store = ShardStore(backend.place_of(context.files.shards))
     samples = Samples(shards.reader, store)
     if config.data.check != "none":
         check = CheckImages(shards.reader, store)
@@ -170,8 +176,11 @@ def _shard_task(
     everyone = {one.name: one for level in prepared.annotated.levels for one in level}
     restoring = Restoring(config.teachers, config.run.seed, shards.reader.blank())
     memory = config.execution.teachers.memory_gb * 1e9
-    works = annotation_works(list(everyone.values()), samples, restoring, compute, memory)
-    extract = extract_work(config.student.backbone, samples, features, compute.device)
+    there = backend.compute_of("teachers", compute)
+    device = backend.compute_of("features", compute).device
+    teachers = list(everyone.values())
+    works = annotation_works(teachers, samples, restoring, there, memory, device)
+    extract = extract_work(config.student.backbone, samples, features, device)
     for work in [*works, extract]:
         _work(executor, work, store, shards)
     products = {product.name: product for work in works for product in work.products}

@@ -84,6 +84,7 @@ class Restoring:
 class Annotate(ImageWork):
     """Annotations by teachers with equal inputs; a file per teacher and shard."""
 
+    processes = "teachers"
     name: str
     samples: Samples
     transform: Transform
@@ -108,6 +109,7 @@ class Extract(ImageWork):
     checked.
     """
 
+    processes = "features"
     name: str
     samples: Samples
     transform: Transform
@@ -136,6 +138,7 @@ class Extract(ImageWork):
 class AnnotateFeatures(Work[Done]):
     """Annotations by teachers that are heads on features, which an `Extract` has written."""
 
+    processes = "teachers"
     name: str
     samples: Samples
     products: tuple[Product, ...]
@@ -161,6 +164,7 @@ class PredictNetwork(ImageWork):
     """Class probabilities by a network with these weights. section: what the network is built
     from."""
 
+    processes = "features"
     name: str
     samples: Samples
     transform: Transform
@@ -204,16 +208,18 @@ def annotation_works(
     restoring: Restoring,
     compute: Compute,
     memory: float = math.inf,
+    device: torch.device | None = None,
 ) -> list[Work[Done]]:
     """Return the work that annotates shards by these teachers, to be done in this order.
 
-    compute: its `batch_size`, device and precision decide the batches and keys. memory: bytes of
-    the weights of the teachers that annotate together. Raise `UserError` for teachers that look
-    their answers up by sample.
+    compute: of the processes that annotate; its `batch_size` and precision decide the batches and
+    keys. memory: bytes of the weights of the teachers that annotate together. device: that features
+    are extracted on; None is that of `compute`. Raise `UserError` for teachers that look their
+    answers up by sample.
     """
     works: list[Work[Done]] = []
     for group in groups_within(teachers, memory):
-        works += _group_works(group, samples, restoring, compute)
+        works += _group_works(group, samples, restoring, compute, device or compute.device)
     return works
 
 
@@ -281,7 +287,11 @@ def predict_work(
 
 
 def _group_works(
-    group: Sequence[Teacher], samples: Samples, restoring: Restoring, compute: Compute
+    group: Sequence[Teacher],
+    samples: Samples,
+    restoring: Restoring,
+    compute: Compute,
+    device: torch.device,
 ) -> list[Work[Done]]:
     """Return the work of teachers with equal inputs."""
     first, names = group[0], ", ".join(teacher.name for teacher in group)
@@ -290,7 +300,7 @@ def _group_works(
     products = tuple(annotation_product(teacher, samples, compute.precision) for teacher in group)
     if isinstance(first, FeatureTeacher):
         cache = first.source.cache
-        extract = extract_work(first.source.section, samples, cache, compute.device)
+        extract = extract_work(first.source.section, samples, cache, device)
         (features,) = extract.products
         return [extract, AnnotateFeatures(name, samples, products, features, sent, restoring)]
     if isinstance(first, ImageTeacher):

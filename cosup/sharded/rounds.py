@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner
 from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
-from cosup.errors import UserError, raise_all
+from cosup.errors import Mistakes, UserError
 from cosup.losses.base import Objective
 from cosup.models.compute import Compute
 from cosup.models.fit import predict_heads
@@ -91,7 +91,9 @@ class ShardRecipe:
 
     def check(self) -> None:
         """Raise `UserError` for what cannot be done shard by shard."""
-        raise_all(self._problems())
+        mistakes = Mistakes()
+        mistakes.add(self._problems())
+        mistakes.raise_all()
 
     def _problems(self) -> Iterator[UserError]:
         if self.assigner.fuses:

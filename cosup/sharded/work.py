@@ -9,7 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ __all__ = [
     "FunctionWork",
     "ImageWork",
     "LocalExecutor",
+    "Processes",
     "Samples",
+    "ShardImages",
     "Work",
     "failed_shards",
 ]
@@ -40,6 +42,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Processes = Literal["teachers", "features", "shards"]
+"""Kinds of processes on a cluster, named as their sections of `execution`."""
 MOST_NAMED = 5
 """Samples, and reasons for broken images, that are named per shard."""
 
@@ -75,10 +79,12 @@ class Work(ABC, Generic[T]):
     """Something that is computed for each shard.
 
     name: in words, for messages, such as `annotations by resnet18`. products: what it writes.
+    processes: that do it on a cluster.
     """
 
     name: str
     products: tuple[Product, ...]
+    processes: Processes = "shards"
 
     @abstractmethod
     def begin(self, compute: Compute) -> Callable[[Shard], T]:
@@ -111,16 +117,40 @@ class ImageWork(Work[Done]):
 
     def begin(self, compute: Compute) -> Callable[[Shard], Done]:
         """Return a function that decodes the images as well."""
-        process = self.begin_images(compute)
-        return lambda shard: process(shard.number, self._batches(shard, compute.workers))
+        process, images = self.begin_images(compute), self.images
+        return lambda shard: process(
+            shard.number, images.batches(shard, compute.workers, compute.pins)
+        )
+
+    @property
+    def images(self) -> "ShardImages":
+        """Return what decodes the images."""
+        return ShardImages(self.samples, self.transform, self.batch)
+
+
+@dataclass(frozen=True)
+class ShardImages:
+    """Decodes the images of shards. transform: of the images. batch: images at a time."""
+
+    samples: Samples
+    transform: Transform
+    batch: int
+
+    def batches(self, shard: Shard, workers: int, pinned: bool = False) -> Iterator[Tensor]:
+        """Yield the images of a shard, uint8 [b, K, H, W], decoded by so many threads."""
+        data = self.samples.read(shard)
+        rows = np.arange(len(data))
+        return image_batches(data, rows, self.transform, self.batch, workers, pinned=pinned)
 
     def decode(self, shard: Shard, workers: int) -> Tensor:
         """Return all images of a shard, uint8 [n, K, H, W]; [0] without any."""
-        return torch.cat([torch.empty(0, dtype=torch.uint8), *self._batches(shard, workers)])
+        return torch.cat([torch.empty(0, dtype=torch.uint8), *self.batches(shard, workers)])
 
-    def _batches(self, shard: Shard, workers: int) -> Iterator[Tensor]:
-        data = self.samples.read(shard)
-        return image_batches(data, np.arange(len(data)), self.transform, self.batch, workers)
+    def split(self, images: Tensor, pinned: bool = False) -> Iterator[Tensor]:
+        """Yield decoded images in the batches of `batches`."""
+        for start in range(0, len(images), self.batch):
+            part = images[start : start + self.batch]
+            yield part.pin_memory() if pinned else part
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,42 @@
 """Measure the memory of sharded runs over the number of images, and kill and resume one.
 
     python tests/benchmarks/bench_sharded.py FOLDER [--rows 100000 300000 1000000] [--kill SECONDS]
+        [--nodes 2 [--decode actors apart]]
 
 Writes manifests whose rows name the 1,797 digits of scikit-learn many times, 1,200 of them with a
 label, and runs `cosup run` on each in a process of its own: features of a small network, heads on
 them as teachers, Dawid-Skene, two rounds. Prints the peak memory and the seconds of each. --kill:
 kill the run of the first manifest after so many seconds, resume it, and compare the summaries.
+--nodes: run on a Ray cluster of so many nodes of one CPU each on this machine, for each way of
+decoding, and print the most bytes that its object stores held (`ray memory`, every ten seconds).
 """
 
 import argparse
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "cluster")]
 
 from helpers.digits_manifest import write_digits, write_manifest
 from sklearn.datasets import load_digits
 
 LABELLED = 1200
 BACKBONE = {"name": "test_resnet", "weights": None, "image_size": 32}
+LOOK_SECONDS = 10.0
 
 
-def config_of(folder: Path, rows: int, name: str) -> dict[str, Any]:
+def config_of(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> dict[str, Any]:
     training = {"steps": 60, "batch_size": 64}
     return {
         "run": {"name": name, "output": str(folder / "runs"), "loggers": []},
@@ -48,14 +59,17 @@ def config_of(folder: Path, rows: int, name: str) -> dict[str, Any]:
             "device": "cpu",
             "threads": 1,
             "workers": 1,
+            **execution,
         },
         "controls": [],
     }
 
 
-def start(folder: Path, rows: int, name: str, *flags: str) -> "subprocess.Popen[bytes]":
+def start(
+    folder: Path, rows: int, name: str, execution: dict[str, Any], *flags: str
+) -> "subprocess.Popen[bytes]":
     path = folder / f"{name}.yaml"
-    path.write_text(json.dumps(config_of(folder, rows, name)))  # JSON is YAML
+    path.write_text(json.dumps(config_of(folder, rows, name, execution)))  # JSON is YAML
     command = [sys.executable, "-m", "cosup", "run", str(path), *flags]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
@@ -70,33 +84,103 @@ def numbers_of(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if key not in left_out}
 
 
+@contextmanager
+def cluster_of(count: int) -> Iterator[dict[str, Any]]:
+    """Yield the settings that run on a cluster of so many nodes; of none for 0."""
+    if not count:
+        yield {}
+        return
+    from cluster_helpers import free_port, node_settings
+    from ray.cluster_utils import Cluster
+
+    folder = Path(tempfile.mkdtemp(prefix="cosup-ray-"))
+    os.environ |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled"}
+    cluster = Cluster(shutdown_at_exit=True)
+    try:
+        cluster.add_node(num_cpus=1, gcs_server_port=free_port(), **node_settings())
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=1, **node_settings())
+        one = {"actors": 1}
+        yield {
+            "backend": "ray",
+            "address": cluster.address,
+            "teachers": one,
+            "features": one,
+            "shards": {"actors": count},
+        }
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class StoreWatch(threading.Thread):
+    """Remembers the most that the object stores of a cluster held, in MiB."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self.command = ["ray", "memory", "--stats-only", f"--address={address}"]
+        self.most, self.over = 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(LOOK_SECONDS):
+            said = subprocess.run(self.command, capture_output=True, text=True, check=False)
+            found = re.search(r"Plasma memory usage (\d+) MiB", said.stdout)
+            self.most = max(self.most, int(found[1]) if found else 0)
+
+
+def measure(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> None:
+    """Run on a manifest, and print what it took."""
+    watch = StoreWatch(execution["address"]) if "address" in execution else None
+    if watch is not None:
+        watch.start()
+    started = time.monotonic()
+    assert start(folder, rows, name, execution, "--overwrite").wait() == 0
+    seconds, summary = time.monotonic() - started, summary_of(folder, name)
+    shards, peak = summary["data"]["shards"], summary["peak_rss_mb"]
+    told = f"{name}: {rows:,} rows, {shards} shards: peak {peak:,.0f} MiB, {seconds:.0f} s"
+    if watch is not None:
+        watch.over.set()
+        told += f", at most {watch.most} MiB in the object stores"
+    print(told, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
     parser.add_argument("--kill", type=float)
+    parser.add_argument("--nodes", type=int, default=0)
+    parser.add_argument("--decode", nargs="+", default=["actors"], choices=["actors", "apart"])
     given = parser.parse_args()
     folder = given.folder.resolve()
     if not (folder / "images").exists():
         write_digits(folder / "images")
     labels = load_digits().target
-    for rows in given.rows:
-        write_manifest(folder / f"rows-{rows}", labels, rows, LABELLED, files=2)
-        started, name = time.monotonic(), f"whole-{rows}"
-        assert start(folder, rows, name, "--overwrite").wait() == 0
-        seconds, summary = time.monotonic() - started, summary_of(folder, name)
-        shards = summary["data"]["shards"]
-        peak = summary["peak_rss_mb"]
-        print(f"{rows:>9,} rows, {shards:>3} shards: peak {peak:,.0f} MiB, {seconds:.0f} s")
-    if given.kill is not None:
-        rows = given.rows[0]
-        process = start(folder, rows, "cut", "--overwrite")
-        time.sleep(given.kill)
-        process.kill()
-        print(f"killed after {given.kill:g} s: exit status {process.wait()}")
-        assert start(folder, rows, "cut", "--resume").wait() == 0
-        whole, cut = (summary_of(folder, name) for name in (f"whole-{rows}", "cut"))
-        print("resumed with equal numbers:", numbers_of(whole) == numbers_of(cut))
+    with cluster_of(given.nodes) as execution:
+        for rows in given.rows:
+            write_manifest(folder / f"rows-{rows}", labels, rows, LABELLED, files=2)
+            if not execution:
+                measure(folder, rows, f"local-{rows}", {})
+                continue
+            for decode in given.decode:
+                measure(folder, rows, f"{decode}-{rows}", {**execution, "decode": decode})
+        if given.kill is not None:
+            kill_and_resume(folder, given.rows[0], given.kill, execution, given.decode[0])
+
+
+def kill_and_resume(
+    folder: Path, rows: int, seconds: float, execution: dict[str, Any], decode: str
+) -> None:
+    """Kill a run after so many seconds, resume it, and compare its numbers with the whole run's."""
+    whole = f"{decode if execution else 'local'}-{rows}"
+    execution = {**execution, "decode": decode} if execution else {}
+    process = start(folder, rows, "cut", execution, "--overwrite")
+    time.sleep(seconds)
+    process.kill()
+    print(f"killed after {seconds:g} s: exit status {process.wait()}")
+    assert start(folder, rows, "cut", execution, "--resume").wait() == 0
+    found, expected = (numbers_of(summary_of(folder, name)) for name in ("cut", whole))
+    print("resumed with equal numbers:", found == expected)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,13 @@ SERVICES = ("node_manager_port", "object_manager_port", "runtime_env_agent_port"
 AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
 HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 """A dead node is noticed within 4 s instead of 15; a slow one still has 10 s to answer."""
-RAY_SERVICES = ("_AutoscalingCoordinatorActor", "PlacementGroupCleaner")
-"""Detached actors of Ray Train's, without resources. The coordinator stays for other trainings; the
+RAY_SERVICES = (
+    "_AutoscalingCoordinatorActor",
+    "PlacementGroupCleaner",
+    "_StatsActor",
+    "ActorLocationTracker",
+)
+"""Detached actors of Ray Train's and Ray Data's, without resources. They stay for others; the
 cleaner of a killed training ends itself where the dashboard runs, which these tests leave out."""
 
 

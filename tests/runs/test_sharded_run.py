@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from helpers.digits_manifest import write_digits, write_manifest
+from helpers.sharded_config import sharded_config
 from helpers.user_errors import keys_of, mistakes_of
 
 from cosup.analysis import load_run
-from cosup.config import Config
 from cosup.errors import UserError
 from cosup.models.compute import Compute
-from cosup.runs import check_run, plan_config, run_config, sharded
+from cosup.runs import backend, check_run, plan_config, run_config
 from cosup.sharded.shards import Shard
 from cosup.sharded.work import LocalExecutor, Work
 
@@ -25,26 +25,6 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
     labels = write_digits(folder / "images", 500)
     return write_manifest(folder / "rows", labels, ROWS, LABELLED, files=2)
-
-
-def config_of(manifest: Path, **sections: Any) -> Config:
-    backbone = {"name": "test_resnet", "weights": None, "image_size": 32}
-    tree: dict[str, Any] = {
-        "run": {"name": "sharded", "loggers": []},
-        "data": {"source": "manifest", "path": str(manifest), "sharded": True},
-        "teachers": {
-            "hierarchy": {"by": "class", "levels": [1, 2]},
-            "model": {"name": "linear_pixels", "size": 8},
-            "training": {"steps": 30, "batch_size": 32},
-        },
-        "student": {"backbone": backbone, "training": {"steps": 30, "batch_size": 32}},
-        "rounds": {"assignment": "dawid_skene"},
-        "execution": {"shard_size": 100, "device": "cpu", "threads": 1, "workers": 1},
-        "controls": ["ceiling"],
-    }
-    for name, section in sections.items():
-        tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
-    return Config.model_validate(tree)
 
 
 class Killed(BaseException):
@@ -67,7 +47,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
     def dying(compute: Compute) -> Dying:
         return Dying(compute)
 
-    monkeypatch.setattr(sharded, "LocalExecutor", dying)
+    monkeypatch.setattr(backend, "LocalExecutor", dying)
 
 
 def numbers_of(summary: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +57,7 @@ def numbers_of(summary: dict[str, Any]) -> dict[str, Any]:
 def test_a_killed_run_is_resumed_with_the_same_numbers(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of(manifest)
+    config = sharded_config(manifest)
     expected = run_config(config, tmp_path / "whole")
     assert expected["data"]["samples"]["student_train"] == ROWS - LABELLED
     assert sum(expected["rounds"][0]["assigned"].values()) == ROWS - LABELLED
@@ -95,20 +75,20 @@ def test_a_killed_run_is_resumed_with_the_same_numbers(
 def test_decisions_are_a_folder_of_shards_and_reports_say_so(
     manifest: Path, tmp_path: Path
 ) -> None:
-    run_config(config_of(manifest), tmp_path / "run")
+    run_config(sharded_config(manifest), tmp_path / "run")
     files = sorted((tmp_path / "run" / "shards" / "decisions" / "round-2").rglob("*.parquet"))
     table = pd.concat([pd.read_parquet(file) for file in files])
     assert len(table) == table["sample_id"].nunique() == ROWS - LABELLED
     with pytest.raises(UserError, match=r"data\.sharded"):
         load_run(tmp_path / "run")
     with pytest.raises(UserError, match=r"data\.sharded"):
-        plan_config(config_of(manifest))
+        plan_config(sharded_config(manifest))
 
 
 def test_all_settings_that_are_not_supported_are_told_at_once(
     manifest: Path, tmp_path: Path
 ) -> None:
-    config = config_of(
+    config = sharded_config(
         manifest,
         run={"seeds": [0, 1]},
         student={"mode": "finetune"},
@@ -117,9 +97,11 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
     assert found == ["rounds.true_label_weight", "run.seeds", "student.mode"]
     both = {"assignment": "dawid_skene", "labelled": True, "refine": "product"}
-    found = keys_of(mistakes_of(check_run, config_of(manifest, rounds=both), tmp_path / "run"))
+    found = keys_of(mistakes_of(check_run, sharded_config(manifest, rounds=both), tmp_path / "run"))
     assert {"rounds.labelled", "rounds.refine"} <= set(found)
-    filtered = config_of(manifest, rounds={"assignment": "fused", "consistency": ["local_global"]})
+    filtered = sharded_config(
+        manifest, rounds={"assignment": "fused", "consistency": ["local_global"]}
+    )
     found = keys_of(mistakes_of(check_run, filtered, tmp_path / "run"))
     assert found == ["rounds.assignment", "rounds.consistency", "student.cross_fit"]
     assert not (tmp_path / "run").exists()
