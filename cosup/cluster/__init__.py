@@ -36,14 +36,16 @@ def run_with_backend(
     from cosup.cluster.backend import RayBackend
     from cosup.cluster.session import connected
     from cosup.cluster.storage import RunStorage, check_shared
+    from cosup.layout import Layout
     from cosup.sharded.opening import is_sharded
 
     with connected(config.execution):
         sharded = is_sharded(config.data)
+        direct = (Layout(Path()).shards.name,) if sharded else ()
         if sharded or config.student.mode == "finetune":
             check_shared(where)
         with (
             RayBackend(config.execution, RunStorage.of(where), sharded) as backend,
-            mirrored(where, resume=resume, overwrite=overwrite) as directory,
+            mirrored(where, resume=resume, overwrite=overwrite, direct=direct) as directory,
         ):
             return run_config(config, directory, resume, overwrite, backend)

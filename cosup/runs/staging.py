@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -75,11 +75,13 @@ class Staging:
     """A run in a folder of this machine, and at a URI.
 
     record: the file with the identity of the folder, and which of its files the URI has unchanged.
-    Without it the folder cannot be used.
+    Without it the folder cannot be used. direct: folders of the run that are written at the URI
+    alone, and are not copied.
     """
 
-    def __init__(self, uri: str, path: Path, record: Path) -> None:
+    def __init__(self, uri: str, path: Path, record: Path, direct: Collection[str] = ()) -> None:
         self.uri = uri
+        self.direct = direct
         self.name = mask(uri)
         self.path = path
         self.record = record
@@ -91,8 +93,9 @@ class Staging:
             self.identity, self.pushed = str(kept["identity"]), pushed
 
     def state(self) -> tuple[dict[str, int], str | None]:
-        """Return the files at the URI (bytes by name), and the identity of its last writer."""
-        there = listing(self.uri)
+        """Return the files at the URI that are copied (bytes by name), and the identity of its last
+        writer."""
+        there = self._there()
         writer = self._writer() if there.pop(SESSION, None) is not None else None
         return there, writer
 
@@ -108,6 +111,8 @@ class Staging:
 
     def clear(self, there: Iterable[str]) -> None:
         """Remove the files at the URI: summaries first, the marker of a run last."""
+        for folder in self.direct:
+            remove(join(self.uri, folder))
         for name in sorted(there, key=_rank, reverse=True):
             remove(join(self.uri, name))
         remove(self.uri)
@@ -164,7 +169,7 @@ class Staging:
                     put(self.path / name, join(self.uri, name))
                     self.pushed[name] = found[name][0]
             if finished:
-                gone |= set(listing(self.uri)) - set(found) - {SESSION}
+                gone |= set(self._there()) - set(found) - {SESSION}
             self._remove(gone)
         finally:
             self._keep()
@@ -174,6 +179,14 @@ class Staging:
         if not set(listing(self.uri)) - {SESSION}:
             remove(self.uri)
         self.empty()
+
+    def _there(self) -> dict[str, int]:
+        there = listing(self.uri)
+        return {
+            name: size
+            for name, size in there.items()
+            if PurePosixPath(name).parts[0] not in self.direct
+        }
 
     def _get(self, name: str) -> None:
         get(join(self.uri, name), self.path / name)
