@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from cosup import load_student
 from cosup.cli import call
 from cosup.config import read_config
+from cosup.config.files import shipped_configs
 from cosup.runs.checks import CONFIG_CHECKS, run_checks
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -144,7 +145,7 @@ def cifar_files(root: Path, hundred: bool) -> None:
     (root / meta).write_bytes(pickle.dumps({key: CIFAR10}))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
 def test_every_config_validates_and_says_how_to_run_it(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

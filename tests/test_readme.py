@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cosup.config import check_config, load_config
+from cosup.config.files import BENCH
 from cosup.controls import CONTROLS
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +79,8 @@ def test_configs_are_described(name: str) -> None:
     """A config's first comment has the command that runs it, and configs/README.md names it."""
     comment = re.match(r"(?:#.*\n)+", (ROOT / "configs" / name).read_text())
     assert comment
-    assert f"cosup run configs/{name}" in comment[0]
+    verb = "bench" if name.startswith(BENCH) else "run"
+    assert f"cosup {verb} configs/{name}" in comment[0]
     stem = name.removesuffix(".yaml")
     overview = (ROOT / "configs" / "README.md").read_text()
     assert any(part in overview for part in (f"`{stem}`", stem, "_" + stem.rpartition("_")[2])), (

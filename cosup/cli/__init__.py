@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 # Importing a module adds its commands; `cosup --help` lists them in this order.
-from cosup.cli import experiments, results, use, configs  # isort: skip  # noqa: F401
+from cosup.cli import experiments, bench, results, use, configs  # isort: skip  # noqa: F401
 from cosup.cli.app import app, say
 
 __all__ = ["call", "main"]

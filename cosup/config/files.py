@@ -16,8 +16,21 @@ MOST_BYTES = 2**20
 _ALLOWED = "a name that `cosup ls configs` lists"
 
 
+BENCH = "bench"
+"""The names of benches that come with cosup begin so; they stand among its configs."""
+
+
 def shipped_configs() -> dict[str, Path]:
     """Return name -> file of the configs that come with cosup, sorted by name."""
+    return {name: path for name, path in _shipped_files().items() if not name.startswith(BENCH)}
+
+
+def shipped_benches() -> dict[str, Path]:
+    """Return name -> file of the benches that come with cosup, sorted by name."""
+    return {name: path for name, path in _shipped_files().items() if name.startswith(BENCH)}
+
+
+def _shipped_files() -> dict[str, Path]:
     inside = _PACKAGE / "configs"
     folder = inside if inside.is_dir() else _PACKAGE.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
@@ -29,6 +42,11 @@ def find_config(given: Path) -> Path:
     Without either the path is returned, for `read_text` to say what is wrong with it.
     """
     return given if _is_file(given) else _shipped(given) or given
+
+
+def find_bench(given: Path) -> Path:
+    """Return the file of a bench, as `find_config` does that of a config."""
+    return given if _is_file(given) else _shipped_bench(given) or given
 
 
 def find_base(given: str, named_in: Path) -> Path:
@@ -115,8 +133,15 @@ def _shipped(given: Path) -> Path | None:
     return shipped_configs().get(given.name.removesuffix(".yaml"))
 
 
+def _shipped_bench(given: Path) -> Path | None:
+    """Return the shipped bench with a name; None for a path."""
+    if given.parent != Path():
+        return None
+    return shipped_benches().get(given.name.removesuffix(".yaml"))
+
+
 def _known(name: str) -> Path:
-    found = _shipped(Path(name))
+    found = _shipped(Path(name)) or _shipped_bench(Path(name))
     if found is None:
         raise unknown_of_many("config", name, shipped_configs(), _ALLOWED, like=Path(name).stem)
     return found

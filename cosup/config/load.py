@@ -9,7 +9,7 @@ from operator import eq
 from pathlib import Path
 from typing import Any
 
-from cosup.config.bases import BASE, file_of, layers_of, merge, read_layers
+from cosup.config.bases import BASE, Layer, file_of, layers_of, merge, read_layers
 from cosup.config.draft import Draft, check_tree, plain_settings, without, written_key
 from cosup.config.files import find_config
 from cosup.config.plain import bad_texts, plain_tree
@@ -67,6 +67,12 @@ def read_config(given: Given, overrides: Sequence[str] = ()) -> Draft:
             allowed="the name or the path of a config, a mapping of sections, or a Config",
             where=UNNAMED,
         )
+    return check_layers(layers, overrides)
+
+
+def check_layers(layers: Sequence[Layer], overrides: Sequence[str] = ()) -> Draft:
+    """Return the config of these layers, as far as it is valid; the settings of each replace those
+    of the layers after it, and the overrides replace all."""
     raise_all(_not_text(overrides))
     return _draft(merge(layers), overrides, lambda key: file_of(key, layers))
 

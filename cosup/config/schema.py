@@ -34,10 +34,12 @@ __all__ = [
     "MetaSection",
     "RoundsSection",
     "RunSection",
+    "Seed",
     "ShardActorsSection",
     "StudentSection",
     "TeacherActorsSection",
     "WorkersSection",
+    "check_once",
 ]
 
 
@@ -238,17 +240,17 @@ class RunSection(Section):
     @field_validator("seeds")
     @classmethod
     def _each_once(cls, seeds: list[int] | None) -> list[int] | None:
-        _check_once("seed", seeds or [])
+        check_once("seed", seeds or [])
         return seeds
 
     @field_validator("loggers")
     @classmethod
     def _one_of_each(cls, loggers: list[Choice]) -> list[Choice]:
-        _check_once("logger", [choice.name for choice in loggers])
+        check_once("logger", [choice.name for choice in loggers])
         return loggers
 
 
-def _check_once(noun: str, items: Sequence[object]) -> None:
+def check_once(noun: str, items: Sequence[object]) -> None:
     """Raise `UserError` with the items that are given more than once."""
     twice = [item for item, times in Counter(items).items() if times > 1]
     if twice:
@@ -274,7 +276,7 @@ class Config(Section):
     @field_validator("controls")
     @classmethod
     def _each_control_once(cls, controls: list[str]) -> list[str]:
-        _check_once("control", controls)
+        check_once("control", controls)
         return controls
 
     _references: References = PrivateAttr(default_factory=dict)

@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cosup.config.files import shipped_configs
+from cosup.config.files import shipped_benches, shipped_configs
 from cosup.config.keys import Setting, choice_settings, settings_below
 from cosup.config.loggers import Loggers
 from cosup.config.rounds import Assigners, Filters, Losses, Refiners
@@ -175,8 +175,9 @@ def _registered(registry: Registry[Any]) -> Callable[[], list[Thing]]:
 
 
 def _configs() -> list[Thing]:
-    """List the configs that come with cosup by name, and other YAML files of `configs/` here."""
-    shipped = shipped_configs()
+    """List the configs and benches that come with cosup by name, and other YAML files of `configs/`
+    here."""
+    shipped = {**shipped_configs(), **shipped_benches()}
     # By content: in a checkout beside an installed cosup, both have a copy.
     known = {path.read_bytes() for path in shipped.values()}
     here = [path for path in sorted(CONFIGS.glob("*.y*ml")) if path.read_bytes() not in known]

@@ -111,9 +111,9 @@ SHARED = tuple(control.name for control in CONTROLS.values() if control.loss_fre
 
 
 def take_over(source: Path, run: RunDirectory) -> None:
-    """Give a run what a finished run of the same seed and another loss has in common with it.
+    """Give a run what a finished run of the same seed and other `rounds` has in common with it.
 
-    These are the teachers, the annotations, the controls that no loss changes, and the records of
+    These are the teachers, the annotations, the controls that no round changes, and the records of
     those stages with their seconds. Existing files stay. Files are hard links if the file system
     has them, which is safe as no file of a run is changed in place, and copies otherwise.
     """

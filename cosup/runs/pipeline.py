@@ -74,8 +74,8 @@ def run_one(
 ) -> dict[str, Any]:
     """Run a config with its one seed. Return the content of `summary.json`.
 
-    shared: the directory of a finished run that differs in its loss alone; what does not depend on
-    the loss is copied from it. backend: what computes; None is this process.
+    shared: the directory of a finished run that differs in `rounds` alone; what does not depend on
+    them is copied from it. backend: what computes; None is this process.
 
     Raises `UserError` for an error in the config or the data (no incomplete run is left behind),
     and `RunError` for a failure while running, after which `resume` continues the stage that was

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from cosup.config.files import shipped_configs
+
 HEAVY = {
     "matplotlib",
     "pandas",
@@ -76,7 +77,7 @@ def test_commands_on_configs_import_nothing_heavy(tmp_path: Path) -> None:
 
 def test_every_config_of_cosup_is_validated_without_what_it_will_use(tmp_path: Path) -> None:
     """The data of some are not here, so that their status is that of a mistake."""
-    names = [path.stem for path in CONFIGS.glob("*.yaml")]
+    names = list(shipped_configs())
     assert len(names) > 20
     commands = [["validate", name] for name in sorted(names)]
     for command, status, heavy in imported_by(commands, tmp_path):

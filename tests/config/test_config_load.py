@@ -17,6 +17,7 @@ from cosup.config import (
     dump_config,
     load_config,
 )
+from cosup.config.files import shipped_configs
 from cosup.config.yaml import parse_yaml, to_yaml
 from cosup.errors import UserError
 
@@ -61,7 +62,7 @@ def test_a_dump_loads_back_to_the_same_config(path: Path, tmp_path: Path) -> Non
     assert dump_config(load_config(again)) == dump_config(config)
 
 
-@pytest.mark.parametrize("file", sorted(Path("configs").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("file", shipped_configs().values(), ids=str)
 def test_shipped_configs_load_and_dump(file: Path, tmp_path: Path) -> None:
     config = load_config(file)
     again = tmp_path / "again.yaml"

@@ -11,7 +11,8 @@ from cosup.cli import call
 from cosup.config import load_config
 from cosup.config.files import copy_shipped, read_shipped, shipped_configs
 
-CONFIGS = {path.stem: path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml")}
+EVERY = {path.stem: path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml")}
+CONFIGS = {name: path for name, path in EVERY.items() if name != "bench"}
 MINE = "data: {source: digits}\nstudent: {backbone: {name: resnet18, weights: null}}\n"
 
 
