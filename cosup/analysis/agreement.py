@@ -10,7 +10,7 @@ from torch import Tensor
 from cosup import words
 from cosup.analysis.arrays import names_in_order, rows_of
 from cosup.analysis.drawing import Cell, Matrix, View
-from cosup.analysis.figure import Excerpt, Figure, Unavailable
+from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_listed
 from cosup.analysis.records import Run
 from cosup.words import percent
 
@@ -77,6 +77,7 @@ def agreement_table(run: Run) -> pd.DataFrame:
     Columns: source (the student last), other (a later source, or `labels`: the final ones), share
     (of the samples on which both say something; null without any).
     """
+    require_listed(run)
     found = run.summary.get("agreement")
     if not found:
         raise Unavailable("the run has no agreement: it is not finished, or of an earlier version")

@@ -91,11 +91,13 @@ def ratio(part: Values, whole: Values) -> NDArray[np.float64]:
 def count_groups(
     keys: Mapping[str, tuple[Codes, Sequence[str]]],
     means: Mapping[str, tuple[Values, Bools | None]] | None = None,
+    samples: Codes | None = None,
 ) -> pd.DataFrame:
     """Count the samples of each combination of keys that occurs, and average values in it.
 
     keys: column -> (codes [N], names); samples with a code of -1 are left out. means: column ->
-    (values [N], which of them count, or None for all); nan if none counts. Rows are sorted by key.
+    (values [N], which of them count, or None for all); nan if none counts. samples: [N], how many
+    each code is of (None: one). Rows are sorted by key.
     """
     whole = np.all([code >= 0 for code, _ in keys.values()], axis=0)
     joint = np.zeros(int(whole.sum()), dtype=np.int64)
@@ -108,9 +110,11 @@ def count_groups(
         columns[column] = categories(rest % max(1, len(names)), names)
         rest = rest // max(1, len(names))
     table = pd.DataFrame({column: columns[column] for column in keys})
-    table["samples"] = np.bincount(place, minlength=len(found))
+    number = np.ones(len(joint), np.int64) if samples is None else samples[whole]
+    counted = np.bincount(place, weights=number, minlength=len(found))
+    table["samples"] = counted.astype(np.int64)
     for column, (values, counts) in (means or {}).items():
-        weight = np.ones(len(joint)) if counts is None else counts[whole].astype(np.float64)
+        weight = number * (np.ones(len(joint)) if counts is None else counts[whole])
         total = np.bincount(place, weights=weight, minlength=len(found))
         hits = np.bincount(place, weights=weight * values[whole], minlength=len(found))
         table[column] = ratio(hits, total)

@@ -17,6 +17,9 @@ from cosup.levels import LevelAnnotations
 from cosup.metrics import accuracy, assignment_accuracy, kept_precision, kept_recall
 from cosup.rounds import Decided, Outcome
 
+HARD = 0.999
+"""A sample whose largest weight is below this is shared among teachers."""
+
 
 def decisions_table(
     outcome: Decided,
@@ -170,39 +173,68 @@ def _named(index: Tensor, names: Sequence[Hashable]) -> "pd.Series[Any]":
 
 @dataclass(frozen=True)
 class RoundDecisions:
-    """The decisions of a round on the N samples of student_train.
+    """The decisions of a round, in N rows: the samples of student_train, or in a sharded run groups
+    of samples with the same decision.
 
-    teacher: [N] index of the assigned teacher among the run's teachers. label: [N] class of the
-    annotation (-1: all assigned teachers abstain). truth: [N] true class (-1: unknown). domain: [N]
-    index of the domain. kept: [N] is the annotation kept? known: [N] is the true class known?
-    correct: [N] is the annotation correct?
+    samples: [N] how many samples a row is of. teacher: [N] index of the assigned teacher among the
+    run's teachers. before: [N] that of the round before (None in the first). shared: [N] are the
+    samples shared among teachers? truth: [N] true class (-1: unknown). domain: [N] index of the
+    domain. kept: [N] is the annotation kept? known: [N] is the true class known? correct: [N] is
+    the annotation correct?
     """
 
     number: int
+    samples: Codes
     teacher: Codes
-    label: Codes
+    before: Codes | None
+    shared: Bools
     truth: Codes
     domain: Codes
     kept: Bools
     known: Bools
     correct: Bools
 
+    def count(self, place: Codes, size: int, chosen: Bools | None = None) -> Codes:
+        """Return the number of samples at each place [size], of all or of the chosen rows. place:
+        [N], -1 for rows that are not counted."""
+        there = place >= 0 if chosen is None else chosen & (place >= 0)
+        found = np.bincount(place[there], weights=self.samples[there], minlength=size)
+        return found.astype(np.int64)
+
+    def mean(self, values: Bools, chosen: Bools | None = None) -> float:
+        """Return the share of samples for which values [N] are true, of all or of the chosen rows;
+        nan if there are none."""
+        weight = self.samples if chosen is None else self.samples * chosen
+        whole = int(weight.sum())
+        return float((weight * values).sum() / whole) if whole else float("nan")
+
 
 def round_decisions(run: Run, number: int) -> RoundDecisions:
     """Return the decisions of a finished round as arrays."""
     table = run.round(number)
-    label = codes(table["annotation"], run.classes)
+    teacher = codes(table["assigned_teacher"], run.teacher_names)
     truth = codes(table["true_label"], run.classes)
-    known = truth >= 0
+    known, earlier = truth >= 0, [other for other in run.rounds if other < number]
+    before = None
+    if run.sharded:
+        correct = table["correct"].to_numpy(bool)
+        if earlier:
+            before = codes(table["previous_teacher"], run.teacher_names)
+    else:
+        correct = known & (codes(table["annotation"], run.classes) == truth)
+        if earlier:
+            before = codes(run.round(earlier[-1])["assigned_teacher"], run.teacher_names)
     return RoundDecisions(
         number,
-        codes(table["assigned_teacher"], run.teacher_names),
-        label,
+        table["samples"].to_numpy(np.int64) if run.sharded else np.ones(len(table), np.int64),
+        teacher,
+        before,
+        (table["shared"] if run.sharded else table["assignment_weight"] < HARD).to_numpy(bool),
         truth,
         codes(table["domain"], run.domains),
         table["kept"].to_numpy(bool),
         known,
-        known & (label == truth),
+        correct,
     )
 
 

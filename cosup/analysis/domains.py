@@ -9,7 +9,6 @@ import pandas as pd
 from cosup import words
 from cosup.analysis.arrays import (
     Bools,
-    Codes,
     Row,
     Values,
     categories,
@@ -116,12 +115,10 @@ def _last_round(
         return nothing, nothing
     now = round_decisions(run, run.rounds[-1])
     place = now.truth if column == "true_label" else now.domain
-
-    def count(chosen: Bools) -> Codes:
-        return np.bincount(place[chosen & (place >= 0)], minlength=len(names))
-
-    everyone = count(np.ones(len(place), bool))
-    return ratio(count(now.correct), count(now.known)), ratio(count(now.kept), everyone)
+    everyone, known, correct, kept = (
+        now.count(place, len(names), chosen) for chosen in (None, now.known, now.correct, now.kept)
+    )
+    return ratio(correct, known), ratio(kept, everyone)
 
 
 def _gain_sentence(run: Run, table: pd.DataFrame) -> str:

@@ -70,22 +70,26 @@ def examples_table(run: Run) -> pd.DataFrame:
     disagreement in bits, see `_disagreement`), sources (what each teacher of the last round says of
     it, as `said_of` writes it), evidence and student_evidence (nats for the annotation, of
     `teacher` and of the student, where the assigner gives them). Values that do not apply are null.
-    The first two kinds need labels of student_train.
+    The first two kinds need labels of student_train; a sharded run has the last kind alone.
     """
     require_rounds(run)
-    now = round_decisions(run, run.rounds[-1])
-    confidence = run.round(now.number)["annotation_confidence"].to_numpy(np.float32)
-    parts = [
-        _trained(run, "rejected_right", now.correct & ~now.kept, confidence),
-        _trained(run, "kept_wrong", now.known & ~now.correct & now.kept, confidence),
-        _contested(run, now),
-        _measured(run),
-    ]
+    parts = [*([] if run.sharded else _taught(run)), _measured(run)]
     there = [part for part in parts if len(part)]
     if not there:
         raise Unavailable("no annotation and no answer is wrong or contested")
     table = pd.concat(there, ignore_index=True)
     return table.astype({"kind": pd.CategoricalDtype(list(KINDS))})
+
+
+def _taught(run: Run) -> list[pd.DataFrame]:
+    """Return the samples of student_train that are listed, by kind."""
+    now = round_decisions(run, run.rounds[-1])
+    confidence = run.round(now.number)["annotation_confidence"].to_numpy(np.float32)
+    return [
+        _trained(run, "rejected_right", now.correct & ~now.kept, confidence),
+        _trained(run, "kept_wrong", now.known & ~now.correct & now.kept, confidence),
+        _contested(run, now),
+    ]
 
 
 def _trained(run: Run, kind: str, chosen: Bools, score: Singles) -> pd.DataFrame:
@@ -245,6 +249,8 @@ def _table(kind: str, found: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFr
 
 def examples_sentence(run: Run, table: pd.DataFrame) -> str:
     """Count the correct annotations that were rejected and the wrong ones that were kept."""
+    if run.sharded:
+        return "Only errors on test samples are shown, as those of student_train are not listed."
     last = run.round(run.rounds[-1])
     labelled = last[last["true_label"].notna()]
     if not len(labelled):

@@ -7,15 +7,17 @@ import pandas as pd
 
 from cosup.analysis.arrays import Bools
 from cosup.analysis.drawing import View
-from cosup.analysis.records import Run
+from cosup.analysis.records import NOT_LISTED, Run
 from cosup.controls import NO_TEST, NO_TRUE_LABEL
 
 __all__ = [
     "Excerpt",
     "Figure",
+    "NotListed",
     "Unavailable",
     "Unmeasured",
     "require_labels",
+    "require_listed",
     "require_rounds",
     "require_samples",
     "require_test",
@@ -38,6 +40,16 @@ class Unmeasured(Unavailable):
 
     def __init__(self) -> None:
         super().__init__(NO_TEST)
+
+
+class NotListed(Unavailable):
+    """Raised for a table that has or needs a row for each sample of a sharded run.
+
+    The report says so for optional figures, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NOT_LISTED)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,12 @@ def require_rounds(run: Run) -> None:
     require_samples(run)
     if not run.rounds:
         raise Unavailable(NO_ROUND)
+
+
+def require_listed(run: Run) -> None:
+    """Raise `NotListed` for a sharded run, of which no table has a row for each sample."""
+    if run.sharded:
+        raise NotListed
 
 
 def require_test(run: Run) -> None:

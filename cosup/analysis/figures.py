@@ -16,7 +16,7 @@ from cosup.analysis.candidates import CANDIDATES_FIGURE
 from cosup.analysis.domains import CLASSES_FIGURE, DOMAINS_FIGURE, SUPERVISION_DOMAINS_FIGURE
 from cosup.analysis.evidence import EVIDENCE_FIGURE
 from cosup.analysis.examples import EXAMPLES_FIGURE
-from cosup.analysis.figure import Figure, Unavailable, Unmeasured
+from cosup.analysis.figure import Figure, NotListed, Unavailable, Unmeasured
 from cosup.analysis.filters import FILTERS_FIGURE
 from cosup.analysis.labels import LABELS_FIGURE
 from cosup.analysis.limits import LIMITS_FIGURE
@@ -93,7 +93,8 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
             try:
                 found[name] = figure.table(run)
             except Unavailable as reason:
-                if not figure.optional and not isinstance(reason, Unmeasured):
+                told = not figure.optional and not isinstance(reason, Unmeasured)
+                if told or isinstance(reason, NotListed):
                     run.absent[name] = str(reason)
             advance(1)
     return found

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from cosup import words
-from cosup.analysis.arrays import Bools, Row, codes, mean, row_at, rows_of
+from cosup.analysis.arrays import Bools, Row, codes, row_at, rows_of
 from cosup.analysis.decisions import RoundDecisions, all_decisions
 from cosup.analysis.drawing import BarRow, Bars, Segment, View
 from cosup.analysis.figure import Excerpt, Figure
@@ -51,11 +51,11 @@ def _reasons(run: Run) -> list[str]:
 def _measures(now: RoundDecisions, rejected: Bools, noisy: Bools | None) -> dict[str, float]:
     wrong = now.known & ~now.correct
     return {
-        "rejected": int(rejected.sum()),
-        "share": mean(rejected),
-        "precision": mean(wrong, rejected & now.known),
-        "recall": mean(rejected, wrong),
-        "noise_caught": float("nan") if noisy is None else mean(rejected, noisy),
+        "rejected": int(now.samples[rejected].sum()),
+        "share": now.mean(rejected),
+        "precision": now.mean(wrong, rejected & now.known),
+        "recall": now.mean(rejected, wrong),
+        "noise_caught": float("nan") if noisy is None else now.mean(rejected, noisy),
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from cosup import words
 from cosup.analysis.arrays import Bools, Codes, Doubles, categories, highest_and_lowest, rows_of
 from cosup.analysis.drawing import BarRow, Bars, Segment, View
-from cosup.analysis.figure import Excerpt, Figure, Unavailable
+from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_listed
 from cosup.analysis.records import Run
 from cosup.words import percent
 
@@ -202,6 +202,7 @@ def label_classes_table(run: Run) -> pd.DataFrame:
     Columns: class, samples (that have it as their label), share (of all), estimated_right (the mean
     probability of these labels), accuracy (measured; null without true labels).
     """
+    require_listed(run)
     found = run.summary.get("labels")
     if not found:
         raise Unavailable(NOT_LABELLED)

@@ -10,7 +10,7 @@ import pandas as pd
 from cosup import words
 from cosup.analysis.arrays import Bools, Row, rows_of
 from cosup.analysis.drawing import Cell, Matrix, View
-from cosup.analysis.figure import Excerpt, Figure, require_rounds, require_test
+from cosup.analysis.figure import Excerpt, Figure, require_listed, require_rounds, require_test
 from cosup.analysis.records import Run
 from cosup.metrics import paired_comparison
 from cosup.seeds import seed_for
@@ -47,6 +47,7 @@ def limits_table(run: Run) -> pd.DataFrame:
     """
     require_rounds(run)
     require_test(run)
+    require_listed(run)
     right = {name: run.correct("control", name) for name in run.controls}
     right[""] = run.correct("student", "student")
     groups = run.test["group"].to_numpy()

@@ -14,15 +14,16 @@ from cosup.analysis.arrays import Codes, Singles, categorical, categories, codes
 from cosup.config.rounds import RoundsSection
 from cosup.errors import RunError, UserError, in_short
 from cosup.evidence import Scopes, Truth
-from cosup.layout import PREPARED, Layout
+from cosup.layout import PREPARED, Layout, TableFile
 from cosup.links import is_file_name
 from cosup.origins import has_folder, obtain, shown
 from cosup.probabilities import ProbTable
 from cosup.remote_copy import folder_of
 from cosup.words import listed, literal
 
-__all__ = ["Answers", "Run", "RunTeacher", "load_run", "runs_inside"]
+__all__ = ["NOT_LISTED", "Answers", "Run", "RunTeacher", "load_run", "runs_inside"]
 
+NOT_LISTED = "the samples of student_train are not listed (data.sharded)"
 AT_ONCE = 2**16
 """Samples whose probabilities are in float32 at a time."""
 MOST_RUNS = 20
@@ -84,8 +85,9 @@ class Run:
     (`cosup.remote_copy`). absent: the reason for each table that `tables` could not make.
 
     An unfinished run has the records of its finished stages; its student is that of the last
-    finished round. Files are read when they are first needed; one that cannot be read raises
-    `RunError`, which names it.
+    finished round. A sharded run has no table of the samples of student_train, and of each round
+    sums over the decisions, whose length does not depend on the number of samples. Files are read
+    when they are first needed; one that cannot be read raises `RunError`, which names it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -261,14 +263,31 @@ class Run:
         """[M] int64 the true answer to each test sample, as an index of `answers`."""
         return codes(self.test["answer"], self.answers)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the samples of student_train are not listed (`data.sharded`)."""
+        return bool(self.prepared.get("shards")) or "shards" in self.summary.get("data", {})
+
+    def check_listed(self, instead: str) -> None:
+        """Raise `UserError` for a sharded run, with what to do instead."""
+        if self.sharded:
+            raise UserError(f"{NOT_LISTED}: {instead}", where=self.place)
+
     @cached_property
     def decisions(self) -> pd.DataFrame:
-        """The decisions of all finished rounds."""
+        """The decisions of all finished rounds. Raises `UserError` for a sharded run."""
+        self.check_listed("read the tables in its folder shards/decisions, or `round(number)`")
         return pd.concat([self.round(number) for number in self.rounds], ignore_index=True)
 
     def round(self, number: int) -> pd.DataFrame:
-        """Return the decisions of one round, a row per sample of student_train."""
+        """Return the decisions of one round, a row per sample of student_train. Of a sharded run, a
+        row for all samples with the same decision, with the number of samples in `samples`."""
         return self._decisions[number]
+
+    def answer_sums(self, number: int) -> pd.DataFrame:
+        """Return sums over the annotations of the teachers of a round of a sharded run: samples,
+        answered, correct by teacher and true_label, where that is known."""
+        return self.files.round(number).answer_sums.read()
 
     @cached_property
     def scalars(self) -> pd.DataFrame:
@@ -400,7 +419,7 @@ class Run:
     @cached_property
     def _decisions(self) -> dict[int, pd.DataFrame]:
         """The decisions by round, with the same categories in all, so that they can be joined."""
-        obtain(*(self.files.round(number).decisions.path for number in self.rounds))
+        obtain(*(self._decided(number).path for number in self.rounds))
         tables = {number: self._read_round(number) for number in self.rounds}
         for table in tables.values():
             for column in ("assigned_teacher", "rejected_by"):
@@ -415,13 +434,19 @@ class Run:
                 table[column] = table[column].cat.set_categories(known)
         return tables
 
+    def _decided(self, number: int) -> TableFile:
+        files = self.files.round(number)
+        return files.decision_sums if self.sharded else files.decisions
+
     def _read_round(self, number: int) -> pd.DataFrame:
-        file = self.files.round(number).decisions
+        file = self._decided(number)
         table = file.read()
-        if len(table) != len(self.train):
-            raise RunError(
-                f"{file.path} is damaged or incomplete: {len(table)} samples, not {len(self.train)}"
-            )
+        if self.sharded:
+            found, wanted = int(table["samples"].sum()), self.stages[f"round-{number}"]["samples"]
+        else:
+            found, wanted = len(table), len(self.train)
+        if found != wanted:
+            raise RunError(f"{file.path} is damaged or incomplete: {found} samples, not {wanted}")
         return table
 
 
@@ -434,12 +459,6 @@ def load_run(path: str | Path) -> Run:
     path = folder_of(path)
     if Layout(path).has_records():
         Layout(path).check_format()
-        if Layout(path).shards.is_dir():
-            problem = (
-                "its samples are not listed (data.sharded), so there is no report of it; read "
-                "summary.json, and the tables of decisions in shards/decisions"
-            )
-            raise UserError(problem, where=str(path))
         return Run(path)
     inside = runs_inside(path)
     if inside:

@@ -7,7 +7,7 @@ import torch
 from cosup import words
 from cosup.analysis.arrays import Codes, Row, categories, rows_of
 from cosup.analysis.drawing import Example, Gallery, View
-from cosup.analysis.figure import Figure, Unavailable, require_rounds
+from cosup.analysis.figure import Figure, Unavailable, require_listed, require_rounds
 from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run
 from cosup.analysis.said import answer_text, said_of, source_lines
@@ -28,6 +28,7 @@ def review_list_table(run: Run) -> pd.DataFrame:
     of the last round says of it, as `said_of` writes it).
     """
     require_rounds(run)
+    require_listed(run)
     if not run.files.labels.exists():
         raise Unavailable(NOT_LABELLED)
     labels = run.files.labels.read()

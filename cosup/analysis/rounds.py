@@ -1,6 +1,5 @@
 """The measures of each round, and the number of samples of each teacher."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,24 +7,22 @@ import pandas as pd
 
 from cosup import words
 from cosup.analysis.arrays import (
-    Bools,
     Codes,
     categories,
     highest_and_lowest,
     highest_row,
     lowest_row,
-    mean,
     ratio,
     row_at,
     rows_of,
 )
-from cosup.analysis.decisions import RoundDecisions, all_decisions
+from cosup.analysis.decisions import all_decisions
 from cosup.analysis.drawing import BarRow, Bars, Cell, Matrix, Segment, View
 from cosup.analysis.figure import Excerpt, Figure
 from cosup.analysis.records import Run
 from cosup.words import known, percent, plural
 
-__all__ = ["HARD", "LOAD_FIGURE", "ROUNDS_FIGURE"]
+__all__ = ["LOAD_FIGURE", "ROUNDS_FIGURE"]
 
 MEASURES = (
     "assignment_accuracy",
@@ -41,8 +38,6 @@ MEASURES = (
     "student_accuracy",
 )
 """Measures of a round that are read from the records of its stage."""
-HARD = 0.999
-"""A sample whose largest weight is below this is shared among teachers."""
 MOST_ROUNDS, MOST_LOADS, MOST_BARS = 8, 16, 48
 
 
@@ -59,11 +54,9 @@ def rounds_table(run: Run) -> pd.DataFrame:
     the teacher with the largest weight).
     """
     rows = []
-    before: RoundDecisions | None = None
     for now in all_decisions(run):
         stage = run.stages[f"round-{now.number}"]
-        entropy = _entropy(np.bincount(now.teacher, minlength=len(run.teachers)))
-        weight = run.round(now.number)["assignment_weight"].to_numpy()
+        entropy = _entropy(now.count(now.teacher, len(run.teachers)))
         rows.append(
             {
                 "round": now.number,
@@ -73,11 +66,10 @@ def rounds_table(run: Run) -> pd.DataFrame:
                 **{name: _number(stage.get(name)) for name in MEASURES},
                 "effective_teachers": 2.0**entropy,
                 "entropy": entropy,
-                "changed": np.nan if before is None else mean(now.teacher != before.teacher),
-                "soft": bool((weight < HARD).any()),
+                "changed": np.nan if now.before is None else now.mean(now.teacher != now.before),
+                "soft": bool(now.shared.any()),
             }
         )
-        before = now
     return pd.DataFrame(rows)
 
 
@@ -196,9 +188,17 @@ def load_table(run: Run) -> pd.DataFrame:
     for now in all_decisions(run):
         stage = run.stages[f"round-{now.number}"]
         place = np.array([names.index(name) for name in stage["teachers"]])
-
-        count = partial(_count, now.teacher, place)
-        samples, everyone = count(now.teacher >= 0), len(now.teacher)
+        samples, kept, known, correct, kept_known, kept_correct = (
+            now.count(now.teacher, len(names), chosen)[place]
+            for chosen in (
+                None,
+                now.kept,
+                now.known,
+                now.correct,
+                now.kept & now.known,
+                now.kept & now.correct,
+            )
+        )
         parts.append(
             pd.DataFrame(
                 {
@@ -206,22 +206,14 @@ def load_table(run: Run) -> pd.DataFrame:
                     "level": stage["level"],
                     "teacher": categories(place, names),
                     "samples": samples,
-                    "share": samples / max(1, everyone),
-                    "kept": ratio(count(now.kept), samples),
-                    "annotation_accuracy": ratio(count(now.correct), count(now.known)),
-                    "kept_accuracy": ratio(
-                        count(now.correct & now.kept), count(now.known & now.kept)
-                    ),
+                    "share": samples / max(1, now.samples.sum()),
+                    "kept": ratio(kept, samples),
+                    "annotation_accuracy": ratio(correct, known),
+                    "kept_accuracy": ratio(kept_correct, kept_known),
                 }
             )
         )
     return pd.concat(parts, ignore_index=True)
-
-
-def _count(teacher: Codes, place: Codes, chosen: Bools) -> Codes:
-    """Return the number of the chosen samples of each teacher."""
-    found: Codes = np.bincount(teacher[chosen], minlength=int(place.max()) + 1)[place]
-    return found
 
 
 def load_sentence(run: Run, table: pd.DataFrame) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cosup import words
@@ -51,8 +50,8 @@ def assignment_table(run: Run) -> pd.DataFrame:
         ):
             if by == "domain" and len(names) == 1:
                 continue
-            table = count_groups({"teacher": teacher, "name": (code, names)}, means)
-            total = np.bincount(code[code >= 0], minlength=len(names))
+            table = count_groups({"teacher": teacher, "name": (code, names)}, means, now.samples)
+            total = now.count(code, len(names))
             share = table["samples"] / total[table["name"].cat.codes]
             table.insert(3, "share", share)
             table["name"] = table["name"].cat.set_categories(both)
@@ -163,13 +162,13 @@ def flow_table(run: Run) -> pd.DataFrame:
 
     Columns: round, teacher, next_round, next_teacher, samples. Pairs without samples are left out.
     """
-    found, names, parts = all_decisions(run), run.teacher_names, []
-    for now, after in pairwise(found):
-        table = count_groups(
-            {"teacher": (now.teacher, names), "next_teacher": (after.teacher, names)}
-        )
-        table.insert(0, "round", now.number)
-        table.insert(2, "next_round", after.number)
+    names, parts = run.teacher_names, []
+    for last, now in pairwise(all_decisions(run)):
+        assert now.before is not None
+        keys = {"teacher": (now.before, names), "next_teacher": (now.teacher, names)}
+        table = count_groups(keys, samples=now.samples)
+        table.insert(0, "round", last.number)
+        table.insert(2, "next_round", now.number)
         parts.append(table)
     if not parts:
         raise Unavailable("there is one round alone")

@@ -1,6 +1,6 @@
 """The hierarchy of teachers, and the accuracy of their annotations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pandas as pd
 
 from cosup import words
 from cosup.analysis.arrays import (
+    Codes,
     Row,
     Values,
     categories,
@@ -22,7 +23,14 @@ from cosup.analysis.arrays import (
 )
 from cosup.analysis.decisions import all_decisions
 from cosup.analysis.drawing import Cell, DotRow, Dots, Mark, Matrix, Scale, View
-from cosup.analysis.figure import Excerpt, Figure, require_labels, require_samples, require_test
+from cosup.analysis.figure import (
+    Excerpt,
+    Figure,
+    require_labels,
+    require_rounds,
+    require_samples,
+    require_test,
+)
 from cosup.analysis.records import Run, RunTeacher
 from cosup.metrics import Shares, shares
 from cosup.seeds import seed_for
@@ -274,26 +282,19 @@ def annotation_accuracy_table(run: Run) -> pd.DataFrame:
     it in the last round that used its level; null without samples).
     """
     require_samples(run)
-    truth = codes(run.train["true_label"], run.classes)
-    known = truth >= 0
-    require_labels(known)
     size = len(run.classes)
-    samples = np.bincount(truth[known], minlength=size)
-    there = np.flatnonzero(samples)
     rounds = all_decisions(run) if run.rounds else []
     last = {run.stages[f"round-{now.number}"]["level"]: now for now in rounds}
     parts = []
-    for place, teacher in enumerate(run.teachers):
-        label = run.annotated(teacher.name).label
-        answered = np.bincount(truth[known & (label >= 0)], minlength=size)
-        right = np.bincount(truth[known & (label == truth)], minlength=size)
+    for place, (samples, answered, right) in enumerate(_answered_by_class(run)):
+        there = np.flatnonzero(samples)
         assigned: Values = np.zeros(size)
         hits: Values = np.zeros(size)
-        now = last.get(teacher.level)
+        now = last.get(run.teachers[place].level)
         if now is not None:
-            mine = known & (now.teacher == place)
-            assigned = np.bincount(truth[mine], minlength=size).astype(np.float64)
-            hits = np.bincount(truth[mine], weights=now.correct[mine], minlength=size)
+            mine = now.teacher == place
+            assigned = now.count(now.truth, size, mine)
+            hits = now.count(now.truth, size, mine & now.correct)
         parts.append(
             pd.DataFrame(
                 {
@@ -308,6 +309,34 @@ def annotation_accuracy_table(run: Run) -> pd.DataFrame:
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def _answered_by_class(run: Run) -> Iterator[tuple[Codes, Codes, Codes]]:
+    """Yield for each teacher the samples of each class, those that it annotated, and those that it
+    annotated correctly, each [C]. Raise `Unavailable` if no label is known."""
+    size = len(run.classes)
+    if run.sharded:
+        require_rounds(run)
+        table = pd.concat(run.answer_sums(number) for number in run.rounds)
+        table = table.drop_duplicates(["teacher", "true_label"], keep="last")
+        require_labels(np.ones(len(table), bool))
+        teacher = codes(table["teacher"], run.teacher_names)
+        truth = codes(table["true_label"], run.classes)
+        for place in range(len(run.teachers)):
+            found: Values = np.zeros((3, size), np.int64)
+            mine = teacher == place
+            columns = table.loc[mine, ["samples", "answered", "correct"]]
+            found[:, truth[mine]] = columns.to_numpy(np.int64).T
+            yield found[0], found[1], found[2]
+        return
+    truth = codes(run.train["true_label"], run.classes)
+    known = truth >= 0
+    require_labels(known)
+    samples = np.bincount(truth[known], minlength=size)
+    for name in run.teacher_names:
+        label = run.annotated(name).label
+        answered = np.bincount(truth[known & (label >= 0)], minlength=size)
+        yield samples, answered, np.bincount(truth[known & (label == truth)], minlength=size)
 
 
 def annotation_accuracy_sentence(run: Run, table: pd.DataFrame) -> str:

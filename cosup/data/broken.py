@@ -96,13 +96,14 @@ def _checked_once(
     images: Images, indices: Ints, workers: int, cache: Path | None
 ) -> dict[int, str]:
     """Return `find_broken`, read from `cache` if the same files were checked before."""
-    if cache is None:
-        return find_broken(images, indices, workers)
-    path = cache / "checks" / f"{images.fingerprint(indices)}.json"
-    found = read_shared(path)
+    path = None if cache is None else cache / "checks" / f"{images.fingerprint(indices)}.json"
+    found = None if path is None else read_shared(path)
     if found is not None:
         return {int(place): reason for place, reason in json.loads(found).items()}
+    log.info("decoding %d images to check them", len(indices))
     broken = find_broken(images, indices, workers)
+    if path is None:
+        return broken
     try:
         write_shared(path, to_json(broken).encode())
     except (OSError, RunError) as error:

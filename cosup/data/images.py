@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,6 @@ from PIL import Image, ImageOps
 from cosup.errors import in_short
 from cosup.progress import working_on
 from cosup.words import printable
-
-log = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 
@@ -179,7 +176,6 @@ def unprintable(path: str) -> str:
 
 def find_broken(images: Images, indices: Ints, workers: int) -> dict[int, str]:
     """Decode images in `workers` threads; return {position in `indices`: reason} of broken ones."""
-    log.info("decoding %d images to check them", len(indices))
     starts = range(0, len(indices), _CHECKED_AT_ONCE)
 
     def check(start: int) -> dict[int, str]:

@@ -154,6 +154,20 @@ class RoundFiles:
     manifest: Manifest
 
     @property
+    def decision_sums(self) -> TableFile:
+        """Return the table of sums over the decisions of a sharded run (`cosup.sharded.sums`)."""
+        return self._sums("decision", DECISION_SUM_COLUMNS)
+
+    @property
+    def answer_sums(self) -> TableFile:
+        """Return the table of sums over the annotations of a sharded run."""
+        return self._sums("answer", ANSWER_SUM_COLUMNS)
+
+    def _sums(self, of: str, columns: tuple[str, ...]) -> TableFile:
+        path = self.decisions.path
+        return TableFile(path.with_name(f"{path.stem}-{of}-sums.parquet"), self.manifest, columns)
+
+    @property
     def student(self) -> TensorFile:
         """Return the file of the student's weights after the round."""
         return TensorFile(self.folder / "student.safetensors", self.manifest)
@@ -244,7 +258,19 @@ DECISION_COLUMNS = (
     "true_label",
     "domain",
 )
-
+DECISION_SUM_COLUMNS = (
+    "assigned_teacher",
+    "previous_teacher",
+    "shared",
+    "kept",
+    "rejected_by",
+    "correct",
+    "true_label",
+    "annotation",
+    "domain",
+    "samples",
+)
+ANSWER_SUM_COLUMNS = ("teacher", "true_label", "samples", "answered", "correct")
 LABEL_COLUMNS = (
     "sample_id",
     "label",

@@ -72,6 +72,7 @@ class Prepared(Object):
     floor: dict[str, Any] = {}
     samples: dict[str, int] = {}
     features: int = 0
+    shards: int = 0
 
 
 class Round(Object):

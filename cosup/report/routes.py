@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from cosup.analysis.rounds import HARD
+from cosup.analysis.decisions import HARD
 
 MOST = 40
 """Maximum number of teachers, and of domains or classes, in a picture."""
@@ -36,16 +36,18 @@ class Picture:
 
 
 def routes_picture(decisions: pd.DataFrame, title: str) -> Picture:
-    """Draw which teacher the samples of a round were assigned to, from its decisions table.
+    """Draw which teacher the samples of a round were assigned to, from its decisions table, or that
+    of sums over the decisions.
 
     A row per teacher and a column per domain or class; of many, those with the most samples.
     """
     by, share = routes(decisions)
-    teachers = _largest(share.index, decisions[ROWS])
-    names = _largest(share.columns, decisions[by])
+    teachers = _largest(share.index, decisions, ROWS)
+    names = _largest(share.columns, decisions, by)
     cut = len(teachers) < len(share.index) or len(names) < len(share.columns)
     # Of a soft assignment, the teacher with the most weight is counted.
-    soft = bool((decisions["assignment_weight"] < HARD).any())
+    shared = "shared" in decisions
+    soft = (decisions["shared"] if shared else decisions["assignment_weight"] < HARD).any()
     sent = "with this teacher as the most weighted" if soft else "assigned to each teacher"
     more = f" (the {MOST} with the most samples)" if cut else ""
     heading = f"share of each {WORDS[by]}{more} {sent}, {title}"
@@ -66,9 +68,10 @@ def routes(decisions: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         by = "annotation"
     teachers, names = (decisions[column].astype("category").cat for column in (ROWS, by))
     known = (names.codes >= 0).to_numpy()
+    samples = decisions["samples"][known] if "samples" in decisions else None
     shape = (len(teachers.categories), len(names.categories))
     cells = teachers.codes[known].astype(int) * shape[1] + names.codes[known]
-    counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+    counts = np.bincount(cells, samples, shape[0] * shape[1]).reshape(shape)
     with np.errstate(invalid="ignore"):
         share = counts / counts.sum(0)
     return by, pd.DataFrame(share, teachers.categories, names.categories)
@@ -131,11 +134,13 @@ def _longest(names: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.Imag
     return max((int(font.getlength(name)) for name in names), default=0)
 
 
-def _largest(names: pd.Index, of: "pd.Series[str]") -> list[str]:
-    """Return at most `MOST` names, those with the most samples, in their own order."""
+def _largest(names: pd.Index, decisions: pd.DataFrame, by: str) -> list[str]:
+    """Return at most `MOST` names of a column, those with the most samples, in their own order."""
     if len(names) <= MOST:
         return list(names)
-    most = set(of.value_counts().index[:MOST])
+    groups = decisions.groupby(by, observed=True)
+    samples = groups["samples"].sum() if "samples" in decisions else groups.size()
+    most = set(samples.sort_values(ascending=False, kind="stable").index[:MOST])
     return [name for name in names if name in most]
 
 

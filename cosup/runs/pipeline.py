@@ -120,7 +120,7 @@ def run_one(
             summary["labelled_weight"] = weight_choice
         environment["computed"] = computed_on(context, prepared)
         run.files.environment.write(environment)
-        _finish(chosen, prepared, summary)
+        finish(chosen, prepared, summary)
         run.finish("summary", summary)
         return summary
 
@@ -204,7 +204,7 @@ def _seconds(
     ]
 
 
-def _finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
+def finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
     """Export the student, write the summary, and write the report."""
     run = context.run
     for name in ("accuracy", "pgr"):

@@ -224,9 +224,12 @@ def _settings(config: YamlFile) -> dict[str, HParam]:
 def _show_finished_rounds(board: TensorBoard, files: Layout) -> None:
     number = 1
     while files.stage(f"round-{number}").exists():
-        decisions = files.round(number).decisions
+        decisions, sums = files.round(number).decisions, files.round(number).decision_sums
         try:
-            table = decisions.read(COLUMNS)
+            if sums.exists():
+                decisions, table = sums, sums.read()
+            else:
+                table = decisions.read(COLUMNS)
         except RunError as error:
             log.warning("no picture of round %d for TensorBoard: %s", number, error)
         else:

@@ -26,7 +26,8 @@ from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.inputs import feature_splits, measured_on
-from cosup.runs.summary import TestSplit
+from cosup.runs.summary import Numbers, TestSplit
+from cosup.sharded.shards import Shards
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,15 @@ PICTURED = (examples_table, review_list_table)
 """The tables whose samples the report shows with pictures."""
 
 
-def write_samples(context: RunContext, prepared: Prepared) -> None:
+def write_samples(context: RunContext, prepared: Prepared, shards: Shards | None = None) -> None:
     """Write `samples.parquet` and `stages/prepared.json`, whenever a run has been prepared.
 
     samples.parquet: a row per sample of student_train, then of the test samples, in the order of
     all arrays of the run: split ("student_train" or "test"), sample_id, true_label (null where
     unknown), domain, group (int64: resampled together by a bootstrap), answer (the right
     prediction: the true label, or the way of an episode), and, with label noise, given_label. A
-    teacher's answers in episodes are in no store: `checkpoints/teacher-NAME.safetensors`.
+    teacher's answers in episodes are in no store: `checkpoints/teacher-NAME.safetensors`. shards:
+    the samples of student_train where they are not listed, and so not in `samples.parquet`.
     """
     data, truth, samples = prepared.data, prepared.task.truth, prepared.samples
     test, files = prepared.test.split, context.files
@@ -67,10 +69,15 @@ def write_samples(context: RunContext, prepared: Prepared) -> None:
     if test.kinds is not None:
         for name, probs in prepared.teachers.answers.items():
             files.episode_answers(name).write(probs)
-    context.run.finish(PREPARED, _prepared_record(context.config, prepared))
+    record = _prepared_record(context.config, prepared)
+    if shards is not None:
+        record["samples"]["student_train"] = shards.samples
+        record["features"] += shards.samples
+        record["shards"] = len(shards)
+    context.run.finish(PREPARED, record)
 
 
-def _prepared_record(config: Config, prepared: Prepared) -> dict[str, object]:
+def _prepared_record(config: Config, prepared: Prepared) -> Numbers:
     """Return the names that samples and predictions are counted by, and the teachers in order."""
     data, test, teachers = prepared.data, prepared.test.split, prepared.teachers
     return {

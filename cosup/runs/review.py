@@ -132,6 +132,7 @@ def read(place: str, file: Path) -> RenderableType:
 
 def _opened(place: str) -> Run:
     run = load_run(place)
+    run.check_listed("none of them can be chosen for a review")
     check_inside(run.path, run.files.review.page.path)
     if run.few_shot:
         raise UserError("the student of a few-shot run is for new classes", where=place)

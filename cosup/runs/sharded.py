@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cosup.analysis.records import NOT_LISTED
 from cosup.config.schema import Assigners, Config
 from cosup.errors import Mistakes, UserError
 from cosup.models.heads import head_bank
@@ -29,13 +30,13 @@ from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls
 from cosup.runs.directory import RunDirectory
 from cosup.runs.environment import describe_environment
-from cosup.runs.export import export_student
 from cosup.runs.labels import STAGE as LABELS
-from cosup.runs.pipeline import computed_on, summarise
+from cosup.runs.pipeline import computed_on, finish, summarise
 from cosup.runs.prepare import make_compute, prepare_listed
 from cosup.runs.recorder import open_recorder
+from cosup.runs.records import write_samples
 from cosup.runs.sources import STAGE as SOURCES
-from cosup.runs.stages import StepLog, round_recipe
+from cosup.runs.stages import StepLog, log_round, round_recipe
 from cosup.runs.summary import Numbers
 from cosup.runs.team import STAGE as TEAM
 from cosup.runs.team import without_team
@@ -51,14 +52,13 @@ from cosup.sharded.rounds import (
 )
 from cosup.sharded.shards import Shards
 from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.sums import sum_round
 from cosup.sharded.work import CheckImages, Executor, Samples
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import scopes, speakers
-from cosup.words import percent
 
 log = logging.getLogger(__name__)
 
-NOT_LISTED = "the samples of student_train are not listed (data.sharded)"
 MEASURED = {"validation": "choose the best teacher", "test": "measure the student"}
 """Splits that a sharded run must have, and why."""
 
@@ -123,12 +123,12 @@ def run_sharded(
         environment = describe_environment(config)
         run.files.environment.write(environment)
         prepared, shards, task = _prepare(context)
+        write_samples(context, prepared, shards)
         executor = context.backend.executor(shards.reader, prepared.compute)
         rounds = _finish_rounds(context, prepared, task, executor)
         summary = _summary(context, prepared, shards, rounds)
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
-        export_student(config, prepared.data.classes, run, summary)
-        run.files.summary.write(summary)
+        finish(context, prepared, summary)
         run.finish("summary", summary)
         return summary
 
@@ -258,10 +258,26 @@ def _finish_rounds(
         files.test.write(outcome.test_probs)
         if outcome.assigner:
             files.assigner.write(outcome.assigner)
-        log.info("round %d: %s kept", outcome.number, percent(numbers["kept"]))
+        _write_sums(context, task, outcome, executor)
+        log_round(numbers, context.recorder)
         run.finish(f"round-{outcome.number}", {**numbers, "seconds": time.monotonic() - started})
         started = time.monotonic()
     return [run.load(f"round-{number}") for number, _ in recipe.schedule]
+
+
+def _write_sums(
+    context: RunContext, task: ShardTask, outcome: ShardOutcome, executor: Executor
+) -> None:
+    """Write the sums over the decisions and annotations of a round, for the report."""
+    number, run = outcome.number, context.run
+    before = None
+    if number > 1:
+        before = Product(**run.load(f"round-{number - 1}")["products"]["decisions"])
+    sums = sum_round(task, outcome, before, executor)
+    files = run.files.round(number)
+    files.decision_sums.write(sums.decisions)
+    files.answer_sums.write(sums.answers)
+    context.recorder.assignment(sums.decisions, number)
 
 
 def _finished(run: RunDirectory, recipe: ShardRecipe) -> ShardState:
@@ -317,7 +333,7 @@ def _summary(
     run = context.run
     absent = dict.fromkeys(context.config.controls, NOT_LISTED)
     team = without_team(NOT_LISTED)
-    labels: Numbers = {"labels": {"reason": NOT_LISTED}, "agreement": {"reason": NOT_LISTED}}
+    labels: Numbers = {"labels": {}, "agreement": {}}
     run.finish(TEAM, {**team, "seconds": 0.0})
     run.finish(SOURCES, {"sources": {}, "seconds": 0.0})
     run.finish(LABELS, {**labels, "seconds": 0.0})

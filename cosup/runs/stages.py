@@ -162,7 +162,7 @@ def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any
         numbers = _record(context, prepared, outcome)
         if number == schedule[-1][0] and context.config.folds_for_labels:
             _cross_fit(context, prepared, outcome)
-        _log(numbers, context.recorder)
+        log_round(numbers, context.recorder)
         run.finish(f"round-{number}", {**numbers, "seconds": time.monotonic() - started})
         context.discard_training_states()
     return [run.load(f"round-{number}") for number, _ in schedule]
@@ -254,7 +254,8 @@ def _judged(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
     return found
 
 
-def _log(numbers: Mapping[str, Any], recorder: Recorder) -> None:
+def log_round(numbers: Mapping[str, Any], recorder: Recorder) -> None:
+    """Log and record what was measured of a round."""
     number = numbers["round"]
     percents = {name: value for name, value in numbers.items() if isinstance(value, float)}
     recorder.scalars("rounds", percents, number)

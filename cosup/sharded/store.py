@@ -118,7 +118,10 @@ class ShardStore:
         try:
             content = pa.BufferReader(read_bytes(path))
             return parquet.read_table(
-                content, columns=columns, page_checksum_verification=True, use_threads=False
+                content,
+                columns=None if columns is None else list(columns),
+                page_checksum_verification=True,
+                use_threads=False,
             )
         except RunError:
             raise

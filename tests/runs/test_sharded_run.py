@@ -10,10 +10,8 @@ from helpers.digits_manifest import write_digits, write_manifest
 from helpers.sharded_config import sharded_config
 from helpers.user_errors import keys_of, mistakes_of
 
-from cosup.analysis import load_run
-from cosup.errors import UserError
 from cosup.models.compute import Compute
-from cosup.runs import backend, check_run, plan_config, run_config
+from cosup.runs import backend, check_run, run_config
 from cosup.sharded.shards import Shard
 from cosup.sharded.work import LocalExecutor, Work
 
@@ -72,17 +70,11 @@ def test_a_killed_run_is_resumed_with_the_same_numbers(
         assert numbers_of(found) == numbers_of(expected)
 
 
-def test_decisions_are_a_folder_of_shards_and_reports_say_so(
-    manifest: Path, tmp_path: Path
-) -> None:
+def test_decisions_are_a_folder_of_shards(manifest: Path, tmp_path: Path) -> None:
     run_config(sharded_config(manifest), tmp_path / "run")
     files = sorted((tmp_path / "run" / "shards" / "decisions" / "round-2").rglob("*.parquet"))
     table = pd.concat([pd.read_parquet(file) for file in files])
     assert len(table) == table["sample_id"].nunique() == ROWS - LABELLED
-    with pytest.raises(UserError, match=r"data\.sharded"):
-        load_run(tmp_path / "run")
-    with pytest.raises(UserError, match=r"data\.sharded"):
-        plan_config(sharded_config(manifest))
 
 
 def test_all_settings_that_are_not_supported_are_told_at_once(

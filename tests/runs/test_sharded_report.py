@@ -1,0 +1,142 @@
+"""What is told of a finished sharded run: sums over shards are those over all its decisions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.digits_manifest import write_digits
+from helpers.user_errors import mistakes_of
+
+from cosup.analysis import Run, load_run, tables
+from cosup.analysis.decisions import all_decisions
+from cosup.config import Config
+from cosup.errors import UserError
+from cosup.report.command import report_page, runs_to_report
+from cosup.runs import review_run, run_config
+from cosup.runs.export_labels import export_labels
+
+LISTED_ALONE = {"limits", "sources", "source_parts", "agreement", "labels", "review_list"}
+"""Figures that need a row for each sample of student_train."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of digits in two domains, all with labels, in several shards."""
+    folder = tmp_path_factory.mktemp("labelled")
+    labels = write_digits(folder / "images", 700)
+    rows = np.arange(len(labels))
+    manifest = {
+        "id": [f"sample-{row}" for row in rows],
+        "uri": [f"images/{row:04d}.png" for row in rows],
+        "label": labels.astype(str),
+        "domain": np.where(rows % 3 == 0, "clinic", "archive"),
+    }
+    pd.DataFrame(manifest).to_parquet(folder / "all.parquet")
+    shares = {"teacher_train": 0.3, "student_train": 0.5, "validation": 0.1, "test": 0.1}
+    path = str(folder / "all.parquet")
+    tree: dict[str, Any] = {
+        "run": {"name": "sharded", "loggers": []},
+        "data": {"source": "manifest", "path": path, "sharded": True, "splits": shares},
+        "teachers": {
+            "hierarchy": {"by": "class", "levels": [1, 2]},
+            "model": {"name": "linear_pixels", "size": 8},
+            "training": {"steps": 30, "batch_size": 32},
+        },
+        "student": {
+            "backbone": {"name": "test_resnet", "weights": None, "image_size": 32},
+            "training": {"steps": 30, "batch_size": 32},
+        },
+        "rounds": {
+            "assignment": "gate",
+            "consistency": [{"name": "teacher_student", "mode": "mask"}],
+            "repeat": 2,
+        },
+        "execution": {"shard_size": 150, "device": "cpu", "threads": 1, "workers": 1},
+        "controls": ["ceiling"],
+    }
+    run_config(Config.model_validate(tree), folder / "run")
+    return folder / "run"
+
+
+def decisions_of(run: Run, number: int) -> pd.DataFrame:
+    """Return the decisions of all shards of a round."""
+    files = sorted((run.path / "shards" / "decisions" / f"round-{number}").rglob("*.parquet"))
+    assert len(files) > 2
+    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+
+
+def counted(table: pd.DataFrame, by: list[str]) -> dict[Any, int]:
+    texts = table[by].astype(str)
+    samples = table["samples"] if "samples" in table else pd.Series(1, table.index)
+    return samples.groupby([texts[name] for name in by]).sum().to_dict()
+
+
+def test_sums_are_those_over_all_decisions(finished: Path) -> None:
+    run = load_run(finished)
+    assert run.rounds == [1, 2, 3, 4]
+    for number in run.rounds:
+        whole = decisions_of(run, number)
+        sums = run.round(number)
+        assert len(sums) < len(whole)
+        for by in (["assigned_teacher", "true_label"], ["domain", "kept"], ["rejected_by"]):
+            assert counted(sums, by) == counted(whole, by)
+        right = whole["annotation"].astype(str) == whole["true_label"].astype(str)
+        assert sums.loc[sums["correct"], "samples"].sum() == right.sum()
+        if number > 1:
+            before = decisions_of(run, number - 1)["assigned_teacher"].astype(str)
+            joined = whole.assign(previous_teacher=before)
+            by = ["previous_teacher", "assigned_teacher"]
+            assert counted(sums, by) == counted(joined, by)
+
+
+def test_figures_of_sums_are_those_of_the_samples(finished: Path) -> None:
+    run = load_run(finished)
+    found = tables(run)
+    for row in found["load"].to_dict("records"):
+        whole = decisions_of(run, row["round"])
+        mine = whole[whole["assigned_teacher"] == row["teacher"]]
+        assert row["samples"] == len(mine)
+        if len(mine):
+            right = mine["annotation"].astype(str) == mine["true_label"].astype(str)
+            assert row["annotation_accuracy"] == pytest.approx(right.mean())
+            assert row["kept"] == pytest.approx(mine["kept"].mean())
+    for number, row in zip(run.rounds, found["rounds"].to_dict("records"), strict=True):
+        sums = all_decisions(run)[number - 1]
+        assert row["annotation_accuracy"] == pytest.approx(sums.mean(sums.correct))
+    changed = decisions_of(run, 3)["assigned_teacher"] != "all"
+    assert found["rounds"]["changed"].iloc[2] == pytest.approx(changed.mean())
+
+
+def test_annotations_are_counted_by_class_whether_assigned_or_not(finished: Path) -> None:
+    found = tables(load_run(finished))["annotation_accuracy"]
+    alone = found[found["teacher"] == "all"]
+    assert (alone["assigned_samples"] == alone["samples"]).all()
+    assert np.allclose(alone["assigned_accuracy"], alone["accuracy"])
+    special = found[(found["teacher"] != "all") & (found["accuracy"] > 0)]
+    assert special["teacher"].nunique() == 2
+    assert special["class"].is_unique  # the scopes of specialists have no class in common
+
+
+def test_the_page_tells_what_is_left_out_and_why(finished: Path) -> None:
+    run = runs_to_report([str(finished)], None, text=False)[0]
+    report_page(run, None)
+    assert {"overview", "teachers", "rounds", "assignment", "load", "flow"} <= set(tables(run))
+    assert {"filters", "domains", "classes", "weights", "cost", "examples"} <= set(tables(run))
+    assert set(run.absent) >= LISTED_ALONE
+    assert all("data.sharded" in run.absent[name] for name in LISTED_ALONE)
+    page = (finished / "report" / "index.html").read_text()
+    assert "data.sharded" in page
+    assert "clinic" in page
+
+
+def test_what_needs_each_sample_is_refused_in_one_line(finished: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.sharded"):
+        _ = load_run(finished).decisions
+    for refused in (
+        lambda: export_labels(str(finished), "csv"),
+        lambda: review_run(str(finished), 5, None, None, page=False),
+    ):
+        (mistake,) = mistakes_of(refused)
+        assert "data.sharded" in str(mistake)
