@@ -106,7 +106,7 @@ def ask_team(
         if not assigner.mixes:
             uniform = torch.full_like(evidence.student_probs, 1 / stream.num_classes)
             evidence = replace(evidence, student_probs=uniform)
-        assigned: Assigned = assigner.assign(evidence, level.scopes)
+        assigned: Assigned = assigner.elsewhere().assign(evidence, level.scopes)
         weights[rows] = assigned.weights
         answered = evidence.annotations.sum((1, 2)) > 0
         probs.put(rows, ProbTable.compress(assigned.targets * answered[:, None]))

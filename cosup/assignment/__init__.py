@@ -8,6 +8,7 @@ from cosup.assignment.confidence import Confidence
 from cosup.assignment.dawid_skene import DawidSkene
 from cosup.assignment.fused import Fused
 from cosup.assignment.gate import Gate
+from cosup.assignment.raven import Raven
 from cosup.settings.assigners import ASSIGNERS
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Mean",
     "Oracle",
     "Random",
+    "Raven",
     "Single",
     "available",
     "to_weights",

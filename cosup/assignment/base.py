@@ -33,6 +33,10 @@ class Assigner(AssignerSettings, ABC):
         """
         return Assigned.mixture(evidence.annotations, self.weights(evidence, scopes))
 
+    def elsewhere(self) -> "Assigner":
+        """Return the assigner for samples other than those it was fitted to; by default itself."""
+        return self
+
     def check(self, scopes: Scopes) -> None:
         """Raise `UserError` for a level whose teachers this assigner cannot use."""
 

@@ -205,14 +205,16 @@ def _collect(batches: Batches, most: int, seed: int) -> tuple[Tensor, Tensor]:
         features = _features(evidence)
         parts.append((keys[useful.cpu()], features[useful], overlap[useful]))
         if sum(len(part[0]) for part in parts) > 1.5 * most:
-            parts = [_draw(parts, most)]
+            parts = [drawn(parts, most)]
     if not sum(len(part[0]) for part in parts):
         raise UserError("assigner gate: there is no annotated sample to learn from")
-    _, drawn, likelihood = _draw(parts, most)
-    return drawn.to(torch.float32, copy=True), likelihood
+    _, inputs, likelihood = drawn(parts, most)
+    return inputs.to(torch.float32, copy=True), likelihood
 
 
-def _draw(parts: Sequence[tuple[Tensor, ...]], most: int) -> tuple[Tensor, ...]:
+def drawn(parts: Sequence[tuple[Tensor, ...]], most: int) -> tuple[Tensor, ...]:
+    """Return columns with a row per sample, joined: of the `most` samples with the least keys, the
+    first column, in their order."""
     joined = tuple(torch.cat(column) for column in zip(*parts, strict=True))
     if len(joined[0]) <= most:
         return joined

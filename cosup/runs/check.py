@@ -249,7 +249,8 @@ def check_assigner(rounds: RoundsSection, hierarchy: Hierarchy, samples: ImageDa
     if rounds.choose is not None:
         return
     assigner = Assigners.build(rounds.assignment)
-    for number, level in enumerate(speakers(hierarchy)):
+    levels = list(enumerate(speakers(hierarchy)))
+    for number, level in levels[-1:] if assigner.fuses else levels:
         with about(f"rounds.assignment, level {number}"):
             assigner.check(scopes(level, len(samples.classes), len(samples.domains)))
 

@@ -11,11 +11,14 @@ from cosup.settings import (
     between,
     one_of,
     positive_share,
+    share,
     temperature,
 )
 
 MOST_STRENGTH = 1e9
 """Beyond so many answers per class the simpler model alone counts."""
+MOST_RATE = 1000.0
+"""Weights of a simplex are at its corner after one step of such a rate."""
 MOST_SAMPLES = 10_000_000
 """A fit holds the features of its samples: 15 GB for so many of 384 columns."""
 
@@ -304,6 +307,48 @@ class FusedSettings(AssignerSettings):
         return self.needs | ({"features", "provenance"} if self.regions == "auto" else set())
 
 
+@dataclass
+class RavenSettings(AssignerSettings):
+    """Weights over all teachers, learned together with a linear probe that is taught by their
+    mixture."""
+
+    fuses: ClassVar[bool] = True
+
+    per_sample: bool = False
+    """Learn a vector of weights for each sample, instead of one for all."""
+    easy: float = 0.2
+    """Share of the epochs, the first ones, in which weights rest and only samples count on which
+    all teachers agree (published: a setting, off in its configs)."""
+    epochs: int = 30
+    """Passes over the samples, in batches of 128 (published: 30 or 100)."""
+    lr: float = 0.001
+    """Adam's rate for the probe, which falls to 0 (published: 0.001, or 0.0001 for 100 epochs)."""
+    weight_lr: float = 0.001
+    """Rate of the gradient steps of the weights; 0 leaves them equal. With `per_sample` a step is
+    taken on the sample's own loss, once an epoch, and needs a rate some hundred times as large."""
+    standardize: bool = True
+    """Scale each feature to mean 0 and variance 1 over the samples."""
+    max_samples: int = 30_000
+    """Maximum number of samples to learn from, drawn at random; bounds the memory. At most
+    10 million, as for `gate`."""
+
+    def __post_init__(self) -> None:
+        share(easy=self.easy)
+        between(1, MOST_ITERATIONS, epochs=self.epochs)
+        between(0, MOST_RATE, lr=self.lr, weight_lr=self.weight_lr)
+        between(1, MOST_SAMPLES, max_samples=self.max_samples)
+
+    @property
+    def guided(self) -> bool:
+        """False: annotations and features decide."""
+        return False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The features."""
+        return frozenset({"features"})
+
+
 ASSIGNERS: dict[str, Entry] = {
     "single": Entry(SingleSettings, "cosup.assignment.baselines:Single"),
     "mean": Entry(MeanSettings, "cosup.assignment.baselines:Mean"),
@@ -315,5 +360,6 @@ ASSIGNERS: dict[str, Entry] = {
     "confidence": Entry(ConfidenceSettings, "cosup.assignment.confidence:Confidence"),
     "dawid_skene": Entry(DawidSkeneSettings, "cosup.assignment.dawid_skene:DawidSkene"),
     "gate": Entry(GateSettings, "cosup.assignment.gate:Gate"),
+    "raven": Entry(RavenSettings, "cosup.assignment.raven:Raven"),
     "fused": Entry(FusedSettings, "cosup.assignment.fused:Fused"),
 }

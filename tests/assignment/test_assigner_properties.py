@@ -24,6 +24,7 @@ FIXED: dict[str, dict[str, object]] = {
     "dawid_skene": {"iterations": 4},
     "gate": {"iterations": 2, "steps": 3, "standardize": True},
     "fused": {"iterations": 4, "confidence_weight": True},
+    "raven": {"epochs": 4, "easy": 0.25, "weight_lr": 0.05},
 }
 """Settings that the tests fix, for speed or because they have no default that fits."""
 
@@ -163,7 +164,7 @@ def test_no_samples_can_be_assigned(name: str, variant: dict[str, object]) -> No
     assert assign(assigner, nothing, case.scopes).shape == (0, 2)
 
 
-@pytest.mark.parametrize("name", ["dawid_skene", "gate", "fused"])
+@pytest.mark.parametrize("name", ["dawid_skene", "gate", "fused", "raven"])
 def test_learned_assigners_must_be_fitted_and_need_samples(name: str) -> None:
     case = random_case(1, 4, 2, 5)
     with pytest.raises(UserError, match=f"{name}.*'fit'"):
@@ -197,6 +198,10 @@ def test_settings_have_defaults_and_descriptions(name: str) -> None:
         ("gate", "sharpening", 0.0),
         ("gate", "weight_decay", float("nan")),
         ("gate", "max_samples", 0),
+        ("raven", "easy", 1.5),
+        ("raven", "epochs", 0),
+        ("raven", "weight_lr", -0.1),
+        ("raven", "max_samples", 0),
         ("fused", "regions", "maybe"),
         ("fused", "strength", -1.0),
         ("fused", "group_above", 0.0),
