@@ -4,9 +4,10 @@ Training batches depend on the seed and the step only, so a run can be resumed a
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ class TrainingBatches:
         images = self.data.table["image"].to_numpy(np.int64)[self.rows]
         source = _Steps(self, order, images)
         workers = self.workers if self.data.images.files else 0
-        return _load_steps(source, range(start, self.steps), workers)
+        return load_steps(source, range(start, self.steps), workers)
 
     @property
     def _decodes_once(self) -> bool:
@@ -191,22 +192,41 @@ class _Steps(Dataset[Any]):
         whole = self.order(step)
         positions = batches.own(whole)
         first = len(whole) * batches.rank // batches.world_size
-        before = random_states()
-        try:
-            parts = []
-            for place, position in enumerate(positions.tolist(), start=first):
-                reseed(seed_for(batches.seed, "augment", step, place))
-                image = batches.data.images.read(int(self.images[position]))
-                parts.append(batches.transform(image).numpy())
-        except BrokenImage as error:
-            return str(error)  # a worker process would add its traceback to an exception
-        finally:
-            restore_random_states(before)
-        return torch.from_numpy(np.stack(parts)), positions
+        reads = (partial(batches.data.images.read, int(self.images[p])) for p in positions)
+        images = augmented(reads, batches.transform, batches.seed, step, first)
+        return images if isinstance(images, str) else (images, positions)
 
 
-def _load_steps(source: _Steps, steps: range, workers: int) -> Generator[Sample, None, None]:
-    """Yield the batches of these steps in order; `workers` processes load ahead."""
+def augmented(
+    reads: Iterable[Callable[[], Image.Image]],
+    transform: Callable[[Image.Image], Tensor],
+    seed: int,
+    step: int,
+    first: int,
+) -> Tensor | str:
+    """Return the transformed images of a step, uint8 [b, 3, S, S], or an error message.
+
+    reads: functions that read an image. first: place of the first one in the batch. A transform
+    that draws is seeded by seed, step and place.
+    """
+    before = random_states()
+    try:
+        parts = []
+        for place, read in enumerate(reads, start=first):
+            reseed(seed_for(seed, "augment", step, place))
+            parts.append(transform(read()).numpy())
+    except BrokenImage as error:
+        return str(error)  # a worker process would add its traceback to an exception
+    finally:
+        restore_random_states(before)
+    return torch.from_numpy(np.stack(parts))
+
+
+def load_steps(source: Dataset[Any], steps: range, workers: int) -> Generator[Any, None, None]:
+    """Yield the items of these steps in order; `workers` processes load ahead.
+
+    Raise `RunError` for an item that is an error message about an image.
+    """
     loader = DataLoader(
         source,
         batch_size=None,

@@ -13,15 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cosup.analysis.records import NOT_LISTED
 from cosup.config.schema import Assigners, Config
+from cosup.data.loader import ImageRows
 from cosup.errors import Mistakes, UserError
-from cosup.models.heads import head_bank
-from cosup.models.section import HeadSection
 from cosup.models.watch import OnStep
 from cosup.progress import working_on
+from cosup.rounds import Recipe
 from cosup.runs.announce import announce_in_log
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
@@ -41,7 +42,10 @@ from cosup.runs.summary import Numbers
 from cosup.runs.team import STAGE as TEAM
 from cosup.runs.team import without_team
 from cosup.sharded.evidence import ShardLevel
+from cosup.sharded.head import ShardHead
 from cosup.sharded.image_work import Restoring, annotation_works, extract_work
+from cosup.sharded.lesson import ShardStudent
+from cosup.sharded.network import ShardNetwork
 from cosup.sharded.opening import is_sharded, open_shards
 from cosup.sharded.rounds import (
     ShardOutcome,
@@ -84,7 +88,7 @@ def check_sharded(config: Config) -> None:
     weight = rounds.true_label_weight
     refuse(weight > 0, "rounds.true_label_weight", weight, "0")
     refuse(rounds.first_guide != "crowd", "rounds.first_guide", rounds.first_guide, "crowd")
-    refuse(student.mode != "head", "student.mode", student.mode, "head")
+    refuse(student.meta is not None, "student.meta", "set", "null")
     means = student.head.kind == "prototype" and student.head.init == "class_means"
     refuse(means, "student.head.init", student.head.init, "random, text")
     optimizer = student.training.optimizer
@@ -94,7 +98,9 @@ def check_sharded(config: Config) -> None:
     needs = Assigners.settings(rounds.assignment).needs
     refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
     with mistakes.caught():
-        _recipe(config, levels=1, prototypes=None, head=student.head).check()
+        minimised = _rounds_of(config).objective
+        alone = ShardHead(student.head, student.training, minimised, torch.empty(0, 0))
+        _recipe(config, alone, levels=1).check()
     mistakes.raise_all()
 
 
@@ -197,9 +203,7 @@ def _shard_task(
         for index, members in enumerate(specs)
     )
     provenance = tuple(level.provenance for level in prepared.task.levels)
-    test = prepared.test.inputs
-    assert isinstance(test, Tensor)
-    return ShardTask(found, shards.shards, provenance, test)
+    return ShardTask(found, shards.shards, provenance)
 
 
 def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> None:
@@ -210,24 +214,44 @@ def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> N
             advance(1)
 
 
-def _recipe(
-    config: Config, levels: int, prototypes: Tensor | None, head: HeadSection
-) -> ShardRecipe:
+def _rounds_of(config: Config) -> Recipe:
     def no_student(*_: object) -> Any:
-        raise AssertionError("heads are fitted to shards")
+        raise AssertionError("the student learns from shards")
 
-    recipe = round_recipe(config.rounds, no_student)
+    return round_recipe(config.rounds, no_student)
+
+
+def _recipe(config: Config, student: ShardStudent, levels: int) -> ShardRecipe:
+    recipe = _rounds_of(config)
     return ShardRecipe(
         recipe.assigner,
-        recipe.objective,
+        student,
         recipe.filters,
-        head,
-        config.student.training,
         tuple(recipe.schedule(levels)),
         recipe.hard,
         recipe.fresh,
         recipe.min_kept,
-        prototypes,
+    )
+
+
+def _student(context: RunContext, prepared: Prepared) -> ShardStudent:
+    """Return what learns from the shards: heads, or networks."""
+    config, inputs, test = context.config, prepared.inputs, prepared.test.inputs
+    objective, compute = _rounds_of(config).objective, prepared.compute
+    if isinstance(test, Tensor):
+        training = config.student.training
+        return ShardHead(inputs.head, training, objective, test, inputs.prototypes, compute)
+    assert isinstance(test, ImageRows)
+    return ShardNetwork(
+        config.student,
+        len(prepared.data.classes),
+        objective,
+        config.run.seed,
+        prepared.data,
+        test,
+        context.backend.launcher,
+        compute,
+        context.backend.compute_of("features", compute),
     )
 
 
@@ -235,8 +259,8 @@ def _finish_rounds(
     context: RunContext, prepared: Prepared, task: ShardTask, executor: Executor
 ) -> list[Numbers]:
     """Run the rounds that are not finished. Return the numbers of every round, in order."""
-    config, run, inputs = context.config, context.run, prepared.inputs
-    recipe = _recipe(config, len(task.levels), inputs.prototypes, inputs.head)
+    config, run = context.config, context.run
+    recipe = _recipe(config, _student(context, prepared), len(task.levels))
     steps = config.student.training.total_steps(task.samples)
 
     def on_step(number: int) -> OnStep:
@@ -248,19 +272,20 @@ def _finish_rounds(
 
     state = _finished(run, recipe)
     outcomes: Iterator[ShardOutcome] = run_shard_rounds(
-        task, recipe, context.seed, executor, prepared.compute, state, on_step
+        task, recipe, context.seed, executor, state, on_step
     )
     started = time.monotonic()
     for outcome in outcomes:
         numbers = _round_numbers(config, prepared, task, outcome)
         files = run.files.round(outcome.number)
-        files.student.write(outcome.head.state_dict())
+        files.student.write(dict(outcome.student))
         files.test.write(outcome.test_probs)
         if outcome.assigner:
             files.assigner.write(outcome.assigner)
         _write_sums(context, task, outcome, executor)
         log_round(numbers, context.recorder)
         run.finish(f"round-{outcome.number}", {**numbers, "seconds": time.monotonic() - started})
+        context.discard_training_states()
         started = time.monotonic()
     return [run.load(f"round-{number}") for number, _ in recipe.schedule]
 
@@ -287,9 +312,9 @@ def _finished(run: RunDirectory, recipe: ShardRecipe) -> ShardState:
         if not run.is_done(f"round-{number}"):
             break
         found, before = run.load(f"round-{number}"), state.at(level)
-        head = head_bank(run.files.round(number).student.read())
+        tensors = run.files.round(number).student.read()
         student = Product(**found["products"]["predictions"])
-        state = ShardState(number, level, student, before.coarse, head)
+        state = ShardState(number, level, student, before.coarse, tensors)
     return state
 
 

@@ -1,104 +1,28 @@
-"""Fit a student's head to shards, and predict them with it.
+"""A student whose head is fitted to the features of shards, by the process that drives the run."""
 
-Order of the samples: each pass takes the shards in a seeded random order, gathers consecutive ones
-into windows of at least `WINDOW` samples, and shuffles the samples within a window, by the same
-seed. What is left of a window is less than a batch, and comes first in the next one. If all kept
-samples fit into one window it is read once, and every pass shuffles all of them: the batches are
-then those of `cosup.models.fit`.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cosup.losses.base import Objective
-from cosup.models.compute import Compute
+from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.fit import HeadMonitor, few_threads, finished, predict_heads, weighted_mean
-from cosup.models.heads import HeadBank, build_heads, head_bank
+from cosup.models.heads import HeadBank, build_heads, head_bank, text_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on
-from cosup.seeds import torch_generator
-from cosup.sharded.deciding import RoundProducts, in_order
+from cosup.sharded.deciding import in_order
+from cosup.sharded.lesson import Lesson, ShardSamples, State
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
-from cosup.sharded.work import Executor, FunctionWork
+from cosup.sharded.work import Executor, FunctionWork, Work
 
-__all__ = ["PredictShard", "ShardFit", "ShardSamples", "column_scaling_of", "fit_head"]
-
-WINDOW = 2**16
-"""Samples in memory from which batches are drawn: 100 MiB of 768 features, and their targets."""
-
-
-class Block(NamedTuple):
-    """Samples: features [n, D], targets (n rows), weights [n]."""
-
-    features: Tensor
-    targets: ProbTable
-    weights: Tensor
-
-    def take(self, rows: Tensor) -> "Block":
-        """Return these samples."""
-        return Block(self.features[rows], self.targets.take(rows), self.weights[rows])
-
-    @staticmethod
-    def join(parts: Sequence["Block"]) -> "Block":
-        """Return the samples of several blocks."""
-        features, targets, weights = zip(*parts, strict=True)
-        return Block(torch.cat(features), ProbTable.concat(targets), torch.cat(weights))
-
-
-@dataclass(frozen=True)
-class ShardSamples:
-    """The samples of shards that are kept. kept: their number in each shard."""
-
-    store: ShardStore
-    features: Product
-    products: RoundProducts
-    shards: tuple[Shard, ...]
-    kept: tuple[int, ...]
-
-    def read(self, shard: Shard) -> Block:
-        """Return the kept samples of a shard."""
-        store, number = self.store, shard.number
-        weights = store.tensors(self.products.weights, number)["weight"]
-        features = store.tensors(self.features, number)["features"]
-        whole = Block(features, store.probs(self.products.targets, number), weights)
-        return whole.take(torch.nonzero(weights > 0)[:, 0])
-
-    def batches(self, size: int, seed: int, window: int = WINDOW) -> Iterator[Block]:
-        """Yield batches of `size` samples without end, in the order that the module describes."""
-        generator = torch_generator(seed, "batches", 0)
-        left: list[Block] = []
-        for block in self._windows(generator, window):
-            order = torch.randperm(len(block.weights), generator=generator)
-            ordered = Block.join([*left, block.take(order)])
-            count = len(ordered.weights)
-            rows = torch.arange(count)
-            for start in range(0, count - size + 1, size):
-                yield ordered.take(rows[start : start + size])
-            left = [ordered.take(rows[count - count % size :])]
-
-    def _windows(self, generator: torch.Generator, window: int) -> Iterator[Block]:
-        used = [shard for shard, kept in zip(self.shards, self.kept, strict=True) if kept]
-        if sum(self.kept) <= window:
-            whole = Block.join([self.read(shard) for shard in used])
-            while True:
-                yield whole
-        while True:
-            parts: list[Block] = []
-            for place in torch.randperm(len(used), generator=generator).tolist():
-                parts.append(self.read(used[place]))
-                if sum(len(part.weights) for part in parts) >= window:
-                    yield Block.join(parts)
-                    parts = []
-            if parts:
-                yield Block.join(parts)
+__all__ = ["PredictShard", "ShardFit", "ShardHead", "column_scaling_of", "fit_head"]
 
 
 @dataclass(frozen=True)
@@ -194,6 +118,48 @@ class ScaleShard:
         """Return the number of samples, and the sums [D] of features and of their squares."""
         features = self.samples.read(shard).features.double()
         return len(features), features.sum(0), features.square().sum(0)
+
+
+@dataclass(frozen=True)
+class ShardHead:
+    """Fits heads. section: of the head. test: features [M, D] of the test split. prototypes: [C, D]
+    text features that a head starts from, or None.
+    """
+
+    section: HeadSection
+    training: TrainingSection
+    objective: Objective
+    test: Tensor
+    prototypes: Tensor | None = None
+    compute: Compute = DEFAULT_COMPUTE
+
+    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> State:
+        """Fit a head to a lesson; return its tensors."""
+        init = None if self.prototypes is None else text_heads(self.section, self.prototypes)
+        if lesson.start is not None:
+            init = head_bank(lesson.start)
+        fit = ShardFit(
+            lesson.samples,
+            lesson.num_classes,
+            self.section,
+            self.training,
+            self.objective,
+            lesson.seed,
+            lesson.steps(self.training),
+            init,
+        )
+        bank = fit_head(fit, executor, self.compute, on_step)
+        return {name: value.cpu() for name, value in bank.state_dict().items()}
+
+    def predicting(self, lesson: Lesson, state: State, product: Product) -> Work[Any]:
+        """Return the work that predicts shards with a head."""
+        samples = lesson.samples
+        predict = PredictShard(samples.store, samples.features, product, state)
+        return FunctionWork(f"predictions, {product.name}", predict, (product,))
+
+    def predict_test(self, state: State) -> ProbTable:
+        """Predict the test split."""
+        return predict_heads(head_bank(state), self.test, self.compute)[0]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ __all__ = [
     "predict_work",
 ]
 
-ANNOTATIONS, FEATURES, PREDICTIONS = "annotations", "features", "predictions"
+ANNOTATIONS, FEATURES = "annotations", "features"
 FORMAT = "1"
 
 
@@ -263,19 +263,18 @@ def extract_work(
 
 
 def predict_work(
-    key: str,
+    product: Product,
     network: Classifier,
     section: BackboneSection,
     samples: Samples,
     compute: Compute,
 ) -> PredictNetwork:
-    """Return the work that predicts with a network. key: of its weights. section: what it was built
-    from."""
+    """Return the work that predicts with a network. product: what it writes. section: what the
+    network was built from. compute: of the processes that predict."""
     transform = eval_transform(network.input)
-    product = Product.of(PREDICTIONS, "student", FORMAT, key, transform.key, samples.key)
     state = {name: tensor.detach().cpu() for name, tensor in network.model.state_dict().items()}
     return PredictNetwork(
-        "predictions of the student",
+        f"predictions of {product.name}",
         samples,
         transform,
         compute.batch_size,

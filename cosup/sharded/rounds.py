@@ -14,17 +14,14 @@ from torch import Tensor
 from cosup.assignment.base import Assigner
 from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
 from cosup.errors import Mistakes, UserError
-from cosup.losses.base import Objective
-from cosup.models.compute import Compute
-from cosup.models.fit import predict_heads
-from cosup.models.heads import HeadBank, head_bank, text_heads
-from cosup.models.section import HeadSection, TrainingSection
+from cosup.losses.features import FeatureLoss
 from cosup.models.watch import OnStep
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 from cosup.settings import registered_name
 from cosup.settings.assigners import ASSIGNERS
+from cosup.settings.losses import LOSSES
 from cosup.sharded.deciding import (
     Counts,
     DecideShard,
@@ -33,10 +30,10 @@ from cosup.sharded.deciding import (
     fit_assigner,
 )
 from cosup.sharded.evidence import ShardLevel, ShardStream
-from cosup.sharded.head import PredictShard, ShardFit, ShardSamples, fit_head
+from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent, State
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
-from cosup.sharded.work import Executor, FunctionWork
+from cosup.sharded.work import Executor
 
 __all__ = ["ShardOutcome", "ShardRecipe", "ShardState", "ShardTask", "run_shard_rounds"]
 
@@ -45,15 +42,11 @@ PREDICTIONS = "predictions"
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The samples of a sharded run.
-
-    provenance: of each level, as in `cosup.levels.Level`. test: features [M, D] of the test split.
-    """
+    """The samples of a sharded run. provenance: of each level, as in `cosup.levels.Level`."""
 
     levels: tuple[ShardLevel, ...]
     shards: tuple[Shard, ...]
     provenance: tuple[tuple[Tensor, Tensor] | None, ...]
-    test: Tensor
 
     @property
     def samples(self) -> int:
@@ -74,20 +67,16 @@ class ShardTask:
 class ShardRecipe:
     """How rounds are run; the fields are those of `cosup.rounds.Recipe`.
 
-    schedule: (round, level) of every round. prototypes: [C, D] text features that the head starts
-    from, or None.
+    schedule: (round, level) of every round.
     """
 
     assigner: Assigner
-    objective: Objective
+    student: ShardStudent
     filters: Chain
-    head: HeadSection
-    training: TrainingSection
     schedule: tuple[tuple[int, int], ...]
     hard: bool = False
     fresh: bool = True
     min_kept: float = 0.2
-    prototypes: Tensor | None = None
 
     def check(self) -> None:
         """Raise `UserError` for what cannot be done shard by shard."""
@@ -102,6 +91,14 @@ class ShardRecipe:
                 key="rounds.assignment",
                 value=registered_name(ASSIGNERS, self.assigner),
                 allowed="dawid_skene, gate, agreement and others that do not fuse sources",
+            )
+        loss = self.student.objective.loss
+        if isinstance(loss, FeatureLoss):
+            yield UserError(
+                "cannot be {value} with data.sharded, where no teacher runs beside the student",
+                key="rounds.loss",
+                value=registered_name(LOSSES, loss),
+                allowed="a loss on probabilities",
             )
         for name, each in zip(self.filters.names, self.filters.filters, strict=True):
             if each.needs_all or "labels" in each.needs:
@@ -119,14 +116,14 @@ class ShardRecipe:
 class ShardState:
     """What the finished rounds leave to the next one; as `cosup.rounds.RoundState`.
 
-    student, coarse: products of the students' predictions. head: of the latest student.
+    student, coarse: products of the students' predictions. tensors: of the latest student.
     """
 
     finished: int = 0
     level: int = 0
     student: Product | None = None
     coarse: Product | None = None
-    head: HeadBank | None = None
+    tensors: State | None = None
 
     def at(self, level: int) -> "ShardState":
         """Return the state at the start of a round of this level."""
@@ -135,7 +132,8 @@ class ShardState:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """A finished round. counts: of its decisions. test_probs: predictions of the test split."""
+    """A finished round. counts: of its decisions. predictions: of the samples, for the next round.
+    test_probs: of the test split. student: its tensors."""
 
     number: int
     level: int
@@ -144,7 +142,7 @@ class ShardOutcome:
     products: RoundProducts
     predictions: Product
     test_probs: ProbTable
-    head: HeadBank
+    student: State
     assigner: dict[str, Tensor]
 
 
@@ -153,7 +151,6 @@ def run_shard_rounds(
     recipe: ShardRecipe,
     seed: int,
     executor: Executor,
-    compute: Compute,
     state: ShardState | None = None,
     on_step: Callable[[int], OnStep] | None = None,
 ) -> Iterator[ShardOutcome]:
@@ -167,9 +164,11 @@ def run_shard_rounds(
     for number, index in recipe.schedule[state.finished :]:
         state = state.at(index)
         report = None if on_step is None else on_step(number)
-        outcome = _run_round(task, recipe, state, number, seed, executor, compute, report)
+        outcome = _run_round(task, recipe, state, number, seed, executor, report)
         yield outcome
-        state = replace(state, finished=number, student=outcome.predictions, head=outcome.head)
+        state = replace(
+            state, finished=number, student=outcome.predictions, tensors=outcome.student
+        )
 
 
 def _run_round(
@@ -179,7 +178,6 @@ def _run_round(
     number: int,
     seed: int,
     executor: Executor,
-    compute: Compute,
     on_step: OnStep | None,
 ) -> ShardOutcome:
     level, seed = task.levels[state.level], seed_for(seed, "round", number)
@@ -193,30 +191,22 @@ def _run_round(
     found = kept_counts(counts, recipe.filters)
     check_counts(found, recipe.min_kept)
 
-    store = level.samples.store
-    samples = ShardSamples(store, level.features, products, task.shards, kept)
-    training = recipe.training
-    init = None if recipe.prototypes is None else text_heads(recipe.head, recipe.prototypes)
-    if state.head is not None and not recipe.fresh:
-        init = state.head
-    fit = ShardFit(
+    store, student = level.samples.store, recipe.student
+    samples = ShardSamples(level.samples, level.features, products, task.shards, kept)
+    lesson = Lesson(
+        f"round-{number}",
         samples,
         level.num_classes,
-        recipe.head,
-        training,
-        recipe.objective,
+        int(counts["samples"]),
         seed_for(seed, "update"),
-        training.total_steps(int(counts["samples"])),
-        init,
+        None if recipe.fresh else state.tensors,
     )
-    bank = fit_head(fit, executor, compute, on_step)
-    head = {name: value.cpu() for name, value in bank.state_dict().items()}
-    predictions = Product.of(PREDICTIONS, f"round-{number}", about, hash_tensors(head))
-    predict = PredictShard(store, level.features, predictions, head)
-    work = FunctionWork(f"predictions of round {number}", predict)
-    for _ in executor.run(work, store.missing(predictions, task.shards)):
-        pass
-    test_probs = predict_heads(bank, task.test, compute)[0]
+    tensors = student.fit(lesson, executor, on_step)
+    predictions = Product.of(PREDICTIONS, f"round-{number}", about, hash_tensors(dict(tensors)))
+    if number < len(recipe.schedule):  # nobody reads those of the last round
+        work = student.predicting(lesson, tensors, predictions)
+        for _ in executor.run(work, store.missing(predictions, task.shards)):
+            pass
     return ShardOutcome(
         number,
         level.index,
@@ -224,8 +214,8 @@ def _run_round(
         found,
         products,
         predictions,
-        test_probs,
-        head_bank(head),
+        student.predict_test(tensors),
+        tensors,
         assigner.state_dict(),
     )
 

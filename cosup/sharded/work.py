@@ -7,9 +7,9 @@ grow with the number of samples.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from cosup.data.images import find_broken
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import Transform
-from cosup.errors import RunError
 from cosup.models.compute import Compute
 from cosup.sharded.shards import Shard, ShardReader
 from cosup.sharded.store import Product, Record, ShardStore
@@ -36,7 +35,6 @@ __all__ = [
     "Samples",
     "ShardImages",
     "Work",
-    "failed_shards",
 ]
 
 log = logging.getLogger(__name__)
@@ -240,16 +238,3 @@ class LocalExecutor:
         process = work.begin(self.compute)
         for shard in shards:
             yield shard.number, process(shard)
-
-
-def failed_shards(
-    work: Work[Any], shards: Iterable[Shard], reader: ShardReader, why: str
-) -> RunError:
-    """Return the error for shards that are not done, with ids of their samples, in one line."""
-    failed = list(shards)
-    ids = reader.read(failed[0]).sample_ids(np.arange(failed[0].samples))
-    more = "" if len(failed) == 1 else f", and {len(failed) - 1} more shards"
-    return RunError(
-        f"{work.name}: shard {failed[0].number} failed, of {len(ids)} samples from '{ids[0]}' to "
-        f"'{ids[-1]}'{more}: {why}"
-    )

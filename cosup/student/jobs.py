@@ -28,7 +28,7 @@ from cosup.models.images import training_transform
 from cosup.models.loop_state import StateFile, States
 from cosup.models.ranks import check_slices
 from cosup.models.section import TrainingSection
-from cosup.models.train import Batch, TrainContext, TrainModule, train_network
+from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_network
 from cosup.models.watch import OnStep, Watched, network_accuracy
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
@@ -141,6 +141,13 @@ class NetworkJob:
             watch=None if self.watched is None else partial(self._accuracy, data, compute),
         )
         module = TrainModule(self.classifier, self._connector())
+        batches = self.batches(data, compute)
+        pixels = self.classifier.pixels
+        train_network(module, batches, self.objective, self.training, self.steps, context, pixels)
+        return self.classifier.cpu()
+
+    def batches(self, data: ImageData, compute: Compute) -> Batches:
+        """Return the function of a step that yields the batches from there on."""
         loader = self._loader(data, compute)
 
         def batches(start: int) -> Iterator[Batch]:
@@ -148,9 +155,7 @@ class NetworkJob:
                 for images, positions in stream:
                     yield self.lesson.batch(images, self.rows[positions])
 
-        pixels = self.classifier.pixels
-        train_network(module, batches, self.objective, self.training, self.steps, context, pixels)
-        return self.classifier.cpu()
+        return batches
 
     def state_name(self, data: ImageData) -> str:
         """Return the name under which the state of the unfinished training is kept.

@@ -95,12 +95,14 @@ def cluster_of(count: int) -> Iterator[dict[str, Any]]:
     from ray.cluster_utils import Cluster
 
     folder = Path(tempfile.mkdtemp(prefix="cosup-ray-"))
-    os.environ |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {"RAY_TMPDIR": str(folder), "HOME": str(folder), "RAY_AUTH_MODE": "disabled"}
     cluster = Cluster(shutdown_at_exit=True)
     try:
-        cluster.add_node(num_cpus=1, gcs_server_port=free_port(), **node_settings())
-        for _ in range(count - 1):
-            cluster.add_node(num_cpus=1, **node_settings())
+        for number in range(count):
+            settings = node_settings()
+            del settings["setup_worker_path"]  # the tests' own
+            head = {} if number else {"gcs_server_port": free_port(), "include_dashboard": False}
+            cluster.add_node(num_cpus=1, **settings, **head)
         one = {"actors": 1}
         yield {
             "backend": "ray",

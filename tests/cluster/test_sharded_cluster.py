@@ -163,3 +163,19 @@ def test_a_run_survives_the_death_of_an_actor_and_of_a_node(
     assert nodes.second is None
     assert compared(found) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")
+
+
+def test_a_network_learns_from_shards_where_it_is_trained(
+    nodes: TwoNodes, manifest: Path, tmp_path: Path
+) -> None:
+    backbone = {"name": "cifar_resnet8", "weights": None, "image_size": 32}
+    training = {"steps": 6, "batch_size": 32}
+    student = {"mode": "finetune", "backbone": backbone, "training": training}
+    teachers = {"hierarchy": {"by": "class", "levels": [2]}}
+    local = sharded_config(manifest, student=student, teachers=teachers)
+    expected = run_with_backend(local, tmp_path / "local")
+    execution = {"backend": "ray", "address": nodes.address, **ACTORS}
+    config = sharded_config(manifest, student=student, teachers=teachers, execution=execution)
+    found = run_with_backend(config, tmp_path / "run")
+    assert compared(found) == compared(expected)
+    assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")

@@ -83,11 +83,10 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     config = sharded_config(
         manifest,
         run={"seeds": [0, 1]},
-        student={"mode": "finetune"},
         rounds={"assignment": "dawid_skene", "true_label_weight": 0.5},
     )
     found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
-    assert found == ["rounds.true_label_weight", "run.seeds", "student.mode"]
+    assert found == ["rounds.true_label_weight", "run.seeds"]
     both = {"assignment": "dawid_skene", "labelled": True, "refine": "product"}
     found = keys_of(mistakes_of(check_run, sharded_config(manifest, rounds=both), tmp_path / "run"))
     assert {"rounds.labelled", "rounds.refine"} <= set(found)

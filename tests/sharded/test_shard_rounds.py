@@ -20,8 +20,9 @@ from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.rounds import Outcome, Recipe, run_rounds
 from cosup.sharded.evidence import ShardLevel
-from cosup.sharded.head import ShardSamples
+from cosup.sharded.head import ShardHead
 from cosup.sharded.image_work import annotation_works, extract_work
+from cosup.sharded.lesson import ShardSamples
 from cosup.sharded.rounds import ShardOutcome, ShardRecipe, ShardTask, run_shard_rounds
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import ShardStore
@@ -76,11 +77,16 @@ class Sharded:
         return torch.stack(columns, 1), torch.cat(parts)
 
     def task(self) -> ShardTask:
-        _, features = self.whole(self.levels[0])
-        return ShardTask(self.levels, self.world.shards.shards, (None, None), features[:50])
+        return ShardTask(self.levels, self.world.shards.shards, (None, None))
 
     def run(self, recipe: ShardRecipe) -> Iterator[ShardOutcome]:
-        return run_shard_rounds(self.task(), recipe, SEED, self.executor, self.world.compute)
+        return run_shard_rounds(self.task(), self.tested(recipe), SEED, self.executor)
+
+    def tested(self, recipe: ShardRecipe) -> ShardRecipe:
+        """Return the recipe whose student predicts the first samples as the test split."""
+        _, features = self.whole(self.levels[0])
+        assert isinstance(recipe.student, ShardHead)
+        return replace(recipe, student=replace(recipe.student, test=features[:50]))
 
 
 @pytest.fixture
@@ -99,10 +105,8 @@ def recipe_of(assigner: Any, filters: Sequence[Any]) -> ShardRecipe:
     section, chain = student(), build_filters(filters)
     return ShardRecipe(
         build_assigner(assigner),
-        Objective(CrossEntropy()),
+        ShardHead(section.head, section.training, Objective(CrossEntropy()), torch.empty(0, 0)),
         Chain(chain.names, chain.filters),
-        section.head,
-        section.training,
         ((1, 0), (2, 1)),
     )
 
@@ -199,7 +203,7 @@ def test_rounds_that_are_interrupted_end_with_the_same_numbers(
     expected = list(whole.run(recipe()))[-1]
     dying = Dying(cut.executor, after)
     with pytest.raises(Killed):
-        list(run_shard_rounds(cut.task(), recipe(), SEED, dying, world.compute))
+        list(run_shard_rounds(cut.task(), cut.tested(recipe()), SEED, dying))
     found = list(cut.run(recipe()))[-1]
     assert torch.equal(found.test_probs.values, expected.test_probs.values)
     assert found.products == expected.products
@@ -213,7 +217,7 @@ def test_windows_draw_each_kept_sample_once_in_a_pass(sharded: Sharded) -> None:
     products, store = outcome[-1].products, sharded.samples.store
     shards = sharded.world.shards.shards
     kept = [int((store.tensors(products.weights, s.number)["weight"] > 0).sum()) for s in shards]
-    samples = ShardSamples(store, sharded.features, products, shards, tuple(kept))
+    samples = ShardSamples(sharded.samples, sharded.features, products, shards, tuple(kept))
     total, size = sum(kept), 16
     assert 0 < total < sharded.world.shards.samples
     drawn = []

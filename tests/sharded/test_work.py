@@ -17,14 +17,13 @@ from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
 from cosup.sharded.image_work import annotation_works, extract_work, predict_work
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import ShardStore
+from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import (
     CheckImages,
     FunctionWork,
     LocalExecutor,
     Samples,
     Work,
-    failed_shards,
 )
 from cosup.student.launcher import predict_images
 from cosup.teachers.annotate import annotate_by_name
@@ -88,7 +87,9 @@ def test_predictions_are_those_of_the_network(tmp_path: Path, opened: Open) -> N
     section = world.config.student.backbone
     network = build_classifier(section.name, 10, None, section.image_size, seed=3)
     samples = Samples(world.shards.reader, ShardStore(str(tmp_path)))
-    work = predict_work("weights", network, section, samples, world.compute)
+    work = predict_work(
+        Product.of("predictions", "round-1"), network, section, samples, world.compute
+    )
     do(work, world)
     shard = world.shards.shards[1]
     data = samples.read(shard)
@@ -164,16 +165,6 @@ def test_only_what_is_missing_is_done_again_and_gives_the_same_files(
     assert do(work, world) == first | rest
 
 
-def test_what_failed_is_told_with_ids(opened: Open) -> None:
-    world = opened()
-    work = FunctionWork("counting", partial(counted, 2))
-    error = failed_shards(work, world.shards.shards[1:], world.shards.reader, "why")
-    ids = world.shards.reader.read(world.shards.shards[1]).table["sample_id"]
-    assert ids.iloc[0] in str(error)
-    assert ids.iloc[-1] in str(error)
-    assert "\n" not in str(error)
-
-
 def test_teachers_that_look_answers_up_are_refused(tmp_path: Path, opened: Open) -> None:
     world = opened()
     (teacher, *_) = world.teachers()
@@ -184,7 +175,7 @@ def test_teachers_that_look_answers_up_are_refused(tmp_path: Path, opened: Open)
         spec = teacher.spec
         identity, steps = "", 0
 
-        def state(self) -> dict[str, torch.Tensor]:
+        def tensors(self) -> dict[str, torch.Tensor]:
             return {}
 
     error_of(annotation_works, [Rows()], samples, world.restoring(), Compute())

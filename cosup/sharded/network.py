@@ -1,0 +1,261 @@
+"""A student that is a whole network: its training reads the images of shards where it runs.
+
+Each process of the training looks up the samples of a step, reads their shards' rows and targets,
+and decodes their images; it keeps the shards of about one window in memory. Any step can be looked
+up, so that processes load steps ahead, and a training is resumed at any step.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cosup.config.student import StudentSection
+from cosup.data.loader import ImageRows, augmented, load_steps
+from cosup.data.table import ImageData
+from cosup.losses.base import Objective
+from cosup.models.classifier import build_classifier
+from cosup.models.compute import Compute
+from cosup.models.images import training_transform
+from cosup.models.section import TrainingSection
+from cosup.models.train import Batch, Batches
+from cosup.models.watch import OnStep
+from cosup.probabilities import ProbTable
+from cosup.protocols import Guidance
+from cosup.seeds import seed_for, torch_generator
+from cosup.sharded.image_work import predict_work
+from cosup.sharded.lesson import WINDOW, Lesson, ShardSamples, State
+from cosup.sharded.shards import Shard
+from cosup.sharded.store import Product
+from cosup.sharded.work import Executor, Work
+from cosup.student import jobs
+from cosup.student.launcher import Launcher
+
+__all__ = ["ShardNetwork", "ShardOrder"]
+
+
+@dataclass(frozen=True)
+class ShardNetwork:
+    """Trains networks. data: the listed samples. test: its images of them that are predicted.
+
+    compute: of this process, with a folder for the states of unfinished trainings as its scratch.
+    there: of the processes that predict shards.
+    """
+
+    section: StudentSection
+    num_classes: int
+    objective: Objective
+    seed: int
+    data: ImageData
+    test: ImageRows
+    launcher: Launcher
+    compute: Compute
+    there: Compute
+
+    @property
+    def training(self) -> TrainingSection:
+        """Return the settings of its training."""
+        return self.section.training
+
+    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> State:
+        """Train a network on a lesson; return its tensors."""
+        empty = ProbTable.compress(torch.zeros(0, lesson.num_classes))
+        nothing = jobs.Lesson(np.empty(0, np.int64), empty, torch.zeros(0), Guidance())
+        job = ShardJob(
+            self._network(lesson.seed, lesson.start),
+            nothing,
+            torch.zeros(0, dtype=torch.int64),
+            self.objective,
+            self.training,
+            lesson.steps(self.training),
+            seed_for(lesson.seed, "update"),
+            lesson.name,
+            samples=lesson.samples,
+        )
+        (network,) = self.launcher.networks([job], self.data, self.compute, on_step)
+        return {name: tensor.cpu() for name, tensor in network.model.state_dict().items()}
+
+    def predicting(self, lesson: Lesson, state: State, product: Product) -> Work[Any]:
+        """Return the work that predicts shards with a network."""
+        network = self._network(lesson.seed, state)
+        backbone, source = self.section.backbone, lesson.samples.source
+        return predict_work(product, network, backbone, source, self.there)
+
+    def predict_test(self, state: State) -> ProbTable:
+        """Predict the test split."""
+        return self.launcher.predict(self._network(0, state), self.test, self.compute)
+
+    def _network(self, seed: int, state: State | None) -> Any:
+        """Return a network with these tensors, or with initial weights."""
+        backbone = self.section.backbone
+        network = build_classifier(
+            backbone.name,
+            self.num_classes,
+            None if state is not None else backbone.weights,
+            backbone.image_size,
+            seed,
+            drop_path=self.training.drop_path,
+        )
+        if state is not None:
+            network.model.load_state_dict(dict(state))
+        return network
+
+
+@dataclass(frozen=True)
+class ShardJob(jobs.NetworkJob):
+    """Trains a network on the samples of shards that are kept, in place of a lesson's."""
+
+    samples: ShardSamples = field(kw_only=True)
+
+    def workers(self, most: int) -> int:
+        """Return how many workers train it together; as for other trainings."""
+        jobs.check_shares(self.training, sum(self.samples.kept), most)
+        return most
+
+    def identity(self, data: ImageData) -> str:
+        """Hash what is learned: the decisions of the round, which depend on all before."""
+        samples = self.samples
+        about = f"{data.fingerprint} {self.objective!r} {samples.products} {samples.source.key}"
+        return hashlib.sha256(about.encode()).hexdigest()
+
+    def batches(self, data: ImageData, compute: Compute) -> Batches:
+        """Return the function of a step that yields the batches from there on."""
+        source = _Steps(self, compute)
+        workers = compute.workers if data.images.files else 0
+
+        def batches(start: int) -> Iterator[Batch]:
+            with closing(load_steps(source, range(start, self.steps), workers)) as stream:
+                for images, targets, weights in stream:
+                    yield Batch(images, targets, weights)
+
+        return batches
+
+
+class _Loaded(NamedTuple):
+    """The kept samples of a shard. rows: of `data`. images: numbers of its images."""
+
+    data: ImageData
+    images: NDArray[np.int64]
+    targets: ProbTable
+    weights: Tensor
+
+
+class _Steps(Dataset[Any]):
+    """The batch of a step by its number: (images, targets, weights), or an error message."""
+
+    def __init__(self, job: ShardJob, compute: Compute) -> None:
+        samples, training, ranks = job.samples, job.training, compute.ranks
+        self.samples = samples
+        self.seed = seed_for(job.seed, "batches")
+        size = training.batch_for(sum(samples.kept), ranks.size)
+        self.order = ShardOrder([kept for kept in samples.kept if kept], size, self.seed)
+        self.transform = training_transform(training.augment, job.classifier.input)
+        self.rank, self.ranks = ranks.rank, ranks.size
+        self.loaded: OrderedDict[int, _Loaded] = OrderedDict()
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor] | str:
+        whole = self.order.places(step)
+        first, stop = (len(whole) * rank // self.ranks for rank in (self.rank, self.rank + 1))
+        own = whole[first:stop].tolist()
+        used = self.samples.used
+        found = {place: self._load(used[place]) for place, _ in own}
+        reads = (
+            partial(found[place].data.images.read, int(found[place].images[row]))
+            for place, row in own
+        )
+        images = augmented(reads, self.transform, self.seed, step, first)
+        if isinstance(images, str):
+            return images
+        rows = [(found[place], torch.tensor([row])) for place, row in own]
+        targets = torch.cat([shard.targets.dense(row) for shard, row in rows])
+        return images, targets, torch.cat([shard.weights[row] for shard, row in rows])
+
+    def _load(self, shard: Shard) -> _Loaded:
+        """Return the kept samples of a shard; those used last stay in memory."""
+        if shard.number not in self.loaded:
+            samples = self.samples
+            data, weights = samples.source.read(shard), samples.weights(shard)
+            kept = torch.nonzero(weights > 0)[:, 0]
+            images = data.table["image"].to_numpy(np.int64)[kept.numpy()]
+            self.loaded[shard.number] = _Loaded(
+                data, images, samples.targets(shard).take(kept), weights[kept]
+            )
+            while len(self.loaded) > self.order.most_shards:
+                self.loaded.popitem(last=False)
+        self.loaded.move_to_end(shard.number)
+        return self.loaded[shard.number]
+
+
+class ShardOrder:
+    """The samples of each step, in the order of `cosup.sharded.lesson`; a batch may span passes.
+
+    counts: samples of each shard. size: of a batch. most_shards: that two windows and a batch need.
+    """
+
+    def __init__(self, counts: Sequence[int], size: int, seed: int, window: int = WINDOW) -> None:
+        self.counts = torch.tensor(counts)
+        self.size, self.seed, self.window = size, seed, window
+        self.total = int(self.counts.sum())
+        per_window = min(len(counts), -(-window // max(1, int(self.counts.min()))) + 1)
+        self.most_shards = 2 * per_window + 1
+        self._passes: dict[int, list[Tensor]] = {}
+        self._drawn: dict[tuple[int, int], Tensor] = {}
+
+    def places(self, step: int) -> Tensor:
+        """Return the samples of a step (from 0), int64 [size, 2]: shard, and place in it."""
+        start, stop, parts = step * self.size, (step + 1) * self.size, []
+        used: dict[tuple[int, int], Tensor] = {}
+        while start < stop:
+            number, offset = divmod(start, self.total)
+            place, offset = self._window_at(number, offset)
+            drawn = used[number, place] = self._draw(number, place)
+            parts.append(drawn[offset : offset + stop - start])
+            start += len(parts[-1])
+        self._drawn = used
+        return torch.cat(parts)
+
+    def _window_at(self, number: int, offset: int) -> tuple[int, int]:
+        """Return the window of a pass that has its sample `offset`, and the offset within it."""
+        for place, shards in enumerate(self._windows(number)):
+            count = int(self.counts[shards].sum())
+            if offset < count:
+                return place, offset
+            offset -= count
+        raise AssertionError("beyond the pass")
+
+    def _windows(self, number: int) -> list[Tensor]:
+        """Return the shards of each window of a pass."""
+        if number not in self._passes:
+            generator = torch_generator(self.seed, "shards", number)
+            order = torch.randperm(len(self.counts), generator=generator)
+            windows, first, held = [], 0, 0
+            for place, count in enumerate(self.counts[order].tolist(), start=1):
+                held += count
+                if held >= self.window or place == len(order):
+                    windows.append(order[first:place])
+                    first, held = place, 0
+            self._passes = {n: w for n, w in self._passes.items() if n == number - 1}
+            self._passes[number] = windows
+        return self._passes[number]
+
+    def _draw(self, number: int, place: int) -> Tensor:
+        """Return the samples of a window, shuffled: [n, 2]."""
+        if (number, place) in self._drawn:
+            return self._drawn[number, place]
+        shards = self._windows(number)[place]
+        every = [
+            torch.stack([torch.full((int(count),), int(shard)), torch.arange(int(count))], 1)
+            for shard, count in zip(shards, self.counts[shards], strict=True)
+        ]
+        generator = torch_generator(self.seed, "samples", number, place)
+        samples = torch.cat(every)
+        return samples[torch.randperm(len(samples), generator=generator)]

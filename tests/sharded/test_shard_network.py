@@ -1,0 +1,88 @@
+"""Networks that learn from shards: each sample once a pass, and the numbers of a killed run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.digits_manifest import write_digits, write_manifest
+from helpers.sharded_config import sharded_config
+
+from cosup.config.schema import Config
+from cosup.models import train
+from cosup.runs import run_config
+from cosup.sharded.network import ShardOrder
+
+COUNTS = [7, 40, 1, 23, 30, 12]
+
+
+@pytest.mark.parametrize(("size", "window"), [(16, 50), (10, 1), (113, 1000)])
+def test_each_sample_is_drawn_once_in_a_pass_by_windows(size: int, window: int) -> None:
+    total = sum(COUNTS)
+    order = ShardOrder(COUNTS, size, seed=0, window=window)
+    drawn = torch.cat([order.places(step) for step in range(2 * total // size + 1)])
+    every = sorted((shard, row) for shard, count in enumerate(COUNTS) for row in range(count))
+    passes = [[tuple(one) for one in drawn[n * total : (n + 1) * total].tolist()] for n in (0, 1)]
+    assert sorted(passes[0]) == sorted(passes[1]) == every
+    assert passes[0] != passes[1]
+    for step in (1, 0):  # any step, in any order, also in a process of its own
+        places = slice(step * size, (step + 1) * size)
+        again = ShardOrder(COUNTS, size, seed=0, window=window).places(step)
+        assert torch.equal(again, drawn[places])
+        assert torch.equal(order.places(step), drawn[places])
+
+
+def test_a_batch_needs_the_shards_of_two_windows_at_most() -> None:
+    order = ShardOrder([50] * 40, 20, seed=1, window=200)
+    for step in range(100):
+        assert len(order.places(step)[:, 0].unique()) <= order.most_shards <= 11
+
+
+def config_of(manifest: Path, **training: Any) -> Config:
+    backbone = {"name": "cifar_resnet8", "weights": None, "image_size": 32}
+    student = {
+        "mode": "finetune",
+        "backbone": backbone,
+        "training": {"steps": 12, "batch_size": 32, "save_every": 4, **training},
+    }
+    filters = [{"name": "teacher_student", "mode": "mask", "k": 3}]
+    return sharded_config(
+        manifest,
+        teachers={"model": {"name": "linear_pixels", "size": 8}},
+        student=student,
+        rounds={"assignment": "agreement", "consistency": filters},
+    )
+
+
+def test_a_killed_training_is_resumed_with_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = write_digits(tmp_path / "images", 500)
+    manifest = write_manifest(tmp_path / "rows", labels, 700, 400, files=2)
+    config = config_of(manifest, augment={"flip": 0.5})
+    expected = run_config(config, tmp_path / "whole")
+    assert [one["samples"] for one in expected["rounds"]] == [300, 300]
+    assert expected["rounds"][1]["kept"] < 1  # by the first round's student
+
+    class Killed(BaseException):
+        pass
+
+    taken = 0
+
+    def step(run: train.Step, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 19:  # in the second round
+            raise Killed
+        return call(run, *arguments)
+
+    call = train.Step.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Step, "__call__", step)
+        with pytest.raises(Killed):
+            run_config(config, tmp_path / "cut")
+    found = run_config(config, tmp_path / "cut", resume=True)
+    left_out = ("seconds", "peak_rss_mb", "run")
+    assert {k: v for k, v in found.items() if k not in left_out} == {
+        k: v for k, v in expected.items() if k not in left_out
+    }
