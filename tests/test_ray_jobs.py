@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 pytest.importorskip("ray")
 
@@ -157,6 +158,19 @@ def test_job_names_the_requirements_of_cosup() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ours = [item for item in project["dependencies"] if not item.startswith("ray[")]
     assert named == ours  # without Ray, which the cluster has in its own version
+
+
+def test_the_jobs_use_a_ray_that_pyproject_allows() -> None:
+    """Ray is bounded at several places, and its upper bound is raised by hand."""
+    bounds = set(re.findall(r'"ray\[\w+\]([^"]*)"', (ROOT / "pyproject.toml").read_text()))
+    assert len(bounds) == 1
+    allowed = SpecifierSet(bounds.pop())
+    assert {part.operator for part in allowed} == {">=", "<"}
+    files = [(JOBS / name).read_text() for name in ("Dockerfile", "cluster.yaml", "kuberay.yaml")]
+    named = re.findall(r"(?:rayproject/ray:|rayVersion: \"|Ray )(\d+\.\d+\.\d+)", "".join(files))
+    assert len(named) == 4
+    assert len(set(named)) == 1
+    assert named[0] in allowed
 
 
 def test_kuberay_has_the_fields_of_ray_job_v1() -> None:

@@ -37,12 +37,11 @@ def connect(address: str) -> "JobSubmissionClient":
     """
     address = _check_address(address)
     _check_installed()
-    import ray.exceptions
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     token = _token()
     _check_dashboard(address)
-    unauthenticated = getattr(ray.exceptions, "AuthenticationError", ())  # new in Ray 2.52
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -50,7 +49,7 @@ def connect(address: str) -> "JobSubmissionClient":
             return JobSubmissionClient(
                 address, headers={"Authorization": f"Bearer {token}"} if token else None
             )
-    except unauthenticated as error:
+    except AuthenticationError as error:
         raise _token_error(address, str(error)) from None
     except RuntimeError as error:
         raise _not_ray(address, in_short(error)) from None

@@ -245,7 +245,7 @@ def test_no_actor_remains_after_an_error(folder: Path, error: type[BaseException
     work = [*items(range(3)), *[WorkItem("it", "hangs", (99,))] * 2]
     with pytest.raises(error), pool(folder) as here:
         raise error(next(here.run(work)))
-    assert actor_pids() == {}
+    assert actor_pids("FakeActor") == {}
 
 
 def test_missing_and_lost_resources(
