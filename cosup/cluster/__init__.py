@@ -33,13 +33,14 @@ def run_with_backend(
         with mirrored(where, resume=resume, overwrite=overwrite) as directory:
             return run_config(config, directory, resume, overwrite)
     check_run(config, None if isinstance(place, Place) else place, resume, overwrite)
-    from cosup.cluster.backend import RayBackend
     from cosup.cluster.session import connected
-    from cosup.cluster.storage import RunStorage, check_shared
     from cosup.layout import Layout
     from cosup.sharded.opening import is_sharded
 
     with connected(config.execution):
+        from cosup.cluster.backend import RayBackend
+        from cosup.cluster.storage import RunStorage, check_shared
+
         sharded = is_sharded(config.data)
         direct = (Layout(Path()).shards.name,) if sharded else ()
         if sharded or config.student.mode == "finetune":

@@ -4,12 +4,16 @@ Ray listens on all interfaces of the machine, which no public setting changes, a
 its ports can run code. So each such cluster demands a token that only this process and those that
 it starts have, and keeps its files in a folder of this user alone, which is removed at its end
 (Ray's own folder is writable by everyone).
+
+Ray reads whether to demand a token when it is imported, and from version 2.59 on turns it on by
+itself when it starts a cluster. So `private_session` is entered before Ray is imported.
 """
 
 import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +32,7 @@ MODE, TOKEN, TOKEN_FILE, FOLDER = (
 
 
 BY_DEFAULT = (2, 59)
-"""The version of Ray from which on a cluster that is started here demands a token."""
+"""The version of Ray from which on a cluster demands a token although Ray was imported before."""
 
 
 @contextmanager
@@ -43,8 +47,9 @@ def private_session() -> Iterator[None]:
         # Of mode 0700. A short path: those of sockets have 107 characters at most.
         folder = os.environ[FOLDER] = tempfile.mkdtemp(prefix="cosup-ray-", dir="/tmp")
     if not {MODE, TOKEN, TOKEN_FILE} & os.environ.keys():
-        # Ray itself turns the mode on when it starts a cluster: it has read the mode by now.
         os.environ[TOKEN] = secrets.token_urlsafe(32)
+    if "ray" not in sys.modules:  # a Ray before 2.59 that has read another mode could not start
+        os.environ.setdefault(MODE, "token")
     log.info("Ray: starting a cluster on this machine for this run; %s", _reachable())
     try:
         yield
@@ -59,8 +64,12 @@ def _reachable() -> str:
     import ray
 
     listens = "it listens on all interfaces"
-    if os.environ.get(MODE, "token").lower() != "token":
+    mode = os.environ.get(MODE)
+    if mode is None and tuple(map(int, ray.__version__.split(".")[:2])) < BY_DEFAULT:
+        return (
+            f"{listens}, without a token (Ray {ray.__version__} was imported before; set "
+            f"{MODE}=token)"
+        )
+    if mode is not None and mode.lower() != "token":
         return f"{listens}, without a token ({MODE})"
-    if tuple(map(int, ray.__version__.split(".")[:2])) < BY_DEFAULT:
-        return f"{listens}, and Ray {ray.__version__} demands a token only with {MODE}=token"
     return f"{listens}, and demands a token"

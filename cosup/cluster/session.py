@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from cosup.cluster.local_cluster import private_session
+from cosup.cluster.local_cluster import MODE, private_session
 from cosup.config.schema import ExecutionSection
 from cosup.errors import UserError, in_short
 from cosup.words import plural
@@ -56,15 +57,16 @@ def connected(execution: ExecutionSection) -> Iterator[list[Node]]:
     """Connect to the cluster that the section names; yield its nodes.
 
     An existing connection of this process is used and kept. A cluster that is started here ends
-    with the context. Raise `UserError` if no cluster answers at the address.
+    with the context. Enter it before Ray is imported (see `local_cluster`). Raise `UserError` if no
+    cluster answers at the address.
     """
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield find_nodes()
         return
     handler = signal.getsignal(signal.SIGTERM)
     with nullcontext() if joins(execution) else private_session():
+        import ray
+
         try:
             _connect(execution.address)
             with suppress(ValueError):  # not the main thread
@@ -96,7 +98,8 @@ def _connect(address: str | None) -> None:
     try:
         ray.init(wanted, **quiet)
     except Exception as error:  # Ray raises many types of errors for wrong addresses
-        problem = f"no Ray cluster answers there ({in_short(error)})"
+        hint = "" if os.environ.get(MODE) else f"; for one that demands a token, set {MODE}=token"
+        problem = f"no Ray cluster answers there ({in_short(error)}){hint}"
         raise UserError(problem, key=setting, value=wanted) from error
 
 

@@ -49,18 +49,30 @@ SCRIPT = """
 import os
 from cosup.cluster.session import connected
 from cosup.config.schema import ExecutionSection
-import ray
+
+def answer(*metadata):
+    import grpc, ray
+    method = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+    with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
+        try:
+            return channel.unary_unary(method)(b"", metadata=metadata, timeout=20)
+        except grpc.RpcError as error:
+            return error.code().name
+
 for _ in range(2):
     with connected(ExecutionSection(backend="ray")):
+        import ray
         assert ray.get(ray.remote(lambda: 7).remote()) == 7
         folder = os.environ["RAY_TMPDIR"]
         assert os.listdir(folder)
+        assert answer() == "UNAUTHENTICATED"
+        assert len(answer(("authorization", "Bearer " + os.environ["RAY_AUTH_TOKEN"]))) > 20
     assert not os.path.exists(folder)
 """
 
 
 @pytest.mark.ray
-def test_two_sessions_of_a_process_start_and_write_no_token(tmp_path: Path) -> None:
+def test_two_sessions_demand_their_token_and_write_none(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("RAY_ADDRESS", None)
     subprocess.run([sys.executable, "-c", SCRIPT], env=environment, check=True, timeout=240)
