@@ -107,6 +107,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> Iterator
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "80",  # 30 s on a busy machine fail
         "RAY_worker_niceness": "0",  # otherwise all other processes have priority
         "OMP_NUM_THREADS": "1",
     }
