@@ -108,11 +108,11 @@ def plan_config(config: Config | Draft) -> "Plan":
 
     draft = Draft.of(config) if isinstance(config, Config) else config
     facts = check_samples(draft)
-    if "samples" not in facts:
-        problem = "there is no plan for samples that are not listed; the config has no mistake"
-        raise UserError(problem, key="data.sharded")
     from cosup.runs.plan import make_plan
+    from cosup.runs.sharded_plan import sharded_facts
 
+    if "samples" not in facts:
+        facts |= sharded_facts(draft.checked(), facts)
     return make_plan(draft.checked(), facts)
 
 

@@ -5,10 +5,12 @@ same data into words.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from rich.console import RenderableType
 
+from cosup.analysis.records import NOT_LISTED
 from cosup.config.schema import Assigners, Config, ExecutionSection
 from cosup.data.notes import Note
 from cosup.data.section import SPLITS
@@ -29,7 +31,10 @@ from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
 from cosup.runs.notebook import as_html, as_text
 from cosup.runs.recipes import candidates
+from cosup.runs.sharded_plan import ShardsPlan, plan_shards
 from cosup.runs.staging import run_place
+from cosup.sharded.head import WINDOW
+from cosup.sharded.shards import Shards
 from cosup.teachers.base import training_rows
 from cosup.teachers.features import FeatureCache, cached_part
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
@@ -62,10 +67,10 @@ class DevicePlan:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The samples of a split, and how many of them have no label."""
+    """The samples of a split, and how many of them have no label (None: not counted)."""
 
     samples: int
-    unlabelled: int
+    unlabelled: int | None
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,8 @@ class Plan:
     teachers: list[TeacherPlan]
     tables: list[TablePlan]
     notes: list[Note]
+    shards: ShardsPlan | None = None
+    """Those of a sharded run; annotations and features are then those of the listed samples."""
 
     def __rich__(self) -> RenderableType:
         from cosup.runs.plan_text import plan_table
@@ -209,30 +216,58 @@ class Plan:
 
 
 def make_plan(config: Config, facts: Facts) -> Plan:
-    """Return the plan of a run. facts: those of every check (`cosup.runs.checks`)."""
+    """Return the plan of a run. facts: those of every check (`cosup.runs.checks`), and of a sharded
+    run those of `sharded_facts`."""
     data: ImageData = facts["samples"]
     hierarchy: Hierarchy = facts["hierarchy"]
     features: FeatureCache = facts["features"]
     compute: Compute = facts["compute"]
+    controls = _controls(config, facts)
+    # No teacher is trained for a control that is left out of a sharded run.
+    config = config.model_copy(update={"controls": []}) if "shards" in facts else config
     planned = _features(config, data, features)
     annotations = _annotations(config, data, hierarchy)
     rounds = _rounds(config, hierarchy, data)
+    shards = _shards(config, facts, annotations, rounds, planned)
     return Plan(
         run=_run(config),
         device=DevicePlan(
             str(compute.device), compute.precision, compute.workers, _actors(config.execution)
         ),
-        samples=_samples(data),
-        student=_student(config, data),
+        samples=_samples(data, facts.get("shards")),
+        student=_student(config, data, _taught(facts)),
         features=planned,
         prompts=_prompts(config, data),
         annotations=annotations,
-        costs=_costs(config, facts, planned, annotations, rounds),
+        costs=_costs(config, facts, planned, annotations, rounds, shards),
         rounds=rounds,
-        controls=_controls(config, data),
+        controls=controls,
         teachers=[_teacher(spec, data) for level in hierarchy for spec in level],
         tables=list(_tables(data, hierarchy)),
         notes=list(data.notes),
+        shards=shards,
+    )
+
+
+def _taught(facts: Facts) -> int:
+    """Return the number of samples of student_train."""
+    shards: Shards | None = facts.get("shards")
+    return len(facts["samples"].rows("student_train")) if shards is None else shards.samples
+
+
+def _shards(
+    config: Config,
+    facts: Facts,
+    annotations: AnnotationsPlan,
+    rounds: RoundsPlan,
+    features: FeaturesPlan | None,
+) -> ShardsPlan | None:
+    if "shards" not in facts:
+        return None
+    assert features is not None
+    assert rounds.rounds is not None  # a sharded run does not choose a recipe
+    return plan_shards(
+        config, facts["shards"], annotations.teachers, rounds.rounds, features.per_image
     )
 
 
@@ -259,26 +294,31 @@ def _run(config: Config) -> RunPlan:
     return RunPlan(str(where), exists, list(seeds), loss_names(config.rounds.losses or []))
 
 
-def _samples(data: ImageData) -> SamplesPlan:
+def _samples(data: ImageData, shards: Shards | None) -> SamplesPlan:
     def split(name: str) -> SplitPlan:
         rows = data.rows(name)
         return SplitPlan(len(rows), len(rows) - len(data.labelled(rows)))
 
     taught = data.rows("student_train")
+    splits, first = {name: split(name) for name in SPLITS}, data.sample_ids(taught[:2])
+    if shards is not None:
+        splits["student_train"] = SplitPlan(shards.samples, None)
+        part = shards.reader.read(shards.shards[0])
+        first = part.sample_ids(np.arange(min(2, len(part))))
     return SamplesPlan(
-        splits={name: split(name) for name in SPLITS},
+        splits=splits,
         classes=list(data.classes),
         domains=list(data.domains),
         novel_classes=[] if data.novel is None else list(data.novel.classes),
         wrong_labels=int(data.noisy(taught).sum()),
-        first_ids=list(data.sample_ids(taught[:2])),
+        first_ids=list(first),
     )
 
 
-def _student(config: Config, data: ImageData) -> StudentPlan:
+def _student(config: Config, data: ImageData, samples: int) -> StudentPlan:
     section = config.student
     backbone, training = section.backbone, section.training
-    steps = training.total_steps(len(data.rows("student_train")))
+    steps = training.total_steps(samples)
     if section.mode == "head":
         return StudentPlan("head", backbone.name, steps, training.batch_size)
     network = build_classifier(backbone.name, len(data.classes), None, backbone.image_size)
@@ -341,23 +381,24 @@ def _costs(
     features: FeaturesPlan | None,
     annotations: AnnotationsPlan,
     rounds: RoundsPlan,
+    shards: ShardsPlan | None,
 ) -> CostsPlan:
     data: ImageData = facts["samples"]
     compute: Compute = facts["compute"]
-    samples, student = len(data.rows("student_train")), config.student
+    samples, student = _taught(facts), config.student
     count = rounds.rounds or len(rounds.recipes or ())
     folds = student.cross_fit if isinstance(student.cross_fit, int) else 1
     heads = student.mode == "head" and features is not None
     extent = Extent(
         samples=samples,
-        others=sum(len(data.rows(split)) for split in SPLITS) - samples,
+        others=sum(len(data.rows(split)) for split in SPLITS if split != "student_train"),
         classes=len(data.classes),
         teachers=max((len(level) for level in facts["hierarchy"]), default=0),
         rounds=count,
-        fits=count * max(1, folds) + len(_controls(config, data).names),
+        fits=count * max(1, folds) + len(_controls(config, facts).names),
         steps=student.training.total_steps(max(1, samples)) * student.training.batch_size,
         features=features.per_image if heads and features else 0,
-        missing=features.missing if features else 0,
+        missing=(features.missing if features else 0) + (samples if shards else 0),
         image_size=features.image_size if features else 0,
         assigner=rounds.assigner or "fused",
         timed=compute.device.type == "cpu",
@@ -365,7 +406,13 @@ def _costs(
     nbytes = annotations.nbytes + (features.nbytes if features else 0)
     where = run_place(config)
     folder = None if isinstance(where, Place) else where
-    return planned_costs(extent, nbytes, folder, len(config.run.seeds or [0]))
+    costs = planned_costs(extent, nbytes, folder, len(config.run.seeds or [0]))
+    if shards is None:
+        return costs
+    # Memory is that of a window of samples, and what is written of each sample is in the shards.
+    few = replace(extent, samples=min(samples, WINDOW))
+    held = planned_costs(few, 0, folder, 1)
+    return replace(costs, memory=held.memory, disk=nbytes + shards.nbytes)
 
 
 def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan:
@@ -383,8 +430,10 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan
     )
 
 
-def _controls(config: Config, data: ImageData) -> ControlsPlan:
-    absent = left_out(config, data)
+def _controls(config: Config, facts: Facts) -> ControlsPlan:
+    if "shards" in facts:
+        return ControlsPlan([], dict.fromkeys(config.controls, NOT_LISTED))
+    absent = left_out(config, facts["samples"])
     return ControlsPlan([name for name in config.controls if name not in absent], dict(absent))
 
 

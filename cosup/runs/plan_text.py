@@ -9,6 +9,7 @@ from rich.text import Text
 from cosup import words
 from cosup.runs.costs import CostsPlan
 from cosup.runs.plan import FeaturesPlan, Plan, RoundsPlan, SplitPlan, StudentPlan
+from cosup.runs.sharded_plan import ShardsPlan
 
 MOST_NAMED = 5
 """Maximum number of classes or domains that are listed per scope."""
@@ -46,6 +47,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         f"{made.samples:,} samples x {words.plural(made.teachers, 'teacher')}, about "
         f"{words.size(made.nbytes)} in {made.files} files",
     )
+    if plan.shards is not None:
+        yield from _shards(plan.shards)
     yield "costs", _costs(plan.costs)
     if plan.costs.too_much:
         less = " and ".join(plan.costs.too_much)
@@ -85,8 +88,10 @@ def _samples(plan: Plan) -> str:
 
 def _split(name: str, split: SplitPlan) -> str:
     """Return a split's number of samples, and of those that have no label."""
+    if not split.unlabelled:
+        return f"{name} {split.samples:,}"
     few = f"{split.unlabelled:,} " if split.unlabelled < split.samples else ""
-    return f"{name} {split.samples:,}" + (f" ({few}unlabelled)" if split.unlabelled else "")
+    return f"{name} {split.samples:,} ({few}unlabelled)"
 
 
 def _student(student: StudentPlan) -> str:
@@ -107,6 +112,23 @@ def _features(features: FeaturesPlan) -> str:
         f"{words.size(features.nbytes)} in {features.cache}: "
         f"{todo if features.missing else 'all in the cache'}"
     )
+
+
+def _shards(shards: ShardsPlan) -> Iterator[tuple[str, str]]:
+    """Yield the shards, the files that are written of each kind, and what computes them."""
+    files = words.plural(shards.files, "file")
+    yield (
+        "shards",
+        f"{shards.samples:,} samples of student_train in {words.plural(shards.shards, 'shard')} of "
+        f"at most {shards.rows:,} rows of {files}",
+    )
+    parts = ", ".join(
+        f"{one.kind} {words.size(one.nbytes)} in {words.plural(one.files, 'file')}"
+        for one in shards.products
+    )
+    yield "of shards", f"at most {words.size(shards.nbytes)} in {shards.place}: {parts}"
+    where = "; ".join(f"{part} by {who}" for part, who in shards.computed.items())
+    yield "computed", where
 
 
 def _costs(costs: CostsPlan) -> str:

@@ -11,10 +11,10 @@ from helpers.user_errors import mistakes_of
 
 from cosup.analysis import Run, load_run, tables
 from cosup.analysis.decisions import all_decisions
-from cosup.config import Config
+from cosup.config import Config, read_config
 from cosup.errors import UserError
 from cosup.report.command import report_page, runs_to_report
-from cosup.runs import review_run, run_config
+from cosup.runs import plan_config, review_run, run_config
 from cosup.runs.export_labels import export_labels
 
 LISTED_ALONE = {"limits", "sources", "source_parts", "agreement", "labels", "review_list"}
@@ -140,3 +140,22 @@ def test_what_needs_each_sample_is_refused_in_one_line(finished: Path) -> None:
     ):
         (mistake,) = mistakes_of(refused)
         assert "data.sharded" in str(mistake)
+
+
+def test_a_plan_tells_the_files_and_bytes_of_the_shards(finished: Path) -> None:
+    plan = plan_config(read_config(str(finished / "config.yaml"), ()).checked())
+    assert plan.shards is not None
+    assert plan.samples.splits["student_train"].samples == plan.shards.samples
+    assert plan.controls.left_out.keys() == {"ceiling"}
+    kinds = {one.kind: one for one in plan.shards.products}
+    together = {"weights": "decisions", "counts": "decisions"}
+    found = dict.fromkeys(kinds, (0, 0))
+    for file in (finished / "shards").rglob("*.parquet"):
+        name = file.relative_to(finished / "shards").parts[0]
+        files, nbytes = found[together.get(name, name)]
+        found[together.get(name, name)] = files + 1, nbytes + file.stat().st_size
+    for kind, (files, nbytes) in found.items():
+        assert files == kinds[kind].files
+        overhead = 3000 * files  # of a Parquet file, which small shards are mostly made of
+        assert nbytes <= kinds[kind].nbytes + overhead
+        assert kinds[kind].nbytes <= 3 * nbytes

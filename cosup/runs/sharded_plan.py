@@ -1,0 +1,113 @@
+"""The part of a plan that is about shards: what a sharded run writes of student_train, and where it
+is computed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosup.config.schema import Config, ExecutionSection
+from cosup.layout import Layout
+from cosup.models.compute import Compute
+from cosup.runs.checks import Facts
+from cosup.runs.costs import row_bytes
+from cosup.runs.staging import run_place
+from cosup.sharded.opening import open_shards
+from cosup.sharded.shards import Shards
+from cosup.teachers.hierarchy import plan_hierarchy
+
+__all__ = ["ProductPlan", "ShardsPlan", "plan_shards", "sharded_facts"]
+
+DECISION, WEIGHT = 60, 4
+"""Bytes of a row of decisions, with an id of some ten letters, and of a weight."""
+COUNTS, CHECK = 2600, 1300
+"""Bytes of a shard's counts, and of its check."""
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """Files of one kind. nbytes: at most, as they are compressed."""
+
+    kind: str
+    files: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ShardsPlan:
+    """The shards of student_train, and the files that are written of them. computed: the part of
+    the work, and by what it is done."""
+
+    shards: int
+    samples: int
+    files: int
+    """Files of the manifest."""
+    rows: int
+    """Rows of the manifest in a shard, at most."""
+    place: str
+    products: list[ProductPlan]
+    computed: dict[str, str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all products."""
+        return sum(product.nbytes for product in self.products)
+
+
+def sharded_facts(config: Config, facts: Facts) -> Facts:
+    """Open the manifest of a config. Return the listed samples, the shards and the teachers.
+
+    Labels and splits of all rows are read, and no image. Raises `UserError`.
+    """
+    compute: Compute = facts["compute"]
+    data, shards = open_shards(
+        config.data.model_copy(update={"check": "none"}),
+        config.run.seed,
+        config.execution.shard_size,
+        teacher_train=config.wants_teacher_train,
+        workers=compute.workers,
+    )
+    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
+    return {"samples": data, "shards": shards, "hierarchy": hierarchy}
+
+
+def plan_shards(
+    config: Config, shards: Shards, teachers: int, rounds: int, features: int
+) -> ShardsPlan:
+    """Return what is written of the shards. features: numbers per image."""
+    return ShardsPlan(
+        shards=len(shards),
+        samples=shards.samples,
+        files=len(shards.reader.files),
+        rows=config.execution.shard_size,
+        place=str(run_place(config) / str(Layout(Path()).shards)),
+        products=list(_products(config, shards, teachers, rounds, features)),
+        computed=_computed(config.execution),
+    )
+
+
+def _products(
+    config: Config, shards: Shards, teachers: int, rounds: int, features: int
+) -> Iterator[ProductPlan]:
+    count, samples, row = len(shards), shards.samples, row_bytes(len(shards.classes))
+    if config.data.check != "none":
+        yield ProductPlan("checks", count, count * CHECK)
+    yield ProductPlan("annotations", count * teachers, samples * teachers * row)
+    yield ProductPlan("features", count, samples * features * 2)
+    decided = samples * (DECISION + WEIGHT) + count * COUNTS
+    yield ProductPlan("decisions", 3 * count * rounds, decided * rounds)
+    yield ProductPlan("targets", count * rounds, samples * row * rounds)
+    yield ProductPlan("predictions", count * rounds, samples * row * rounds)
+
+
+def _computed(execution: ExecutionSection) -> dict[str, str]:
+    if execution.backend != "ray":
+        return {"everything": "this process, shard after shard"}
+    apart = "images decoded " + (
+        "apart where actors have a GPU" if execution.decode == "auto" else f"by {execution.decode}"
+    )
+    return {
+        "teachers and annotations": f"actors of execution.teachers, {apart}",
+        "features": f"actors of execution.features, {apart}",
+        "decisions, predictions and sums": "actors of execution.shards",
+        "the fit of the student's head": "this process, which reads the shards",
+    }
