@@ -37,7 +37,8 @@ def test_python_on_runs_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = (code for code in blocks("python") if "cosup.run(" in code)
-    fast = '"controls=[]", "student.training.steps=20", "rounds={}"'
+    fast = '"controls=[]", "student.training.steps=20", "rounds={}", '
+    fast += '"student.backbone={name: test_resnet.r160_in1k, weights: null, image_size: 32}"'
     assert '"controls=[]"' in code
     found: dict[str, Any] = {}
     exec(compile(code.replace('"controls=[]"', fast), "README", "exec"), found)

@@ -172,10 +172,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 @hangs_up
-def test_a_run_outlives_its_terminal_long_enough_to_stop(tmp_path: Path) -> None:
+def test_a_run_outlives_its_terminal_long_enough_to_stop(tmp_path: Path, forks: list[str]) -> None:
     """Progress bars write to the terminal until it is closed, and cannot any more then."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "cosup", "run", str(CONFIG), "--output", str(folder)]
+    command = [*forks, "-m", "cosup", "run", str(CONFIG), "--output", str(folder)]
     settings = ["data.limit=400", f"execution.cache={tmp_path}/c"]
     done = subprocess.run([sys.executable, "-c", TERMINAL, *command, *settings], timeout=300)
     assert done.returncode == 130

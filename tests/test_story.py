@@ -19,6 +19,8 @@ from cosup.cli import call
 SOURCES = ["low", "high", "old", "rules", "ada", "ben", "cy"]
 SMALL = ["data.limit=500", "teachers.training.steps=100", "student.training.steps=100"]
 SMALL += ["rounds={assignment: fused, targets: hard}", "execution.threads=1"]
+QUICK = "student.backbone={name: test_resnet.r160_in1k, weights: null, image_size: 32}"
+"""A network of random weights, where the student's accuracy is not the point."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,7 +79,7 @@ def test_a_run_estimates_every_source_and_measures_the_student(
 @pytest.mark.slow
 def test_the_same_without_any_label(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(story)
-    summary = run("no_labels.yaml")
+    summary = run("no_labels.yaml", QUICK)
     assert set(summary["sources"]) == {*SOURCES[2:], "student"}
     assert all(0 < one["reliability"] < 1 for one in summary["sources"].values())
     assert summary["student"]["accuracy"] is None
@@ -91,7 +93,7 @@ def test_what_a_run_made_is_used(
 ) -> None:
     """New images are predicted by the student, its team and plain timm; labels and votes go out."""
     monkeypatch.chdir(story)
-    run("my.yaml", "run.name=used", "controls=[]", "rounds.repeat=1")
+    run("my.yaml", "run.name=used", "controls=[]", "rounds.repeat=1", QUICK)
     used, images = "outputs/used", "new_scans"
     for command in (
         ["init", ".", "-o", "first.yaml"],

@@ -34,6 +34,7 @@ MEMORY = 3 * 2**30
 POLL_SECONDS = 0.1
 END_SECONDS = 120.0
 """Time for a process to save its work and end."""
+PYTHON = (sys.executable, "-P")
 MODULE = "cosup.runs.seed_process"
 THREADS = "OMP_NUM_THREADS"
 
@@ -132,7 +133,7 @@ class _Process:
         threads = {} if THREADS in os.environ else {THREADS: str(torch.get_num_threads())}
         passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         self.child = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE],
+            [*PYTHON, "-m", MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path, **threads, **passive, **self.environment},

@@ -79,6 +79,11 @@ def test_each_of_several_gpus_gets_a_process(monkeypatch: pytest.MonkeyPatch) ->
     assert places_for(config(device="auto"), 5) == [{}]
 
 
+@pytest.fixture(autouse=True)
+def quick_starts(forks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "PYTHON", tuple(forks))
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "MODULE", "helpers.fake_seed")
@@ -122,17 +127,22 @@ def test_a_failure_stops_the_others_where_they_can_be_resumed(
 PARENT = """
 import pickle, sys
 from cosup.runs import side_by_side
+side_by_side.PYTHON = sys.argv[1:]
 side_by_side.MODULE = "helpers.fake_seed"
 side_by_side.run_side_by_side(pickle.load(sys.stdin.buffer), [{}, {}])
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_processes_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
+def test_processes_end_with_their_parent(
+    tmp_path: Path, number: signal.Signals, forks: list[str]
+) -> None:
     """They are stopped where they can be resumed, also if it is killed and cannot tell them."""
     found = runs(tmp_path, "meets", "waits")
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, env=path)
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [*forks, str(tmp_path / "parent.py"), *forks]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, env=path)
     assert parent.stdin is not None
     pickle.dump(found, parent.stdin)
     parent.stdin.close()

@@ -12,8 +12,9 @@ SOAK = Path(__file__).parents[1] / "benchmarks" / "bench_soak.py"
 @pytest.mark.slow
 def test_kills_and_damages_leave_the_numbers(forks: list[str]) -> None:
     """The short form of the benchmark, which kills 50 times."""
+    small = "student.backbone={name: test_resnet.r160_in1k, weights: null, image_size: 32}"
     done = subprocess.run(
-        [*forks, str(SOAK), "--kills", "3", "--seed", "1", "data.limit=200"],
+        [*forks, str(SOAK), "--kills", "3", "--seed", "1", "data.limit=200", small],
         capture_output=True,
         text=True,
         timeout=500,
