@@ -8,6 +8,7 @@ Tests with `cluster` share actors with others of their module.
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,38 @@ from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute
 from cosup.teachers.features import FeatureCache
 
+ENDING = pytest.StashKey[ExitStack]()
+NODES = pytest.StashKey[TwoNodes]()
 
-@pytest.fixture(scope="session")
-def cluster(forks: list[str]) -> Iterator[TwoNodes]:
-    """Start two nodes of two CPUs each, and connect this process to the first."""
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, forks: list[str]) -> TwoNodes:
+    """Return two nodes of two CPUs each, of which this process is connected to the first.
+
+    They are started once, and ended after the last test here: idle, their processes take an eighth
+    of a core.
+    """
+    stash = request.config.stash
+    if ENDING not in stash:
+        with ExitStack() as stack:
+            stash[NODES] = stack.enter_context(_two_nodes())
+            stash[ENDING] = stack.pop_all()
+        request.config.add_cleanup(stash[ENDING].close)
+    return stash[NODES]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """End the cluster unless the next test may use it."""
+    yield
+    stash = item.config.stash
+    if ENDING in stash and (nextitem is None or nextitem.path.parent != item.path.parent):
+        stash[ENDING].close()
+        del stash[ENDING]
+
+
+@contextmanager
+def _two_nodes() -> Iterator[TwoNodes]:
     # Not below pytest's folder: paths of sockets may have 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="cosup-ray-"))
     with pytest.MonkeyPatch.context() as patch:
