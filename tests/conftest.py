@@ -35,6 +35,19 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return min(found or 1, MOST_WORKERS)
 
 
+LONG = {
+    "test_ablation.py",
+    "test_choose.py",
+    "test_choose_loss.py",
+    "test_clip_students.py",
+    "test_front.py",
+    "test_review_command.py",
+    "test_sharded_run.py",
+    "test_side_by_side.py",
+    "test_team_runs.py",
+    "test_truthless.py",
+}
+"""Files of few tests that take long together. They start early, so that none is left at the end."""
 RAY_BESIDE = {"test_submit.py", "test_trainer.py"}
 """Files that need Ray and together take as long as the other files that do."""
 
@@ -65,12 +78,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out long searches unless they are asked for, and order the files of a worker: those
-    with Ray first, then slow tests, then many tests."""
+    with Ray first, then long ones, then those of many tests."""
     if "fuzz" not in config.getoption("markexpr"):
         items[:] = [item for item in items if not item.get_closest_marker("fuzz")]
     if not hasattr(config, "workerinput"):
         return
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    slow = {i.path for i in items if i.get_closest_marker("slow") or i.path.name in LONG}
     count = Counter(item.path for item in items)
     items.sort(
         key=lambda item: (not needs_ray(item.path), item.path not in slow, -count[item.path])

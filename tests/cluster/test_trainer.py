@@ -1,6 +1,7 @@
 """Tests of networks trained by Ray Train: weights of the local run, also after kills."""
 
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import train_rank
 from cluster_helpers import CPUS, TwoNodes, actor_pids, assert_nothing_left, wait_until
 from helpers.student_jobs import (
     CPU,
@@ -20,6 +22,8 @@ from helpers.student_jobs import (
     same,
     state,
 )
+from torch import Tensor
+from train_rank import LONG
 
 from cosup.cluster.actor import Setup
 from cosup.cluster.room import Allocation
@@ -91,8 +95,11 @@ def test_trainings_side_by_side_equal_local_ones(train: Train) -> None:
     assert found.items() <= expected.items()
 
 
-def test_a_lost_node_changes_nothing(train: Train, nodes: TwoNodes, tmp_path: Path) -> None:
-    """Of two workers, one per node, one is lost. All are replaced and resume together."""
+def test_a_lost_node_changes_nothing(
+    train: Train, nodes: TwoNodes, tmp_path: Path, forks: list[str]
+) -> None:
+    """Of two workers, one per node, one is lost. Both are replaced and resume together, with the
+    numbers of two local processes that go on to the end."""
     first: set[int] = set()
 
     def lose(step: int, *_: Any) -> None:
@@ -105,16 +112,23 @@ def test_a_lost_node_changes_nothing(train: Train, nodes: TwoNodes, tmp_path: Pa
         seen.append(step)
 
     seen: list[int] = []
-    job = network_job(steps=24, save_every=4)
-    lost, whole = train(
-        job,
-        replace(network_job(steps=24, save_every=4), name="whole"),
-        on_step=lose,
-        workers=Allocation(2, CPUS, 0),
-    )
-    assert same(state(lost), state(whole))
+    (lost,) = train(network_job(**LONG), on_step=lose, workers=Allocation(2, CPUS, 0))
+    assert all(same(state(lost), whole) for whole in on_two_ranks(tmp_path, forks))
     assert (seen[0], seen[-1]) == (1, 24)
     assert seen == sorted(set(seen))  # no step is reported twice
+
+
+def on_two_ranks(folder: Path, forks: list[str]) -> list[dict[str, Tensor]]:
+    """Return the tensors that two processes of this machine train together."""
+    script = Path(train_rank.__file__)
+    path = os.pathsep.join([str(script.parents[2]), str(script.parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    ranks = [
+        subprocess.Popen([*forks, str(script), str(rank), "2", str(folder)], env=environment)
+        for rank in range(2)
+    ]
+    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 def test_an_error_and_an_interrupt_end_all_trainings(train: Train, tmp_path: Path) -> None:
