@@ -59,9 +59,7 @@ def assign_fitted(assigner: Assigner, stream: Stream, hard: bool = False) -> Ass
 def harden(table: ProbTable) -> ProbTable:
     """Return the most probable class of each row as a one-hot row; abstentions stay all zero."""
     labels, confidence = table.top()
-    hard = ProbTable.one_hot(labels, table.num_classes)
-    hard.values[confidence == 0] = 0
-    return hard
+    return ProbTable.one_hot(torch.where(confidence > 0, labels, -1), table.num_classes)
 
 
 @dataclass(frozen=True, eq=False)

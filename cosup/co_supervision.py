@@ -33,6 +33,7 @@ from cosup.errors import Mistakes, UserError
 from cosup.evidence import ScopesLike, Truth
 from cosup.levels import ArrayAnnotations, Level, Task
 from cosup.losses import Loss, Objective, build_loss
+from cosup.losses.softening import check_softening
 from cosup.models.compute import resolve_device
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.samples import chunks
@@ -162,6 +163,10 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         known = None if provenance is None else provenance_of(provenance, found, crowd.scopes)
         recipe = self._recipe(rounds, found is not None, known is not None)
         recipe.assigner.check(crowd.scopes)
+        if self.student is not None and not recipe.hard:
+            check_softening(
+                recipe.objective.loss, len(crowd.classes), "loss", ", or targets 'hard'"
+            )
         group = torch.arange(samples) if groups is None else codes_of(groups, "groups", samples)
         inputs = torch.zeros(samples, 0) if found is None else found
         unknown = torch.full((samples,), -1)

@@ -28,7 +28,7 @@ def counted(assigner, fits):
 def test_equal_questions_are_answered_once():
     """Of another assigner object with these settings, and a guide with the same numbers."""
     kept, fits, evidence = Assignments(), [], stream()
-    guide = ProbTable(10, evidence.student.values.clone())
+    guide = ProbTable(10, evidence.student.logs.clone())
     first = kept.assign(counted(Gate(), fits), evidence, 3)
     second = counted(Gate(), fits)
     again = kept.assign(second, replace(evidence, student=guide), 3, hard=True)

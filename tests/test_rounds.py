@@ -120,7 +120,7 @@ def test_resumed_rounds_equal_uninterrupted_ones(fresh, repeat):
         assert [o.number for o in rest] == [o.number for o in whole[cut:]]
         for again, first in zip(rest, whole[cut:], strict=True):
             assert torch.equal(again.kept.keep, first.kept.keep)
-            assert torch.equal(again.test_probs.values, first.test_probs.values)
+            assert torch.equal(again.test_probs.logs, first.test_probs.logs)
 
 
 @pytest.mark.parametrize("folds", [0, 3])
@@ -144,8 +144,8 @@ def test_recipes_run_together_equal_each_alone(folds):
         for one, other in zip(found, run_rounds(task, alone, seed=1), strict=True):
             assert (one.number, one.level) == (other.number, other.level)
             assert torch.equal(one.kept.keep, other.kept.keep)
-            assert torch.equal(one.train_probs.values, other.train_probs.values)
-            assert torch.equal(one.test_probs.values, other.test_probs.values)
+            assert torch.equal(one.train_probs.logs, other.train_probs.logs)
+            assert torch.equal(one.test_probs.logs, other.test_probs.logs)
 
 
 def test_rounds_that_no_later_one_depends_on_can_be_left_out():
@@ -165,7 +165,7 @@ def test_rounds_that_no_later_one_depends_on_can_be_left_out():
         found = [outcome for outcome in column if outcome is not None][-1]
         *_, alone = run_rounds(task, each, seed=1)
         assert found.number == alone.number
-        assert torch.equal(found.test_probs.values, alone.test_probs.values)
+        assert torch.equal(found.test_probs.logs, alone.test_probs.logs)
 
 
 def test_the_students_of_several_recipes_draw_their_batches_once(monkeypatch):

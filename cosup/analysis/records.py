@@ -24,8 +24,6 @@ from cosup.words import listed, literal
 __all__ = ["NOT_LISTED", "Answers", "Run", "RunTeacher", "load_run", "runs_inside"]
 
 NOT_LISTED = "the samples of student_train are not listed (data.sharded)"
-AT_ONCE = 2**16
-"""Samples whose probabilities are in float32 at a time."""
 MOST_RUNS = 20
 """Runs that an error lists before "and N more"."""
 
@@ -51,7 +49,7 @@ class RunTeacher:
 class Answers:
     """The most probable answer to each sample.
 
-    label: [M] int64, -1 for an abstention. confidence: [M] float32, share of the row's mass.
+    label: [M] int64, -1 for an abstention. confidence: [M] float32, its probability.
     """
 
     label: Codes
@@ -60,22 +58,8 @@ class Answers:
     @staticmethod
     def of(table: ProbTable) -> "Answers":
         """Return the answers of a table of probabilities."""
-        parts = [table.take(rows) for rows in _blocks(len(table))]
-        found = [_answers(part) for part in parts or [table]]
-        return Answers(*map(np.concatenate, zip(*found, strict=True)))
-
-
-def _blocks(samples: int) -> list[slice]:
-    return [slice(start, start + AT_ONCE) for start in range(0, samples, AT_ONCE)]
-
-
-def _answers(table: ProbTable) -> tuple[Codes, Singles]:
-    label, value = table.top()
-    total = table.values.to(torch.float32).sum(1)
-    if table.rest is not None:
-        total += table.rest.to(torch.float32)
-    confidence = value / torch.where(total > 0, total, torch.ones_like(total))
-    return torch.where(value > 0, label, -1).numpy(), confidence.numpy()
+        label, confidence = table.top()
+        return Answers(torch.where(confidence > 0, label, -1).numpy(), confidence.numpy())
 
 
 class Run:

@@ -7,7 +7,6 @@ listing runs needs neither.
 """
 
 import json
-import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -208,13 +207,13 @@ def valid(path: Path, found: object, content: Content) -> dict[str, Any]:
 
 def _check_probs(table: "ProbTable") -> None:
     """Raise `ValueError` for numbers that are not probabilities of these classes."""
-    import torch
 
-    if table.values.ndim != 2 or not table.values.is_floating_point():
+    if table.logs.ndim != 2 or not table.logs.is_floating_point():
         raise ValueError("not probabilities")
-    if table.indices is None and table.values.shape[1] != table.num_classes:
-        raise ValueError(f"{table.values.shape[1]} classes, not {table.num_classes}")
-    if not math.isfinite(float(table.values.sum(dtype=torch.float64))):
+    if table.indices is None and table.logs.shape[1] != table.num_classes:
+        raise ValueError(f"{table.logs.shape[1]} classes, not {table.num_classes}")
+    # Of logarithms over the largest: 0 at most, -inf for probability 0.
+    if not bool((table.logs <= 0).all()):
         raise ValueError("probabilities that are no numbers")
 
 

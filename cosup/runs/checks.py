@@ -89,6 +89,7 @@ SAMPLE_CHECKS = (
     Check("check:check_text", ("student", "samples", "backbone")),
     Check("check:check_labels", ("rounds", "samples")),
     Check("check:check_losses", ("rounds", "samples")),
+    Check("check_softening:check_losses_soften", ("rounds", "student", "samples")),
     Check("check:check_pairs", ("config", "samples", "network")),
     Check("check:check_assigner", ("rounds", "hierarchy", "samples")),
     Check("check:check_recipes", ("config", "hierarchy", "samples")),

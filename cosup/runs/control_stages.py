@@ -24,7 +24,7 @@ from cosup.controls import (
 )
 from cosup.data.table import ImageData
 from cosup.levels import Level
-from cosup.probabilities import DENSE_LIMIT, ProbTable
+from cosup.probabilities import ProbTable, row_bytes
 from cosup.runs.assemble import Prepared
 from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
@@ -90,8 +90,10 @@ def most_together(context: RunContext, prepared: Prepared) -> int:
     if context.config.student.mode != "head":
         return 1
     task = prepared.task
-    values = min(task.num_classes, DENSE_LIMIT) + max(len(one.scopes) for one in task.levels)
-    return int(max(1, TOGETHER_BYTES // (4 * max(1, len(task.inputs)) * values)))
+    # The targets, in float32 where all classes are stored, and the weights of teachers.
+    teachers = max(len(one.scopes) for one in task.levels)
+    each = 2 * row_bytes(task.num_classes) + 4 * teachers
+    return int(max(1, TOGETHER_BYTES // (max(1, len(task.inputs)) * each)))
 
 
 def _run_together(

@@ -11,7 +11,7 @@ differ, and so do networks with the same image size.
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosup.probabilities import DENSE_LIMIT, TOP_K
+from cosup.probabilities import row_bytes
 from cosup.runs.machine import free_disk, usable_memory
 
 __all__ = ["CostsPlan", "Extent", "planned_costs", "row_bytes"]
@@ -102,11 +102,6 @@ def planned_costs(extent: Extent, nbytes: int, folder: Path | None, seeds: int) 
         usable_memory=usable_memory(),
         free_disk=None if folder is None else free_disk(folder),
     )
-
-
-def row_bytes(classes: int) -> int:
-    """Return the bytes of a sample's compact probabilities."""
-    return 2 * classes if classes <= DENSE_LIMIT else 6 * TOP_K + 2
 
 
 def _memory(of: Extent) -> float:

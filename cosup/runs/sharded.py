@@ -27,6 +27,7 @@ from cosup.runs.announce import announce_in_log
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
 from cosup.runs.bars import Pace
+from cosup.runs.check_softening import check_rounds_soften
 from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls
 from cosup.runs.directory import RunDirectory
@@ -152,6 +153,7 @@ def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardTask]:
             workers=compute.workers,
             cache=compute.cache,
         )
+        check_rounds_soften(config.rounds, len(data.classes))
         log.info("student_train: %d samples in %d shards", shards.samples, len(shards))
         for split, why in MEASURED.items():
             if not bool((data.given(data.rows(split)) >= 0).any()):

@@ -35,6 +35,12 @@ class LossSettings(Settings):
     """Whether it is a smooth function of the logits, the same in every step, as L-BFGS needs: no
     weight follows the student or the progress of the training."""
 
+    @property
+    def softens(self) -> tuple[str, float] | None:
+        """The setting with its value by which annotations are softened (their less probable classes
+        count for more), or None."""
+        return None
+
     def candidates(self) -> "list[tuple[float, LossSettings]]":
         """Return the losses from which a run chooses one on its validation split, each with the
         value that distinguishes it; empty if there is nothing to choose."""
@@ -67,6 +73,13 @@ class DistillationSettings(LossSettings):
         if self.teacher_tau is not None:
             temperature(teacher_tau=self.teacher_tau)
         one_of(("kl", "cross_entropy"), form=self.form)
+
+    @property
+    def softens(self) -> tuple[str, float] | None:
+        """The temperature of the teacher, above 1."""
+        if self.teacher_tau is not None:
+            return ("teacher_tau", self.teacher_tau) if self.teacher_tau > 1 else None
+        return ("tau", self.tau) if self.tau > 1 else None
 
 
 @dataclass
@@ -120,6 +133,11 @@ class ProductSettings(LossSettings):
         between(0, MOST_EXPONENT, alpha=self.alpha, beta=self.beta)
         share(warmup=self.warmup)
 
+    @property
+    def softens(self) -> tuple[str, float] | None:
+        """The exponent of the teacher, below 1."""
+        return ("alpha", self.alpha) if 0 < self.alpha < 1 else None
+
 
 AdaptiveWeight = Literal[
     "adaptive", "complement", "half", "half_where_agree", "constant", "best_constant"
@@ -157,6 +175,11 @@ class AdaptiveConfidenceSettings(LossSettings):
         shares = bool(self.constants) and all(0 <= value <= 1 for value in self.constants)
         require("constants", list(self.constants), shares, "one or more numbers in 0 .. 1")
 
+    @property
+    def softens(self) -> tuple[str, float] | None:
+        """The temperature above 1, of the form that has one."""
+        return ("tau", self.tau) if self.form == "code" and self.tau > 1 else None
+
     def candidates(self) -> list[tuple[float, LossSettings]]:
         """Return the losses from which `best_constant` chooses: one for each of `constants`."""
         if self.weight != "best_constant":
@@ -188,6 +211,11 @@ class DecoupledDistillationSettings(LossSettings):
         between(0, MOST_WEIGHT, alpha=self.alpha, beta=self.beta)
         temperature(tau=self.tau)
         share(ramp=self.ramp)
+
+    @property
+    def softens(self) -> tuple[str, float] | None:
+        """The temperature above 1."""
+        return ("tau", self.tau) if self.tau > 1 else None
 
 
 @dataclass

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 ANNOTATIONS, FEATURES = "annotations", "features"
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ __all__ = ["Product", "Record", "ShardStore"]
 
 ENDING = ".parquet"
 KEY_LETTERS = 16
-SUPPORT = b"support"
 CLASSES = b"classes"
 
 
@@ -139,20 +138,14 @@ class ShardStore:
 
     def write_probs(self, product: Product, number: int, probs: ProbTable) -> Record:
         """Write class probabilities of the samples of one shard."""
-        tensors = probs.tensors()
-        support = tensors.pop("support", None)
         facts = {CLASSES: str(probs.num_classes).encode()}
-        if support is not None:
-            facts[SUPPORT] = "".join(str(int(one)) for one in support.tolist()).encode()
-        return self.write(product, number, tensors, facts)
+        return self.write(product, number, probs.tensors(), facts)
 
     def probs(self, product: Product, number: int) -> ProbTable:
         """Read class probabilities that `write_probs` was given."""
         table = self.table(product, number)
-        facts, tensors = table.schema.metadata or {}, _tensors_of(table)
-        if SUPPORT in facts:
-            tensors["support"] = torch.tensor([one == ord("1") for one in facts[SUPPORT]])
-        return ProbTable.from_tensors(int(facts[CLASSES]), tensors)
+        facts = table.schema.metadata or {}
+        return ProbTable.from_tensors(int(facts[CLASSES]), _tensors_of(table))
 
     def remove(self, product: Product) -> None:
         """Remove the files of a product, of all shards."""

@@ -182,7 +182,7 @@ class _Answers:
         self.teacher = teacher
         self.held_bytes = held_bytes
         self._held: list[Tensor] = []
-        self._tables = [ProbTable.compress(torch.zeros(0, teacher.num_classes), teacher.support)]
+        self._tables = [ProbTable.compress(torch.zeros(0, teacher.num_classes))]
 
     def add(self, batch: Tensor) -> None:
         """Annotate a batch."""
@@ -202,7 +202,7 @@ class _Answers:
         sizes, probs = list(map(len, self._held)), torch.cat(self._held).cpu()
         self._held = []
         for part in torch.split(probs, sizes):
-            self._tables.append(ProbTable.compress(part, self.teacher.support))
+            self._tables.append(ProbTable.compress(part))
 
 
 def annotate_by_name(

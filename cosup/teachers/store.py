@@ -27,7 +27,7 @@ __all__ = ["AnnotationStore", "Annotator", "StoredAnnotations"]
 
 log = logging.getLogger(__name__)
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 ELEMENTS_PER_READ = 2**24
 
 

@@ -30,14 +30,24 @@ def decisions(run: Path, number: int) -> list[dict[str, Any]]:
     return pd.read_parquet(run / "decisions" / f"round-{number}.parquet").to_dict("records")
 
 
+def probs(path: Path) -> NDArray[np.float64]:
+    """Return the probabilities of a dense table."""
+    ratios = np.exp(load_file(path)["logs"].astype(np.float64))
+    found: NDArray[np.float64] = ratios / np.maximum(ratios.sum(1, keepdims=True), 1e-300)
+    return found
+
+
 def top(path: Path, names: list[str]) -> tuple[list[str], NDArray[np.float64]]:
     """Return each row's top name ("" for an abstention) and its share of the mass."""
     found = load_file(path)
     labels, confidence = [], []
-    for row, values in enumerate(found["values"].astype(np.float64)):
+    for row, values in enumerate(np.exp(found["logs"].astype(np.float64))):
         best = int(values.argmax())
         place = best if "indices" not in found else int(found["indices"][row, best])
-        mass = values.sum() + (float(found["rest"][row]) if "rest" in found else 0.0)
+        mass = values.sum()
+        if "named" in found:
+            others = np.unpackbits(found["named"][row]).sum() - np.count_nonzero(values)
+            mass += others * np.exp(float(found["rest"][row]))
         labels.append(names[place] if values[best] > 0 else "")
         confidence.append(values[best] / mass if mass else 0.0)
     return labels, np.array(confidence)

@@ -8,7 +8,6 @@ import plain
 import pytest
 import torch
 from helpers.synthetic_run import Shape, make_run
-from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
 
 from cosup.analysis import load_run, tables
@@ -75,7 +74,7 @@ def test_contested_against_scipy(small_run: Path) -> None:
     table = tables(load_run(small_run))["examples"]
     part = table[table["kind"] == "contested"]
     probs = [
-        load_file(file)["values"].astype(np.float64)
+        plain.probs(file)
         for name in ("level1_0", "level1_1")
         for file in sorted((small_run / "annotations" / "student_train" / name).glob("*"))
     ]

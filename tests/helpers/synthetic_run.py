@@ -166,7 +166,7 @@ class _Writer:
         )
         logits = torch.randn(len(labels), size, generator=self.rng)
         logits[torch.arange(len(labels)), chosen] += 3
-        return ProbTable.compress(logits.masked_fill(~support, -torch.inf).softmax(1), support)
+        return ProbTable.compress(logits.masked_fill(~support, -torch.inf).softmax(1))
 
     def _teachers(self) -> None:
         shape, size = self.shape, len(self.shape.classes)
@@ -180,9 +180,7 @@ class _Writer:
                         right = 0.4 if len(scopes) == 1 else 0.8
                         table = self._probs(labels[store.rows(split, shard)], right, support)
                         abstains = torch.rand(len(table), generator=self.rng) < shape.abstains
-                        table.values[abstains] = 0
-                        if table.rest is not None:
-                            table.rest[abstains] = 0
+                        table = ProbTable.compress(table.dense() * ~abstains[:, None])
                         store.write(split, teacher, shard, table)
                 scope = None if bool(support.all()) else support.nonzero()[:, 0].tolist()
                 about = {"name": name, "kind": "linear_pixels", "level": level, "steps": 10}

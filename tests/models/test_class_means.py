@@ -83,7 +83,7 @@ def annotations() -> ProbTable:
 
 def means(targets: ProbTable, rows: Tensor, share: str, features: Tensor) -> dict[int, np.ndarray]:
     """By numpy, in float64: the mean unit feature of each class's surest samples."""
-    probs, x = targets.values[rows].float().numpy(), features[rows].double().numpy()
+    probs, x = targets.dense(rows).numpy(), features[rows].double().numpy()
     labels = np.where(probs.sum(1) > 0, probs.argmax(1), -1)
     chosen = plain(torch.from_numpy(labels), torch.from_numpy(probs.max(1)), 10, share)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)

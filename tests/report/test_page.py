@@ -61,7 +61,7 @@ def shown(share: float) -> str:
 
 def labels_of(folder: Path, names: list[str]) -> Any:
     """Return the labels of a dense probability table, from its files."""
-    values = [load_file(path)["values"] for path in sorted(folder.parent.glob(folder.name))]
+    values = [load_file(path)["logs"] for path in sorted(folder.parent.glob(folder.name))]
     return np.array(names)[np.concatenate(values).astype(np.float64).argmax(1)]
 
 

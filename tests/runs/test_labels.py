@@ -108,7 +108,7 @@ def test_the_student_is_cross_fitted_for_the_labels_alone(tmp_path: Path) -> Non
     for name in ("rounds", "student", "sources", "teachers"):
         assert found["auto"][name] == found[0][name], name
     last = [Layout(tmp_path / str(folds)).round(1) for folds in ("auto", 0)]
-    assert torch.equal(last[0].train.read(10).values, last[1].train.read(10).values)
+    assert torch.equal(last[0].train.read(10).logs, last[1].train.read(10).logs)
     assert [one.cross_fitted.exists() for one in last] == [True, False]
     own, held_out = (file.read(10).top()[0] for file in (last[0].train, last[0].cross_fitted))
     assert not torch.equal(own, held_out)

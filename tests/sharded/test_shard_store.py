@@ -31,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ShardStore
 def test_probabilities_are_read_as_written(store: ShardStore, classes: int, samples: int) -> None:
     support = torch.arange(classes) % 2 == 0
     probs = torch.rand(samples, classes) * support
-    table = ProbTable.compress(probs / probs.sum(1, keepdim=True), support)
+    table = ProbTable.compress(probs / probs.sum(1, keepdim=True))
     store.write_probs(PRODUCT, 3, table)
     found = store.probs(PRODUCT, 3)
     assert found.num_classes == classes

@@ -66,7 +66,7 @@ def test_annotations_are_those_of_a_listed_run(
         expected = annotate_by_name(teachers, data, data.rows("student_train"), world.compute)
         for name, table in expected.items():
             found = samples.store.probs(products[name], shard.number)
-            assert torch.equal(found.values, table.values), name
+            assert torch.equal(found.logs, table.logs), name
 
 
 def test_features_are_those_of_a_listed_run(tmp_path: Path, opened: Open) -> None:
@@ -95,7 +95,7 @@ def test_predictions_are_those_of_the_network(tmp_path: Path, opened: Open) -> N
     data = samples.read(shard)
     expected = predict_images(network, ImageRows(data, np.arange(len(data))), world.compute)
     found = samples.store.probs(work.products[0], shard.number)
-    assert torch.equal(found.values, expected.values)
+    assert torch.equal(found.logs, expected.logs)
 
 
 def test_broken_images_are_left_out_of_all_that_follows(

@@ -48,7 +48,7 @@ def test_parts_are_trained_on_their_rows_and_the_student_is_unchanged():
     parts = student.fit_parts(task.inputs, targets, [low, high])
     assert (parts.predict(0, task.test_inputs).top()[0] < 5).all()
     assert (parts.predict(1, task.test_inputs).top()[0] >= 5).all()
-    assert torch.equal(student.predict(task.test_inputs).values, before.values)
+    assert torch.equal(student.predict(task.test_inputs).logs, before.logs)
 
 
 def test_a_loaded_state_predicts_the_same():
@@ -58,4 +58,4 @@ def test_a_loaded_state_predicts_the_same():
     other = new_student()(Objective(CrossEntropy()), 1)
     other.load_state_dict(student.state_dict())
     first, second = student.predict(task.test_inputs), other.predict(task.test_inputs)
-    assert torch.equal(first.values, second.values)
+    assert torch.equal(first.logs, second.logs)

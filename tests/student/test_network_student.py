@@ -100,7 +100,7 @@ def test_predictions_are_of_images_without_augmentation() -> None:
         expected = network(images).softmax(1)
     found = trained_student().predict(inputs)
     torch.testing.assert_close(found.dense(slice(None)), expected, rtol=1e-2, atol=1e-3)
-    assert torch.equal(trained_student().predict_own(inputs).values, found.values)
+    assert torch.equal(trained_student().predict_own(inputs).logs, found.logs)
 
 
 @pytest.mark.parametrize("ema", [None, 0.5])
@@ -181,7 +181,7 @@ def test_students_that_are_trained_together_equal_those_trained_alone() -> None:
         alone = student(cross_fit=2, **shared)
         alone.update(inputs, target, torch.ones(90))
         assert equal(found.state_dict(), alone.state_dict())
-        own, expected = (each.predict_own(inputs).values for each in (found, alone))
+        own, expected = (each.predict_own(inputs).logs for each in (found, alone))
         assert torch.equal(own, expected)
 
 
@@ -211,7 +211,7 @@ def test_a_loaded_state_can_be_trained_further() -> None:
     other = student(training={"lr": 1e-9})
     other.load_state_dict(state)
     test, _ = part("test", 30)
-    assert torch.equal(other.predict(test).values, trained_student().predict(test).values)
+    assert torch.equal(other.predict(test).logs, trained_student().predict(test).logs)
     other.update(inputs, targets, ones)
     for name, tensor in other.state_dict().items():
         if "running" not in name and "num_batches" not in name:
@@ -264,10 +264,10 @@ def test_the_meta_stage_predicts_episodes_and_keeps_the_classifier() -> None:
     # The meta-trained copy predicts episodes; a student with its state predicts the same.
     answers = trained.predict(episodes())
     assert answers.num_classes == 3
-    assert not torch.equal(answers.values, plain.predict(episodes()).values)
+    assert not torch.equal(answers.logs, plain.predict(episodes()).logs)
     other = student()
     other.load_state_dict(trained.state_dict())
-    assert torch.equal(other.predict(episodes()).values, answers.values)
+    assert torch.equal(other.predict(episodes()).logs, answers.logs)
 
 
 def test_a_trained_network_separates_new_classes() -> None:

@@ -123,7 +123,7 @@ def test_an_interrupted_annotation_resumes(
             store.level("student_train", [teacher.name]).table(teacher.name)
             for store in (whole, cut)
         ]
-        assert torch.equal(tables[0].values, tables[1].values)
+        assert torch.equal(tables[0].logs, tables[1].logs)
 
 
 def test_other_samples_make_annotations_stale(
@@ -261,8 +261,7 @@ def test_probabilities_are_the_same_however_many_stay_on_the_device(
 
     batches = list(networks[0].inputs(data, rows, compute))
     expected = [
-        [ProbTable.compress(teacher.annotate(batch), teacher.support) for batch in batches]
-        for teacher in networks
+        [ProbTable.compress(teacher.annotate(batch)) for batch in batches] for teacher in networks
     ]
     monkeypatch.setattr("cosup.teachers.annotate.HELD_BYTES", held)
     monkeypatch.setattr(torch.Tensor, "cpu", counting)
@@ -272,6 +271,6 @@ def test_probabilities_are_the_same_however_many_stay_on_the_device(
     # 640 bytes per teacher and batch, but for the last: every batch, or all at once.
     assert copies == 2 * {0: 5, 1000: 5, 2**30: 1}[held]
     for table, parts in zip(tables, expected, strict=True):
-        assert torch.equal(table.values, ProbTable.concat(parts).values)
+        assert torch.equal(table.logs, ProbTable.concat(parts).logs)
     assert torch.equal(networks[1].support, support)
-    assert not tables[1].values[:, 7:].any()
+    assert not tables[1].dense()[:, 7:].any()

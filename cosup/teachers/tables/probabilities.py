@@ -70,8 +70,7 @@ class ProbabilityReader:
             row, index = (int(place) for place in outside[0])
             name = self.classes[index]
             raise self._error(chunk, row, f"class '{name}' is outside the teacher's scope")
-        support = None if self.inside.all() else torch.from_numpy(self.inside)
-        self.parts.append(ProbTable.compress(torch.from_numpy(probs), support))
+        self.parts.append(ProbTable.compress(torch.from_numpy(probs)))
         self.rows += len(chunk)
 
     def _check_ids(self, column: "pd.Series[Any]") -> None:
