@@ -1,24 +1,22 @@
-"""Run the cells of a bench (`cosup.config.bench`) that are not finished, one after the other.
+"""Run the cells of a bench (`cosup.config.bench`) that are not finished.
 
 Each is an ordinary run in `DATA/METHOD/seed-K`. What does not depend on the method is computed once
 per data set and seed, by the first run, and taken over by the others (`cosup.runs.losses`).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cosup.analysis import load_run
 from cosup.analysis.bench import BenchResult, bench_tables
 from cosup.config.bench import Bench, BenchCell
-from cosup.config.schema import Config
-from cosup.errors import UserError, in_short
+from cosup.errors import RunError, UserError, in_short
+from cosup.layout import Layout
 from cosup.progress import working_on
 from cosup.report.bench import BenchReport
-from cosup.runs import check_run
-from cosup.runs.bench_plan import chosen, directory_of, finished_in, state_of
-from cosup.runs.pipeline import run_one
+from cosup.runs.bench_plan import CellState, chosen, directory_of, finished_in, state_of
+from cosup.runs.side_by_side import Ready, SeedRun, places_for, run_side_by_side
 from cosup.sharded.opening import is_sharded
 from cosup.words import plural
 
@@ -41,56 +39,100 @@ class BenchRun:
 def run_bench(bench: Bench, only: Sequence[str] = (), overwrite: bool = False) -> BenchRun:
     """Run the cells that are not finished. A cell that fails is told, and the others go on.
 
+    They run side by side, as the seeds of a run do (`execution.side_by_side`), or in turn.
+
     only: as for `chosen`. overwrite: run cells again whose config has changed, which fail without
     it. Raises `UserError` as `chosen`, and whatever stops the process (`KeyboardInterrupt`).
     """
     cells, failed = chosen(bench, only), dict[str, str]()
-    done = len(finished_in(bench, cells))
+    states = {cell.name: state_of(bench, cell) for cell in cells}
+    todo = [cell for cell in cells if states[cell.name].name != "finished"]
+    done = len(cells) - len(todo)
     log.info("bench %s: %s, %d finished", bench.directory, plural(len(cells), "run"), done)
-    for number, cell in enumerate(cells, start=1):
+
+    def tell(name: str, error: Exception) -> None:
+        own = isinstance(error, UserError | RunError)
+        failed[name] = "; ".join(str(error).splitlines()) if own else in_short(error, named=True)
+        log.error("%s failed: %s", name, failed[name])
+
+    runs = {}
+    for cell in todo:
         try:
-            _run(bench, cell, overwrite, f"{number} of {len(cells)}")
-        except Exception as error:  # another cell may be right
-            known = isinstance(error, UserError)
-            failed[cell.name] = _in_line(error) if known else in_short(error, named=True)
-            log.error("%s failed: %s", cell.name, failed[cell.name])
+            _check(cell, states[cell.name], overwrite)
+            source = _source(bench, cell, {one.name for one in todo})
+            runs[cell.name] = _run_of(bench, cell, states[cell.name], source)
+        except UserError as error:
+            tell(cell.name, error)
+    try:
+        _run_all(runs, [cell for cell in todo if cell.name in runs], tell)
+    except KeyboardInterrupt as error:
+        error.add_note(f"finished runs are kept in {bench.directory}")
+        raise
     return BenchRun(tuple(cell for cell in cells if cell.name not in failed), failed)
 
 
-def _run(bench: Bench, cell: BenchCell, overwrite: bool, place: str) -> None:
-    """Run a cell, unless it is finished."""
-    state = state_of(bench, cell)
-    if state.name == "finished":
+def _run_all(
+    runs: Mapping[str, SeedRun],
+    cells: Sequence[BenchCell],
+    tell: Callable[[str, Exception], None],
+) -> None:
+    places = places_for(cells[0].config, len(runs)) if cells else []
+    if len(places) > 1:
+        log.info("%d at once", len(places))
+        run_side_by_side(runs, places, ready=_ready(runs, cells), failed=tell, noun="runs")
         return
-    log.info("run %s: %s", place, cell.name)
-    changed = state.name == "changed"
-    if changed and not overwrite:
+    for number, (name, run) in enumerate(runs.items(), start=1):
+        log.info("run %d of %d: %s", number, len(runs), name)
+        try:
+            run.compute()
+        except Exception as error:  # another cell may be right
+            tell(name, error)
+
+
+def _check(cell: BenchCell, state: CellState, overwrite: bool) -> None:
+    """Raise `UserError` for a cell that cannot be run."""
+    if state.name == "changed" and not overwrite:
         differs = f"its directory has a run with another config ({'; '.join(state.changes[:3])})"
         raise UserError(f"{differs}; --overwrite runs it again")
     if is_sharded(cell.config.data):
         raise UserError("samples that are not listed cannot be in a bench", key="data.sharded")
-    directory, resume = directory_of(bench, cell), state.name == "started"
-    check_run(cell.config, directory, resume, changed)
-    shared = _shared(bench, cell)
-    run_one(cell.config, directory, resume=not changed, overwrite=changed, shared=shared)
 
 
-def _in_line(error: BaseException) -> str:
-    return "; ".join(str(error).splitlines())
+def _run_of(bench: Bench, cell: BenchCell, state: CellState, source: BenchCell) -> SeedRun:
+    changed = state.name == "changed"
+    shared = None if source.name == cell.name else directory_of(bench, source)
+    directory = directory_of(bench, cell)
+    return SeedRun(cell.config, directory, not changed, shared, overwrite=changed, check=True)
 
 
-def _shared(bench: Bench, cell: BenchCell) -> Path | None:
-    """Return the directory of a finished run from which this one may take its teachers."""
+def _source(bench: Bench, cell: BenchCell, todo: Collection[str]) -> BenchCell:
+    """Return the first cell that has the teachers of this one and is finished or to be run."""
     for other in bench.cells:
-        if other.name == cell.name or (other.data, other.seed) != (cell.data, cell.seed):
+        if (other.data, other.seed) != (cell.data, cell.seed) or not _alike(cell, other):
             continue
-        if _alike(cell.config, other.config) and state_of(bench, other).name == "finished":
-            return directory_of(bench, other)
-    return None
+        if other.name in (cell.name, *todo) or state_of(bench, other).name == "finished":
+            return other
+    return cell
 
 
-def _alike(one: Config, other: Config) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in SHARED)
+def _alike(one: BenchCell, other: BenchCell) -> bool:
+    return all(getattr(one.config, name) == getattr(other.config, name) for name in SHARED)
+
+
+def _ready(runs: Mapping[str, SeedRun], cells: Sequence[BenchCell]) -> Ready:
+    """Return which cells may start: those whose teachers no other is about to make, and whose
+    features no other is extracting."""
+    data = {cell.name: cell.data for cell in cells}
+    by_directory = {run.directory: name for name, run in runs.items()}
+
+    def ready(name: str, running: Collection[str], waiting: Collection[str]) -> bool:
+        shared = runs[name].shared
+        if shared is not None and by_directory.get(shared) in (*running, *waiting):
+            return False
+        beside = (runs[one] for one in running if data[one] == data[name])
+        return all(Layout(one.directory).stage("features").exists() for one in beside)
+
+    return ready
 
 
 def report_bench(bench: Bench) -> BenchReport:

@@ -13,6 +13,7 @@ from cosup.config import config_differences, config_hash, config_tree
 from cosup.config.bench import Bench, BenchCell
 from cosup.errors import UserError, unknown_name
 from cosup.layout import Layout
+from cosup.manifest import Damaged
 from cosup.words import listed, plural
 
 __all__ = [
@@ -80,9 +81,12 @@ def state_of(bench: Bench, cell: BenchCell) -> CellState:
     files = Layout(directory_of(bench, cell))
     if not files.is_run():
         return CellState("new")
-    if files.marker.read()["config_hash"] != config_hash(cell.config):
-        changes = config_differences(files.config.read(), config_tree(cell.config))
-        return CellState("changed", tuple(changes) or ("how the config is hashed",))
+    try:
+        if files.marker.read()["config_hash"] != config_hash(cell.config):
+            changes = config_differences(files.config.read(), config_tree(cell.config))
+            return CellState("changed", tuple(changes) or ("how the config is hashed",))
+    except Damaged:  # it is resumed, which repairs it or tells why not
+        return CellState("started")
     return CellState("finished" if files.stage("summary").exists() else "started")
 
 

@@ -18,6 +18,7 @@ from cosup.config.schema import Config
 from cosup.controls import NO_TEST
 from cosup.data.section import SPLITS
 from cosup.errors import in_short
+from cosup.layout import Layout
 from cosup.models.compute import ComputedOn, device_name
 from cosup.report.page import write_report
 from cosup.runs.announce import announce_in_log
@@ -74,8 +75,8 @@ def run_one(
 ) -> dict[str, Any]:
     """Run a config with its one seed. Return the content of `summary.json`.
 
-    shared: the directory of a finished run that differs in `rounds` alone; what does not depend on
-    them is copied from it. backend: what computes; None is this process.
+    shared: the directory of a run that differs in `rounds` alone; what does not depend on them is
+    taken over from it, if it is finished. backend: what computes; None is this process.
 
     Raises `UserError` for an error in the config or the data (no incomplete run is left behind),
     and `RunError` for a failure while running, after which `resume` continues the stage that was
@@ -89,7 +90,7 @@ def run_one(
         if run.is_done("summary"):
             log.info("%s is finished already", run.path)
             return run.load("summary")
-        if shared is not None and same_answers(run, shared):
+        if shared is not None and _is_finished(shared) and same_answers(run, shared):
             take_over(shared, run)
         announce_in_log(config, run.path)
         context = RunContext(answered, run, recorder, backend or Local())
@@ -123,6 +124,10 @@ def run_one(
         finish(chosen, prepared, summary)
         run.finish("summary", summary)
         return summary
+
+
+def _is_finished(directory: Path) -> bool:
+    return Layout(directory).stage("summary").exists()
 
 
 def computed_on(context: RunContext, prepared: Prepared) -> dict[str, list[str]]:

@@ -47,7 +47,7 @@ def run_seeds(
         places = places_for(config, len(seeds))
         if len(places) > 1:
             log.info("%d seeds, %d at once", len(seeds), len(places))
-            run_side_by_side(runs, places)
+            run_side_by_side({f"seed {seed}": one for seed, one in runs.items()}, places)
         summaries = []
         for seed, one_run in runs.items():
             if len(places) == 1:

@@ -30,11 +30,10 @@ def main() -> int:
     root.addHandler(_ToParent(parent, console_level()))
     root.setLevel(min(logging.INFO, console_level()))
     from cosup.runs.bars import progress_shown
-    from cosup.runs.pipeline import run_one
 
     try:
         with stopped_by_signals(run.config.execution.stop_signal), progress_shown():
-            run_one(run.config, run.directory, resume=run.resume, shared=run.shared)
+            run.compute()
     except BaseException as error:
         told = {"error": b64encode(pickle.dumps(_plain(error))).decode("ascii")}
         parent.write(json.dumps(told) + "\n")

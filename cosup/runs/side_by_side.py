@@ -1,4 +1,4 @@
-"""Run the seeds of a config side by side, each in a process of its own.
+"""Run the seeds of a config, or the cells of a bench, side by side, each in a process of its own.
 
 The first seed runs alone until its features are cached; the others then find them. A process logs
 through its parent, whose lines tell the seed, and ends with it: it notices when its standard input
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -41,12 +41,31 @@ THREADS = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True)
 class SeedRun:
-    """The run of one seed, with the arguments of `run_one`."""
+    """The run of one seed, with the arguments of `run_one`. check: check it first (`check_run`),
+    as nobody has."""
 
     config: Config
     directory: Path
     resume: bool
     shared: Path | None
+    overwrite: bool = False
+    check: bool = False
+
+    def compute(self) -> None:
+        """Run it in this process. Raises as `run_one` and `check_run`."""
+        from cosup.runs import check_run
+        from cosup.runs.pipeline import run_one  # imports torch and timm
+
+        config, directory, overwrite = self.config, self.directory, self.overwrite
+        resume = self.resume
+        if self.check:
+            there = Layout(directory).is_run()
+            check_run(config, directory, resume and there, overwrite)
+        run_one(config, directory, resume=resume, overwrite=overwrite, shared=self.shared)
+
+
+Ready = Callable[[str, Collection[str], Collection[str]], bool]
+"""Whether a run may start: (its name, those that are running, those that wait)."""
 
 
 def places_for(config: Config, count: int) -> list[dict[str, str]]:
@@ -73,24 +92,37 @@ def places_for(config: Config, count: int) -> list[dict[str, str]]:
     return places
 
 
-def run_side_by_side(runs: Mapping[int, SeedRun], places: Sequence[Mapping[str, str]]) -> None:
-    """Run these seeds, as many at once as there are places.
+def run_side_by_side(
+    runs: Mapping[str, SeedRun],
+    places: Sequence[Mapping[str, str]],
+    *,
+    ready: Ready | None = None,
+    failed: Callable[[str, Exception], None] | None = None,
+    noun: str = "seeds",
+) -> None:
+    """Run these runs, as many at once as there are places.
 
-    Raises the error of the first that fails, after the others have been stopped where they can be
-    resumed. A signal that stops this process stops them too.
+    runs: by the name that lines of the log begin with, such as `seed 0`. ready: which may start;
+    None: the first, and the others when its features are cached. failed: called with the name and
+    the error of a run that fails, and the others go on; None: the error is raised, after the others
+    have been stopped where they can be resumed. A signal that stops this process stops them too.
+    noun: of what runs, for the progress.
     """
     waiting, free = list(runs), list(places)
-    running: dict[int, _Process] = {}
-    with working_on("seeds", len(runs)) as advance:
+    running: dict[str, _Process] = {}
+    may_start = _after_first(runs) if ready is None else ready
+    with working_on(noun, len(runs)) as advance:
         try:
             while waiting or running:
-                if waiting and free and _may_start(runs, waiting, running):
-                    seed = waiting.pop(0)
-                    running[seed] = _Process(seed, runs[seed], free.pop(0))
-                for seed, process in list(running.items()):
+                can = (one for one in waiting if may_start(one, running, waiting))
+                name = next(can, None) if free else None
+                if name is not None:
+                    waiting.remove(name)
+                    running[name] = _Process(name, runs[name], free.pop(0))
+                for name, process in list(running.items()):
                     if process.ended:
-                        free.append(running.pop(seed).environment)
-                        process.check()
+                        free.append(running.pop(name).environment)
+                        _check(process, failed)
                         advance(1)
                 time.sleep(POLL_SECONDS)
         except BaseException as error:
@@ -98,12 +130,25 @@ def run_side_by_side(runs: Mapping[int, SeedRun], places: Sequence[Mapping[str, 
             raise
 
 
-def _may_start(runs: Mapping[int, SeedRun], waiting: list[int], running: Mapping[int, Any]) -> bool:
-    """Return whether the next seed may start: the first one, or when its features are cached."""
+def _after_first(runs: Mapping[str, SeedRun]) -> Ready:
+    """Return the rule that the first run goes alone until its features are cached."""
     first = next(iter(runs))
-    if waiting[0] == first or first not in running:
-        return True
-    return Layout(runs[first].directory).stage("features").exists()
+    features = Layout(runs[first].directory).stage("features")
+
+    def ready(name: str, running: Collection[str], waiting: Collection[str]) -> bool:
+        return name == first or first not in (*running, *waiting) or features.exists()
+
+    return ready
+
+
+def _check(process: "_Process", failed: Callable[[str, Exception], None] | None) -> None:
+    """Raise the error that a process ended with, or tell it."""
+    try:
+        process.check()
+    except Exception as error:
+        if failed is None:
+            raise
+        failed(process.name, error)
 
 
 def _stop(processes: "Iterable[_Process]", error: BaseException) -> None:
@@ -118,9 +163,9 @@ def _stop(processes: "Iterable[_Process]", error: BaseException) -> None:
 
 @dataclass
 class _Process:
-    """The process of a seed. environment: what its place adds to this process's."""
+    """The process of a run. environment: what its place adds to this process's."""
 
-    seed: int
+    name: str
     run: SeedRun
     environment: Mapping[str, str]
     error: BaseException | None = field(default=None, init=False)
@@ -157,7 +202,7 @@ class _Process:
         if not self.finished:
             status = self.child.returncode
             how = f"signal {-status}" if status < 0 else f"status {status}"
-            raise RunError(f"seed {self.seed}: its process ended with {how} (killed, or a crash)")
+            raise RunError(f"{self.name}: its process ended with {how} (killed, or a crash)")
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process, if it is there."""
@@ -181,7 +226,7 @@ class _Process:
             elif "finished" in told:
                 self.finished = True
             else:
-                text = f"seed {self.seed}: {told['text']}"
+                text = f"{self.name}: {told['text']}"
                 logging.getLogger(told["name"]).log(told["level"], "%s", text, extra=told["extra"])
 
 

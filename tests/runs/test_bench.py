@@ -28,7 +28,7 @@ SET: dict[str, Any] = {
         "training": {"steps": 20},
     },
     "controls": ["team", "student_and_team", "labels", "equal_budget_generalist", "ceiling"],
-    "execution": {"device": "cpu", "workers": 1},
+    "execution": {"device": "cpu", "workers": 1, "side_by_side": 1},
 }
 GONE = {**SET, "data": {"source": "image_folder", "root": "no/such/folder"}}
 METHODS = {
@@ -176,6 +176,25 @@ def test_another_config_is_one_line_and_overwrite_runs_it_again(
     config = Layout(tmp_path / "small/digits/product/seed-0").config.read()
     assert config["rounds"]["targets"] == "hard"
     assert plain.stat().st_mtime_ns == before
+
+
+def test_cells_side_by_side_have_the_numbers_of_cells_in_turn(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second waits for the first, whose teachers it takes over."""
+    path = written(tmp_path, data={"digits": SET}, seeds=[1], output=str(tmp_path))
+    here = ["execution.side_by_side=2", "execution.threads=1"]
+    assert call(["bench", path, *here]) == 0
+    assert "digits/product, seed 1: " in capsys.readouterr().err
+    in_turn = {row["method"]: row["student"] for row in document()["runs"] if row["seed"] == 1}
+    found = json.loads((tmp_path / "small" / "bench.json").read_text())["runs"]
+    assert {row["method"]: row["student"] for row in found} == in_turn
+    first, second = (tmp_path / "small" / "digits" / name / "seed-1" for name in METHODS)
+    assert [
+        one.relative_to(second)
+        for one in (second / "annotations").rglob("*.safetensors")
+        if not one.samefile(first / one.relative_to(second))
+    ] == []
 
 
 def test_an_interrupted_bench_resumes(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "MODULE", "helpers.fake_seed")
 
 
-def runs(folder: Path, *names: str) -> dict[int, SeedRun]:
+def runs(folder: Path, *names: str) -> dict[str, SeedRun]:
     return {
-        seed: SeedRun(config(), folder / str(seed) / name, False, None)
+        f"seed {seed}": SeedRun(config(), folder / str(seed) / name, False, None)
         for seed, name in enumerate(names)
     }
 
@@ -121,7 +122,31 @@ def test_a_failure_stops_the_others_where_they_can_be_resumed(
     found = runs(tmp_path, "meets", "waits", name)
     with pytest.raises(RunError, match="the disk is full" if name == "fails" else "seed 2"):
         run_side_by_side(found, [{}, {}, {}])
-    assert (found[1].directory / "stopped").exists()
+    assert (found["seed 1"].directory / "stopped").exists()
+
+
+def test_the_others_go_on_after_a_failure_that_is_told(fake: None, tmp_path: Path) -> None:
+    found, told = runs(tmp_path, "fails", "crashes", "c"), dict[str, str]()
+    run_side_by_side(
+        found,
+        [{}, {}],
+        ready=lambda *_: True,
+        failed=lambda name, error: told.update({name: str(error)}),
+    )
+    assert told["seed 0"] == "the disk is full"
+    assert "signal 9" in told["seed 1"]
+    assert (found["seed 2"].directory / "ended").exists()
+
+
+def test_a_run_waits_until_it_is_ready_and_others_pass_it(fake: None, tmp_path: Path) -> None:
+    found = runs(tmp_path, "a", "b", "c")
+
+    def after_c(name: str, running: Collection[str], waiting: Collection[str]) -> bool:
+        return name != "seed 1" or "seed 2" not in (*running, *waiting)
+
+    run_side_by_side(found, [{}, {}], ready=after_c)
+    _, second, third = found.values()
+    assert when(third, "ended") < when(second, "started")
 
 
 PARENT = """
@@ -146,10 +171,10 @@ def test_processes_end_with_their_parent(
     assert parent.stdin is not None
     pickle.dump(found, parent.stdin)
     parent.stdin.close()
-    _wait_for(found[1].directory / "started")
+    _wait_for(found["seed 1"].directory / "started")
     parent.send_signal(number)
     parent.wait()
-    _wait_for(found[1].directory / "stopped")
+    _wait_for(found["seed 1"].directory / "stopped")
 
 
 def _wait_for(path: Path) -> None:
