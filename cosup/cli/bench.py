@@ -33,7 +33,7 @@ def bench(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Folder of the bench, instead of output/name.")
+        str | None, typer.Option("--output", help="Folder of the bench, instead of output/name.")
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show which runs are finished, and run none.")

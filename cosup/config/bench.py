@@ -33,6 +33,7 @@ __all__ = ["Bench", "BenchCell", "BenchSection", "read_bench"]
 
 MOST_ENTRIES = 1000
 """Data sets and methods of a bench; a table of more is read by nobody."""
+HERE = "a folder of this machine"
 OF_DATA = ("run",)
 """The section of a config that a bench sets itself."""
 OF_METHODS = ("base", "data", "run")
@@ -69,7 +70,7 @@ class BenchSection(Section):
     @classmethod
     def _here(cls, output: str) -> str:
         if is_uri(output):
-            raise UserError("must be {allowed}", value=output, allowed="a folder of this machine")
+            raise UserError("must be {allowed}", value=output, allowed=HERE)
         return output
 
     @property
@@ -110,13 +111,15 @@ class Bench:
     cells: tuple[BenchCell, ...]
 
 
-def read_bench(given: Path, overrides: Sequence[str] = (), output: Path | None = None) -> Bench:
+def read_bench(given: Path, overrides: Sequence[str] = (), output: str | None = None) -> Bench:
     """Read a bench: a YAML file, or the name of one that comes with cosup.
 
     overrides: `section.key=value`, for the config of every cell. output: the folder of the bench,
     instead of `output/name`. Raises `UserError` with every mistake in the bench and in its configs.
     """
     path = find_bench(given)
+    if output is not None and is_uri(output):
+        raise UserError("must be {allowed}", key=("--output",), value=output, allowed=HERE)
     tree = parse_yaml(read_text(path), str(path))
     if not isinstance(tree, dict):
         what = f"a bench is a mapping ({', '.join(BenchSection.model_fields)})"
@@ -132,7 +135,7 @@ def read_bench(given: Path, overrides: Sequence[str] = (), output: Path | None =
         with mistakes.caught():
             configs[data, method] = _config(section, path, data, method, overrides)
     mistakes.raise_all()
-    folder = output or Path(section.output) / section.name
+    folder = Path(section.output) / section.name if output is None else Path(output)
     return Bench(section, folder, tuple(_cells(section, configs)))
 
 

@@ -86,14 +86,14 @@ class BenchReport:
             for data in self._there():
                 cells += [words.in_percent(_row(own, data).get(who)), ""]
             shown.add_row(Text(called), *cells, "", "")
-        return Group(shown, *(Text(line, style="dim") for line in self.notes()))
+        last = f"The last rows are controls of the runs of {self.baseline}, with its loss."
+        return Group(shown, *(Text(line, style="dim") for line in (last, *self.notes())))
 
     def notes(self) -> list[str]:
         """State what the numbers are, and what is missing."""
-        lines = [
-            f"The last rows are controls of the runs of {self.baseline}, with its loss.",
-            SPREAD,
-        ]
+        lines = [SPREAD]
+        if (self.tables["results"]["seeds"] == 1).any():
+            lines.append("Those of a single seed cover the choice of test samples alone.")
         absent = len(self.data) * len(self.methods) - len(self.tables["results"])
         if absent:
             many = words.plural(absent, "combination")

@@ -55,16 +55,19 @@ def run_bench(bench: Bench, only: Sequence[str] = (), overwrite: bool = False) -
         failed[name] = "; ".join(str(error).splitlines()) if own else in_short(error, named=True)
         log.error("%s failed: %s", name, failed[name])
 
-    runs = {}
     for cell in todo:
         try:
             _check(cell, states[cell.name], overwrite)
-            source = _source(bench, cell, {one.name for one in todo})
-            runs[cell.name] = _run_of(bench, cell, states[cell.name], source)
         except UserError as error:
             tell(cell.name, error)
+    todo = [cell for cell in todo if cell.name not in failed]
+    names = {cell.name for cell in todo}
+    runs = {
+        cell.name: _run_of(bench, cell, states[cell.name], _source(bench, cell, names))
+        for cell in todo
+    }
     try:
-        _run_all(runs, [cell for cell in todo if cell.name in runs], tell)
+        _run_all(runs, todo, tell)
     except KeyboardInterrupt as error:
         error.add_note(f"finished runs are kept in {bench.directory}")
         raise

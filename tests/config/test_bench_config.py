@@ -95,6 +95,7 @@ def test_all_mistakes_are_told_at_once_with_their_place(
         (["--only", "sets=digits"], "data=NAME"),
         (["--only", "seed=4"], "3, 5"),
         (["rounds.repeat"], "section.key=value"),
+        (["--output", "s3://bucket/b"], "a folder of this machine"),
     ],
 )
 def test_wrong_arguments_are_one_line(
