@@ -33,7 +33,7 @@ from cosup.runs.notebook import as_html, as_text
 from cosup.runs.recipes import candidates
 from cosup.runs.sharded_plan import ShardsPlan, plan_shards
 from cosup.runs.staging import run_place
-from cosup.sharded.head import WINDOW
+from cosup.sharded.lesson import WINDOW
 from cosup.sharded.shards import Shards
 from cosup.teachers.base import training_rows
 from cosup.teachers.features import FeatureCache, cached_part
@@ -228,7 +228,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     planned = _features(config, data, features)
     annotations = _annotations(config, data, hierarchy)
     rounds = _rounds(config, hierarchy, data)
-    shards = _shards(config, facts, annotations, rounds, planned)
+    shards = _shards(config, facts, annotations, rounds)
     return Plan(
         run=_run(config),
         device=DevicePlan(
@@ -260,15 +260,14 @@ def _shards(
     facts: Facts,
     annotations: AnnotationsPlan,
     rounds: RoundsPlan,
-    features: FeaturesPlan | None,
 ) -> ShardsPlan | None:
     if "shards" not in facts:
         return None
-    assert features is not None
+    features: FeatureCache = facts["features"]
+    with within("student.backbone"):
+        per_image = features.describe(config.student.backbone).num_features
     assert rounds.rounds is not None  # a sharded run does not choose a recipe
-    return plan_shards(
-        config, facts["shards"], annotations.teachers, rounds.rounds, features.per_image
-    )
+    return plan_shards(config, facts["shards"], annotations.teachers, rounds.rounds, per_image)
 
 
 def _actors(execution: ExecutionSection) -> dict[str, int | None] | None:

@@ -81,7 +81,7 @@ def plan_shards(
         rows=config.execution.shard_size,
         place=str(run_place(config) / str(Layout(Path()).shards)),
         products=list(_products(config, shards, teachers, rounds, features)),
-        computed=_computed(config.execution),
+        computed=_computed(config.execution, config.student.mode == "head"),
     )
 
 
@@ -99,7 +99,7 @@ def _products(
     yield ProductPlan("predictions", count * rounds, samples * row * rounds)
 
 
-def _computed(execution: ExecutionSection) -> dict[str, str]:
+def _computed(execution: ExecutionSection, is_head: bool) -> dict[str, str]:
     if execution.backend != "ray":
         return {"everything": "this process, shard after shard"}
     apart = "images decoded " + (
@@ -108,6 +108,7 @@ def _computed(execution: ExecutionSection) -> dict[str, str]:
     return {
         "teachers and annotations": f"actors of execution.teachers, {apart}",
         "features": f"actors of execution.features, {apart}",
-        "decisions, predictions and sums": "actors of execution.shards",
-        "the fit of the student's head": "this process, which reads the shards",
+        "decisions and sums": "actors of execution.shards",
+        "the student's training": "this process" if is_head else "workers of execution.student",
+        "its predictions": f"actors of execution.{'shards' if is_head else 'features'}",
     }
