@@ -27,7 +27,7 @@ from cosup.cli import call
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FASHION = Path(small_clip.FASHION_MNIST)
-STEPS = 350
+STEPS = 250
 SMALL = ["data.limit=3200", "teachers.training.steps=150", "student.training.steps=250"]
 ROTATIONS = ("rot0", "rot30", "rot60", "rot90")
 

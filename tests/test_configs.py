@@ -190,7 +190,8 @@ def domainnet(root: Path) -> None:
 @pytest.mark.slow
 def test_domainnet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     domainnet(tmp_path / "data/domainnet")
-    summary = run("domainnet_csl.yaml", tmp_path, monkeypatch, TINY)
+    small = "student.backbone={name: test_vit, weights: null, image_size: 32}"
+    summary = run("domainnet_csl.yaml", tmp_path, monkeypatch, [*TINY, small])
     assert set(summary["student"]["per_domain"]) == set(DOMAINS)
 
 

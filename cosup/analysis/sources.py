@@ -277,7 +277,8 @@ def draw_parts(table: pd.DataFrame) -> list[View]:
         if len(sources) > MOST_SOURCES:
             left_out.append(f"Shown are the first {MOST_SOURCES} of {len(sources)} sources.")
             sources = sources[:MOST_SOURCES]
-        found = {(str(row["source"]), str(row["name"])): row for row in rows_of(part)}
+        shown = part["source"].astype(str).isin(sources) & part["name"].astype(str).isin(columns)
+        found = {(str(row["source"]), str(row["name"])): row for row in rows_of(part[shown])}
         cells = [[_part_cell(found[s, c]) for c in columns] for s in sources]
         caption = f"Right by {by}, %: estimated without labels | measured"
         text = " ".join(left_out)
