@@ -69,9 +69,14 @@ MODULES = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, wherever in it, but for those of type annotations alone."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     for_types = {
         inner
         for node in ast.walk(tree)
@@ -133,7 +138,7 @@ def imported_with(name: str) -> set[str]:
     """Return the modules of cosup and the other packages that a module of cosup imports first."""
     if name not in MODULES:
         return set()
-    found = at_import(ast.parse(MODULES[name].read_text()).body)
+    found = at_import(tree_of(MODULES[name]).body)
     return {module if module in MODULES else module.split(".")[0] for module in found}
 
 
@@ -213,7 +218,7 @@ def test_ray_is_imported_by_the_cluster_floor_alone() -> None:
 
 def test_no_module_prints() -> None:
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
             assert not (called and node.func.id == "print"), path  # type: ignore[attr-defined]
 
