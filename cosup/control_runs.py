@@ -201,8 +201,7 @@ class ControlRun:
     def _annotations(self, level: Level, assigner: Assigner) -> "Supervision":
         """Return a level's annotations as an assigner gives them.
 
-        A loss that runs teachers during the training (on feature maps, or with live annotations)
-        gets them only if one teacher annotates each sample.
+        A loss on feature maps gets the teachers only if one of them annotates each sample.
         """
         stream = Stream(level, None, self.task.features, self.task.truth)
         seed = seed_for(self.run_seed, "round", self._rounds()[-1])
@@ -210,9 +209,14 @@ class ControlRun:
         weights = assigned.weighed(assigned.targets.top()[1] > 0)
         if not bool((weights > 0).any()):
             raise Absent(f"{', '.join(level.scopes.names)}: no annotation of a sample")
-        one_teacher = bool((assigned.weights.count_nonzero(1) <= 1).all())
-        live = level.live if one_teacher else None
-        guidance = Guidance(self._trainer_labels(), assigned.weights.argmax(1), live)
+        several = bool((assigned.weights.count_nonzero(1) > 1).any())
+        maps = self.recipe.objective.loss.reads_features
+        guidance = Guidance(
+            self._trainer_labels(),
+            assigned.weights.argmax(1),
+            None if maps and several else level.live,
+            self.task.mixture(assigned.weights),
+        )
         return Supervision(*self.task.with_reviewed(assigned.targets, weights), guidance)
 
     def _labels(self, labels: Tensor) -> "Supervision":

@@ -102,6 +102,13 @@ class Task:
         rows = (self.reviewed >= 0).nonzero()[:, 0]
         return targets.with_labels(rows, self.reviewed[rows]), weights.index_fill(0, rows, 1.0)
 
+    def mixture(self, weights: Tensor) -> Tensor:
+        """Return the weights [N, T] by which the teachers annotate augmented images: 0 where a
+        reviewed class stands in place of annotations."""
+        if self.reviewed is None:
+            return weights
+        return weights.masked_fill((self.reviewed >= 0)[:, None], 0.0)
+
 
 @dataclass(frozen=True)
 class Stream:

@@ -11,6 +11,9 @@ from torch import Tensor
 from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
 
+TINIEST = torch.finfo(torch.float32).tiny
+"""Replaces probability 0 before a logarithm (log: -87.3)."""
+
 MapShape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
 
@@ -19,8 +22,9 @@ MapShape = tuple[int, int, int]
 class NetworkOutput:
     """Outputs of a network for B images.
 
-    logits: [B, C] (of a live teacher: log-probabilities). maps: feature maps of its stages in
-    order, each [B, channels, height, width]. embedding: [B, D], the input of its classifier.
+    logits: [B, C] (of a live teacher: log-probabilities, log(`TINIEST`) for 0). maps: feature maps
+    of its stages in order, each [B, channels, height, width]. embedding: [B, D], the input of its
+    classifier.
     """
 
     logits: Tensor
@@ -75,12 +79,15 @@ class Guidance:
 
     labels: [N] int64 as given to trainers (-1 unknown), or None where the student may not use them.
     teacher: [N] int64, the teacher with the most weight. live: the teachers of the level as
-    networks, for losses on feature maps and for annotations of augmented images.
+    networks, for losses on feature maps and for annotations of augmented images. mixture: [N, T],
+    the weights by which the teachers' annotations of augmented images are mixed; a row of zeros
+    keeps the stored annotation. None asks `teacher` alone.
     """
 
     labels: Tensor | None = None
     teacher: Tensor | None = None
     live: TeacherNetworks | None = None
+    mixture: Tensor | None = None
 
 
 class Student(ABC):

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cosup.assigning import Assign, assign, harden
 from cosup.assignment.base import Assigner
@@ -286,7 +287,8 @@ def _prepare(
 
     assigned = recipe.assign(recipe.assigner, stream, seed, recipe.hard)
     kept = filter_annotations(recipe, stream, assigned, student, task)
-    guidance = Guidance(labels, assigned.weights.argmax(1), level.live)
+    weights = assigned.weights
+    guidance = Guidance(labels, weights.argmax(1), level.live, task.mixture(weights))
     refined = None
     if recipe.refiner is not None and recipe.refines(number, len(task.levels)):
         assert state.train_probs is not None, "a round that refines follows another"
@@ -318,7 +320,7 @@ def with_labelled(update: Update, task: Task) -> Update:
         return update
     own, count = guidance.labels, len(labelled.labels)
     nobody = torch.full((len(update.targets),), -1)
-    teacher = guidance.teacher
+    teacher, mixture = guidance.teacher, guidance.mixture
     return Update(
         update.student,
         labelled.joined,
@@ -328,6 +330,7 @@ def with_labelled(update: Update, task: Task) -> Update:
             torch.cat([nobody if own is None else own, labelled.labels]),
             None if teacher is None else torch.cat([teacher, teacher.new_zeros(count)]),
             guidance.live,
+            None if mixture is None else functional.pad(mixture, (0, 0, 0, count)),
         ),
     )
 

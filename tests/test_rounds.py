@@ -271,3 +271,20 @@ def test_reviewed_classes_stand_in_place_of_annotations(classes: int, hard: bool
     assert torch.equal(found.dense()[~rows], targets.dense()[~rows])
     assert weights.tolist() == [0.0, 1.0, 0.5, 1.0, 1.0]
     assert torch.equal(targets.dense(), (harden(table) if hard else table).dense())
+
+
+def test_live_teachers_are_asked_by_their_weights_and_not_where_a_class_was_given(monkeypatch):
+    task, _ = digits_task(300)
+    reviewed = torch.full((len(task.inputs),), -1)
+    reviewed[5] = 3
+    guided, update = [], HeadStudent.update
+    monkeypatch.setattr(
+        HeadStudent, "update", lambda self, *given: guided.append(given[3]) or update(self, *given)
+    )
+    mean = recipe(new_student(), ASSIGNERS["mean"].load()())
+    (outcome,) = run_rounds(replace(task, levels=task.levels[1:], reviewed=reviewed), mean, 0)
+    mixture = guided[-1].mixture
+    assert not mixture[5].any()
+    others = torch.arange(len(mixture)) != 5
+    assert torch.equal(mixture[others], outcome.assigned.weights[others])
+    assert (mixture[others] > 0).sum(1).eq(2).any()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cosup.config.needs import wants_teacher_train
-from cosup.config.rounds import Filters, Losses, RoundsSection
+from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
 from cosup.config.teachers import TeachersSection
 from cosup.controls import CONTROLS, needing
@@ -32,12 +32,33 @@ def _losses(
                 yield UserError(
                     f"needs teachers that are networks, not {name}", key=key, value=value
                 )
+    yield from _live(rounds)
     if rounds.annotation_weight == 0 and rounds.label_weight == 0:
         yield UserError(
             "must be above 0 if rounds.true_label_weight is 0: there is nothing to learn from",
             key="rounds.annotation_weight",
             value=0,
         )
+
+
+def _live(rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that live annotations, mixed by weights, are what would be stored."""
+    if not rounds.live_annotations:
+        return
+    assigner = rounds.assignment
+    own = not Assigners.settings(assigner).mixes
+    for wrong, key, name in (
+        (own, "rounds.assignment", assigner.name),
+        (rounds.refine is not None, "rounds.refine", rounds.refine and rounds.refine.name),
+    ):
+        if wrong:
+            yield UserError(
+                f"{key} '{name}' changes the annotations of plain images, which live annotations "
+                "would replace by the teachers' own",
+                key="rounds.live_annotations",
+                value=True,
+                allowed="false",
+            )
 
 
 def _labels(rounds: RoundsSection) -> Iterator[UserError]:

@@ -58,8 +58,8 @@ class RoundsSection(Section):
     """The weight of cross-entropy on the labels of student_train; 0 is the weak-to-strong setting,
     which does not use them."""
     live_annotations: bool = False
-    """Annotate each augmented image by its assigned teacher during training, instead of the plain
-    image once (`mode: finetune`, and teachers that are networks)."""
+    """Annotate each augmented image by its assigned teachers during training, mixed by their
+    weights, instead of the plain image once (`mode: finetune`, and teachers that are networks)."""
     targets: Literal["soft", "hard"] = "soft"
     """Learn the annotation's probabilities, or its most probable class."""
     labelled: bool = False

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from cosup.losses.features import Connector
 from cosup.models.classifier import Classifier
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.images import Mixing, Pixels
+from cosup.models.live_targets import live_targets
 from cosup.models.loop_state import States
 from cosup.models.ranks import BATCH_NORMS
 from cosup.models.section import TrainingSection
@@ -46,8 +48,9 @@ class Batch:
 
     images: uint8 [B, 3, S, S]. targets: probabilities [Q, C]. weights: [Q], or None for ones.
     labels: true classes [Q] int64 (-1 unknown), or None. teacher: index [B] int64 of the live
-    teacher of each image, or None. Q equals B, except for episodes: their logits and targets are
-    those of the queries.
+    teacher of each image, or None. mixture: [B, T] weights of the live teachers, by which their
+    annotations are mixed (a row of zeros: the target stays), or None for `teacher` alone. Q equals
+    B, except for episodes: their logits and targets are those of the queries.
     """
 
     images: Tensor
@@ -55,6 +58,7 @@ class Batch:
     weights: Tensor | None = None
     labels: Tensor | None = None
     teacher: Tensor | None = None
+    mixture: Tensor | None = None
 
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -75,8 +79,9 @@ class TrainContext:
     `training.save_every` steps (the caller removes it after saving the trained network), or None.
     identity: a hash of what is learned; a state with another hash is ignored. live: networks that
     are run on the augmented images of every batch, or None. live_annotations: replace the targets
-    by the probabilities of `live`. settings: key of the training section, for errors. watch:
-    function from the module to metrics that are reported after some steps (`is_watched`).
+    by the probabilities of `live`. hard: by their most probable class. settings: key of the
+    training section, for errors. watch: function from the module to metrics that are reported after
+    some steps (`is_watched`).
     """
 
     seed: int = 0
@@ -86,6 +91,7 @@ class TrainContext:
     identity: str = ""
     live: Live | None = None
     live_annotations: bool = False
+    hard: bool = False
     settings: str = "training"
     watch: Callable[[nn.Module], Metrics] | None = None
 
@@ -190,7 +196,10 @@ class Step:
             targets, weights = shares @ targets, shares @ weights
         if self.context.live_annotations:
             assert seen is not None, "live annotations need live teachers"
-            targets = seen.logits.float().exp()
+            assert part.teacher is not None
+            first = part.teacher, seen
+            ask = partial(self._ask, x)
+            targets = live_targets(ask, first, part.mixture, targets, hard=self.context.hard)
         with self.compute.autocast(), self.compute.ranks.norms():
             logits, extra = self.module(x, seen, progress)
         labels = _labels(part.labels, shares, logits)
@@ -204,9 +213,14 @@ class Step:
         if self.context.live is None:
             return None
         assert part.teacher is not None, "live teachers need the index of the teacher of each image"
+        return self._ask(x, part.teacher)
+
+    def _ask(self, x: Tensor, teacher: Tensor) -> NetworkOutput:
+        """Return the output of teacher [B] for each of the normalised images."""
+        assert self.context.live is not None
         with torch.no_grad():
             plain = (x - self.pixels.shift) / self.pixels.gain
-            return self.context.live(plain, part.teacher.to(x.device))
+            return self.context.live(plain, teacher.to(x.device))
 
     def _total_weight(self, batch: Batch) -> Tensor:
         """Return the total weight of a batch, averaged over ranks as gradients are."""
@@ -245,7 +259,7 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
         raise UserError(
             "an episode cannot be split into parts", key="accumulate", value=count, allowed="1"
         )
-    names = ("images", "targets", "weights", "labels", "teacher")
+    names = ("images", "targets", "weights", "labels", "teacher", "mixture")
     whole = {name: getattr(batch, name) for name in names}
     split = {n: t.tensor_split(count) for n, t in whole.items() if t is not None}
     made = [replace(batch, **{n: t[i] for n, t in split.items()}) for i in range(count)]

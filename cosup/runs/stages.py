@@ -75,7 +75,8 @@ def student_factory(
 
     def network(minimised: Objective, seed: int) -> Student:
         meta, live = _meta(config, minimised), config.rounds.live_annotations
-        return NetworkStudent(setup, minimised, seed, meta, live)
+        hard = config.rounds.targets == "hard"
+        return NetworkStudent(setup, minimised, seed, meta, live, hard)
 
     return head if config.student.mode == "head" else network
 

@@ -67,12 +67,14 @@ class Lesson:
     def batch(self, images: Tensor, rows: Tensor) -> Batch:
         """Return the batch of these rows [B], whose augmented images are `images`."""
         labels, teacher = self.guidance.labels, self.guidance.teacher
+        mixture = self.guidance.mixture
         return Batch(
             images,
             self.targets.dense(rows),
             self.weights[rows],
             None if labels is None else labels[rows],
             None if teacher is None else teacher[rows],
+            None if mixture is None else mixture[rows],
         )
 
 
@@ -82,7 +84,8 @@ class NetworkJob:
 
     classifier: the network before training. rows: [n] rows of the lesson to train on. steps:
     optimiser steps. name: of the training among those of one run. live_annotations: replace the
-    targets by the live teachers' annotations of the augmented images. watched: images whose
+    targets by the live teachers' annotations of the augmented images. hard: by their most probable
+    class. watched: images whose
     accuracy is recorded.
     """
 
@@ -95,6 +98,7 @@ class NetworkJob:
     seed: int
     name: str
     live_annotations: bool = False
+    hard: bool = False
     watched: Watched | None = None
 
     @property
@@ -137,6 +141,7 @@ class NetworkJob:
             identity=self.identity(data),
             live=self.lesson.guidance.live if self.asks_live else None,
             live_annotations=self.live_annotations,
+            hard=self.hard,
             settings="student.training",
             watch=None if self.watched is None else partial(self._accuracy, data, compute),
         )
@@ -175,6 +180,10 @@ class NetworkJob:
         lesson = self.lesson
         digest = hashlib.sha256(f"{data.fingerprint}{self.objective!r}".encode())
         tensors = {**lesson.targets.tensors(), "weights": lesson.weights, "rows": self.rows}
+        if self.live_annotations:
+            digest.update(f"live {self.hard}".encode())
+            if lesson.guidance.mixture is not None:
+                tensors["mixture"] = lesson.guidance.mixture
         for name, tensor in sorted(tensors.items()):
             content = tensor.contiguous().flatten().view(torch.uint8).numpy().data
             digest.update(name.encode() + content)

@@ -41,6 +41,7 @@ class NetworkStudent(Student):
     fold is trained on the samples outside the fold. With a meta stage, the trained network keeps
     predicting classes, which assignment needs, and a copy that went through the stage predicts
     episodes. live_annotations: learn from the live teachers' annotations of augmented images.
+    hard: from their most probable classes.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class NetworkStudent(Student):
         seed: int,
         meta: MetaStage | None = None,
         live_annotations: bool = False,
+        hard: bool = False,
     ) -> None:
         self.setup = setup
         self.objective = objective
         self.seed = seed
         self.meta = meta
         self.live_annotations = live_annotations
+        self.hard = hard
         self.start: Mapping[str, Tensor] | None = None
         self.network_: Classifier | None = None
         self.meta_: Classifier | None = None
@@ -172,12 +175,13 @@ class NetworkStudent(Student):
             seed_for(self.seed, purpose),
             name=f"{self.seed}-{purpose}",
             live_annotations=live,
+            hard=self.hard,
         )
 
     def _update_jobs(self, lesson: Lesson) -> list[NetworkJob]:
         """Return the trainings of the network, and of one more per fold."""
         rows = torch.nonzero(lesson.weights > 0)[:, 0]
-        # Controls that no single teacher annotates have stored targets alone.
+        # Controls without teachers, or with several of a loss on maps, have stored targets alone.
         live = self.live_annotations and lesson.guidance.live is not None
         job = replace(self._job(lesson, rows, "update", live), watched=self.setup.watched)
         folds = enumerate(self.setup.outside_folds(rows))

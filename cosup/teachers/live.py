@@ -9,13 +9,10 @@ from torch.nn import functional
 
 from cosup.errors import UserError
 from cosup.models.compute import Compute, autocast
-from cosup.protocols import FeatureShapes, NetworkOutput
+from cosup.protocols import TINIEST, FeatureShapes, NetworkOutput
 from cosup.teachers.base import Teacher
 
 __all__ = ["LiveTeachers"]
-
-TINIEST = torch.finfo(torch.float32).tiny
-"""Replaces probability 0 before a logarithm (log: -87.3)."""
 
 
 class LiveTeachers(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import cosup
 from cosup.config.student import MetaSection, StudentSection
@@ -23,7 +24,7 @@ from cosup.models.compute import Compute
 from cosup.models.section import AugmentSection
 from cosup.models.watch import Watched
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance, Update
+from cosup.protocols import TINIEST, FeatureShapes, Guidance, NetworkOutput, Update
 from cosup.student.folder import save_network
 from cosup.student.jobs import NetworkJob
 from cosup.student.launcher import LocalLauncher
@@ -301,3 +302,34 @@ def test_an_exported_meta_student_only_embeds(tmp_path: Path) -> None:
     assert loaded.embed([digits().read(0)]).shape == (1, 64)
     with pytest.raises(cosup.errors.UserError, match="meta stage"):
         loaded.predict([digits().read(0)])
+
+
+class ConstantTeachers:
+    """Live teachers that say the same of every image, so that it is known beforehand."""
+
+    shapes = FeatureShapes()
+
+    def __init__(self, *said: list[float]) -> None:
+        self.said = functional.pad(torch.tensor(said), (0, 10 - len(said[0])))
+
+    def __call__(self, pixels: Tensor, teacher: Tensor) -> NetworkOutput:
+        logits = self.said[teacher.clamp_min(0)].clamp_min(TINIEST).log()
+        return NetworkOutput(logits.masked_fill((teacher < 0)[:, None], 0.0))
+
+
+@pytest.mark.parametrize(("hard", "said"), [(False, [0.52, 0.36, 0.12]), (True, [1.0, 0.0, 0.0])])
+def test_live_annotations_are_mixed_by_the_weights_and_hardened(
+    hard: bool, said: list[float]
+) -> None:
+    """As those of one teacher that says what two say together: class 0, and the first alone 1."""
+    inputs, _ = part("student_train", 64)
+    nonsense = ProbTable.one_hot(torch.full((64,), 9), 10)
+    first = torch.zeros(64, dtype=torch.int64)
+    found, expected = student(live_annotations=True, hard=hard), student(live_annotations=True)
+    two = ConstantTeachers([0.4, 0.6, 0.0], [0.7, 0.0, 0.3])
+    mixture = torch.tensor([0.6, 0.4]).repeat(64, 1)
+    found.update(inputs, nonsense, torch.ones(64), Guidance(None, first, two, mixture))
+    alone = Guidance(None, first, ConstantTeachers(said))
+    expected.update(inputs, nonsense, torch.ones(64), alone)
+    own, other = (each.predict(inputs).dense() for each in (found, expected))
+    torch.testing.assert_close(own, other, atol=1e-3, rtol=0)

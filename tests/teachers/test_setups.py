@@ -153,6 +153,18 @@ def test_live_annotations_need_every_teacher_to_be_a_network() -> None:
     assert keys == ["rounds.live_annotations"]
 
 
+@pytest.mark.parametrize(
+    "rounds", [{"assignment": "fused"}, {"assignment": "mean", "refine": "product"}]
+)
+def test_live_annotations_do_not_replace_what_is_no_mixture_of_the_teachers(
+    rounds: dict[str, Any],
+) -> None:
+    section = listed({"name": "one", "model": {"name": TINY}})
+    student = {"mode": "finetune", "backbone": {"name": TINY, "weights": None}, "cross_fit": 2}
+    keys = errors_of(section, rounds={**rounds, "live_annotations": True}, student=student)
+    assert keys == ["rounds.live_annotations"]
+
+
 def test_teacher_train_is_wanted_by_teachers_that_are_trained() -> None:
     rules = {"name": "rules", "model": {"name": "call:rules:annotate"}}
     ready = {"name": "ready", "model": {"name": TINY, "checkpoint": "x.safetensors"}}
