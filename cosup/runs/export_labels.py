@@ -59,7 +59,7 @@ def export_labels(
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS, key=("--format",))
     run, form = load_run(place), FORMATS[name]
-    run.check_listed("read the student's in its folder shards/predictions")
+    run.check_listed("there are no labels of them; `cosup predict` gives those of the student")
     if not run.files.labels.exists() or "labels" not in run.stages:
         raise UserError(
             NOT_LABELLED,

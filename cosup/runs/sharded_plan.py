@@ -96,7 +96,8 @@ def _products(
     decided = samples * (DECISION + WEIGHT) + count * COUNTS
     yield ProductPlan("decisions", 3 * count * rounds, decided * rounds)
     yield ProductPlan("targets", count * rounds, samples * row * rounds)
-    yield ProductPlan("predictions", count * rounds, samples * row * rounds)
+    guided = rounds - 1  # the last student guides no other round
+    yield ProductPlan("predictions", count * guided, samples * row * guided)
 
 
 def _computed(execution: ExecutionSection, is_head: bool) -> dict[str, str]:

@@ -42,7 +42,7 @@ DECIDED = (
     "domain",
 )
 ANSWERED = ("teacher", "true_label")
-AT_ONCE = 2**18
+AT_ONCE = 2**16
 """Rows of tables that are held before they are added."""
 
 
