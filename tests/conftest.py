@@ -131,8 +131,14 @@ def forks() -> list[str]:
     return [sys.executable, forking.__file__]
 
 
-@pytest.fixture(autouse=True)
-def seeds_in_turn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run seeds in turn, unless a test asks for more: a process of its own starts in seconds."""
-    if request.path.name != "test_side_by_side.py" and "cosup.runs.side_by_side" in sys.modules:
-        monkeypatch.setattr("cosup.runs.side_by_side._cores", lambda: 1)
+@pytest.fixture(scope="module", autouse=True)
+def seeds_in_turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run seeds in turn, unless a test asks for more: a process of its own starts in seconds.
+
+    This is a fixture of modules, so that it comes before theirs.
+    """
+    side_by_side = sys.modules.get("cosup.runs.side_by_side")
+    with pytest.MonkeyPatch.context() as patch:
+        if side_by_side is not None and request.path.name != "test_side_by_side.py":
+            patch.setattr(side_by_side, "_cores", lambda: 1)
+        yield

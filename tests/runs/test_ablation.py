@@ -11,6 +11,8 @@ import pytest
 import torch
 from rich.console import Console, RenderableType
 
+import cosup.runs.pipeline  # loaded, so that conftest.py leaves out its reports
+import cosup.runs.side_by_side  # noqa: F401  (loaded, so that conftest.py runs seeds in turn)
 from cosup.analysis import load_run, runs_inside, tables
 from cosup.cli import call
 from cosup.config import Config, check_config
