@@ -6,6 +6,7 @@ from cosup.losses.base import Loss, Metrics, Objective, build_loss, compute_loss
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.losses.distillation import Distillation
 from cosup.losses.dkd import DecoupledDistillation
+from cosup.losses.evidential import Evidential
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.losses.fitnet import FitNet
 from cosup.losses.product import Product
@@ -23,6 +24,7 @@ __all__ = [
     "CrossEntropy",
     "DecoupledDistillation",
     "Distillation",
+    "Evidential",
     "FeatureLoss",
     "FeatureShapes",
     "FitNet",

@@ -146,7 +146,14 @@ class HeadFit:
 
     def _fresh(self) -> HeadBank:
         features, classes = self.features, self.targets.num_classes
-        bank = build_heads(self.head, len(self.members), features.shape[1], classes, self.seed)
+        bank = build_heads(
+            self.head,
+            len(self.members),
+            features.shape[1],
+            classes,
+            self.seed,
+            random=self.objective.loss.starts_random,
+        )
         if self.training.standardize:
             pairs = [column_scaling(features, rows) for rows in self.members]
             bank.shift = torch.stack([shift for shift, _ in pairs])

@@ -141,15 +141,27 @@ def head_bank(state: Mapping[str, Tensor]) -> HeadBank:
 
 
 def build_heads(
-    section: HeadSection, heads: int, num_features: int, num_classes: int, seed: int
+    section: HeadSection,
+    heads: int,
+    num_features: int,
+    num_classes: int,
+    seed: int,
+    *,
+    random: bool = False,
 ) -> HeadBank:
     """Return new heads: linear ones start at zero, prototypes in random directions.
 
-    `HeadFit.start` then moves prototypes to the class means if the section asks for it.
+    `HeadFit.start` then moves prototypes to the class means if the section asks for it. random:
+    linear heads start as torch's linear layers do, uniform in +-1 / sqrt(D), their bias at zero;
+    all heads alike.
     """
     shape = (heads, num_classes, num_features)
     if section.kind == "linear":
-        return HeadBank(torch.zeros(shape), bias=torch.zeros(heads, num_classes))
+        weight = torch.zeros(shape)
+        if random:
+            generator = torch_generator(seed, "linear")
+            weight += (2 * torch.rand(shape[1:], generator=generator) - 1) / math.sqrt(num_features)
+        return HeadBank(weight, bias=torch.zeros(heads, num_classes))
     generator = torch_generator(seed, "prototypes")
     weight = functional.normalize(torch.randn(shape, generator=generator), dim=-1)
     return HeadBank(weight, log_scale=_log_scale(section, heads))

@@ -41,6 +41,10 @@ class LossSettings(Settings):
         count for more), or None."""
         return None
 
+    def starts_random(self) -> bool:
+        """Whether a linear head that starts at zero would never learn, and starts at random."""
+        return False
+
     def candidates(self) -> "list[tuple[float, LossSettings]]":
         """Return the losses from which a run chooses one on its validation split, each with the
         value that distinguishes it; empty if there is nothing to choose."""
@@ -219,6 +223,23 @@ class DecoupledDistillationSettings(LossSettings):
 
 
 @dataclass
+class EvidentialSettings(LossSettings):
+    """The logits as evidence of a Dirichlet distribution: learn the annotation's classes and the
+    student's own, and take away evidence for others."""
+
+    gamma: float = 0.5
+    """Weight of the student's own class against the annotation."""
+    evidence: Literal["relu", "softplus"] = "relu"
+    """Evidence for a class: its logit where that is above 0 (published), which learns nothing where
+    all logits are 0, so that a linear head starts at random; or its softplus, which starts at zero
+    as others do."""
+
+    def __post_init__(self) -> None:
+        share(gamma=self.gamma)
+        one_of(("relu", "softplus"), evidence=self.evidence)
+
+
+@dataclass
 class FeatureLossSettings(LossSettings):
     """Base of the settings of a loss with a part on feature maps or embeddings.
 
@@ -310,6 +331,7 @@ LOSSES: dict[str, Entry] = {
         AdaptiveConfidenceSettings, "cosup.losses.adaptive_confidence:AdaptiveConfidence"
     ),
     "dkd": Entry(DecoupledDistillationSettings, "cosup.losses.dkd:DecoupledDistillation"),
+    "evidential": Entry(EvidentialSettings, "cosup.losses.evidential:Evidential"),
     "fitnet": Entry(FitNetSettings, "cosup.losses.fitnet:FitNet"),
     "rkd": Entry(RelationalDistillationSettings, "cosup.losses.rkd:RelationalDistillation"),
     "reviewkd": Entry(KnowledgeReviewSettings, "cosup.losses.reviewkd:KnowledgeReview"),

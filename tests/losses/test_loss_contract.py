@@ -11,6 +11,7 @@ from cosup.losses import (
     AugmentedConfidence,
     DecoupledDistillation,
     Distillation,
+    Evidential,
     FeatureLoss,
     FitNet,
     KnowledgeReview,
@@ -115,6 +116,8 @@ def test_sharpening_many_small_probabilities_does_not_underflow() -> None:
         (lambda: AdaptiveConfidence(constant=1.5), "constant: 1.5"),
         (lambda: AdaptiveConfidence(constants=(0.5, -0.1)), r"constants: \[0.5, -0.1\]"),
         (lambda: AdaptiveConfidence(constants=()), r"constants: \[\]"),
+        (lambda: Evidential(gamma=1.5), "gamma: 1.5"),
+        (lambda: Evidential(evidence="exp"), "evidence: 'exp'"),  # type: ignore[arg-type]
         (lambda: DecoupledDistillation(tau=0), "tau: 0"),
         (lambda: DecoupledDistillation(beta=-1), "beta: -1"),
         (lambda: DecoupledDistillation(ramp=1.1), "ramp: 1.1"),
