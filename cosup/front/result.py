@@ -72,8 +72,9 @@ class Run(records.Run):
 
         Columns: sample_id, label, probability, source (teacher, student or both), teacher, kept,
         rejected_by, runner_up, runner_up_probability, review_rank (1 is the one to look at first).
-        Raises `UserError` before they are made.
+        Raises `UserError` before they are made, and for a sharded run.
         """
+        self.check_listed("there are no labels of them; `predict` gives those of the student")
         if not self.files.labels.exists():
             raise self._lacks("labels")
         return self.files.labels.read()

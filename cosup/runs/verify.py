@@ -52,6 +52,9 @@ class Verified:
         if not self.is_recorded:
             return "made by an earlier version of cosup: nothing tells if its files are whole"
         files = plural(len(self.states), "file")
+        shards = Layout(self.folder).shards
+        if shards.is_dir():
+            files += f" (without those in {shards.name}, which are checked when they are read)"
         if self.is_whole:
             return f"{files}, all whole"
         counts = Counter(state for state in self.states.values() if state is not State.WHOLE)

@@ -16,6 +16,7 @@ from cosup.errors import UserError
 from cosup.report.command import report_page, runs_to_report
 from cosup.runs import plan_config, review_run, run_config
 from cosup.runs.export_labels import export_labels
+from cosup.runs.verify import verify
 
 LISTED_ALONE = {"limits", "sources", "source_parts", "agreement", "labels", "review_list"}
 """Figures that need a row for each sample of student_train."""
@@ -159,3 +160,10 @@ def test_a_plan_tells_the_files_and_bytes_of_the_shards(finished: Path) -> None:
         overhead = 3000 * files  # of a Parquet file, which small shards are mostly made of
         assert nbytes <= kinds[kind].nbytes + overhead
         assert kinds[kind].nbytes <= 3 * nbytes
+
+
+def test_the_files_of_shards_are_told_apart_where_a_run_is_verified(finished: Path) -> None:
+    found = verify(str(finished))
+    assert found.is_whole
+    assert not any(name.startswith("shards/") for name in found.states)
+    assert "shards" in found.result()
