@@ -85,9 +85,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     slow = {i.path for i in items if i.get_closest_marker("slow") or i.path.name in LONG}
     count = Counter(item.path for item in items)
-    items.sort(
-        key=lambda item: (not needs_ray(item.path), item.path not in slow, -count[item.path])
-    )
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool, int]:
+        # Those that share the cluster come one after the other: after the last one it ends.
+        shares = item.path.parent.name == "cluster"
+        return not needs_ray(item.path), not shares, item.path not in slow, -count[item.path]
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="module", autouse=True)
