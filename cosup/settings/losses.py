@@ -41,6 +41,7 @@ class LossSettings(Settings):
         count for more), or None."""
         return None
 
+    @property
     def starts_random(self) -> bool:
         """Whether a linear head that starts at zero would never learn, and starts at random."""
         return False
