@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosup.cluster.work_queue import MOST_LOSSES, ItemState, WorkItem, WorkQueue
@@ -118,6 +118,7 @@ def test_an_item_lost_with_its_node_is_tried_again_a_limited_number_of_times() -
         queue.check()
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(0, 12), st.integers(1, 5), st.booleans())
 def test_every_item_is_returned_once_or_reported(
     data: st.DataObject, count: int, window: int, ordered: bool
