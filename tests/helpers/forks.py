@@ -57,7 +57,8 @@ def call(arguments: list[str]) -> int:
         signal.signal(number, lambda number, _: os.kill(pid, number))
     status = int(replies.readline())
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        if -status != signal.SIGKILL:  # which has no handler
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     return status
 

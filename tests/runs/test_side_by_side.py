@@ -134,7 +134,7 @@ def test_the_others_go_on_after_a_failure_that_is_told(fake: None, tmp_path: Pat
         failed=lambda name, error: told.update({name: str(error)}),
     )
     assert told["seed 0"] == "the disk is full"
-    assert "its process ended" in told["seed 1"]
+    assert "signal 9" in told["seed 1"]
     assert (found["seed 2"].directory / "ended").exists()
 
 
