@@ -266,8 +266,11 @@ def _teacher_train(
     """Check that there are labelled samples for the teachers that are trained on some."""
     if isinstance(data.splits, str) or data.splits.teacher_train or data.share_train:
         return
+    if data.splits.validation:  # teachers are calibrated by it
+        teachers = teachers.model_copy(update={"calibrate": None})
     if wants_teacher_train(teachers, rounds):
-        reader = "teachers are trained" if teachers.trains_on_labels else "the assigner learns"
+        reader = "the assigner learns" if teachers.calibrate is None else "teachers are calibrated"
+        reader = "teachers are trained" if teachers.trains_on_labels else reader
         yield UserError(
             f"must be above 0 without data.share_train: {reader} on it",
             key="data.splits.teacher_train",

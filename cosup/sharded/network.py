@@ -154,7 +154,7 @@ class _Steps(Dataset[Any]):
 
     def __init__(self, job: ShardJob, compute: Compute) -> None:
         samples, training, ranks = job.samples, job.training, compute.ranks
-        self.samples = samples
+        self.samples, self.used = samples, samples.used
         self.seed = seed_for(job.seed, "batches")
         size = training.batch_for(sum(samples.kept), ranks.size)
         self.order = ShardOrder([kept for kept in samples.kept if kept], size, self.seed)
@@ -166,8 +166,7 @@ class _Steps(Dataset[Any]):
         whole = self.order.places(step)
         first, stop = (len(whole) * rank // self.ranks for rank in (self.rank, self.rank + 1))
         own = whole[first:stop].tolist()
-        used = self.samples.used
-        found = {place: self._load(used[place]) for place, _ in own}
+        found = {place: self._load(self.used[place]) for place, _ in own}
         reads = (
             partial(found[place].data.images.read, int(found[place].images[row]))
             for place, row in own

@@ -57,3 +57,12 @@ def test_teachers_that_train_on_the_students_samples_need_none() -> None:
 def test_a_run_may_do_without_a_test_split() -> None:
     splits = {"teacher_train": 0.4, "student_train": 0.6, "test": 0}
     check_config(tree(data={"source": "digits", "splits": splits}, teachers=TRAINED))
+
+
+def test_teachers_that_are_calibrated_by_validation_need_none() -> None:
+    teachers = {**FUNCTION, "calibrate": "temperature"}
+    none = {"source": "digits", "splits": {"student_train": 0.8, "test": 0.2}}
+    error = error_of(check_config, tree(data=none, teachers=teachers))
+    assert [one.key for one in error.errors] == [("data", "splits", "teacher_train")]
+    validated = {"student_train": 0.6, "validation": 0.2, "test": 0.2}
+    check_config(tree(data={"source": "digits", "splits": validated}, teachers=teachers))
