@@ -49,7 +49,8 @@ class ShardFit:
         else:
             first = next(s for s, kept in zip(samples.shards, samples.kept, strict=True) if kept)
             width = samples.read(first).features.shape[1]
-            bank = build_heads(self.head, 1, width, self.num_classes, self.seed)
+            random = self.objective.loss.starts_random
+            bank = build_heads(self.head, 1, width, self.num_classes, self.seed, random=random)
             if self.training.standardize:
                 shift, gain = column_scaling_of(samples, executor)
                 bank.shift, bank.gain = shift[None], gain[None]
