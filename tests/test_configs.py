@@ -22,9 +22,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 # Random weights (the pretrained ones need the internet) and inputs as small as the networks take.
 TINY = [
-    "teachers.model.backbone.name='torchvision:shufflenet_v2_x0_5'",
-    "teachers.model.backbone.weights=null",
-    "teachers.model.backbone.image_size=64",
+    "teachers.model.backbone={name: 'torchvision:alexnet', weights: null, image_size: 64}",
     "teachers.training.steps=5",
     "student.backbone.weights=null",
     "student.backbone.image_size=28",

@@ -7,6 +7,7 @@ import pytest
 from helpers.user_errors import error_of
 
 import cosup
+from cosup.cli import call
 from cosup.layout import Layout
 
 TREE: dict[str, Any] = {
@@ -45,6 +46,7 @@ def test_a_run_records_the_weights_and_tells_the_temperatures(
     assert summary["controls"]["team"]["accuracy"] is not None
     temperatures = [teacher["temperature"] for teacher in summary["teachers"]]
     assert all(0.05 < one < 20 and one != 1 for one in temperatures)
+    assert call(["report", str(found.path)]) == 0
     page = (found.path / "report" / "index.html").read_text()
     assert f"{temperatures[0]:.2f} of all" in page
 
