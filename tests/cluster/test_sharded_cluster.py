@@ -113,11 +113,11 @@ def plain(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fragile(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FragileConfig:
     """Return a function that makes a config with the teacher, which works in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "fragile_teacher.py").write_text(FRAGILE)
+    (tmp_path / "orders_teacher.py").write_text(FRAGILE)
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(**execution: Any) -> Config:
-        model = {"name": "call:fragile_teacher:teach", "image_size": 16}
+        model = {"name": "call:orders_teacher:teach", "image_size": 16}
         teachers = {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
         execution = {"shard_size": 50, **execution}
         return sharded_config(plain, teachers=teachers, execution=execution)
