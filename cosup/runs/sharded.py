@@ -248,7 +248,6 @@ def _student(context: RunContext, prepared: Prepared) -> ShardStudent:
         config.student,
         len(prepared.data.classes),
         objective,
-        config.run.seed,
         prepared.data,
         test,
         context.backend.launcher,

@@ -18,7 +18,7 @@ from cosup.models.section import BackboneSection
 from cosup.models.weights import check_identity
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
-from cosup.sharded.work import Done, ImageWork, Samples, Work
+from cosup.sharded.work import Done, ImageWork, Samples, Work, parts
 from cosup.teachers.annotate import annotate_batches, groups_within
 from cosup.teachers.base import ImageTeacher, Teacher, Training
 from cosup.teachers.features import FeatureCache
@@ -153,7 +153,7 @@ class AnnotateFeatures(Work[Done]):
 
         def process(shard: Shard) -> Done:
             features = store.tensors(self.features, shard.number)["features"]
-            batches = _parts(features, FEATURES_PER_BATCH)
+            batches = parts(features, FEATURES_PER_BATCH)
             return write_annotations(store, self.products, teachers, shard.number, batches)
 
         return process
@@ -310,8 +310,3 @@ def _group_works(
         key="teachers",
         where=f"teacher '{first.name}'",
     )
-
-
-def _parts(rows: Tensor, size: int) -> Iterator[Tensor]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -23,7 +23,7 @@ from cosup.config.student import StudentSection
 from cosup.data.loader import ImageRows, augmented, load_steps
 from cosup.data.table import ImageData
 from cosup.losses.base import Objective
-from cosup.models.classifier import build_classifier
+from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.images import training_transform
 from cosup.models.section import TrainingSection
@@ -54,7 +54,6 @@ class ShardNetwork:
     section: StudentSection
     num_classes: int
     objective: Objective
-    seed: int
     data: ImageData
     test: ImageRows
     launcher: Launcher
@@ -94,7 +93,7 @@ class ShardNetwork:
         """Predict the test split."""
         return self.launcher.predict(self._network(0, state), self.test, self.compute)
 
-    def _network(self, seed: int, state: State | None) -> Any:
+    def _network(self, seed: int, state: State | None) -> Classifier:
         """Return a network with these tensors, or with initial weights."""
         backbone = self.section.backbone
         network = build_classifier(
@@ -141,7 +140,7 @@ class ShardJob(jobs.NetworkJob):
 
 
 class _Loaded(NamedTuple):
-    """The kept samples of a shard. rows: of `data`. images: numbers of its images."""
+    """The kept samples of a shard. images: their numbers in `data.images`."""
 
     data: ImageData
     images: NDArray[np.int64]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from cosup.analysis.arrays import Values, categories, codes
 from cosup.analysis.decisions import HARD
+from cosup.layout import DECISION_SUM_COLUMNS
 from cosup.sharded.evidence import ShardLevel
 from cosup.sharded.rounds import ShardOutcome, ShardTask
 from cosup.sharded.shards import Shard
@@ -30,17 +31,7 @@ READ = (
     "true_label",
     "domain",
 )
-DECIDED = (
-    "assigned_teacher",
-    "previous_teacher",
-    "shared",
-    "kept",
-    "rejected_by",
-    "correct",
-    "true_label",
-    "annotation",
-    "domain",
-)
+DECIDED = tuple(name for name in DECISION_SUM_COLUMNS if name != "samples")
 ANSWERED = ("teacher", "true_label")
 AT_ONCE = 2**16
 """Rows of tables that are held before they are added."""

@@ -35,6 +35,7 @@ __all__ = [
     "Samples",
     "ShardImages",
     "Work",
+    "parts",
 ]
 
 log = logging.getLogger(__name__)
@@ -146,9 +147,14 @@ class ShardImages:
 
     def split(self, images: Tensor, pinned: bool = False) -> Iterator[Tensor]:
         """Yield decoded images in the batches of `batches`."""
-        for start in range(0, len(images), self.batch):
-            part = images[start : start + self.batch]
+        for part in parts(images, self.batch):
             yield part.pin_memory() if pinned else part
+
+
+def parts(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield so many rows at a time; nothing of none."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 @dataclass(frozen=True)

@@ -229,11 +229,8 @@ def load_teacher(
         return None
     if found.get("recipe") != _recipe(spec, companions, training):
         return None
-    kind = kind_of(spec)
     try:
-        weights = files.weights(spec.name)
-        state = weights.read() if kind.has_weights or weights.exists() else {}
-        teacher = restored(spec, training, state, int(found["steps"]))
+        teacher = _read(spec, found, training)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         log.warning(
             "cannot load teacher %s from %s, training it again: %s", spec.name, files.folder, error
@@ -243,6 +240,13 @@ def load_teacher(
         log.info("teacher %s has changed since it was stored: training it again", spec.name)
         return None
     return teacher
+
+
+def _read(spec: TeacherSpec, record: Mapping[str, Any], training: Training) -> Teacher:
+    """Return the teacher of a record, with its tensors if it has a file of them."""
+    weights = _files(training).weights(spec.name)
+    state = weights.read() if kind_of(spec).has_weights or weights.exists() else {}
+    return restored(spec, training, state, int(record["steps"]))
 
 
 def restored(
@@ -281,11 +285,7 @@ def stored_teacher(name: str, training: Training) -> Teacher:
     found = record.read()
     with about(f"teacher '{name}'"):
         try:
-            spec = recorded_spec(found)
-            kind = kind_of(spec)
-            weights = files.weights(name)
-            state = weights.read() if kind.has_weights or weights.exists() else {}
-            teacher = restored(spec, training, state, int(found["steps"]))
+            teacher = _read(recorded_spec(found), found, training)
         except (KeyError, TypeError, RuntimeError) as error:
             raise damaged(record.path, error) from error
     if teacher.identity != found["identity"]:
