@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
+from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from cosup.cluster.actor import Setup
@@ -147,18 +147,17 @@ class _Runner:
 def _decode(table: pa.Table, images: Sent, setup: Setup) -> pa.Table:
     """Decode the images of the one shard that a table names, or return the error."""
     (row,) = table.to_pylist()
-    content, shape, error = b"", [0], b""
+    found, error = np.empty(0, np.uint8), b""
     setup.apply()
     try:
-        found = _object(images).decode(Shard(**row), 1).numpy()
-        content, shape = pa.py_buffer(np.ascontiguousarray(found)), list(found.shape)
+        found = np.ascontiguousarray(_object(images).decode(Shard(**row), 1))
     except Exception as problem:
         error = _pickled(problem)
     return pa.table(
         {
             "number": [row["number"]],
-            "images": pa.array([content], pa.large_binary()),
-            "shape": pa.array([shape], pa.list_(pa.int64())),
+            "images": _one_value(found),
+            "shape": pa.array([found.shape], pa.list_(pa.int64())),
             "error": pa.array([error], pa.binary()),
         }
     )
@@ -178,12 +177,20 @@ class _Compute:
         if not found:
             shape = table["shape"][0].as_py()
             content = np.frombuffer(table["images"][0].as_buffer(), np.uint8).reshape(shape)
-            batches = self.images.split(torch.from_numpy(content.copy()), self.compute.pins)
+            batches = self.images.split(content, self.compute.pins)
             try:
                 found = pickle.dumps(self.process(number, batches))
             except Exception as problem:
                 found = _pickled(problem)
         return pa.table({"number": [number], "found": pa.array([found], pa.binary())})
+
+
+def _one_value(array: NDArray[np.uint8]) -> pa.LargeBinaryArray:
+    """Return a column whose one value is the bytes of an array, which are not copied."""
+    ends = np.asarray([0, array.nbytes], np.int64)
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(array)]
+    )
 
 
 def _object(sent: Sent) -> Any:

@@ -13,6 +13,7 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.data.images import find_broken
@@ -145,10 +146,10 @@ class ShardImages:
         """Return all images of a shard, uint8 [n, K, H, W]; [0] without any."""
         return torch.cat([torch.empty(0, dtype=torch.uint8), *self.batches(shard, workers)])
 
-    def split(self, images: Tensor, pinned: bool = False) -> Iterator[Tensor]:
-        """Yield decoded images in the batches of `batches`."""
-        for part in parts(images, self.batch):
-            yield part.pin_memory() if pinned else part
+    def split(self, images: NDArray[np.uint8], pinned: bool = False) -> Iterator[Tensor]:
+        """Yield copies of decoded images in the batches of `batches`."""
+        for start in range(0, len(images), self.batch):
+            yield torch.tensor(images[start : start + self.batch], pin_memory=pinned)
 
 
 def parts(rows: Tensor, size: int) -> Iterator[Tensor]:
