@@ -1,6 +1,7 @@
 """Controls as stages of a run: recorded when finished, skipped when it is resumed.
 
-Heads of controls are fitted together. Each control keeps a file and a stage of its own.
+Heads of controls are fitted together, and networks trained side by side where there is room. Each
+control keeps a file and a stage of its own.
 """
 
 import logging
@@ -82,18 +83,19 @@ def finish_controls(context: RunContext, prepared: Prepared, team: Numbers) -> C
 
 
 def most_together(context: RunContext, prepared: Prepared) -> int:
-    """Return how many controls are run at once.
+    """Return how many controls are run at once: as many as their annotations leave memory for.
 
-    Heads share their batches. Networks share nothing: one control after another is finished, and
-    needs no memory for two. The same goes for controls whose annotations fill the memory.
+    Heads share their batches. Of networks no more than are trained side by side: in turn, one
+    control after another is finished, and needs no memory for two.
     """
-    if context.config.student.mode != "head":
-        return 1
     task = prepared.task
     # The targets, in float32 where all classes are stored, and the weights of teachers.
     teachers = max(len(one.scopes) for one in task.levels)
     each = 2 * row_bytes(task.num_classes) + 4 * teachers
-    return int(max(1, TOGETHER_BYTES // (max(1, len(task.inputs)) * each)))
+    most = int(max(1, TOGETHER_BYTES // (max(1, len(task.inputs)) * each)))
+    if context.config.student.mode == "head":
+        return most
+    return min(most, context.backend.launcher.room())
 
 
 def _run_together(

@@ -34,6 +34,10 @@ class Launcher(Protocol):
         """Return the fitted heads of each job, on the CPU; on_step: reports the first job."""
         ...
 
+    def room(self) -> int:
+        """Return how many networks are trained at once, at least 1."""
+        ...
+
     def networks(
         self,
         jobs: Sequence[NetworkJob],
@@ -72,6 +76,10 @@ class LocalLauncher:
         """Return the fitted heads of each job; jobs that draw the same batches share a loop."""
         anew = any(job.recorded for job in jobs)
         return self.fitted.fit(jobs, compute, on_step, anew=anew)
+
+    def room(self) -> int:
+        """Return 1: networks are trained in turn."""
+        return 1
 
     def networks(
         self,

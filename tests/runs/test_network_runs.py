@@ -5,6 +5,7 @@ They resume with equal numbers when they are killed during a training.
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import pytest
 
 from cosup.analysis import load_run, tables
 from cosup.cli import call
+from cosup.config import load_config
+from cosup.runs.backend import Local
+from cosup.runs.pipeline import run_one
+from cosup.student.launcher import LocalLauncher
 
 HERE = Path(__file__).parent
 CONFIG = """
@@ -149,6 +154,28 @@ def test_few_shot_episodes_are_of_unseen_classes(here: Path) -> None:
     assert overview["student"] == found["student"]["accuracy"]
     assert overview["all"] == found["floor"]["accuracy"]
     assert set(run.thumbnails) >= set(tables(run)["examples"]["sample_id"])
+
+
+def test_controls_are_trained_together_where_there_is_room(here: Path) -> None:
+    """As many at once as the launcher has room for, with the numbers of controls in turn."""
+    short = ["controls=[best_teacher, mean_ensemble, ceiling]", "execution.cache=cache"]
+    config = load_config("net.yaml", *short, "student.training.steps=2")
+    expected = run_one(config, here / "in-turn")
+    together: list[int] = []
+
+    class Roomy(LocalLauncher):
+        def room(self) -> int:
+            return 2
+
+        def networks(self, jobs: Sequence[Any], *given: Any) -> list[Any]:
+            together.append(len(jobs))
+            return super().networks(jobs, *given)
+
+    backend = Local()
+    backend.launcher = Roomy()
+    found = run_one(config, here / "together", backend=backend)
+    assert [count for count in together if count][-2:] == [2, 1]
+    assert found["controls"] == expected["controls"]
 
 
 @pytest.mark.slow
