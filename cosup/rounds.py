@@ -85,11 +85,17 @@ class Recipe:
         assert self.refiner is not None
         return harden(refined) if self.refiner.targets == "hard" else refined
 
-    @property
-    def memoryless(self) -> bool:
-        """Whether no round depends on an earlier one, so that the last can be run alone."""
+    def needed(self, levels: int) -> list[tuple[int, int]]:
+        """Return the rounds of `schedule` on which the last one depends, itself included.
+
+        Rounds without a guide, whose student starts anew, depend on no earlier one; the first that
+        refines reads the student of the round before it.
+        """
+        schedule = self.schedule(levels)
         guided = self.assigner.guided or any(each.compares for each in self.filters.filters)
-        return self.fresh and not guided and self.refiner is None
+        if guided or not self.fresh:
+            return schedule
+        return schedule[-1 - (0 if self.refiner is None else self.refiner.rounds) :]
 
 
 @dataclass(frozen=True)
@@ -173,13 +179,12 @@ def first_state(task: Task, recipe: Recipe, seed: int) -> RoundState:
 
 
 def last_round(task: Task, recipe: Recipe, seed: int) -> Lessons[Outcome]:
-    """Run the last round, and before it those on which it depends (`Recipe.memoryless`).
+    """Run the last round, and before it those on which it depends (`Recipe.needed`).
 
     The outcome is that of the last of `run_rounds`. Errors as for `run_round`.
     """
-    schedule = recipe.schedule(len(task.levels))
     state = first_state(task, recipe, seed)
-    for number, index in schedule[-1:] if recipe.memoryless else schedule:
+    for number, index in recipe.needed(len(task.levels)):
         state = state.at(index)
         lesson = _prepare(task, recipe, state, number, task.levels[index], seed)
         yield lesson.update
@@ -194,22 +199,21 @@ def run_rounds_together(
     """Run the rounds of several recipes in lockstep, their students trained together.
 
     plans: each recipe with its task; tasks may differ in their levels. needed: leave out the rounds
-    on which no last round depends (`Recipe.memoryless`). Yields the outcomes of round 1 of every
+    on which no last round depends (`Recipe.needed`). Yields the outcomes of round 1 of every
     recipe, then of round 2 and so on; None of a recipe without that round. They equal those of
     `run_rounds` of each recipe alone. The recipes' students are of one class. Errors as for
     `run_round`, of whichever recipe fails first.
     """
     states = [first_state(task, recipe, seed) for task, recipe in plans]
-    schedules = [recipe.schedule(len(task.levels)) for task, recipe in plans]
-    first = [
-        len(schedule) if needed and recipe.memoryless else 1
-        for (_, recipe), schedule in zip(plans, schedules, strict=True)
+    schedules = [
+        dict((recipe.needed if needed else recipe.schedule)(len(task.levels)))
+        for task, recipe in plans
     ]
-    for number in range(1, max(map(len, schedules), default=0) + 1):
+    for number in range(1, max((max(rounds) for rounds in schedules), default=0) + 1):
         lessons: dict[int, _Lesson] = {}
         for place, (task, recipe) in enumerate(plans):
-            if first[place] <= number <= len(schedules[place]):
-                index = schedules[place][number - 1][1]
+            if number in schedules[place]:
+                index = schedules[place][number]
                 states[place] = states[place].at(index)
                 level = task.levels[index]
                 lessons[place] = _prepare(task, recipe, states[place], number, level, seed)

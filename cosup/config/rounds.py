@@ -31,7 +31,15 @@ FUSED_ROUNDS = 3
 """Rounds in all where the student is a source: it gains little after the third."""
 
 
-CHOSEN = ("assignment", "consistency", "loss", "targets")
+CHOSEN = (
+    "assignment",
+    "consistency",
+    "loss",
+    "targets",
+    "labelled",
+    "labelled_weight",
+    "refine",
+)
 """The keys that `choose: auto` chooses, but for those that are given beside it."""
 
 
@@ -39,9 +47,9 @@ class RoundsSection(Section):
     """The algorithm: assign, filter, update, once per level."""
 
     choose: Literal["auto"] | None = None
-    """`auto`: compare a short list of recipes (assigner, filters, loss, targets) and take the best,
-    on labels if there are enough; of these keys, those that are given stay as they are. null: run
-    the recipe that is written here."""
+    """`auto`: compare a short list of recipes (assigner, filters, loss, targets, labelled samples,
+    refinement) and take the best, on labels if there are enough; of these keys, those that are
+    given stay as they are. null: run the recipe that is written here."""
     assignment: AssignerChoice = Assigners.check("agreement")
     """The assigner of teachers to samples (`cosup ls assigners`)."""
     consistency: list[FilterChoice] = []

@@ -133,11 +133,16 @@ class Prepared:
         return self.inputs.test
 
     def for_rounds(self, config: Config) -> "Prepared":
-        """Return what the rounds of another recipe read: with some losses, networks of teachers."""
-        if not asks_live(config) and all(level.live is None for level in self.task.levels):
-            return self
-        levels = _levels(config, self.annotated, self.inputs.provenance)
-        return replace(self, task=replace(self.task, levels=levels))
+        """Return what the rounds of another recipe read: with some losses, networks of teachers,
+        and the labelled samples if they are learned."""
+        task = self.task
+        if asks_live(config) or any(level.live is not None for level in task.levels):
+            levels = _levels(config, self.annotated, self.inputs.provenance)
+            task = replace(task, levels=levels)
+        if config.rounds.labelled != (task.labelled is not None):
+            labels, labelled = _labels(config, self.data, self.inputs)
+            task = replace(task, labels=labels, labelled=labelled)
+        return self if task is self.task else replace(self, task=task)
 
 
 def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -> Prepared:
@@ -145,6 +150,7 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
     config, data = context.config, annotated.data
     rows, validation = data.rows("student_train"), inputs.validation
     levels = _levels(config, annotated, inputs.provenance)
+    labels, labelled = _labels(config, data, inputs)
     task = Task(
         levels=levels,
         inputs=inputs.train,
@@ -152,9 +158,8 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
         truth=data.truth(rows),
         num_classes=len(data.classes),
         features=inputs.features,
-        # Where labels of teacher_train are learned, those of student_train are not.
-        labels=None if config.rounds.labelled else data.given(rows),
-        labelled=_labelled(data, inputs) if config.rounds.labelled else None,
+        labels=labels,
+        labelled=labelled,
         reviewed=data.reviewed(rows),
         validation_inputs=None if validation is None else validation.inputs,
     )
@@ -174,15 +179,20 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
     )
 
 
-def _labelled(data: ImageData, inputs: StudentInputs) -> Labelled:
-    """Return the labelled samples, and the inputs of student_train and of them in one."""
+def _labels(
+    config: Config, data: ImageData, inputs: StudentInputs
+) -> tuple[Tensor | None, Labelled | None]:
+    """Return the labels of student_train, or the labelled samples that are learned in their place,
+    with the inputs of student_train and of them in one."""
+    if not config.rounds.labelled:
+        return data.given(data.rows("student_train")), None
     parts = inputs.train, inputs.of_split(LABELLED)
     labels = data.given(data.rows(LABELLED))
     if isinstance(parts[0], Tensor):
         assert isinstance(parts[1], Tensor)
-        return Labelled(torch.cat([parts[0], parts[1]]), labels)
+        return None, Labelled(torch.cat([parts[0], parts[1]]), labels)
     rows = np.concatenate([data.rows("student_train"), data.rows(LABELLED)])
-    return Labelled(ImageRows(data, rows), labels)
+    return None, Labelled(ImageRows(data, rows), labels)
 
 
 def asks_live(config: Config) -> bool:

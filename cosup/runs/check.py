@@ -35,6 +35,7 @@ from cosup.models.images import training_transform
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.ranks import BATCH_NORMS
 from cosup.models.section import TrainingSection
+from cosup.runs.choose import learns_labels
 from cosup.runs.losses import check_candidates
 from cosup.runs.prepare import make_compute
 from cosup.runs.recipes import candidates
@@ -260,7 +261,7 @@ def check_recipes(config: Config, hierarchy: Hierarchy, samples: ImageData) -> N
     if config.rounds.choose is None:
         return
     mistakes = Mistakes()
-    for candidate in candidates(config, hierarchy):
+    for candidate in candidates(config, hierarchy, learns_labels(config, samples)):
         with mistakes.caught(), about(f"rounds.choose, '{candidate.name}'"):
             check_assigner(candidate.config.rounds, hierarchy, samples)
     mistakes.raise_all()

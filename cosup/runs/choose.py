@@ -2,8 +2,9 @@
 
 The rounds of all candidates (`cosup.runs.recipes`) are run in lockstep on the seed of the run,
 their heads fitted together, and the last students are compared: on the validation split if it has
-enough labels, else on the labelled samples of teacher_train, which no student sees, else by a score
-that needs no labels. The test split is not used. METHODS.md section 9.
+enough labels, else on the labelled samples of teacher_train, else by a score that needs no labels.
+No student sees the samples that it is compared on: one that learns from the labels of teacher_train
+predicts them cross-fitted. The test split is not used. METHODS.md section 9.
 """
 
 import logging
@@ -75,7 +76,7 @@ def choose_recipe(
         return context, prepared, None
     data = prepared.data
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
-    found = candidates(config, hierarchy)
+    found = candidates(config, hierarchy, learns_labels(config, data))
     if not run.is_done(STAGE):
         started = time.monotonic()
         choice = _compare(context, prepared, found)
@@ -96,6 +97,18 @@ def criterion_of(config: Config, data: ImageData) -> tuple[By, int]:
         if int((labels >= 0).sum()) >= LABELS_PER_CLASS * len(data.classes):
             return by, int((labels >= 0).sum())
     return "score", len(data.rows("student_train"))
+
+
+def learns_labels(config: Config, data: ImageData) -> bool:
+    """Return whether recipes may teach the student the labels of teacher_train, beside annotations:
+    enough of them are known, and students can be compared by labels."""
+    rounds = config.rounds
+    if "labelled" not in rounds.open:
+        return rounds.labelled
+    apart = not (data.share_train or config.data.few_shot is not None or rounds.true_label_weight)
+    known = int((_labels(data, "teacher_train") >= 0).sum())
+    enough = known >= LABELS_PER_CLASS * len(data.classes)
+    return apart and enough and criterion_of(config, data)[0] != "score"
 
 
 def _labels(data: ImageData, split: str) -> Tensor:
@@ -122,15 +135,15 @@ def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]
     )
     plans = []
     for item in found:
-        task = prepared.for_rounds(item.config).task
-        recipe = build_recipe(replace(context, config=item.config), prepared)
+        ready = prepared.for_rounds(item.config)
+        recipe = build_recipe(replace(context, config=item.config), ready)
         own = criterion.by == "teacher_train" and item.config.rounds.labelled
         if criterion.by != "score" and not own:  # nobody reads cross-fitted predictions of the last
             student = item.config.student.model_copy(update={"cross_fit": 0})
             plain = item.config.model_copy(update={"student": student})
-            last_student = student_factory(replace(context, config=plain), prepared)
+            last_student = student_factory(replace(context, config=plain), ready)
             recipe = replace(recipe, last_student=last_student)
-        plans.append((replace(task, test_inputs=criterion.inputs), recipe))
+        plans.append((replace(ready.task, test_inputs=criterion.inputs), recipe))
     last: list[Outcome | None] = [None] * len(found)
     rejected: list[str | None] = [None] * len(found)
     with about("choosing the recipe"):

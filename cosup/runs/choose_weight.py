@@ -69,7 +69,7 @@ def _compare(context: RunContext, prepared: Prepared) -> dict[str, Any]:
         for one in WEIGHTS
     ]
     with about("choosing the weight of labelled samples"):
-        *_, last = run_rounds_together(plans, context.seed)
+        *_, last = run_rounds_together(plans, context.seed, needed=True)
     ends = [outcome for outcome in last if outcome is not None]
     right = _right(ends, labelled.labels)
     values, errors = standings(right)

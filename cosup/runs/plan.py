@@ -22,7 +22,7 @@ from cosup.models.compute import Compute
 from cosup.models.features import has_features
 from cosup.remote import Place, listing
 from cosup.runs.checks import Facts
-from cosup.runs.choose import criterion_of, described
+from cosup.runs.choose import criterion_of, described, learns_labels
 from cosup.runs.control_stages import left_out
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.costs import CostsPlan, Extent, planned_costs, row_bytes
@@ -417,7 +417,7 @@ def _costs(
 def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan:
     section = config.rounds
     if section.choose is not None:
-        recipes = [item.name for item in candidates(config, hierarchy)]
+        recipes = [item.name for item in candidates(config, hierarchy, learns_labels(config, data))]
         return RoundsPlan(recipes=recipes, chosen=described(*criterion_of(config, data)))
     levels = 1 if Assigners.settings(section.assignment).fuses else len(hierarchy)
     return RoundsPlan(

@@ -9,10 +9,11 @@ import torch
 
 from cosup.analysis import load_run
 from cosup.config import Config, check_config, load_config
+from cosup.data.table import load_data
 from cosup.errors import RunError, UserError
 from cosup.report.page import write_report
 from cosup.runs import choose, run_config
-from cosup.runs.choose import TIE, pick
+from cosup.runs.choose import TIE, learns_labels, pick
 from cosup.runs.recipes import RECIPES, candidates
 from cosup.teachers.hierarchy import plan_hierarchy
 
@@ -47,7 +48,7 @@ def config(output: Path, rounds: dict[str, Any] | None = None, **changes: Any) -
 
 def named(found: Config) -> list[str]:
     hierarchy = plan_hierarchy(found.teachers, CLASSES, DOMAINS, 0)
-    return [item.name for item in candidates(found, hierarchy)]
+    return [item.name for item in candidates(found, hierarchy, labels=True)]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,44 @@ def test_the_run_is_the_one_with_the_chosen_recipe(
     assert write_report(run).exists()
     spent = json.loads((path / "stages" / "choose-recipe.json").read_text())["seconds"]
     assert summary["seconds"]["rounds"] >= spent > 0
+
+
+def test_recipes_with_labelled_samples_are_compared_cross_fitted(tmp_path: Path) -> None:
+    # A teacher of five steps is poor, and the labels are many: what learns them wins.
+    rounds = {"choose": "auto", "assignment": "mean", "loss": "cross_entropy", "targets": "hard"}
+    made = tree(tmp_path, {**rounds, "consistency": []})
+    splits = {"teacher_train": 0.6, "student_train": 0.2, "test": 0.2}
+    made["data"] = {"source": "digits", "limit": 900, "rotations": [0], "splits": splits}
+    made["teachers"] |= {"hierarchy": {"by": "class", "levels": [1]}, "training": {"steps": 5}}
+    summary = run_config(check_config(made), tmp_path / "run")
+    choice = summary["choice"]
+    found = {item["name"]: item["accuracy"] for item in choice["candidates"]}
+    assert choice["by"] == "teacher_train"
+    assert found["mean as a hint, labelled"] > found["mean"]
+    assert max(found.values()) < 1, "no student is compared on a label that it has learned"
+    assert "labelled" in choice["chosen"]
+    chosen = next(c["rounds"] for c in choice["candidates"] if c["name"] == choice["chosen"])
+    fixed = check_config({**made, "rounds": chosen})
+    student = fixed.student.model_copy(update={"cross_fit": 5})
+    same = run_config(fixed.model_copy(update={"student": student}), tmp_path / "same")
+    assert summary["student"] == same["student"]
+
+
+def test_settings_that_exclude_labels_leave_their_recipes_out(tmp_path: Path) -> None:
+    made = config(tmp_path, {"choose": "auto", "labelled": False, "refine": None})
+    hierarchy = plan_hierarchy(made.teachers, CLASSES, DOMAINS, 0)
+    data = load_data(made.data, 0, 1, None)
+    assert learns_labels(config(tmp_path), data)
+    assert not learns_labels(made, data)
+    found = candidates(made, hierarchy, labels=False)
+    assert not any("labelled" in item.name or "refined" in item.name for item in found)
+    assert not any(item.config.rounds.labelled or item.config.rounds.refine for item in found)
+    both = {"teacher_train": 0, "student_train": 0.8, "test": 0.2}
+    shared = config(tmp_path, data={**made.data.model_dump(), "share_train": True, "splits": both})
+    assert not learns_labels(shared, load_data(shared.data, 0, 1, None))
+    few = {**SPLITS, "teacher_train": 0.1, "student_train": 0.5}
+    few_labels = config(tmp_path, data={**made.data.model_dump(), "splits": few})
+    assert not learns_labels(few_labels, load_data(few_labels.data, 0, 1, None))
 
 
 def test_the_resolved_config_chooses_again(
@@ -110,7 +149,7 @@ def test_settings_that_are_given_stay(tmp_path: Path) -> None:
     loss = {"name": "distillation", "tau": 3.0}
     made = config(tmp_path, {"choose": "auto", "loss": loss, "targets": "soft"})
     hierarchy = plan_hierarchy(made.teachers, CLASSES, DOMAINS, 0)
-    found = candidates(made, hierarchy)
+    found = candidates(made, hierarchy, labels=True)
     assert 2 < len(found) < len(RECIPES)
     assert {item.config.rounds.loss.name for item in found} == {"distillation"}
     assert {item.config.rounds.targets for item in found} == {"soft"}
