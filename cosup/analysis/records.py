@@ -179,11 +179,7 @@ class Run:
         levels = {teacher.level for teacher in self.teachers}
         section = self.config.get("rounds", {})
         try:
-            refined = RoundsSection.model_validate({"refine": section.get("refine")}).refine_rounds
-            if isinstance(section.get("repeat"), int):
-                return len(levels) * int(section["repeat"]) + refined
-            least = RoundsSection.model_validate(section).least_rounds
-            return max(len(levels), least) + refined
+            return RoundsSection.model_validate(section).total(len(levels))
         except ValueError as error:
             problem = f"{self.files.config.path} is damaged: rounds: {in_short(error)}"
             raise RunError(problem) from None

@@ -150,3 +150,9 @@ class RoundsSection(Section):
     def least_rounds(self) -> int:
         """The number of rounds up to which the finest level is repeated."""
         return FUSED_ROUNDS if self.repeat == "auto" and self.reads_student else 1
+
+    def total(self, levels: int) -> int:
+        """Return the number of all rounds, for so many levels of teachers (`Recipe.schedule`)."""
+        settings: AssignerSettings = Assigners.settings(self.assignment)
+        taught = 1 if settings.fuses else levels
+        return max(taught * self.rounds_per_level, self.least_rounds) + self.refine_rounds

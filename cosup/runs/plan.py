@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from cosup.analysis.records import NOT_LISTED
-from cosup.config.schema import Assigners, Config, ExecutionSection
+from cosup.config.schema import Config, ExecutionSection
 from cosup.data.notes import Note
 from cosup.data.section import SPLITS
 from cosup.data.table import ImageData
@@ -419,9 +419,8 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan
     if section.choose is not None:
         recipes = [item.name for item in candidates(config, hierarchy, learns_labels(config, data))]
         return RoundsPlan(recipes=recipes, chosen=described(*criterion_of(config, data)))
-    levels = 1 if Assigners.settings(section.assignment).fuses else len(hierarchy)
     return RoundsPlan(
-        rounds=max(levels * section.rounds_per_level, section.least_rounds) + section.refine_rounds,
+        rounds=section.total(len(hierarchy)),
         assigner=section.assignment.name,
         filters=[choice.name for choice in section.consistency],
         loss=section.loss.name if section.losses is None else None,
