@@ -13,7 +13,6 @@ Here the student is a linear probe on the student's features, as in the publishe
 weights serve students of any kind: cosup's own student is then trained on the mixture.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from cosup.assignment.base import Assigner, available, to_weights
 from cosup.assignment.em import answered
-from cosup.assignment.gate import drawn, standardisation
+from cosup.assignment.gate import standardisation
+from cosup.assignment.probe import Drawn, draw_samples, shuffled
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes
 from cosup.seeds import torch_generator
@@ -29,19 +29,6 @@ from cosup.settings.assigners import RavenSettings
 
 BATCH = 128
 LEAST_WEIGHT = 1e-6
-MOST_VALUES = 2**28
-"""Annotation values [n, T, C] that are held: 1 GiB."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Samples to learn from: features [n, D], annotations [n, T, C], and their index [n] among all
-    `count` samples."""
-
-    features: Tensor
-    annotations: Tensor
-    index: Tensor
-    count: int
 
 
 @dataclass
@@ -77,7 +64,8 @@ class Raven(RavenSettings, Assigner):
         Raises `UserError` without features or samples, and for more samples than `max_samples` (or
         2^28 annotation values) with `per_sample`.
         """
-        samples = self._collect(batches, seed)
+        whole = "per_sample" if self.per_sample else None
+        samples = draw_samples(batches, self.max_samples, seed, "raven", whole)
         weights = self._learn(samples, seed)
         self.weights_ = weights.mean(0)
         self.own_ = None
@@ -111,39 +99,6 @@ class Raven(RavenSettings, Assigner):
         """Load the state returned by `state_dict`."""
         self.weights_, self.own_ = state.get("weights"), state.get("own")
 
-    def _collect(self, batches: Batches, seed: int) -> Drawn:
-        """Return the samples with an annotation, some of them if there are too many.
-
-        A sample is drawn by a random key of its index, so the batches do not matter.
-        """
-        generator = torch_generator(seed, "raven", "samples")
-        parts: list[tuple[Tensor, ...]] = []
-        count, most = 0, self.max_samples
-        for evidence in batches:
-            if evidence.features is None:
-                raise UserError(
-                    "assigner raven: no features were given; it needs the student's features"
-                )
-            most = min(most, max(1, MOST_VALUES // evidence.annotations[0].numel()))
-            keys = torch.rand(len(evidence), generator=generator, dtype=torch.float64)
-            useful = (evidence.annotations.sum((1, 2)) > 0).nonzero()[:, 0]
-            columns = (evidence.features, evidence.annotations, torch.arange(len(evidence)) + count)
-            parts.append((keys[useful.cpu()], *(column[useful] for column in columns)))
-            count += len(evidence)
-            held = sum(len(part[0]) for part in parts)
-            if self.per_sample and held > most:
-                raise UserError(
-                    f"assigner raven: per_sample holds the annotations of every sample, and there "
-                    f"are more than {most:,} (max_samples: {self.max_samples:,}); use one vector "
-                    "of weights"
-                )
-            if held > 1.5 * most:
-                parts = [drawn(parts, most)]
-        if not sum(len(part[0]) for part in parts):
-            raise UserError("assigner raven: there is no annotated sample to learn from")
-        _, features, annotations, index = drawn(parts, most)
-        return Drawn(features.float(), annotations, index, count)
-
     def _learn(self, samples: Drawn, seed: int) -> Tensor:
         """Return the learned weights [1, T], or [n, T] with `per_sample`."""
         shift, scale = standardisation(samples.features, self.standardize)
@@ -155,7 +110,7 @@ class Raven(RavenSettings, Assigner):
         easy_epochs = round(self.easy * self.epochs) if bool(agreed.any()) else 0
         generator = torch_generator(seed, "raven", "batches")
         steps = self.epochs * -(-size // BATCH)
-        for step, (epoch, rows) in enumerate(_batches(size, self.epochs, generator)):
+        for step, (epoch, rows) in enumerate(shuffled(size, self.epochs, BATCH, generator)):
             easy = epoch < easy_epochs
             rows = rows.to(agreed.device)
             if easy:
@@ -222,11 +177,3 @@ def all_agree(annotations: Tensor) -> Tensor:
     silent = labels < 0
     highest = labels.amax(1, keepdim=True)
     return ((labels == highest) | silent).all(1) & (highest[:, 0] >= 0)
-
-
-def _batches(size: int, epochs: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
-    """Yield the epoch and the rows of each batch."""
-    for epoch in range(epochs):
-        order = torch.randperm(size, generator=generator)
-        for rows in torch.split(order, BATCH):
-            yield epoch, rows
