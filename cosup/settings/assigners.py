@@ -349,6 +349,43 @@ class RavenSettings(AssignerSettings):
         return frozenset({"features"})
 
 
+@dataclass
+class CrowdLayerSettings(AssignerSettings):
+    """The prediction of a linear probe that is trained on all annotations through a confusion
+    matrix per teacher."""
+
+    mixes: ClassVar[bool] = False
+    fuses: ClassVar[bool] = True
+
+    annotations: Literal["soft", "hard"] = "soft"
+    """Learn the probabilities of an annotation, or its most probable class only (published)."""
+    epochs: int = 50
+    """Passes over the samples, in batches of 64 (published: 50)."""
+    lr: float = 0.001
+    """Adam's rate for probe and matrices, which stays (published: 0.001)."""
+    standardize: bool = True
+    """Scale each feature to mean 0 and variance 1 over the samples."""
+    max_samples: int = 30_000
+    """Maximum number of samples to learn from, drawn at random; bounds the memory. At most
+    10 million, as for `gate`."""
+
+    def __post_init__(self) -> None:
+        one_of(("soft", "hard"), annotations=self.annotations)
+        between(1, MOST_ITERATIONS, epochs=self.epochs)
+        between(0, MOST_RATE, lr=self.lr)
+        between(1, MOST_SAMPLES, max_samples=self.max_samples)
+
+    @property
+    def guided(self) -> bool:
+        """False: annotations and features decide."""
+        return False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The features."""
+        return frozenset({"features"})
+
+
 ASSIGNERS: dict[str, Entry] = {
     "single": Entry(SingleSettings, "cosup.assignment.baselines:Single"),
     "mean": Entry(MeanSettings, "cosup.assignment.baselines:Mean"),
@@ -361,5 +398,6 @@ ASSIGNERS: dict[str, Entry] = {
     "dawid_skene": Entry(DawidSkeneSettings, "cosup.assignment.dawid_skene:DawidSkene"),
     "gate": Entry(GateSettings, "cosup.assignment.gate:Gate"),
     "raven": Entry(RavenSettings, "cosup.assignment.raven:Raven"),
+    "crowd_layer": Entry(CrowdLayerSettings, "cosup.assignment.crowd_layer:CrowdLayer"),
     "fused": Entry(FusedSettings, "cosup.assignment.fused:Fused"),
 }

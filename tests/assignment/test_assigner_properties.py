@@ -25,6 +25,7 @@ FIXED: dict[str, dict[str, object]] = {
     "gate": {"iterations": 2, "steps": 3, "standardize": True},
     "fused": {"iterations": 4, "confidence_weight": True},
     "raven": {"epochs": 4, "easy": 0.25, "weight_lr": 0.05},
+    "crowd_layer": {"epochs": 4, "lr": 0.01},
 }
 """Settings that the tests fix, for speed or because they have no default that fits."""
 
@@ -164,7 +165,7 @@ def test_no_samples_can_be_assigned(name: str, variant: dict[str, object]) -> No
     assert assign(assigner, nothing, case.scopes).shape == (0, 2)
 
 
-@pytest.mark.parametrize("name", ["dawid_skene", "gate", "fused", "raven"])
+@pytest.mark.parametrize("name", ["dawid_skene", "gate", "fused", "raven", "crowd_layer"])
 def test_learned_assigners_must_be_fitted_and_need_samples(name: str) -> None:
     case = random_case(1, 4, 2, 5)
     with pytest.raises(UserError, match=f"{name}.*'fit'"):

@@ -238,6 +238,7 @@ def test_windows_draw_each_kept_sample_once_in_a_pass(sharded: Sharded) -> None:
         ("agreement", ["local_global"], "rounds.consistency"),
         ("agreement", ["given_label"], "rounds.consistency"),
         ("fused", [], "rounds.assignment"),
+        ("crowd_layer", [], "rounds.assignment"),
     ],
 )
 def test_what_needs_all_samples_at_once_is_refused(
