@@ -100,20 +100,24 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Decided:
-    """The decisions of a round. guide: predictions of the student before its update, if any."""
+    """The decisions of a round.
+
+    guide: predictions of the student before its update, if any. refined: the refined annotations,
+    before they were hardened; None in a round that does not refine.
+    """
 
     number: int
     level: int
     guide: ProbTable | None
     assigned: Assignment
     kept: Kept
+    refined: ProbTable | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Outcome(Decided):
     """A finished round: its decisions, and the predictions and state of its student.
 
-    refined: the refined annotations, before they were hardened; None in a round that does not.
     labelled_probs: predictions of the task's labelled samples, cross-fitted as `train_probs`.
     """
 
@@ -121,7 +125,6 @@ class Outcome(Decided):
     test_probs: ProbTable
     student: dict[str, Tensor]
     assigner: dict[str, Tensor]
-    refined: ProbTable | None = None
     labelled_probs: ProbTable | None = None
 
 
@@ -269,8 +272,8 @@ class _Lesson:
             student.predict(task.test_inputs),
             student.state_dict(),
             self.assigner,
-            self.refined,
             None if labelled is None else own.take(slice(len(task.inputs), None)),
+            refined=self.refined,
         )
 
 

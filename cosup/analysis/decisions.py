@@ -1,6 +1,6 @@
 """The decisions of a round: the table that a run writes, its measures, and the table as arrays."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ def decisions_table(
         table["evidence"] = nats.gather(1, teacher[:, None])[:, 0].numpy()
         table["student_evidence"] = nats[:, -1].numpy()
         table["label_probability"] = outcome.assigned.annotations.top()[1].numpy()
-    if isinstance(outcome, Outcome) and outcome.refined is not None:
+    if outcome.refined is not None:
         refined, refined_confidence = outcome.refined.top()
         table["refined_label"] = _named(torch.where(refined_confidence > 0, refined, -1), classes)
         table["refined_confidence"] = refined_confidence.numpy()
@@ -89,21 +89,46 @@ def refinement_measures(outcome: Outcome, truth: Truth) -> dict[str, float | Non
     whose new class is correct, and refined_wrong, the share whose old class was correct (None
     without any).
     """
-    if outcome.refined is None:
-        return {}
-    (before, confidence), (after, _) = outcome.assigned.annotations.top(), outcome.refined.top()
-    answered = confidence > 0
-    changed = (before != after) & answered
-    known = truth.labels >= 0
+    return refinement_shares(refinement_counts(outcome, truth))
 
-    def share(of: Tensor, among: Tensor) -> float | None:
-        return float(of[among].double().mean()) if bool(among.any()) else None
+
+def refinement_counts(decided: Decided, truth: Truth) -> dict[str, Tensor]:
+    """Count what refinement changed; {} in a round that does not refine.
+
+    refined_answered: annotations. changed: those whose class was changed. refined_known: samples
+    with a known label, and refined_correct those with a correct refined annotation. changed_known,
+    changed_right, changed_wrong: changed ones with a known label, and those whose new and whose old
+    class is correct.
+    """
+    if decided.refined is None:
+        return {}
+    (before, confidence), (after, _) = decided.assigned.annotations.top(), decided.refined.top()
+    labels, answered = truth.labels, confidence > 0
+    known, changed = labels >= 0, (before != after) & answered
+    return {
+        "refined_answered": answered.sum(),
+        "changed": changed.sum(),
+        "refined_known": known.sum(),
+        "refined_correct": (known & answered & (after == labels)).sum(),
+        "changed_known": (changed & known).sum(),
+        "changed_right": (changed & known & (after == labels)).sum(),
+        "changed_wrong": (changed & known & (before == labels)).sum(),
+    }
+
+
+def refinement_shares(counts: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Return the measures of `refinement_measures` from counts, or sums of counts, among others."""
+    if "changed" not in counts:
+        return {}
+
+    def share(part: str, whole: str) -> float | None:
+        return int(counts[part]) / int(counts[whole]) if int(counts[whole]) else None
 
     return {
-        "refined": share(changed, answered),
-        "refined_accuracy": share(answered & (after == truth.labels), known),
-        "refined_right": share(after == truth.labels, changed & known),
-        "refined_wrong": share(before == truth.labels, changed & known),
+        "refined": share("changed", "refined_answered"),
+        "refined_accuracy": share("refined_correct", "refined_known"),
+        "refined_right": share("changed_right", "changed_known"),
+        "refined_wrong": share("changed_wrong", "changed_known"),
     }
 
 

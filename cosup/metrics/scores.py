@@ -98,10 +98,15 @@ def assignment_accuracy(weights: Tensor, scopes: Scopes, truth: Truth) -> float 
     Specialists are the teachers whose scope is restricted: with the others no sample can be sent
     astray. None if no weight of a sample with a known label is on a specialist.
     """
+    in_scope, total = assignment_sums(weights, scopes, truth)
+    return float(in_scope) / float(total) if total else None
+
+
+def assignment_sums(weights: Tensor, scopes: Scopes, truth: Truth) -> tuple[Tensor, Tensor]:
+    """Return the specialists' weight that is on those in scope, and all of it, in float64."""
     known = truth.labels >= 0
     given = weights.double()[known] * scopes.restricted
-    total = float(given.sum())
-    return float((given * scopes.hold(truth)[known]).sum()) / total if total else None
+    return (given * scopes.hold(truth)[known]).sum(), given.sum()
 
 
 def kept_precision(keep: Array, annotated: Array, labels: Array) -> float:

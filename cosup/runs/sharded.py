@@ -8,20 +8,22 @@ what is not there.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from cosup.analysis.decisions import refinement_shares
 from cosup.analysis.records import NOT_LISTED
 from cosup.config.schema import Assigners, Config
 from cosup.data.loader import ImageRows
 from cosup.errors import Mistakes, UserError
+from cosup.losses.base import Objective
 from cosup.models.watch import OnStep
 from cosup.progress import working_on
+from cosup.protocols import Student
 from cosup.rounds import Recipe
 from cosup.runs.announce import announce_in_log
 from cosup.runs.assemble import Prepared
@@ -50,9 +52,9 @@ from cosup.sharded.network import ShardNetwork
 from cosup.sharded.opening import is_sharded, open_shards
 from cosup.sharded.rounds import (
     ShardOutcome,
-    ShardRecipe,
     ShardState,
     ShardTask,
+    check_recipe,
     run_shard_rounds,
 )
 from cosup.sharded.shards import Shards
@@ -82,8 +84,6 @@ def check_sharded(config: Config) -> None:
     refuse(config.run.seeds is not None, "run.seeds", config.run.seeds, "null")
     refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
-    refine = None if rounds.refine is None else rounds.refine.name
-    refuse(refine is not None, "rounds.refine", refine, "null")
     refuse(rounds.labelled, "rounds.labelled", True, "false")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     weight = rounds.true_label_weight
@@ -94,14 +94,11 @@ def check_sharded(config: Config) -> None:
     refuse(means, "student.head.init", student.head.init, "random, text")
     optimizer = student.training.optimizer
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
-    refuse(bool(config.folds), "student.cross_fit", student.cross_fit, "0")
     refuse(bool(config.teachers.external), "teachers.external", "a list", "none")
     needs = Assigners.settings(rounds.assignment).needs
     refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
     with mistakes.caught():
-        minimised = _rounds_of(config).objective
-        alone = ShardHead(student.head, student.training, minimised, torch.empty(0, 0))
-        _recipe(config, alone, levels=1).check()
+        check_recipe(_recipe(config))
     mistakes.raise_all()
 
 
@@ -205,7 +202,7 @@ def _shard_task(
         for index, members in enumerate(specs)
     )
     provenance = tuple(level.provenance for level in prepared.task.levels)
-    return ShardTask(found, shards.shards, provenance)
+    return ShardTask(found, shards.shards, provenance, config.folds)
 
 
 def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> None:
@@ -216,38 +213,24 @@ def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> N
             advance(1)
 
 
-def _rounds_of(config: Config) -> Recipe:
-    def no_student(*_: object) -> Any:
-        raise AssertionError("the student learns from shards")
-
-    return round_recipe(config.rounds, no_student)
+def _recipe(config: Config) -> Recipe:
+    return round_recipe(config.rounds, _no_student)
 
 
-def _recipe(config: Config, student: ShardStudent, levels: int) -> ShardRecipe:
-    recipe = _rounds_of(config)
-    return ShardRecipe(
-        recipe.assigner,
-        student,
-        recipe.filters,
-        tuple(recipe.schedule(levels)),
-        recipe.hard,
-        recipe.fresh,
-        recipe.min_kept,
-    )
+def _no_student(minimised: Objective, seed: int) -> Student:
+    raise AssertionError("the student of the recipe learns from shards instead")
 
 
 def _student(context: RunContext, prepared: Prepared) -> ShardStudent:
     """Return what learns from the shards: heads, or networks."""
     config, inputs, test = context.config, prepared.inputs, prepared.test.inputs
-    objective, compute = _rounds_of(config).objective, prepared.compute
+    compute = prepared.compute
     if isinstance(test, Tensor):
-        training = config.student.training
-        return ShardHead(inputs.head, training, objective, test, inputs.prototypes, compute)
+        return ShardHead(inputs.head, config.student.training, test, inputs.prototypes, compute)
     assert isinstance(test, ImageRows)
     return ShardNetwork(
         config.student,
         len(prepared.data.classes),
-        objective,
         prepared.data,
         test,
         context.backend.launcher,
@@ -261,7 +244,8 @@ def _finish_rounds(
 ) -> list[Numbers]:
     """Run the rounds that are not finished. Return the numbers of every round, in order."""
     config, run = context.config, context.run
-    recipe = _recipe(config, _student(context, prepared), len(task.levels))
+    recipe, student = _recipe(config), _student(context, prepared)
+    schedule = recipe.schedule(len(task.levels))
     steps = config.student.training.total_steps(task.samples)
 
     def on_step(number: int) -> OnStep:
@@ -271,10 +255,8 @@ def _finish_rounds(
             Pace(f"round {number}, student", steps),
         )
 
-    state = _finished(run, recipe)
-    outcomes: Iterator[ShardOutcome] = run_shard_rounds(
-        task, recipe, context.seed, executor, state, on_step
-    )
+    state = _finished(run, schedule)
+    outcomes = run_shard_rounds(task, recipe, student, context.seed, executor, state, on_step)
     started = time.monotonic()
     for outcome in outcomes:
         numbers = _round_numbers(config, prepared, task, outcome)
@@ -288,7 +270,7 @@ def _finish_rounds(
         run.finish(f"round-{outcome.number}", {**numbers, "seconds": time.monotonic() - started})
         context.discard_training_states()
         started = time.monotonic()
-    return [run.load(f"round-{number}") for number, _ in recipe.schedule]
+    return [run.load(f"round-{number}") for number, _ in schedule]
 
 
 def _write_sums(
@@ -306,10 +288,10 @@ def _write_sums(
     context.recorder.assignment(sums.decisions, number)
 
 
-def _finished(run: RunDirectory, recipe: ShardRecipe) -> ShardState:
+def _finished(run: RunDirectory, schedule: Sequence[tuple[int, int]]) -> ShardState:
     """Return the state that the finished rounds left."""
     state = ShardState()
-    for number, level in recipe.schedule:
+    for number, level in schedule:
         if not run.is_done(f"round-{number}"):
             break
         found, before = run.load(f"round-{number}"), state.at(level)
@@ -327,7 +309,7 @@ def _round_numbers(
     samples, known = int(counts["samples"]), int(counts["known"])
 
     def share(part: str, of: str) -> float | None:
-        return int(counts[part]) / int(counts[of]) if known and int(counts[of]) else None
+        return float(counts[part]) / float(counts[of]) if known and float(counts[of]) else None
 
     products = {"decisions": outcome.products.decisions, "predictions": outcome.predictions}
     return {
@@ -335,12 +317,13 @@ def _round_numbers(
         "level": outcome.level,
         "teachers": list(names),
         "assigner": config.rounds.assignment.name,
-        "assignment_accuracy": None,
+        "assignment_accuracy": share("in_scope", "on_specialists"),
         "annotation_accuracy": share("correct", "known"),
         "best_choice": share("best", "known"),
         "kept": kept.count / samples,
         "kept_precision": share("kept_correct", "kept_known"),
         "kept_recall": share("kept_correct", "correct"),
+        **refinement_shares(counts),
         "rejected": {name: count for name, count in kept.rejected.items() if count},
         "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
         "judge": None,

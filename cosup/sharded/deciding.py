@@ -9,23 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosup.analysis.decisions import decisions_table, someone_right
+from cosup.analysis.decisions import decisions_table, refinement_counts, someone_right
 from cosup.assigning import assign_fitted
 from cosup.assignment.base import Assigner
 from cosup.assignment.dawid_skene import DawidSkene, Sums
-from cosup.consistency.base import Chain
-from cosup.rounds import Decided
+from cosup.evidence import Scopes, Truth
+from cosup.levels import Stream
+from cosup.metrics.scores import assignment_sums
+from cosup.rounds import Decided, Recipe
 from cosup.seeds import seed_for
 from cosup.sharded.evidence import ShardBatches, ShardStream
+from cosup.sharded.folds import folds_of
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import Product
+from cosup.sharded.store import FOLD, WEIGHT, Product
 from cosup.sharded.work import Executor, FunctionWork
 
 __all__ = ["Counts", "DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
 
 T = TypeVar("T")
 Counts = dict[str, Tensor]
-"""Sums over samples by name, int64: they are added over shards."""
+"""Sums over samples by name, int64 or float64: they are added over shards."""
 
 BINS = 20
 """Bins of equal width of the annotations' confidence."""
@@ -104,52 +107,75 @@ class RoundProducts:
 
 @dataclass(frozen=True)
 class DecideShard:
-    """Assigns and filters the samples of a shard. assigner: fitted. hard: harden the targets."""
+    """Assigns and filters the samples of a shard, and refines what is assigned.
+
+    recipe: its assigner is fitted. refines: whether this round refines. folds, seed: into so many
+    folds the samples are divided, by this seed; 0 does not.
+    """
 
     stream: ShardStream
-    assigner: Assigner
-    chain: Chain
+    recipe: Recipe
     number: int
-    hard: bool
+    refines: bool
     products: RoundProducts
+    folds: int
+    seed: int
 
     def __call__(self, shard: Shard) -> Counts:
         """Write the decisions and targets; return their counts."""
         import pyarrow as pa
 
-        level, assigner = self.stream.level, self.assigner
-        store = level.samples.store
-        stream = self.stream.of(shard, assigner.uses | self.chain.needs)
-        assigned = assign_fitted(assigner, stream, self.hard)
-        kept = self.chain.run(stream.restricted(self.chain.needs), assigned)
-        decided = Decided(self.number, level.index, stream.student, assigned, kept)
-        data = level.samples.read(shard)
+        level, products = self.stream.level, self.products
+        store, data = level.samples.store, level.samples.read(shard)
         rows = np.arange(len(data))
-        truth = data.truth(rows)
+        stream = self.stream.of(shard, self.recipe.assigner.uses | self.recipe.filters.needs)
+        truth, decided = data.truth(rows), self._decide(stream)
         table = decisions_table(
             decided, level.scopes, data.sample_ids(rows), truth, data.classes, data.domains
         )
-        products, weights = self.products, assigned.weighed(kept.keep)
+        keep = decided.kept.keep
+        folds = torch.zeros(len(data), dtype=torch.int64)
+        if self.folds:
+            folds = folds_of(data, self.folds, self.seed)
         store.write(
             products.decisions, shard.number, pa.Table.from_pandas(table, preserve_index=False)
         )
-        store.write_probs(products.targets, shard.number, assigned.targets)
-        store.write(products.weights, shard.number, {"weight": weights})
-        counts = counts_of(decided, truth.labels)
+        targets = self.recipe.taught(decided.assigned, decided.refined)
+        store.write_probs(products.targets, shard.number, targets)
+        marks = {WEIGHT: decided.assigned.weighed(keep), FOLD: folds.to(torch.uint8)}
+        store.write(products.weights, shard.number, marks)
+        counts = counts_of(decided, level.scopes, truth)
         counts["best"] = someone_right(stream.level.annotations, truth.labels).sum()
+        counts["kept_by_fold"] = torch.bincount(folds[keep], minlength=self.folds)[: self.folds]
         text = json.dumps({name: value.tolist() for name, value in counts.items()})
         store.write(products.counts, shard.number, pa.table({"counts": [text]}))
         return counts
 
+    def _decide(self, stream: Stream) -> Decided:
+        recipe, chain = self.recipe, self.recipe.filters
+        assigned = assign_fitted(recipe.assigner, stream, recipe.hard)
+        kept = chain.run(stream.restricted(chain.needs), assigned)
+        refined = None
+        if self.refines:
+            assert recipe.refiner is not None
+            assert stream.student is not None, "a round that refines follows another"
+            refined = recipe.refiner.refine(assigned.annotations, stream.student)
+        return Decided(
+            self.number, stream.level.index, stream.student, assigned, kept, refined=refined
+        )
 
-def counts_of(decided: Decided, labels: Tensor) -> Counts:
-    """Count the decisions on n samples. labels: [n] true classes, -1 unknown.
+
+def counts_of(decided: Decided, scopes: Scopes, truth: Truth) -> Counts:
+    """Count the decisions on n samples.
 
     samples, answered, kept; rejected: [reasons], each sample once; kept_alone: [filters];
     assigned, assigned_kept: [T], by the teacher with the most weight; confidence: [BINS]; known,
-    correct, kept_known, kept_correct: of the samples whose label is known.
+    correct, kept_known, kept_correct: of the samples whose label is known; on_specialists,
+    in_scope: weight of these on teachers of a part, and on those in scope (float64); and
+    `refinement_counts`.
     """
-    assigned, kept = decided.assigned, decided.kept
+    assigned, kept, labels = decided.assigned, decided.kept, truth.labels
+    in_scope, on_specialists = assignment_sums(assigned.weights, scopes, truth)
     label, confidence = assigned.targets.top()
     answered = confidence > 0
     teacher, teachers = assigned.weights.argmax(1), assigned.weights.shape[1]
@@ -171,15 +197,18 @@ def counts_of(decided: Decided, labels: Tensor) -> Counts:
         "correct": correct.sum(),
         "kept_known": (known & kept.keep).sum(),
         "kept_correct": (correct & kept.keep).sum(),
+        "on_specialists": on_specialists,
+        "in_scope": in_scope,
+        **refinement_counts(decided, truth),
     }
 
 
 def decide_shards(
     decide: DecideShard, shards: Sequence[Shard], executor: Executor
-) -> tuple[Counts, tuple[int, ...]]:
+) -> tuple[Counts, list[Counts]]:
     """Decide on the shards that are not decided yet.
 
-    Returns the counts of all shards, and the number of samples kept of each.
+    Returns the counts of all shards together, and `kept` and `kept_by_fold` of each.
     """
     store, product = decide.stream.level.samples.store, decide.products.counts
     missing = store.missing(product, shards)
@@ -190,8 +219,8 @@ def decide_shards(
         counts = made.pop(shard.number, None)
         counts = _stored(store.table(product, shard.number)) if counts is None else counts
         total = {name: value + total.get(name, 0) for name, value in counts.items()}
-        kept.append(int(counts["kept"]))
-    return total, tuple(kept)
+        kept.append({name: counts[name] for name in ("kept", "kept_by_fold")})
+    return total, kept
 
 
 def in_order(results: Iterable[tuple[int, T]], shards: Iterable[Shard]) -> Iterator[T]:
@@ -209,6 +238,4 @@ def in_order(results: Iterable[tuple[int, T]], shards: Iterable[Shard]) -> Itera
 
 def _stored(table: Any) -> Counts:
     text = table.column("counts")[0].as_py()
-    return {
-        name: torch.tensor(value, dtype=torch.int64) for name, value in json.loads(text).items()
-    }
+    return {name: torch.from_numpy(np.array(value)) for name, value in json.loads(text).items()}

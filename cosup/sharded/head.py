@@ -1,6 +1,5 @@
 """A student whose head is fitted to the features of shards, by the process that drives the run."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +15,24 @@ from cosup.models.section import HeadSection, TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on
+from cosup.protocols import by_fold
+from cosup.sharded.batches import batches_of
 from cosup.sharded.deciding import in_order
-from cosup.sharded.lesson import Lesson, ShardSamples, State
+from cosup.sharded.lesson import Lesson, ShardSamples, State, Trained
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.store import Product
 from cosup.sharded.work import Executor, FunctionWork, Work
+from cosup.words import plural
 
-__all__ = ["PredictShard", "ShardFit", "ShardHead", "column_scaling_of", "fit_head"]
+__all__ = ["PredictShard", "ShardFit", "ShardHead", "column_scaling_of", "fit_heads"]
 
 
 @dataclass(frozen=True)
 class ShardFit:
-    """A head to be fitted to shards; the fields are those of `cosup.models.fit.HeadFit`.
+    """Heads to be fitted to shards: one to all samples, and one to those outside each fold.
 
-    steps: optimiser steps. init: the head to start from, its standardisation kept.
+    The fields are those of `cosup.models.fit.HeadFit`. steps: optimiser steps. init: the head that
+    all of them start from, its standardisation kept.
     """
 
     samples: ShardSamples
@@ -41,48 +44,54 @@ class ShardFit:
     steps: int
     init: HeadBank | None = None
 
+    @property
+    def heads(self) -> int:
+        """H."""
+        return 1 + self.samples.folds
+
     def start(self, executor: Executor) -> HeadBank:
-        """Return the head before the first step."""
+        """Return the heads before the first step."""
         samples = self.samples
         if self.init is not None:
-            bank = self.init.select(0)
+            bank = self.init.select([0] * self.heads)
         else:
-            first = next(s for s, kept in zip(samples.shards, samples.kept, strict=True) if kept)
-            width = samples.read(first).features.shape[1]
+            width = samples.read(samples.used[0]).features.shape[1]
             random = self.objective.loss.starts_random
-            bank = build_heads(self.head, 1, width, self.num_classes, self.seed, random=random)
+            bank = build_heads(
+                self.head, self.heads, width, self.num_classes, self.seed, random=random
+            )
             if self.training.standardize:
-                shift, gain = column_scaling_of(samples, executor)
-                bank.shift, bank.gain = shift[None], gain[None]
+                bank.shift, bank.gain = column_scaling_of(samples, executor)
         if bank.log_scale is not None:
             bank.log_scale.requires_grad_(self.head.learn_scale)
         return bank
 
 
-def fit_head(
+def fit_heads(
     fit: ShardFit, executor: Executor, compute: Compute, on_step: OnStep | None = None
 ) -> HeadBank:
-    """Fit the head and return it on the CPU; as `cosup.models.fit.fit_heads`, in other batches.
+    """Fit the heads and return them on the CPU; as `cosup.models.fit.fit_heads`, in other batches.
 
     Raises `RunError` for a loss that is not finite.
     """
-    total, training = fit.steps, fit.training
+    total, training, heads = fit.steps, fit.training, fit.heads
     bank = fit.start(executor).to(compute.device)
     size = min(training.batch_size, sum(fit.samples.kept))
-    batches = fit.samples.batches(size, fit.seed)
+    batches = batches_of(fit.samples, size, fit.seed)
     optimizer = build_optimizer(bank, training)
-    monitor = HeadMonitor(training, total, compute)
+    monitor = HeadMonitor(training, total, compute, heads)
     monitor.on_step = on_step
-    multiplications = size * bank.weight.numel()
-    with few_threads(multiplications), working_on("fitting 1 head: step", total) as advance:
+    what = f"fitting {plural(heads, 'head')}: step"
+    with few_threads(size * bank.weight.numel()), working_on(what, total) as advance:
         for step in range(total):
             set_rate(optimizer, training, step, total)
             batch = next(batches)
-            logits = bank(batch.features.to(compute.device, torch.float32))
-            wanted = batch.targets.dense().to(compute.device)[None]
+            features = batch.features.to(compute.device, torch.float32)
+            logits = bank(features.view(heads, size, -1))
+            wanted = batch.targets.dense().to(compute.device).view(heads, size, -1)
             progress = step / max(1, total - 1)
             losses, metrics = fit.objective(logits, wanted, progress, None)
-            by_head = weighted_mean(losses, batch.weights.to(compute.device)[None])
+            by_head = weighted_mean(losses, batch.weights.to(compute.device).view(heads, size))
             monitor.check(step, by_head, metrics)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward([by_head.sum()])
@@ -94,15 +103,20 @@ def fit_head(
 
 
 def column_scaling_of(samples: ShardSamples, executor: Executor) -> tuple[Tensor, Tensor]:
-    """Return mean [D] and reciprocal standard deviation [D] of the features of all kept samples.
+    """Return means [H, D] and reciprocal standard deviations [H, D] of the features of all kept
+    samples, and of those outside each fold.
 
     The reciprocal of a constant column is set to 0.
     """
-    shards = [s for s, kept in zip(samples.shards, samples.kept, strict=True) if kept]
     work = FunctionWork("sums of features", ScaleShard(samples))
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    shards = samples.used
+    inside: list[Tensor] = [torch.zeros(())] * 3
     for found in in_order(executor.run(work, shards), shards):
-        count, total, squares = count + found[0], total + found[1], squares + found[2]
+        inside = [one + other for one, other in zip(inside, found, strict=True)]
+    folds = samples.folds
+    count, total, squares = (
+        torch.cat([part.sum(0, keepdim=True), part.sum(0) - part[:folds]]) for part in inside
+    )
     mean = total / count
     deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
     gain = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), 0.0)
@@ -111,14 +125,21 @@ def column_scaling_of(samples: ShardSamples, executor: Executor) -> tuple[Tensor
 
 @dataclass(frozen=True)
 class ScaleShard:
-    """Sums of the features of a shard's kept samples, in float64."""
+    """Sums of the features of a shard's kept samples in each fold, in float64."""
 
     samples: ShardSamples
 
-    def __call__(self, shard: Shard) -> tuple[int, Tensor, Tensor]:
-        """Return the number of samples, and the sums [D] of features and of their squares."""
-        features = self.samples.read(shard).features.double()
-        return len(features), features.sum(0), features.square().sum(0)
+    def __call__(self, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the numbers of samples [F, 1], and the sums [F, D] of features and of their
+        squares; F is 1 without folds."""
+        block = self.samples.read(shard)
+        features = block.features.double()
+        zeros = torch.zeros(max(1, self.samples.folds), features.shape[1], dtype=torch.float64)
+        count = torch.bincount(block.folds, minlength=len(zeros)).double()[:, None]
+        total, squares = (
+            zeros.index_add(0, block.folds, part) for part in (features, features.square())
+        )
+        return count, total, squares
 
 
 @dataclass(frozen=True)
@@ -129,13 +150,12 @@ class ShardHead:
 
     section: HeadSection
     training: TrainingSection
-    objective: Objective
     test: Tensor
     prototypes: Tensor | None = None
     compute: Compute = DEFAULT_COMPUTE
 
-    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> State:
-        """Fit a head to a lesson; return its tensors."""
+    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> Trained:
+        """Fit a head to a lesson, and one for each fold, in one loop."""
         init = None if self.prototypes is None else text_heads(self.section, self.prototypes)
         if lesson.start is not None:
             init = head_bank(lesson.start)
@@ -144,37 +164,45 @@ class ShardHead:
             lesson.num_classes,
             self.section,
             self.training,
-            self.objective,
+            lesson.objective,
             lesson.seed,
             lesson.steps(self.training),
             init,
         )
-        bank = fit_head(fit, executor, self.compute, on_step)
-        return {name: value.cpu() for name, value in bank.state_dict().items()}
+        bank = fit_heads(fit, executor, self.compute, on_step)
+        state, *folds = (bank.select(head).state_dict() for head in range(len(bank)))
+        return Trained(state, tuple(folds))
 
-    def predicting(self, lesson: Lesson, state: State, product: Product) -> Work[Any]:
+    def predicting(self, lesson: Lesson, trained: Trained, product: Product) -> Work[Any]:
         """Return the work that predicts shards with a head."""
-        samples = lesson.samples
-        predict = PredictShard(samples.store, samples.features, product, state)
+        predict = PredictShard(lesson.samples, product, trained)
         return FunctionWork(f"predictions, {product.name}", predict, (product,))
 
-    def predict_test(self, state: State) -> ProbTable:
+    def predict_test(self, trained: Trained) -> ProbTable:
         """Predict the test split."""
-        return predict_heads(head_bank(state), self.test, self.compute)[0]
+        return predict_heads(head_bank(trained.state), self.test, self.compute)[0]
 
 
 @dataclass(frozen=True)
 class PredictShard:
-    """Predicts the samples of a shard with a head. state: of the head."""
+    """Predicts all samples of a shard with a head, or each with the head of its fold."""
 
-    store: ShardStore
-    features: Product
+    samples: ShardSamples
     product: Product
-    state: Mapping[str, Tensor]
+    trained: Trained
 
     def __call__(self, shard: Shard) -> int:
         """Write the class probabilities; return the number of samples."""
-        features = self.store.tensors(self.features, shard.number)["features"]
-        probs = predict_heads(head_bank(self.state), features)[0]
-        self.store.write_probs(self.product, shard.number, probs)
+        features = self.samples.features_of(shard)
+        state, folds = self.trained
+
+        def predict(state: State, rows: Tensor | slice) -> ProbTable:
+            return predict_heads(head_bank(state), features[rows])[0]
+
+        if folds and len(features):
+            numbers = self.samples.marks(shard)[1]
+            probs = by_fold(numbers, len(folds), lambda fold, rows: predict(folds[fold], rows))
+        else:
+            probs = predict(state, slice(None))
+        self.samples.store.write_probs(self.product, shard.number, probs)
         return len(probs)

@@ -1,4 +1,4 @@
-"""Annotations, features and predictions of shards, by models that read decoded images."""
+"""Annotations and features of shards, by models that read decoded images."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,6 @@ from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.data.transforms import Transform, eval_transform
 from cosup.errors import UserError
-from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import Compute, Precision
 from cosup.models.extraction import Conditions, batch_for, feature_blocks
 from cosup.models.section import BackboneSection
@@ -30,13 +29,11 @@ __all__ = [
     "Annotate",
     "AnnotateFeatures",
     "Extract",
-    "PredictNetwork",
     "Restoring",
     "SentTeacher",
     "annotation_product",
     "annotation_works",
     "extract_work",
-    "predict_work",
 ]
 
 ANNOTATIONS, FEATURES = "annotations", "features"
@@ -159,35 +156,6 @@ class AnnotateFeatures(Work[Done]):
         return process
 
 
-@dataclass(frozen=True)
-class PredictNetwork(ImageWork):
-    """Class probabilities by a network with these weights. section: what the network is built
-    from."""
-
-    processes = "features"
-    name: str
-    samples: Samples
-    transform: Transform
-    batch: int
-    products: tuple[Product, ...]
-    section: BackboneSection
-    num_classes: int
-    state: Mapping[str, Tensor] = field(repr=False)
-
-    def begin_images(self, compute: Compute) -> Callable[[int, Iterator[Tensor]], Done]:
-        """Return the function of a shard's number and its images."""
-        section = self.section
-        network = build_classifier(section.name, self.num_classes, None, section.image_size)
-        network.model.load_state_dict(dict(self.state))
-        (product,) = self.products
-
-        def process(number: int, batches: Iterator[Tensor]) -> Done:
-            probs = predict_network(network, batches, compute)
-            return Done(len(probs), (self.samples.store.write_probs(product, number, probs),))
-
-        return process
-
-
 def write_annotations(
     store: ShardStore,
     products: Sequence[Product],
@@ -259,29 +227,6 @@ def extract_work(
         (product,),
         section,
         backbone.identity,
-    )
-
-
-def predict_work(
-    product: Product,
-    network: Classifier,
-    section: BackboneSection,
-    samples: Samples,
-    compute: Compute,
-) -> PredictNetwork:
-    """Return the work that predicts with a network. product: what it writes. section: what the
-    network was built from. compute: of the processes that predict."""
-    transform = eval_transform(network.input)
-    state = {name: tensor.detach().cpu() for name, tensor in network.model.state_dict().items()}
-    return PredictNetwork(
-        f"predictions of {product.name}",
-        samples,
-        transform,
-        compute.batch_size,
-        (product,),
-        section,
-        network.num_classes,
-        state,
     )
 
 

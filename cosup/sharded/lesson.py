@@ -1,14 +1,7 @@
-"""What a student of a sharded run learns in a round, and what such a student does.
+"""What a student of a sharded run learns in a round, and what such a student does."""
 
-Order of the samples: each pass takes the shards in a seeded random order, gathers consecutive ones
-into windows of at least `WINDOW` samples, and shuffles the samples within a window, by the same
-seed. What is left of a window is less than a batch, and comes first in the next one. If all kept
-samples fit into one window it is read once, and every pass shuffles all of them: the batches of a
-head are then those of `cosup.models.fit`.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -18,36 +11,46 @@ from cosup.losses.base import Objective
 from cosup.models.section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
-from cosup.seeds import torch_generator
 from cosup.sharded.deciding import RoundProducts
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.store import FOLD, WEIGHT, Product, ShardStore
 from cosup.sharded.work import Executor, Samples, Work
 
-__all__ = ["WINDOW", "Block", "Lesson", "ShardSamples", "ShardStudent", "State"]
+__all__ = ["Block", "Lesson", "ShardSamples", "ShardStudent", "State", "Trained"]
 
 State = Mapping[str, Tensor]
 """The tensors of a student, on the CPU."""
-WINDOW = 2**16
-"""Samples in memory from which batches are drawn: 100 MiB of 768 features, and their targets."""
+
+
+class Trained(NamedTuple):
+    """A trained student. folds: with cross-fitting one more for each fold, which was trained on the
+    samples outside it."""
+
+    state: State
+    folds: tuple[State, ...] = ()
 
 
 class Block(NamedTuple):
-    """Samples: features [n, D], targets (n rows), weights [n]."""
+    """Samples: features [n, D], targets (n rows), weights [n], folds [n] int64."""
 
     features: Tensor
     targets: ProbTable
     weights: Tensor
+    folds: Tensor
 
     def take(self, rows: Tensor) -> "Block":
         """Return these samples."""
-        return Block(self.features[rows], self.targets.take(rows), self.weights[rows])
+        return Block(
+            self.features[rows], self.targets.take(rows), self.weights[rows], self.folds[rows]
+        )
 
     @staticmethod
     def join(parts: Sequence["Block"]) -> "Block":
         """Return the samples of several blocks."""
-        features, targets, weights = zip(*parts, strict=True)
-        return Block(torch.cat(features), ProbTable.concat(targets), torch.cat(weights))
+        features, targets, weights, folds = zip(*parts, strict=True)
+        return Block(
+            torch.cat(features), ProbTable.concat(targets), torch.cat(weights), torch.cat(folds)
+        )
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class ShardSamples:
     """The samples of shards that are kept.
 
     source: what reads their images. features: product of a head's inputs. kept: their number in
-    each shard.
+    each shard. kept_by_fold: and in each fold of it; empty without folds. left_out: the fold whose
+    samples are left out, if any.
     """
 
     source: Samples
@@ -63,6 +67,8 @@ class ShardSamples:
     products: RoundProducts
     shards: tuple[Shard, ...]
     kept: tuple[int, ...]
+    kept_by_fold: tuple[tuple[int, ...], ...] = ()
+    left_out: int | None = None
 
     @property
     def store(self) -> ShardStore:
@@ -74,61 +80,50 @@ class ShardSamples:
         """Return the shards of which some sample is kept."""
         return [shard for shard, kept in zip(self.shards, self.kept, strict=True) if kept]
 
-    def weights(self, shard: Shard) -> Tensor:
-        """Return the weights of all samples of a shard; 0: not kept."""
-        return self.store.tensors(self.products.weights, shard.number)["weight"]
+    @property
+    def folds(self) -> int:
+        """Return the number of folds; 0 without cross-fitting."""
+        return len(self.kept_by_fold[0]) if self.kept_by_fold else 0
+
+    def outside(self, fold: int) -> "ShardSamples":
+        """Return the samples that are not in this fold."""
+        counts = zip(self.kept, self.kept_by_fold, strict=True)
+        kept = tuple(whole - by_fold[fold] for whole, by_fold in counts)
+        return replace(self, kept=kept, left_out=fold)
+
+    def marks(self, shard: Shard) -> tuple[Tensor, Tensor]:
+        """Return the weights [n] of all samples of a shard, 0 of those that are not kept, and their
+        folds [n] int64, 0 without cross-fitting."""
+        found = self.store.tensors(self.products.weights, shard.number)
+        weights, folds = found[WEIGHT], found[FOLD].to(torch.int64)
+        return weights if self.left_out is None else weights * (folds != self.left_out), folds
 
     def targets(self, shard: Shard) -> ProbTable:
         """Return what the student is to learn of all samples of a shard."""
         return self.store.probs(self.products.targets, shard.number)
 
+    def features_of(self, shard: Shard) -> Tensor:
+        """Return the features [n, D] of all samples of a shard."""
+        return self.store.tensors(self.features, shard.number)["features"]
+
     def read(self, shard: Shard) -> Block:
         """Return the kept samples of a shard."""
-        weights = self.weights(shard)
-        features = self.store.tensors(self.features, shard.number)["features"]
-        whole = Block(features, self.targets(shard), weights)
+        weights, folds = self.marks(shard)
+        whole = Block(self.features_of(shard), self.targets(shard), weights, folds)
         return whole.take(torch.nonzero(weights > 0)[:, 0])
-
-    def batches(self, size: int, seed: int, window: int = WINDOW) -> Iterator[Block]:
-        """Yield batches of `size` samples without end, in the order that the module describes."""
-        generator = torch_generator(seed, "batches", 0)
-        left: list[Block] = []
-        for block in self._windows(generator, window):
-            order = torch.randperm(len(block.weights), generator=generator)
-            ordered = Block.join([*left, block.take(order)])
-            count = len(ordered.weights)
-            rows = torch.arange(count)
-            for start in range(0, count - size + 1, size):
-                yield ordered.take(rows[start : start + size])
-            left = [ordered.take(rows[count - count % size :])]
-
-    def _windows(self, generator: torch.Generator, window: int) -> Iterator[Block]:
-        used = self.used
-        if sum(self.kept) <= window:
-            whole = Block.join([self.read(shard) for shard in used])
-            while True:
-                yield whole
-        while True:
-            parts: list[Block] = []
-            for place in torch.randperm(len(used), generator=generator).tolist():
-                parts.append(self.read(used[place]))
-                if sum(len(part.weights) for part in parts) >= window:
-                    yield Block.join(parts)
-                    parts = []
-            if parts:
-                yield Block.join(parts)
 
 
 @dataclass(frozen=True)
 class Lesson:
     """What a student learns in a round.
 
-    name: of the round. total: number of all samples, also of those that are not kept. start: the
-    student to start from, or None.
+    name: of the round. objective: what it minimises. total: number of all samples, also of those
+    that are not kept. start: the student to start from, or None.
     """
 
     name: str
     samples: ShardSamples
+    objective: Objective
     num_classes: int
     total: int
     seed: int
@@ -147,19 +142,18 @@ class ShardStudent(Protocol):
         """Return the settings of its training."""
         ...
 
-    @property
-    def objective(self) -> Objective:
-        """Return what it minimises."""
+    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> Trained:
+        """Train it on a lesson, and one more for each fold of its samples.
+
+        Raise `RunError` for a loss that is not finite.
+        """
         ...
 
-    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> State:
-        """Train it on a lesson. Raise `RunError` for a loss that is not finite."""
+    def predicting(self, lesson: Lesson, trained: Trained, product: Product) -> Work[Any]:
+        """Return the work that predicts shards, each sample by the student of its fold if there are
+        folds, and writes the product."""
         ...
 
-    def predicting(self, lesson: Lesson, state: State, product: Product) -> Work[Any]:
-        """Return the work that predicts shards, and writes the product."""
-        ...
-
-    def predict_test(self, state: State) -> ProbTable:
+    def predict_test(self, trained: Trained) -> ProbTable:
         """Predict the test split."""
         ...

@@ -22,7 +22,6 @@ from torch.utils.data import Dataset
 from cosup.config.student import StudentSection
 from cosup.data.loader import ImageRows, augmented, load_steps
 from cosup.data.table import ImageData
-from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.images import training_transform
@@ -32,8 +31,9 @@ from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.seeds import seed_for, torch_generator
-from cosup.sharded.image_work import predict_work
-from cosup.sharded.lesson import WINDOW, Lesson, ShardSamples, State
+from cosup.sharded.batches import WINDOW
+from cosup.sharded.lesson import Lesson, ShardSamples, State, Trained
+from cosup.sharded.prediction import predict_work
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
 from cosup.sharded.work import Executor, Work
@@ -53,7 +53,6 @@ class ShardNetwork:
 
     section: StudentSection
     num_classes: int
-    objective: Objective
     data: ImageData
     test: ImageRows
     launcher: Launcher
@@ -65,33 +64,44 @@ class ShardNetwork:
         """Return the settings of its training."""
         return self.section.training
 
-    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> State:
-        """Train a network on a lesson; return its tensors."""
+    def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> Trained:
+        """Train a network on a lesson, and one more for each fold, side by side where there is
+        room."""
+        samples = lesson.samples
+        trainings = [self._job(lesson, samples, "update", lesson.name)]
+        for fold in range(samples.folds):
+            name = f"{lesson.name}-fold-{fold}"
+            trainings.append(self._job(lesson, samples.outside(fold), f"fold-{fold}", name))
+        networks = self.launcher.networks(trainings, self.data, self.compute, on_step)
+        state, *folds = map(_tensors, networks)
+        return Trained(state, tuple(folds))
+
+    def predicting(self, lesson: Lesson, trained: Trained, product: Product) -> Work[Any]:
+        """Return the work that predicts shards with a network, or one for each fold."""
+        samples = lesson.samples
+        networks = [self._network(0, state) for state in trained.folds or [trained.state]]
+        folds = samples.products.weights if trained.folds else None
+        backbone = self.section.backbone
+        return predict_work(product, networks, backbone, samples.source, self.there, folds)
+
+    def predict_test(self, trained: Trained) -> ProbTable:
+        """Predict the test split."""
+        return self.launcher.predict(self._network(0, trained.state), self.test, self.compute)
+
+    def _job(self, lesson: Lesson, samples: ShardSamples, purpose: str, name: str) -> "ShardJob":
         empty = ProbTable.compress(torch.zeros(0, lesson.num_classes))
         nothing = jobs.Lesson(np.empty(0, np.int64), empty, torch.zeros(0), Guidance())
-        job = ShardJob(
+        return ShardJob(
             self._network(lesson.seed, lesson.start),
             nothing,
             torch.zeros(0, dtype=torch.int64),
-            self.objective,
+            lesson.objective,
             self.training,
             lesson.steps(self.training),
-            seed_for(lesson.seed, "update"),
-            lesson.name,
-            samples=lesson.samples,
+            seed_for(lesson.seed, purpose),
+            name,
+            samples=samples,
         )
-        (network,) = self.launcher.networks([job], self.data, self.compute, on_step)
-        return {name: tensor.cpu() for name, tensor in network.model.state_dict().items()}
-
-    def predicting(self, lesson: Lesson, state: State, product: Product) -> Work[Any]:
-        """Return the work that predicts shards with a network."""
-        network = self._network(lesson.seed, state)
-        backbone, source = self.section.backbone, lesson.samples.source
-        return predict_work(product, network, backbone, source, self.there)
-
-    def predict_test(self, state: State) -> ProbTable:
-        """Predict the test split."""
-        return self.launcher.predict(self._network(0, state), self.test, self.compute)
 
     def _network(self, seed: int, state: State | None) -> Classifier:
         """Return a network with these tensors, or with initial weights."""
@@ -124,6 +134,7 @@ class ShardJob(jobs.NetworkJob):
         """Hash what is learned: the decisions of the round, which depend on all before."""
         samples = self.samples
         about = f"{data.fingerprint} {self.objective!r} {samples.products} {samples.source.key}"
+        about += f" {samples.left_out}"
         return hashlib.sha256(about.encode()).hexdigest()
 
     def batches(self, data: ImageData, compute: Compute) -> Batches:
@@ -137,6 +148,10 @@ class ShardJob(jobs.NetworkJob):
                     yield Batch(images, targets, weights)
 
         return batches
+
+
+def _tensors(network: Classifier) -> State:
+    return {name: tensor.cpu() for name, tensor in network.model.state_dict().items()}
 
 
 class _Loaded(NamedTuple):
@@ -181,7 +196,7 @@ class _Steps(Dataset[Any]):
         """Return the kept samples of a shard; those used last stay in memory."""
         if shard.number not in self.loaded:
             samples = self.samples
-            data, weights = samples.source.read(shard), samples.weights(shard)
+            data, (weights, _) = samples.source.read(shard), samples.marks(shard)
             kept = torch.nonzero(weights > 0)[:, 0]
             images = data.table["image"].to_numpy(np.int64)[kept.numpy()]
             self.loaded[shard.number] = _Loaded(
@@ -194,7 +209,7 @@ class _Steps(Dataset[Any]):
 
 
 class ShardOrder:
-    """The samples of each step, in the order of `cosup.sharded.lesson`; a batch may span passes.
+    """The samples of each step, in the order of `cosup.sharded.batches`; a batch may span passes.
 
     counts: samples of each shard. size: of a batch. most_shards: that two windows and a batch need.
     """

@@ -9,15 +9,16 @@ computed again, so a round that was interrupted goes on where it was.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner
 from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
-from cosup.errors import Mistakes, UserError
+from cosup.errors import Mistakes, RunError, UserError
 from cosup.losses.features import FeatureLoss
 from cosup.models.watch import OnStep
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
+from cosup.rounds import Recipe
 from cosup.seeds import seed_for
 from cosup.settings import registered_name
 from cosup.settings.assigners import ASSIGNERS
@@ -35,18 +36,30 @@ from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
 from cosup.sharded.work import Executor
 
-__all__ = ["ShardOutcome", "ShardRecipe", "ShardState", "ShardTask", "run_shard_rounds"]
+__all__ = [
+    "ShardOutcome",
+    "ShardState",
+    "ShardTask",
+    "check_recipe",
+    "run_shard_rounds",
+    "samples_kept",
+]
 
 PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The samples of a sharded run. provenance: of each level, as in `cosup.levels.Level`."""
+    """The samples of a sharded run.
+
+    provenance: of each level, as in `cosup.levels.Level`. folds: into which samples are divided, so
+    that each is predicted by a student that was not trained on it; 0 does not.
+    """
 
     levels: tuple[ShardLevel, ...]
     shards: tuple[Shard, ...]
     provenance: tuple[tuple[Tensor, Tensor] | None, ...]
+    folds: int = 0
 
     @property
     def samples(self) -> int:
@@ -63,53 +76,46 @@ class ShardTask:
         return tuple(found)
 
 
-@dataclass(frozen=True)
-class ShardRecipe:
-    """How rounds are run; the fields are those of `cosup.rounds.Recipe`.
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `UserError` for what cannot be done shard by shard."""
+    mistakes = Mistakes()
+    mistakes.add(_problems(recipe))
+    mistakes.raise_all()
 
-    schedule: (round, level) of every round.
-    """
 
-    assigner: Assigner
-    student: ShardStudent
-    filters: Chain
-    schedule: tuple[tuple[int, int], ...]
-    hard: bool = False
-    fresh: bool = True
-    min_kept: float = 0.2
-
-    def check(self) -> None:
-        """Raise `UserError` for what cannot be done shard by shard."""
-        mistakes = Mistakes()
-        mistakes.add(self._problems())
-        mistakes.raise_all()
-
-    def _problems(self) -> Iterator[UserError]:
-        if self.assigner.fuses:
+def _problems(recipe: Recipe) -> Iterator[UserError]:
+    if recipe.assigner.fuses:
+        yield UserError(
+            "cannot be {value} with data.sharded, as it holds answers of all samples",
+            key="rounds.assignment",
+            value=registered_name(ASSIGNERS, recipe.assigner),
+            allowed="dawid_skene, gate, agreement and others that do not fuse sources",
+        )
+    loss = recipe.objective.loss
+    if isinstance(loss, FeatureLoss):
+        yield UserError(
+            "cannot be {value} with data.sharded, where no teacher runs beside the student",
+            key="rounds.loss",
+            value=registered_name(LOSSES, loss),
+            allowed="a loss on probabilities",
+        )
+    if recipe.refiner is not None and recipe.refiner.neighbours:
+        yield UserError(
+            "cannot be {value} with data.sharded, where neighbours lie in all shards",
+            key="rounds.refine.neighbours",
+            value=recipe.refiner.neighbours,
+            allowed="0",
+        )
+    for name, each in zip(recipe.filters.names, recipe.filters.filters, strict=True):
+        if each.needs_all or "labels" in each.needs:
             yield UserError(
-                "cannot be {value} with data.sharded, as it holds answers of all samples",
-                key="rounds.assignment",
-                value=registered_name(ASSIGNERS, self.assigner),
-                allowed="dawid_skene, gate, agreement and others that do not fuse sources",
+                "cannot have the filter {value} as it is set with data.sharded, where each "
+                "sample is judged alone and without its label",
+                key="rounds.consistency",
+                value=name,
+                allowed="teacher_student with mode: mask, confidence without keep_share, "
+                "local_global against: coarser, unanimity",
             )
-        loss = self.student.objective.loss
-        if isinstance(loss, FeatureLoss):
-            yield UserError(
-                "cannot be {value} with data.sharded, where no teacher runs beside the student",
-                key="rounds.loss",
-                value=registered_name(LOSSES, loss),
-                allowed="a loss on probabilities",
-            )
-        for name, each in zip(self.filters.names, self.filters.filters, strict=True):
-            if each.needs_all or "labels" in each.needs:
-                yield UserError(
-                    "cannot have the filter {value} as it is set with data.sharded, where each "
-                    "sample is judged alone and without its label",
-                    key="rounds.consistency",
-                    value=name,
-                    allowed="teacher_student with mode: mask, confidence without keep_share, "
-                    "local_global against: coarser, unanimity",
-                )
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ class ShardOutcome:
 
 def run_shard_rounds(
     task: ShardTask,
-    recipe: ShardRecipe,
+    recipe: Recipe,
+    student: ShardStudent,
     seed: int,
     executor: Executor,
     state: ShardState | None = None,
@@ -156,68 +163,103 @@ def run_shard_rounds(
 ) -> Iterator[ShardOutcome]:
     """Run every round after those of `state`.
 
-    on_step: makes what is called after the steps of a round's student. Raises `UserError` as
-    `ShardRecipe.check`, and `RunError` if the filters keep nothing or the loss is not finite.
+    student: learns instead of that of the recipe. on_step: makes what is called after the steps of
+    a round's student. Raises `UserError` as `check_recipe`, and `RunError` if the filters keep
+    nothing or the loss is not finite.
     """
-    recipe.check()
+    check_recipe(recipe)
     state = ShardState() if state is None else state
-    for number, index in recipe.schedule[state.finished :]:
+    run = _Rounds(task, recipe, student, seed, executor)
+    for number, index in recipe.schedule(len(task.levels))[state.finished :]:
         state = state.at(index)
-        report = None if on_step is None else on_step(number)
-        outcome = _run_round(task, recipe, state, number, seed, executor, report)
+        outcome = run.round(number, state, None if on_step is None else on_step(number))
         yield outcome
         state = replace(
             state, finished=number, student=outcome.predictions, tensors=outcome.student
         )
 
 
-def _run_round(
-    task: ShardTask,
-    recipe: ShardRecipe,
-    state: ShardState,
-    number: int,
-    seed: int,
-    executor: Executor,
-    on_step: OnStep | None,
-) -> ShardOutcome:
-    level, seed = task.levels[state.level], seed_for(seed, "round", number)
-    stream = ShardStream(level, task.firsts, state.student, state.coarse)
-    assigner = recipe.assigner
-    fit_assigner(assigner, stream, task.shards, seed, task.provenance[state.level], executor)
-    about = _about(stream, recipe, assigner)
-    products = RoundProducts.of(number, about)
-    decide = DecideShard(stream, assigner, recipe.filters, number, recipe.hard, products)
-    counts, kept = decide_shards(decide, task.shards, executor)
-    found = kept_counts(counts, recipe.filters)
-    check_counts(found, recipe.min_kept)
+@dataclass(frozen=True)
+class _Rounds:
+    """The rounds of a task; the fields are the arguments of `run_shard_rounds`."""
 
-    store, student = level.samples.store, recipe.student
-    samples = ShardSamples(level.samples, level.features, products, task.shards, kept)
-    lesson = Lesson(
-        f"round-{number}",
-        samples,
-        level.num_classes,
-        int(counts["samples"]),
-        seed_for(seed, "update"),
-        None if recipe.fresh else state.tensors,
-    )
-    tensors = student.fit(lesson, executor, on_step)
-    predictions = Product.of(PREDICTIONS, f"round-{number}", about, hash_tensors(dict(tensors)))
-    if number < len(recipe.schedule):  # nobody reads those of the last round
-        work = student.predicting(lesson, tensors, predictions)
-        for _ in executor.run(work, store.missing(predictions, task.shards)):
-            pass
-    return ShardOutcome(
-        number,
-        level.index,
-        counts,
-        found,
-        products,
-        predictions,
-        student.predict_test(tensors),
-        tensors,
-        assigner.state_dict(),
-    )
+    task: ShardTask
+    recipe: Recipe
+    student: ShardStudent
+    seed: int
+    executor: Executor
+
+    def round(self, number: int, state: ShardState, on_step: OnStep | None) -> ShardOutcome:
+        """Decide on all shards, train the student, and predict the shards."""
+        task, recipe, student = self.task, self.recipe, self.student
+        level, seed = task.levels[state.level], seed_for(self.seed, "round", number)
+        # Nobody reads the predictions of the last round.
+        is_last = number == len(recipe.schedule(len(task.levels)))
+        folds = 0 if is_last else task.folds
+        decide = self._deciding(number, state, folds)
+        counts, kept = decide_shards(decide, task.shards, self.executor)
+        found = kept_counts(counts, recipe.filters)
+        check_counts(found, recipe.min_kept)
+        lesson = Lesson(
+            f"round-{number}",
+            samples_kept(level, decide.products, task.shards, kept),
+            recipe.objective,
+            level.num_classes,
+            int(counts["samples"]),
+            seed_for(seed, "update"),
+            None if recipe.fresh else state.tensors,
+        )
+        trained = student.fit(lesson, self.executor, on_step)
+        hashes = [hash_tensors(dict(state)) for state in (trained.state, *trained.folds)]
+        product = Product.of(
+            PREDICTIONS, lesson.name, *vars(decide.products.targets).values(), *hashes
+        )
+        if not is_last:
+            work = student.predicting(lesson, trained, product)
+            missing = level.samples.store.missing(product, task.shards)
+            for _ in self.executor.run(work, missing):
+                pass
+        return ShardOutcome(
+            number,
+            level.index,
+            counts,
+            found,
+            decide.products,
+            product,
+            student.predict_test(trained),
+            trained.state,
+            recipe.assigner.state_dict(),
+        )
+
+    def _deciding(self, number: int, state: ShardState, folds: int) -> DecideShard:
+        """Fit the assigner; return what decides on a shard."""
+        task, recipe = self.task, self.recipe
+        stream = ShardStream(task.levels[state.level], task.firsts, state.student, state.coarse)
+        seed, known = seed_for(self.seed, "round", number), task.provenance[state.level]
+        fit_assigner(recipe.assigner, stream, task.shards, seed, known, self.executor)
+        refines = recipe.refines(number, len(task.levels))
+        about = _about(stream, recipe, refines, (folds, self.seed) if folds else None)
+        products = RoundProducts.of(number, about)
+        return DecideShard(stream, recipe, number, refines, products, folds, self.seed)
+
+
+def samples_kept(
+    level: ShardLevel, products: RoundProducts, shards: tuple[Shard, ...], kept: Sequence[Counts]
+) -> ShardSamples:
+    """Return the samples of shards that are kept. kept: `kept` and `kept_by_fold` of each shard.
+
+    Raises `RunError` if all of them are in one fold, whose student has then no sample.
+    """
+    by_fold = torch.stack([counts["kept_by_fold"].long() for counts in kept])
+    whole = tuple(int(counts["kept"]) for counts in kept)
+    folds = by_fold.shape[1]
+    if folds and int(by_fold.sum(0).max()) == sum(whole):
+        raise RunError(
+            f"all samples that are kept ({sum(whole)}) are in one of {folds} folds "
+            "(student.cross_fit): no other is left to train on"
+        )
+    in_folds = tuple(map(tuple, by_fold.tolist())) if folds else ()
+    return ShardSamples(level.samples, level.features, products, shards, whole, in_folds)
 
 
 def kept_counts(counts: Counts, chain: Chain) -> KeptCounts:
@@ -232,25 +274,28 @@ def kept_counts(counts: Counts, chain: Chain) -> KeptCounts:
     )
 
 
-def _about(stream: ShardStream, recipe: ShardRecipe, assigner: Assigner) -> str:
-    """Return a text of all that the decisions of a round depend on."""
-    level = stream.level
-    chain = recipe.filters
+def _about(
+    stream: ShardStream, recipe: Recipe, refines: bool, folds: tuple[int, int] | None
+) -> str:
+    """Return a text of all that the decisions of a round depend on. folds: how many, and the seed
+    that divides the samples."""
+    level, assigner, chain = stream.level, recipe.assigner, recipe.filters
     products: Sequence[Product | None] = (
         *level.annotations,
         level.features,
         stream.student,
         stream.coarse,
     )
-    return repr(
-        (
-            level.samples.key,
-            level.scopes.names,
-            products,
-            assigner,
-            hash_tensors(assigner.state_dict()),
-            chain.names,
-            chain.filters,
-            recipe.hard,
-        )
+    about = (
+        level.samples.key,
+        level.scopes.names,
+        products,
+        assigner,
+        hash_tensors(assigner.state_dict()),
+        chain.names,
+        chain.filters,
+        recipe.hard,
+        recipe.refiner if refines else None,
+        folds,
     )
+    return repr(about)

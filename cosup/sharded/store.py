@@ -30,11 +30,13 @@ from cosup.sharded.shards import Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Product", "Record", "ShardStore"]
+__all__ = ["FOLD", "WEIGHT", "Product", "Record", "ShardStore"]
 
 ENDING = ".parquet"
 KEY_LETTERS = 16
 CLASSES = b"classes"
+WEIGHT, FOLD = "weight", "fold"
+"""Columns of the weights of samples in the student's loss: 0 is left out; and their folds."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.ray
 ROWS, LABELLED = 900, 400
 ACTORS = {"teachers": {"actors": 1}, "features": {"actors": 1}, "shards": {"actors": 2}}
 NOT_COMPARED = ("seconds", "peak_rss_mb", "run")
+REFINED = {"refine": {"name": "product", "rounds": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Return a local run, and its summary."""
     folder = tmp_path_factory.mktemp("local") / "run"
-    return folder, run_with_backend(sharded_config(manifest), folder)
+    return folder, run_with_backend(sharded_config(manifest, rounds=REFINED), folder)
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def test_files_are_those_of_a_local_run(
 ) -> None:
     folder, expected = local
     execution = {"backend": "ray", "address": nodes.address, "decode": decode, **ACTORS}
-    found = run_with_backend(sharded_config(manifest, execution=execution), tmp_path / "run")
+    config = sharded_config(manifest, rounds=REFINED, execution=execution)
+    found = run_with_backend(config, tmp_path / "run")
     assert compared(found) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(folder)
 
@@ -68,7 +70,7 @@ def test_shards_are_written_to_the_uri_of_a_run(
     """They are not copied to this machine, and are there again when the run is resumed."""
     folder, expected = local
     execution = {"backend": "ray", "address": nodes.address, **ACTORS}
-    config = sharded_config(manifest, execution=execution)
+    config = sharded_config(manifest, rounds=REFINED, execution=execution)
     place = Place(f"file://{tmp_path}/run")
     assert compared(run_with_backend(config, place)) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(folder)
@@ -172,10 +174,11 @@ def test_a_network_learns_from_shards_where_it_is_trained(
     training = {"steps": 6, "batch_size": 32}
     student = {"mode": "finetune", "backbone": backbone, "training": training}
     teachers = {"hierarchy": {"by": "class", "levels": [2]}}
-    local = sharded_config(manifest, student=student, teachers=teachers)
+    parts = {"student": student, "teachers": teachers, "rounds": REFINED}
+    local = sharded_config(manifest, **parts)
     expected = run_with_backend(local, tmp_path / "local")
     execution = {"backend": "ray", "address": nodes.address, **ACTORS}
-    config = sharded_config(manifest, student=student, teachers=teachers, execution=execution)
+    config = sharded_config(manifest, execution=execution, **parts)
     found = run_with_backend(config, tmp_path / "run")
     assert compared(found) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")

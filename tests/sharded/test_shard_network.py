@@ -38,7 +38,7 @@ def test_a_batch_needs_the_shards_of_two_windows_at_most() -> None:
         assert len(order.places(step)[:, 0].unique()) <= order.most_shards <= 11
 
 
-def config_of(manifest: Path, **training: Any) -> Config:
+def config_of(manifest: Path, rounds: dict[str, Any], **training: Any) -> Config:
     backbone = {"name": "cifar_resnet8", "weights": None, "image_size": 32}
     student = {
         "mode": "finetune",
@@ -50,7 +50,7 @@ def config_of(manifest: Path, **training: Any) -> Config:
         manifest,
         teachers={"model": {"name": "linear_pixels", "size": 8}},
         student=student,
-        rounds={"assignment": "agreement", "consistency": filters},
+        rounds={"assignment": "agreement", "consistency": filters, **rounds},
     )
 
 
@@ -59,9 +59,11 @@ def test_a_killed_training_is_resumed_with_the_same_numbers(
 ) -> None:
     labels = write_digits(tmp_path / "images", 500)
     manifest = write_manifest(tmp_path / "rows", labels, 700, 400, files=2)
-    config = config_of(manifest, augment={"flip": 0.5})
+    refine = {"refine": {"name": "product", "rounds": 1}}
+    config = config_of(manifest, refine, augment={"flip": 0.5})
     expected = run_config(config, tmp_path / "whole")
-    assert [one["samples"] for one in expected["rounds"]] == [300, 300]
+    assert [one["samples"] for one in expected["rounds"]] == [300, 300, 300]
+    assert expected["rounds"][2]["refined"] > 0
     assert expected["rounds"][1]["kept"] < 1  # by the first round's student
 
     class Killed(BaseException):
@@ -72,7 +74,7 @@ def test_a_killed_training_is_resumed_with_the_same_numbers(
     def step(run: train.Step, *arguments: Any) -> Any:
         nonlocal taken
         taken += 1
-        if taken == 19:  # in the second round
+        if taken == 12 * 5 + 7:  # in the second round, in the training of a fold
             raise Killed
         return call(run, *arguments)
 

@@ -5,25 +5,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.user_errors import error_of
 from sharded_world import Open, World
 from torch import Tensor
 
+from cosup.analysis.decisions import refinement_measures, refinement_shares
 from cosup.config.schema import StudentSection
-from cosup.consistency import Chain
 from cosup.decisions import build_assigner, build_filters
 from cosup.evidence import Truth
 from cosup.levels import ArrayAnnotations, Level, Task
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
+from cosup.refinement import ProductRefinement
 from cosup.rounds import Outcome, Recipe, run_rounds
+from cosup.sharded.batches import batches_of
 from cosup.sharded.evidence import ShardLevel
+from cosup.sharded.folds import folds_of
 from cosup.sharded.head import ShardHead
 from cosup.sharded.image_work import annotation_works, extract_work
 from cosup.sharded.lesson import ShardSamples
-from cosup.sharded.rounds import ShardOutcome, ShardRecipe, ShardTask, run_shard_rounds
+from cosup.sharded.rounds import ShardOutcome, ShardTask, check_recipe, run_shard_rounds
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import ShardStore
 from cosup.sharded.work import LocalExecutor, Samples, Work
@@ -32,7 +37,8 @@ from cosup.student.setup import StudentSetup
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import scopes
 
-SEED = 3
+SEED, FOLDS = 3, 3
+REFINED = ProductRefinement(rounds=1)
 
 
 class Sharded:
@@ -76,17 +82,21 @@ class Sharded:
         parts = [store.tensors(level.features, number)["features"] for number in numbers]
         return torch.stack(columns, 1), torch.cat(parts)
 
-    def task(self) -> ShardTask:
-        return ShardTask(self.levels, self.world.shards.shards, (None, None))
+    def task(self, folds: int = 0) -> ShardTask:
+        return ShardTask(self.levels, self.world.shards.shards, (None, None), folds)
 
-    def run(self, recipe: ShardRecipe) -> Iterator[ShardOutcome]:
-        return run_shard_rounds(self.task(), self.tested(recipe), SEED, self.executor)
-
-    def tested(self, recipe: ShardRecipe) -> ShardRecipe:
-        """Return the recipe whose student predicts the first samples as the test split."""
+    def run(
+        self, recipe: Recipe, folds: int = 0, executor: LocalExecutor | None = None
+    ) -> Iterator[ShardOutcome]:
+        """Run the rounds; the student predicts the first samples as the test split."""
         _, features = self.whole(self.levels[0])
-        assert isinstance(recipe.student, ShardHead)
-        return replace(recipe, student=replace(recipe.student, test=features[:50]))
+        head = ShardHead(student().head, student().training, features[:50])
+        return run_shard_rounds(self.task(folds), recipe, head, SEED, executor or self.executor)
+
+    def folds(self, count: int) -> Tensor:
+        """Return the fold of each sample."""
+        parts = [self.samples.read(shard) for shard in self.world.shards]
+        return torch.cat([folds_of(part, count, SEED) for part in parts])
 
 
 @pytest.fixture
@@ -101,17 +111,18 @@ def student() -> StudentSection:
     return StudentSection.model_validate(given)
 
 
-def recipe_of(assigner: Any, filters: Sequence[Any]) -> ShardRecipe:
-    section, chain = student(), build_filters(filters)
-    return ShardRecipe(
-        build_assigner(assigner),
-        ShardHead(section.head, section.training, Objective(CrossEntropy()), torch.empty(0, 0)),
-        Chain(chain.names, chain.filters),
-        ((1, 0), (2, 1)),
-    )
+def no_student(objective: Objective, seed: int) -> HeadStudent:
+    raise AssertionError("the student learns from shards")
 
 
-def in_memory(sharded: Sharded, assigner: Any, filters: Sequence[Any]) -> list[Outcome]:
+def recipe_of(
+    assigner: Any, filters: Sequence[Any], refiner: ProductRefinement | None = None
+) -> Recipe:
+    objective, chain = Objective(CrossEntropy()), build_filters(filters)
+    return Recipe(build_assigner(assigner), objective, no_student, chain, refiner=refiner)
+
+
+def in_memory(sharded: Sharded, recipe: Recipe, folds: int = 0) -> tuple[Task, list[Outcome]]:
     levels = []
     for level in sharded.levels:
         annotations, features = sharded.whole(level)
@@ -119,15 +130,13 @@ def in_memory(sharded: Sharded, assigner: Any, filters: Sequence[Any]) -> list[O
     count = len(features)
     truth = Truth(torch.full((count,), -1), torch.zeros(count, dtype=torch.int64))
     task = Task(tuple(levels), features, features[:50], truth, 10, features)
-    setup = StudentSetup(student(), 10, sharded.world.compute)
+    parts = sharded.folds(folds) if folds else None
+    setup = StudentSetup(student(), 10, sharded.world.compute, parts)
 
     def new_student(objective: Objective, seed: int) -> HeadStudent:
         return HeadStudent(setup, objective, seed)
 
-    recipe = Recipe(
-        build_assigner(assigner), Objective(CrossEntropy()), new_student, build_filters(filters)
-    )
-    return list(run_rounds(task, recipe, SEED))
+    return task, list(run_rounds(task, replace(recipe, new_student=new_student), SEED))
 
 
 @pytest.mark.parametrize(
@@ -144,10 +153,8 @@ def in_memory(sharded: Sharded, assigner: Any, filters: Sequence[Any]) -> list[O
 def test_decisions_and_students_are_those_of_samples_in_memory(
     sharded: Sharded, assigner: Any, filters: Sequence[Any]
 ) -> None:
-    expected = in_memory(sharded, assigner, filters)
-    recipe = recipe_of(assigner, filters)
-    schedule = tuple((one.number, one.level) for one in expected)
-    found = list(sharded.run(replace(recipe, schedule=schedule)))
+    _, expected = in_memory(sharded, recipe_of(assigner, filters))
+    found = list(sharded.run(recipe_of(assigner, filters)))
     store = sharded.samples.store
     for mine, other in zip(found, expected, strict=True):
         numbers = [shard.number for shard in sharded.world.shards]
@@ -158,6 +165,39 @@ def test_decisions_and_students_are_those_of_samples_in_memory(
         assert mine.kept.count == other.kept.count
         assert mine.kept.rejected == other.kept.rejected
         assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
+
+
+@pytest.mark.parametrize("targets", ["hard", "soft"])
+def test_refined_rounds_are_those_of_samples_in_memory(sharded: Sharded, targets: Any) -> None:
+    refiner = ProductRefinement(rounds=2, targets=targets)
+    task, expected = in_memory(sharded, recipe_of("agreement", [], refiner), FOLDS)
+    found = list(sharded.run(recipe_of("agreement", [], refiner), FOLDS))
+    store, numbers = sharded.samples.store, [shard.number for shard in sharded.world.shards]
+    assert [one.refined is None for one in expected] == [True, True, False, False]
+    for mine, other in zip(found, expected, strict=True):
+        own = [store.tensors(mine.products.weights, n)["fold"] for n in numbers]
+        assert torch.equal(torch.cat(own).long(), sharded.folds(FOLDS) * (mine.number < 4))
+        assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
+        if mine.number < len(found):
+            probs = [store.probs(mine.predictions, n).dense() for n in numbers]
+            assert torch.allclose(torch.cat(probs), other.train_probs.dense(), atol=5e-3)
+        tables = [store.table(mine.products.decisions, n).to_pandas() for n in numbers]
+        whole, shares = pd.concat(tables), refinement_shares(mine.counts)
+        assert ("refined_label" in whole) == bool(shares) == (other.refined is not None)
+        if other.refined is None:
+            continue
+        label = torch.tensor(whole["refined_label"].astype(int).to_numpy())
+        assert float((label == other.refined.top()[0]).double().mean()) > 0.99
+        measured = refinement_measures(other, task.truth)
+        assert 0 < measured["refined"] == pytest.approx(shares["refined"], abs=0.01)
+        assert shares["refined_accuracy"] is None  # no label is known
+        goals = torch.cat([store.probs(mine.products.targets, n).dense() for n in numbers])
+        assert bool((goals.amax(1) > 0.999).all()) == (targets == "hard")
+
+
+def test_neighbours_are_refused() -> None:
+    recipe = recipe_of("agreement", [], ProductRefinement(neighbours=3))
+    assert error_of(check_recipe, recipe).key == ("rounds", "refine", "neighbours")
 
 
 def test_the_table_of_decisions_has_the_columns_of_a_run(sharded: Sharded) -> None:
@@ -199,12 +239,11 @@ def test_rounds_that_are_interrupted_end_with_the_same_numbers(
 ) -> None:
     world = opened()
     whole, cut = Sharded(world, tmp_path / "whole"), Sharded(world, tmp_path / "cut")
-    recipe: Callable[[], ShardRecipe] = lambda: recipe_of("dawid_skene", [])  # noqa: E731
-    expected = list(whole.run(recipe()))[-1]
-    dying = Dying(cut.executor, after)
+    recipe: Callable[[], Recipe] = lambda: recipe_of("dawid_skene", [], REFINED)  # noqa: E731
+    expected = list(whole.run(recipe(), FOLDS))[-1]
     with pytest.raises(Killed):
-        list(run_shard_rounds(cut.task(), cut.tested(recipe()), SEED, dying))
-    found = list(cut.run(recipe()))[-1]
+        list(cut.run(recipe(), FOLDS, Dying(cut.executor, after)))
+    found = list(cut.run(recipe(), FOLDS))[-1]
     assert torch.equal(found.test_probs.logs, expected.test_probs.logs)
     assert found.products == expected.products
     assert all(torch.equal(found.counts[name], value) for name, value in expected.counts.items())
@@ -221,7 +260,7 @@ def test_windows_draw_each_kept_sample_once_in_a_pass(sharded: Sharded) -> None:
     total, size = sum(kept), 16
     assert 0 < total < sharded.world.shards.samples
     drawn = []
-    for batch in samples.batches(size, 0, window=100):
+    for batch in batches_of(samples, size, 0, window=100):
         drawn.append(batch.features)
         if len(drawn) * size >= total:
             break
@@ -229,6 +268,34 @@ def test_windows_draw_each_kept_sample_once_in_a_pass(sharded: Sharded) -> None:
     whole = torch.cat([samples.read(shard).features for shard in shards])
     assert not torch.equal(first, whole)
     assert torch.equal(first.sort(0).values, whole.sort(0).values)
+
+
+@pytest.mark.parametrize("window", [100, 1000])
+def test_no_head_has_weight_on_samples_of_its_fold(sharded: Sharded, window: int) -> None:
+    products = next(sharded.run(recipe_of("agreement", []), FOLDS)).products
+    shards, store = sharded.world.shards.shards, sharded.samples.store
+    folds = [store.tensors(products.weights, s.number)["fold"].bincount() for s in shards]
+    counts = tuple(tuple(one.tolist()) for one in folds)
+    kept = tuple(map(sum, counts))
+    samples = ShardSamples(sharded.samples, sharded.features, products, shards, kept, counts)
+    for _, batch in zip(range(40), batches_of(samples, 16, 0, window), strict=False):
+        own, weights = batch.folds.view(1 + FOLDS, 16), batch.weights.view(1 + FOLDS, 16)
+        assert bool((weights > 0).all())
+        assert not bool((own[1:] == torch.arange(FOLDS)[:, None]).any())
+    outside = samples.outside(1)
+    assert sum(outside.kept) == sum(kept) - sum(one[1] for one in counts)
+    assert not bool((outside.read(shards[0]).folds == 1).any())
+
+
+def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) -> None:
+    found = sharded.folds(FOLDS)
+    assert found.bincount(minlength=FOLDS).min() > len(found) / FOLDS / 2
+    data = sharded.samples.read(sharded.world.shards.shards[0])
+    half = data.subset(np.arange(0, len(data), 2))
+    assert torch.equal(folds_of(half, FOLDS, SEED), folds_of(data, FOLDS, SEED)[::2])
+    one = replace(data, table=data.table.assign(group="all"))
+    assert len(folds_of(one, FOLDS, SEED).unique()) == 1
+    assert not torch.equal(folds_of(data, FOLDS, SEED + 1), folds_of(data, FOLDS, SEED))
 
 
 @pytest.mark.parametrize(
@@ -244,5 +311,5 @@ def test_windows_draw_each_kept_sample_once_in_a_pass(sharded: Sharded) -> None:
 def test_what_needs_all_samples_at_once_is_refused(
     assigner: str, filters: list[str], key: str
 ) -> None:
-    error = error_of(recipe_of(assigner, filters).check)
+    error = error_of(check_recipe, recipe_of(assigner, filters))
     assert error.key == tuple(key.split("."))

@@ -15,7 +15,9 @@ from sharded_world import Open, World
 from cosup.data.loader import ImageRows
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
-from cosup.sharded.image_work import annotation_works, extract_work, predict_work
+from cosup.sharded.folds import folds_of
+from cosup.sharded.image_work import annotation_works, extract_work
+from cosup.sharded.prediction import predict_work
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import (
@@ -88,7 +90,7 @@ def test_predictions_are_those_of_the_network(tmp_path: Path, opened: Open) -> N
     network = build_classifier(section.name, 10, None, section.image_size, seed=3)
     samples = Samples(world.shards.reader, ShardStore(str(tmp_path)))
     work = predict_work(
-        Product.of("predictions", "round-1"), network, section, samples, world.compute
+        Product.of("predictions", "round-1"), [network], section, samples, world.compute
     )
     do(work, world)
     shard = world.shards.shards[1]
@@ -96,6 +98,28 @@ def test_predictions_are_those_of_the_network(tmp_path: Path, opened: Open) -> N
     expected = predict_images(network, ImageRows(data, np.arange(len(data))), world.compute)
     found = samples.store.probs(work.products[0], shard.number)
     assert torch.equal(found.logs, expected.logs)
+
+
+def test_each_sample_is_predicted_by_the_network_of_its_fold(tmp_path: Path, opened: Open) -> None:
+    world = opened()
+    section, size = world.config.student.backbone, 3
+    networks = [
+        build_classifier(section.name, 10, None, section.image_size, seed=n) for n in range(size)
+    ]
+    samples = Samples(world.shards.reader, ShardStore(str(tmp_path)))
+    shard, marks = world.shards.shards[1], Product.of("weights", "round-1")
+    data = samples.read(shard)
+    folds = folds_of(data, size, 0)
+    samples.store.write(marks, shard.number, {"fold": folds.to(torch.uint8)})
+    product = Product.of("predictions", "round-1")
+    work = predict_work(product, networks, section, samples, world.compute, marks)
+    list(LocalExecutor(world.compute).run(work, [shard]))
+    found = samples.store.probs(product, shard.number).dense()
+    whole = ImageRows(data, np.arange(len(data)))
+    for fold, network in enumerate(networks):
+        expected = predict_images(network, whole, world.compute).dense()
+        assert torch.allclose(found[folds == fold], expected[folds == fold], atol=2e-3)
+        assert not torch.allclose(found[folds != fold], expected[folds != fold], atol=2e-3)
 
 
 def test_broken_images_are_left_out_of_all_that_follows(

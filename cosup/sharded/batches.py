@@ -1,0 +1,77 @@
+"""The batches of heads that are fitted to shards.
+
+Order of the samples: each pass takes the shards in a seeded random order, gathers consecutive ones
+into windows of at least `WINDOW` samples, and shuffles the samples within a window, by the same
+seed. What is left of a window is less than a batch, and comes first in the next one. A head of a
+fold draws from the samples of the window outside the fold, and begins with them again where the
+window lasts longer. If all kept samples fit into one window it is read once, and every pass
+shuffles all of them: the batches are then those of `cosup.models.fit`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from cosup.models.samples import Shuffle
+from cosup.seeds import torch_generator
+from cosup.sharded.lesson import Block, ShardSamples
+
+__all__ = ["WINDOW", "batches_of"]
+
+WINDOW = 2**16
+"""Samples in memory from which batches are drawn: 100 MiB of 768 features, and their targets."""
+
+
+def batches_of(
+    samples: ShardSamples, size: int, seed: int, window: int = WINDOW
+) -> Iterator[Block]:
+    """Yield batches without end, each of [H * size] samples: `size` for the head of all samples,
+    then for that of each fold."""
+    generators = [torch_generator(seed, "batches", head) for head in range(1 + samples.folds)]
+    if sum(samples.kept) <= window:
+        whole = Block.join([samples.read(shard) for shard in samples.used])
+        draws = [_outside(whole, fold, each) for fold, each in enumerate(generators, start=-1)]
+        while True:
+            yield _batch(whole, [draw(size) for draw in draws])
+    left: list[Block] = []
+    for block in _windows(samples, generators[0], window):
+        order = torch.randperm(len(block.weights), generator=generators[0])
+        ordered = Block.join([*left, block.take(order)])
+        draws = [_outside(ordered, fold, each) for fold, each in enumerate(generators[1:])]
+        count = len(ordered.weights)
+        rows = torch.arange(count)
+        for start in range(0, count - size + 1, size):
+            yield _batch(ordered, [rows[start : start + size], *(draw(size) for draw in draws)])
+        left = [ordered.take(rows[count - count % size :])]
+
+
+def _windows(samples: ShardSamples, generator: torch.Generator, window: int) -> Iterator[Block]:
+    used = samples.used
+    while True:
+        parts: list[Block] = []
+        for place in torch.randperm(len(used), generator=generator).tolist():
+            parts.append(samples.read(used[place]))
+            if sum(len(part.weights) for part in parts) >= window:
+                yield Block.join(parts)
+                parts = []
+        if parts:
+            yield Block.join(parts)
+
+
+def _outside(block: Block, fold: int, generator: torch.Generator) -> Callable[[int], Tensor]:
+    """Return a function that draws so many rows of a block outside a fold (-1: of all)."""
+    rows = torch.nonzero(block.folds != fold)[:, 0]
+    if not len(rows):  # in a short window; `_batch` gives the first row no weight
+        return partial(torch.zeros, dtype=torch.int64)
+    return Shuffle(rows, generator).draw
+
+
+def _batch(block: Block, drawn: Sequence[Tensor]) -> Block:
+    """Return the rows of each head, one head after another; none has weight in its own fold."""
+    rows = torch.stack(list(drawn))
+    batch = block.take(rows.flatten())
+    own = torch.arange(-1, len(rows) - 1)[:, None]
+    outside = batch.folds.view(rows.shape) != own
+    return batch._replace(weights=batch.weights * outside.flatten())

@@ -1,0 +1,24 @@
+"""Folds of samples that are not listed, found without looking at others."""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosup.data.table import ImageData
+
+__all__ = ["folds_of"]
+
+
+def folds_of(data: ImageData, count: int, seed: int) -> Tensor:
+    """Return the fold [n] int64 of each sample, from 0, by a hash of its group's name.
+
+    Groups are kept whole, and any process finds the fold of any sample. Folds are about equally
+    large; those of a run that lists its samples differ by at most one group.
+    """
+    from pandas.util import hash_array
+
+    key = hashlib.sha256(f"folds {seed}".encode()).hexdigest()[:16]
+    names = data.table["group"].to_numpy(object)
+    return torch.from_numpy((hash_array(names, hash_key=key) % np.uint64(count)).astype(np.int64))
