@@ -203,6 +203,20 @@ def _full_batch(student: StudentSection, rounds: RoundsSection) -> Iterator[User
             )
 
 
+def _zero_start(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that a head that starts at zero has a loss that learns from there."""
+    if student.mode != "head" or student.head.start != "zero":
+        return
+    for choice in rounds.losses or [rounds.loss]:
+        if Losses.settings(choice).starts_random:
+            yield UserError(
+                f"is where the loss {choice.name} has no gradient, so that the head never learns",
+                key="student.head.start",
+                value="zero",
+                allowed="random, normal or null",
+            )
+
+
 NEEDS_TEXT = "needs student.head.init 'text': other heads cannot predict before they are trained"
 
 
@@ -307,6 +321,7 @@ CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], 
     (_losses, ("teachers", "student", "rounds")),
     (_mixing, ("student", "rounds")),
     (_full_batch, ("student", "rounds")),
+    (_zero_start, ("student", "rounds")),
     (_untrained, ("student", "rounds")),
     (_untrained_controls, ("student", "controls")),
     (_labels, ("rounds",)),

@@ -104,6 +104,13 @@ class StudentSection(Section):
                 value=self.head.kind,
                 allowed="linear",
             )
+        if self.mode == "finetune" and self.head.start is not None:
+            raise UserError(
+                "is for mode 'head': the classifier of a network starts as its library has it",
+                key="head.start",
+                value=self.head.start,
+                allowed="null",
+            )
         if self.mode == "head" and self.meta is not None:
             raise UserError("needs mode 'finetune': a head does not change the network", key="meta")
         if self.mode == "head" and self.head.init == "text":

@@ -14,6 +14,7 @@ from cosup.models.section import (
     BackboneSection,
     HeadSection,
     NamesAsWritten,
+    Start,
     TrainingSection,
     names_as_text,
 )
@@ -51,6 +52,9 @@ class TeacherModelSection(Section):
     128 pixels each takes 64 kB."""
     backbone: BackboneSection | None = None
     """`linear_features`: the weak backbone whose frozen features the linear model reads."""
+    start: Start | None = None
+    """`linear_pixels`, `linear_features`: how the linear model starts, as in `student.head`; null:
+    `zero`."""
     weights: str | None = None
     """Networks: initial weights, given as for a backbone; null trains from scratch. With `use`: a
     file or `package:MODULE` in place of the published weights."""
@@ -105,6 +109,8 @@ class TeacherModelSection(Section):
         for key in traits.required:
             if getattr(self, key) is None:
                 raise UserError(f"must be given with name {literal(self.name)}", key=key)
+        if self.start is not None and traits.training != "head":
+            raise UserError("is for linear models", key="start", value=self.start)
         self._fits_use()
         return self
 

@@ -30,11 +30,6 @@ MOST_EVIDENCE = 1e6
 class Evidential(EvidentialSettings, Loss):
     """Minimise the expected evidential loss over the annotation, and that of the own class."""
 
-    @property
-    def starts_random(self) -> bool:
-        """True for `relu`, which has no gradient where all logits are 0."""
-        return self.evidence == "relu"
-
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
         """Return losses [..., B] of logits and targets [..., B, C]; 0 for a target row of zeros.
 

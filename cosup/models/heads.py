@@ -149,22 +149,35 @@ def build_heads(
     *,
     random: bool = False,
 ) -> HeadBank:
-    """Return new heads: linear ones start at zero, prototypes in random directions.
+    """Return new heads: linear ones start as `section.start` says, prototypes in random directions.
 
     `HeadFit.start` then moves prototypes to the class means if the section asks for it. random:
-    linear heads start as torch's linear layers do, uniform in +-1 / sqrt(D), their bias at zero;
-    all heads alike.
+    linear heads without a `start` have random weights instead of zeros, and their bias is zero.
     """
     shape = (heads, num_classes, num_features)
     if section.kind == "linear":
-        weight = torch.zeros(shape)
-        if random:
-            generator = torch_generator(seed, "linear")
-            weight += (2 * torch.rand(shape[1:], generator=generator) - 1) / math.sqrt(num_features)
-        return HeadBank(weight, bias=torch.zeros(heads, num_classes))
+        weight, bias = _linear_start(section, num_classes, num_features, seed, random=random)
+        return HeadBank(weight.repeat(heads, 1, 1), bias=bias.repeat(heads, 1))
     generator = torch_generator(seed, "prototypes")
     weight = functional.normalize(torch.randn(shape, generator=generator), dim=-1)
     return HeadBank(weight, log_scale=_log_scale(section, heads))
+
+
+def _linear_start(
+    section: HeadSection, num_classes: int, num_features: int, seed: int, *, random: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the weight [C, D] and the bias [C] that all linear heads of a bank start from."""
+    shape, bias = (num_classes, num_features), torch.zeros(num_classes)
+    generator = torch_generator(seed, "linear")
+    if section.start == "normal":
+        return 0.01 * torch.randn(shape, generator=generator), bias
+    if section.start == "zero" or not (section.start or random):
+        return torch.zeros(shape), bias
+    bound = 1 / math.sqrt(num_features)
+    weight = (2 * torch.rand(shape, generator=generator) - 1) * bound
+    if section.start == "random":
+        bias = (2 * torch.rand(num_classes, generator=generator) - 1) * bound
+    return weight, bias
 
 
 def text_heads(section: HeadSection, prototypes: Tensor) -> HeadBank:

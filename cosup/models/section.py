@@ -17,6 +17,9 @@ MOST_SCALE = 10_000.0
 MOST_ALPHA = 1000.0
 """Beta(1000, 1000) is 1/2 within 0.05."""
 
+Start = Literal["zero", "random", "normal"]
+"""How a linear head starts."""
+
 NamesAsWritten = str | list[str | float] | dict[str, str | float] | None
 """Names of classes in YAML, which reads some as numbers (`names_as_text`)."""
 
@@ -51,6 +54,11 @@ class HeadSection(Section):
     class_names: str | list[str] | dict[str, str] | None = None
     """`init: text`: the classes' names in prompts: a list in their order, a mapping from class to
     name, a text file with a line per class, or `imagenet`; null uses the names in the data."""
+    start: Start | None = None
+    """`linear`: how it starts. `zero`; `random`: as torch's `nn.Linear`, weights and bias uniform
+    in +-1 / sqrt(features); `normal`: weights with standard deviation 0.01, bias zero. null:
+    `zero`, but for a loss that learns nothing from there. With many classes and few steps, `zero`
+    ends many points above `random`, which published code uses."""
     confident: float = Field(default=0.5, gt=0, le=1)
     """`init: class_means`: the share of each class's annotations, the most confident, to use."""
     scale: float | None = Field(default=None, gt=0, le=MOST_SCALE)
@@ -74,6 +82,12 @@ class HeadSection(Section):
     def _text_is_for_prototypes(self) -> "HeadSection":
         if self.init == "text" and self.kind != "prototype":
             raise UserError(f"needs kind 'prototype', not '{self.kind}'", key="init", value="text")
+        if self.start is not None and self.kind != "linear":
+            raise UserError(
+                f"needs kind 'linear', not '{self.kind}', whose start is `init`",
+                key="start",
+                value=self.start,
+            )
         return self
 
 

@@ -239,6 +239,11 @@ class EvidentialSettings(LossSettings):
         share(gamma=self.gamma)
         one_of(("relu", "softplus"), evidence=self.evidence)
 
+    @property
+    def starts_random(self) -> bool:
+        """True for `relu`, which has no gradient where all logits are 0."""
+        return self.evidence == "relu"
+
 
 @dataclass
 class FeatureLossSettings(LossSettings):

@@ -110,7 +110,7 @@ def _fit_heads(
         features,
         targets,
         members=members,
-        head=HeadSection(kind="linear"),
+        head=HeadSection(start=specs[0].model.start),
         training=specs[0].training,
         objective=Objective(ScopedCrossEntropy(support)),
         seed=seed_for(training.seed, "teachers", names),

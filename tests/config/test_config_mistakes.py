@@ -225,6 +225,26 @@ def test_a_mistake_in_one_section_hides_none_in_others_or_between_them() -> None
     assert keys == {"run.sed", "data.limit", "student.cross_fit"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"student.head": {"kind": "prototype", "start": "zero"}}, "student.head.start"),
+        ({"student.head": {"start": "random"}, "student.mode": "finetune"}, "student.head.start"),
+        ({"student.head": {"start": "zero"}, "rounds.loss": "evidential"}, "student.head.start"),
+        ({"teachers.model": {"name": "resnet18", "start": "normal"}}, "teachers.model.start"),
+    ],
+)
+def test_a_start_is_for_linear_heads_whose_loss_learns_from_it(
+    changes: dict[str, Any], key: str
+) -> None:
+    tree = copy.deepcopy(GOOD)
+    for path, value in changes.items():
+        section, name = path.split(".")
+        tree.setdefault(section, {})[name] = value
+    (error,) = errors_of(tree)
+    assert key_of(error) == key
+
+
 @pytest.mark.parametrize("device", ["cuda:1", "mps", "gpu"])
 def test_ray_gives_each_process_its_device(device: str) -> None:
     content = {"backend": "ray", "device": device}

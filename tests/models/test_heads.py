@@ -90,6 +90,38 @@ def test_fresh_heads() -> None:
     assert not torch.equal(prototype.weight, build_heads(section, 2, 5, 4, seed=1).weight)
 
 
+def test_starts_of_linear_heads() -> None:
+    """`random` is the distribution of torch's `nn.Linear`, `normal` that of published linear
+    probes; all heads of a bank start alike, and by the seed."""
+    features, classes = 400, 50
+    banks = {
+        start: build_heads(HeadSection(start=start), 2, features, classes, seed=0)
+        for start in ("zero", "random", "normal")
+    }
+    own = torch.nn.Linear(features, classes)
+    for part in ("weight", "bias"):
+        found, like = getattr(banks["random"], part), getattr(own, part)
+        assert found.abs().max() <= 1 / math.sqrt(features)
+        assert found.std().item() == pytest.approx(like.std().item(), rel=0.3)
+    assert banks["random"].weight.abs().max() > 0.95 / math.sqrt(features)
+    assert banks["normal"].weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert banks["normal"].weight.abs().max() > 0.03  # a normal distribution has tails
+    assert not banks["normal"].bias.any()
+    assert not banks["zero"].weight.any()
+    for start in ("random", "normal"):
+        bank = banks[start]
+        assert torch.equal(bank.weight[0], bank.weight[1])
+        other = build_heads(HeadSection(start=start), 1, features, classes, seed=1)
+        assert not torch.equal(bank.weight[0], other.weight[0])
+
+
+def test_a_loss_that_asks_for_a_random_start_gets_it_where_none_is_given() -> None:
+    for start, some in ((None, True), ("zero", False), ("normal", True)):
+        bank = build_heads(HeadSection(start=start), 1, 5, 4, seed=0, random=True)
+        assert bool(bank.weight.any()) is some
+        assert not bank.bias.any()
+
+
 def test_prototypes_scale_is_sixteen_unless_said_otherwise() -> None:
     """Both of heads in random directions and of those from text."""
     plain, scaled = HeadSection(kind="prototype"), HeadSection(kind="prototype", scale=20.0)

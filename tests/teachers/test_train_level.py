@@ -49,6 +49,26 @@ def test_specialists_are_best_on_their_domain(data: ImageData, features: Feature
         assert right[own].float().mean() > right[~own].float().mean() + 0.2
 
 
+@pytest.mark.parametrize("kind", ["linear_pixels", "linear_features"])
+def test_linear_teachers_start_as_the_model_says(
+    kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
+) -> None:
+    """After a step of a rate near 0 a teacher is where it started."""
+    plain = section_of(kind, data, tmp_path)
+    spread = {}
+    for start in ("zero", "random", "normal"):
+        model = plain.model.model_copy(update={"start": start})
+        training = plain.training.model_copy(update={"steps": 1, "lr": 1e-12})
+        section = plain.model_copy(update={"model": model, "training": training})
+        specs = finest(section, data)
+        for teacher in train_level(specs, Training(section, data, 0, features)):
+            spread[start] = float(teacher.state()["weight"].std())
+    width = teacher.state()["weight"].shape[-1]
+    assert spread["zero"] < 1e-9
+    assert spread["normal"] == pytest.approx(0.01, rel=0.2)
+    assert spread["random"] == pytest.approx((3 * width) ** -0.5, rel=0.2)
+
+
 @pytest.mark.parametrize("kind", ["linear_pixels", "network"])
 def test_only_labels_of_the_scope_in_teacher_train_are_used(
     kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
