@@ -6,16 +6,17 @@
 Writes manifests whose rows name the digits of scikit-learn many times, as PNG files enlarged to
 `--pixels`. Two small networks annotate, and a third gives features: by this process (local), by a
 pool of actors that decode (`execution.decode: actors`) and by Ray Data (`apart`), in turn in one
-process, on the same cores. Prints seconds per 1,000 images in the steady state (from the difference
-between the two numbers of rows) and the start (what is left of the time of the fewer rows), with
-the actors of the pool cold and warm; Ray Data always starts its own. Then each runs once more,
-untimed, while `ray memory` is asked for the bytes in the object store, every few seconds.
+process, on the same cores. Prints seconds, and seconds of processors, per 1,000 images in the
+steady state (from the difference between the two numbers of rows), and for the start (what is left
+of the time of the fewer rows), with the actors of the pool cold and warm; Ray Data always starts
+its own. Processor time, that of all processes of Ray included, is the one to read where other work
+is on the machine. Then each runs once more, untimed, while `ray memory` is asked for the bytes in
+the object store, every few seconds.
 """
 
 import argparse
 import os
 import re
-import statistics
 import subprocess
 import sys
 import threading
@@ -25,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("RAY_worker_niceness", "0")  # as this process has
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+import psutil
 import torch
 from helpers.digits_manifest import write_digits, write_manifest
 from PIL import Image
@@ -89,18 +93,20 @@ class Bench:
         (specs,) = plan_hierarchy(teachers, self.data.classes, self.data.domains, 0)
         self.teachers = train_level(specs, Training(teachers, self.data, 0, self.features))
 
-    def seconds(self, repeats: int = 1) -> list[float]:
-        """Return the seconds of each repeat, annotations and features together.
+    def seconds(self, repeats: int = 1) -> "Times":
+        """Return the seconds, and those of processors, of each repeat [repeats, 2], annotations and
+        features together.
 
         A kind of work is repeated before the next one is done, as the pool keeps one kind of
         actors: from the second repeat on they are warm.
         """
-        taken, executor = [0.0] * repeats, self._executor()
+        taken, executor = np.zeros((repeats, 2)), self._executor()
         for kind in range(2):
             for repeat in range(repeats):
-                work, started = self._works()[kind], time.perf_counter()
+                work, watch = self._works()[kind], ProcessorWatch()
+                started = time.perf_counter()
                 done = list(executor.run(work, self.shards.shards))
-                taken[repeat] += time.perf_counter() - started
+                taken[repeat] += time.perf_counter() - started, watch.seconds()
                 assert len(done) == len(self.shards)
         self.close()
         return taken
@@ -122,6 +128,39 @@ class Bench:
         restoring = Restoring(self.config.teachers, 0, reader.blank())
         (annotate,) = annotation_works(self.teachers, samples, restoring, self.compute)
         return annotate, extract_work(self.config.student.backbone, samples, self.features, device)
+
+
+Times = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class ProcessorWatch(threading.Thread):
+    """Adds up the processor time of this process and all below it, also of those that end."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over, self.latest = threading.Event(), dict[int, float]()
+        self._look()
+        self.first = dict(self.latest)
+        self.start()
+
+    def run(self) -> None:
+        while not self.over.wait(0.2):
+            self._look()
+
+    def seconds(self) -> float:
+        self.over.set()
+        self.join()
+        self._look()
+        return sum(self.latest.values()) - sum(self.first.values())
+
+    def _look(self) -> None:
+        own = psutil.Process()
+        for process in (own, *own.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+            except psutil.Error:  # it has ended
+                continue
+            self.latest[process.pid] = times.user + times.system
 
 
 class StoreWatch(threading.Thread):
@@ -152,19 +191,24 @@ def manifests(folder: Path, pixels: int, rows: Sequence[int]) -> list[Path]:
     return [write_manifest(place / f"rows-{n}", labels, n, LABELLED, files=2) for n in unlabelled]
 
 
-def report(pixels: int, rows: Sequence[int], times: dict[str, list[list[float]]]) -> None:
-    """Print the steady state and the start of each way. times: by way, then by number of rows."""
-    (few, many), steady = rows, {}
-    for way, (short, long) in times.items():
-        steady[way] = (long[-1] - short[-1]) / (many - few)
-        start, warm = short[0] - steady[way] * few, short[-1] - steady[way] * few
-        print(
-            f"{pixels} px, {way}: {few:,} images {short[0]:.1f} s, warm {short[-1]:.1f}; "
-            f"{many:,} images {long[0]:.1f} s, warm {long[-1]:.1f}; per 1,000 images in the steady "
-            f"state {1000 * steady[way]:.2f} s, {steady[way] / steady['local']:.2f} of local; "
-            f"start {start:.1f} s, warm {warm:.1f}",
-            flush=True,
-        )
+def report(pixels: int, rows: Sequence[int], times: dict[str, Times]) -> None:
+    """Print the steady state and the start of each way.
+
+    times: by way, [numbers of rows, cold and warm, seconds and those of processors].
+    """
+    few, many = rows
+    steady = {way: (found[1, -1] - found[0, -1]) / (many - few) for way, found in times.items()}
+    for way, found in times.items():
+        for place, unit in enumerate(("s", "s of processors")):
+            cold, warm = found[:, 0, place], found[:, -1, place]
+            each, local = steady[way][place], steady["local"][place]
+            print(
+                f"{pixels} px, {way}: {few:,} images {cold[0]:.1f} {unit}, warm {warm[0]:.1f}; "
+                f"{many:,} images {cold[1]:.1f}, warm {warm[1]:.1f}; per 1,000 images in the "
+                f"steady state {1000 * each:.2f}, {each / local:.2f} of local; start "
+                f"{cold[0] - each * few:.1f}, warm {warm[0] - each * few:.1f}",
+                flush=True,
+            )
 
 
 def measure(folder: Path, pixels: int, rows: Sequence[int], repeats: int) -> None:
@@ -172,16 +216,12 @@ def measure(folder: Path, pixels: int, rows: Sequence[int], repeats: int) -> Non
     import ray
 
     ways, paths = ("local", "actors", "apart"), manifests(folder, pixels, rows)
-    found: dict[str, list[list[list[float]]]] = {way: [[], []] for way in ways}
+    found: dict[str, list[list[Times]]] = {way: [[], []] for way in ways}
     for _ in range(repeats):
         for size, path in enumerate(paths):
             for way in ways:
                 found[way][size].append(Bench(folder, path, way).seconds(2))
-    middle = {
-        way: [[statistics.median(column) for column in zip(*size, strict=True)] for size in sizes]
-        for way, sizes in found.items()
-    }
-    report(pixels, rows, middle)
+    report(pixels, rows, {way: np.median(sizes, axis=1) for way, sizes in found.items()})
     for way in ways[1:]:
         watch = StoreWatch(ray.get_runtime_context().gcs_address)
         watch.start()
