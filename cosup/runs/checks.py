@@ -98,7 +98,7 @@ SAMPLE_CHECKS = (
 """What `cosup plan` and `cosup run` check in addition."""
 
 SHARDED_CHECKS = (
-    Check("sharded:check_sharded", ("config",)),
+    Check("sharded_check:check_sharded", ("config",)),
     Check("check:find_compute", ("run", "execution", "device"), gives="compute"),
     Check("check:open_features", ("run", "execution"), gives="features"),
     Check("check:load_backbone", ("student", "features"), gives="backbone"),

@@ -33,7 +33,7 @@ from cosup.runs.notebook import as_html, as_text
 from cosup.runs.recipes import candidates
 from cosup.runs.sharded_plan import ShardsPlan, plan_shards
 from cosup.runs.staging import run_place
-from cosup.sharded.batches import WINDOW
+from cosup.sharded.order import WINDOW
 from cosup.sharded.shards import Shards
 from cosup.teachers.base import training_rows
 from cosup.teachers.features import FeatureCache, cached_part

@@ -1,14 +1,14 @@
-"""The batches of heads that are fitted to shards.
+"""The batches of heads that are fitted to shards, in the order of `cosup.sharded.order`.
 
-Order of the samples: each pass takes the shards in a seeded random order, gathers consecutive ones
-into windows of at least `WINDOW` samples, and shuffles the samples within a window, by the same
-seed. What is left of a window is less than a batch, and comes first in the next one. A head of a
-fold draws from the samples of the window outside the fold, and begins with them again where the
-window lasts longer. If all kept samples fit into one window it is read once, and every pass
-shuffles all of them: the batches are then those of `cosup.models.fit`.
+What is left of a window is less than a batch, and comes first in the next one. A head of a fold
+draws from the samples of the window outside the fold, and begins with them again where the window
+lasts longer. If all kept samples fit into one window it is read once, and every pass shuffles all
+of them: the batches are then those of `cosup.models.fit`.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,11 +17,9 @@ from torch import Tensor
 from cosup.models.samples import Shuffle
 from cosup.seeds import torch_generator
 from cosup.sharded.lesson import Block, ShardSamples
+from cosup.sharded.order import WINDOW, windows_of
 
-__all__ = ["WINDOW", "batches_of"]
-
-WINDOW = 2**16
-"""Samples in memory from which batches are drawn: 100 MiB of 768 features, and their targets."""
+__all__ = ["batches_of"]
 
 
 def batches_of(
@@ -30,34 +28,42 @@ def batches_of(
     """Yield batches without end, each of [H * size] samples: `size` for the head of all samples,
     then for that of each fold."""
     generators = [torch_generator(seed, "batches", head) for head in range(1 + samples.folds)]
-    if sum(samples.kept) <= window:
+    if len(samples) <= window:
         whole = Block.join([samples.read(shard) for shard in samples.used])
+        if samples.labelled is not None:
+            whole = whole.with_labelled(samples.labelled)
         draws = [_outside(whole, fold, each) for fold, each in enumerate(generators, start=-1)]
         while True:
             yield _batch(whole, [draw(size) for draw in draws])
     left: list[Block] = []
-    for block in _windows(samples, generators[0], window):
-        order = torch.randperm(len(block.weights), generator=generators[0])
+    for block in _windows(samples, seed, generators[0], window):
+        order = torch.randperm(len(block), generator=generators[0])
         ordered = Block.join([*left, block.take(order)])
         draws = [_outside(ordered, fold, each) for fold, each in enumerate(generators[1:])]
-        count = len(ordered.weights)
+        count = len(ordered)
         rows = torch.arange(count)
         for start in range(0, count - size + 1, size):
             yield _batch(ordered, [rows[start : start + size], *(draw(size) for draw in draws)])
         left = [ordered.take(rows[count - count % size :])]
 
 
-def _windows(samples: ShardSamples, generator: torch.Generator, window: int) -> Iterator[Block]:
-    used = samples.used
-    while True:
-        parts: list[Block] = []
-        for place in torch.randperm(len(used), generator=generator).tolist():
-            parts.append(samples.read(used[place]))
-            if sum(len(part.weights) for part in parts) >= window:
-                yield Block.join(parts)
-                parts = []
-        if parts:
-            yield Block.join(parts)
+def _windows(
+    samples: ShardSamples, seed: int, generator: torch.Generator, window: int
+) -> Iterator[Block]:
+    used, labelled = samples.used, samples.labelled
+    counts = [kept for kept in samples.kept if kept]
+    for number in itertools.count():
+        order = torch.randperm(len(used), generator=generator).tolist()
+        places = windows_of(order, counts, window)
+        shares: Sequence[Tensor | None] = [None] * len(places)
+        if labelled is not None:
+            sizes = [sum(counts[place] for place in own) for own in places]
+            shares = labelled.shares(sizes, seed, number)
+        for own, share in zip(places, shares, strict=True):
+            block = Block.join([samples.read(used[place]) for place in own])
+            if labelled is not None and share is not None:
+                block = block.with_labelled(labelled.take(share))
+            yield block
 
 
 def _outside(block: Block, fold: int, generator: torch.Generator) -> Callable[[int], Tensor]:
@@ -74,4 +80,4 @@ def _batch(block: Block, drawn: Sequence[Tensor]) -> Block:
     batch = block.take(rows.flatten())
     own = torch.arange(-1, len(rows) - 1)[:, None]
     outside = batch.folds.view(rows.shape) != own
-    return batch._replace(weights=batch.weights * outside.flatten())
+    return replace(batch, weights=batch.weights * outside.flatten())

@@ -1,5 +1,6 @@
 """A student whose head is fitted to the features of shards, by the process that drives the run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ def fit_heads(
     """
     total, training, heads = fit.steps, fit.training, fit.heads
     bank = fit.start(executor).to(compute.device)
-    size = min(training.batch_size, sum(fit.samples.kept))
+    size = min(training.batch_size, len(fit.samples))
     batches = batches_of(fit.samples, size, fit.seed)
     optimizer = build_optimizer(bank, training)
     monitor = HeadMonitor(training, total, compute, heads)
@@ -89,8 +90,9 @@ def fit_heads(
             features = batch.features.to(compute.device, torch.float32)
             logits = bank(features.view(heads, size, -1))
             wanted = batch.targets.dense().to(compute.device).view(heads, size, -1)
+            labels = batch.labels.to(compute.device).view(heads, size)
             progress = step / max(1, total - 1)
-            losses, metrics = fit.objective(logits, wanted, progress, None)
+            losses, metrics = fit.objective(logits, wanted, progress, labels)
             by_head = weighted_mean(losses, batch.weights.to(compute.device).view(heads, size))
             monitor.check(step, by_head, metrics)
             optimizer.zero_grad(set_to_none=True)
@@ -109,11 +111,12 @@ def column_scaling_of(samples: ShardSamples, executor: Executor) -> tuple[Tensor
     The reciprocal of a constant column is set to 0.
     """
     work = FunctionWork("sums of features", ScaleShard(samples))
-    shards = samples.used
-    inside: list[Tensor] = [torch.zeros(())] * 3
+    shards, folds, labelled = samples.used, samples.folds, samples.labelled
+    inside: Sequence[Tensor] = [torch.zeros(())] * 3
+    if labelled is not None:
+        inside = _sums(labelled.features, labelled.folds, folds)
     for found in in_order(executor.run(work, shards), shards):
         inside = [one + other for one, other in zip(inside, found, strict=True)]
-    folds = samples.folds
     count, total, squares = (
         torch.cat([part.sum(0, keepdim=True), part.sum(0) - part[:folds]]) for part in inside
     )
@@ -133,13 +136,16 @@ class ScaleShard:
         """Return the numbers of samples [F, 1], and the sums [F, D] of features and of their
         squares; F is 1 without folds."""
         block = self.samples.read(shard)
-        features = block.features.double()
-        zeros = torch.zeros(max(1, self.samples.folds), features.shape[1], dtype=torch.float64)
-        count = torch.bincount(block.folds, minlength=len(zeros)).double()[:, None]
-        total, squares = (
-            zeros.index_add(0, block.folds, part) for part in (features, features.square())
-        )
-        return count, total, squares
+        return _sums(block.features, block.folds, self.samples.folds)
+
+
+def _sums(features: Tensor, folds: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the number of samples, and the sums of features and squares, of each fold."""
+    values = features.double()
+    zeros = torch.zeros(max(1, count), values.shape[1], dtype=torch.float64)
+    fold = folds if count else torch.zeros_like(folds)
+    number = torch.bincount(fold, minlength=len(zeros)).double()[:, None]
+    return number, zeros.index_add(0, fold, values), zeros.index_add(0, fold, values.square())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -11,12 +12,13 @@ from cosup.losses.base import Objective
 from cosup.models.section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
+from cosup.seeds import torch_generator
 from cosup.sharded.deciding import RoundProducts
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import FOLD, WEIGHT, Product, ShardStore
 from cosup.sharded.work import Executor, Samples, Work
 
-__all__ = ["Block", "Lesson", "ShardSamples", "ShardStudent", "State", "Trained"]
+__all__ = ["Block", "LabelledRows", "Lesson", "ShardSamples", "ShardStudent", "State", "Trained"]
 
 State = Mapping[str, Tensor]
 """The tensors of a student, on the CPU."""
@@ -30,36 +32,91 @@ class Trained(NamedTuple):
     folds: tuple[State, ...] = ()
 
 
-class Block(NamedTuple):
-    """Samples: features [n, D], targets (n rows), weights [n], folds [n] int64."""
+@dataclass(frozen=True)
+class Block:
+    """Samples: features [n, D], targets (n rows), weights [n], labels [n] int64 (-1 unknown) and
+    folds [n] int64."""
 
     features: Tensor
     targets: ProbTable
     weights: Tensor
+    labels: Tensor
     folds: Tensor
+
+    def __len__(self) -> int:
+        return len(self.weights)
 
     def take(self, rows: Tensor) -> "Block":
         """Return these samples."""
         return Block(
-            self.features[rows], self.targets.take(rows), self.weights[rows], self.folds[rows]
+            self.features[rows],
+            self.targets.take(rows),
+            self.weights[rows],
+            self.labels[rows],
+            self.folds[rows],
         )
 
     @staticmethod
     def join(parts: Sequence["Block"]) -> "Block":
         """Return the samples of several blocks."""
-        features, targets, weights, folds = zip(*parts, strict=True)
         return Block(
-            torch.cat(features), ProbTable.concat(targets), torch.cat(weights), torch.cat(folds)
+            torch.cat([part.features for part in parts]),
+            ProbTable.concat([part.targets for part in parts]),
+            torch.cat([part.weights for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.folds for part in parts]),
+        )
+
+    def with_labelled(self, more: "LabelledRows") -> "Block":
+        """Return the samples, and after them labelled ones, which have no annotation."""
+        return Block(
+            torch.cat([self.features, more.features]),
+            self.targets.with_abstentions(len(more)),
+            torch.cat([self.weights, torch.ones(len(more))]),
+            torch.cat([self.labels, more.labels]),
+            torch.cat([self.folds, more.folds]),
         )
 
 
 @dataclass(frozen=True)
+class LabelledRows:
+    """Labelled samples that a student learns from beside those of shards; they lie in memory.
+
+    rows: [M] of the table of listed samples. labels, folds: [M] int64, of known labels alone.
+    features: [M, D] of a head's inputs; D is 0 for a network, which reads the images.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    folds: Tensor
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor | slice) -> "LabelledRows":
+        """Return these samples."""
+        parts = self.rows, self.labels, self.folds, self.features
+        return LabelledRows(*(part[rows] for part in parts))
+
+    def shares(self, counts: Sequence[int], seed: int, number: int) -> list[Tensor]:
+        """Return which of the samples each window of a pass has: each sample once in a pass, and
+        in every window as many as its share of all other samples.
+
+        counts: other samples of each window. number: of the pass, which has an order of its own.
+        """
+        order = torch.randperm(len(self), generator=torch_generator(seed, "labelled", number))
+        ends = torch.tensor([0, *counts]).cumsum(0) * len(self) // sum(counts)
+        return [order[start:stop] for start, stop in pairwise(ends.tolist())]
+
+
+@dataclass(frozen=True)
 class ShardSamples:
-    """The samples of shards that are kept.
+    """The samples of shards that are kept, and labelled samples beside them.
 
     source: what reads their images. features: product of a head's inputs. kept: their number in
-    each shard. kept_by_fold: and in each fold of it; empty without folds. left_out: the fold whose
-    samples are left out, if any.
+    each shard. kept_by_fold: and in each fold of it; empty without folds. labelled: None without
+    any. left_out: the fold whose samples are left out, if any.
     """
 
     source: Samples
@@ -68,7 +125,11 @@ class ShardSamples:
     shards: tuple[Shard, ...]
     kept: tuple[int, ...]
     kept_by_fold: tuple[tuple[int, ...], ...] = ()
+    labelled: LabelledRows | None = None
     left_out: int | None = None
+
+    def __len__(self) -> int:
+        return sum(self.kept) + (0 if self.labelled is None else len(self.labelled))
 
     @property
     def store(self) -> ShardStore:
@@ -89,7 +150,10 @@ class ShardSamples:
         """Return the samples that are not in this fold."""
         counts = zip(self.kept, self.kept_by_fold, strict=True)
         kept = tuple(whole - by_fold[fold] for whole, by_fold in counts)
-        return replace(self, kept=kept, left_out=fold)
+        labelled = self.labelled
+        if labelled is not None:
+            labelled = labelled.take(labelled.folds != fold)
+        return replace(self, kept=kept, labelled=labelled, left_out=fold)
 
     def marks(self, shard: Shard) -> tuple[Tensor, Tensor]:
         """Return the weights [n] of all samples of a shard, 0 of those that are not kept, and their
@@ -109,7 +173,8 @@ class ShardSamples:
     def read(self, shard: Shard) -> Block:
         """Return the kept samples of a shard."""
         weights, folds = self.marks(shard)
-        whole = Block(self.features_of(shard), self.targets(shard), weights, folds)
+        unknown = torch.full_like(folds, -1)
+        whole = Block(self.features_of(shard), self.targets(shard), weights, unknown, folds)
         return whole.take(torch.nonzero(weights > 0)[:, 0])
 
 
@@ -118,7 +183,7 @@ class Lesson:
     """What a student learns in a round.
 
     name: of the round. objective: what it minimises. total: number of all samples, also of those
-    that are not kept. start: the student to start from, or None.
+    that are not kept, and of labelled ones. start: the student to start from, or None.
     """
 
     name: str

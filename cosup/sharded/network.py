@@ -7,7 +7,7 @@ up, so that processes load steps ahead, and a training is resumed at any step.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,9 +30,9 @@ from cosup.models.train import Batch, Batches
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
-from cosup.seeds import seed_for, torch_generator
-from cosup.sharded.batches import WINDOW
-from cosup.sharded.lesson import Lesson, ShardSamples, State, Trained
+from cosup.seeds import seed_for
+from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, State, Trained
+from cosup.sharded.order import ShardOrder
 from cosup.sharded.prediction import predict_work
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
@@ -40,7 +40,7 @@ from cosup.sharded.work import Executor, Work
 from cosup.student import jobs
 from cosup.student.launcher import Launcher
 
-__all__ = ["ShardNetwork", "ShardOrder"]
+__all__ = ["ShardNetwork"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class ShardJob(jobs.NetworkJob):
 
     def workers(self, most: int) -> int:
         """Return how many workers train it together; as for other trainings."""
-        jobs.check_shares(self.training, sum(self.samples.kept), most)
+        jobs.check_shares(self.training, len(self.samples), most)
         return most
 
     def identity(self, data: ImageData) -> str:
@@ -139,13 +139,13 @@ class ShardJob(jobs.NetworkJob):
 
     def batches(self, data: ImageData, compute: Compute) -> Batches:
         """Return the function of a step that yields the batches from there on."""
-        source = _Steps(self, compute)
+        source = _Steps(self, data, compute)
         workers = compute.workers if data.images.files else 0
 
         def batches(start: int) -> Iterator[Batch]:
             with closing(load_steps(source, range(start, self.steps), workers)) as stream:
-                for images, targets, weights in stream:
-                    yield Batch(images, targets, weights)
+                for images, targets, weights, labels in stream:
+                    yield Batch(images, targets, weights, labels)
 
         return batches
 
@@ -155,32 +155,39 @@ def _tensors(network: Classifier) -> State:
 
 
 class _Loaded(NamedTuple):
-    """The kept samples of a shard. images: their numbers in `data.images`."""
+    """The kept samples of a shard, or the labelled ones. images: their numbers in `data.images`."""
 
     data: ImageData
     images: NDArray[np.int64]
     targets: ProbTable
     weights: Tensor
+    labels: Tensor
 
 
 class _Steps(Dataset[Any]):
-    """The batch of a step by its number: (images, targets, weights), or an error message."""
+    """The batch of a step by its number: (images, targets, weights, labels), or an error message.
 
-    def __init__(self, job: ShardJob, compute: Compute) -> None:
+    data: the listed samples.
+    """
+
+    def __init__(self, job: ShardJob, data: ImageData, compute: Compute) -> None:
         samples, training, ranks = job.samples, job.training, compute.ranks
         self.samples, self.used = samples, samples.used
         self.seed = seed_for(job.seed, "batches")
-        size = training.batch_for(sum(samples.kept), ranks.size)
-        self.order = ShardOrder([kept for kept in samples.kept if kept], size, self.seed)
+        size = training.batch_for(len(samples), ranks.size)
+        counts = [kept for kept in samples.kept if kept]
+        self.order = ShardOrder(counts, size, self.seed, labelled=samples.labelled)
+        if samples.labelled is not None:
+            self.labelled = _labelled(samples.labelled, data, job.classifier.num_classes)
         self.transform = training_transform(training.augment, job.classifier.input)
         self.rank, self.ranks = ranks.rank, ranks.size
         self.loaded: OrderedDict[int, _Loaded] = OrderedDict()
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor] | str:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | str:
         whole = self.order.places(step)
         first, stop = (len(whole) * rank // self.ranks for rank in (self.rank, self.rank + 1))
         own = whole[first:stop].tolist()
-        found = {place: self._load(self.used[place]) for place, _ in own}
+        found = {place: self._at(place) for place, _ in own}
         reads = (
             partial(found[place].data.images.read, int(found[place].images[row]))
             for place, row in own
@@ -190,7 +197,12 @@ class _Steps(Dataset[Any]):
             return images
         rows = [(found[place], torch.tensor([row])) for place, row in own]
         targets = torch.cat([shard.targets.dense(row) for shard, row in rows])
-        return images, targets, torch.cat([shard.weights[row] for shard, row in rows])
+        weights = torch.cat([shard.weights[row] for shard, row in rows])
+        return images, targets, weights, torch.cat([shard.labels[row] for shard, row in rows])
+
+    def _at(self, place: int) -> _Loaded:
+        """Return the samples of a place of the order."""
+        return self._load(self.used[place]) if place < len(self.used) else self.labelled
 
     def _load(self, shard: Shard) -> _Loaded:
         """Return the kept samples of a shard; those used last stay in memory."""
@@ -199,8 +211,9 @@ class _Steps(Dataset[Any]):
             data, (weights, _) = samples.source.read(shard), samples.marks(shard)
             kept = torch.nonzero(weights > 0)[:, 0]
             images = data.table["image"].to_numpy(np.int64)[kept.numpy()]
+            unknown = torch.full_like(kept, -1)
             self.loaded[shard.number] = _Loaded(
-                data, images, samples.targets(shard).take(kept), weights[kept]
+                data, images, samples.targets(shard).take(kept), weights[kept], unknown
             )
             while len(self.loaded) > self.order.most_shards:
                 self.loaded.popitem(last=False)
@@ -208,67 +221,8 @@ class _Steps(Dataset[Any]):
         return self.loaded[shard.number]
 
 
-class ShardOrder:
-    """The samples of each step, in the order of `cosup.sharded.batches`; a batch may span passes.
-
-    counts: samples of each shard. size: of a batch. most_shards: that two windows and a batch need.
-    """
-
-    def __init__(self, counts: Sequence[int], size: int, seed: int, window: int = WINDOW) -> None:
-        self.counts = torch.tensor(counts)
-        self.size, self.seed, self.window = size, seed, window
-        self.total = int(self.counts.sum())
-        per_window = min(len(counts), -(-window // max(1, int(self.counts.min()))) + 1)
-        self.most_shards = 2 * per_window + 1
-        self._passes: dict[int, list[Tensor]] = {}
-        self._drawn: dict[tuple[int, int], Tensor] = {}
-
-    def places(self, step: int) -> Tensor:
-        """Return the samples of a step (from 0), int64 [size, 2]: shard, and place in it."""
-        start, stop, parts = step * self.size, (step + 1) * self.size, []
-        used: dict[tuple[int, int], Tensor] = {}
-        while start < stop:
-            number, offset = divmod(start, self.total)
-            place, offset = self._window_at(number, offset)
-            drawn = used[number, place] = self._draw(number, place)
-            parts.append(drawn[offset : offset + stop - start])
-            start += len(parts[-1])
-        self._drawn = used
-        return torch.cat(parts)
-
-    def _window_at(self, number: int, offset: int) -> tuple[int, int]:
-        """Return the window of a pass that has its sample `offset`, and the offset within it."""
-        for place, shards in enumerate(self._windows(number)):
-            count = int(self.counts[shards].sum())
-            if offset < count:
-                return place, offset
-            offset -= count
-        raise AssertionError("beyond the pass")
-
-    def _windows(self, number: int) -> list[Tensor]:
-        """Return the shards of each window of a pass."""
-        if number not in self._passes:
-            generator = torch_generator(self.seed, "shards", number)
-            order = torch.randperm(len(self.counts), generator=generator)
-            windows, first, held = [], 0, 0
-            for place, count in enumerate(self.counts[order].tolist(), start=1):
-                held += count
-                if held >= self.window or place == len(order):
-                    windows.append(order[first:place])
-                    first, held = place, 0
-            self._passes = {n: w for n, w in self._passes.items() if n == number - 1}
-            self._passes[number] = windows
-        return self._passes[number]
-
-    def _draw(self, number: int, place: int) -> Tensor:
-        """Return the samples of a window, shuffled: [n, 2]."""
-        if (number, place) in self._drawn:
-            return self._drawn[number, place]
-        shards = self._windows(number)[place]
-        every = [
-            torch.stack([torch.full((int(count),), int(shard)), torch.arange(int(count))], 1)
-            for shard, count in zip(shards, self.counts[shards], strict=True)
-        ]
-        generator = torch_generator(self.seed, "samples", number, place)
-        samples = torch.cat(every)
-        return samples[torch.randperm(len(samples), generator=generator)]
+def _labelled(rows: LabelledRows, data: ImageData, num_classes: int) -> _Loaded:
+    """Return labelled samples, which have no annotation."""
+    images = data.table["image"].to_numpy(np.int64)[rows.rows.numpy()]
+    nothing = ProbTable.one_hot(torch.full((len(rows),), -1), num_classes)
+    return _Loaded(data, images, nothing, torch.ones(len(rows)), rows.labels)

@@ -31,7 +31,7 @@ from cosup.sharded.deciding import (
     fit_assigner,
 )
 from cosup.sharded.evidence import ShardLevel, ShardStream
-from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent, State
+from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, ShardStudent, State
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
 from cosup.sharded.work import Executor
@@ -53,13 +53,15 @@ class ShardTask:
     """The samples of a sharded run.
 
     provenance: of each level, as in `cosup.levels.Level`. folds: into which samples are divided, so
-    that each is predicted by a student that was not trained on it; 0 does not.
+    that each is predicted by a student that was not trained on it; 0 does not. labelled: samples
+    that are learned beside them, with their folds; None without any.
     """
 
     levels: tuple[ShardLevel, ...]
     shards: tuple[Shard, ...]
     provenance: tuple[tuple[Tensor, Tensor] | None, ...]
     folds: int = 0
+    labelled: LabelledRows | None = None
 
     @property
     def samples(self) -> int:
@@ -200,12 +202,13 @@ class _Rounds:
         counts, kept = decide_shards(decide, task.shards, self.executor)
         found = kept_counts(counts, recipe.filters)
         check_counts(found, recipe.min_kept)
+        samples = samples_kept(level, decide.products, task, kept)
         lesson = Lesson(
             f"round-{number}",
-            samples_kept(level, decide.products, task.shards, kept),
+            samples,
             recipe.objective,
             level.num_classes,
-            int(counts["samples"]),
+            int(counts["samples"]) + len(samples) - sum(samples.kept),
             seed_for(seed, "update"),
             None if recipe.fresh else state.tensors,
         )
@@ -244,11 +247,12 @@ class _Rounds:
 
 
 def samples_kept(
-    level: ShardLevel, products: RoundProducts, shards: tuple[Shard, ...], kept: Sequence[Counts]
+    level: ShardLevel, products: RoundProducts, task: ShardTask, kept: Sequence[Counts]
 ) -> ShardSamples:
-    """Return the samples of shards that are kept. kept: `kept` and `kept_by_fold` of each shard.
+    """Return the samples of shards that are kept, and the labelled ones of the task.
 
-    Raises `RunError` if all of them are in one fold, whose student has then no sample.
+    kept: `kept` and `kept_by_fold` of each shard. Raises `RunError` if all of them are in one fold,
+    whose student has then no sample.
     """
     by_fold = torch.stack([counts["kept_by_fold"].long() for counts in kept])
     whole = tuple(int(counts["kept"]) for counts in kept)
@@ -259,7 +263,9 @@ def samples_kept(
             "(student.cross_fit): no other is left to train on"
         )
     in_folds = tuple(map(tuple, by_fold.tolist())) if folds else ()
-    return ShardSamples(level.samples, level.features, products, shards, whole, in_folds)
+    return ShardSamples(
+        level.samples, level.features, products, task.shards, whole, in_folds, task.labelled
+    )
 
 
 def kept_counts(counts: Counts, chain: Chain) -> KeptCounts:

@@ -55,7 +55,8 @@ def numbers_of(summary: dict[str, Any]) -> dict[str, Any]:
 def test_a_killed_run_is_resumed_with_the_same_numbers(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds = {"refine": {"name": "product", "rounds": 1}}
+    refine = {"name": "product", "rounds": 1}
+    rounds = {"refine": refine, "labelled": True, "labelled_weight": 2.0}
     config = sharded_config(manifest, rounds=rounds)
     expected = run_config(config, tmp_path / "whole")
     assert ["refined" in one for one in expected["rounds"]] == [False, False, True]
@@ -93,7 +94,7 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     refine = {"name": "product", "neighbours": 5}
     both = {"assignment": "dawid_skene", "labelled": True, "refine": refine}
     found = keys_of(mistakes_of(check_run, sharded_config(manifest, rounds=both), tmp_path / "run"))
-    assert found == ["rounds.labelled", "rounds.refine.neighbours"]
+    assert found == ["rounds.labelled_weight", "rounds.refine.neighbours"]
     filtered = sharded_config(
         manifest, rounds={"assignment": "fused", "consistency": ["local_global"]}
     )

@@ -11,7 +11,8 @@ from helpers.sharded_config import sharded_config
 from cosup.config.schema import Config
 from cosup.models import train
 from cosup.runs import run_config
-from cosup.sharded.network import ShardOrder
+from cosup.sharded.lesson import LabelledRows
+from cosup.sharded.order import ShardOrder
 
 COUNTS = [7, 40, 1, 23, 30, 12]
 
@@ -30,6 +31,19 @@ def test_each_sample_is_drawn_once_in_a_pass_by_windows(size: int, window: int) 
         again = ShardOrder(COUNTS, size, seed=0, window=window).places(step)
         assert torch.equal(again, drawn[places])
         assert torch.equal(order.places(step), drawn[places])
+
+
+def test_labelled_samples_are_drawn_once_in_a_pass_among_the_others() -> None:
+    some = torch.arange(20)
+    beside = LabelledRows(some, some, torch.zeros(20), torch.zeros(20, 0))
+    order = ShardOrder(COUNTS, 7, seed=0, window=40, labelled=beside)
+    total = sum(COUNTS) + 20
+    drawn = torch.cat([order.places(step) for step in range(2 * total // 7 + 1)])
+    for number in (0, 1):
+        own = drawn[number * total : (number + 1) * total]
+        labelled = own[:, 0] == len(COUNTS)
+        assert torch.equal(own[labelled, 1].sort().values, some)
+        assert 5 < int(labelled[: total // 2].sum()) < 15
 
 
 def test_a_batch_needs_the_shards_of_two_windows_at_most() -> None:
@@ -59,8 +73,8 @@ def test_a_killed_training_is_resumed_with_the_same_numbers(
 ) -> None:
     labels = write_digits(tmp_path / "images", 500)
     manifest = write_manifest(tmp_path / "rows", labels, 700, 400, files=2)
-    refine = {"refine": {"name": "product", "rounds": 1}}
-    config = config_of(manifest, refine, augment={"flip": 0.5})
+    more = {"refine": {"name": "product", "rounds": 1}, "labelled": True, "labelled_weight": 3}
+    config = config_of(manifest, more, augment={"flip": 0.5})
     expected = run_config(config, tmp_path / "whole")
     assert [one["samples"] for one in expected["rounds"]] == [300, 300, 300]
     assert expected["rounds"][2]["refined"] > 0

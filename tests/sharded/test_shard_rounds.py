@@ -17,7 +17,7 @@ from cosup.analysis.decisions import refinement_measures, refinement_shares
 from cosup.config.schema import StudentSection
 from cosup.decisions import build_assigner, build_filters
 from cosup.evidence import Truth
-from cosup.levels import ArrayAnnotations, Level, Task
+from cosup.levels import ArrayAnnotations, Labelled, Level, Task
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.refinement import ProductRefinement
@@ -27,7 +27,7 @@ from cosup.sharded.evidence import ShardLevel
 from cosup.sharded.folds import folds_of
 from cosup.sharded.head import ShardHead
 from cosup.sharded.image_work import annotation_works, extract_work
-from cosup.sharded.lesson import ShardSamples
+from cosup.sharded.lesson import LabelledRows, ShardSamples
 from cosup.sharded.rounds import ShardOutcome, ShardTask, check_recipe, run_shard_rounds
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import ShardStore
@@ -82,16 +82,26 @@ class Sharded:
         parts = [store.tensors(level.features, number)["features"] for number in numbers]
         return torch.stack(columns, 1), torch.cat(parts)
 
-    def task(self, folds: int = 0) -> ShardTask:
-        return ShardTask(self.levels, self.world.shards.shards, (None, None), folds)
-
     def run(
         self, recipe: Recipe, folds: int = 0, executor: LocalExecutor | None = None
     ) -> Iterator[ShardOutcome]:
-        """Run the rounds; the student predicts the first samples as the test split."""
+        """Run the rounds; the student predicts the first samples as the test split.
+
+        It learns from labelled samples if the objective gives labels weight.
+        """
         _, features = self.whole(self.levels[0])
         head = ShardHead(student().head, student().training, features[:50])
-        return run_shard_rounds(self.task(folds), recipe, head, SEED, executor or self.executor)
+        labelled = self.labelled(folds) if recipe.objective.true_label_weight else None
+        task = ShardTask(self.levels, self.world.shards.shards, (None, None), folds, labelled)
+        return run_shard_rounds(task, recipe, head, SEED, executor or self.executor)
+
+    def labelled(self, folds: int) -> LabelledRows:
+        """Return the samples of teacher_train."""
+        data, section = self.world.labelled, self.world.config.student.backbone
+        rows, split = data.rows("teacher_train"), "teacher_train"
+        found = FeatureCache(self.world.compute).source(section).of_split(data, split)
+        fold = folds_of(data.subset(rows), folds, SEED) if folds else torch.zeros(len(rows)).long()
+        return LabelledRows(torch.from_numpy(rows), data.given(rows), fold, found)
 
     def folds(self, count: int) -> Tensor:
         """Return the fold of each sample."""
@@ -116,9 +126,12 @@ def no_student(objective: Objective, seed: int) -> HeadStudent:
 
 
 def recipe_of(
-    assigner: Any, filters: Sequence[Any], refiner: ProductRefinement | None = None
+    assigner: Any,
+    filters: Sequence[Any],
+    refiner: ProductRefinement | None = None,
+    label_weight: float = 0.0,
 ) -> Recipe:
-    objective, chain = Objective(CrossEntropy()), build_filters(filters)
+    objective, chain = Objective(CrossEntropy(), 1.0, label_weight), build_filters(filters)
     return Recipe(build_assigner(assigner), objective, no_student, chain, refiner=refiner)
 
 
@@ -131,6 +144,11 @@ def in_memory(sharded: Sharded, recipe: Recipe, folds: int = 0) -> tuple[Task, l
     truth = Truth(torch.full((count,), -1), torch.zeros(count, dtype=torch.int64))
     task = Task(tuple(levels), features, features[:50], truth, 10, features)
     parts = sharded.folds(folds) if folds else None
+    if recipe.objective.true_label_weight:
+        more = sharded.labelled(folds)
+        joined = torch.cat([features, more.features])
+        task = replace(task, labelled=Labelled(joined, more.labels))
+        parts = None if parts is None else torch.cat([parts, more.folds])
     setup = StudentSetup(student(), 10, sharded.world.compute, parts)
 
     def new_student(objective: Objective, seed: int) -> HeadStudent:
@@ -167,11 +185,15 @@ def test_decisions_and_students_are_those_of_samples_in_memory(
         assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
 
 
-@pytest.mark.parametrize("targets", ["hard", "soft"])
-def test_refined_rounds_are_those_of_samples_in_memory(sharded: Sharded, targets: Any) -> None:
+@pytest.mark.parametrize(("targets", "label_weight"), [("hard", 0.0), ("soft", 3.0)])
+def test_refined_rounds_are_those_of_samples_in_memory(
+    sharded: Sharded, targets: Any, label_weight: float
+) -> None:
+    """With a weight of labels, the student learns labelled samples beside them."""
     refiner = ProductRefinement(rounds=2, targets=targets)
-    task, expected = in_memory(sharded, recipe_of("agreement", [], refiner), FOLDS)
-    found = list(sharded.run(recipe_of("agreement", [], refiner), FOLDS))
+    recipe = recipe_of("agreement", [], refiner, label_weight)
+    task, expected = in_memory(sharded, recipe, FOLDS)
+    found = list(sharded.run(recipe, FOLDS))
     store, numbers = sharded.samples.store, [shard.number for shard in sharded.world.shards]
     assert [one.refined is None for one in expected] == [True, True, False, False]
     for mine, other in zip(found, expected, strict=True):
@@ -193,6 +215,27 @@ def test_refined_rounds_are_those_of_samples_in_memory(sharded: Sharded, targets
         assert shares["refined_accuracy"] is None  # no label is known
         goals = torch.cat([store.probs(mine.products.targets, n).dense() for n in numbers])
         assert bool((goals.amax(1) > 0.999).all()) == (targets == "hard")
+
+
+def test_labelled_samples_are_learned_as_in_memory(sharded: Sharded) -> None:
+    recipe = recipe_of("agreement", [], label_weight=3.0)
+    _, expected = in_memory(sharded, recipe)
+    plain = list(sharded.run(recipe_of("agreement", [])))
+    for mine, other, without in zip(sharded.run(recipe), expected, plain, strict=True):
+        assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
+        assert not torch.allclose(mine.test_probs.dense(), without.test_probs.dense(), atol=5e-2)
+
+
+@pytest.mark.parametrize("counts", [[30, 50, 20], [1000]])
+def test_labelled_samples_are_spread_over_the_windows_of_a_pass(counts: list[int]) -> None:
+    some = torch.arange(17)
+    rows = LabelledRows(some, some, torch.zeros(17), torch.zeros(17, 2))
+    shares = rows.shares(counts, seed=0, number=0)
+    assert torch.equal(torch.cat(shares).sort().values, some)
+    for share, count in zip(shares, counts, strict=True):
+        assert abs(len(share) - 17 * count / sum(counts)) <= 1
+    again = rows.shares(counts, seed=0, number=1)
+    assert not torch.equal(torch.cat(again), torch.cat(shares))
 
 
 def test_neighbours_are_refused() -> None:

@@ -1,0 +1,53 @@
+"""Check that a config can be run shard by shard, and build its rounds."""
+
+from cosup.config.schema import Assigners, Config
+from cosup.errors import Mistakes, UserError
+from cosup.losses.base import Objective
+from cosup.protocols import Student
+from cosup.rounds import Recipe
+from cosup.runs.stages import round_recipe
+from cosup.sharded.opening import is_sharded
+from cosup.sharded.rounds import check_recipe
+
+__all__ = ["check_sharded", "shard_recipe"]
+
+
+def check_sharded(config: Config) -> None:
+    """Raise `UserError` with every setting that sharded runs do not support."""
+    if not is_sharded(config.data):
+        return
+    rounds, student, mistakes = config.rounds, config.student, Mistakes()
+
+    def refuse(wrong: bool, key: str, value: object, allowed: str) -> None:
+        if wrong:
+            problem = "cannot be {value} with data.sharded (false lists all samples in memory)"
+            mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
+
+    refuse(config.run.seeds is not None, "run.seeds", config.run.seeds, "null")
+    refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
+    refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
+    refuse(config.weighs_labels, "rounds.labelled_weight", "auto", "a number")
+    refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
+    weight = rounds.true_label_weight
+    refuse(weight > 0, "rounds.true_label_weight", weight, "0")
+    refuse(rounds.first_guide != "crowd", "rounds.first_guide", rounds.first_guide, "crowd")
+    refuse(student.meta is not None, "student.meta", "set", "null")
+    means = student.head.kind == "prototype" and student.head.init == "class_means"
+    refuse(means, "student.head.init", student.head.init, "random, text")
+    optimizer = student.training.optimizer
+    refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
+    refuse(bool(config.teachers.external), "teachers.external", "a list", "none")
+    needs = Assigners.settings(rounds.assignment).needs
+    refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
+    with mistakes.caught():
+        check_recipe(shard_recipe(config))
+    mistakes.raise_all()
+
+
+def shard_recipe(config: Config) -> Recipe:
+    """Return how the rounds of a sharded run are run."""
+    return round_recipe(config.rounds, _no_student)
+
+
+def _no_student(minimised: Objective, seed: int) -> Student:
+    raise AssertionError("the student of the recipe learns from shards instead")

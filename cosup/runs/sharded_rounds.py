@@ -1,0 +1,118 @@
+"""The rounds of a sharded run as stages: recorded when finished, skipped when it is resumed."""
+
+import time
+from collections.abc import Sequence
+
+from cosup.analysis.decisions import refinement_shares
+from cosup.config.schema import Config
+from cosup.models.watch import OnStep
+from cosup.runs.assemble import Prepared
+from cosup.runs.bars import Pace
+from cosup.runs.context import RunContext
+from cosup.runs.directory import RunDirectory
+from cosup.runs.sharded_check import shard_recipe
+from cosup.runs.sharded_task import shard_student
+from cosup.runs.stages import StepLog, log_round
+from cosup.runs.summary import Numbers
+from cosup.sharded.rounds import ShardOutcome, ShardState, ShardTask, run_shard_rounds
+from cosup.sharded.store import Product
+from cosup.sharded.sums import sum_round
+from cosup.sharded.work import Executor
+
+__all__ = ["finish_shard_rounds"]
+
+
+def finish_shard_rounds(
+    context: RunContext, prepared: Prepared, task: ShardTask, executor: Executor
+) -> list[Numbers]:
+    """Run the rounds that are not finished. Return the numbers of every round, in order."""
+    config, run = context.config, context.run
+    recipe, student = shard_recipe(config), shard_student(context, prepared)
+    schedule = recipe.schedule(len(task.levels))
+    steps = config.student.training.total_steps(task.samples)
+
+    def on_step(number: int) -> OnStep:
+        return StepLog(
+            context.recorder,
+            f"student/round_{number}",
+            Pace(f"round {number}, student", steps),
+        )
+
+    state = _finished(run, schedule)
+    outcomes = run_shard_rounds(task, recipe, student, context.seed, executor, state, on_step)
+    started = time.monotonic()
+    for outcome in outcomes:
+        numbers = _round_numbers(config, prepared, task, outcome)
+        files = run.files.round(outcome.number)
+        files.student.write(dict(outcome.student))
+        files.test.write(outcome.test_probs)
+        if outcome.assigner:
+            files.assigner.write(outcome.assigner)
+        _write_sums(context, task, outcome, executor)
+        log_round(numbers, context.recorder)
+        run.finish(f"round-{outcome.number}", {**numbers, "seconds": time.monotonic() - started})
+        context.discard_training_states()
+        started = time.monotonic()
+    return [run.load(f"round-{number}") for number, _ in schedule]
+
+
+def _write_sums(
+    context: RunContext, task: ShardTask, outcome: ShardOutcome, executor: Executor
+) -> None:
+    """Write the sums over the decisions and annotations of a round, for the report."""
+    number, run = outcome.number, context.run
+    before = None
+    if number > 1:
+        before = Product(**run.load(f"round-{number - 1}")["products"]["decisions"])
+    sums = sum_round(task, outcome, before, executor)
+    files = run.files.round(number)
+    files.decision_sums.write(sums.decisions)
+    files.answer_sums.write(sums.answers)
+    context.recorder.assignment(sums.decisions, number)
+
+
+def _finished(run: RunDirectory, schedule: Sequence[tuple[int, int]]) -> ShardState:
+    """Return the state that the finished rounds left."""
+    state = ShardState()
+    for number, level in schedule:
+        if not run.is_done(f"round-{number}"):
+            break
+        found, before = run.load(f"round-{number}"), state.at(level)
+        tensors = run.files.round(number).student.read()
+        student = Product(**found["products"]["predictions"])
+        state = ShardState(number, level, student, before.coarse, tensors)
+    return state
+
+
+def _round_numbers(
+    config: Config, prepared: Prepared, task: ShardTask, outcome: ShardOutcome
+) -> Numbers:
+    """Return what the summary tells of a round; sums over shards. None: not measured."""
+    counts, kept, names = outcome.counts, outcome.kept, task.levels[outcome.level].scopes.names
+    samples, known = int(counts["samples"]), int(counts["known"])
+
+    def share(part: str, of: str) -> float | None:
+        return float(counts[part]) / float(counts[of]) if known and float(counts[of]) else None
+
+    products = {"decisions": outcome.products.decisions, "predictions": outcome.predictions}
+    return {
+        "round": outcome.number,
+        "level": outcome.level,
+        "teachers": list(names),
+        "assigner": config.rounds.assignment.name,
+        "assignment_accuracy": share("in_scope", "on_specialists"),
+        "annotation_accuracy": share("correct", "known"),
+        "best_choice": share("best", "known"),
+        "kept": kept.count / samples,
+        "kept_precision": share("kept_correct", "kept_known"),
+        "kept_recall": share("kept_correct", "correct"),
+        **refinement_shares(counts),
+        "rejected": {name: count for name, count in kept.rejected.items() if count},
+        "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
+        "judge": None,
+        "samples": samples,
+        "assigned": dict(zip(names, counts["assigned"].tolist(), strict=True)),
+        "assigned_kept": dict(zip(names, counts["assigned_kept"].tolist(), strict=True)),
+        "confidence": counts["confidence"].tolist(),
+        "products": {name: vars(product) for name, product in products.items()},
+    }

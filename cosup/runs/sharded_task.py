@@ -1,0 +1,118 @@
+"""What the rounds of a sharded run read: annotated shards, labelled samples, and the student."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosup.data.loader import ImageRows
+from cosup.errors import UserError
+from cosup.progress import working_on
+from cosup.runs.assemble import Prepared
+from cosup.runs.context import RunContext
+from cosup.runs.inputs import PROVENANCE
+from cosup.sharded.evidence import ShardLevel
+from cosup.sharded.folds import folds_of
+from cosup.sharded.head import ShardHead
+from cosup.sharded.image_work import Restoring, annotation_works, extract_work
+from cosup.sharded.lesson import LabelledRows, ShardStudent
+from cosup.sharded.network import ShardNetwork
+from cosup.sharded.rounds import ShardTask
+from cosup.sharded.shards import Shards
+from cosup.sharded.store import ShardStore
+from cosup.sharded.work import CheckImages, Executor, Samples
+from cosup.teachers.features import FeatureCache
+from cosup.teachers.hierarchy import scopes, speakers
+
+__all__ = ["shard_student", "shard_task"]
+
+
+def shard_task(
+    context: RunContext, prepared: Prepared, shards: Shards, features: FeatureCache
+) -> ShardTask:
+    """Annotate the shards and extract their features; return what the rounds read."""
+    config, backend, compute = context.config, context.backend, prepared.compute
+    executor = backend.executor(shards.reader, compute)
+    store = ShardStore(backend.place_of(context.files.shards))
+    samples = Samples(shards.reader, store)
+    if config.data.check != "none":
+        check = CheckImages(shards.reader, store)
+        _work(executor, check, store, shards)
+        samples = Samples(shards.reader, store, check.product)
+    everyone = {one.name: one for level in prepared.annotated.levels for one in level}
+    restoring = Restoring(config.teachers, config.run.seed, shards.reader.blank())
+    memory = config.execution.teachers.memory_gb * 1e9
+    there = backend.compute_of("teachers", compute)
+    device = backend.compute_of("features", compute).device
+    teachers = list(everyone.values())
+    works = annotation_works(teachers, samples, restoring, there, memory, device)
+    extract = extract_work(config.student.backbone, samples, features, device)
+    for work in [*works, extract]:
+        _work(executor, work, store, shards)
+    products = {product.name: product for work in works for product in work.products}
+    specs = speakers([[one.spec for one in level] for level in prepared.annotated.levels])
+    data = prepared.data
+    found = tuple(
+        ShardLevel(
+            index,
+            scopes(members, len(data.classes), len(data.domains)),
+            samples,
+            tuple(products[spec.name] for spec in members),
+            extract.products[0],
+        )
+        for index, members in enumerate(specs)
+    )
+    provenance = tuple(level.provenance for level in prepared.task.levels)
+    labelled = _labelled(context, prepared) if config.rounds.labelled else None
+    return ShardTask(found, shards.shards, provenance, config.folds, labelled)
+
+
+def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:
+    """Return the samples of teacher_train with a label.
+
+    Raises `UserError` if there are none.
+    """
+    data, inputs, folds = prepared.data, prepared.inputs.of_split(PROVENANCE), context.config.folds
+    rows = data.labelled(data.rows(PROVENANCE))
+    if not len(rows):
+        raise UserError(
+            "needs labelled samples in teacher_train, and there are none",
+            key="rounds.labelled",
+            value=True,
+            allowed="false",
+        )
+    places = torch.from_numpy(np.flatnonzero(np.isin(data.rows(PROVENANCE), rows)))
+    nothing = torch.zeros(len(rows), dtype=torch.int64)
+    return LabelledRows(
+        torch.from_numpy(rows),
+        data.given(rows),
+        folds_of(data.subset(rows), folds, context.seed) if folds else nothing,
+        inputs[places] if isinstance(inputs, Tensor) else torch.zeros(len(rows), 0),
+    )
+
+
+def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> None:
+    """Do a work for the shards whose products are not all there."""
+    missing = {shard for product in work.products for shard in store.missing(product, shards)}
+    with working_on(f"{work.name}: shard", len(missing)) as advance:
+        for _ in executor.run(work, sorted(missing)):
+            advance(1)
+
+
+def shard_student(context: RunContext, prepared: Prepared) -> ShardStudent:
+    """Return what learns from the shards: heads, or networks."""
+    config, inputs, test = context.config, prepared.inputs, prepared.test.inputs
+    compute = prepared.compute
+    if isinstance(test, Tensor):
+        return ShardHead(inputs.head, config.student.training, test, inputs.prototypes, compute)
+    assert isinstance(test, ImageRows)
+    return ShardNetwork(
+        config.student,
+        len(prepared.data.classes),
+        prepared.data,
+        test,
+        context.backend.launcher,
+        compute,
+        context.backend.compute_of("features", compute),
+    )
