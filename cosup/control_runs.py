@@ -9,7 +9,7 @@ which do not wait for each other, are run together (`run_controls`).
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from cosup.assigning import harden
 from cosup.assignment.base import Assigner
 from cosup.consistency import Chain
-from cosup.controls import CONTROLS, LABELS, NO_TRUE_LABEL, PAIR, TEAM, Absent
+from cosup.controls import CONTROLS, LABELS, NO_TRUE_LABEL, PAIR, TEAM, Absent, ControlContext
 from cosup.errors import RunError, about
 from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
@@ -273,7 +273,7 @@ class Supervision:
 
 
 def run_controls(
-    run: ControlRun, names: Iterable[str]
+    run: ControlContext[Any, Any], names: Iterable[str]
 ) -> tuple[dict[str, ProbTable], dict[str, str]]:
     """Run controls in lockstep, their students trained together.
 
@@ -300,7 +300,7 @@ def run_controls(
     return found, absent
 
 
-def _lessons(name: str, run: ControlRun) -> Lessons[ProbTable]:
+def _lessons(name: str, run: ControlContext[Any, Any]) -> Lessons[ProbTable]:
     """Return the lessons of a control; none where it trains no student."""
     begun = CONTROLS[name].run(run)
     return begun if isinstance(begun, ProbTable) else (yield from begun)

@@ -8,12 +8,9 @@ any supervision, could reach. The module imports no torch: the schema needs the 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cosup.levels import Level
     from cosup.probabilities import ProbTable
     from cosup.protocols import Lessons
 
@@ -57,36 +54,42 @@ class Absent(Exception):
     """A control cannot be computed for a run. The message is the reason, in words."""
 
 
-class ControlContext(Protocol):
+LevelT = TypeVar("LevelT")
+LabelsT = TypeVar("LabelsT")
+Found = Union["ProbTable", "Lessons[ProbTable]"]
+"""The class probabilities of the test samples, or the lessons that end with them."""
+
+
+class ControlContext(Protocol[LevelT, LabelsT]):
     """What a control is computed from: a run's task and ways to train its student.
 
-    Students are trained with the run's own objective, start and number of optimiser steps. Each
-    method returns the class probabilities of the test samples, or the lessons that end with them.
-    Methods, properties and lessons raise `Absent` if the run lacks what they need.
+    Students are trained with the run's own objective, start and number of optimiser steps. Methods,
+    properties and lessons raise `Absent` if the run lacks what they need. A control passes levels
+    and labels on as it gets them: they are those of samples in memory, or of shards.
     """
 
     @property
-    def finest(self) -> "Level":
+    def finest(self) -> LevelT:
         """The level of the last round."""
         ...
 
     @property
-    def best_teacher(self) -> "Level":
+    def best_teacher(self) -> LevelT:
         """A level of the best single teacher alone."""
         ...
 
-    def generalists(self, control: str) -> "Level":
+    def generalists(self, control: str) -> LevelT:
         """Return the level of the generalists that were trained for this control."""
         ...
 
     @property
-    def true_labels(self) -> "Tensor":
-        """True labels [N] int64 of student_train, -1 where unknown."""
+    def true_labels(self) -> LabelsT:
+        """True labels of student_train."""
         ...
 
     @property
-    def given_labels(self) -> "Tensor":
-        """Labels [N] int64 of student_train as given, noise included, -1 where unknown."""
+    def given_labels(self) -> LabelsT:
+        """Labels of student_train as given, noise included."""
         ...
 
     def with_team(self) -> "ProbTable":
@@ -97,31 +100,31 @@ class ControlContext(Protocol):
         """Predict with the untrained student."""
         ...
 
-    def trained_on(self, labels: "Tensor") -> "Lessons[ProbTable]":
-        """Train the student on labels [N]."""
+    def trained_on(self, labels: LabelsT) -> Found:
+        """Train the student on labels of student_train."""
         ...
 
-    def trained_on_teachers_labels(self) -> "Lessons[ProbTable]":
+    def trained_on_teachers_labels(self) -> Found:
         """Train the student on the labelled samples of teacher_train."""
         ...
 
-    def taught_by(self, level: "Level", assigner: str) -> "Lessons[ProbTable]":
+    def taught_by(self, level: LevelT, assigner: str) -> Found:
         """Train the student on all of a level's annotations, as this assigner gives them."""
         ...
 
-    def rerun(self, assigner: str) -> "Lessons[ProbTable]":
+    def rerun(self, assigner: str) -> Found:
         """Repeat the run's rounds with another assigner."""
         ...
 
-    def without_filters(self) -> "Lessons[ProbTable]":
+    def without_filters(self) -> Found:
         """Repeat the run's rounds without its filters."""
         ...
 
-    def with_cross_entropy(self) -> "Lessons[ProbTable]":
+    def with_cross_entropy(self) -> Found:
         """Repeat the run's rounds with cross-entropy as the loss."""
         ...
 
-    def self_trained(self) -> "Lessons[ProbTable]":
+    def self_trained(self) -> Found:
         """Train the student on a generalist's annotations, then on its own predictions."""
         ...
 
@@ -135,7 +138,7 @@ class Control:
     """A control. The name is that of the config, of `summary.json` and of the files of a run."""
 
     name: str
-    run: Callable[[ControlContext], "ProbTable | Lessons[ProbTable]"]
+    run: Callable[["ControlContext[Any, Any]"], Found]
     """Return the class probabilities of the test samples, or, where students are trained, the
     lessons that end with them. Raises `Absent`, at once or in a lesson, if it cannot."""
     title: str

@@ -6,8 +6,9 @@ control keeps a file and a stage of its own.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from cosup.controls import (
     NO_TRUE_LABEL,
     PAIR,
     TEAM,
+    ControlContext,
 )
 from cosup.data.table import ImageData
 from cosup.levels import Level
@@ -58,23 +60,43 @@ def finish_controls(context: RunContext, prepared: Prepared, team: Numbers) -> C
 
     team: what `finish_team` returned.
     """
-    run, split, controls = context.run, prepared.test.split, Controls()
+    quiet = StepLog(None)
+    whole: list[ControlRun] = []
+
+    def control(names: Sequence[str]) -> ControlRun:
+        if not whole:
+            whole.append(control_run(context, prepared, quiet, team))
+        what = f"control {names[0]}" if len(names) == 1 else plural(len(names), "control")
+        quiet.pace = Pace(what, student_steps(context, prepared))
+        return whole[0]
+
     expected = left_out(context.config, prepared.data)
+    return finish_each(context, prepared, expected, control, most_together(context, prepared))
+
+
+def finish_each(
+    context: RunContext,
+    prepared: Prepared,
+    expected: Mapping[str, str],
+    control: Callable[[Sequence[str]], ControlContext[Any, Any]],
+    together: int,
+) -> Controls:
+    """Run the controls that are not finished.
+
+    expected: why controls are left out of which it is known before. control: returns what some
+    controls are computed from. together: how many are run at once.
+    """
+    run, split, controls = context.run, prepared.test.split, Controls()
     controls.absent.update(expected)
     if len(expected) == len(context.config.controls):
         if expected:
             log.info("no controls: %s", "; ".join(dict.fromkeys(expected.values())))
         return controls
-    quiet = StepLog(None)
-    control = control_run(context, prepared, quiet, team)
     names = [name for name in context.config.controls if name not in expected]
     waiting = [name for name in names if not run.is_done(f"control-{name}")]
-    size = most_together(context, prepared)
-    for start in range(0, len(waiting), size):
-        group = waiting[start : start + size]
-        what = f"control {group[0]}" if len(group) == 1 else plural(len(group), "control")
-        quiet.pace = Pace(what, student_steps(context, prepared))
-        controls.absent.update(_run_together(context, prepared, control, group))
+    for start in range(0, len(waiting), together):
+        group = waiting[start : start + together]
+        controls.absent.update(_run_together(context, prepared, control(group), group))
     for name in names:
         if name not in controls.absent:
             controls.found[name] = run.files.control(name).read(split.answers)
@@ -99,7 +121,10 @@ def most_together(context: RunContext, prepared: Prepared) -> int:
 
 
 def _run_together(
-    context: RunContext, prepared: Prepared, control: ControlRun, names: Sequence[str]
+    context: RunContext,
+    prepared: Prepared,
+    control: ControlContext[Any, Any],
+    names: Sequence[str],
 ) -> dict[str, str]:
     """Run controls and record each as finished. Return why others are absent."""
     run, started = context.run, time.monotonic()

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from rich.console import RenderableType
 
-from cosup.analysis.records import NOT_LISTED
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.notes import Note
 from cosup.data.section import SPLITS
@@ -33,6 +32,7 @@ from cosup.runs.notebook import as_html, as_text
 from cosup.runs.recipes import candidates
 from cosup.runs.sharded_plan import ShardsPlan, plan_shards
 from cosup.runs.staging import run_place
+from cosup.sharded.controls import SELF_TRAINING
 from cosup.sharded.order import WINDOW
 from cosup.sharded.shards import Shards
 from cosup.teachers.base import training_rows
@@ -223,8 +223,6 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     features: FeatureCache = facts["features"]
     compute: Compute = facts["compute"]
     controls = _controls(config, facts)
-    # No teacher is trained for a control that is left out of a sharded run.
-    config = config.model_copy(update={"controls": []}) if "shards" in facts else config
     planned = _features(config, data, features)
     annotations = _annotations(config, data, hierarchy)
     rounds = _rounds(config, hierarchy, data)
@@ -429,9 +427,9 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan
 
 
 def _controls(config: Config, facts: Facts) -> ControlsPlan:
-    if "shards" in facts:
-        return ControlsPlan([], dict.fromkeys(config.controls, NOT_LISTED))
     absent = left_out(config, facts["samples"])
+    if "shards" in facts:  # whether student_train has labels is not known before the run
+        absent = {name: SELF_TRAINING for name in config.controls if name == "self_training"}
     return ControlsPlan([name for name in config.controls if name not in absent], dict(absent))
 
 

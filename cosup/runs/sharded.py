@@ -7,11 +7,9 @@ what is not there.
 """
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cosup.analysis.records import NOT_LISTED
 from cosup.config.schema import Config
 from cosup.errors import UserError
 from cosup.runs.announce import announce_in_log
@@ -28,16 +26,13 @@ from cosup.runs.prepare import make_compute, prepare_listed
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import write_samples
 from cosup.runs.sharded_check import check_sharded
+from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_rounds import finish_shard_rounds
-from cosup.runs.sharded_task import shard_task
+from cosup.runs.sharded_task import ShardWorld, shard_world
 from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.summary import Numbers
-from cosup.runs.team import STAGE as TEAM
-from cosup.runs.team import without_team
+from cosup.runs.team import finish_team
 from cosup.sharded.opening import open_shards
-from cosup.sharded.rounds import (
-    ShardTask,
-)
 from cosup.sharded.shards import Shards
 
 log = logging.getLogger(__name__)
@@ -70,18 +65,21 @@ def run_sharded(
         context = RunContext(config, run, recorder, Local() if backend is None else backend)
         environment = describe_environment(config)
         run.files.environment.write(environment)
-        prepared, shards, task = _prepare(context)
+        prepared, shards, world = _prepare(context)
         write_samples(context, prepared, shards)
         executor = context.backend.executor(shards.reader, prepared.compute)
-        rounds = finish_shard_rounds(context, prepared, task, executor)
-        summary = _summary(context, prepared, shards, rounds)
+        rounds = finish_shard_rounds(context, prepared, world.task, executor)
+        team = finish_team(of_listed(context, world.task), prepared)
+        controls = finish_shard_controls(context, prepared, world, executor, team)
+        summary = _summary(context, prepared, shards, rounds, controls)
+        summary["team"] = team
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
         finish(context, prepared, summary)
         run.finish("summary", summary)
         return summary
 
 
-def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardTask]:
+def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardWorld]:
     """Train the teachers; annotate, and extract features of, the listed splits and the shards."""
     config = context.config
     compute = make_compute(config.run, config.execution)
@@ -102,26 +100,25 @@ def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardTask]:
                     f"no sample of {split} has a label, and sharded runs {why} by them",
                     key="data.splits",
                 )
-    # Controls are left out, so no teacher is trained for them.
-    alone = replace(context, config=config.model_copy(update={"controls": []}))
-    prepared, features = prepare_listed(alone, data, compute)
+    prepared, features = prepare_listed(context, data, compute)
     with context.timed("annotate"):
-        task = shard_task(context, prepared, shards, features)
-    return prepared, shards, task
+        world = shard_world(context, prepared, shards, features)
+    return prepared, shards, world
 
 
 def _summary(
-    context: RunContext, prepared: Prepared, shards: Shards, rounds: list[Numbers]
+    context: RunContext,
+    prepared: Prepared,
+    shards: Shards,
+    rounds: list[Numbers],
+    controls: Controls,
 ) -> Numbers:
-    """Return the summary; what needs all samples at once is left out, with the reason."""
+    """Return the summary; what needs all samples at once is left out."""
     run = context.run
-    absent = dict.fromkeys(context.config.controls, NOT_LISTED)
-    team = without_team(NOT_LISTED)
     labels: Numbers = {"labels": {}, "agreement": {}}
-    run.finish(TEAM, {**team, "seconds": 0.0})
     run.finish(SOURCES, {"sources": {}, "seconds": 0.0})
     run.finish(LABELS, {**labels, "seconds": 0.0})
-    summary = summarise(context, prepared, rounds, Controls({}, absent))
+    summary = summarise(context, prepared, rounds, controls)
     summary["data"]["samples"]["student_train"] = shards.samples
     summary["data"]["shards"] = len(shards)
-    return {**summary, "team": team, "sources": {}, **labels}
+    return {**summary, "sources": {}, **labels}

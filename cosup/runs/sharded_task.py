@@ -1,5 +1,7 @@
 """What the rounds of a sharded run read: annotated shards, labelled samples, and the student."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +25,28 @@ from cosup.sharded.shards import Shards
 from cosup.sharded.store import ShardStore
 from cosup.sharded.work import CheckImages, Executor, Samples
 from cosup.teachers.features import FeatureCache
-from cosup.teachers.hierarchy import scopes, speakers
+from cosup.teachers.hierarchy import TeacherSpec, scopes, speakers
 
-__all__ = ["shard_student", "shard_task"]
+__all__ = ["ShardWorld", "shard_student", "shard_world"]
 
 
-def shard_task(
+@dataclass(frozen=True)
+class ShardWorld:
+    """What the rounds and the controls read.
+
+    best_teacher: a level of the best single teacher alone. trained: the levels of the generalists
+    that were trained for controls, by control.
+    """
+
+    task: ShardTask
+    best_teacher: ShardLevel
+    trained: Mapping[str, ShardLevel]
+
+
+def shard_world(
     context: RunContext, prepared: Prepared, shards: Shards, features: FeatureCache
-) -> ShardTask:
-    """Annotate the shards and extract their features; return what the rounds read."""
+) -> ShardWorld:
+    """Annotate the shards and extract their features; return what rounds and controls read."""
     config, backend, compute = context.config, context.backend, prepared.compute
     executor = backend.executor(shards.reader, compute)
     store = ShardStore(backend.place_of(context.files.shards))
@@ -40,7 +55,9 @@ def shard_task(
         check = CheckImages(shards.reader, store)
         _work(executor, check, store, shards)
         samples = Samples(shards.reader, store, check.product)
-    everyone = {one.name: one for level in prepared.annotated.levels for one in level}
+    annotated = prepared.annotated
+    every = [*annotated.levels, *annotated.for_controls.values()]
+    everyone = {one.name: one for level in every for one in level}
     restoring = Restoring(config.teachers, config.run.seed, shards.reader.blank())
     memory = config.execution.teachers.memory_gb * 1e9
     there = backend.compute_of("teachers", compute)
@@ -51,21 +68,27 @@ def shard_task(
     for work in [*works, extract]:
         _work(executor, work, store, shards)
     products = {product.name: product for work in works for product in work.products}
-    specs = speakers([[one.spec for one in level] for level in prepared.annotated.levels])
-    data = prepared.data
-    found = tuple(
-        ShardLevel(
+
+    def level(index: int, members: Sequence[TeacherSpec]) -> ShardLevel:
+        return ShardLevel(
             index,
-            scopes(members, len(data.classes), len(data.domains)),
+            scopes(members, len(prepared.data.classes), len(prepared.data.domains)),
             samples,
             tuple(products[spec.name] for spec in members),
             extract.products[0],
         )
-        for index, members in enumerate(specs)
-    )
+
+    specs = speakers([[one.spec for one in level] for level in annotated.levels])
+    levels = tuple(level(index, members) for index, members in enumerate(specs))
     provenance = tuple(level.provenance for level in prepared.task.levels)
     labelled = _labelled(context, prepared) if config.rounds.labelled else None
-    return ShardTask(found, shards.shards, provenance, config.folds, labelled)
+    task = ShardTask(levels, shards.shards, provenance, config.folds, labelled)
+    after, best = len(levels), everyone[prepared.teachers.floor.name].spec
+    trained = {
+        name: level(after, [one.spec for one in members])
+        for name, members in annotated.for_controls.items()
+    }
+    return ShardWorld(task, level(after, [best]), trained)
 
 
 def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:

@@ -99,10 +99,10 @@ class RoundProducts:
     counts: Product
 
     @staticmethod
-    def of(number: int, *about: str) -> "RoundProducts":
+    def of(name: str, *about: str) -> "RoundProducts":
         """Return the products of a round, whose keys are a hash of these texts."""
         kinds = ("decisions", "targets", "weights", "counts")
-        return RoundProducts(*(Product.of(kind, f"round-{number}", *about) for kind in kinds))
+        return RoundProducts(*(Product.of(kind, name, *about) for kind in kinds))
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ class PredictShard:
             return predict_heads(head_bank(state), features[rows])[0]
 
         if folds and len(features):
-            numbers = self.samples.marks(shard)[1]
+            numbers = self.samples.marks(shard)[2]
             probs = by_fold(numbers, len(folds), lambda fold, rows: predict(folds[fold], rows))
         else:
             probs = predict(state, slice(None))

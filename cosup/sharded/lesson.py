@@ -15,7 +15,7 @@ from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
 from cosup.sharded.deciding import RoundProducts
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import FOLD, WEIGHT, Product, ShardStore
+from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product, ShardStore
 from cosup.sharded.work import Executor, Samples, Work
 
 __all__ = ["Block", "LabelledRows", "Lesson", "ShardSamples", "ShardStudent", "State", "Trained"]
@@ -155,12 +155,14 @@ class ShardSamples:
             labelled = labelled.take(labelled.folds != fold)
         return replace(self, kept=kept, labelled=labelled, left_out=fold)
 
-    def marks(self, shard: Shard) -> tuple[Tensor, Tensor]:
-        """Return the weights [n] of all samples of a shard, 0 of those that are not kept, and their
-        folds [n] int64, 0 without cross-fitting."""
+    def marks(self, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the weights [n] of all samples of a shard, 0 of those that are not kept, their
+        labels [n] int64 (-1 unknown), and their folds [n] int64, 0 without cross-fitting."""
         found = self.store.tensors(self.products.weights, shard.number)
         weights, folds = found[WEIGHT], found[FOLD].to(torch.int64)
-        return weights if self.left_out is None else weights * (folds != self.left_out), folds
+        if self.left_out is not None:
+            weights = weights * (folds != self.left_out)
+        return weights, found.get(LABEL, torch.full_like(folds, -1)), folds
 
     def targets(self, shard: Shard) -> ProbTable:
         """Return what the student is to learn of all samples of a shard."""
@@ -172,10 +174,8 @@ class ShardSamples:
 
     def read(self, shard: Shard) -> Block:
         """Return the kept samples of a shard."""
-        weights, folds = self.marks(shard)
-        unknown = torch.full_like(folds, -1)
-        whole = Block(self.features_of(shard), self.targets(shard), weights, unknown, folds)
-        return whole.take(torch.nonzero(weights > 0)[:, 0])
+        whole = Block(self.features_of(shard), self.targets(shard), *self.marks(shard))
+        return whole.take(torch.nonzero(whole.weights > 0)[:, 0])
 
 
 @dataclass(frozen=True)

@@ -208,12 +208,11 @@ class _Steps(Dataset[Any]):
         """Return the kept samples of a shard; those used last stay in memory."""
         if shard.number not in self.loaded:
             samples = self.samples
-            data, (weights, _) = samples.source.read(shard), samples.marks(shard)
+            data, (weights, labels, _) = samples.source.read(shard), samples.marks(shard)
             kept = torch.nonzero(weights > 0)[:, 0]
             images = data.table["image"].to_numpy(np.int64)[kept.numpy()]
-            unknown = torch.full_like(kept, -1)
             self.loaded[shard.number] = _Loaded(
-                data, images, samples.targets(shard).take(kept), weights[kept], unknown
+                data, images, samples.targets(shard).take(kept), weights[kept], labels[kept]
             )
             while len(self.loaded) > self.order.most_shards:
                 self.loaded.popitem(last=False)

@@ -162,16 +162,17 @@ def run_shard_rounds(
     executor: Executor,
     state: ShardState | None = None,
     on_step: Callable[[int], OnStep] | None = None,
+    prefix: str = "",
 ) -> Iterator[ShardOutcome]:
     """Run every round after those of `state`.
 
     student: learns instead of that of the recipe. on_step: makes what is called after the steps of
-    a round's student. Raises `UserError` as `check_recipe`, and `RunError` if the filters keep
-    nothing or the loss is not finite.
+    a round's student. prefix: of the names of what is written. Raises `UserError` as
+    `check_recipe`, and `RunError` if the filters keep nothing or the loss is not finite.
     """
     check_recipe(recipe)
     state = ShardState() if state is None else state
-    run = _Rounds(task, recipe, student, seed, executor)
+    run = _Rounds(task, recipe, student, seed, executor, prefix)
     for number, index in recipe.schedule(len(task.levels))[state.finished :]:
         state = state.at(index)
         outcome = run.round(number, state, None if on_step is None else on_step(number))
@@ -190,6 +191,7 @@ class _Rounds:
     student: ShardStudent
     seed: int
     executor: Executor
+    prefix: str
 
     def round(self, number: int, state: ShardState, on_step: OnStep | None) -> ShardOutcome:
         """Decide on all shards, train the student, and predict the shards."""
@@ -204,7 +206,7 @@ class _Rounds:
         check_counts(found, recipe.min_kept)
         samples = samples_kept(level, decide.products, task, kept)
         lesson = Lesson(
-            f"round-{number}",
+            f"{self.prefix}round-{number}",
             samples,
             recipe.objective,
             level.num_classes,
@@ -242,7 +244,7 @@ class _Rounds:
         fit_assigner(recipe.assigner, stream, task.shards, seed, known, self.executor)
         refines = recipe.refines(number, len(task.levels))
         about = _about(stream, recipe, refines, (folds, self.seed) if folds else None)
-        products = RoundProducts.of(number, about)
+        products = RoundProducts.of(f"{self.prefix}round-{number}", about)
         return DecideShard(stream, recipe, number, refines, products, folds, self.seed)
 
 

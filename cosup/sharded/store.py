@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,13 +31,14 @@ from cosup.sharded.shards import Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FOLD", "WEIGHT", "Product", "Record", "ShardStore"]
+__all__ = ["FOLD", "LABEL", "WEIGHT", "Product", "Record", "ShardStore"]
 
 ENDING = ".parquet"
 KEY_LETTERS = 16
 CLASSES = b"classes"
-WEIGHT, FOLD = "weight", "fold"
-"""Columns of the weights of samples in the student's loss: 0 is left out; and their folds."""
+WEIGHT, FOLD, LABEL = "weight", "fold", "label"
+"""Columns of the weights of samples in the student's loss: 0 is left out; their folds; and their
+labels (-1 unknown), where the student learns them."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,9 @@ class ShardStore:
             return
         for name in self._present(product):
             Path(path, name).unlink(missing_ok=True)
+        for folder in (Path(path), Path(path).parent):
+            with suppress(OSError):  # of other products, or gone
+                folder.rmdir()
 
     def _present(self, product: Product) -> set[str]:
         path = self._path(product.folder)

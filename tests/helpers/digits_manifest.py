@@ -20,12 +20,19 @@ def write_digits(folder: Path, count: int = 1797) -> np.ndarray:
 
 
 def write_manifest(
-    path: Path, labels: np.ndarray, rows: int, labelled: int, files: int = 1, named: bool = True
+    path: Path,
+    labels: np.ndarray,
+    rows: int,
+    labelled: int,
+    files: int = 1,
+    named: bool = True,
+    truth: bool = False,
 ) -> Path:
     """Write a manifest of digits in `images/` beside it; the first rows have a label.
 
     rows: how many; row n names image n modulo the number of images. labelled: rows with a label:
-    half of them teacher_train, a quarter validation and a quarter test. named: in a column.
+    half of them teacher_train, a quarter validation and a quarter test. named: in a column. truth:
+    the other rows have a label too.
     """
     path.mkdir(parents=True, exist_ok=True)
     splits = np.asarray(["teacher_train", "teacher_train", "validation", "test"])
@@ -35,7 +42,7 @@ def write_manifest(
         columns = {
             "id": pa.array([f"sample-{row:07d}" for row in part]),
             "uri": pa.array([f"../images/{image:04d}.png" for image in images]),
-            "label": pa.array(np.where(known, texts, None), pa.string()),
+            "label": pa.array(np.where(known | truth, texts, None), pa.string()),
         }
         if named:
             split = np.where(known, splits[part % 4], "student_train")

@@ -65,13 +65,52 @@ def test_a_killed_run_is_resumed_with_the_same_numbers(
     assert sum(expected["rounds"][0]["assigned"].values()) == ROWS - LABELLED
     assert expected["controls_absent"].keys() == {"ceiling"}
     assert expected["student"]["accuracy"] > 0
-    for place, shards in enumerate((3, 20, 40, 55)):
+    for place, shards in enumerate((3, 30, 50)):
         with monkeypatch.context() as patch:
             kill_after(patch, shards)
             with pytest.raises(Killed):
                 run_config(config, tmp_path / f"cut-{place}")
         found = run_config(config, tmp_path / f"cut-{place}", resume=True)
         assert numbers_of(found) == numbers_of(expected)
+
+
+def test_controls_and_pgr_are_told_of_a_manifest_with_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What controls write of the shards is removed, and a killed run ends with equal numbers."""
+    labels = write_digits(tmp_path / "images", 500)
+    manifest = write_manifest(tmp_path / "rows", labels, 700, 400, truth=True)
+    shards_of_ceiling = 70
+    names = [
+        "team",
+        "student_and_team",
+        "labels",
+        "equal_budget_generalist",
+        "random_assignment",
+        "ceiling",
+        "self_training",
+    ]
+    config = sharded_config(manifest, controls=names)
+    found = run_config(config, tmp_path / "run")
+    assert set(found["controls"]) == set(names) - {"self_training"}
+    assert set(found["controls_absent"]) == {"self_training"}
+    assert found["ceiling"]["accuracy"] > found["controls"]["random_assignment"]["accuracy"]
+    assert found["student"]["pgr"] is not None
+    assert found["team"]["reason"] is None
+    assert found["verdict"]
+    specialists = found["rounds"][1]
+    assert found["rounds"][0]["assignment_accuracy"] is None  # there are none
+    assert 0 < specialists["assignment_accuracy"] <= 1
+    assert specialists["annotation_accuracy"] > 0.2
+    products = {path.parent.parent.name for path in (tmp_path / "run/shards").rglob("*.parquet")}
+    assert not {name for name in products if name.startswith("control-")}
+    with monkeypatch.context() as patch:
+        kill_after(patch, shards_of_ceiling)
+        with pytest.raises(Killed):
+            run_config(config, tmp_path / "cut")
+    assert (tmp_path / "cut/stages/control-equal_budget_generalist.json").exists()
+    resumed = run_config(config, tmp_path / "cut", resume=True)
+    assert numbers_of(resumed) == numbers_of(found)
 
 
 def test_decisions_are_a_folder_of_shards(manifest: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from cosup.analysis.decisions import refinement_measures, refinement_shares
 from cosup.config.schema import StudentSection
+from cosup.control_runs import ControlRun, run_controls
+from cosup.controls import NO_TRUE_LABEL
 from cosup.decisions import build_assigner, build_filters
 from cosup.evidence import Truth
 from cosup.levels import ArrayAnnotations, Labelled, Level, Task
@@ -23,6 +25,7 @@ from cosup.losses.cross_entropy import CrossEntropy
 from cosup.refinement import ProductRefinement
 from cosup.rounds import Outcome, Recipe, run_rounds
 from cosup.sharded.batches import batches_of
+from cosup.sharded.controls import ShardControls
 from cosup.sharded.evidence import ShardLevel
 from cosup.sharded.folds import folds_of
 from cosup.sharded.head import ShardHead
@@ -89,11 +92,14 @@ class Sharded:
 
         It learns from labelled samples if the objective gives labels weight.
         """
-        _, features = self.whole(self.levels[0])
-        head = ShardHead(student().head, student().training, features[:50])
+        head = self.head()
         labelled = self.labelled(folds) if recipe.objective.true_label_weight else None
         task = ShardTask(self.levels, self.world.shards.shards, (None, None), folds, labelled)
         return run_shard_rounds(task, recipe, head, SEED, executor or self.executor)
+
+    def head(self) -> ShardHead:
+        _, features = self.whole(self.levels[0])
+        return ShardHead(student().head, student().training, features[:50])
 
     def labelled(self, folds: int) -> LabelledRows:
         """Return the samples of teacher_train."""
@@ -136,6 +142,11 @@ def recipe_of(
 
 
 def in_memory(sharded: Sharded, recipe: Recipe, folds: int = 0) -> tuple[Task, list[Outcome]]:
+    task, recipe = of_memory(sharded, recipe, folds)
+    return task, list(run_rounds(task, recipe, SEED))
+
+
+def of_memory(sharded: Sharded, recipe: Recipe, folds: int = 0) -> tuple[Task, Recipe]:
     levels = []
     for level in sharded.levels:
         annotations, features = sharded.whole(level)
@@ -154,7 +165,7 @@ def in_memory(sharded: Sharded, recipe: Recipe, folds: int = 0) -> tuple[Task, l
     def new_student(objective: Objective, seed: int) -> HeadStudent:
         return HeadStudent(setup, objective, seed)
 
-    return task, list(run_rounds(task, replace(recipe, new_student=new_student), SEED))
+    return task, replace(recipe, new_student=new_student)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +247,32 @@ def test_labelled_samples_are_spread_over_the_windows_of_a_pass(counts: list[int
         assert abs(len(share) - 17 * count / sum(counts)) <= 1
     again = rows.shares(counts, seed=0, number=1)
     assert not torch.equal(torch.cat(again), torch.cat(shares))
+
+
+def test_controls_are_those_of_samples_in_memory(sharded: Sharded) -> None:
+    names = ["mean_ensemble", "best_teacher", "random_assignment"]
+    recipe = recipe_of("agreement", [])
+    task, own = of_memory(sharded, recipe)
+    best = replace(task.levels[0], index=2)
+    control = ControlRun(task, own, SEED, best, own.new_student)
+    expected, _ = run_controls(control, names)
+    shards = ShardTask(sharded.levels, sharded.world.shards.shards, (None, None))
+    for name in names:
+        mine = ShardControls(
+            name,
+            control,
+            shards,
+            recipe,
+            sharded.head(),
+            SEED,
+            sharded.executor,
+            replace(sharded.levels[0], index=2),
+        )
+        found, absent = run_controls(mine, [name])
+        assert not absent
+        assert torch.allclose(found[name].dense(), expected[name].dense(), atol=5e-3)
+    _, absent = run_controls(replace(mine, name="ceiling"), ["ceiling"])
+    assert absent == {"ceiling": NO_TRUE_LABEL}
 
 
 def test_neighbours_are_refused() -> None:
