@@ -234,7 +234,7 @@ def test_labelled_samples_are_learned_as_in_memory(sharded: Sharded) -> None:
     plain = list(sharded.run(recipe_of("agreement", [])))
     for mine, other, without in zip(sharded.run(recipe), expected, plain, strict=True):
         assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
-        assert not torch.allclose(mine.test_probs.dense(), without.test_probs.dense(), atol=5e-2)
+        assert not torch.allclose(mine.test_probs.dense(), without.test_probs.dense(), atol=5e-3)
 
 
 @pytest.mark.parametrize("counts", [[30, 50, 20], [1000]])
