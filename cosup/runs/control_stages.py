@@ -141,14 +141,16 @@ def _run_together(
     return absent
 
 
-def left_out(config: Config, data: ImageData) -> dict[str, str]:
+def left_out(config: Config, data: ImageData, known: bool | None = None) -> dict[str, str]:
     """Return the controls of a run of which the data tell that it cannot have them, and why.
 
-    Controls are compared by test accuracy, so that without a test split none is trained.
+    known: whether any label of student_train is known, if its samples are not listed. Controls are
+    compared by test accuracy, so that without a test split none is trained.
     """
     if data.novel is None and not len(data.rows("test")):
         return dict.fromkeys(config.controls, NO_TEST)
-    known = bool((data.given(data.rows("student_train")) >= 0).any())
+    if known is None:
+        known = bool((data.given(data.rows("student_train")) >= 0).any())
     readers = (name for name in config.controls if CONTROLS[name].reads_labels)
     return {} if known else dict.fromkeys(readers, NO_TRUE_LABEL)
 

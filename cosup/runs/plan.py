@@ -427,9 +427,11 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan
 
 
 def _controls(config: Config, facts: Facts) -> ControlsPlan:
-    absent = left_out(config, facts["samples"])
-    if "shards" in facts:  # whether student_train has labels is not known before the run
-        absent = {name: SELF_TRAINING for name in config.controls if name == "self_training"}
+    shards: Shards | None = facts.get("shards")
+    absent = left_out(config, facts["samples"], None if shards is None else shards.known)
+    absent |= {
+        name: SELF_TRAINING for name in config.controls if shards and name == "self_training"
+    }
     return ControlsPlan([name for name in config.controls if name not in absent], dict(absent))
 
 

@@ -72,7 +72,7 @@ def open_shards(
         files = tuple(source.files())
         found = _survey(files)
         reader = _reader(section, source, files, found, seed, shard_size, teacher_train)
-        shards, labelled = _list(reader, source.max_labelled, shard_size)
+        shards, labelled, known = _list(reader, source.max_labelled, shard_size)
         if not shards:
             raise UserError("no sample in student_train", key="splits")
         collection, broken = without_broken(labelled, section, workers, cache)
@@ -82,7 +82,7 @@ def open_shards(
     order = table["image"].to_numpy(np.int64)
     fingerprint = collection.images.fingerprint(order)
     data = ImageData(table, reader.classes, reader.domains, collection.images, fingerprint, broken)
-    return data, Shards(reader, tuple(shards))
+    return data, Shards(reader, tuple(shards), known)
 
 
 def _check_settings(section: DataSection) -> None:
@@ -155,18 +155,22 @@ def _reader(
 
 def _list(
     reader: ShardReader, max_labelled: int, shard_size: int
-) -> tuple[list[Shard], Collection]:
-    """Return the shards, and the samples of the labelled splits."""
+) -> tuple[list[Shard], Collection, bool]:
+    """Return the shards, the samples of the labelled splits, and whether any sample of the shards
+    has a label."""
     shards: list[Shard] = []
     parts: list[Rows] = []
     owners: list[ManifestFile] = []
-    labelled = 0
+    labelled, known = 0, False
     for number, file in enumerate(reader.files):
         own = _FileShards(number, shard_size)
         # Ids and uris are texts that take most of the time, and are needed of few rows.
         for rows in file.rows(KINDS):
             splits = reader.plan.splits(rows)
-            own.add(rows, splits == "student_train")
+            students = splits == "student_train"
+            own.add(rows, students)
+            labels = zip(rows.texts.get("label", ()), students, strict=False)
+            known = known or any(label and student for label, student in labels)
             chosen = np.isin(splits, LABELLED)
             labelled += int(chosen.sum())
             if labelled > max_labelled:
@@ -175,7 +179,7 @@ def _list(
                 parts.append(take(rows, chosen))
                 owners.append(file)
         shards.extend(own.shards(len(shards)))
-    return shards, reader.collection(parts, owners)
+    return shards, reader.collection(parts, owners), known
 
 
 def _too_many(allowed: int) -> UserError:

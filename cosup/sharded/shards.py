@@ -104,10 +104,14 @@ class ShardReader:
 
 @dataclass(frozen=True)
 class Shards:
-    """The samples of student_train as shards, those without any left out."""
+    """The samples of student_train as shards, those without any left out.
+
+    known: whether any of these samples has a label.
+    """
 
     reader: ShardReader
     shards: tuple[Shard, ...] = field(repr=False)
+    known: bool
 
     def __len__(self) -> int:
         return len(self.shards)
