@@ -12,6 +12,7 @@ DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = DECLARED["project"]
 OPTIONAL = {
     "aiohttp",
+    "crowd-kit",
     "datasets",
     "mlflow-skinny",
     "onnxruntime",

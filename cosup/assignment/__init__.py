@@ -5,6 +5,7 @@ from cosup.assignment.base import Assigner, available, to_weights
 from cosup.assignment.baselines import LossOracle, Mean, Oracle, Random, Single
 from cosup.assignment.block import Block
 from cosup.assignment.confidence import Confidence
+from cosup.assignment.crowd_kit import CrowdKit
 from cosup.assignment.crowd_layer import CrowdLayer
 from cosup.assignment.dawid_skene import DawidSkene
 from cosup.assignment.fused import Fused
@@ -18,6 +19,7 @@ __all__ = [
     "Assigner",
     "Block",
     "Confidence",
+    "CrowdKit",
     "CrowdLayer",
     "DawidSkene",
     "Fused",

@@ -386,6 +386,28 @@ class CrowdLayerSettings(AssignerSettings):
         return frozenset({"features"})
 
 
+@dataclass
+class CrowdKitSettings(AssignerSettings):
+    """The posterior of an aggregator of crowd-kit, from the most probable classes of all teachers
+    (an extra: `pip install 'cosup[crowd]'`)."""
+
+    mixes: ClassVar[bool] = False
+    fuses: ClassVar[bool] = True
+
+    method: Literal["one_coin", "mace", "glad", "wawa", "zero_based_skill"] = "one_coin"
+    """An accuracy per teacher (`one_coin`); an accuracy, and the answers where it guesses (`mace`);
+    an ability, and a difficulty per sample (`glad`, by far the slowest); votes weighted by their
+    agreement with the majority (`wawa`), or with the weighted vote (`zero_based_skill`)."""
+
+    def __post_init__(self) -> None:
+        one_of(("one_coin", "mace", "glad", "wawa", "zero_based_skill"), method=self.method)
+
+    @property
+    def guided(self) -> bool:
+        """False: the annotations alone decide."""
+        return False
+
+
 ASSIGNERS: dict[str, Entry] = {
     "single": Entry(SingleSettings, "cosup.assignment.baselines:Single"),
     "mean": Entry(MeanSettings, "cosup.assignment.baselines:Mean"),
@@ -399,5 +421,6 @@ ASSIGNERS: dict[str, Entry] = {
     "gate": Entry(GateSettings, "cosup.assignment.gate:Gate"),
     "raven": Entry(RavenSettings, "cosup.assignment.raven:Raven"),
     "crowd_layer": Entry(CrowdLayerSettings, "cosup.assignment.crowd_layer:CrowdLayer"),
+    "crowd_kit": Entry(CrowdKitSettings, "cosup.assignment.crowd_kit:CrowdKit"),
     "fused": Entry(FusedSettings, "cosup.assignment.fused:Fused"),
 }

@@ -26,6 +26,7 @@ FIXED: dict[str, dict[str, object]] = {
     "fused": {"iterations": 4, "confidence_weight": True},
     "raven": {"epochs": 4, "easy": 0.25, "weight_lr": 0.05},
     "crowd_layer": {"epochs": 4, "lr": 0.01},
+    "crowd_kit": {"method": "one_coin"},
 }
 """Settings that the tests fix, for speed or because they have no default that fits."""
 
@@ -165,7 +166,9 @@ def test_no_samples_can_be_assigned(name: str, variant: dict[str, object]) -> No
     assert assign(assigner, nothing, case.scopes).shape == (0, 2)
 
 
-@pytest.mark.parametrize("name", ["dawid_skene", "gate", "fused", "raven", "crowd_layer"])
+@pytest.mark.parametrize(
+    "name", ["dawid_skene", "gate", "fused", "raven", "crowd_layer", "crowd_kit"]
+)
 def test_learned_assigners_must_be_fitted_and_need_samples(name: str) -> None:
     case = random_case(1, 4, 2, 5)
     with pytest.raises(UserError, match=f"{name}.*'fit'"):

@@ -386,6 +386,7 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
         ("agreement", ["given_label"], "rounds.consistency"),
         ("fused", [], "rounds.assignment"),
         ("crowd_layer", [], "rounds.assignment"),
+        ("crowd_kit", [], "rounds.assignment"),
     ],
 )
 def test_what_needs_all_samples_at_once_is_refused(
