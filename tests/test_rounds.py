@@ -61,8 +61,10 @@ def test_every_assigner_runs_every_round_on_real_digits(assigner):
         weights = outcome.assigned.weights
         assert torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-5)
         assert len(outcome.train_probs) == len(weights)
-    # Chance is 0.1; one weight for all samples cannot tell class specialists apart.
-    assert accuracy(outcomes[0].test_probs, labels) > (0.6 if assigner == "raven" else 0.7)
+    # Chance is 0.1; one weight, or one chance to be right, for all samples of a teacher cannot tell
+    # class specialists apart.
+    least = {"raven": 0.6, "crowd_kit": 0.3}.get(assigner, 0.7)
+    assert accuracy(outcomes[0].test_probs, labels) > least
 
 
 @pytest.mark.parametrize("name", sorted(FILTERS))
