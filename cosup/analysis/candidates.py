@@ -20,7 +20,7 @@ NOT_CHOSEN = "the config sets the recipe (rounds.choose is null)"
 def candidates_table(run: Run) -> pd.DataFrame:
     """Make the table of candidates, a row per recipe, in the order in which they were tried.
 
-    Columns: candidate, settings (of `rounds`, as text), by ("validation", "teacher_train" or
+    Columns: candidate, settings (of `rounds` that are on, as text), by ("validation", "teacher_train" or
     "score"), samples (that the comparison rests on), accuracy (on those samples; null by score),
     score (without labels; null by accuracy), chosen, rejected (why it was not considered, or "").
     """
@@ -45,8 +45,12 @@ def candidates_table(run: Run) -> pd.DataFrame:
 
 
 def _settings(rounds: dict[str, Any]) -> str:
-    """Return the settings of a recipe as `assignment fused, loss cross_entropy`."""
-    return ", ".join(f"{key} {_value(value)}" for key, value in rounds.items())
+    """Return the settings of a recipe as `assignment fused, loss cross_entropy`, without those
+    that are off."""
+    if not rounds.get("labelled"):
+        rounds = {key: value for key, value in rounds.items() if key != "labelled_weight"}
+    on = {key: value for key, value in rounds.items() if value is not None and value is not False}
+    return ", ".join(f"{key} {_value(value)}" for key, value in on.items())
 
 
 def _value(value: Any) -> str:
