@@ -20,9 +20,10 @@ NOT_CHOSEN = "the config sets the recipe (rounds.choose is null)"
 def candidates_table(run: Run) -> pd.DataFrame:
     """Make the table of candidates, a row per recipe, in the order in which they were tried.
 
-    Columns: candidate, settings (of `rounds` that are on, as text), by ("validation", "teacher_train" or
-    "score"), samples (that the comparison rests on), accuracy (on those samples; null by score),
-    score (without labels; null by accuracy), chosen, rejected (why it was not considered, or "").
+    Columns: candidate, settings (of `rounds` that are on, as text), by ("validation",
+    "teacher_train" or "score"), samples (that the comparison rests on), accuracy (on those samples;
+    null by score), score (without labels; null by accuracy), chosen, rejected (why it was not
+    considered, or "").
     """
     choice = run.summary.get("choice")
     if not choice:
