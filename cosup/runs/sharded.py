@@ -70,7 +70,7 @@ def run_sharded(
         executor = context.backend.executor(shards.reader, prepared.compute)
         rounds = finish_shard_rounds(context, prepared, world.task, executor)
         team = finish_team(of_listed(context, world.task), prepared)
-        controls = finish_shard_controls(context, prepared, world, executor, team)
+        controls = finish_shard_controls(context, prepared, world, executor, team, shards.known)
         summary = _summary(context, prepared, shards, rounds, controls)
         summary["team"] = team
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})

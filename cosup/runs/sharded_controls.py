@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
-from cosup.runs.control_stages import Controls, control_run, finish_each
+from cosup.runs.control_stages import Controls, control_run, finish_each, left_out
 from cosup.runs.sharded_check import shard_recipe
 from cosup.runs.sharded_task import ShardWorld, shard_student
 from cosup.runs.stages import StepLog
@@ -33,10 +33,11 @@ def finish_shard_controls(
     world: ShardWorld,
     executor: Executor,
     team: Numbers,
+    known: bool,
 ) -> Controls:
     """Run the controls that are not finished, one after another.
 
-    team: what `finish_team` returned.
+    team: what `finish_team` returned. known: whether any sample of the shards has a label.
     """
     task = world.task
     listed = control_run(of_listed(context, task), prepared, StepLog(None), team)
@@ -55,4 +56,5 @@ def finish_shard_controls(
             world.trained,
         )
 
-    return finish_each(context, prepared, {}, control, 1)
+    expected = left_out(context.config, prepared.data, known)
+    return finish_each(context, prepared, expected, control, 1)
