@@ -177,9 +177,11 @@ class Run:
     def expected_rounds(self) -> int:
         """The number of rounds in the config."""
         levels = {teacher.level for teacher in self.teachers}
-        section = self.config.get("rounds", {})
+        rounds = self.config.get("rounds", {})
+        # The others may be unknown here: losses of packages, settings of other versions.
+        counted = {key: rounds[key] for key in ("assignment", "repeat", "refine") if key in rounds}
         try:
-            return RoundsSection.model_validate(section).total(len(levels))
+            return RoundsSection.model_validate(counted).total(len(levels))
         except ValueError as error:
             problem = f"{self.files.config.path} is damaged: rounds: {in_short(error)}"
             raise RunError(problem) from None
