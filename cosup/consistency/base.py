@@ -159,7 +159,11 @@ class Chain:
         return Chain([name for name, _ in plain], [each for _, each in plain])
 
     def run(self, stream: Stream, assignment: Assignment) -> Kept:
-        """Measure batch by batch, then decide on all samples.
+        """Measure batch by batch, then decide on all samples."""
+        return self.decide(self.measured(stream, assignment))
+
+    def measured(self, stream: Stream, assignment: Assignment) -> list[Measures]:
+        """Return the statistics of all samples, measured batch by batch.
 
         The statistics of all samples are allocated before the first batch: small tensors that
         outlive large ones would keep the heap from shrinking, and memory would grow with the
@@ -176,7 +180,7 @@ class Chain:
             for into, part in zip(whole, parts, strict=True):
                 for name, value in part.items():
                     into[name][rows] = value
-        return self.decide(whole)
+        return whole
 
     def measure(self, evidence: Evidence, assigned: Assigned) -> list[Measures]:
         """Return the statistics of a batch: one entry per filter, and `answered` of each sample."""
@@ -193,11 +197,12 @@ class Chain:
 
     def decide(self, measures: Sequence[Measures]) -> Kept:
         """Return the decision on all N samples from their joined statistics."""
-        answered = measures[-1]["answered"]
-        decisions = [
-            each.decide(part) & answered
-            for each, part in zip(self.filters, measures[:-1], strict=True)
-        ]
+        pairs = zip(self.filters, measures[:-1], strict=True)
+        return self.joined([each.decide(part) for each, part in pairs], measures[-1]["answered"])
+
+    def joined(self, keeps: Sequence[Tensor], answered: Tensor) -> Kept:
+        """Return the decision from that of each filter, keep [N] bool. answered: [N] bool."""
+        decisions = [keep & answered for keep in keeps]
         rejected_by = torch.full(answered.shape, -1, dtype=torch.int64, device=answered.device)
         for index in reversed(range(len(decisions))):
             rejected_by[~decisions[index]] = index

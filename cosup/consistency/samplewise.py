@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cosup.consistency.base import Filter, Measures, required, within_top
+from cosup.consistency.ranking import Ranked, RankingFilter
 from cosup.evidence import Assigned, Evidence
 from cosup.settings.filters import (
     ConfidenceThresholdSettings,
@@ -27,7 +28,7 @@ from cosup.settings.filters import (
 
 
 @dataclass
-class ConfidenceThreshold(ConfidenceThresholdSettings, Filter):
+class ConfidenceThreshold(ConfidenceThresholdSettings, RankingFilter):
     """Keep annotations whose largest probability is high."""
 
     def measure(self, evidence: Evidence, assigned: Assigned) -> Measures:
@@ -36,15 +37,28 @@ class ConfidenceThreshold(ConfidenceThresholdSettings, Filter):
 
     def decide(self, measures: Measures) -> Tensor:
         """Return keep [N] bool; of equal confidences, earlier samples are kept."""
+        if self.needs_all:
+            return super().decide(measures)
         confidence = measures["confidence"]
-        answered = confidence > 0
-        keep = answered & (confidence >= self.threshold)
-        if self.keep_share is None:
-            return keep
-        limit = math.ceil(self.keep_share * int(answered.sum()))
-        most = torch.zeros_like(keep)
-        most[confidence.argsort(descending=True, stable=True)[:limit]] = True
-        return keep & most
+        return (confidence > 0) & (confidence >= self.threshold)
+
+    def ranked(self, measures: Measures) -> Ranked:
+        """Rank the annotations by their confidence."""
+        confidence = measures["confidence"]
+        return Ranked(-confidence, (confidence > 0).long() - 1)
+
+    def totals(self, measures: Measures) -> Tensor:
+        """Return the number of annotations."""
+        return (measures["confidence"] > 0).sum()[None]
+
+    def quotas(self, totals: Tensor) -> Tensor:
+        """Return how many are kept at most."""
+        share = 1.0 if self.keep_share is None else self.keep_share
+        return torch.tensor([math.ceil(share * int(totals[0]))], device=totals.device)
+
+    def keep_first(self, measures: Measures, first: Tensor) -> Tensor:
+        """Return keep [n] bool: those above the threshold."""
+        return first & (measures["confidence"] >= self.threshold)
 
 
 ROUNDING = 1e-6

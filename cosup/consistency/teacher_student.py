@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.consistency.base import Filter, Measures, within_top
+from cosup.consistency.base import Measures, within_top
+from cosup.consistency.ranking import Ranked, RankingFilter
 from cosup.evidence import Assigned, Evidence
-from cosup.probabilities import rank_in_group
 from cosup.settings.filters import TeacherStudentSettings
 
 SMALLEST = 1e-12
 
 
 @dataclass
-class TeacherStudent(TeacherStudentSettings, Filter):
+class TeacherStudent(TeacherStudentSettings, RankingFilter):
     """Keep annotations that are probable under the student."""
 
     def measure(self, evidence: Evidence, assigned: Assigned) -> Measures:
@@ -35,18 +35,22 @@ class TeacherStudent(TeacherStudentSettings, Filter):
 
     def decide(self, measures: Measures) -> Tensor:
         """Return keep [N] bool; of equal losses, earlier samples are kept."""
-        labels, inside, loss = measures["label"], measures["inside"], measures["loss"]
-        if self.mode == "mask":
-            return inside
-        answered = labels >= 0
+        return super().decide(measures) if self.needs_all else measures["inside"]
+
+    def ranked(self, measures: Measures) -> Ranked:
+        """Rank the annotations by their loss, those of each class alone if `class_balanced`."""
+        labels = measures["label"]
+        return Ranked(measures["loss"], labels if self.class_balanced else labels.clamp_max(0))
+
+    def totals(self, measures: Measures) -> Tensor:
+        """Return how many annotations are inside, and how many of each class there are."""
+        sizes = torch.bincount(measures["label"] + 1)[1:]
+        return torch.cat([measures["inside"].sum()[None], sizes])
+
+    def quotas(self, totals: Tensor) -> Tensor:
+        """Return as many as are inside; of each class the same share, rounded up, so that no class
+        is lost."""
+        inside, sizes = totals[0], totals[1:]
         if not self.class_balanced:
-            return (rank_in_group(loss, torch.zeros_like(labels)) < inside.sum()) & answered
-        sizes = torch.bincount(labels + 1)[1:]
-        # The share r of each class, rounded up, so that no class is lost.
-        quota = -(-inside.sum() * sizes // answered.sum().clamp_min(1))
-        return answered & (rank_in_group(loss, labels) < _of(quota, labels))
-
-
-def _of(per_class: Tensor, labels: Tensor) -> Tensor:
-    """Return the number of the class of each label; 0 for the label -1."""
-    return torch.cat([per_class.new_zeros(1), per_class])[labels + 1]
+            return inside[None]
+        return -(-inside * sizes // sizes.sum().clamp_min(1))

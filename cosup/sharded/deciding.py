@@ -1,9 +1,9 @@
 """Assign and filter the samples of shards, and write their decisions and targets."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from cosup.analysis.decisions import decisions_table, refinement_counts, someone
 from cosup.assigning import assign_fitted
 from cosup.assignment.base import Assigner
 from cosup.assignment.dawid_skene import DawidSkene, Sums
+from cosup.consistency.ranking import Cut, ranking_filters
 from cosup.evidence import Scopes, Truth
 from cosup.levels import Stream
 from cosup.metrics.scores import assignment_sums
@@ -20,13 +21,13 @@ from cosup.rounds import Decided, Recipe
 from cosup.seeds import seed_for
 from cosup.sharded.evidence import ShardBatches, ShardStream
 from cosup.sharded.folds import folds_of
+from cosup.sharded.ranking import Ranking, find_cuts
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import FOLD, WEIGHT, Product
-from cosup.sharded.work import Executor, FunctionWork
+from cosup.sharded.work import Executor, FunctionWork, in_order
 
 __all__ = ["Counts", "DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
 
-T = TypeVar("T")
 Counts = dict[str, Tensor]
 """Sums over samples by name, int64 or float64: they are added over shards."""
 
@@ -89,10 +90,12 @@ class SumShard:
 class RoundProducts:
     """What a round writes of each shard.
 
-    decisions: the table of `cosup.analysis.decisions`. targets: what the student learns, with
-    weights: the column `weight`. counts: of the decisions, and the last to be written.
+    measures: what the filters rank all samples by; removed once the round is decided. decisions:
+    the table of `cosup.analysis.decisions`. targets: what the student learns, with weights: the
+    column `weight`. counts: of the decisions, and the last to be written.
     """
 
+    measures: Product
     decisions: Product
     targets: Product
     weights: Product
@@ -101,7 +104,7 @@ class RoundProducts:
     @staticmethod
     def of(name: str, *about: str) -> "RoundProducts":
         """Return the products of a round, whose keys are a hash of these texts."""
-        kinds = ("decisions", "targets", "weights", "counts")
+        kinds = ("measures", "decisions", "targets", "weights", "counts")
         return RoundProducts(*(Product.of(kind, name, *about) for kind in kinds))
 
 
@@ -110,7 +113,7 @@ class DecideShard:
     """Assigns and filters the samples of a shard, and refines what is assigned.
 
     recipe: its assigner is fitted. refines: whether this round refines. folds, seed: into so many
-    folds the samples are divided, by this seed; 0 does not.
+    folds the samples are divided, by this seed; 0 does not. cuts: as of `Ranking`.
     """
 
     stream: ShardStream
@@ -120,6 +123,12 @@ class DecideShard:
     products: RoundProducts
     folds: int
     seed: int
+    cuts: Mapping[int, Cut] = field(default_factory=dict)
+
+    @property
+    def ranking(self) -> Ranking:
+        """Return the filters."""
+        return Ranking(self.stream, self.recipe, self.products.measures, self.cuts)
 
     def __call__(self, shard: Shard) -> Counts:
         """Write the decisions and targets; return their counts."""
@@ -129,7 +138,7 @@ class DecideShard:
         store, data = level.samples.store, level.samples.read(shard)
         rows = np.arange(len(data))
         stream = self.stream.of(shard, self.recipe.assigner.uses | self.recipe.filters.needs)
-        truth, decided = data.truth(rows), self._decide(stream)
+        truth, decided = data.truth(rows), self._decide(stream, shard)
         table = decisions_table(
             decided, level.scopes, data.sample_ids(rows), truth, data.classes, data.domains
         )
@@ -151,10 +160,10 @@ class DecideShard:
         store.write(products.counts, shard.number, pa.table({"counts": [text]}))
         return counts
 
-    def _decide(self, stream: Stream) -> Decided:
-        recipe, chain = self.recipe, self.recipe.filters
+    def _decide(self, stream: Stream, shard: Shard) -> Decided:
+        recipe = self.recipe
         assigned = assign_fitted(recipe.assigner, stream, recipe.hard)
-        kept = chain.run(stream.restricted(chain.needs), assigned)
+        kept = self.ranking.run(stream, assigned, shard)
         refined = None
         if self.refines:
             assert recipe.refiner is not None
@@ -211,7 +220,10 @@ def decide_shards(
     Returns the counts of all shards together, and `kept` and `kept_by_fold` of each.
     """
     store, product = decide.stream.level.samples.store, decide.products.counts
-    missing = store.missing(product, shards)
+    missing, ranks = store.missing(product, shards), ranking_filters(decide.recipe.filters)
+    if missing and ranks:
+        name = f"ranks of round {decide.number}"
+        decide = replace(decide, cuts=find_cuts(name, decide.ranking, shards, executor))
     made = dict(executor.run(FunctionWork(f"decisions of round {decide.number}", decide), missing))
     total: Counts = {}
     kept = []
@@ -220,20 +232,9 @@ def decide_shards(
         counts = _stored(store.table(product, shard.number)) if counts is None else counts
         total = {name: value + total.get(name, 0) for name, value in counts.items()}
         kept.append({name: counts[name] for name in ("kept", "kept_by_fold")})
+    if ranks:
+        store.remove(decide.products.measures)
     return total, kept
-
-
-def in_order(results: Iterable[tuple[int, T]], shards: Iterable[Shard]) -> Iterator[T]:
-    """Yield the results of shards in the order of the shards."""
-    waiting: dict[int, T] = {}
-    order = iter([shard.number for shard in shards])
-    wanted = next(order, None)
-    for number, found in results:
-        waiting[number] = found
-        while wanted in waiting:
-            assert wanted is not None
-            yield waiting.pop(wanted)
-            wanted = next(order, None)
 
 
 def _stored(table: Any) -> Counts:

@@ -18,11 +18,10 @@ from cosup.probabilities import ProbTable
 from cosup.progress import working_on
 from cosup.protocols import by_fold
 from cosup.sharded.batches import batches_of
-from cosup.sharded.deciding import in_order
 from cosup.sharded.lesson import Lesson, ShardSamples, State, Trained
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
-from cosup.sharded.work import Executor, FunctionWork, Work
+from cosup.sharded.work import Executor, FunctionWork, Work, in_order
 from cosup.words import plural
 
 __all__ = ["PredictShard", "ShardFit", "ShardHead", "column_scaling_of", "fit_heads"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
+from cosup.consistency.ranking import RankingFilter
 from cosup.errors import Mistakes, RunError, UserError
 from cosup.losses.features import FeatureLoss
 from cosup.models.watch import OnStep
@@ -109,14 +110,14 @@ def _problems(recipe: Recipe) -> Iterator[UserError]:
             allowed="0",
         )
     for name, each in zip(recipe.filters.names, recipe.filters.filters, strict=True):
-        if each.needs_all or "labels" in each.needs:
+        ranks = isinstance(each, RankingFilter)
+        if (each.needs_all and not ranks) or "labels" in each.needs:
             yield UserError(
-                "cannot have the filter {value} as it is set with data.sharded, where each "
-                "sample is judged alone and without its label",
+                "cannot have the filter {value} as it is set with data.sharded, where filters see "
+                "no labels and train no students",
                 key="rounds.consistency",
                 value=name,
-                allowed="teacher_student with mode: mask, confidence without keep_share, "
-                "local_global against: coarser, unanimity",
+                allowed="teacher_student, confidence, unanimity, local_global against: coarser",
             )
 
 

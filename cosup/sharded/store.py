@@ -211,7 +211,8 @@ def _tensors_of(table: "pa.Table") -> dict[str, Tensor]:
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         wide = pa.types.is_fixed_size_list(column.type)
-        values = torch.from_numpy((column.flatten() if wide else column).to_numpy().copy())
+        flat = column.flatten() if wide else column
+        values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy())
         found[name] = values.view(-1, column.type.list_size) if wide else values
     return found
 

@@ -7,7 +7,7 @@ grow with the number of samples.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -36,6 +36,7 @@ __all__ = [
     "Samples",
     "ShardImages",
     "Work",
+    "in_order",
     "parts",
 ]
 
@@ -245,3 +246,16 @@ class LocalExecutor:
         process = work.begin(self.compute)
         for shard in shards:
             yield shard.number, process(shard)
+
+
+def in_order(results: Iterable[tuple[int, T]], shards: Iterable[Shard]) -> Iterator[T]:
+    """Yield the results of shards in the order of the shards."""
+    waiting: dict[int, T] = {}
+    order = iter([shard.number for shard in shards])
+    wanted = next(order, None)
+    for number, found in results:
+        waiting[number] = found
+        while wanted in waiting:
+            assert wanted is not None
+            yield waiting.pop(wanted)
+            wanted = next(order, None)

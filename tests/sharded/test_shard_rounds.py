@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cosup.analysis.decisions import refinement_measures, refinement_shares
 from cosup.config.schema import StudentSection
+from cosup.consistency import Chain
 from cosup.control_runs import ControlRun, run_controls
 from cosup.controls import NO_TRUE_LABEL
 from cosup.decisions import build_assigner, build_filters
@@ -26,7 +27,7 @@ from cosup.refinement import ProductRefinement
 from cosup.rounds import Outcome, Recipe, run_rounds
 from cosup.sharded.batches import batches_of
 from cosup.sharded.controls import ShardControls
-from cosup.sharded.evidence import ShardLevel
+from cosup.sharded.evidence import ShardBatches, ShardLevel, ShardStream
 from cosup.sharded.folds import folds_of
 from cosup.sharded.head import ShardHead
 from cosup.sharded.image_work import annotation_works, extract_work
@@ -176,8 +177,9 @@ def of_memory(sharded: Sharded, recipe: Recipe, folds: int = 0) -> tuple[Task, R
         ({"name": "dawid_skene", "hard": False}, [{"name": "confidence", "threshold": 0.12}]),
         ("gate", [{"name": "teacher_student", "mode": "mask", "k": 3}]),
         ("mean", [{"name": "unanimity", "share": 0.5}]),
+        ("block", [{"name": "confidence", "threshold": 0.11, "keep_share": 0.5}]),
     ],
-    ids=["agreement", "random", "dawid_skene", "gate", "mean"],
+    ids=["agreement", "random", "dawid_skene", "gate", "mean", "block"],
 )
 def test_decisions_and_students_are_those_of_samples_in_memory(
     sharded: Sharded, assigner: Any, filters: Sequence[Any]
@@ -194,6 +196,39 @@ def test_decisions_and_students_are_those_of_samples_in_memory(
         assert mine.kept.count == other.kept.count
         assert mine.kept.rejected == other.kept.rejected
         assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
+
+
+RANKS = [
+    [{"name": "teacher_student", "k": 2}],
+    [{"name": "teacher_student", "k": 3, "class_balanced": True}],
+    [
+        {"name": "unanimity", "share": 0.5},
+        {"name": "confidence", "threshold": 0.11, "keep_share": 0.6},
+        {"name": "teacher_student", "k": 1},
+    ],
+]
+
+
+@pytest.mark.parametrize("filters", RANKS, ids=["rank", "balanced", "several"])
+def test_ranks_are_those_of_all_samples_together(sharded: Sharded, filters: list[Any]) -> None:
+    """Each round's filters decide on the evidence of all shards as they do in memory."""
+    recipe, store = recipe_of("agreement", filters), sharded.samples.store
+    guide = None
+    for outcome in sharded.run(recipe):
+        shards = sharded.world.shards.shards
+        firsts = ShardTask(sharded.levels, shards, (None, None)).firsts
+        level = sharded.levels[outcome.level]
+        stream = ShardStream(level, firsts, guide, guide if outcome.level else None)
+        chain, measured = recipe.filters, []
+        for evidence in ShardBatches(stream, shards, recipe.assigner.uses | chain.needs):
+            measured.append(chain.measure(evidence, recipe.assigner.assign(evidence, level.scopes)))
+        expected = chain.decide(Chain.join(measured))
+        weights = [store.tensors(outcome.products.weights, s.number)["weight"] for s in shards]
+        assert torch.equal(torch.cat(weights) > 0, expected.keep)
+        assert outcome.kept.kept_alone == expected.kept_alone
+        assert outcome.kept.rejected == expected.rejected
+        assert store.missing(outcome.products.measures, shards) == list(shards)  # removed
+        guide = outcome.predictions
 
 
 @pytest.mark.parametrize(("targets", "label_weight"), [("hard", 0.0), ("soft", 3.0)])
@@ -313,13 +348,16 @@ class Dying(LocalExecutor):
             yield found
 
 
-@pytest.mark.parametrize("after", [4, 20, 30, 60])
+@pytest.mark.parametrize(
+    ("after", "filters"),
+    [(4, []), (20, []), (60, []), *((cut, ["teacher_student"]) for cut in (40, 60, 80))],
+)
 def test_rounds_that_are_interrupted_end_with_the_same_numbers(
-    opened: Open, tmp_path: Path, after: int
+    opened: Open, tmp_path: Path, after: int, filters: list[str]
 ) -> None:
     world = opened()
     whole, cut = Sharded(world, tmp_path / "whole"), Sharded(world, tmp_path / "cut")
-    recipe: Callable[[], Recipe] = lambda: recipe_of("dawid_skene", [], REFINED)  # noqa: E731
+    recipe: Callable[[], Recipe] = lambda: recipe_of("dawid_skene", filters, REFINED)  # noqa: E731
     expected = list(whole.run(recipe(), FOLDS))[-1]
     with pytest.raises(Killed):
         list(cut.run(recipe(), FOLDS, Dying(cut.executor, after)))
@@ -381,7 +419,6 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
 @pytest.mark.parametrize(
     ("assigner", "filters", "key"),
     [
-        ("agreement", ["teacher_student"], "rounds.consistency"),
         ("agreement", ["local_global"], "rounds.consistency"),
         ("agreement", ["given_label"], "rounds.consistency"),
         ("fused", [], "rounds.assignment"),
