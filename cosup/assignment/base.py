@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from cosup.assignment.parts import Parts
 from cosup.evidence import Assigned, Batches, Evidence, Scopes
 from cosup.settings.assigners import AssignerSettings
 
@@ -53,6 +54,17 @@ class Assigner(AssignerSettings, ABC):
         Any earlier state is replaced. provenance: features [M, D] of the teachers' own training
         inputs and membership [M, T] (which teachers trained on each), for assigners that need it.
         """
+
+    def fit_parts(
+        self,
+        parts: Parts,
+        scopes: Scopes,
+        *,
+        seed: int = 0,
+        provenance: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Learn as `fit` does from samples in parts; by default, all are read here."""
+        self.fit(parts.batches, scopes, seed=seed, provenance=provenance)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the learned state."""

@@ -8,7 +8,7 @@ the teachers: on three degraded sites it left 64.0 % of the annotations right, w
 without it (METHODS.md section 8). `fused` weighs the student by how far it can be trusted.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,31 +26,10 @@ from cosup.assignment.em import (
     mean_vote,
     rates_of,
 )
+from cosup.assignment.parts import Parts, Sums, Whole, total_of
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes
 from cosup.settings.assigners import DawidSkeneSettings
-
-
-@dataclass
-class Sums:
-    """Sums of an E-step over samples.
-
-    counts: [T, C, C] float64, expected counts of teacher t answering j when c is true at [t, j, c].
-    frequency: [C] float64, expected counts of the true classes. likelihood: sum of the
-    log-likelihoods, in nats.
-    """
-
-    counts: Tensor
-    frequency: Tensor
-    likelihood: float
-    samples: int
-
-    def add(self, other: "Sums") -> None:
-        """Add the sums of other samples."""
-        self.counts += other.counts
-        self.frequency = self.frequency + other.frequency
-        self.likelihood += other.likelihood
-        self.samples += other.samples
 
 
 @dataclass
@@ -84,14 +63,21 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         The vote is averaged with the student's prediction if that is the prior. Raises `UserError`
         without samples.
         """
-        self.fit_by_sums(lambda: self.sums(batches))
+        self.fit_parts(Whole(batches), scopes, seed=seed, provenance=provenance)
 
-    def fit_by_sums(self, collect: Callable[[], Sums | None]) -> None:
-        """Fit as `fit` does, by sums over all samples in every step.
+    def fit_parts(
+        self,
+        parts: Parts,
+        scopes: Scopes,
+        *,
+        seed: int = 0,
+        provenance: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Fit as `fit` does, by sums over the parts in every step."""
 
-        collect: returns what `sums` returns for all samples, or the sum of what it returns for
-        parts of them, which can be computed apart. Raises `UserError` without samples.
-        """
+        def collect() -> Sums | None:
+            return total_of(parts.each(AddUp(self)))
+
         self.confusion_ = self.prior_ = self._log_rates = None
         self._learn(collect())
         before = -torch.inf
@@ -167,8 +153,11 @@ class DawidSkene(DawidSkeneSettings, Assigner):
             joint += look_up(rows, labels)
         return joint
 
-    def sums(self, batches: Batches) -> Sums | None:
-        """Run the E-step of what is learned so far; return its sums, None without samples."""
+    def sums(self, batches: Iterable[Evidence]) -> Sums | None:
+        """Run the E-step of what is learned so far; return its sums, None without samples.
+
+        Their counts are [T, C, C], of teacher t answering j when c is true at [t, j, c].
+        """
         counts: Tensor | None = None
         samples, likelihood, frequency = 0, 0.0, torch.zeros(())
         for evidence in batches:
@@ -221,6 +210,17 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         else:
             count_hard(counts, answered(annotations), posterior)
         return counts
+
+
+@dataclass(frozen=True)
+class AddUp:
+    """The sums of an E-step over a part of the samples."""
+
+    assigner: DawidSkene
+
+    def __call__(self, batches: Iterable[Evidence], number: int) -> Sums | None:
+        """Return the sums; None of a part without samples."""
+        return self.assigner.sums(batches)
 
 
 def _confusion(counts: Tensor) -> Tensor:

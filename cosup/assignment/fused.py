@@ -9,6 +9,7 @@ student by its cross-fitted probabilities to a power. All of it is learned by EM
 labels. Sources that err together count as one. METHODS.md section 8.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +29,7 @@ from cosup.assignment.likelihood import (
     shrink_into,
     vote,
 )
+from cosup.assignment.parts import Parts, Sums, Whole, places_drawn, total_of
 from cosup.assignment.regions import Regions, find_regions
 from cosup.errors import UserError
 from cosup.evidence import Assigned, Batches, Evidence, Scopes
@@ -79,15 +81,28 @@ class Fused(FusedSettings, Assigner):
 
         Raises `UserError` without samples, and without what the regions need.
         """
-        survey = Survey.of(batches)
+        self.fit_parts(Whole(batches), scopes, seed=seed, provenance=provenance)
+
+    def fit_parts(
+        self,
+        parts: Parts,
+        scopes: Scopes,
+        *,
+        seed: int = 0,
+        provenance: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Fit as `fit` does, by sums over the parts. Regions that are learnt read all samples
+        here."""
+        survey = Survey.of(parts)
         if survey is None:
             raise UserError("assigner fused: there is no sample to learn from")
-        regions = find_regions(self.regions, batches, scopes, provenance, seed)
+        regions = find_regions(self.regions, parts.batches, scopes, provenance, seed)
         reader = survey.reader(regions, scopes, self.student)
-        reading = Reading(batches, reader, survey.samples, survey.classes)
+        reading = Reading(parts, reader, survey.samples, survey.classes)
         sources, classes = len(scopes), survey.classes
         most = min(self.max_samples, max(FEWEST_SAMPLES, CACHED // (sources * classes)))
-        panel = _panel(reading, survey.samples, most, seed)
+        drawn = places_drawn(survey.samples, most, torch_generator(seed, "fused", "samples"))
+        panel = reading.some(drawn, survey.sizes)
         hard = int((~reader.soft).sum())
         self.model_ = Model(
             reader,
@@ -195,26 +210,14 @@ class Fused(FusedSettings, Assigner):
         At the start, the mean vote is the posterior.
         """
         model = self._fitted()
-        reader, classes, rates = model.reader, len(model.prior), model.log_rates
-        hard, regions = ~reader.soft, rates.shape[2]
-        counts = torch.zeros(len(rates), classes, regions * classes, dtype=torch.float64)
-        frequency, likelihood, samples = torch.zeros(classes).double(), 0.0, 0
-        for answers in reading:
-            if start:
-                posterior = vote(reader, answers, classes, model.groups)
-            else:
-                joint = model.joint(answers)
-                likelihood += float(joint.logsumexp(1).sum(dtype=torch.float64))
-                posterior = joint.softmax(1)
-            expected = by_region(answers.regions, posterior, regions).flatten(1)
-            count_hard(counts, answers.labels[:, hard], expected)
-            frequency += posterior.sum(0, dtype=torch.float64)
-            samples += len(answers)
+        found = total_of(reading.each(Sweep(model, start)))
+        assert found is not None, "there are samples"
+        rates, classes = model.log_rates, len(model.prior)
         strength = 5.0 * classes if self.strength is None else self.strength
         # In place: those of many classes and sources are large.
-        shrink_into(rates, counts.view(-1, classes, regions, classes), strength)
-        self.model_ = replace(model, prior=(frequency / samples).float())
-        return likelihood / samples
+        shrink_into(rates, found.counts.view(-1, classes, rates.shape[2], classes), strength)
+        self.model_ = replace(model, prior=(found.frequency / found.samples).float())
+        return found.likelihood / found.samples
 
     def _first_groups(self, reader: Reader, panel: Answers) -> Groups:
         """Return the groups to start from: copies, and soft sources, models of the same images."""
@@ -309,15 +312,29 @@ def margin(log_likelihood: Tensor, winner: Tensor) -> Tensor:
     return won[:, 0] - (others.logsumexp(1) - torch.tensor(float(count)).log())
 
 
-def _panel(reading: Reading, samples: int, most: int, seed: int) -> Answers:
-    """Return the answers on at most `most` samples, drawn at random whatever the batches."""
-    chosen = torch.ones(samples, dtype=torch.bool)
-    if samples > most:
-        order = torch.randperm(samples, generator=torch_generator(seed, "fused", "samples"))
-        chosen[order[most:]] = False
-    parts, start = [], 0
-    for answers in reading:
-        rows = chosen[start : start + len(answers)].nonzero()[:, 0]
-        parts.append(answers if len(rows) == len(answers) else answers.take(rows))
-        start += len(answers)
-    return Answers.concat(parts)
+@dataclass(frozen=True)
+class Sweep:
+    """The sums of an E-step over a part of the samples. start: by the mean vote."""
+
+    model: Model
+    start: bool
+
+    def __call__(self, parts: Iterable[Answers], number: int) -> Sums | None:
+        """Return the sums; None of a part without samples."""
+        model = self.model
+        reader, classes, rates = model.reader, len(model.prior), model.log_rates
+        hard, regions = ~reader.soft, rates.shape[2]
+        counts = torch.zeros(len(rates), classes, regions * classes, dtype=torch.float64)
+        frequency, likelihood, samples = torch.zeros(classes).double(), 0.0, 0
+        for answers in parts:
+            if self.start:
+                posterior = vote(reader, answers, classes, model.groups)
+            else:
+                joint = model.joint(answers)
+                likelihood += float(joint.logsumexp(1).sum(dtype=torch.float64))
+                posterior = joint.softmax(1)
+            expected = by_region(answers.regions, posterior, regions).flatten(1)
+            count_hard(counts, answers.labels[:, hard], expected)
+            frequency += posterior.sum(0, dtype=torch.float64)
+            samples += len(answers)
+        return Sums(counts, frequency, likelihood, samples) if samples else None

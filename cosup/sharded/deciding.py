@@ -12,19 +12,18 @@ from torch import Tensor
 from cosup.analysis.decisions import decisions_table, refinement_counts, someone_right
 from cosup.assigning import assign_fitted
 from cosup.assignment.base import Assigner
-from cosup.assignment.dawid_skene import DawidSkene, Sums
 from cosup.consistency.ranking import Cut, ranking_filters
 from cosup.evidence import Scopes, Truth
 from cosup.levels import Stream
 from cosup.metrics.scores import assignment_sums
 from cosup.rounds import Decided, Recipe
 from cosup.seeds import seed_for
-from cosup.sharded.evidence import ShardBatches, ShardStream
+from cosup.sharded.evidence import ShardParts, ShardStream
 from cosup.sharded.folds import folds_of
 from cosup.sharded.ranking import Ranking, find_cuts
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import FOLD, WEIGHT, Product
-from cosup.sharded.work import Executor, FunctionWork, in_order
+from cosup.sharded.work import Executor, FunctionWork
 
 __all__ = ["Counts", "DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
 
@@ -45,45 +44,13 @@ def fit_assigner(
 ) -> None:
     """Fit an assigner to all samples, as `cosup.assigning.assign` does.
 
-    The sums of Dawid-Skene are computed by the executor; other assigners read the shards here, in
-    order. seed: of the round. provenance: as in `Assigner.fit`, if it reads any.
+    Sums are computed by the executor; what else is learned is read here, in order. seed: of the
+    round. provenance: as in `Assigner.fit`, if it reads any.
     """
-    if isinstance(assigner, DawidSkene):
-        fit_by_sums(assigner, stream, shards, executor)
-        return
-    batches = ShardBatches(stream, shards, assigner.uses)
+    parts = ShardParts(stream, shards, assigner.uses, executor)
     known = provenance if "provenance" in assigner.uses else None
-    assigner.fit(batches, stream.level.scopes, seed=seed_for(seed, "assigner"), provenance=known)
-
-
-def fit_by_sums(
-    assigner: DawidSkene, stream: ShardStream, shards: Sequence[Shard], executor: Executor
-) -> None:
-    """Fit by sums over shards, added in the order of the shards: the same ones on any executor."""
-
-    def collect() -> Sums | None:
-        work = FunctionWork("sums of dawid_skene", SumShard(assigner, stream))
-        total: Sums | None = None
-        for found in in_order(executor.run(work, shards), shards):
-            if total is None:
-                total = found
-            elif found is not None:
-                total.add(found)
-        return total
-
-    assigner.fit_by_sums(collect)
-
-
-@dataclass(frozen=True)
-class SumShard:
-    """The sums of an E-step over a shard."""
-
-    assigner: DawidSkene
-    stream: ShardStream
-
-    def __call__(self, shard: Shard) -> Sums | None:
-        """Return the sums; None of a shard without samples."""
-        return self.assigner.sums(ShardBatches(self.stream, [shard], self.assigner.uses))
+    scopes = stream.level.scopes
+    assigner.fit_parts(parts, scopes, seed=seed_for(seed, "assigner"), provenance=known)
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cosup.assignment.parts import Part
 from cosup.evidence import Evidence, Scopes, Truth
 from cosup.levels import MAX_ELEMENTS, Level, Stream
 from cosup.probabilities import ProbTable
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
-from cosup.sharded.work import Samples
+from cosup.sharded.work import Executor, FunctionWork, Samples, in_order
 
-__all__ = ["ShardBatches", "ShardLevel", "ShardStream", "TableAnnotations"]
+__all__ = ["ShardBatches", "ShardLevel", "ShardParts", "ShardStream", "TableAnnotations"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,37 @@ class ShardBatches:
     def __iter__(self) -> Iterator[Evidence]:
         for shard in self.shards:
             yield from self.stream.of(shard, self.needs)
+
+
+@dataclass(frozen=True)
+class ShardParts:
+    """The samples of all shards as `cosup.assignment.parts.Parts`: a part is a shard."""
+
+    stream: ShardStream
+    shards: Sequence[Shard]
+    needs: frozenset[str]
+    executor: Executor
+
+    @property
+    def batches(self) -> ShardBatches:
+        """Return the evidence on all samples, read here."""
+        return ShardBatches(self.stream, self.shards, self.needs)
+
+    def each(self, function: Part[T]) -> Iterator[T]:
+        """Yield the result of each shard, in order: the same ones by any executor."""
+        work = FunctionWork("sums of the assigner", PartOf(function, self.stream, self.needs))
+        return in_order(self.executor.run(work, self.shards), self.shards)
+
+
+@dataclass(frozen=True)
+class PartOf(Generic[T]):
+    """A function of parts, as one of shards."""
+
+    function: Part[T]
+    stream: ShardStream
+    needs: frozenset[str]
+
+    def __call__(self, shard: Shard) -> T:
+        """Return the result of a shard."""
+        batches = ShardBatches(self.stream, [shard], self.needs)
+        return self.function(batches, shard.number)

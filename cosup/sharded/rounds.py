@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cosup.assignment.fused import Fused
 from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
 from cosup.consistency.ranking import RankingFilter
 from cosup.errors import Mistakes, RunError, UserError
@@ -87,12 +88,12 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _problems(recipe: Recipe) -> Iterator[UserError]:
-    if recipe.assigner.fuses:
+    if recipe.assigner.fuses and not isinstance(recipe.assigner, Fused):
         yield UserError(
             "cannot be {value} with data.sharded, as it holds answers of all samples",
             key="rounds.assignment",
             value=registered_name(ASSIGNERS, recipe.assigner),
-            allowed="dawid_skene, gate, agreement and others that do not fuse sources",
+            allowed="fused, dawid_skene, gate, agreement and others that route",
         )
     loss = recipe.objective.loss
     if isinstance(loss, FeatureLoss):

@@ -74,6 +74,22 @@ def test_a_killed_run_is_resumed_with_the_same_numbers(
         assert numbers_of(found) == numbers_of(expected)
 
 
+def test_fused_rounds_with_ranks_are_resumed_with_the_same_numbers(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = {"assignment": "fused", "consistency": [{"name": "teacher_student", "k": 1}]}
+    config = sharded_config(manifest, rounds={**rounds, "repeat": 2}, controls=[])
+    expected = run_config(config, tmp_path / "whole")
+    assert [one["level"] for one in expected["rounds"]] == [1, 1]
+    assert 0 < expected["rounds"][0]["kept"] < 1
+    with monkeypatch.context() as patch:
+        kill_after(patch, 60)
+        with pytest.raises(Killed):
+            run_config(config, tmp_path / "cut")
+    assert (tmp_path / "cut/shards/annotations").exists()
+    assert numbers_of(run_config(config, tmp_path / "cut", resume=True)) == numbers_of(expected)
+
+
 def test_controls_and_pgr_are_told_of_a_manifest_with_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +153,7 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     found = keys_of(mistakes_of(check_run, sharded_config(manifest, rounds=both), tmp_path / "run"))
     assert found == ["rounds.labelled_weight", "rounds.refine.neighbours"]
     filtered = sharded_config(
-        manifest, rounds={"assignment": "fused", "consistency": ["local_global"]}
+        manifest, rounds={"assignment": "crowd_layer", "consistency": ["local_global"]}
     )
     found = keys_of(mistakes_of(check_run, filtered, tmp_path / "run"))
     assert found == ["rounds.assignment", "rounds.consistency"]

@@ -178,8 +178,9 @@ def of_memory(sharded: Sharded, recipe: Recipe, folds: int = 0) -> tuple[Task, R
         ("gate", [{"name": "teacher_student", "mode": "mask", "k": 3}]),
         ("mean", [{"name": "unanimity", "share": 0.5}]),
         ("block", [{"name": "confidence", "threshold": 0.11, "keep_share": 0.5}]),
+        ({"name": "fused", "regions": "none", "max_samples": 150}, []),
     ],
-    ids=["agreement", "random", "dawid_skene", "gate", "mean", "block"],
+    ids=["agreement", "random", "dawid_skene", "gate", "mean", "block", "fused"],
 )
 def test_decisions_and_students_are_those_of_samples_in_memory(
     sharded: Sharded, assigner: Any, filters: Sequence[Any]
@@ -261,6 +262,22 @@ def test_refined_rounds_are_those_of_samples_in_memory(
         assert shares["refined_accuracy"] is None  # no label is known
         goals = torch.cat([store.probs(mine.products.targets, n).dense() for n in numbers])
         assert bool((goals.amax(1) > 0.999).all()) == (targets == "hard")
+
+
+def test_the_student_is_a_source_of_fused_rounds_as_in_memory(sharded: Sharded) -> None:
+    fused = {"name": "fused", "regions": "none", "confidence_weight": True}
+    recipe = replace(recipe_of(fused, []), repeat=2)
+    _, expected = in_memory(sharded, recipe, FOLDS)
+    for mine, other in zip(sharded.run(recipe, FOLDS), expected, strict=True):
+        assert (mine.level, mine.assigner.keys()) == (1, other.assigner.keys())
+        assert bool(mine.assigner["student"]) == (mine.number == 2)
+        for name, value in other.assigner.items():
+            assert torch.allclose(mine.assigner[name].double(), value.double(), atol=2e-3), name
+        numbers = [shard.number for shard in sharded.world.shards]
+        store, weights = sharded.samples.store, other.assigned.weighed(other.kept.keep)
+        found = [store.tensors(mine.products.weights, n)["weight"] for n in numbers]
+        assert torch.allclose(torch.cat(found), weights, atol=5e-3)
+        assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
 
 
 def test_labelled_samples_are_learned_as_in_memory(sharded: Sharded) -> None:
@@ -421,7 +438,6 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
     [
         ("agreement", ["local_global"], "rounds.consistency"),
         ("agreement", ["given_label"], "rounds.consistency"),
-        ("fused", [], "rounds.assignment"),
         ("crowd_layer", [], "rounds.assignment"),
         ("crowd_kit", [], "rounds.assignment"),
     ],
