@@ -110,7 +110,7 @@ class ControlRun:
 
     def untrained(self) -> ProbTable:
         """Predict with the student as it starts."""
-        return self._student(self.new_student, 1).predict(self.task.test_inputs)
+        return self._student(self.new_student, 1).predict_test(self.task.test_inputs)
 
     def trained_on(self, labels: Tensor) -> Lessons[ProbTable]:
         """Train the student on labels [N] (-1: left out), in place of annotations and labels."""
@@ -162,7 +162,7 @@ class ControlRun:
             if not last:
                 supervision = self._own(student.predict_own(inputs))
         assert student is not None
-        return student.predict(self.task.test_inputs)
+        return student.predict_test(self.task.test_inputs)
 
     def team(self) -> ProbTable:
         """Predict with the teachers of the last round, routed by its assigner."""
@@ -244,7 +244,7 @@ class ControlRun:
             student = self._student(make, number, student)
             yield supervision.update(student, inputs)
         assert student is not None
-        return student.predict(self.task.test_inputs)
+        return student.predict_test(self.task.test_inputs)
 
     def _student(self, make: NewStudent, number: int, before: Student | None = None) -> Student:
         """Return the student of a round, which continues from the one before if the run's does."""

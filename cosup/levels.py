@@ -1,6 +1,6 @@
 """Data of a round: the teachers and annotations of a level, streamed as evidence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -44,6 +44,24 @@ class ArrayAnnotations:
 
 
 @dataclass(frozen=True)
+class JoinedAnnotations:
+    """Annotations of several sets of samples by the same teachers, one set after the other."""
+
+    parts: Sequence[LevelAnnotations]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def iter_dense(self, max_elements: int = MAX_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
+        """Yield batches of at most `max_elements` values, each of one set."""
+        first = 0
+        for part in self.parts:
+            for rows, dense in part.iter_dense(max_elements):
+                yield slice(first + rows.start, first + rows.stop), dense
+            first += len(part)
+
+
+@dataclass(frozen=True)
 class Level:
     """One level of the hierarchy of teachers.
 
@@ -74,7 +92,8 @@ class Labelled:
 class Task:
     """The training samples of the student, and the samples that evaluate it.
 
-    inputs: features or images of the N samples of student_train. test_inputs: of the test split.
+    inputs: features or images of the N samples of student_train. test_inputs: of the test split,
+    and of shifted test sets after it (`TestSets`).
     truth: of student_train, for oracle routing, the ceiling and analysis only. features: [N, D]
     float16 or float32, memory-mapped or not, for assigners that need them. labels: [N] as given to
     trainers (noise included, -1 unknown), for settings in which the student may use them.

@@ -74,6 +74,16 @@ class TestInputs(Protocol):
 
 
 @dataclass(frozen=True)
+class TestSets:
+    """The test split and shifted test sets, one after the other."""
+
+    parts: tuple[TestInputs, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+
+@dataclass(frozen=True)
 class Guidance:
     """Supervision of N samples beside their annotations.
 
@@ -121,6 +131,12 @@ class Student(ABC):
 
         Before `update`, only a head that starts from text features can predict.
         """
+
+    def predict_test(self, inputs: TestInputs) -> ProbTable:
+        """Return `predict`; of several sets those of each, so that no set changes another's."""
+        if isinstance(inputs, TestSets):
+            return ProbTable.concat([self.predict(part) for part in inputs.parts])
+        return self.predict(inputs)
 
     @abstractmethod
     def predict_own(self, inputs: Inputs) -> ProbTable:

@@ -269,7 +269,7 @@ class _Lesson:
             self.assigned,
             self.kept,
             own if labelled is None else own.take(slice(len(task.inputs))),
-            student.predict(task.test_inputs),
+            student.predict_test(task.test_inputs),
             student.state_dict(),
             self.assigner,
             None if labelled is None else own.take(slice(len(task.inputs), None)),

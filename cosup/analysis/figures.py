@@ -25,6 +25,7 @@ from cosup.analysis.results import OVERVIEW_FIGURE
 from cosup.analysis.review_list import REVIEW_LIST_FIGURE
 from cosup.analysis.rounds import LOAD_FIGURE, ROUNDS_FIGURE
 from cosup.analysis.routing import ASSIGNMENT_FIGURE, FLOW_FIGURE
+from cosup.analysis.shifted import SHIFTED_FIGURE
 from cosup.analysis.source_tables import SOURCE_TABLES_FIGURE
 from cosup.analysis.sources import PARTS_FIGURE, SOURCES_FIGURE
 from cosup.analysis.student import CALIBRATION_FIGURE, CONFUSION_FIGURE, STUDENT_TEACHERS_FIGURE
@@ -63,6 +64,7 @@ CHAPTERS = (
         [
             DOMAINS_FIGURE,
             SUPERVISION_DOMAINS_FIGURE,
+            SHIFTED_FIGURE,
             CLASSES_FIGURE,
             STUDENT_TEACHERS_FIGURE,
             CONFUSION_FIGURE,

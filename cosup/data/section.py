@@ -17,10 +17,11 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from cosup.data.shifted import ShiftedSection
 from cosup.data.sources import SOURCES
 from cosup.data.sources.base import SPLITS as SPLITS
 from cosup.errors import UserError
-from cosup.sections import Choice, Section
+from cosup.sections import Choice, FileName, Section
 from cosup.validation import setting_names
 from cosup.words import either
 
@@ -176,6 +177,9 @@ class DataSection(Section):
     else as validation), the others are labels of student_train. `labels`: all are labels."""
     few_shot: FewShotSection | None = None
     """Set classes aside to be learnt from a few images; null trains and tests on all classes."""
+    shifted: dict[FileName, ShiftedSection] = Field(default={}, max_length=100)
+    """Test sets of other distributions, by name, measured beside the test split. Each is predicted
+    by the student and every control, so that more than 100 are no test any more."""
 
     def absent_splits(self, teacher_train: bool) -> set[str]:
         """Return the splits that a run does without. teacher_train: a teacher is trained."""
@@ -198,6 +202,13 @@ class DataSection(Section):
         if self.answers is not None and self.few_shot is not None:
             problem = "must be {allowed} with data.few_shot, which measures on novel classes"
             raise UserError(problem, key="answers", value=self.answers, allowed="null")
+        return self
+
+    @model_validator(mode="after")
+    def _no_shift_in_episodes(self) -> "DataSection":
+        if self.shifted and self.few_shot is not None:
+            problem = "cannot be measured with data.few_shot, which measures on novel classes"
+            raise UserError(problem, key="shifted", allowed="{}")
         return self
 
     @model_validator(mode="after")

@@ -2,8 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +68,8 @@ class ImageData:
     classes and labels, all in the split test or validation. notes: what is unusual about them.
     left_out: ids of the samples that `limit` leaves out.
     answers: labels by a person, which `table` has already. applied: how they are used.
+    shifted: test sets of other distributions, by name, with the same classes, all in the split
+    test.
     """
 
     table: pd.DataFrame
@@ -84,6 +86,7 @@ class ImageData:
     left_out: tuple[str, ...] = ()
     answers: tuple[Answer, ...] = ()
     applied: Applied = NOT_REVIEWED
+    shifted: Mapping[str, "ImageData"] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -40,6 +40,7 @@ __all__ = [
     "ProbFile",
     "ReviewFiles",
     "RoundFiles",
+    "ShiftedFiles",
     "StageFile",
     "TableFile",
     "TeacherFiles",
@@ -198,6 +199,35 @@ class RoundFiles:
     def assigner(self) -> TensorFile:
         """Return the file of the fitted assigner, for one that has a state."""
         return TensorFile(self.folder / "assigner.safetensors", self.manifest)
+
+
+@dataclass(frozen=True)
+class ShiftedFiles:
+    """The files of a shifted test set. folder: its own. manifest: that of the run."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def samples(self) -> TableFile:
+        """Return the table of its samples."""
+        return TableFile(self.folder / "samples.parquet", self.manifest, SAMPLE_COLUMNS)
+
+    def round(self, number: int) -> ProbFile:
+        """Return the file of the student's probabilities after a round (from 1)."""
+        return self._probs(f"round-{number}.safetensors")
+
+    def control(self, name: str) -> ProbFile:
+        """Return the file of a control's probabilities."""
+        return self._probs(f"control-{name}.safetensors")
+
+    @property
+    def student_and_team(self) -> ProbFile:
+        """Return the file of the probabilities by student and team."""
+        return self._probs("student-and-team.safetensors")
+
+    def _probs(self, name: str) -> ProbFile:
+        return ProbFile(self.folder / name, self.manifest)
 
 
 @dataclass(frozen=True)
@@ -415,6 +445,10 @@ class Layout:
     def shards(self) -> Path:
         """Return the folder of what is computed shard by shard (`cosup.sharded.store`)."""
         return self.path / "shards"
+
+    def shifted(self, name: str) -> ShiftedFiles:
+        """Return the files of a shifted test set."""
+        return ShiftedFiles(self.path / "shifted" / name, self.manifest)
 
     @property
     def team(self) -> ProbFile:

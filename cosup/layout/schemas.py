@@ -73,6 +73,7 @@ class Prepared(Object):
     samples: dict[str, int] = {}
     features: int = 0
     shards: int = 0
+    shifted: dict[str, int] = {}
 
 
 class Round(Object):
@@ -169,6 +170,7 @@ class Summary(Object):
     rounds: list[dict[str, Any]] = []
     controls: dict[str, dict[str, Any]] = {}
     controls_absent: dict[str, str] = {}
+    shifted: dict[str, dict[str, Any]] = {}
     teachers: list[dict[str, Any]] = []
     data: dict[str, Any] = {}
     sources: dict[str, dict[str, Any]] = {}

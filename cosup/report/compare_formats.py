@@ -167,8 +167,29 @@ def _document(found: Compared, tables: Tables) -> dict[str, Any]:
         "domains": rows_of(tables["domains"].astype({"domain": str})),
         "classes": rows_of(tables["classes"].astype({"class": str})),
         "settings": settings_of(found.paired, found.names),
+        "shifted": _shifted(found),
         "note": chance_note(found),
     }
+
+
+def _shifted(found: Compared) -> list[dict[str, Any]]:
+    """Return the numbers of each run on its shifted sets, by run and seed."""
+    seeds: list[int | None] = [*found.paired.seeds] if found.paired.seeds else [None]
+    return [
+        {
+            "run": name,
+            "seed": seed,
+            "set": set_name,
+            "samples": numbers["samples"],
+            "student": numbers["student"]["accuracy"],
+            "floor": numbers["floor"]["accuracy"],
+            "ceiling": numbers["ceiling"]["accuracy"],
+            "pgr": numbers["student"]["pgr"],
+        }
+        for place, name in enumerate(found.names)
+        for seed, run in zip(seeds, found.runs_of(place), strict=True)
+        for set_name, numbers in run.summary.get("shifted", {}).items()
+    ]
 
 
 def settings_of(paired: Paired, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -132,6 +132,17 @@ class Prepared:
         """Return the test samples."""
         return self.inputs.test
 
+    def by_set(self, probs: ProbTable) -> tuple[ProbTable, dict[str, ProbTable]]:
+        """Return probabilities of all test samples by set: those of the test split, and those of
+        each shifted set by name."""
+        first = len(self.test.split)
+        test, parts = probs.take(slice(first)), dict[str, ProbTable]()
+        for name, one in self.inputs.shifted.items():
+            parts[name] = probs.take(slice(first, first + len(one.split)))
+            first += len(one.split)
+        assert first == len(probs), "there is a row for every test sample"
+        return test, parts
+
     def for_rounds(self, config: Config) -> "Prepared":
         """Return what the rounds of another recipe read: with some losses, networks of teachers,
         and the labelled samples if they are learned."""
@@ -154,7 +165,7 @@ def assemble(context: RunContext, annotated: Annotated, inputs: StudentInputs) -
     task = Task(
         levels=levels,
         inputs=inputs.train,
-        test_inputs=inputs.test.inputs,
+        test_inputs=inputs.test_inputs,
         truth=data.truth(rows),
         num_classes=len(data.classes),
         features=inputs.features,

@@ -24,6 +24,7 @@ from cosup.data.broken import try_images
 from cosup.data.episodes import episode_rows
 from cosup.data.noise import transitions
 from cosup.data.section import DataSection
+from cosup.data.shifted_sets import with_shifted
 from cosup.data.sources.base import Names
 from cosup.data.table import ImageData, Listed, list_source, load_data
 from cosup.errors import Mistakes, UserError, about, raise_all, within
@@ -60,12 +61,13 @@ def split(run: RunSection, data: DataSection, source: Listed, teacher_train: boo
     section = data.model_copy(update={"check": "none"})
     seed = seeds_of(run)[0]
     try:
-        return load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
+        found = load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
     except UserError as error:
         if any(single.key[:2] != ("data", "noise") for single in error.errors):
             raise
         section = section.model_copy(update={"noise": None})  # `check_noise` tells it
-        return load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
+        found = load_data(section, seed, 1, None, teacher_train=teacher_train, listed=source)
+    return with_shifted(found, section, seed, 1, None)
 
 
 def check_noise(data: DataSection, samples: ImageData) -> None:

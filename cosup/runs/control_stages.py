@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cosup.config.schema import Config
+from cosup.config.schema import Assigners, Config
 from cosup.control_runs import ControlRun, LabelledSamples, TeamSamples, run_controls
 from cosup.controls import (
     BAGGED,
@@ -26,7 +26,7 @@ from cosup.controls import (
     ControlContext,
 )
 from cosup.data.table import ImageData
-from cosup.levels import Level
+from cosup.levels import JoinedAnnotations, Level, LevelAnnotations
 from cosup.probabilities import ProbTable, row_bytes
 from cosup.runs.assemble import Prepared
 from cosup.runs.bars import Pace
@@ -130,7 +130,10 @@ def _run_together(
     run, started = context.run, time.monotonic()
     found, absent = run_controls(control, names)
     seconds = (time.monotonic() - started) / len(names)
-    for name, probs in found.items():
+    for name, found_probs in found.items():
+        probs, shifted = prepared.by_set(found_probs)
+        for set_name, part in shifted.items():
+            run.files.shifted(set_name).control(name).write(part)
         run.files.control(name).write(probs)
         accuracy = prepared.test.split.accuracy(probs)
         assert accuracy is not None, "without test samples all controls are left out"
@@ -169,7 +172,7 @@ def control_run(
     context: RunContext, prepared: Prepared, on_step: StepLog, team: Numbers
 ) -> ControlRun:
     """Return what the controls of a run are computed from, after its rounds."""
-    teachers, pair = prepared.teachers, context.files.student_and_team
+    teachers = prepared.teachers
     specs = [teacher.spec for level in prepared.annotated.levels for teacher in level]
     no_generalists = why_no_generalists(specs) or ""
     labelled = None
@@ -184,15 +187,24 @@ def control_run(
         trained=teachers.control_levels,
         labelled=labelled,
         team_samples=None if prepared.test.episodes else _team_samples(context, prepared),
-        paired=None if team["reason"] else pair.read(prepared.test.split.answers),
+        paired=None if team["reason"] else _paired(context, prepared),
         reasons={
             PAIR: str(team["reason"]),
             GENERALIST: no_generalists,
             BAGGED: no_generalists,
             LABELS: "no teacher is trained on labelled samples",
-            TEAM: "the test samples are of classes that the teachers do not know",
+            TEAM: "the test samples are of classes that the teachers do not know"
+            if prepared.test.episodes
+            else "the assigner reads domains, and a shifted set has others than the run",
         },
     )
+
+
+def _paired(context: RunContext, prepared: Prepared) -> ProbTable:
+    """Return the probabilities of all test samples by student and team."""
+    answers, files = prepared.test.split.answers, context.files
+    shifted = [files.shifted(name).student_and_team for name in prepared.inputs.shifted]
+    return ProbTable.concat([file.read(answers) for file in (files.student_and_team, *shifted)])
 
 
 def _labelled(context: RunContext, prepared: Prepared, on_step: StepLog) -> LabelledSamples:
@@ -203,23 +215,33 @@ def _labelled(context: RunContext, prepared: Prepared, on_step: StepLog) -> Labe
     return LabelledSamples(prepared.inputs.of_split(PROVENANCE), labels, make)
 
 
-def _team_samples(context: RunContext, prepared: Prepared) -> TeamSamples:
-    """Return the test samples with the annotations of the last round's teachers.
+def _team_samples(context: RunContext, prepared: Prepared) -> TeamSamples | None:
+    """Return all test samples with the annotations of the last round's teachers.
 
-    External teachers abstain: annotations of test samples do not let them answer new images.
+    External teachers abstain: annotations of test samples do not let them answer new images. None
+    if the assigner reads domains, and a shifted set has others than the run.
     """
     test, task = prepared.test, prepared.task
+    sets = [test, *prepared.inputs.shifted.values()]
+    domains = torch.cat([one.split.domains_in(prepared.data.domains) for one in sets])
+    reads = Assigners.settings(context.config.rounds.assignment).needs
+    if "domains" in reads and bool((domains < 0).any()):
+        return None
     number, index = build_recipe(context, prepared).schedule(len(task.levels))[-1]
     files, scopes = context.files.round(number), task.levels[index].scopes
-    annotations = prepared.annotated.store.level(test.part, scopes.names)
+    stored = [prepared.annotated.store.level(one.part, scopes.names) for one in sets]
+    annotations: LevelAnnotations = stored[0] if len(sets) == 1 else JoinedAnnotations(stored)
     trained = {
         one.name for each in prepared.annotated.levels for one in each if not one.spec.external
     }
     answers = torch.tensor([name in trained for name in scopes.names])
+    shifted = [context.files.shifted(name).round(number) for name in prepared.inputs.shifted]
+    predicted, known = [files.test, *shifted], prepared.inputs.split_features
+    features = [known[one.part] for one in sets if one.part in known]
     return TeamSamples(
         level=Level(index, scopes, Answering(annotations, answers)),
         assigner=files.assigner.read() if files.assigner.exists() else {},
-        student=files.test.read(test.split.answers),
-        features=prepared.inputs.split_features.get(test.part),
-        domains=test.split.domains,
+        student=ProbTable.concat([file.read(test.split.answers) for file in predicted]),
+        features=torch.cat(features) if features else None,
+        domains=domains,
     )

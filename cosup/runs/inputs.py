@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from cosup.config.schema import Assigners, Config
 from cosup.controls import LABELS, TEAM
 from cosup.data.episodes import EpisodeRows, episode_rows
 from cosup.data.loader import ImageRows
+from cosup.data.shifted import shifted_split
 from cosup.data.table import ImageData
 from cosup.errors import within
 from cosup.models.centroids import episode_probs
@@ -20,7 +21,7 @@ from cosup.models.compute import Compute
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on
-from cosup.protocols import Inputs, TestInputs
+from cosup.protocols import Inputs, TestInputs, TestSets
 from cosup.runs.losses import candidates
 from cosup.runs.summary import TestSplit
 from cosup.seeds import seed_for
@@ -69,7 +70,8 @@ class StudentInputs:
     of teacher_train, if the assigner needs them; those of a fine-tuned student's network before the
     first round. head: the settings of its head, with the logit scale of its backbone. prototypes:
     [C, D] text features that the head starts from, or None. of_split: its inputs of any split for
-    which they were computed. split_features: the features by split.
+    which they were computed. split_features: the features by split. shifted: the shifted test sets,
+    by name.
     """
 
     train: Inputs
@@ -81,6 +83,14 @@ class StudentInputs:
     prototypes: Tensor | None
     of_split: Callable[[str], Inputs]
     split_features: Mapping[str, Tensor]
+    shifted: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def test_inputs(self) -> TestInputs:
+        """Return the inputs of the test samples, and of the shifted sets after them."""
+        if not self.shifted:
+            return self.test.inputs
+        return TestSets((self.test.inputs, *(one.inputs for one in self.shifted.values())))
 
 
 def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> StudentInputs:
@@ -105,6 +115,10 @@ def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> Stud
         validation = None
         if len(data.rows("validation")):
             validation = _split("validation", read("validation"), data)
+    shifted = {
+        name: _shifted(name, part, features.get(shifted_split(name)) if head else None)
+        for name, part in data.shifted.items()
+    }
     return StudentInputs(
         train=read("student_train"),
         test=test,
@@ -117,6 +131,7 @@ def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> Stud
         prototypes=prototypes,
         of_split=read,
         split_features=features,
+        shifted=shifted,
     )
 
 
@@ -151,6 +166,13 @@ def _episodes(part: str, novel: ImageData, config: Config) -> Evaluation:
 
 def _split(part: str, inputs: Inputs, data: ImageData) -> Evaluation:
     return Evaluation(part, inputs, split_of(data, part), data.sample_ids(data.rows(part)))
+
+
+def _shifted(name: str, data: ImageData, features: Tensor | None) -> Evaluation:
+    """Return a shifted set. features: of a head; a network reads images."""
+    inputs = _images(data, "test") if features is None else features
+    ids = data.sample_ids(data.rows("test"))
+    return Evaluation(shifted_split(name), inputs, split_of(data, "test"), ids)
 
 
 def measured_on(config: Config, data: ImageData) -> str | None:
@@ -249,6 +271,11 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> dict[s
             found[split] = source.of_split(data, split, _steps(show))
         if len(found[split]):
             log.info("features of %s: %s, %d samples", name, split, len(found[split]))
+    for set_name, part in data.shifted.items() if "test" in splits else ():
+        name, split = source.backbone.name, shifted_split(set_name)
+        with working_on(f"features of {name}: image", len(part)) as show:
+            found[split] = source.of_split(part, "test", _steps(show))
+        log.info("features of %s: %s, %d samples", name, split, len(found[split]))
     return found
 
 

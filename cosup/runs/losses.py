@@ -19,7 +19,7 @@ from cosup.controls import CONTROLS
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.files import TEMPORARY, disk_errors, write_atomic
-from cosup.layout import PENDING, Layout
+from cosup.layout import PENDING, PREPARED, Layout
 from cosup.runs.directory import RunDirectory
 from cosup.sections import Choice
 from cosup.settings.losses import LossSettings
@@ -131,9 +131,11 @@ def take_over(source: Path, run: RunDirectory) -> None:
             if path.is_file() and not path.name.endswith((TEMPORARY, PENDING)):
                 link(path)
     # A record is written after its files: if it exists, they do.
+    sets = files.stage(PREPARED).read().get("shifted", {})
     for name in SHARED:
-        if files.control(name).exists():
-            link(files.control(name).path)
+        for file in (files.control(name), *(files.shifted(one).control(name) for one in sets)):
+            if file.exists():
+                link(file.path)
     for stage in (*STAGES, *(f"control-{name}" for name in SHARED)):
         if files.stage(stage).exists():
             link(files.stage(stage).path)

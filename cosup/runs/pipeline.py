@@ -45,6 +45,7 @@ from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import write_samples, write_thumbnails
+from cosup.runs.shifted import log_shifted, shifted_numbers
 from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.sources import finish_sources
 from cosup.runs.stages import finish_rounds
@@ -112,6 +113,9 @@ def run_one(
         labels = finish_labels(chosen, prepared, rounds)
 
         summary = summarise(context, prepared, rounds, controls)
+        if prepared.inputs.shifted:
+            summary["shifted"] = shifted_numbers(context, prepared, len(rounds), controls)
+            log_shifted(summary["shifted"])
         summary |= {"team": team, "sources": sources, **labels}
         if recipe_choice is not None:
             summary["choice"] = recipe_choice

@@ -10,6 +10,7 @@ from cosup.analysis.records import Run
 from cosup.config import Draft
 from cosup.config.load import check_config
 from cosup.config.schema import Config, ExecutionSection, RunSection
+from cosup.data.shifted_sets import with_shifted
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.watch import recorded
@@ -22,7 +23,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import student_inputs
 from cosup.runs.staging import feature_cache
-from cosup.teachers.annotate import note_outside, open_store
+from cosup.teachers.annotate import annotate_shifted, note_outside, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
@@ -82,19 +83,15 @@ def prepare_listed(
 def list_samples(config: Config, compute: Compute | None = None) -> ImageData:
     """Load and split the data of a config. Raises `UserError` for anything wrong with them."""
     compute = make_compute(config.run, config.execution) if compute is None else compute
-    return load_data(
-        config.data,
-        config.run.seed,
-        compute.workers,
-        compute.cache,
-        teacher_train=config.wants_teacher_train,
-    )
+    section, seed, workers, cache = config.data, config.run.seed, compute.workers, compute.cache
+    data = load_data(section, seed, workers, cache, teacher_train=config.wants_teacher_train)
+    return with_shifted(data, section, seed, workers, cache)
 
 
 def list_samples_of(run: Run) -> ImageData:
     """List the images of a run as it did itself before any answer of a review."""
     config = check_config(run.files.config.read(), str(run.files.config.path))
-    section = config.data.model_copy(update={"answers": None})
+    section = config.data.model_copy(update={"answers": None, "shifted": {}})
     return list_samples(config.model_copy(update={"data": section}))
 
 
@@ -165,6 +162,7 @@ def _annotate_missing(annotated: Annotated, backend: Backend) -> None:
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
     with working_on("annotating: shard", sum(missing.values())) as advance:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
+        annotate_shifted(teachers, data, store, compute, lambda: advance(1))
     for teacher in teachers:
         if not missing[teacher.name]:
             log.debug("teacher %s: all annotations are in %s", teacher.name, store.directory)

@@ -25,7 +25,7 @@ from cosup.layout import PREPARED
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
-from cosup.runs.inputs import feature_splits, measured_on
+from cosup.runs.inputs import Evaluation, feature_splits, measured_on
 from cosup.runs.summary import Numbers, TestSplit
 from cosup.sharded.shards import Shards
 
@@ -66,6 +66,8 @@ def write_samples(context: RunContext, prepared: Prepared, shards: Shards | None
             (samples.noisy_labels, data.classes), (kinds, test.classes)
         )
     files.samples.write(pd.DataFrame(columns))
+    for name, one in prepared.inputs.shifted.items():
+        files.shifted(name).samples.write(_shifted_samples(one, data.classes))
     if test.kinds is not None:
         for name, probs in prepared.teachers.answers.items():
             files.episode_answers(name).write(probs)
@@ -75,6 +77,22 @@ def write_samples(context: RunContext, prepared: Prepared, shards: Shards | None
         record["features"] += shards.samples
         record["shards"] = len(shards)
     context.run.finish(PREPARED, record)
+
+
+def _shifted_samples(one: Evaluation, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return the samples of a shifted set, with the columns of `samples.parquet`."""
+    split, count = one.split, len(one.split)
+    label = categories(split.labels.numpy(), list(classes))
+    return pd.DataFrame(
+        {
+            "split": categories(np.zeros(count, np.int64), [one.part]),
+            "sample_id": pd.Series(one.sample_ids, dtype="str"),
+            "true_label": label,
+            "domain": categories(split.domains.numpy(), list(split.domain_names)),
+            "group": split.groups.numpy(),
+            "answer": label,
+        }
+    )
 
 
 def _prepared_record(config: Config, prepared: Prepared) -> Numbers:
@@ -92,6 +110,7 @@ def _prepared_record(config: Config, prepared: Prepared) -> Numbers:
         "samples": {split: len(data.rows(split)) for split in SPLITS},
         "review": asdict(data.applied),
         "features": sum(len(data.rows(split)) for split in feature_splits(config, data)),
+        **({"shifted": {n: len(part) for n, part in data.shifted.items()}} if data.shifted else {}),
     }
 
 

@@ -37,7 +37,9 @@ class RunResults:
         if self.facts.get("accuracy") is None:
             return status
         pgr = "" if self.facts["pgr"] is None else f", PGR {self.facts['pgr']:.3f}"
-        return f"{status}, student {self.facts['accuracy']:.3f}{pgr}"
+        shifted = self.facts.get("accuracy_on_shifted", {}).items()
+        others = "".join(f", on {name} {accuracy:.3f}" for name, accuracy in shifted)
+        return f"{status}, student {self.facts['accuracy']:.3f}{pgr}{others}"
 
 
 def results_in(place: str) -> list[RunResults]:
@@ -91,6 +93,14 @@ def _facts(files: Layout) -> dict[str, Any]:
             "status": summary["status"],
             "accuracy": student["accuracy"],
             "pgr": student["pgr"] if certain else None,
+            **_shifted(summary),
         }
     except (RunError, KeyError, TypeError):
         return {"status": "not finished"}
+
+
+def _shifted(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the student's accuracy on each shifted set, if there are any."""
+    found = summary.get("shifted", {})
+    each = {name: numbers["student"]["accuracy"] for name, numbers in found.items()}
+    return {"accuracy_on_shifted": each} if each else {}

@@ -24,6 +24,7 @@ def check_sharded(config: Config) -> None:
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
     refuse(config.run.seeds is not None, "run.seeds", config.run.seeds, "null")
+    refuse(bool(config.data.shifted), "data.shifted", list(config.data.shifted), "{}")
     refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
     refuse(config.weighs_labels, "rounds.labelled_weight", "auto", "a number")

@@ -193,7 +193,10 @@ def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
     context.recorder.assignment(table, number)
     files.student.write(outcome.student)
     files.train.write(outcome.train_probs)
-    files.test.write(outcome.test_probs)
+    test, shifted = prepared.by_set(outcome.test_probs)
+    files.test.write(test)
+    for name, probs in shifted.items():
+        context.files.shifted(name).round(number).write(probs)
     if outcome.labelled_probs is not None and context.config.folds:
         files.labelled.write(outcome.labelled_probs)
     if outcome.assigner:
@@ -211,7 +214,7 @@ def _record(context: RunContext, prepared: Prepared, outcome: Outcome) -> dict[s
             for index, reason in enumerate(outcome.kept.reasons)
             if (count := int((outcome.kept.rejected_by == index).sum()))
         },
-        "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
+        "student_accuracy": prepared.test.split.accuracy(test),
         "judge": _judged(context, prepared, outcome),
     }
 

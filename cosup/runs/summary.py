@@ -60,6 +60,12 @@ class TestSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def domains_in(self, names: Sequence[str]) -> Tensor:
+        """Return the domains [M] as indices of these names; -1 for one that is not among them."""
+        place = {name: number for number, name in enumerate(names)}
+        codes = torch.tensor([place.get(name, -1) for name in self.domain_names])
+        return codes[self.domains]
+
     def accuracy(self, probs: ProbTable) -> float | None:
         """Return the accuracy in [0, 1] over all samples; None if there are none."""
         return float(self.correct(probs).double().mean()) if len(self) else None

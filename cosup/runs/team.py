@@ -175,13 +175,13 @@ def _combined(team: _Team, split: str) -> dict[str, Any]:
         return without_team(f"fewer than {FEWEST} labelled samples of {split} are known")
     files, test = context.files, prepared.test.split
     student = files.round(team.number).test.read(test.answers)
-    asked = team.ask(team.stored("test"), student, team.features("test"))
-    pair = ProbTable.empty(len(student), student.num_classes)
-    for rows in _slices(len(student)):
-        product = combine(student.dense(rows), asked.probs.dense(rows), fit.exponents)
-        pair.put(rows, ProbTable.compress(product))
-    files.team.write(asked.probs)
+    asked, pair = _asked(team, "test", student, fit)
+    files.team.write(asked)
     files.student_and_team.write(pair)
+    for name, one in prepared.inputs.shifted.items():
+        shifted = files.shifted(name)
+        student = shifted.round(team.number).read(test.answers)
+        shifted.student_and_team.write(_asked(team, one.part, student, fit)[1])
     log.info(
         "team: uses %s, exponents %.2f of the student and %.2f of the team, fitted to %d samples "
         "of %s",
@@ -203,6 +203,16 @@ def _combined(team: _Team, split: str) -> dict[str, Any]:
         "left_out": [name for name, can in zip(names, team.answers, strict=True) if not can],
         "reason": None,
     }
+
+
+def _asked(team: _Team, part: str, student: ProbTable, fit: TeamFit) -> tuple[ProbTable, ProbTable]:
+    """Return the answers of the team, and of student and team, on a split or a shifted set."""
+    asked = team.ask(team.stored(part), student, team.features(part)).probs
+    pair = ProbTable.empty(len(student), student.num_classes)
+    for rows in _slices(len(student)):
+        product = combine(student.dense(rows), asked.dense(rows), fit.exponents)
+        pair.put(rows, ProbTable.compress(product))
+    return asked, pair
 
 
 def _slices(count: int, step: int = 4096) -> Iterator[slice]:

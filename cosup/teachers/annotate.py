@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosup.data.shifted import shifted_split
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute, Precision
 from cosup.probabilities import ProbTable
 from cosup.progress import Advance, working_on
-from cosup.teachers.base import Teacher
+from cosup.teachers.base import RowTeacher, Teacher
 from cosup.teachers.rows import SampleRows
 from cosup.teachers.store import AnnotationStore
 from cosup.teachers.table import ANNOTATED
@@ -25,6 +26,7 @@ __all__ = [
     "annotate_batches",
     "annotate_by_name",
     "annotate_rows",
+    "annotate_shifted",
     "groups_of",
     "groups_within",
     "note_outside",
@@ -54,9 +56,13 @@ def open_store(
         directory,
         "-".join(data.split_fingerprint(split)[:16] for split in ANNOTATED),
         len(data.classes),
-        {split: len(data.rows(split)) for split in ANNOTATED},
+        {
+            **{split: len(data.rows(split)) for split in ANNOTATED},
+            **{shifted_split(name): len(part) for name, part in data.shifted.items()},
+        },
         shard_size,
         precision,
+        {shifted_split(n): p.split_fingerprint("test") for n, p in data.shifted.items()},
     )
 
 
@@ -81,10 +87,43 @@ def annotate(
     done = 0
     for split, missing in todo.items():
         for group in groups_of(teachers):
-            for name in _annotate_group(group, data, store, compute, split, missing):
+            for name in _annotate_group(
+                group, data, data.rows(split), store, compute, split, missing
+            ):
                 done += 1
                 if on_shard is not None:
                     on_shard(split, name, done, total)
+
+
+def annotate_shifted(
+    teachers: Sequence[Teacher],
+    data: ImageData,
+    store: AnnotationStore,
+    compute: Compute,
+    on_shard: Callable[[], object] = lambda: None,
+) -> None:
+    """Annotate the shards of shifted sets that the store lacks, in this process.
+
+    Teachers that look their answers up by sample abstain: they know the run's own samples alone.
+    on_shard: called after each shard. Raises `RunError` for a full disk.
+    """
+    for set_name, part in data.shifted.items():
+        split, rows = shifted_split(set_name), part.rows("test")
+        missing = {teacher.name: store.missing(split, teacher) for teacher in teachers}
+        for group in groups_of(teachers):
+            if isinstance(group[0], RowTeacher):
+                for teacher in group:
+                    for shard in missing[teacher.name]:
+                        store.write(split, teacher, shard, _abstentions(store, split, shard))
+                        on_shard()
+                continue
+            for _ in _annotate_group(group, part, rows, store, compute, split, missing):
+                on_shard()
+
+
+def _abstentions(store: AnnotationStore, split: str, shard: int) -> ProbTable:
+    rows = store.rows(split, shard)
+    return ProbTable.compress(torch.zeros(rows.stop - rows.start, store.num_classes))
 
 
 def groups_of(teachers: Sequence[Teacher]) -> list[list[Teacher]]:
@@ -119,19 +158,19 @@ def weight_bytes(teacher: Teacher) -> int:
 def _annotate_group(
     group: Sequence[Teacher],
     data: ImageData,
+    rows: SampleRows,
     store: AnnotationStore,
     compute: Compute,
     split: str,
     missing: dict[str, list[int]],
 ) -> Iterator[str]:
-    """Annotate the missing shards of teachers with equal inputs.
+    """Annotate the missing shards of teachers with equal inputs. rows: of the split.
 
     Yields the teacher's name after each shard is written.
     """
     shards = sorted({shard for teacher in group for shard in missing[teacher.name]})
     if not shards:
         return
-    rows = data.rows(split)
     for shard in shards:
         writers = [teacher for teacher in group if shard in missing[teacher.name]]
         part = rows[store.rows(split, shard)]

@@ -61,7 +61,7 @@ class AnnotationStore:
 
     directory: folder of the files. fingerprint: hash of the samples and their order. num_classes:
     C. sizes: samples per split. shard_size: samples per file. precision: of the networks' forward
-    passes.
+    passes. fingerprints: of splits whose samples are not those of `fingerprint`.
     """
 
     directory: Path
@@ -70,6 +70,7 @@ class AnnotationStore:
     sizes: Mapping[str, int]
     shard_size: int = 4096
     precision: Precision = "float32"
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     _announced: dict[tuple[str, str], str] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -141,7 +142,7 @@ class AnnotationStore:
             STORE_FORMAT,
             teacher.identity,
             teacher.reads,
-            self.fingerprint,
+            self.fingerprints.get(split, self.fingerprint),
             split,
             self.sizes[split],
             self.num_classes,

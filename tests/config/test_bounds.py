@@ -51,7 +51,11 @@ NUMBERS = sorted({(cls.__name__, name, many): cls for cls, name, many in numbers
 
 HARMLESS = {
     *("RunSection.seed", "RunSection.seeds", "SimulateSection.seed"),  # hashed
-    *("DataSection.limit", "INaturalist.year"),  # more than all is all; a part of file names
+    *(
+        "DataSection.limit",
+        "ShiftedSection.limit",
+        "INaturalist.year",
+    ),  # more than all is all; a part of file names
     # Compared with what there is, before anything is computed:
     *("FewShotSection.novel", "FewShotSection.validation", "ScopeSection.class"),
     *("ScopeSection.domain", "ExternalSection.level", "FitNetSettings.hint_stage"),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as HubImage
+from helpers.wilds_files import write_iwildcam
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -67,6 +68,8 @@ def settings(source: str, root: Path) -> dict[str, Any]:
                     (folder / f"{part}-{kind}-ubyte").write_bytes(plain)
         named = {"dataset": "FashionMNIST"} if source == "torchvision" else {}
         return {"root": str(root), **named}
+    if source == "wilds":
+        return {"root": str(write_iwildcam(root, 700)), "dataset": "iwildcam"}
     if source == "inaturalist":
         return {"root": str(inaturalist(root, pixels, labels))}
     lines = ["path,label"]

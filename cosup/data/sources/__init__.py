@@ -11,6 +11,7 @@ from cosup.data.sources.manifest import Manifest
 from cosup.data.sources.mini_imagenet import MiniImageNet
 from cosup.data.sources.table import Table
 from cosup.data.sources.torchvision import Torchvision
+from cosup.data.sources.wilds import Wilds
 from cosup.registry import Registry
 
 SOURCES: Registry[Source] = Registry(
@@ -27,6 +28,7 @@ SOURCES: Registry[Source] = Registry(
         "mini_imagenet": MiniImageNet,
         "table": Table,
         "torchvision": Torchvision,
+        "wilds": Wilds,
     },
     "cosup.sources",
 )

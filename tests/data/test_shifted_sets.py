@@ -1,0 +1,105 @@
+"""Shifted test sets: which samples they have, and with which classes, labels and pixels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.user_errors import error_of, key_of, section_error_of
+
+from cosup.data.corruptions import CORRUPTIONS, corrupt
+from cosup.data.section import DataSection
+from cosup.data.shifted import ShiftedSection
+from cosup.data.shifted_sets import with_shifted
+from cosup.data.table import ImageData, load_data
+
+SHARES = {"teacher_train": 0.3, "student_train": 0.3, "test": 0.4}
+
+
+def load(root: Path, shifted: dict[str, Any], seed: int = 0) -> ImageData:
+    section = DataSection.model_validate(
+        {"source": "image_folder", "root": str(root), "splits": SHARES, "shifted": shifted}
+    )
+    return with_shifted(load_data(section, seed, 1, None), section, seed, 1, None)
+
+
+def test_the_test_split_is_corrupted_sample_by_sample(
+    tmp_path: Path, class_folder: Callable[..., Path]
+) -> None:
+    root = class_folder(tmp_path / "own", classes=(0, 1, 2))
+    sets = {kind: {"corruption": kind, "strength": 2} for kind in CORRUPTIONS}
+    data = load(root, sets)
+    plain = load(root, {})
+    assert data.table.equals(plain.table)
+    assert data.fingerprint == plain.fingerprint
+    rows = data.rows("test")
+    assert len({data.fingerprint, *(part.fingerprint for part in data.shifted.values())}) == 5
+    for kind, part in data.shifted.items():
+        assert part.sample_ids(part.rows("test")) == data.sample_ids(rows)
+        assert part.truth(part.rows("test")).labels.equal(data.truth(rows).labels)
+        for place, row in enumerate(rows[:3]):
+            name = data.sample_ids(rows)[place]
+            wanted = corrupt(data.read(int(row)), kind, 2, name)
+            assert np.array_equal(np.asarray(part.read(place)), np.asarray(wanted))
+
+
+def test_classes_are_matched_by_name_and_others_left_out(
+    tmp_path: Path, class_folder: Callable[..., Path]
+) -> None:
+    own = class_folder(tmp_path / "own", classes=(1, 2, 3), count=10)
+    other = class_folder(tmp_path / "other", classes=(0, 2, 3, 7), count=4, start=20)
+    source = {"name": "image_folder", "root": str(other)}
+    data = load(own, {"elsewhere": {"source": source}, "few": {"source": source, "limit": 6}})
+    found = data.shifted["elsewhere"]
+    assert found.classes == data.classes == ("1", "2", "3")
+    assert len(found) == 8
+    for row, label in zip(found.sample_ids(np.arange(8)), found.table["label"], strict=True):
+        assert row.startswith(found.classes[label])
+    assert len(data.shifted["few"]) <= 6
+    texts = [note.text for note in data.notes]
+    assert any("elsewhere" in text and "8" in text for text in texts)
+
+
+def test_a_split_of_the_source_is_one_set(
+    tmp_path: Path, class_folder: Callable[..., Path]
+) -> None:
+    own = class_folder(tmp_path / "own")
+    for number, part in enumerate(("train", "test")):
+        class_folder(tmp_path / "other" / part, count=3, start=20 + 3 * number)
+    source = {"name": "image_folder", "root": str(tmp_path / "other")}
+    data = load(own, {"late": {"source": source, "split": "test"}})
+    names = data.shifted["late"].sample_ids(np.arange(6))
+    assert all(name.startswith("test/") for name in names)
+    shifted = {"late": {"source": source, "split": "tost"}}
+    found = error_of(load, own, shifted)
+    assert key_of(found) == "data.shifted.late.split"
+
+
+def test_a_set_without_a_class_of_the_run_is_refused(
+    tmp_path: Path, class_folder: Callable[..., Path]
+) -> None:
+    own = class_folder(tmp_path / "own")
+    other = class_folder(tmp_path / "other", classes=(5, 6))
+    source = {"name": "image_folder", "root": str(other)}
+    found = error_of(load, own, {"elsewhere": {"source": source}})
+    assert key_of(found) == "data.shifted.elsewhere.source"
+    source = {"name": "image_folder", "root": str(tmp_path / "none")}
+    found = error_of(load, own, {"elsewhere": {"source": source}})
+    assert key_of(found) == "data.shifted.elsewhere.source.root"
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"), [({}, "source"), ({"corruption": "blur", "split": "test"}, "split")]
+)
+def test_settings_that_shift_nothing_are_refused(settings: dict[str, Any], key: str) -> None:
+    assert key_of(section_error_of(ShiftedSection.model_validate, settings)) == key
+
+
+def test_episodes_have_no_shifted_sets() -> None:
+    given = {
+        "source": "digits",
+        "few_shot": {"novel": 3},
+        "shifted": {"noisy": {"corruption": "noise"}},
+    }
+    assert key_of(section_error_of(DataSection.model_validate, given)) == "shifted"
