@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from cosup.cluster.decoded_apart import DecodedApart
 from cosup.cluster.pool import Limits, Pool
 from cosup.cluster.predictions import predict_with_pool
 from cosup.cluster.room import (
+    WHOLE,
     Allocation,
+    Share,
     allocate,
     cpus_per_process,
     forget_wishes,
     gpus_per_process,
     wait_for_room,
 )
+from cosup.cluster.seeds import SeedRunOnCluster, places_on_cluster
 from cosup.cluster.session import Closeable, find_nodes, joins
 from cosup.cluster.sharded import ShardPool
 from cosup.cluster.storage import RunStorage
@@ -37,6 +40,7 @@ from cosup.models.extraction import batch_for
 from cosup.models.section import BackboneSection
 from cosup.probabilities import ProbTable
 from cosup.runs.backend import HEADS_BYTES, TeacherGroup
+from cosup.runs.side_by_side import SeedRun
 from cosup.sharded.opening import is_sharded
 from cosup.sharded.shards import ShardReader
 from cosup.sharded.work import Executor, Processes
@@ -60,6 +64,7 @@ FEW_IMAGES = 500
 actor needs to start."""
 BLOCK_ROWS = 2048
 """Approximate number of images in a block of features or predictions (a multiple of the batch)."""
+WHOLE_CLUSTER: Mapping[str, Share] = {}
 
 
 class RayBackend(Closeable):
@@ -68,15 +73,21 @@ class RayBackend(Closeable):
     Only one kind of processes runs at a time, so that each can use the whole cluster. Closing the
     backend ends them. The constructor waits for the nodes that the section asks for, and raises
     `UserError` if the cluster has no room for the processes by then. storage: where the run is
-    written. sharded: whether it works shard by shard.
+    written. sharded: whether it works shard by shard. shares: of the cluster, by kind of processes;
+    of kinds that are not named it uses the whole.
     """
 
     def __init__(
-        self, execution: ExecutionSection, storage: RunStorage, sharded: bool = False
+        self,
+        execution: ExecutionSection,
+        storage: RunStorage,
+        sharded: bool = False,
+        shares: Mapping[str, Share] = WHOLE_CLUSTER,
     ) -> None:
         self.execution = execution
         self.storage = storage
         self.sharded = sharded
+        self.shares = shares
         seconds = GROWTH_SECONDS if joins(execution) else 0.0
         if execution.wait_for_nodes != "auto":
             seconds = execution.wait_for_nodes
@@ -93,17 +104,31 @@ class RayBackend(Closeable):
         execution, nodes, found = self.execution, find_nodes(), {}
         kinds = (("teachers", TEACHER_GPU), ("features", 1.0), ("student", 1.0))
         for name, fraction in kinds:
-            section = getattr(execution, name)
+            section, share = getattr(execution, name), self.shares.get(name, WHOLE)
             with within(f"execution.{name}"):
                 gpus = gpus_per_process(section.num_gpus, execution.device, nodes, fraction)
             if isinstance(section, WorkersSection):
                 cpus = cpus_per_process(section.num_cpus, gpus, nodes)
-                found[name] = Allocation(section.workers, cpus, gpus)
+                found[name] = Allocation(section.workers, cpus, gpus, share=share)
             else:
-                found[name] = allocate(section, nodes, gpus)
+                found[name] = allocate(section, nodes, gpus, share)
         if self.sharded:
             found["shards"] = allocate(execution.shards, nodes, 0.0)
         return found
+
+    def side_by_side(
+        self, config: Config, runs: Mapping[str, SeedRun]
+    ) -> tuple[Mapping[str, SeedRun], list[dict[str, str]]]:
+        """Return the runs of seeds that join this cluster, and a place for each of its shares."""
+        if self.sharded:  # one run uses the whole cluster
+            return runs, [{}]
+        context = ray.get_runtime_context()
+        places = places_on_cluster(
+            config, len(runs), context.gcs_address, find_nodes(), self.allocations
+        )
+        same = context.runtime_env.to_dict()
+        own = {name: SeedRunOnCluster.of(run, self.storage, same) for name, run in runs.items()}
+        return own, places
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Start a run of this config; return a cache whose features are extracted by actors."""

@@ -200,6 +200,10 @@ class Pool(Closeable):
             return
         limit = self._limits.wait + ACTOR_START_SECONDS
         if time.monotonic() - self._without_place_since > limit:
+            if self._allocation.waits(find_nodes()):
+                log.info("%s: waiting for a place that another seed holds", self._name)
+                self._without_place_since = time.monotonic()
+                return
             raise RunError(
                 f"{self._name}: no actor found a place within {limit:g} s; each needs "
                 f"{self._allocation}; the cluster has {describe_nodes(find_nodes())}, of which "

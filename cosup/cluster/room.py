@@ -13,7 +13,9 @@ from cosup.config.schema import MOST_ACTORS, ActorRange, CPUs, GPUs, ShardActors
 from cosup.errors import UserError
 
 __all__ = [
+    "WHOLE",
     "Allocation",
+    "Share",
     "allocate",
     "cpus_per_process",
     "forget_wishes",
@@ -28,11 +30,30 @@ ASK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
+class Share:
+    """One of equal shares of a cluster, that number `number` of `of`.
+
+    runs: how many use the cluster at once; a run among others waits for places that they hold.
+    """
+
+    number: int = 0
+    of: int = 1
+    runs: int = 1
+
+    def part(self, count: int) -> int:
+        """Return the share of a number; all shares together have all of it."""
+        return count * (self.number + 1) // self.of - count * self.number // self.of
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Allocation:
     """The number of processes of one kind, and what each reserves.
 
     least: the number that must have a place before they start; None: all. grows: more are started
-    as the cluster has room for them.
+    as the cluster has room for them. share: of the cluster, which they may use.
     """
 
     count: int
@@ -40,6 +61,7 @@ class Allocation:
     num_gpus: float
     least: int | None = None
     grows: bool = False
+    share: Share = WHOLE
 
     @property
     def device(self) -> str:
@@ -57,21 +79,28 @@ class Allocation:
         return max(1, int(self.num_cpus))
 
     def room(self, nodes: Sequence[Node]) -> int:
-        """Return how many of them fit on the nodes."""
-        return sum(node.fits(self.num_cpus, self.num_gpus) for node in nodes)
+        """Return how many of them fit on the nodes, within the share."""
+        return self.share.part(sum(node.fits(self.num_cpus, self.num_gpus) for node in nodes))
+
+    def waits(self, nodes: Sequence[Node]) -> bool:
+        """Return whether there is room that other runs may hold, so that it is waited for."""
+        return self.share.runs > 1 and self.needed <= self.room(nodes)
 
     def __str__(self) -> str:
         return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
 
 
-def allocate(section: ShardActorsSection, nodes: Sequence[Node], gpus: float) -> Allocation:
+def allocate(
+    section: ShardActorsSection, nodes: Sequence[Node], gpus: float, share: Share = WHOLE
+) -> Allocation:
     """Return the section's number of actors, or as many as fit, each with `gpus` GPUs."""
     asked, cpus = section.actors, cpus_per_process(section.num_cpus, gpus, nodes)
     if isinstance(asked, ActorRange):
-        return Allocation(asked.max, cpus, gpus, least=asked.min)
+        most = max(asked.min, share.part(asked.max))
+        return Allocation(most, cpus, gpus, least=asked.min, share=share)
     if asked != "auto":
-        return Allocation(asked, cpus, gpus)
-    one = Allocation(1, cpus, gpus, least=1, grows=True)
+        return Allocation(asked, cpus, gpus, share=share)
+    one = Allocation(1, cpus, gpus, least=1, grows=True, share=share)
     return replace(one, count=max(1, min(one.room(nodes), MOST_ACTORS)))
 
 

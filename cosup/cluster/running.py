@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -50,6 +51,8 @@ SETTINGS = {
 CHECKPOINTS = 2
 """Checkpoints of a training that are kept."""
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 5.0
+"""Time between two looks at the nodes, beside other runs."""
 END_SECONDS = 30.0
 """Time for the processes of a training that is stopped to end."""
 
@@ -78,6 +81,7 @@ class RunningTrainings:
         self.tasks: dict[Any, Training] = {}
         self.results: dict[int, str] = {}
         self.furthest = 0
+        self.looked = self.roomy = time.monotonic()
 
     def start(self, training: Training, workers: int) -> None:
         """Start Ray Train in a task on this node, which can be interrupted.
@@ -90,7 +94,7 @@ class RunningTrainings:
             replace(self.allocation, count=workers),
             training,
             tries=self.tries,
-            wait=self.wait,
+            wait=math.inf if self.allocation.share.runs > 1 else self.wait,
             settings={name: os.environ.get(name, value) for name, value in SETTINGS.items()},
         )
         self.tasks[reference] = training
@@ -100,6 +104,7 @@ class RunningTrainings:
         while len(self.tasks) >= count:
             ended, _ = ray.wait(list(self.tasks), timeout=POLL_SECONDS)
             self._read_messages()
+            self._check_room()
             for task in ended:
                 training = self.tasks.pop(task)
                 self.results[training.number] = self._result(task, training)
@@ -128,6 +133,26 @@ class RunningTrainings:
                 self.on_step(step, loss, {n: torch.tensor(v) for n, v in metrics.items()})
             self.furthest = max(step, self.furthest)
 
+    def _check_room(self) -> None:
+        """Raise `RunError` beside other runs, whose places Ray Train waits for, if the nodes have
+        had none for a training for so long that it does not wait for the nodes either."""
+        now, wanted = time.monotonic(), self.allocation
+        if wanted.share.runs == 1 or now - self.looked < LOOK_SECONDS:
+            return
+        self.looked = now
+        if wanted.waits(find_nodes()):
+            self.roomy = now
+        elif now - self.roomy > self.wait:
+            raise self._not_started()
+
+    def _not_started(self, problem: str = "") -> RunError:
+        wanted = self.allocation
+        return RunError(
+            f"the student's training: {plural(wanted.count, 'worker')} of {wanted} did not start "
+            f"in {self.wait:g} s (execution.wait); the cluster has {describe_nodes(find_nodes())}"
+            f"{problem}"
+        )
+
     def _result(self, task: Any, training: Training) -> str:
         try:
             return remote.join(training.uri, training.attempt, ray.get(task), RESULT)
@@ -136,7 +161,6 @@ class RunningTrainings:
 
     def _explained(self, cause: BaseException) -> RunError | UserError:
         """Return the error for a training that Ray Train has given up."""
-        wanted = self.allocation
         if isinstance(cause, RunError | UserError):
             return cause
         if isinstance(cause, WorkerGroupError):
@@ -146,11 +170,7 @@ class RunningTrainings:
                 f"(execution.tries); the last error: {in_short(last, named=True)}"
             )
         if isinstance(cause, ControllerError):
-            return RunError(
-                f"the student's training: {plural(wanted.count, 'worker')} of {wanted} did not "
-                f"start in {self.wait:g} s (execution.wait); the cluster has "
-                f"{describe_nodes(find_nodes())} ({in_short(cause)})"
-            )
+            return self._not_started(f" ({in_short(cause)})")
         return RunError(f"Ray Train: {in_short(cause, named=True)}")
 
 
@@ -165,8 +185,8 @@ def _fit(
 ) -> str:
     """Run Ray Train, and return the name of the last checkpoint, which has the trained network.
 
-    Raises its `ControllerError` if no place is found for the workers in `wait` seconds, and its
-    `WorkerGroupError` after `tries` failures. settings: environment variables.
+    Raises its `ControllerError` if no place is found for the workers in `wait` seconds (infinity:
+    never), and its `WorkerGroupError` after `tries` failures. settings: environment variables.
     """
     os.environ.update(settings)
     seconds = float(settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
@@ -174,9 +194,10 @@ def _fit(
     resources = {"CPU": workers.num_cpus, **({"GPU": gpus} if gpus else {})}
     # Ranks that share a GPU cannot use NCCL; states and random numbers are on the CPU.
     backend = "cpu:gloo,cuda:nccl" if gpus >= 1 else "gloo"
+    starts = -1 if wait == math.inf else max(0, math.ceil(wait / seconds) - 1)
     limits: Any = {  # Ray's types name an older class
         "max_failures": tries - 1,
-        "controller_failure_limit": max(0, math.ceil(wait / seconds) - 1),
+        "controller_failure_limit": starts,
     }
     filesystem, path = remote.file_system(training.uri)
     trainer = TorchTrainer(

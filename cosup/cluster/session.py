@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -52,13 +52,18 @@ class Node:
         return int(min(counts, default=0))
 
 
+NO_SETTINGS: Mapping[str, Any] = {}
+
+
 @contextmanager
-def connected(execution: ExecutionSection) -> Iterator[list[Node]]:
+def connected(
+    execution: ExecutionSection, runtime_env: Mapping[str, Any] = NO_SETTINGS
+) -> Iterator[list[Node]]:
     """Connect to the cluster that the section names; yield its nodes.
 
     An existing connection of this process is used and kept. A cluster that is started here ends
-    with the context. Enter it before Ray is imported (see `local_cluster`). Raise `UserError` if no
-    cluster answers at the address.
+    with the context. Enter it before Ray is imported (see `local_cluster`). runtime_env: Ray's
+    runtime environment of a new connection. Raise `UserError` if no cluster answers at the address.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield find_nodes()
@@ -68,7 +73,7 @@ def connected(execution: ExecutionSection) -> Iterator[list[Node]]:
         import ray
 
         try:
-            _connect(execution.address)
+            _connect(execution.address, runtime_env)
             with suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGTERM, handler)  # Ray's handler exits without a clean-up
             nodes = find_nodes()
@@ -83,20 +88,22 @@ def joins(execution: ExecutionSection) -> bool:
     return bool(execution.address or os.environ.get("RAY_ADDRESS"))
 
 
-def _connect(address: str | None) -> None:
+def _connect(address: str | None, runtime_env: Mapping[str, Any]) -> None:
     import ray
 
     for name in ("ray", "ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    quiet: Any = {"log_to_driver": False, "logging_level": "warning"}
+    settings: Any = {"log_to_driver": False, "logging_level": "warning"}
+    if runtime_env:
+        settings["runtime_env"] = dict(runtime_env)
     wanted = address or os.environ.get("RAY_ADDRESS")
     if wanted is None:
-        ray.init("local", include_dashboard=False, **quiet)
+        ray.init("local", include_dashboard=False, **settings)
         return
     setting = "execution.address" if address else "RAY_ADDRESS"
     _check_listens(setting, wanted)
     try:
-        ray.init(wanted, **quiet)
+        ray.init(wanted, **settings)
     except Exception as error:  # Ray raises many types of errors for wrong addresses
         hint = "" if os.environ.get(MODE) else f"; for one that demands a token, set {MODE}=token"
         problem = f"no Ray cluster answers there ({in_short(error)}){hint}"

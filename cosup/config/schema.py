@@ -146,9 +146,10 @@ class ExecutionSection(Section):
     elsewhere. Beyond the number of cores more are slower, and from some 10,000 the process is
     ended; no machine has more than 1,024."""
     side_by_side: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"] = "auto"
-    """local: seeds (`run.seeds`) that run at once, in processes of their own, which computes the
-    same numbers; auto is one per GPU, or without one as many as there are cores (divided by
-    `threads`, if it is given) and memory of 3 GB for each. With Ray seeds run in turn."""
+    """Seeds (`run.seeds`) that run at once, in processes of their own, which computes the same
+    numbers; auto is one per GPU, or without one as many as there are cores (divided by `threads`,
+    if it is given) and memory of 3 GB for each. With Ray each has an equal share of the cluster,
+    and no more run than it has room for."""
     batch_size: int = Field(default=64, gt=0, le=65_536)
     """Images per forward pass; of features at most 64, so that a larger number changes none. Larger
     batches than some hundreds are no faster, and so many images of 224 pixels take 39 GB."""

@@ -4,13 +4,14 @@ A backend only works ahead: it puts trained teachers, annotations and features w
 local run looks for them, and that code continues from there. So all give the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from cosup.config.schema import Config
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
+from cosup.runs.side_by_side import SeedRun, places_for
 from cosup.sharded.shards import ShardReader
 from cosup.sharded.work import Executor, LocalExecutor, Processes
 from cosup.student.launcher import Launcher, LocalLauncher
@@ -31,6 +32,13 @@ HEADS_BYTES = 2**28
 
 class Backend(Protocol):
     """Computes the parts of a run."""
+
+    def side_by_side(
+        self, config: Config, runs: Mapping[str, SeedRun]
+    ) -> tuple[Mapping[str, SeedRun], list[dict[str, str]]]:
+        """Return the runs of seeds for processes of their own, and the environment of each that may
+        run at once. With one alone they are run in turn, by this backend."""
+        ...
 
     @property
     def launcher(self) -> Launcher:
@@ -79,6 +87,12 @@ class Local:
 
     def __init__(self) -> None:
         self.launcher: Launcher = LocalLauncher(HEADS_BYTES)
+
+    def side_by_side(
+        self, config: Config, runs: Mapping[str, SeedRun]
+    ) -> tuple[Mapping[str, SeedRun], list[dict[str, str]]]:
+        """Return the runs as they are, and a place per GPU, or as many as there are cores."""
+        return runs, places_for(config, len(runs))
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Return the features as they are."""

@@ -10,10 +10,10 @@ from cosup.analysis.outcome import outcome_over_seeds
 from cosup.config.schema import Config
 from cosup.layout import Layout
 from cosup.metrics import spread
-from cosup.runs.backend import Backend
+from cosup.runs.backend import Backend, Local
 from cosup.runs.directory import RunDirectory
 from cosup.runs.pipeline import run_one
-from cosup.runs.side_by_side import SeedRun, places_for, run_side_by_side
+from cosup.runs.side_by_side import SeedRun, run_side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def run_seeds(
 ) -> dict[str, Any]:
     """Run each seed in `directory/seed-K`, then write their means to `directory/summary.json`.
 
-    Seeds run side by side (`cosup.runs.side_by_side`), or in turn with another backend.
+    Seeds run side by side (`cosup.runs.side_by_side`), where the backend has room for several.
 
     shared: the finished directory of these seeds with another loss, as in `run_one`. backend: who
     computes, as in `run_one`.
@@ -43,15 +43,16 @@ def run_seeds(
                 update={"run": config.run.model_copy(update={"seed": seed, "seeds": None})}
             )
             other = None if shared is None else Layout(shared).of_seed(seed).path
-            runs[seed] = SeedRun(one, run.files.of_seed(seed).path, run.resumed, other)
-        places = places_for(config, len(seeds))
+            directory = run.files.of_seed(seed).path
+            runs[f"seed {seed}"] = SeedRun(one, directory, run.resumed, other)
+        own, places = (backend or Local()).side_by_side(config, runs)
         if len(places) > 1:
             log.info("%d seeds, %d at once", len(seeds), len(places))
-            run_side_by_side({f"seed {seed}": one for seed, one in runs.items()}, places)
+            run_side_by_side(own, places)
         summaries = []
-        for seed, one_run in runs.items():
+        for name, one_run in runs.items():
             if len(places) == 1:
-                log.info("seed %d", seed)
+                log.info("%s", name)
             summaries.append(_summary_of(one_run, len(places) > 1, backend))
         summary = aggregate(summaries)
         run.files.summary.write(summary)

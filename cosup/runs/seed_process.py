@@ -11,7 +11,9 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from base64 import b64encode
+from contextlib import suppress
 from typing import IO, Any
 
 from cosup.runs.console import console_level
@@ -19,10 +21,13 @@ from cosup.stopping import stopped_by_signals
 
 __all__ = ["end_with_parent", "main"]
 
+END_SECONDS = 30.0
+"""Time for this process to end when its parent is gone."""
+
 
 def main() -> int:
     """Run the seed; return the exit status."""
-    parent = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    parent = _Parent(os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1))
     os.dup2(2, 1)  # what others print is no message to the parent
     run = pickle.load(sys.stdin.buffer)
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -35,10 +40,9 @@ def main() -> int:
         with stopped_by_signals(run.config.execution.stop_signal), progress_shown():
             run.compute()
     except BaseException as error:
-        told = {"error": b64encode(pickle.dumps(_plain(error))).decode("ascii")}
-        parent.write(json.dumps(told) + "\n")
+        parent.tell({"error": b64encode(pickle.dumps(_plain(error))).decode("ascii")})
         return 1
-    parent.write(json.dumps({"finished": True}) + "\n")
+    parent.tell({"finished": True})
     return 0
 
 
@@ -51,10 +55,23 @@ def _plain(error: BaseException) -> BaseException:
     return error
 
 
+class _Parent:
+    """The process that started this one. stream: what it reads."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def tell(self, told: dict[str, Any]) -> None:
+        """Send a message; nobody reads it when the parent is gone, and this process still has to
+        clean up."""
+        with suppress(BrokenPipeError):
+            self.stream.write(json.dumps(told) + "\n")
+
+
 class _ToParent(logging.Handler):
     """Sends log records to the parent process."""
 
-    def __init__(self, parent: IO[str], level: int) -> None:
+    def __init__(self, parent: _Parent, level: int) -> None:
         super().__init__(level)
         self.parent = parent
 
@@ -66,14 +83,17 @@ class _ToParent(logging.Handler):
             "text": record.getMessage(),
             "extra": extra,
         }
-        self.parent.write(json.dumps(told) + "\n")
+        self.parent.tell(told)
 
 
 def end_with_parent() -> None:
-    """Stop this process, where it can be resumed, when the parent is gone."""
+    """Stop this process, where it can be resumed, when the parent is gone; kill it if it takes
+    longer, as the parent would."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

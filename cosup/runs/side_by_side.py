@@ -1,8 +1,9 @@
 """Run the seeds of a config, or the cells of a bench, side by side, each in a process of its own.
 
-The first seed runs alone until its features are cached; the others then find them. A process logs
-through its parent, whose lines tell the seed, and ends with it: it notices when its standard input
-is closed. Numbers do not depend on how many run at once, as each computes as it would alone.
+Where features are read, the first seed runs alone until they are cached; the others then find them.
+A process logs through its parent, whose lines tell the seed, and ends with it: it notices when its
+standard input is closed. Numbers do not depend on how many run at once, as each computes as it
+would alone.
 """
 
 import json
@@ -20,14 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from cosup.config.schema import Config
+from cosup.config.needs import assigner_needs
+from cosup.config.schema import Config, ExecutionSection
 from cosup.errors import RunError
 from cosup.layout import Layout
 from cosup.progress import working_on
 from cosup.runs.machine import usable_memory
 from cosup.stopping import Stopped
 
-__all__ = ["SeedRun", "places_for", "run_side_by_side"]
+__all__ = ["SeedRun", "places_for", "processes_for", "run_side_by_side"]
 
 MEMORY = 3 * 2**30
 """Memory for each process with `side_by_side: auto`: a run of some 100,000 samples."""
@@ -77,19 +79,24 @@ def places_for(config: Config, count: int) -> list[dict[str, str]]:
     if execution.backend != "local" or count < 2 or not sys.executable:
         return [{}]
     cards = _cards(execution.device)
-    if execution.side_by_side != "auto":
-        most = execution.side_by_side
-    elif execution.device != "cpu" and cards is not None:
+    if execution.side_by_side == "auto" and execution.device != "cpu" and cards is not None:
         most = len(cards)
     else:
-        most = _cores() // (1 if execution.threads == "auto" else execution.threads)
-        memory = usable_memory()
-        most = most if memory is None else min(most, memory // MEMORY)
+        most = processes_for(execution)
     places: list[dict[str, str]] = [{} for _ in range(max(1, min(most, count)))]
     if cards is not None and len(cards) > 1:
         for number, place in enumerate(places):
             place["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
     return places
+
+
+def processes_for(execution: ExecutionSection) -> int:
+    """Return how many processes may run at once on this machine, without its GPUs."""
+    if execution.side_by_side != "auto":
+        return execution.side_by_side
+    most = _cores() // (1 if execution.threads == "auto" else execution.threads)
+    memory = usable_memory()
+    return most if memory is None else min(most, memory // MEMORY)
 
 
 def run_side_by_side(
@@ -131,14 +138,21 @@ def run_side_by_side(
 
 
 def _after_first(runs: Mapping[str, SeedRun]) -> Ready:
-    """Return the rule that the first run goes alone until its features are cached."""
+    """Return the rule that the first run goes alone until its features, if any, are cached."""
     first = next(iter(runs))
     features = Layout(runs[first].directory).stage("features")
+    none = not _reads_features(runs[first].config)
 
     def ready(name: str, running: Collection[str], waiting: Collection[str]) -> bool:
-        return name == first or first not in (*running, *waiting) or features.exists()
+        return none or name == first or first not in (*running, *waiting) or features.exists()
 
     return ready
+
+
+def _reads_features(config: Config) -> bool:
+    """Return whether a run may cache features that runs with other seeds find."""
+    needs = assigner_needs(config.teachers, config.rounds)
+    return config.student.mode == "head" or bool(needs & {"features", "provenance"})
 
 
 def _check(process: "_Process", failed: Callable[[str, Exception], None] | None) -> None:

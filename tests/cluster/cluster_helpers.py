@@ -64,7 +64,7 @@ def left() -> list[str]:
     found = [
         f"actor {a['Name']} {a['ActorClassName']} {a['State']} (pid {a['Pid']})"
         for a in actors.values()
-        if a["ActorClassName"] not in RAY_SERVICES and (a["State"] != "DEAD" or _runs(a["Pid"]))
+        if a["ActorClassName"] not in RAY_SERVICES and (a["State"] != "DEAD" or runs(a["Pid"]))
     ]
     found += [f"group {g['name']} {g['state']}" for g in groups.values() if g["state"] != "REMOVED"]
     return found
@@ -90,7 +90,7 @@ def wait_until(
         time.sleep(every)
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Return whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cosup.config.schema import Config
 from cosup.errors import RunError
 from cosup.layout import Layout
 from cosup.runs import side_by_side
+from cosup.runs.seed_process import Parent
 from cosup.runs.side_by_side import SeedRun, places_for, run_side_by_side
 
 TREE: dict[str, Any] = {
@@ -115,11 +118,36 @@ def test_seeds_overlap_as_far_as_there_are_places(
     assert sorted(lines) == [f"seed {seed}: here" for seed in range(3)]
 
 
+def test_networks_that_read_no_features_start_at_once(fake: None, tmp_path: Path) -> None:
+    """The first has not got so far as its features when the second starts."""
+    student = {**TREE["student"], "mode": "finetune"}
+    rounds = {"assignment": {"name": "random"}}
+    network = Config.model_validate({**TREE, "student": student, "rounds": rounds})
+    found = {name: replace(run, config=network) for name, run in runs(tmp_path, "a", "b").items()}
+    (tmp_path / "together").write_text("2")
+    run_side_by_side(found, [{}, {}])
+    first, second = found.values()
+    assert when(second, "started") < when(first, "ended")
+
+
+def test_a_seed_whose_parent_is_gone_can_still_log() -> None:
+    """It logs while it cleans up."""
+    read, write = os.pipe()
+    os.close(read)
+    with suppress(BrokenPipeError), os.fdopen(write, "w", buffering=1) as stream:
+        parent = Parent(stream)
+        for _ in range(2):
+            parent.tell({"text": "stopped"})
+        told = True
+    assert told
+
+
 @pytest.mark.parametrize("name", ["fails", "crashes"])
 def test_a_failure_stops_the_others_where_they_can_be_resumed(
     fake: None, tmp_path: Path, name: str
 ) -> None:
     found = runs(tmp_path, "meets", "waits", name)
+    (tmp_path / "together").write_text("3")
     with pytest.raises(RunError, match="the disk is full" if name == "fails" else "seed 2"):
         run_side_by_side(found, [{}, {}, {}])
     assert (found["seed 1"].directory / "stopped").exists()

@@ -1,0 +1,174 @@
+"""Seeds share a cluster: the numbers are those of seeds in turn, also after a kill."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster_helpers import TwoNodes, assert_nothing_left, runs, wait_until
+
+from cosup.cluster import run_with_backend, seeds
+from cosup.cluster.room import Allocation, Share, allocate
+from cosup.cluster.seeds import places_on_cluster
+from cosup.cluster.session import Node, connected
+from cosup.config.schema import ActorsSection, Config
+from cosup.layout import Layout
+from cosup.runs import side_by_side
+
+CONFIG: dict[str, Any] = {
+    "run": {"name": "both", "seeds": [0, 1], "loggers": []},
+    "data": {
+        "source": "digits",
+        "rotations": [0, 90],
+        "limit": 240,
+        "splits": {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2},
+    },
+    "teachers": {
+        "hierarchy": {"by": "domain", "levels": [2]},
+        "model": {"name": "linear_pixels", "size": 4},
+        "training": {"steps": 20, "batch_size": 32},
+    },
+    "student": {
+        "mode": "finetune",
+        "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 32},
+        "training": {"steps": 10, "batch_size": 16},
+    },
+    "controls": [],
+    "execution": {"device": "cpu", "threads": 1, "shard_size": 100},
+}
+PARENT = """
+import sys
+from cosup.cli import main
+from cosup.runs import side_by_side
+side_by_side.PYTHON, arguments = sys.argv[1:3], sys.argv[3:]
+sys.exit(main(arguments))
+"""
+"""`cosup` whose seeds' processes start at once."""
+ADDRESS = "10.0.0.1:6379"
+NODES = [Node(8, 1)] * 5
+
+
+def config(folder: Path, **execution: Any) -> Config:
+    own = {**CONFIG["execution"], "cache": str(folder / "cache"), **execution}
+    return Config.model_validate({**CONFIG, "execution": own})
+
+
+def test_shares_have_all_of_a_cluster_together() -> None:
+    for count, of in [(8, 3), (2, 5), (5, 5), (0, 2)]:
+        parts = [Share(number, of, of).part(count) for number in range(of)]
+        assert sum(parts) == count
+        assert max(parts) - min(parts) <= 1
+    found = [allocate(ActorsSection(), NODES, 1, Share(number, 2, 2)) for number in range(2)]
+    assert [one.count for one in found] == [2, 3]
+    assert [one.room(NODES) for one in found] == [2, 3]
+    ranged = ActorsSection.model_validate({"actors": {"min": 2, "max": 5}})
+    assert [allocate(ranged, NODES, 1, Share(n, 2, 2)).count for n in range(2)] == [2, 3]
+
+
+def test_places_are_waited_for_that_others_hold_and_not_those_of_lost_nodes() -> None:
+    one = Allocation(1, 4, 1, share=Share(0, 2, 2))
+    assert one.waits(NODES)
+    assert not one.waits(NODES[:1])
+    assert not Allocation(1, 4, 1).waits(NODES)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "cores", "student", "most"),
+    [
+        ("finetune", 9, 64, 1, 5),
+        ("finetune", 3, 64, 1, 3),
+        ("finetune", 9, 4, 1, 4),
+        ("finetune", 9, 64, 2, 2),
+        ("finetune", 9, 64, 3, 1),
+        ("head", 9, 64, 3, 9),
+    ],
+)
+def test_no_more_seeds_at_once_than_the_cluster_and_this_machine_have_room_for(
+    mode: str,
+    count: int,
+    cores: int,
+    student: int,
+    most: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What only networks need does not bound heads."""
+    monkeypatch.setattr(seeds, "processes_for", lambda _: cores)
+    needed = {
+        "teachers": Allocation(20, 1, 0.25, least=1),
+        "features": Allocation(5, 1, 1, least=1),
+        "student": Allocation(student, 1, 1),
+    }
+    asked = config(tmp_path, backend="ray")
+    asked = asked.model_copy(update={"student": asked.student.model_copy(update={"mode": mode})})
+    places = places_on_cluster(asked, count, ADDRESS, NODES, needed)
+    assert len(places) == most
+    if most > 1:
+        assert {place["RAY_ADDRESS"] for place in places} == {ADDRESS}
+        assert len({place[seeds.SHARE] for place in places}) == most
+
+
+def test_a_seed_joins_in_the_runtime_environment_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts no process on a cluster here."""
+    joined: list[Any] = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda *address, **given: joined.append((*address, given)))
+    monkeypatch.setattr("ray.nodes", list)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    asked = config(tmp_path, backend="ray", address="auto")
+    with connected(asked.execution, {"env_vars": {"MODE": "a"}}), connected(asked.execution):
+        pass
+    (first, given), (second, none) = joined
+    assert first == second == "auto"
+    assert given["runtime_env"] == {"env_vars": {"MODE": "a"}}
+    assert "runtime_env" not in none
+
+
+def paused(seeds: list[Layout]) -> list[int]:
+    """Wait until each seed has begun, and pause its process; return the processes."""
+    found: dict[Layout, int] = {}
+
+    def all_begun() -> bool:
+        for seed in seeds:
+            if seed not in found and seed.stage("data").exists():
+                found[seed] = int((seed.path / ".lock").read_text())
+                os.kill(found[seed], signal.SIGSTOP)
+        return len(found) == len(seeds)
+
+    wait_until(all_begun, lambda: f"only these have begun: {found}", within=120)
+    return list(found.values())
+
+
+@pytest.mark.ray
+def test_killed_and_resumed_seeds_have_the_numbers_of_local_ones(
+    nodes: TwoNodes, forks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent of two seeds is killed, which ends both, and resumed.
+
+    A seed that has begun is paused until the other has, so that none is finished before the kill.
+    """
+    local = run_with_backend(config(tmp_path), tmp_path / "local")
+    asked = config(tmp_path, backend="ray", address=nodes.address, side_by_side=2)
+    file, run, script = tmp_path / "config.yaml", tmp_path / "ray", tmp_path / "parent.py"
+    file.write_text(yaml.safe_dump(asked.model_dump(mode="json")))
+    script.write_text(PARENT)
+    command = [*forks, str(script), *forks, "run", str(file), "--output", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as parent:
+        processes = paused([Layout(run).of_seed(seed) for seed in (0, 1)])
+        parent.kill()
+    for process in processes:
+        os.kill(process, signal.SIGCONT)
+    wait_until(lambda: not any(map(runs, processes)), "the seeds outlive their parent", within=60)
+    assert_nothing_left()
+    monkeypatch.setattr(side_by_side, "PYTHON", tuple(forks))
+    found = run_with_backend(asked, run, resume=True)
+    assert_nothing_left()
+    left_out = {"config_hash", "run", "over_seeds", "seconds", "peak_rss_mb"}
+    assert {k: v for k, v in found.items() if k not in left_out} == {
+        k: v for k, v in local.items() if k not in left_out
+    }
