@@ -19,7 +19,7 @@ from typing import IO, Any
 from cosup.runs.console import console_level
 from cosup.stopping import stopped_by_signals
 
-__all__ = ["end_with_parent", "main"]
+__all__ = ["Parent", "end_with_parent", "main"]
 
 END_SECONDS = 30.0
 """Time for this process to end when its parent is gone."""
@@ -27,7 +27,7 @@ END_SECONDS = 30.0
 
 def main() -> int:
     """Run the seed; return the exit status."""
-    parent = _Parent(os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1))
+    parent = Parent(os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1))
     os.dup2(2, 1)  # what others print is no message to the parent
     run = pickle.load(sys.stdin.buffer)
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -55,7 +55,7 @@ def _plain(error: BaseException) -> BaseException:
     return error
 
 
-class _Parent:
+class Parent:
     """The process that started this one. stream: what it reads."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -71,7 +71,7 @@ class _Parent:
 class _ToParent(logging.Handler):
     """Sends log records to the parent process."""
 
-    def __init__(self, parent: _Parent, level: int) -> None:
+    def __init__(self, parent: Parent, level: int) -> None:
         super().__init__(level)
         self.parent = parent
 
