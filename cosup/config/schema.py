@@ -97,11 +97,11 @@ class TeacherActorsSection(ActorsSection):
     """The actors of teachers, and how many teachers each holds at once."""
 
     memory_gb: float = Field(default=2, gt=0, le=10_000)
-    """Weights, in GB (10^9 bytes), of the teachers that an actor holds on its device; one teacher
-    is always held, and training takes its own memory. Teachers within it that have equal inputs
-    annotate together, so that each image is decoded once for all of them: 2 are 42 ResNet-18 or 5
-    ViT-B/16. `num_gpus` does not limit memory: the actors of a card share it, and passes of images
-    take as much again. No machine has 10,000."""
+    """Weights, in GB (10^9 bytes), of the teachers that an actor holds on its device, or a local
+    run on its GPU; one teacher is always held, and training takes its own memory. Teachers within
+    it that have equal inputs annotate together, so that each image is decoded once for all of them:
+    2 are 42 ResNet-18 or 5 ViT-B/16. `num_gpus` does not limit memory: the actors of a card share
+    it, and passes of images take as much again. No machine has 10,000."""
 
 
 class WorkersSection(Section):
@@ -167,7 +167,7 @@ class ExecutionSection(Section):
     """ray: the cluster's address, as host:port, or `auto` for a cluster on this machine; null is
     RAY_ADDRESS (set in jobs), else a cluster that is started for the run and ends with it."""
     teachers: TeacherActorsSection = TeacherActorsSection()
-    """ray: actors that train teachers and annotate."""
+    """ray: actors that train teachers and annotate; of it a local run reads `memory_gb` alone."""
     features: ActorsSection = ActorsSection()
     """ray: actors that extract features."""
     student: WorkersSection = WorkersSection()

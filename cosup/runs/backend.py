@@ -4,11 +4,14 @@ A backend only works ahead: it puts trained teachers, annotations and features w
 local run looks for them, and that code continues from there. So all give the same numbers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from cosup.config.schema import Config
+import torch
+
+from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.runs.side_by_side import SeedRun, places_for
@@ -21,7 +24,7 @@ from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
 
-__all__ = ["Backend", "Local", "TeacherGroup"]
+__all__ = ["Backend", "Local", "TeacherGroup", "teacher_memory"]
 
 TeacherGroup = Sequence[TeacherSpec]
 """Teachers that are trained together."""
@@ -87,6 +90,7 @@ class Local:
 
     def __init__(self) -> None:
         self.launcher: Launcher = LocalLauncher(HEADS_BYTES)
+        self._memory = math.inf
 
     def side_by_side(
         self, config: Config, runs: Mapping[str, SeedRun]
@@ -96,6 +100,7 @@ class Local:
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Return the features as they are."""
+        self._memory = teacher_memory(config.execution, features.compute.device)
         return features
 
     def compute_of(self, processes: Processes, compute: Compute) -> Compute:
@@ -125,5 +130,12 @@ class Local:
         compute: Compute,
         on_shard: OnShard,
     ) -> None:
-        """Annotate in one pass over the images for all teachers with the same inputs."""
-        annotate(teachers, data, store, compute, on_shard=on_shard)
+        """Annotate in one pass over the images for all teachers with the same inputs, as far as
+        their weights are within the memory of the config."""
+        annotate(teachers, data, store, compute, on_shard=on_shard, memory=self._memory)
+
+
+def teacher_memory(execution: ExecutionSection, device: torch.device) -> float:
+    """Return the bytes of weights of the teachers that a device holds at once. The CPU holds all
+    teachers of a run in any case."""
+    return math.inf if device.type == "cpu" else execution.teachers.memory_gb * 1e9

@@ -1,6 +1,7 @@
 """Annotate all samples with all teachers, shard by shard, into the annotation store."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -73,11 +74,13 @@ def annotate(
     compute: Compute,
     splits: Sequence[str] = ANNOTATED,
     on_shard: OnShard | None = None,
+    memory: float = math.inf,
 ) -> None:
     """Annotate the shards of these teachers that the store lacks.
 
     Teachers with equal inputs (`reads`) share one pass, so each image is decoded once for all of
-    them. Raises `RunError` for a full disk.
+    them, as far as their weights take at most `memory` bytes together (`groups_within`). The device
+    holds those of one pass at a time, and none at the end. Raises `RunError` for a full disk.
     """
     todo = {
         split: {teacher.name: store.missing(split, teacher) for teacher in teachers}
@@ -85,14 +88,14 @@ def annotate(
     }
     total = sum(len(shards) for missing in todo.values() for shards in missing.values())
     done = 0
-    for split, missing in todo.items():
-        for group in groups_of(teachers):
-            for name in _annotate_group(
-                group, data, data.rows(split), store, compute, split, missing
-            ):
+    for group in groups_within(teachers, memory):
+        for split, missing in todo.items():
+            rows = data.rows(split)
+            for name in _annotate_group(group, data, rows, store, compute, split, missing):
                 done += 1
                 if on_shard is not None:
                     on_shard(split, name, done, total)
+        _unload(group)
 
 
 def annotate_shifted(
@@ -101,16 +104,17 @@ def annotate_shifted(
     store: AnnotationStore,
     compute: Compute,
     on_shard: Callable[[], object] = lambda: None,
+    memory: float = math.inf,
 ) -> None:
     """Annotate the shards of shifted sets that the store lacks, in this process.
 
     Teachers that look their answers up by sample abstain: they know the run's own samples alone.
-    on_shard: called after each shard. Raises `RunError` for a full disk.
+    on_shard: called after each shard. memory: as for `annotate`. Raises `RunError` for a full disk.
     """
     for set_name, part in data.shifted.items():
         split, rows = shifted_split(set_name), part.rows("test")
         missing = {teacher.name: store.missing(split, teacher) for teacher in teachers}
-        for group in groups_of(teachers):
+        for group in groups_within(teachers, memory):
             if isinstance(group[0], RowTeacher):
                 for teacher in group:
                     for shard in missing[teacher.name]:
@@ -119,6 +123,12 @@ def annotate_shifted(
                 continue
             for _ in _annotate_group(group, part, rows, store, compute, split, missing):
                 on_shard()
+            _unload(group)
+
+
+def _unload(teachers: Iterable[Teacher]) -> None:
+    for teacher in teachers:
+        teacher.unload()
 
 
 def _abstentions(store: AnnotationStore, split: str, shard: int) -> ProbTable:
@@ -271,6 +281,7 @@ def note_outside(
             continue
         batches = teacher.inputs(data, rows, compute)
         share = float(torch.cat([teacher.outside(batch) for batch in batches]).mean())
+        teacher.unload()
         store.note("student_train", teacher.name, **{OUTSIDE: share})
         log.info(
             "teacher %s: %s of its probability (mean of %d images) is of classes not in its "

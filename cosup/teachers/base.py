@@ -165,6 +165,9 @@ class Teacher(TeacherTraits, ABC):
             allowed="a network",
         )
 
+    def unload(self) -> None:
+        """Free the device: its weights are on the CPU until it computes again."""
+
     def outside(self, inputs: Tensor) -> Tensor:
         """Return the probability [B] that it gives to what is not in its scope, before that is left
         out; 0 for kinds without `knows_more`."""

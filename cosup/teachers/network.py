@@ -74,6 +74,10 @@ class ClassifierTeacher(ImageTeacher):
         """Return the classifier."""
         return self.classifier
 
+    def unload(self) -> None:
+        """Move the network to the CPU until it computes again."""
+        self.classifier.to("cpu")
+
     def state(self) -> dict[str, Tensor]:
         """Return the network's weights under the library's own names."""
         return {name: t.detach().cpu() for name, t in self.classifier.model.state_dict().items()}

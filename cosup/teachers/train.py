@@ -145,6 +145,8 @@ def obtain_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teach
         if teachers is None:
             teachers = train_group(group, training)
             save_group(teachers, training)
+            for teacher in teachers:
+                teacher.unload()
         made.update((teacher.name, teacher) for teacher in teachers)
     return [made[spec.name] for spec in specs]
 

@@ -274,3 +274,56 @@ def test_probabilities_are_the_same_however_many_stay_on_the_device(
         assert torch.equal(table.logs, ProbTable.concat(parts).logs)
     assert torch.equal(networks[1].support, support)
     assert not tables[1].dense()[:, 7:].any()
+
+
+@pytest.mark.parametrize(("networks", "most"), [(0.5, 1), (2, 2), (math.inf, 3)])
+def test_the_device_holds_the_teachers_of_one_pass(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: float, most: int
+) -> None:
+    """And none before or after; the annotations are those of teachers that are all held."""
+    compute = Compute(batch_size=16)
+    teachers: list[Teacher] = [
+        NetworkTeacher(
+            TeacherSpec(f"t{seed}", 0),
+            build_classifier("cifar_resnet8", len(data.classes), None, 16, seed),
+            compute,
+            0,
+        )
+        for seed in range(3)
+    ]
+    held, largest = set[str](), 0
+    answer, unload = NetworkTeacher.answer, NetworkTeacher.unload
+
+    def answering(teacher: NetworkTeacher, inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        held.add(teacher.name)
+        largest = max(largest, len(held))
+        return answer(teacher, inputs)
+
+    def unloading(teacher: NetworkTeacher) -> None:
+        held.discard(teacher.name)
+        unload(teacher)
+
+    monkeypatch.setattr(NetworkTeacher, "answer", answering)
+    monkeypatch.setattr(NetworkTeacher, "unload", unloading)
+    store = open_store(tmp_path, data, 50)
+    memory = networks * weight_bytes(teachers[0])
+    annotate(teachers, data, store, compute, ("validation", "test"), memory=memory)
+    assert (largest, held) == (most, set())
+    shard = store.rows("test", 1)
+    expected = annotate_rows(teachers, data, data.rows("test")[shard], compute)
+    for teacher, table in zip(teachers, expected, strict=True):
+        assert torch.equal(store.read("test", teacher.name, 1).dense(), table.dense())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_network_leaves_the_gpu(data: ImageData) -> None:
+    classifier = build_classifier("cifar_resnet8", len(data.classes), None, 16, 0)
+    teacher = NetworkTeacher(TeacherSpec("all", 0), classifier, Compute(torch.device("cuda")), 0)
+    (images,) = list(teacher.inputs(data, data.rows("test")[:16], teacher.compute))
+    before, first = torch.cuda.memory_allocated(), teacher.annotate(images)
+    assert torch.cuda.memory_allocated() >= before + weight_bytes(teacher)
+    teacher.unload()
+    assert torch.cuda.memory_allocated() == before
+    assert torch.equal(teacher.annotate(images), first)
