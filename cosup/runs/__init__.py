@@ -38,18 +38,14 @@ def run_config(
         )
     with working_on("loading torch and timm"):
         from cosup.runs.ablation import run_ablation
-        from cosup.runs.pipeline import run_one
         from cosup.runs.repeat import run_seeds
-        from cosup.runs.sharded import run_sharded
-        from cosup.sharded.opening import is_sharded
+        from cosup.runs.single import run_single
 
     if backend is None:
         check_run(config, directory, resume, overwrite)
-    if is_sharded(config.data):
-        return run_sharded(config, directory, resume=resume, overwrite=overwrite, backend=backend)
     if config.rounds.losses is not None:
         return run_ablation(config, directory, resume=resume, overwrite=overwrite, backend=backend)
-    run = run_one if config.run.seeds is None else run_seeds
+    run = run_single if config.run.seeds is None else run_seeds
     return run(config, directory, resume=resume, overwrite=overwrite, backend=backend)
 
 

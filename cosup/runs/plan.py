@@ -403,13 +403,14 @@ def _costs(
     nbytes = annotations.nbytes + (features.nbytes if features else 0)
     where = run_place(config)
     folder = None if isinstance(where, Place) else where
-    costs = planned_costs(extent, nbytes, folder, len(config.run.seeds or [0]))
+    seeds = len(config.run.seeds or [0])
+    costs = planned_costs(extent, nbytes, folder, seeds)
     if shards is None:
         return costs
     # Memory is that of a window of samples, and what is written of each sample is in the shards.
     few = replace(extent, samples=min(samples, WINDOW))
     held = planned_costs(few, 0, folder, 1)
-    return replace(costs, memory=held.memory, disk=nbytes + shards.nbytes)
+    return replace(costs, memory=held.memory, disk=nbytes + seeds * shards.nbytes)
 
 
 def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan:

@@ -12,8 +12,8 @@ from cosup.layout import Layout
 from cosup.metrics import spread
 from cosup.runs.backend import Backend, Local
 from cosup.runs.directory import RunDirectory
-from cosup.runs.pipeline import run_one
 from cosup.runs.side_by_side import SeedRun, run_side_by_side
+from cosup.runs.single import run_single
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _summary_of(run: SeedRun, finished: bool, backend: Backend | None) -> dict[s
     if finished:
         return Layout(run.directory).summary.read()
     config, resume = run.config, run.resume
-    return run_one(config, run.directory, resume=resume, shared=run.shared, backend=backend)
+    return run_single(config, run.directory, resume=resume, shared=run.shared, backend=backend)
 
 
 def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

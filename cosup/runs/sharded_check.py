@@ -23,7 +23,6 @@ def check_sharded(config: Config) -> None:
             problem = "cannot be {value} with data.sharded (false lists all samples in memory)"
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
-    refuse(config.run.seeds is not None, "run.seeds", config.run.seeds, "null")
     refuse(bool(config.data.shifted), "data.shifted", list(config.data.shifted), "{}")
     refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")

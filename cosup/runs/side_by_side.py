@@ -56,14 +56,14 @@ class SeedRun:
     def compute(self) -> None:
         """Run it in this process. Raises as `run_one` and `check_run`."""
         from cosup.runs import check_run
-        from cosup.runs.pipeline import run_one  # imports torch and timm
+        from cosup.runs.single import run_single  # imports torch and timm
 
         config, directory, overwrite = self.config, self.directory, self.overwrite
         resume = self.resume
         if self.check:
             there = Layout(directory).is_run()
             check_run(config, directory, resume and there, overwrite)
-        run_one(config, directory, resume=resume, overwrite=overwrite, shared=self.shared)
+        run_single(config, directory, resume=resume, overwrite=overwrite, shared=self.shared)
 
 
 Ready = Callable[[str, Collection[str], Collection[str]], bool]

@@ -10,7 +10,9 @@ from helpers.digits_manifest import write_digits, write_manifest
 from helpers.sharded_config import sharded_config
 from helpers.user_errors import keys_of, mistakes_of
 
+from cosup.layout import Layout
 from cosup.models.compute import Compute
+from cosup.report.command import report_page, runs_to_report
 from cosup.runs import backend, check_run, run_config
 from cosup.sharded.shards import Shard
 from cosup.sharded.work import LocalExecutor, Work
@@ -90,6 +92,30 @@ def test_fused_rounds_with_ranks_are_resumed_with_the_same_numbers(
     assert numbers_of(run_config(config, tmp_path / "cut", resume=True)) == numbers_of(expected)
 
 
+def test_seeds_are_aggregated_as_those_of_a_listed_run(tmp_path: Path) -> None:
+    labels = write_digits(tmp_path / "images", 500)
+    manifest = write_manifest(tmp_path / "rows", labels, 700, 400, truth=True)
+    sections = {"controls": ["ceiling"], "run": {"seeds": [0, 1]}}
+    found = run_config(sharded_config(manifest, **sections), tmp_path / "run")
+    listed = sharded_config(manifest, data={"sharded": False}, **sections)
+    other = run_config(listed, tmp_path / "listed")
+    for name in ("student.accuracy", "ceiling.accuracy", "rounds.0.annotation_accuracy"):
+        assert found["over_seeds"][name]["ci95"] is not None
+        assert len(found["over_seeds"][name]["values"]) == 2
+    assert found["seed"] == other["seed"] == [0, 1]
+    for seed in (0, 1):
+        own = Layout(tmp_path / "run").of_seed(seed)
+        alone = sharded_config(manifest, **{**sections, "run": {"seed": seed}})
+        assert numbers_of(own.summary.read()) == numbers_of(run_config(alone, tmp_path / f"{seed}"))
+        kinds = {path.name for path in Layout(tmp_path / "listed").of_seed(seed).path.iterdir()}
+        assert kinds - {p.name for p in own.path.iterdir()} == {"labels.csv", "labels.parquet"}
+    again = run_config(sharded_config(manifest, **sections), tmp_path / "run", resume=True)
+    assert numbers_of(again) == numbers_of(found)
+    for run in runs_to_report([str(tmp_path / "run")], None, text=False):
+        report_page(run, None)
+        assert (run.files.path / "report" / "index.html").exists()
+
+
 def test_controls_and_pgr_are_told_of_a_manifest_with_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,11 +169,11 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
 ) -> None:
     config = sharded_config(
         manifest,
-        run={"seeds": [0, 1]},
+        student={"training": {"steps": 30, "optimizer": "lbfgs"}},
         rounds={"assignment": "dawid_skene", "true_label_weight": 0.5},
     )
     found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
-    assert found == ["rounds.true_label_weight", "run.seeds"]
+    assert found == ["rounds.true_label_weight", "student.training.optimizer"]
     refine = {"name": "product", "neighbours": 5}
     both = {"assignment": "dawid_skene", "labelled": True, "refine": refine}
     found = keys_of(mistakes_of(check_run, sharded_config(manifest, rounds=both), tmp_path / "run"))
