@@ -61,8 +61,9 @@ def crowd_kits(method: str, labels: Tensor) -> Tensor:
         skills = pd.Series(agrees).groupby(table["worker"]).mean()
         found = MajorityVote().fit_predict_proba(table, skills=skills)
     else:
-        models = {"one_coin": OneCoinDawidSkene, "mace": MACE, "glad": GLAD}
-        found = models[method]().fit_predict_proba(table)
+        # Two of MACE's ten starts: each takes seconds, and they end alike on these answers.
+        models = {"one_coin": OneCoinDawidSkene(), "mace": MACE(n_restarts=2), "glad": GLAD()}
+        found = models[method].fit_predict_proba(table)
     posterior = torch.zeros(len(labels), 4)
     posterior[torch.tensor(found.index.to_numpy())] = torch.tensor(found.to_numpy()).float()
     return posterior
