@@ -117,18 +117,21 @@ def cluster_of(count: int) -> Iterator[dict[str, Any]]:
 
 
 class StoreWatch(threading.Thread):
-    """Remembers the most that the object stores of a cluster held, in MiB."""
+    """Remembers the most that the object stores of a cluster held, in MiB; None: nothing was said."""
 
     def __init__(self, address: str) -> None:
         super().__init__(daemon=True)
-        self.command = ["ray", "memory", "--stats-only", f"--address={address}"]
-        self.most, self.over = 0, threading.Event()
+        ray = Path(sys.executable).with_name("ray")
+        self.command = [str(ray), "memory", "--stats-only", f"--address={address}"]
+        self.most: int | None = None
+        self.over = threading.Event()
 
     def run(self) -> None:
         while not self.over.wait(LOOK_SECONDS):
             said = subprocess.run(self.command, capture_output=True, text=True, check=False)
             found = re.search(r"Plasma memory usage (\d+) MiB", said.stdout)
-            self.most = max(self.most, int(found[1]) if found else 0)
+            if found:
+                self.most = max(self.most or 0, int(found[1]))
 
 
 def measure(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> None:
@@ -143,6 +146,7 @@ def measure(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> No
     told = f"{name}: {rows:,} rows, {shards} shards: peak {peak:,.0f} MiB, {seconds:.0f} s"
     if watch is not None:
         watch.over.set()
+        assert watch.most is not None, "`ray memory` said nothing of the object stores"
         told += f", at most {watch.most} MiB in the object stores"
     print(told, flush=True)
 
