@@ -97,25 +97,36 @@ class StudentSection(Section):
                 self.training.check_head(untrained=self.head.init == "text")
             else:
                 self.training.check_network()
-        if self.mode == "finetune" and self.head.kind != "linear":
-            raise UserError(
-                "must be {allowed} with mode 'finetune'",
-                key="head.kind",
-                value=self.head.kind,
-                allowed="linear",
-            )
-        if self.mode == "finetune" and self.head.start is not None:
-            raise UserError(
-                "is for mode 'head': the classifier of a network starts as its library has it",
-                key="head.start",
-                value=self.head.start,
-                allowed="null",
-            )
+        if self.mode == "finetune":
+            raise_all(self._network_mistakes())
         if self.mode == "head" and self.meta is not None:
             raise UserError("needs mode 'finetune': a head does not change the network", key="meta")
         if self.mode == "head" and self.head.init == "text":
             raise_all(self._text_mistakes())
         return self
+
+    def _network_mistakes(self) -> Iterator[UserError]:
+        """Check the settings of heads on frozen features, which a whole network does not have."""
+        if self.head.kind != "linear":
+            yield UserError(
+                "must be {allowed} with mode 'finetune'",
+                key="head.kind",
+                value=self.head.kind,
+                allowed="linear",
+            )
+        if self.head.start is not None:
+            yield UserError(
+                "is for mode 'head': the classifier of a network starts as its library has it",
+                key="head.start",
+                value=self.head.start,
+                allowed="null",
+            )
+        for name in self.backbone.of_frozen:
+            yield UserError(
+                "is for mode 'head': a network is trained with the input and the layers it has",
+                key=f"backbone.{name}",
+                value=getattr(self.backbone, name),
+            )
 
     def _text_mistakes(self) -> Iterator[UserError]:
         """Check that features are comparable with text features, which are in CLIP's own space."""

@@ -55,6 +55,10 @@ class TeacherModelSection(Section):
     start: Start | None = None
     """`linear_pixels`, `linear_features`: how the linear model starts, as in `student.head`; null:
     `zero`."""
+    softmax: Literal["scope", "all"] = "scope"
+    """Models that are trained here: over which classes. `scope`: over those of the teacher's scope.
+    `all`: over all classes of the task, as published code has it; probabilities are restricted to
+    the scope and scaled to sum to 1 where the teacher annotates."""
     weights: str | None = None
     """Networks: initial weights, given as for a backbone; null trains from scratch. With `use`: a
     file or `package:MODULE` in place of the published weights."""
@@ -111,6 +115,8 @@ class TeacherModelSection(Section):
                 raise UserError(f"must be given with name {literal(self.name)}", key=key)
         if self.start is not None and traits.training != "head":
             raise UserError("is for linear models", key="start", value=self.start)
+        if self.softmax != "scope" and not (traits.needs_labelled_samples and not self.checkpoint):
+            raise UserError("is for models that are trained", key="softmax", value=self.softmax)
         self._fits_use()
         return self
 
@@ -184,7 +190,8 @@ class TeacherModelSection(Section):
     def reading(self, backbone: BackboneSection) -> "TeacherModelSection":
         """Return the same model, reading the features of this backbone."""
         if self.use == ZERO_SHOT:
-            return self.model_copy(update=backbone.model_dump())
+            own = backbone.model_dump(include={"name", "weights", "image_size"})
+            return self.model_copy(update=own)
         return self.model_copy(update={"backbone": backbone})
 
     @property

@@ -221,4 +221,4 @@ def encoder_in(folder: Path, section: BackboneSection) -> BackboneSection:
         return section
     weights = "pretrained" if (folder / WEIGHTS).is_file() else None
     name = f"{OPEN_CLIP}local-dir:{folder}"
-    return BackboneSection(name=name, weights=weights, image_size=section.image_size)
+    return section.model_copy(update={"name": name, "weights": weights})

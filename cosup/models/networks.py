@@ -7,7 +7,7 @@ takes seconds.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from cosup.models.compute import DEFAULT_COMPUTE, Compute, Precision
 from cosup.models.images import InputSpec, Pixels
 from cosup.models.names import CIFAR, HUB, TORCHVISION
 from cosup.models.prompts import OPEN_CLIP
-from cosup.models.section import BackboneSection
+from cosup.models.section import BackboneSection, FeaturePoint
 from cosup.models.weights import downloads, hash_tensors, load_into, read_weights
 from cosup.seeds import seed_for
 
@@ -49,6 +49,7 @@ def build_network(
     image_size: int | None,
     drop_path: float = 0.0,
     published: bool = False,
+    features: FeaturePoint = "penultimate",
 ) -> Network:
     """Build a network without its classifier, in eval mode on the CPU.
 
@@ -56,11 +57,14 @@ def build_network(
     its number of classes). weights: `pretrained`, `package:MODULE`, a file, or None for random
     weights (from torch's global generator). The tag of a timm name sets the input whatever the
     weights. drop_path: rate of stochastic depth in the deepest block (Huang et al., arXiv
-    1603.09382). Raises `UserError` for an unknown name, weights that are missing or do not fit, an
-    unsupported image size, and drop_path of a network without stochastic depth.
+    1603.09382). features: where they are read (`BackboneSection`). Raises `UserError` for an
+    unknown name, weights that are missing or do not fit, an unsupported image size, and drop_path
+    or `pooled_conv` of a network that has no such thing.
     """
     own, slot, scale = weights == "pretrained", "", None
     model: nn.Module
+    if features == "pooled_conv" and not name.startswith(TORCHVISION):
+        raise _no_pooled_conv(name)
     if name.startswith(OPEN_CLIP):
         if drop_path:
             raise _no_drop_path(name, drop_path)
@@ -68,6 +72,8 @@ def build_network(
         own, slot = True, "head"
     elif name.startswith(TORCHVISION):
         model, spec, slot = _torchvision(name, own, image_size, drop_path, published and own)
+        if features == "pooled_conv":
+            slot = _cut_classifier(name, model, slot)
     elif name.startswith(CIFAR):
         model, spec = _cifar(name, own, image_size, drop_path)
     else:
@@ -263,6 +269,28 @@ def _torchvision(
     )
 
 
+def _cut_classifier(name: str, model: nn.Module, last: str) -> str:
+    """Remove all layers of the classifier; return the name of the submodule they were in.
+
+    last: name of its last linear layer, which is removed already.
+    """
+    slot = last.rpartition(".")[0]
+    hidden = [one for one in model.get_submodule(slot).modules() if isinstance(one, nn.Linear)]
+    if not slot or not hidden:
+        raise _no_pooled_conv(name)
+    model.set_submodule(slot, nn.Identity())
+    return slot
+
+
+def _no_pooled_conv(name: str) -> UserError:
+    return UserError(
+        f"is for networks of torchvision whose classifier has hidden layers, not for '{name}'",
+        key="features",
+        value="pooled_conv",
+        allowed="penultimate; pooled_conv with torchvision:alexnet, torchvision:vgg16, ...",
+    )
+
+
 def unknown_timm(name: str) -> UserError:
     """Return the error for a name unknown to timm, with the nearest names."""
     import timm
@@ -330,8 +358,16 @@ def load_backbone(section: BackboneSection, compute: Compute = DEFAULT_COMPUTE) 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(0, "backbone", section.name))
-        network = build_network(section.name, section.weights, section.image_size)
-    return Backbone(network, compute)
+        network = build_network(
+            section.name, section.weights, section.image_size, features=section.features
+        )
+    spec = network.input
+    spec = replace(
+        spec,
+        crop_pct=section.crop_pct or spec.crop_pct,
+        interpolation=section.interpolation or spec.interpolation,
+    )
+    return Backbone(replace(network, input=spec), compute)
 
 
 def _identity(network: Network, precision: Precision) -> str:

@@ -20,6 +20,9 @@ MOST_ALPHA = 1000.0
 Start = Literal["zero", "random", "normal"]
 """How a linear head starts."""
 
+FeaturePoint = Literal["penultimate", "pooled_conv"]
+"""Where the features of a network are read."""
+
 NamesAsWritten = str | list[str | float] | dict[str, str | float] | None
 """Names of classes in YAML, which reads some as numbers (`names_as_text`)."""
 
@@ -36,6 +39,22 @@ class BackboneSection(Section):
     image_size: int | None = Field(default=None, ge=8, le=MOST_PIXELS)
     """Side of the square input in pixels; null takes the model's own. At most 2,048: a batch of 64
     such images alone takes 3 GB, and classifiers are made for 1,024 at most."""
+    features: FeaturePoint = "penultimate"
+    """Frozen backbones: where features are read. `penultimate`: what the last linear layer reads;
+    `pooled_conv`: what the first one reads, of `torchvision:` networks whose classifier has hidden
+    layers (AlexNet: 9,216 features in place of 4,096)."""
+    crop_pct: float | None = Field(default=None, gt=0, le=1)
+    """Frozen backbones: the share of the resized image's shorter side that the centre crop keeps;
+    0.875 resizes to 256 pixels and crops 224. null takes the model's own."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Frozen backbones: how images are resized; null takes the model's own."""
+
+    @property
+    def of_frozen(self) -> tuple[str, ...]:
+        """The settings that are given and that frozen backbones alone have."""
+        names = ("features", "crop_pct", "interpolation")
+        default = type(self).model_fields
+        return tuple(name for name in names if getattr(self, name) != default[name].default)
 
 
 class HeadSection(Section):

@@ -34,6 +34,7 @@ __all__ = [
     "ScopedCrossEntropy",
     "Teacher",
     "Training",
+    "learned_classes",
     "masked_softmax",
     "restrict",
     "training_rows",
@@ -261,9 +262,16 @@ def restrict(probs: Tensor, support: Tensor) -> Tensor:
     return inside / torch.where(total > 0, total, torch.ones_like(total))
 
 
+def learned_classes(spec: TeacherSpec, num_classes: int) -> Tensor:
+    """Return the classes [C] bool that a teacher's softmax is over while it is trained."""
+    if spec.classes is None or spec.model.softmax == "all":
+        return torch.ones(num_classes, dtype=torch.bool)
+    return torch.isin(torch.arange(num_classes), torch.tensor(spec.classes))
+
+
 @dataclass
 class ScopedCrossEntropy(Loss):
-    """Cross-entropy over the classes of each teacher's scope.
+    """Cross-entropy over the classes of each teacher's scope, or over all (`learned_classes`).
 
     Classes outside the scope are left out of the softmax, so a teacher does not learn that they are
     absent. support: [H, C] bool for H heads, or [C] for one network. Targets are 0 outside it.

@@ -30,6 +30,7 @@ from cosup.teachers.base import (
     ScopedCrossEntropy,
     Teacher,
     Training,
+    learned_classes,
     masked_softmax,
     training_rows,
 )
@@ -100,12 +101,7 @@ def _fit_heads(
 ) -> HeadBank:
     names = "+".join(spec.name for spec in specs)
     classes = targets.num_classes
-    support = torch.stack(
-        [
-            torch.isin(torch.arange(classes), torch.tensor(spec.classes or range(classes)))
-            for spec in specs
-        ]
-    )
+    support = torch.stack([learned_classes(spec, classes) for spec in specs])
     fit = HeadFit(
         features,
         targets,

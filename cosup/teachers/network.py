@@ -27,6 +27,7 @@ from cosup.teachers.base import (
     ScopedCrossEntropy,
     Teacher,
     Training,
+    learned_classes,
     masked_softmax,
     training_rows,
 )
@@ -170,7 +171,7 @@ def _train_network(teacher: NetworkTeacher, training: Training) -> int:
         train_network(
             TrainModule(teacher.classifier),
             _batches(images, training.data.given(rows), teacher.num_classes),
-            Objective(ScopedCrossEntropy(teacher.support)),
+            Objective(ScopedCrossEntropy(learned_classes(teacher.spec, teacher.num_classes))),
             setting,
             steps,
             context,

@@ -117,7 +117,7 @@ def cluster_of(count: int) -> Iterator[dict[str, Any]]:
 
 
 class StoreWatch(threading.Thread):
-    """Remembers the most that the object stores of a cluster held, in MiB; None: nothing was said."""
+    """Remembers the most that the object stores of a cluster held, in MiB; None: not said yet."""
 
     def __init__(self, address: str) -> None:
         super().__init__(daemon=True)

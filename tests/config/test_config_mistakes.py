@@ -232,6 +232,14 @@ def test_a_mistake_in_one_section_hides_none_in_others_or_between_them() -> None
         ({"student.head": {"start": "random"}, "student.mode": "finetune"}, "student.head.start"),
         ({"student.head": {"start": "zero"}, "rounds.loss": "evidential"}, "student.head.start"),
         ({"teachers.model": {"name": "resnet18", "start": "normal"}}, "teachers.model.start"),
+        (
+            {"teachers.model": {"name": "call:math:sqrt", "softmax": "all"}},
+            "teachers.model.softmax",
+        ),
+        (
+            {"student.mode": "finetune", "student.backbone": {"name": "resnet18", "crop_pct": 0.9}},
+            "student.backbone.crop_pct",
+        ),
     ],
 )
 def test_a_start_is_for_linear_heads_whose_loss_learns_from_it(

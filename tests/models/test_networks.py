@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from helpers.digit_images import digit_images
 from huggingface_hub import constants
+from PIL import Image
 from timm.data import resolve_model_data_config
-from torchvision.models import mobilenet_v3_small
+from torchvision.models import alexnet, mobilenet_v3_small
 
+from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.models.classifier import build_classifier, load_checkpoint
 from cosup.models.compute import Compute
@@ -49,6 +53,42 @@ def test_torchvisions_network_gives_the_input_of_its_last_layer() -> None:
     model((IMAGES / 255 - mean) / std)
     torch.testing.assert_close(backbone(IMAGES), seen[0], rtol=1e-3, atol=1e-4)
     assert backbone.num_features == 1024
+
+
+def test_pooled_conv_gives_what_the_classifier_of_alexnet_reads() -> None:
+    """Of a file with all layers too, as its weights are published."""
+    backbone = load("torchvision:alexnet", image_size=224, features="pooled_conv")
+    model = alexnet().eval()
+    model.load_state_dict(backbone.model.state_dict(), strict=False)
+    images = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = model.avgpool(model.features((images / 255 - mean) / std)).flatten(1)
+        torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-4)
+    assert backbone.num_features == 9216
+    assert load("torchvision:alexnet", image_size=224).num_features == 4096
+
+
+def test_pooled_conv_takes_a_published_file_without_its_classifier(tmp_path: Path) -> None:
+    torch.save(alexnet().state_dict(), tmp_path / "alexnet.pth")
+    file = str(tmp_path / "alexnet.pth")
+    name, point = "torchvision:alexnet", "pooled_conv"
+    backbone = load(name, image_size=224, features=point, weights=file)
+    given = torch.load(file, weights_only=True)
+    for name, tensor in backbone.model.state_dict().items():
+        assert torch.equal(tensor, given[name])
+
+
+def test_images_are_resized_and_cropped_as_the_section_says() -> None:
+    plain = load(image_size=64)
+    other = load(image_size=64, crop_pct=0.5, interpolation="bilinear")
+    assert other.identity != plain.identity
+    image = digit_images()[0].convert("RGB").resize((96, 96))
+    found = torch.as_tensor(eval_transform(other.input)(image))
+    expected = image.resize((128, 128), Image.Resampling.BILINEAR).crop((32, 32, 96, 96))
+    wanted = torch.from_numpy(np.array(expected)).permute(2, 0, 1)
+    assert (found.int() - wanted.int()).abs().max() <= 1
 
 
 def test_the_tag_of_a_name_sets_the_input_whatever_the_weights() -> None:
@@ -99,6 +139,8 @@ def test_transformers_take_the_image_size() -> None:
         ({"name": "resnet18.nosuch", "weights": "pretrained"}, "a1_in1k"),
         ({"name": "torchvision:squeezenet1_0"}, "no linear classifier"),
         ({"name": "test_vit", "image_size": 8}, "image_size: 8"),
+        ({"features": "pooled_conv"}, "features: .pooled_conv"),
+        ({"name": "torchvision:resnet18", "features": "pooled_conv"}, "features: .pooled_conv"),
         ({"weights": PACKAGE}, "do not fit"),
     ],
 )

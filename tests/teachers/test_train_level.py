@@ -69,6 +69,30 @@ def test_linear_teachers_start_as_the_model_says(
     assert spread["random"] == pytest.approx((3 * width) ** -0.5, rel=0.2)
 
 
+@pytest.mark.parametrize("kind", ["linear_pixels", "linear_features", "network"])
+def test_a_softmax_over_all_classes_learns_that_the_others_are_absent(
+    kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
+) -> None:
+    """As published, a specialist annotates with the part of it that is in its scope."""
+    plain = section_of(kind, data, tmp_path)
+    moved, said = {}, {}
+    for softmax in ("scope", "all"):
+        model = plain.model.model_copy(update={"softmax": softmax})
+        section = plain.model_copy(update={"model": model})
+        specs = [spec for spec in finest(section, data) if spec.classes is not None]
+        assert specs
+        teacher = train_level(specs, Training(section, data, 0, features))[0]
+        own, (name, bias) = teacher.support, list(teacher.state().items())[-1]
+        assert "bias" in name
+        moved[softmax] = float(bias.reshape(-1, len(own))[0, ~own].abs().max())
+        batch = next(teacher.inputs(data, data.rows("test")[:32], features.compute))
+        said[softmax] = teacher.annotate(batch)
+        torch.testing.assert_close(said[softmax].sum(1), torch.ones(len(batch)))
+        assert (said[softmax][:, ~own] == 0).all()
+    assert moved["all"] > 1e-3
+    assert not torch.equal(said["all"], said["scope"])
+
+
 @pytest.mark.parametrize("kind", ["linear_pixels", "network"])
 def test_only_labels_of_the_scope_in_teacher_train_are_used(
     kind: str, data: ImageData, features: FeatureCache, tmp_path: Path
