@@ -2,15 +2,19 @@
 
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from helpers.tiny_clip import write_clip
 from PIL import Image
 from sklearn.datasets import load_digits
+from timm.data import ImageNetInfo
 
 from cosup import load_student
 from cosup.cli import call
@@ -234,6 +238,26 @@ def test_cifar100_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+def test_the_losses_of_the_paper_run_on_a_miniature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the config names in its head, by the recipe `cifar_v1`."""
+    cifar_files(tmp_path / "data/cifar-100-python", hundred=True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    monkeypatch.chdir(tmp_path)
+    path = CONFIGS / "cifar100_distillation.yaml"
+    head = path.read_text().split("\n\n")[0]
+    (losses,) = re.findall(r"rounds.losses=\[(.*)\]\" run.seeds", head)
+    (fitnet,) = re.findall(r"\{name: fitnet.*?\}", head)
+    (recipe,) = re.findall(r"^#   (student.training.augment.*)$", head, re.MULTILINE)
+    chosen = f"rounds.losses=[{losses}, {fitnet}, bkd]"
+    small = [*CIFAR, "student.training.batch_size=32", "controls=[]", "data.limit=60"]
+    assert call(["run", str(path), chosen, *recipe.split(), *small]) == 0
+    summary = json.loads((tmp_path / "outputs/cifar100_distillation/summary.json").read_text())
+    assert len(summary["losses"]) == 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["symmetric, rate: 0.2", "asymmetric, rate: 0.4, map: cifar10"])
 def test_noisy_cifar10_runs_on_a_miniature(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -275,12 +299,19 @@ def test_mini_imagenet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.M
 def test_imagenet_transfer_runs_on_a_miniature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    synsets = ImageNetInfo().label_names()[:10]
     for number, (label, image) in enumerate(digit_files()):
         split = "test" if number % 4 == 0 else "student_train"
-        folder = tmp_path / "data/imagenet" / split / f"n{label:08d}"
+        folder = tmp_path / "data/imagenet" / split / synsets[label]
         folder.mkdir(parents=True, exist_ok=True)
         image.convert("RGB").save(folder / f"{number}.JPEG")
-    summary = run("imagenet_transfer.yaml", tmp_path, monkeypatch, TRANSFER)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet.r160_in1k").state_dict(), tmp_path / "trained.pt")
+    teacher = "{name: test_resnet.r160_in1k, use: pretrained, weights: trained.pt, image_size: 32}"
+    more = [one for one in TRANSFER if not one.startswith("teachers")]
+    overrides = [f"teachers.model={teacher}", *more, "student.training.batch_size=16"]
+    summary = run("imagenet_transfer.yaml", tmp_path, monkeypatch, overrides)
+    assert summary["teachers"][0]["steps"] == 0
     assert set(summary["controls"]) == {"best_teacher", "ceiling"}
     assert summary["data"]["samples"]["teacher_train"] == 90
     assert summary["data"]["samples"]["test"] == 30

@@ -65,6 +65,8 @@ class RoundsSection(Section):
     true_label_weight: float = Field(default=0.0, ge=0, le=MOST_WEIGHT)
     """The weight of cross-entropy on the labels of student_train; 0 is the weak-to-strong setting,
     which does not use them."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """The share of each label that is spread evenly over all classes in that cross-entropy."""
     live_annotations: bool = False
     """Annotate each augmented image by its assigned teachers during training, mixed by their
     weights, instead of the plain image once (`mode: finetune`, and teachers that are networks)."""

@@ -3,6 +3,7 @@
 from cosup.losses.adaptive_confidence import AdaptiveConfidence
 from cosup.losses.augmented_confidence import AugmentedConfidence
 from cosup.losses.base import Loss, Metrics, Objective, build_loss, compute_loss
+from cosup.losses.bkd import BinaryDistillation
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.losses.distillation import Distillation
 from cosup.losses.dkd import DecoupledDistillation
@@ -20,6 +21,7 @@ __all__ = [
     "LOSSES",
     "AdaptiveConfidence",
     "AugmentedConfidence",
+    "BinaryDistillation",
     "Connector",
     "CrossEntropy",
     "DecoupledDistillation",

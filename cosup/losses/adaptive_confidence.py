@@ -10,6 +10,9 @@ with s the student's class and t the teacher's. Equivalently a = 1 / (1 + (p[s]/
 a <= 1/2, and a = 1/2 where the two agree. There the loss sharpens the student; where the student
 disagrees with high confidence, a goes to 0 and the loss follows the teacher.
 
+In the published code for few-shot learning and noisy labels, a is multiplied by a factor that rises
+from 0 to 1 over the first quarter of the epochs, once per epoch; `ramp` does it in every step.
+
 Other weights (`weight`) are for ablations. As T goes to 0, a goes to 1/2 where the two agree and to
 0 elsewhere, which is `half_where_agree`.
 """
@@ -27,6 +30,7 @@ from cosup.losses.base import (
     kl_divergence,
     label_cross_entropy,
     log_probs,
+    ramped,
     soft_cross_entropy,
     tempered,
 )
@@ -50,6 +54,7 @@ class AdaptiveConfidence(AdaptiveConfidenceSettings, Loss):
         own_loss = label_cross_entropy(student, own)
         taught_loss = label_cross_entropy(student.detach(), taught)
         weight = self._weight(own == taught, own_loss.detach() - taught_loss)
+        weight = ramped(progress, self.ramp) * weight
         if self.form == "paper":
             teacher_loss = soft_cross_entropy(student, targets)
         else:

@@ -6,6 +6,8 @@ METHODS.md section 2.
     L = (1 - a) CE(z, teacher) + a CE(z, s_hat)
 
 with s_hat the student's own class and a rising linearly from 0 over the first part of training.
+Guo et al. (arXiv 2402.03749) have tau^2 KL(teacher || student), both softened by tau, in place of
+the first cross-entropy, and let a rise over 0.3 of the training.
 In the binary original, s_hat is a threshold on the student's probability, set so that the batch has
 the class balance of the teacher. For C classes, `balanced` gives each class as many samples as the
 teacher does, those with the highest probability under the student, by the deferred acceptance of
@@ -21,10 +23,12 @@ from cosup.losses.base import (
     Loss,
     Metrics,
     answered,
+    kl_divergence,
     label_cross_entropy,
     log_probs,
     ramped,
     soft_cross_entropy,
+    tempered,
 )
 from cosup.probabilities import rank_in_group
 from cosup.settings.losses import AugmentedConfidenceSettings
@@ -50,7 +54,9 @@ class AugmentedConfidence(AugmentedConfidenceSettings, Loss):
         own = balanced_labels(detached, targets) if self.balanced else detached.argmax(-1)
         weight = self.weight(progress)
         answers = answered(targets)
-        teacher_loss = soft_cross_entropy(student, targets)
+        softened = student if self.tau == 1.0 else log_probs(logits, self.tau)
+        distance = kl_divergence if self.form == "kl" else soft_cross_entropy
+        teacher_loss = self.tau**2 * distance(softened, tempered(targets, self.tau))
         own_loss = label_cross_entropy(student, own) * answers
         agree = ((own == targets.argmax(-1)) & answers).sum() / answers.sum().clamp_min(1)
         losses = (1 - weight) * teacher_loss + weight * own_loss

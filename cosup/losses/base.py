@@ -101,11 +101,16 @@ def answered(targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss that a student minimises, and the weights of annotations and true labels."""
+    """The loss that a student minimises, and the weights of annotations and true labels.
+
+    smoothing: share of a true label that is spread evenly over all classes (Szegedy et al., arXiv
+    1512.00567).
+    """
 
     loss: Loss
     annotation_weight: float = 1.0
     true_label_weight: float = 0.0
+    smoothing: float = 0.0
 
     def __call__(
         self, logits: Tensor, targets: Tensor, progress: float, labels: Tensor | None = None
@@ -126,19 +131,24 @@ class Objective:
             losses, metrics = self.loss(logits, targets, progress)
         losses = self.annotation_weight * losses
         if labels is not None:
-            true, known = _label_loss(log_probs(logits), labels)
+            true, known = _label_loss(log_probs(logits), labels, self.smoothing)
             losses = losses + self.true_label_weight * true
             metrics = {**metrics, "true_label_loss": true.detach().sum() / known.clamp_min(1e-12)}
         return losses, metrics
 
 
-def _label_loss(log_student: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy [..., B] with the labels, and the number (total share) of known ones."""
+def _label_loss(log_student: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy [..., B] with the labels, smoothed, and the number (total share) of
+    known ones."""
     if labels.is_floating_point():
         labels = labels.to(log_student.dtype)
-        return soft_cross_entropy(log_student, labels), labels.sum()
-    known = labels >= 0
-    return label_cross_entropy(log_student, labels.clamp_min(0)) * known, known.sum()
+        losses, known = soft_cross_entropy(log_student, labels), labels.sum(-1)
+    else:
+        known = labels >= 0
+        losses = label_cross_entropy(log_student, labels.clamp_min(0)) * known
+    if smoothing:
+        losses = (1 - smoothing) * losses - smoothing * log_student.mean(-1) * known
+    return losses, known.sum()
 
 
 def compute_loss(

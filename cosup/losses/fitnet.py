@@ -7,10 +7,16 @@ Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, section 2.2
 with r a regressor from the student's channels and size to the teacher's. As in later comparisons
 (Tian et al., arXiv 1910.10699, whose regressor this follows), hints and labels are learned in one
 stage. r ends with batch norm but no ReLU, since the maps of many networks have negative values.
+
+In the code of Guo et al. (arXiv 2402.03749), and of OFA-KD, which it builds on, there are four
+maps, r is a 1x1 convolution without bias or norm, started as by He et al. (arXiv 1502.01852, fan
+out), and the errors of the maps are added up (`stages`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,8 +32,26 @@ class FitNet(FitNetSettings, FeatureLoss):
 
     def connect(self, student: FeatureShapes, teacher: FeatureShapes) -> Connector:
         """Return a regressor; its weights are drawn from the global generator of torch."""
+        if self.stages is not None:
+            return self._plain(self.stages, student, teacher)
         ends = (self._stage(student, teacher, student), self._stage(student, teacher, teacher))
         return HintRegressor(self.weight, *ends, student.maps[ends[0]], teacher.maps[ends[1]])
+
+    def _plain(
+        self, count: int, student: FeatureShapes, teacher: FeatureShapes
+    ) -> "PlainRegressors":
+        """Return a regressor for each of the last maps. Raises `UserError` where there are fewer,
+        and for maps of other sizes."""
+        pairs = list(zip(student.maps[-count:], teacher.maps[-count:], strict=False))
+        sizes = all(ours[1:] == theirs[1:] for ours, theirs in pairs)
+        if min(len(student.maps), len(teacher.maps)) < count or not sizes:
+            raise UserError(
+                f"fitnet can't pair the student's feature maps ({student.text}) with the teacher's "
+                f"({teacher.text}): both need so many last maps, of equal sizes",
+                key="stages",
+                value=count,
+            )
+        return PlainRegressors(self.weight, pairs)
 
     def _stage(self, student: FeatureShapes, teacher: FeatureShapes, of: FeatureShapes) -> int:
         count = len(of.maps)
@@ -61,6 +85,31 @@ class HintRegressor(Connector):
             _resized(self.regressor(student.maps[self.stage]), (hint.shape[-2], hint.shape[-1]))
         )
         return self.weight * (predicted - hint).square().flatten(1).mean(1)
+
+
+class PlainRegressors(Connector):
+    """Regressions of the teacher's last maps, each by a 1x1 convolution of the student's.
+
+    pairs: shapes of the student's and the teacher's maps, of equal height and width.
+    """
+
+    def __init__(self, weight: float, pairs: Sequence[tuple[MapShape, MapShape]]) -> None:
+        super().__init__()
+        self.weight = weight
+        regressors = [nn.Conv2d(ours[0], theirs[0], 1, bias=False) for ours, theirs in pairs]
+        for regressor in regressors:
+            nn.init.kaiming_normal_(regressor.weight, mode="fan_out", nonlinearity="relu")
+        self.regressors = nn.ModuleList(regressors)
+
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput, progress: float) -> Tensor:
+        """Return the sum of the mean squared errors per sample [B], times the weight."""
+        count = len(self.regressors)
+        parts = zip(self.regressors, student.maps[-count:], teacher.maps[-count:], strict=True)
+        errors = [
+            (full(regressor(ours)) - full(theirs.detach())).square().flatten(1).mean(1)
+            for regressor, ours, theirs in parts
+        ]
+        return self.weight * torch.stack(errors).sum(0)
 
 
 def _convolution(student: MapShape, teacher: MapShape) -> nn.Module:

@@ -96,7 +96,10 @@ def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
     return Recipe(
         assigner=Assigners.build(section.assignment),
         objective=Objective(
-            Losses.build(section.loss), section.annotation_weight, section.label_weight
+            Losses.build(section.loss),
+            section.annotation_weight,
+            section.label_weight,
+            section.label_smoothing,
         ),
         new_student=new_student,
         filters=Chain(

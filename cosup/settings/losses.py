@@ -88,6 +88,13 @@ class DistillationSettings(LossSettings):
 
 
 @dataclass
+class BinaryDistillationSettings(LossSettings):
+    """Binary cross-entropy of each class's logit with its probability in the annotation."""
+
+    fixed: ClassVar[bool] = True
+
+
+@dataclass
 class AugmentedConfidenceSettings(LossSettings):
     """Cross-entropy with the annotation and, increasingly, with the student's own class."""
 
@@ -98,9 +105,21 @@ class AugmentedConfidenceSettings(LossSettings):
     balanced: bool = False
     """Choose the student's own classes so that a batch has as many samples of each class as the
     annotations have (slower, especially with many classes)."""
+    tau: float = 1.0
+    """Temperature of teacher and student in the teacher's term, times its square (Guo et al., whose
+    `ramp` is 0.3)."""
+    form: Literal["cross_entropy", "kl"] = "cross_entropy"
+    """The teacher's term: cross-entropy, or the KL divergence, with the same gradient."""
 
     def __post_init__(self) -> None:
         share(max_weight=self.max_weight, ramp=self.ramp)
+        temperature(tau=self.tau)
+        one_of(("cross_entropy", "kl"), form=self.form)
+
+    @property
+    def softens(self) -> tuple[str, float] | None:
+        """The temperature above 1."""
+        return ("tau", self.tau) if self.tau > 1 else None
 
 
 @dataclass
@@ -170,11 +189,14 @@ class AdaptiveConfidenceSettings(LossSettings):
     """The weight when `weight` is `constant`."""
     constants: tuple[float, ...] = (0.0, 0.1, 0.25, 0.4, 0.5)
     """The weights from which `best_constant` chooses."""
+    ramp: float = 0.0
+    """Share of the training over which the weight rises from 0 to its full size (published for
+    few-shot learning and noisy labels: 0.25, in steps of an epoch)."""
 
     def __post_init__(self) -> None:
         self.constants = tuple(self.constants)
         temperature(temperature=self.temperature, tau=self.tau)
-        share(constant=self.constant)
+        share(constant=self.constant, ramp=self.ramp)
         one_of(("code", "paper"), form=self.form)
         one_of(get_args(AdaptiveWeight), weight=self.weight)
         shares = bool(self.constants) and all(0 <= value <= 1 for value in self.constants)
@@ -275,6 +297,16 @@ class FitNetSettings(FeatureLossSettings):
     hint_stage: int | None = None
     """Index of the feature map in each network, from 0 at its input, or from -1 at its output; null
     is the middle one (of n: number n // 2)."""
+    stages: int | None = None
+    """In place of one map: so many of each network, counted from the last, each regressed by a 1x1
+    convolution alone, and the errors added up (Guo et al.: 4, with weight 1 and annotation 0)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stages is not None:
+            between(1, MOST_STAGES, stages=self.stages)
+            single = self.hint_stage is None
+            require("hint_stage", self.hint_stage, single, "null, where stages are given")
 
 
 @dataclass
@@ -330,6 +362,7 @@ LOSSES: dict[str, Entry] = {
     ),
     "product": Entry(ProductSettings, "cosup.losses.product:Product"),
     "distillation": Entry(DistillationSettings, "cosup.losses.distillation:Distillation"),
+    "bkd": Entry(BinaryDistillationSettings, "cosup.losses.bkd:BinaryDistillation"),
     "augmented_confidence": Entry(
         AugmentedConfidenceSettings, "cosup.losses.augmented_confidence:AugmentedConfidence"
     ),

@@ -129,6 +129,11 @@ def test_sharpening_many_small_probabilities_does_not_underflow() -> None:
         (lambda: Product(warmup=1.5), "warmup: 1.5"),
         (lambda: FitNet(weight=float("inf")), "weight: inf"),
         (lambda: FitNet(annotation=-1), "annotation: -1"),
+        (lambda: FitNet(stages=0), "stages: 0"),
+        (lambda: FitNet(stages=2, hint_stage=1), "hint_stage: 1"),
+        (lambda: AdaptiveConfidence(ramp=-0.1), "ramp: -0.1"),
+        (lambda: AugmentedConfidence(tau=0), "tau: 0"),
+        (lambda: AugmentedConfidence(form="x"), "form: 'x'"),  # type: ignore[arg-type]
         (lambda: RelationalDistillation(angle=-1), "angle: -1"),
         (lambda: RelationalDistillation(weight=-1), "weight: -1"),
         (lambda: KnowledgeReview(stages=0), "stages: 0"),
