@@ -15,8 +15,11 @@ from helpers.tiny_clip import write_clip
 from PIL import Image
 from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
+from torchvision import models
 
 from cosup import load_student
+from cosup.analysis import load_run
+from cosup.analysis.figures import tables
 from cosup.cli import call
 from cosup.config import read_config
 from cosup.config.files import shipped_configs
@@ -343,3 +346,45 @@ def test_inaturalist_transfer_runs_on_a_miniature(
     assert set(summary["controls"]) == {"best_teacher", "ceiling"}
     assert set(summary["student"]["per_class"]) == {f"Digit {label}" for label in range(10)}
     assert summary["data"]["samples"]["test"] == 30
+
+
+WNIDS = ["n01440764", "n01443537", "n01484850", "n02123045", "n02123159"]
+WNIDS += ["n07747607", "n07753592", "n12267677", "n13133613", "n15075141"]
+OF_IMAGENET = [0, 1, 2, 281, 282, 950, 954, 988, 998, 999]
+"""Some of ImageNet's classes, and their places among the thousand."""
+
+
+@pytest.mark.slow
+def test_openai_w2s_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AlexNet's download is replaced by a random start; its answers are those of torchvision."""
+    for number, (label, image) in enumerate(digit_files(6)):
+        folder = tmp_path / "data/imagenet/val" / WNIDS[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.convert("RGB").save(folder / f"{number}.JPEG", quality=95)
+    build, presets = models.get_model, models.get_model_weights("alexnet").DEFAULT
+    torch.manual_seed(1)
+    alexnet = build("alexnet").eval()
+
+    def offline(name: str, weights: object = None, **settings: object) -> torch.nn.Module:
+        assert name == "alexnet"
+        if weights is not None:
+            assert weights is presets
+        return alexnet if weights is not None else build(name, weights=None, **settings)
+
+    monkeypatch.setattr(models, "get_model", offline)
+    student = ["student.backbone={name: test_vit, weights: null, image_size: 32}"]
+    summary = run("imagenet_openai_w2s.yaml", tmp_path, monkeypatch, student)
+    assert summary["data"]["samples"]["student_train"] == 48
+    assert summary["data"]["samples"]["test"] == 12
+    found = load_run(tmp_path / "outputs/imagenet_openai_w2s")
+    (teacher,) = found.teacher_names
+    said = found.answered("teacher", teacher).label
+    for place, sample in enumerate(found.test["sample_id"]):
+        image = Image.open(tmp_path / "data/imagenet/val" / sample).convert("RGB")
+        with torch.no_grad():
+            logits = alexnet(presets.transforms()(image)[None])[0]
+        assert int(said[place]) == int(logits[OF_IMAGENET].argmax())
+    own = found.answered("student", "student").label
+    (row,) = tables(found)["student_teachers"].query("where == 'all'").to_dict("records")
+    assert row["samples"] == 12
+    assert row["agreement"] == pytest.approx((own == said).mean())

