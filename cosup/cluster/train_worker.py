@@ -19,7 +19,7 @@ import ray
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosup import remote
 from cosup.cluster.actor import Setup
@@ -68,8 +68,7 @@ def work(training: Training, setup: Setup, inbox: Any) -> None:
     device = get_device() if setup.device == "cuda" else torch.device("cpu")
     ranks = joined(device)
     job: NetworkJob = ray.get(training.job[0])
-    if isinstance(job.lesson.guidance.live, nn.Module):
-        job.lesson.guidance.live.to(device)
+    job.teachers_to(device)
     compute = replace(setup.compute(device), ranks=ranks)
     reports = training.reported and ranks.rank == 0
     on_step = _StepReporter(inbox, training.number, job.total_steps) if reports else None

@@ -7,19 +7,16 @@ trainings of a driver that was killed. Starting the workers takes some ten secon
 heads take to fit, and their features would have to be copied to them.
 """
 
-import copy
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import ray
 import torch
 from ray.exceptions import RayError
 from ray.util.queue import Queue
-from torch import nn
 
 from cosup import remote
 from cosup.cluster.actor import Setup
@@ -95,7 +92,7 @@ class RayLauncher(LocalLauncher):
             try:
                 for number, (job, uri) in enumerate(zip(jobs, uris, strict=True)):
                     running.wait_until_fewer_than(self.room())
-                    sent, attempt = ray.put(_on_cpu(job)), uuid.uuid4().hex[:8]
+                    sent, attempt = ray.put(job.on_cpu()), uuid.uuid4().hex[:8]
                     training = Training(number, (sent,), uri, attempt, number == 0)
                     running.start(training, counts[number])
                 running.wait_until_fewer_than(1)
@@ -154,12 +151,3 @@ def _fetch(uri: str) -> dict[str, torch.Tensor]:
         if not remote.get(uri, file):
             raise RunError("the trained network is gone", where=str(remote.Place(uri)))
         return dict(torch.load(file, weights_only=True))
-
-
-def _on_cpu(job: NetworkJob) -> NetworkJob:
-    """Return the job with its teachers on the CPU, and without those that it does not ask."""
-    guidance = job.lesson.guidance
-    live = guidance.live if job.asks_live else None
-    if isinstance(live, nn.Module):
-        live = copy.deepcopy(live).cpu()
-    return replace(job, lesson=replace(job.lesson, guidance=replace(guidance, live=live)))

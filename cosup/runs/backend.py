@@ -14,7 +14,8 @@ import torch
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
-from cosup.runs.side_by_side import SeedRun, places_for
+from cosup.runs.network_processes import CardLauncher, cards_for_trainings
+from cosup.runs.side_by_side import SeedRun, places_for, usable_cards
 from cosup.sharded.shards import ShardReader
 from cosup.sharded.work import Executor, LocalExecutor, Processes
 from cosup.student.launcher import Launcher, LocalLauncher
@@ -99,7 +100,10 @@ class Local:
         return runs, places_for(config, len(runs))
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
-        """Return the features as they are."""
+        """Train networks on all cards of this machine; return the features as they are."""
+        cards = cards_for_trainings(config.execution, usable_cards(config.execution.device))
+        if len(cards) > 1:
+            self.launcher = CardLauncher(cards, config.execution.stop_signal, HEADS_BYTES)
         self._memory = teacher_memory(config.execution, features.compute.device)
         return features
 

@@ -12,7 +12,7 @@ from cosup.layout import Layout
 from cosup.metrics import spread
 from cosup.runs.backend import Backend, Local
 from cosup.runs.directory import RunDirectory
-from cosup.runs.side_by_side import SeedRun, run_side_by_side
+from cosup.runs.side_by_side import SeedRun, after_first, run_side_by_side
 from cosup.runs.single import run_single
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def run_seeds(
         own, places = (backend or Local()).side_by_side(config, runs)
         if len(places) > 1:
             log.info("%d seeds, %d at once", len(seeds), len(places))
-            run_side_by_side(own, places)
+            run_side_by_side(own, places, ready=after_first(own))
         summaries = []
         for name, one_run in runs.items():
             if len(places) == 1:

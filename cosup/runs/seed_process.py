@@ -1,6 +1,6 @@
-"""The process of one seed, started by `cosup.runs.side_by_side`.
+"""The process of one seed or training, started by `cosup.runs.side_by_side`.
 
-It gets a `SeedRun` on its standard input, and tells its log and its end on its standard output, a
+It gets a `Task` on its standard input, and tells its log and its end on its standard output, a
 line of JSON each. The files of the run are written as by any run.
 """
 
@@ -26,7 +26,7 @@ END_SECONDS = 30.0
 
 
 def main() -> int:
-    """Run the seed; return the exit status."""
+    """Compute the task; return the exit status."""
     parent = Parent(os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1))
     os.dup2(2, 1)  # what others print is no message to the parent
     run = pickle.load(sys.stdin.buffer)
@@ -37,7 +37,7 @@ def main() -> int:
     from cosup.runs.bars import progress_shown
 
     try:
-        with stopped_by_signals(run.config.execution.stop_signal), progress_shown():
+        with stopped_by_signals(run.stop_signal), progress_shown():
             run.compute()
     except BaseException as error:
         parent.tell({"error": b64encode(pickle.dumps(_plain(error))).decode("ascii")})

@@ -1,4 +1,4 @@
-"""Run the seeds of a config, or the cells of a bench, side by side, each in a process of its own.
+"""Run seeds, the cells of a bench, or trainings side by side, each in a process of its own.
 
 Where features are read, the first seed runs alone until they are cached; the others then find them.
 A process logs through its parent, whose lines tell the seed, and ends with it: it notices when its
@@ -19,7 +19,7 @@ from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from cosup.config.needs import assigner_needs
 from cosup.config.schema import Config, ExecutionSection
@@ -29,7 +29,16 @@ from cosup.progress import working_on
 from cosup.runs.machine import usable_memory
 from cosup.stopping import Stopped
 
-__all__ = ["SeedRun", "places_for", "processes_for", "run_side_by_side"]
+__all__ = [
+    "SeedRun",
+    "Task",
+    "after_first",
+    "cards_of",
+    "places_for",
+    "processes_for",
+    "run_side_by_side",
+    "usable_cards",
+]
 
 MEMORY = 3 * 2**30
 """Memory for each process with `side_by_side: auto`: a run of some 100,000 samples."""
@@ -39,6 +48,20 @@ END_SECONDS = 120.0
 PYTHON = (sys.executable, "-P")
 MODULE = "cosup.runs.seed_process"
 THREADS = "OMP_NUM_THREADS"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+class Task(Protocol):
+    """What a process of its own computes; it is pickled."""
+
+    @property
+    def stop_signal(self) -> str | None:
+        """The signal of `execution.stop_signal`."""
+        ...
+
+    def compute(self) -> None:
+        """Compute it in this process."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +75,11 @@ class SeedRun:
     shared: Path | None
     overwrite: bool = False
     check: bool = False
+
+    @property
+    def stop_signal(self) -> str | None:
+        """The signal of the config."""
+        return self.config.execution.stop_signal
 
     def compute(self) -> None:
         """Run it in this process. Raises as `run_one` and `check_run`."""
@@ -78,15 +106,12 @@ def places_for(config: Config, count: int) -> list[dict[str, str]]:
     execution = config.execution
     if execution.backend != "local" or count < 2 or not sys.executable:
         return [{}]
-    cards = _cards(execution.device)
-    if execution.side_by_side == "auto" and execution.device != "cpu" and cards is not None:
-        most = len(cards)
-    else:
-        most = processes_for(execution)
+    cards = usable_cards(execution.device)
+    most = len(cards) if execution.side_by_side == "auto" and cards else processes_for(execution)
     places: list[dict[str, str]] = [{} for _ in range(max(1, min(most, count)))]
-    if cards is not None and len(cards) > 1:
+    if len(cards) > 1:
         for number, place in enumerate(places):
-            place["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
+            place[VISIBLE] = cards[number % len(cards)]
     return places
 
 
@@ -100,28 +125,28 @@ def processes_for(execution: ExecutionSection) -> int:
 
 
 def run_side_by_side(
-    runs: Mapping[str, SeedRun],
+    runs: Mapping[str, Task],
     places: Sequence[Mapping[str, str]],
     *,
-    ready: Ready | None = None,
+    ready: Ready = lambda *_: True,
     failed: Callable[[str, Exception], None] | None = None,
     noun: str = "seeds",
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Run these runs, as many at once as there are places.
 
-    runs: by the name that lines of the log begin with, such as `seed 0`. ready: which may start;
-    None: the first, and the others when its features are cached. failed: called with the name and
-    the error of a run that fails, and the others go on; None: the error is raised, after the others
-    have been stopped where they can be resumed. A signal that stops this process stops them too.
-    noun: of what runs, for the progress.
+    runs: by the name that lines of the log begin with, such as `seed 0`. ready: which may start.
+    failed: called with the name and the error of a run that fails, and the others go on; None: the
+    error is raised, after the others have been stopped where they can be resumed. A signal that
+    stops this process stops them too. noun: of what runs, for the progress. meanwhile: called from
+    time to time, and at the end.
     """
     waiting, free = list(runs), list(places)
     running: dict[str, _Process] = {}
-    may_start = _after_first(runs) if ready is None else ready
     with working_on(noun, len(runs)) as advance:
         try:
             while waiting or running:
-                can = (one for one in waiting if may_start(one, running, waiting))
+                can = (one for one in waiting if ready(one, running, waiting))
                 name = next(can, None) if free else None
                 if name is not None:
                     waiting.remove(name)
@@ -131,13 +156,14 @@ def run_side_by_side(
                         free.append(running.pop(name).environment)
                         _check(process, failed)
                         advance(1)
+                meanwhile()
                 time.sleep(POLL_SECONDS)
         except BaseException as error:
             _stop(running.values(), error)
             raise
 
 
-def _after_first(runs: Mapping[str, SeedRun]) -> Ready:
+def after_first(runs: Mapping[str, SeedRun]) -> Ready:
     """Return the rule that the first run goes alone until its features, if any, are cached."""
     first = next(iter(runs))
     features = Layout(runs[first].directory).stage("features")
@@ -180,7 +206,7 @@ class _Process:
     """The process of a run. environment: what its place adds to this process's."""
 
     name: str
-    run: SeedRun
+    run: Task
     environment: Mapping[str, str]
     error: BaseException | None = field(default=None, init=False)
     finished: bool = field(default=False, init=False)
@@ -250,15 +276,22 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cards(device: str) -> list[str] | None:
-    """Return the names of the GPUs that a run may use, as in CUDA_VISIBLE_DEVICES; None for none.
-
-    `cuda:1` is one card, which all processes share.
-    """
+def usable_cards(device: str) -> list[str]:
+    """Return `cards_of` this machine."""
     import torch
 
-    if device not in ("auto", "cuda") or not torch.cuda.device_count():
-        return None
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    return names or [str(number) for number in range(torch.cuda.device_count())]
+    if device not in ("auto", "cuda"):
+        return []
+    return cards_of(device, torch.cuda.device_count(), os.environ.get(VISIBLE, ""))
+
+
+def cards_of(device: str, count: int, visible: str) -> list[str]:
+    """Return the names of the GPUs that a run may use, as in CUDA_VISIBLE_DEVICES.
+
+    device: `execution.device`; `cuda:1` is one card, which all processes share, so none has one of
+    its own. count: of GPUs. visible: that variable.
+    """
+    if device not in ("auto", "cuda") or not count:
+        return []
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return names or [str(number) for number in range(count)]

@@ -3,11 +3,13 @@
 A job holds everything that its training reads except the images, which each process reads itself.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -110,6 +112,20 @@ class NetworkJob:
     def asks_live(self) -> bool:
         """Whether live teachers are run during the training."""
         return self.live_annotations or isinstance(self.objective.loss, FeatureLoss)
+
+    def on_cpu(self) -> Self:
+        """Return it as it is sent to another process: with its teachers on the CPU, and without
+        those that it does not ask."""
+        guidance = self.lesson.guidance
+        live = guidance.live if self.asks_live else None
+        if isinstance(live, nn.Module):
+            live = copy.deepcopy(live).cpu()
+        return replace(self, lesson=replace(self.lesson, guidance=replace(guidance, live=live)))
+
+    def teachers_to(self, device: torch.device) -> None:
+        """Move its teachers to the device of this process."""
+        if isinstance(self.lesson.guidance.live, nn.Module):
+            self.lesson.guidance.live.to(device)
 
     def workers(self, most: int) -> int:
         """Return how many workers train it together, of `most` that there are.

@@ -21,7 +21,7 @@ from cosup.errors import RunError
 from cosup.layout import Layout
 from cosup.runs import side_by_side
 from cosup.runs.seed_process import Parent
-from cosup.runs.side_by_side import SeedRun, places_for, run_side_by_side
+from cosup.runs.side_by_side import SeedRun, after_first, cards_of, places_for, run_side_by_side
 
 TREE: dict[str, Any] = {
     "run": {"name": "tiny", "seeds": [0, 1], "loggers": []},
@@ -83,6 +83,22 @@ def test_each_of_several_gpus_gets_a_process(monkeypatch: pytest.MonkeyPatch) ->
     assert places_for(config(device="auto"), 5) == [{}]
 
 
+@pytest.mark.parametrize(
+    ("device", "count", "visible", "cards"),
+    [
+        ("auto", 0, "", []),
+        ("auto", 2, "", ["0", "1"]),
+        ("cuda", 2, "3, GPU-5", ["3", "GPU-5"]),
+        ("cuda:1", 2, "", []),
+        ("cpu", 2, "", []),
+    ],
+)
+def test_the_cards_that_a_run_may_use(
+    device: str, count: int, visible: str, cards: list[str]
+) -> None:
+    assert cards_of(device, count, visible) == cards
+
+
 @pytest.fixture(autouse=True)
 def quick_starts(forks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "PYTHON", tuple(forks))
@@ -110,7 +126,8 @@ def test_seeds_overlap_as_far_as_there_are_places(
     """Each line of the log tells its seed; the others start when the first has its features."""
     found = runs(tmp_path, "meets", "b", "c")
     with caplog.at_level(logging.INFO, "cosup.fake"):
-        run_side_by_side(found, [{}, {"CUDA_VISIBLE_DEVICES": "7"}])
+        places = [{}, {"CUDA_VISIBLE_DEVICES": "7"}]
+        run_side_by_side(found, places, ready=after_first(found))
     first, second, third = found.values()
     assert when(second, "started") < when(first, "ended") < when(third, "started")
     assert (second.directory / "started").read_text().endswith(" 7")
@@ -125,7 +142,7 @@ def test_networks_that_read_no_features_start_at_once(fake: None, tmp_path: Path
     network = Config.model_validate({**TREE, "student": student, "rounds": rounds})
     found = {name: replace(run, config=network) for name, run in runs(tmp_path, "a", "b").items()}
     (tmp_path / "together").write_text("2")
-    run_side_by_side(found, [{}, {}])
+    run_side_by_side(found, [{}, {}], ready=after_first(found))
     first, second = found.values()
     assert when(second, "started") < when(first, "ended")
 
@@ -155,12 +172,7 @@ def test_a_failure_stops_the_others_where_they_can_be_resumed(
 
 def test_the_others_go_on_after_a_failure_that_is_told(fake: None, tmp_path: Path) -> None:
     found, told = runs(tmp_path, "fails", "crashes", "c"), dict[str, str]()
-    run_side_by_side(
-        found,
-        [{}, {}],
-        ready=lambda *_: True,
-        failed=lambda name, error: told.update({name: str(error)}),
-    )
+    run_side_by_side(found, [{}, {}], failed=lambda name, error: told.update({name: str(error)}))
     assert told["seed 0"] == "the disk is full"
     assert "signal 9" in told["seed 1"]
     assert (found["seed 2"].directory / "ended").exists()
