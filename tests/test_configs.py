@@ -216,6 +216,9 @@ def test_cpl_and_its_baselines_run_on_a_miniature(
         if name != "_fine_tuned":
             more += ["rounds.consistency.0.k=9"]  # random features are all alike: three keep none
         summary = run(f"domainnet_cpl{name}.yaml", tmp_path, monkeypatch, [*tiny, *more])
+        samples = summary["data"]["samples"]
+        assert samples["teacher_train"] == 6 * 30  # all of the training lists
+        assert samples["student_train"] == samples["test"] == 6 * 5
         assert set(summary["student"]["per_domain"]) == set(DOMAINS)
         teachers = 1 if name == "_fine_tuned" else 6
         assert {len(item["teachers"]) for item in summary["rounds"]} == {teachers}
@@ -224,6 +227,33 @@ def test_cpl_and_its_baselines_run_on_a_miniature(
         assert student.predict([image]).shape == (1, 10)
         if name != "_fine_tuned":
             assert student.model.head.kind == ("linear" if "lp" in name else "prototype")
+
+
+@pytest.mark.slow
+def test_cpl_on_office_home_runs_on_a_miniature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data/office_home"
+    domains = ["Art", "Clipart", "Product", "Real World"]
+    for angle, domain in enumerate(domains):
+        for number, (label, image) in enumerate(digit_files(4)):
+            path = root / domain / f"Digit_{label}" / f"{number:05d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.convert("RGB").rotate(15 * angle).save(path)
+    (root / "ImageInfo.csv").write_text("Image size,file name\n")  # beside the folders of domains
+    write_clip(tmp_path / "clip")
+    tiny = [
+        f"student.backbone={{name: 'open_clip:{tmp_path}/clip'}}",
+        "student.training.epochs=1",
+        "teachers.model={name: linear_pixels, size: 4}",
+        "teachers.training={steps: 5}",
+        "rounds.consistency.0.k=9",  # random features are all alike: three keep none
+    ]
+    summary = run("office_home_cpl.yaml", tmp_path, monkeypatch, tiny)
+    assert set(summary["student"]["per_domain"]) == set(domains)
+    assert {len(item["teachers"]) for item in summary["rounds"]} == {4}
+    samples = summary["data"]["samples"]
+    assert [samples[name] for name in ("teacher_train", "student_train", "test")] == [80, 40, 40]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema
 from cosup.data.shifted import ShiftedSection
 from cosup.data.sources import SOURCES
 from cosup.data.sources.base import SPLITS as SPLITS
-from cosup.errors import UserError
+from cosup.errors import MISSING, UserError
 from cosup.sections import Choice, FileName, Section
 from cosup.validation import setting_names
 from cosup.words import either
@@ -152,6 +152,10 @@ class DataSection(Section):
     draws them: 0.3 teacher_train (if a teacher is trained), 0.5 student_train, 0.2 test; or, if
     some samples have no label and so are student_train, 0.5 teacher_train, 0.2 validation, 0.3
     test of the others."""
+    divide_test: bool = False
+    """Of a source with an official test part (as DomainNet's lists): student_train and test divide
+    that part in proportion to their shares, and the other splits the rest. False: it is all test.
+    """
     stratify: bool = True
     """Draw splits that each have the same share of every class and domain."""
     group_by: str | None = None
@@ -198,17 +202,15 @@ class DataSection(Section):
         return wanted
 
     @model_validator(mode="after")
-    def _no_answers_in_episodes(self) -> "DataSection":
-        if self.answers is not None and self.few_shot is not None:
-            problem = "must be {allowed} with data.few_shot, which measures on novel classes"
-            raise UserError(problem, key="answers", value=self.answers, allowed="null")
-        return self
-
-    @model_validator(mode="after")
-    def _no_shift_in_episodes(self) -> "DataSection":
-        if self.shifted and self.few_shot is not None:
-            problem = "cannot be measured with data.few_shot, which measures on novel classes"
-            raise UserError(problem, key="shifted", allowed="{}")
+    def _episodes_measure(self) -> "DataSection":
+        """Check that nothing else is to be measured on, or taken from, a test split."""
+        others = {"answers": "null", "divide_test": "false", "shifted": "{}"}
+        for key, allowed in others.items() if self.few_shot is not None else ():
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                problem = "must be {allowed} with data.few_shot, which measures on novel classes"
+                given = MISSING if key == "shifted" else value
+                raise UserError(problem, key=key, value=given, allowed=allowed)
         return self
 
     @model_validator(mode="after")

@@ -43,16 +43,21 @@ def split_samples(
     stratify: bool = True,
     groups: Ints | None = None,
     seed: int = 0,
+    divide_test: bool = False,
 ) -> Splits:
     """Return the split of every sample of the collection.
 
     absent: splits that `auto` does without (teacher_train, test). Shares are those of the labelled
     samples, exact to within one sample (or group) in every stratum, which is a class of a domain.
     An official test part is the split `test`, and the other splits divide the rest in proportion to
-    their shares. Raise `UserError` if the splits are not possible.
+    their shares. divide_test: student_train and `test` divide it, and the others the rest. Raise
+    `UserError` if the splits are not possible.
     """
     generator = numpy_generator(seed, "splits")
     strata = strata_of(collection.table, stratify)
+    if divide_test and not collection.official_test:
+        problem = "needs a source with an official test part of its own"
+        raise UserError(problem, key="divide_test", value=True, allowed="false")
     if splits == "given":
         names, drawn = _splits_of_source(collection), False
     elif splits == "auto" and names_splits(collection):
@@ -62,7 +67,8 @@ def split_samples(
             shares = {name: float(getattr(splits, name)) for name in SPLITS}
         else:
             shares = auto_shares(bool((collection.table["label"] < 0).any()), absent)
-        names, drawn = _drawn_splits(collection, shares, strata, groups, generator), True
+        draw = _divided_test if divide_test else _drawn_splits
+        names, drawn = draw(collection, shares, strata, groups, generator), True
     return Splits(_with_unlabelled(collection, names, groups), drawn)
 
 
@@ -110,6 +116,31 @@ def _drawn_splits(
         None if groups is None else groups[free],
     )
     result[free] = np.asarray([*wanted, ""], dtype=object)[chosen]
+    return result
+
+
+def _divided_test(
+    collection: Collection,
+    wanted: Mapping[str, float],
+    strata: Ints,
+    groups: Ints | None,
+    generator: np.random.Generator,
+) -> NDArray[np.object_]:
+    """Divide the labelled samples of the official test part, and those of the rest, in proportion
+    to the shares of each."""
+    table = collection.table
+    tested, labelled = (table["split"] == "test").to_numpy(bool), (table["label"] >= 0).to_numpy()
+    result = np.full(len(table), "", dtype=object)
+    for part, names in (
+        (tested, ("student_train", "test")),
+        (~tested, ("teacher_train", "validation")),
+    ):
+        rows, total = np.flatnonzero(part & labelled), sum(wanted[name] for name in names)
+        if total:
+            shares = [wanted[name] / total for name in names]
+            own = None if groups is None else groups[rows]
+            chosen = draw_shares(strata[rows], shares, generator, own)
+            result[rows] = np.asarray([*names, ""], dtype=object)[chosen]
     return result
 
 

@@ -321,6 +321,7 @@ def _split_table(
         stratify=section.stratify,
         groups=integer_codes(table["group"]) if collection.grouped else None,
         seed=seed,
+        divide_test=section.divide_test,
     )
     table = table[list(TABLE_COLUMNS)].assign(split=pd.Series(splits.names, dtype="str"))
     check_splits(

@@ -103,20 +103,80 @@ def test_given_without_any(tmp_path: Path, class_folder: Writer) -> None:
     assert (error.value, error.allowed) == ("given", "auto, or shares")
 
 
-def test_official_test_part_is_the_test_split(tmp_path: Path, class_folder: Writer) -> None:
+@pytest.fixture
+def listed(tmp_path: Path, class_folder: Writer) -> Path:
+    """Return a folder like DomainNet's, with 16 images in the train list and 8 in the test list."""
     class_folder(tmp_path / "real", count=12)
     for part, numbers in (("train", range(8)), ("test", range(8, 12))):
         lines = [f"real/{c}/{n:03d}.png {c}" for c in (0, 1) for n in numbers]
         (tmp_path / f"real_{part}.txt").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_official_test_part_is_the_test_split(listed: Path) -> None:
     data = load(
         "domain_folder",
-        root=str(tmp_path),
+        root=str(listed),
         splits={"teacher_train": 0.2, "student_train": 0.6, "test": 0.2},
     )
     test = data.sample_ids(data.rows("test"))
     assert sorted(test) == [f"real/{c}/{n:03d}.png" for c in (0, 1) for n in range(8, 12)]
     # 0.2 : 0.6 of the 16 others.
     assert [len(data.rows(split)) for split in SPLITS] == [4, 12, 0, 8]
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes"),
+    [
+        # The test list is divided 3 : 1, the train list is for teachers.
+        ({"teacher_train": 0.2, "student_train": 0.6, "test": 0.2}, [16, 6, 0, 2]),
+        (
+            {"teacher_train": 0.3, "validation": 0.1, "student_train": 0.2, "test": 0.2},
+            [12, 4, 4, 4],
+        ),
+        ("auto", [16, 6, 0, 2]),  # 0.5 : 0.2 of 8
+    ],
+)
+def test_student_and_test_may_divide_the_official_test_part(
+    listed: Path, shares: Any, sizes: list[int]
+) -> None:
+    data = load("domain_folder", root=str(listed), splits=shares, divide_test=True)
+    assert [len(data.rows(split)) for split in SPLITS] == sizes
+    of_test_list = {f"real/{c}/{n:03d}.png" for c in (0, 1) for n in range(8, 12)}
+    divided = [*data.rows("student_train"), *data.rows("test")]
+    assert set(data.sample_ids(np.array(divided))) == of_test_list
+    # Each class has its share.
+    labels = data.table["label"].iloc[data.rows("test")]
+    assert labels.value_counts().tolist() == [sizes[3] // 2] * 2
+
+
+def test_without_a_share_in_the_rest_the_rest_is_unused(listed: Path) -> None:
+    section = DataSection.model_validate(
+        {
+            "source": "domain_folder",
+            "root": str(listed),
+            "splits": {"student_train": 0.5, "test": 0.5},
+            "divide_test": True,
+        }
+    )
+    data = load_data(section, 0, 2, None, teacher_train=False)
+    assert [len(data.rows(split)) for split in SPLITS] == [0, 4, 0, 4]
+
+
+def test_only_an_official_test_part_is_divided(listed: Path) -> None:
+    error = fails("divide_test", "official", root=str(listed), divide_test=True)
+    assert (error.value, error.allowed) == (True, "false")
+    fails(
+        "divide_test",
+        "official",
+        "domain_folder",
+        root=str(listed),
+        official_test=False,
+        divide_test=True,
+    )
+    fails(
+        "splits", "no splits", "domain_folder", root=str(listed), splits="given", divide_test=True
+    )
 
 
 def test_group_by_a_column(tmp_path: Path, class_folder: Writer) -> None:

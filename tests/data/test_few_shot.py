@@ -127,6 +127,9 @@ def test_there_is_no_test_split(tmp_path: Path, class_folder: Writer) -> None:
     assert (error.key, error.value) == (("splits", "test"), 0.2)
     error = section_error_of(load, {"novel": ["1", "2"], "draw": True})
     assert (error.key, error.value) == (("draw",), True)
+    for key, value, allowed in (("answers", "a.csv", "null"), ("divide_test", True, "false")):
+        error = section_error_of(load, {"novel": 3}, **{key: value})
+        assert (error.key, error.value, error.allowed) == ((key,), value, allowed)
     for number, split in enumerate(("teacher_train", "student_train", "test")):
         class_folder(tmp_path / split, classes=(0, 1, 2, 3), count=2, start=2 * number)
     section = DataSection.model_validate(
