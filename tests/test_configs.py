@@ -50,7 +50,7 @@ TRANSFER = [
 ]
 FEW_SHOT = [
     "data.few_shot={novel: given, validation: given, ways: 3, shots: 1, queries: 4, episodes: 10}",
-    "teachers.model={name: cifar_resnet8, image_size: 16}",
+    "teachers.model={name: few_shot_resnet12, image_size: 16}",
     "teachers.training.epochs=12",  # it has to name three classes, or no episode can be drawn
     "teachers.training.augment.scale=[0.9, 1.0]",
     "student.backbone={name: test_resnet, weights: null, image_size: 32}",
@@ -320,7 +320,12 @@ def test_mini_imagenet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.M
         lists[part].append(f"{name},n{label:08d}")
     for part, lines in lists.items():
         (root / f"{part}.csv").write_text("\n".join(["filename,label", *lines]) + "\n")
-    summary = run("mini_imagenet_few_shot.yaml", tmp_path, monkeypatch, FEW_SHOT)
+    run("mini_imagenet_few_shot.yaml", tmp_path, monkeypatch, FEW_SHOT)
+    again = [*FEW_SHOT, "student.meta.teacher=meta_centroids", "run.output=again"]
+    monkeypatch.chdir(tmp_path)
+    assert call(["run", str(CONFIGS / "mini_imagenet_few_shot.yaml"), *again]) == 0
+    path = tmp_path / "again/mini_imagenet_few_shot/summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text())
     assert summary["measured"] == "over 10 3-way 1-shot episodes of novel classes"
     assert set(summary["student"]["per_class"]) == {"n00000007", "n00000008", "n00000009"}
     assert set(summary["controls"]) == {"best_teacher", "ceiling"}

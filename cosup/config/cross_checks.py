@@ -260,6 +260,8 @@ def _few_shot(
         if student.meta is not None:
             yield UserError("needs data.few_shot: it learns from episodes", key="student.meta")
         return
+    if student.meta is not None and student.meta.teacher != "annotations":
+        yield from _episode_teacher(teachers, student.meta.teacher)
     if student.mode != "finetune":
         yield UserError(
             "needs student.mode 'finetune': it measures the network's embeddings",
@@ -272,6 +274,21 @@ def _few_shot(
                 key=key,
                 allowed="a network, or linear_features",
             )
+
+
+def _episode_teacher(teachers: TeachersSection, value: str) -> Iterator[UserError]:
+    """Check that one network answers the episodes of the meta stage."""
+    hierarchy, key = teachers.hierarchy, "student.meta.teacher"
+    levels = [0] if hierarchy is None else hierarchy.levels
+    if hierarchy is not None and hierarchy.teachers is not None:
+        levels = [len(level) for level in hierarchy.teachers]
+    if teachers.external or set(levels) != {1}:
+        problem = "needs levels of one teacher, who answers whole episodes"
+        yield UserError(problem, key=key, value=value, allowed="annotations")
+    for _, name, kind in teachers.kinds():
+        if not kind.is_network:
+            problem = f"needs a teacher that is a network, not {name}"
+            yield UserError(problem, key=key, value=value, allowed="annotations")
 
 
 def _teacher_train(

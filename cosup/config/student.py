@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cosup.config.rounds import LossChoice
-from cosup.data.section import MOST_PER_EPISODE, check_episode
+from cosup.data.section import MOST_IN_EPISODE, MOST_PER_EPISODE, check_episode
 from cosup.errors import UserError, raise_all, within
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import (
     MOST_RATE,
     MOST_SCALE,
     MOST_STEPS,
+    AugmentSection,
     BackboneSection,
     HeadSection,
     TrainingSection,
@@ -27,7 +28,10 @@ class MetaSection(Section):
     2003.04390)."""
 
     steps: int = Field(default=500, gt=0, le=MOST_STEPS)
-    """Episodes, one per optimiser step."""
+    """Optimiser steps, each of `episodes_per_step` episodes."""
+    episodes_per_step: int = Field(default=1, gt=0, le=1000)
+    """Episodes per optimiser step (published: 4). All of their images are one batch, of at most
+    100,000 images."""
     ways: int = Field(default=5, ge=2, le=MOST_PER_EPISODE)
     """Classes per episode. All images of an episode are one batch."""
     shots: int = Field(default=1, gt=0, le=MOST_PER_EPISODE)
@@ -45,17 +49,36 @@ class MetaSection(Section):
     """Weight decay."""
     loss: LossChoice | None = None
     """The loss; null: `rounds.loss`."""
+    augment: AugmentSection | None = None
+    """Augmentation of the images of episodes (published: none); null: that of `training`."""
+    teacher: Literal["annotations", "centroids", "meta_centroids"] = "annotations"
+    """What the student learns of a query beside its way: its annotation, restricted to the classes
+    of the episode; or the answer of the one teacher by its own centroids of the episode, as it is
+    (`centroids`, published), or after a meta stage of its own on the same episodes
+    (`meta_centroids`, published as a variant)."""
 
     @model_validator(mode="after")
     def _fits_memory(self) -> "MetaSection":
         check_episode(self.ways, self.shots, self.queries)
+        if self.images_per_step > MOST_IN_EPISODE:
+            raise UserError(
+                f"makes {self.images_per_step:,} images per step",
+                key="episodes_per_step",
+                value=self.episodes_per_step,
+                allowed=f"at most {MOST_IN_EPISODE:,} images",
+            )
         return self
+
+    @property
+    def images_per_step(self) -> int:
+        """The images of a step."""
+        return self.ways * (self.shots + self.queries) * self.episodes_per_step
 
     def training(self) -> TrainingSection:
         """Return the settings as a training section."""
         return TrainingSection(
             steps=self.steps,
-            batch_size=self.ways * (self.shots + self.queries),
+            batch_size=self.images_per_step,
             optimizer=self.optimizer,
             lr=self.lr,
             weight_decay=self.weight_decay,

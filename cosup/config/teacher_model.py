@@ -41,7 +41,7 @@ class TeacherModelSection(Section):
     name: str
     """`linear_pixels`, `linear_features`, `call:MODULE:FUNCTION` (a Python function: images uint8
     [B, 3, H, W] -> probabilities [B, C]), a kind of an installed package, or else a network: a timm
-    name, `hf-hub:owner/model`, or cosup's own `cifar_NAME`.
+    name, `hf-hub:owner/model`, or cosup's own `cifar_NAME` and `few_shot_NAME`.
     """
     use: Literal["pretrained", "zero_shot"] | None = None
     """How a model is used that is not trained here. `pretrained`: a classifier as it is, over

@@ -16,6 +16,7 @@ from cosup.protocols import NetworkOutput
 __all__ = [
     "MetaLearner",
     "cosine_logits",
+    "episode_logits",
     "episode_probs",
     "nearest_centroid",
 ]
@@ -64,6 +65,21 @@ def episode_probs(embeddings: Tensor, support: Tensor, query: Tensor) -> ProbTab
     return ProbTable.compress(logits.flatten(0, 1).softmax(-1))
 
 
+def episode_logits(embedding: Tensor, ways: int, shots: int, queries: int) -> Tensor:
+    """Return cosines [e * N * Q, N] of the queries of e consecutive episodes, way after way.
+
+    embedding: [e * N * (K + Q), D]; for each episode of the N * K support images, then of the N * Q
+    queries, both way after way. Raises `ValueError` for a part of an episode.
+    """
+    size = ways * (shots + queries)
+    if len(embedding) % size:
+        raise ValueError(f"{len(embedding)} images are not a multiple of the episode size {size}")
+    episodes = embedding.view(len(embedding) // size, size, embedding.shape[1])
+    labelled = ways * shots
+    support = episodes[:, :labelled].reshape(len(episodes), ways, shots, -1)
+    return cosine_logits(support, episodes[:, labelled:]).flatten(0, 1)
+
+
 class MetaLearner(nn.Module):
     """A classifier's network in training by episodes of N ways, K shots and Q queries per way.
 
@@ -86,12 +102,5 @@ class MetaLearner(nn.Module):
         pixels: normalised [e * N * (K + Q), 3, S, S]; for each episode the N * K support images,
         then the N * Q queries, both way after way.
         """
-        size = self.ways * (self.shots + self.queries)
-        if len(pixels) % size:
-            raise ValueError(f"{len(pixels)} images are not a multiple of the episode size {size}")
         embedding = self.classifier.pooled(pixels)
-        episodes = embedding.view(len(pixels) // size, size, embedding.shape[1])
-        labelled = self.ways * self.shots
-        support = episodes[:, :labelled].reshape(len(episodes), self.ways, self.shots, -1)
-        cosines = cosine_logits(support, episodes[:, labelled:])
-        return (self.scale * cosines).flatten(0, 1), None
+        return self.scale * episode_logits(embedding, self.ways, self.shots, self.queries), None

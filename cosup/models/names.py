@@ -18,7 +18,9 @@ from cosup.models.section import BackboneSection
 
 __all__ = [
     "CIFAR",
+    "FEW_SHOT",
     "HUB",
+    "OWN",
     "TORCHVISION",
     "check_backbone",
     "check_network_name",
@@ -31,7 +33,9 @@ __all__ = [
 
 HUB = ("hf-hub:", "hf_hub:")
 TORCHVISION = "torchvision:"
-CIFAR = "cifar_"
+CIFAR, FEW_SHOT = "cifar_", "few_shot_"
+OWN = {CIFAR: "cifar.py", FEW_SHOT: "few_shot_networks.py"}
+"""What the names of cosup's own networks begin with, and the files that have them."""
 PACKAGE = "package:"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -112,9 +116,10 @@ def _in_source(name: str, pretrained: bool) -> bool:
         network = re.compile(rb"@register_model\(\)\n(@.*\n)*def " + short + rb"\(")
         return any(map(network.search, _sources(_folder("torchvision") / "models")))
     base = name.partition(".")[0].encode()
-    if name.startswith(CIFAR):
-        text = Path(__file__).with_name("cifar.py").read_bytes()
-        return not pretrained and b'"' + base + b'":' in text
+    for begin, file in OWN.items():
+        if name.startswith(begin):
+            text = Path(__file__).with_name(file).read_bytes()
+            return not pretrained and b'"' + base + b'":' in text
     if not re.fullmatch(r"\w+", base.decode()):
         return False
     defined = b"@register_model\ndef " + base + b"("

@@ -17,14 +17,17 @@ from cosup.errors import UserError, in_short, unknown_name, unknown_of_many
 from cosup.models.cifar import CIFAR_NETWORKS
 from cosup.models.clip import clip_image_tower
 from cosup.models.compute import DEFAULT_COMPUTE, Compute, Precision
+from cosup.models.few_shot_networks import FEW_SHOT_NETWORKS
 from cosup.models.images import InputSpec, Pixels
-from cosup.models.names import CIFAR, HUB, TORCHVISION
+from cosup.models.names import FEW_SHOT, HUB, OWN, TORCHVISION
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection, FeaturePoint
 from cosup.models.weights import downloads, hash_tensors, load_into, read_weights
 from cosup.seeds import seed_for
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OWN_NETWORKS = {**CIFAR_NETWORKS, **FEW_SHOT_NETWORKS}
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ def build_network(
         model, spec, slot = _torchvision(name, own, image_size, drop_path, published and own)
         if features == "pooled_conv":
             slot = _cut_classifier(name, model, slot)
-    elif name.startswith(CIFAR):
-        model, spec = _cifar(name, own, image_size, drop_path)
+    elif name.startswith(tuple(OWN)):
+        model, spec = _own(name, own, image_size, drop_path)
     else:
         model, spec = _timm(name, own, image_size, drop_path, published and own)
     if weights is not None and not own:
@@ -101,15 +104,15 @@ def check_name(name: str, pretrained: bool) -> None:
     """
     if name.startswith(TORCHVISION):
         _torchvision_name(name)
-    elif name.startswith(CIFAR):
-        _check_cifar(name, pretrained)
+    elif name.startswith(tuple(OWN)):
+        _check_own(name, pretrained)
     elif not name.startswith(OPEN_CLIP):
         _check_timm(name, pretrained)
 
 
-def _check_cifar(name: str, pretrained: bool) -> None:
-    if name not in CIFAR_NETWORKS:
-        raise unknown_name("backbone", name, CIFAR_NETWORKS)
+def _check_own(name: str, pretrained: bool) -> None:
+    if name not in OWN_NETWORKS:
+        raise unknown_name("backbone", name, OWN_NETWORKS)
     if pretrained:
         raise UserError(
             "backbone {value} has no published weights",
@@ -144,13 +147,15 @@ def _torchvision_name(name: str) -> str:
     return short
 
 
-def _cifar(
+def _own(
     name: str, pretrained: bool, image_size: int | None, drop_path: float
 ) -> tuple[nn.Module, InputSpec]:
-    _check_cifar(name, pretrained)
+    _check_own(name, pretrained)
     if drop_path:
         raise _no_drop_path(name, drop_path)
-    model = CIFAR_NETWORKS[name](0)
+    model = OWN_NETWORKS[name](0)
+    if name.startswith(FEW_SHOT):
+        return model, InputSpec(image_size or 84, IMAGENET_MEAN, IMAGENET_STD, 1.0, "bilinear")
     return model, InputSpec(image_size or 32, CIFAR_MEAN, CIFAR_STD, 1.0, "bicubic")
 
 
@@ -295,9 +300,10 @@ def unknown_timm(name: str) -> UserError:
     """Return the error for a name unknown to timm, with the nearest names."""
     import timm
 
-    known = [*timm.list_models(), *CIFAR_NETWORKS]
+    known = [*timm.list_models(), *OWN_NETWORKS]
     allowed = (
-        "a timm name, cifar_NAME, hf-hub:owner/model, torchvision:NAME, open_clip:MODEL@WEIGHTS"
+        "a timm name, cifar_NAME, few_shot_NAME, hf-hub:owner/model, torchvision:NAME, "
+        "open_clip:MODEL@WEIGHTS"
     )
     return unknown_of_many("backbone", name, known, allowed, like=name.partition(".")[0])
 

@@ -31,8 +31,9 @@ class BackboneSection(Section):
     """A network that turns images into features."""
 
     name: str
-    """A timm name, `hf-hub:owner/model`, `torchvision:NAME`, one of cosup's own `cifar_NAME`, or
-    `open_clip:MODEL@WEIGHTS`: MODEL of open_clip's or a folder, WEIGHTS a tag or a file."""
+    """A timm name, `hf-hub:owner/model`, `torchvision:NAME`, one of cosup's own `cifar_NAME` and
+    `few_shot_NAME`, or `open_clip:MODEL@WEIGHTS`: MODEL of open_clip's or a folder, WEIGHTS a tag
+    or a file."""
     weights: str | None = "pretrained"
     """`pretrained` (timm's or torchvision's own), `package:MODULE` (weights shipped by an
     installed package), a path of safetensors or of a state dict, or null (random)."""

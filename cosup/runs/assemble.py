@@ -208,7 +208,13 @@ def _labels(
 
 def asks_live(config: Config) -> bool:
     """Return whether the student's training asks the teachers about its augmented images."""
-    return config.rounds.live_annotations or reads_maps(config)
+    return config.rounds.live_annotations or reads_maps(config) or answers_episodes(config)
+
+
+def answers_episodes(config: Config) -> bool:
+    """Return whether the teacher answers the episodes of the student's meta stage itself."""
+    meta = config.student.meta
+    return meta is not None and meta.teacher != "annotations"
 
 
 def reads_maps(config: Config) -> bool:
@@ -237,7 +243,8 @@ def _level(
     level = annotated.level(index, members, provenance)
     if not asks_live(config):
         return level
-    return replace(level, live=LiveTeachers(members, annotated.compute, reads_maps(config)))
+    features = reads_maps(config) or answers_episodes(config)
+    return replace(level, live=LiveTeachers(members, annotated.compute, features))
 
 
 def _measured(

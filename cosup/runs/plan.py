@@ -326,7 +326,9 @@ def _student(config: Config, data: ImageData, samples: int) -> StudentPlan:
         training.batch_size,
         weights=sum(p.numel() for p in network.model.parameters()),
         image_size=network.input.size,
-        episodes=None if section.meta is None else section.meta.steps,
+        episodes=None
+        if section.meta is None
+        else section.meta.steps * section.meta.episodes_per_step,
     )
 
 

@@ -88,7 +88,8 @@ def _meta(config: Config, minimised: Objective) -> MetaStage | None:
         return None
     if section.loss is not None:
         minimised = replace(minimised, loss=Losses.build(section.loss))
-    return MetaStage(section, config.student.training.augment, minimised)
+    augment = section.augment or config.student.training.augment
+    return MetaStage(section, augment, minimised)
 
 
 def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
