@@ -41,6 +41,26 @@ def _losses(
         )
 
 
+def _report_epoch(
+    student: StudentSection, data: DataSection, rounds: RoundsSection
+) -> Iterator[UserError]:
+    """Check that the last round has epochs after which a head can be measured."""
+    if rounds.report_epoch == "last":
+        return
+
+    def error(reason: str) -> UserError:
+        return UserError(reason, key="rounds.report_epoch", value="best_test", allowed="last")
+
+    if student.mode != "head":
+        yield error("is for heads, and needs student.mode 'head'")
+    if student.training.optimizer == "lbfgs":
+        yield error("compares epochs, and optimizer lbfgs takes all samples in every iteration")
+    if student.training.steps == 0:
+        yield error("compares trained students, and student.training.steps is 0")
+    if data.few_shot is not None:
+        yield error("is for the classes of the teachers, and data.few_shot measures others")
+
+
 def _live(rounds: RoundsSection) -> Iterator[UserError]:
     """Check that live annotations, mixed by weights, are what would be stored."""
     if not rounds.live_annotations:
@@ -343,6 +363,7 @@ CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], 
     (_untrained_controls, ("student", "controls")),
     (_labels, ("rounds",)),
     (_choice, ("student", "rounds")),
+    (_report_epoch, ("student", "data", "rounds")),
     (_labelled, ("teachers", "student", "data", "rounds")),
     (_refinement, ("student", "rounds")),
     (_witness, ("student", "rounds")),

@@ -55,6 +55,11 @@ class RoundsSection(Section):
     consistency: list[FilterChoice] = []
     """Consistency filters; an annotation is kept if all of them keep it (`cosup ls
     consistency`)."""
+    report_epoch: Literal["last", "best_test"] = "last"
+    """`best_test`: of the last round's head, also tell the highest accuracy on the test split after
+    any of its epochs, and PGR with it over the generalist's accuracy on student_train, as CSL's
+    published figures have it. Told beside the figures of the last step: choosing by test samples
+    flatters."""
     loss: LossChoice = Losses.check("cross_entropy")
     """The student's loss (`cosup ls losses`)."""
     losses: list[LossChoice] | None = Field(default=None, min_length=1)

@@ -96,6 +96,7 @@ class Round(Object):
     refined_wrong: float | None = None
     student_accuracy: float | None = None
     rejected: dict[str, int] = {}
+    best_epoch: dict[str, Any] | None = None
 
 
 class Team(Object):

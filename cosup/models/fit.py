@@ -29,7 +29,6 @@ from cosup.models.watch import (
     OnStep,
     Watched,
     head_accuracy,
-    is_watched,
     learning_rate,
 )
 from cosup.probabilities import ProbTable
@@ -357,12 +356,13 @@ class HeadMonitor:
         if self.on_step is None:
             return
         metrics, watched = {**self.metrics, **learning_rate(optimizer)}, self.watched
-        if watched is not None and is_watched(step + 1, self.total):
+        if watched is not None and watched.at(step + 1, self.total):
             metrics |= head_accuracy(bank, watched)
         self.on_step(step + 1, self.last, metrics)
 
     def _checks(self, step: int) -> bool:
-        return (step + 1) % self.every == 0 or step in (0, self.total - 1)
+        asked = self.watched is not None and self.watched.at(step + 1, self.total)
+        return asked or (step + 1) % self.every == 0 or step in (0, self.total - 1)
 
     def end(self) -> None:
         """Warn after the last step if the loss has more than doubled."""

@@ -18,6 +18,7 @@ from cosup.seeds import forked_seeds
 __all__ = [
     "LEARNING_RATE",
     "MOST_WATCHED",
+    "TEST",
     "VALIDATION",
     "OnHeads",
     "OnStep",
@@ -41,6 +42,7 @@ MOST_WATCHED = 512
 """Samples that it is computed on, at most."""
 LEARNING_RATE = "learning_rate"
 VALIDATION = "validation_accuracy"
+TEST = "test_accuracy"
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,17 @@ class Watched:
     """Samples that are not trained on, whose accuracy is recorded during a training.
 
     inputs: features [V, D], or for a network rows of the sample table [V]. labels: [V] int64.
+    steps: after which it is recorded; None: about `WATCHES` of them. name: of the metric.
     """
 
     inputs: Tensor
     labels: Tensor
+    steps: frozenset[int] | None = None
+    name: str = VALIDATION
+
+    def at(self, step: int, total: int) -> bool:
+        """Return whether the accuracy is recorded after this step (from 1)."""
+        return is_watched(step, total) if self.steps is None else step in self.steps
 
 
 def recorded(step: int, total: int | None) -> bool:
@@ -75,7 +84,7 @@ def head_accuracy(bank: HeadBank, watched: Watched) -> Metrics:
     """Return the share of samples that the first head has right, as a metric."""
     device = bank.weight.device
     logits = bank.select(0)(watched.inputs.to(device, torch.float32))
-    return {VALIDATION: (logits.argmax(-1).cpu() == watched.labels).double().mean()}
+    return {watched.name: (logits.argmax(-1).cpu() == watched.labels).double().mean()}
 
 
 def network_accuracy(

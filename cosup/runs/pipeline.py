@@ -43,6 +43,7 @@ from cosup.runs.losses import take_over
 from cosup.runs.measure import COMPARED
 from cosup.runs.paired import save_correct
 from cosup.runs.prepare import prepare
+from cosup.runs.published import published_numbers
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import write_samples, write_thumbnails
 from cosup.runs.shifted import log_shifted, shifted_numbers
@@ -116,6 +117,9 @@ def run_one(
         if prepared.inputs.shifted:
             summary["shifted"] = shifted_numbers(context, prepared, len(rounds), controls)
             log_shifted(summary["shifted"])
+        published = published_numbers(rounds, summary["ceiling"]["accuracy"])
+        if published is not None:
+            summary["published"] = published
         summary |= {"team": team, "sources": sources, **labels}
         if recipe_choice is not None:
             summary["choice"] = recipe_choice

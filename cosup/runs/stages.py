@@ -21,7 +21,7 @@ from cosup.consistency import Chain
 from cosup.data.loader import ImageRows
 from cosup.errors import about
 from cosup.losses.base import Objective
-from cosup.models.watch import MOST_WATCHED, OnStep, Watched, recorded
+from cosup.models.watch import MOST_WATCHED, TEST, OnStep, Watched, recorded
 from cosup.probabilities import ProbTable
 from cosup.protocols import Student, folds_of
 from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, cross_fit, run_rounds
@@ -29,6 +29,7 @@ from cosup.runs.assemble import Prepared
 from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
+from cosup.runs.published import best_epoch, epochs_watched
 from cosup.runs.recorder import Recorder
 from cosup.runs.scores import judge, weak_judge
 from cosup.student.head import HeadStudent
@@ -153,18 +154,22 @@ def finish_rounds(context: RunContext, prepared: Prepared) -> list[dict[str, Any
     task, run = prepared.task, context.run
     step = StepLog(context.recorder)
     steps = student_steps(context, prepared)
-    recipe = build_recipe(context, prepared, step, _watched(prepared))
+    best = context.config.rounds.report_epoch == "best_test" and len(prepared.test.split) > 0
+    watched = epochs_watched(context, prepared) if best else _watched(prepared)
+    recipe = build_recipe(context, prepared, step, watched)
     schedule = recipe.schedule(len(task.levels))
     state = _finished(run, schedule, task.num_classes)
     outcomes = run_rounds(task, recipe, context.seed, state)
     for number, _ in schedule[0 if state is None else state.finished :]:
         started = time.monotonic()
-        step.tag = f"student/round_{number}"
+        step.tag, step.by_epoch = f"student/round_{number}", []
         step.pace = Pace(f"round {number}, student", steps)
         with about(f"round {number}, student"):
             outcome = next(outcomes)
         assert outcome.number == number
         numbers = _record(context, prepared, outcome)
+        if step.by_epoch:
+            numbers["best_epoch"] = best_epoch(step.by_epoch)
         if number == schedule[-1][0] and context.config.folds_for_labels:
             _cross_fit(context, prepared, outcome)
         log_round(numbers, context.recorder)
@@ -302,8 +307,12 @@ class StepLog:
         self.recorder = recorder
         self.tag = tag
         self.pace = pace
+        self.by_epoch: list[float] = []
+        """The accuracies on the test split that were recorded (`cosup.runs.published`)."""
 
     def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
+        if TEST in metrics:
+            self.by_epoch.append(float(metrics[TEST]))
         total = None if self.pace is None else self.pace.total
         if self.pace is not None:
             self.pace(step, loss)

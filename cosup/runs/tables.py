@@ -50,6 +50,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     for name in CONTROLS:
         if _is_bound(name) and name in controls:
             _add_control(table, summary, name)
+    _add_published(table, summary)
     parts = [Text(_explain(summary)), Text(_files(summary, directory))]
     return Group(table, *parts, *_verdict(summary, directory))
 
@@ -114,6 +115,20 @@ def _add_teachers(table: Table, summary: Mapping[str, Any]) -> None:
         if _coverage(teacher) < 1:
             note += f", answers {in_percent(_coverage(teacher))} %"
         table.add_row(f"teacher {teacher['name']}{note}", accuracy, "")
+
+
+def _add_published(table: Table, summary: Mapping[str, Any]) -> None:
+    """Add the figures that published code would give (`cosup.runs.published`), if there are any."""
+    found = summary.get("published")
+    if found is None:
+        return
+    table.add_section()
+    if found["floor"] is not None:
+        label = "as published: the generalist on student_train (floor)"
+        table.add_row(label, in_percent(found["floor"]), "")
+    epochs = f"best of {found['student']['epochs']:g} epochs"
+    label = f"as published: student, {epochs}, selected on the test split"
+    table.add_row(label, in_percent(found["student"]["accuracy"]), in_percent(found["pgr"]))
 
 
 def _coverage(teacher: Mapping[str, Any]) -> float:
