@@ -14,6 +14,7 @@ from cosup.cluster.actor import Setup, resolve_there
 from cosup.cluster.decoded_apart import DecodedApart
 from cosup.cluster.pool import Limits, Pool
 from cosup.cluster.predictions import predict_with_pool
+from cosup.cluster.rates import is_measured, rates_there, with_cpus_for
 from cosup.cluster.room import (
     WHOLE,
     Allocation,
@@ -98,6 +99,7 @@ class RayBackend(Closeable):
         self._pool: tuple[str, Pool] | None = None
         self._launcher: RayLauncher | None = None
         self._used: dict[str, set[ComputedOn]] = {}
+        self._measured: set[str] = set()
 
     def _allocate(self) -> dict[str, Allocation]:
         """Return the processes of each kind, as the cluster has room for them now."""
@@ -238,12 +240,24 @@ class RayBackend(Closeable):
         if self._pool is not None and self._pool[0] == name:
             return self._pool[1]
         self.close()
+        self._measure(name)
         allocation, execution = self.allocations[name], self.execution
         limits = Limits(execution.tries, execution.shard_timeout, execution.wait)
         used = self._used.setdefault(name, set())
         pool = Pool(self._setups[name], allocation, limits, name, ready=used.add)
         self._pool = (name, pool)
         return pool
+
+    def _measure(self, name: str) -> None:
+        """Set the CPUs of a kind of actors by the rates of decoding and computing, once."""
+        setup, allocation = self._setups[name], self.allocations[name]
+        section = getattr(self.execution, name)
+        if name in self._measured or not is_measured(setup.config, name, section, allocation):
+            return
+        self._measured.add(name)
+        rates = rates_there(setup, name, allocation, self.execution.wait)
+        if rates is not None:
+            self.allocations[name] = with_cpus_for(rates, section, allocation, find_nodes())
 
     def close(self) -> None:
         """End all processes."""

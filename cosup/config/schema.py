@@ -77,8 +77,9 @@ class ShardActorsSection(Section):
     num_cpus: CPUs = "auto"
     """CPUs per actor, each of which decodes images in a thread; at most as many as a machine has
     (1,024). auto is 1 without a GPU, else the actor's share of its node: the CPUs per GPU times
-    `num_gpus`, of the node that has least, in whole CPUs and at least 1. A card waits for decoding
-    more often than for its own work."""
+    `num_gpus`, of the node that has least, in whole CPUs and at least 1. Networks take no more of
+    it than decode as many images in a second as the card computes, which is measured on images of
+    the run when the actors start; it changes no number."""
     actors: ActorCount | ActorRange | Literal["auto"] = "auto"
     """Number of actors, or `{min: 1, max: 8}`: the run starts with `min` of them, and Ray's
     autoscaler is asked for the others; auto is as many as the cluster has resources for, those of
@@ -113,8 +114,8 @@ class WorkersSection(Section):
     """Number of workers of a training; each processes its share of every batch, so the batch size
     is the same, and more than 1,024 have too little to do."""
     num_cpus: CPUs = "auto"
-    """CPUs per worker, which decode its images; at most as many as a machine has (1,024). auto is
-    as for the actors of teachers."""
+    """CPUs per worker, which decode its images; at most as many as a machine has (1,024). auto is 1
+    without a GPU, else the worker's share of its node."""
     num_gpus: GPUs = "auto"
     """GPUs per worker; auto is one if the cluster has GPUs, else 0."""
 
@@ -142,9 +143,9 @@ class ExecutionSection(Section):
     are slower; no machine has more than 1,024."""
     threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"] = "auto"
     """Threads of torch per process; auto is torch's default, and for Ray's actors and workers the
-    CPUs that each reserves. The last digits of sums depend on it: give a number for equal results
-    elsewhere. Beyond the number of cores more are slower, and from some 10,000 the process is
-    ended; no machine has more than 1,024."""
+    CPUs that each may reserve. The last digits of sums depend on it: give a number for equal
+    results elsewhere. Beyond the number of cores more are slower, and from some 10,000 the process
+    is ended; no machine has more than 1,024."""
     side_by_side: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"] = "auto"
     """Seeds (`run.seeds`) that run at once, in processes of their own, which computes the same
     numbers; auto is one per GPU, or without one as many as there are cores (divided by `threads`,

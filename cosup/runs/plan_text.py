@@ -61,11 +61,13 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _actors(actors: Mapping[str, int | None]) -> str:
     """Return the decoding threads per process of each kind."""
-    share = "auto (CPUs per GPU of the node x num_gpus; without a GPU 1)"
-    if not any(actors.values()):
-        return f"decoding threads per actor and worker: {share}"
-    named = (f"{name} {share if n is None else n}" for name, n in actors.items())
-    return f"decoding threads per actor and worker: {'; '.join(named)}"
+    named = "; ".join(f"{name} {n or 'auto'}" for name, n in actors.items())
+    auto = (
+        ". auto: the CPUs per GPU of the node x num_gpus, without a GPU 1; of actors no more than "
+        "decode as many images/s as the GPU computes, measured when they start"
+    )
+    rates = "" if all(actors.values()) else auto
+    return f"decoding threads per actor and worker: {named}{rates}"
 
 
 def _run(plan: Plan) -> str:

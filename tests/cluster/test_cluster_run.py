@@ -117,6 +117,7 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in done]
     monkeypatch.setattr("cosup.cluster.backend.FEW_IMAGES", 0)
+    monkeypatch.setattr("cosup.cluster.backend.is_measured", lambda *_: True)  # as with a GPU
     monkeypatch.setattr("cosup.student.launcher.predict_images", None)
     ours = cosup.run(content, output=tmp_path / "ray", resume=True).summary
     assert_nothing_left()
@@ -128,6 +129,7 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     assert any(line.startswith("teacher domain_rot90: annotated") for line in expected)
     others = [line for line in found if line not in expected]
     assert all(line.startswith(("Ray: ", "resuming from ")) for line in others), others
+    assert any("a CPU decodes" in line for line in others)
 
 
 def test_missing_resources_are_reported_first(nodes: TwoNodes, tmp_path: Path) -> None:

@@ -76,9 +76,12 @@ def test_the_decoding_threads_of_actors(project: Path, capsys: pytest.CaptureFix
     assert "Ray" not in planned(capsys)
     plan = planned(capsys, "execution.backend=ray")
     assert "auto" in plan["Ray"][0]
+    assert any("measured" in line for line in plan[""])  # where the line goes on
     threads = ["execution.teachers.num_cpus=6", "execution.features.num_cpus=0.5"]
     plan = planned(capsys, "execution.backend=ray", *threads)
     assert "teachers 6; features 1; student auto" in plan["Ray"][0]
+    plan = planned(capsys, "execution.backend=ray", *threads, "execution.student.num_cpus=2")
+    assert not any("measured" in line for line in [*plan["Ray"], *plan.get("", [])])
 
 
 def test_the_plan_as_json_has_the_data_of_the_text(
