@@ -310,6 +310,15 @@ _TABLE = (
         reads_labels=True,
     ),
     Control(
+        "oracle_without_rounds",
+        lambda run: run.taught_by(run.finest, "oracle"),
+        title="oracle routing, no rounds",
+        label="oracle routing to the finest teachers, without rounds (reads the true labels)",
+        condition="the true labels of student_train",
+        sentence="",
+        reads_labels=True,
+    ),
+    Control(
         "loss_oracle",
         lambda run: run.taught_by(run.finest, "loss_oracle"),
         title="loss oracle",

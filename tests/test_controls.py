@@ -92,6 +92,14 @@ def test_oracles_are_above_random_assignment(found):
     assert found["loss_oracle"] >= found["oracle_assignment"] > found["random_assignment"]
 
 
+def test_without_filters_the_rounds_before_the_oracles_last_one_change_nothing():
+    """As each round starts from a fresh head, and the oracle reads no student."""
+    task, _ = digits_task()
+    plain = control_run(task, recipe(new_student(), objective=LOSS))
+    once, last = (answers(f"oracle_{name}", plain) for name in ("without_rounds", "assignment"))
+    torch.testing.assert_close(once.dense(), last.dense())
+
+
 def test_controls_repeat_exactly(found):
     for name in ("self_training", "random_assignment", "labels"):
         assert accuracy(name, control_run()) == found[name]

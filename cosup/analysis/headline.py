@@ -28,6 +28,7 @@ TRY = {
 STRONGER = "a stronger student (student.backbone, student.training)"
 ROUTING = {
     "oracle_assignment": "oracle routing by scope",
+    "oracle_without_rounds": "oracle routing by scope, without rounds",
     "loss_oracle": "the least wrong source for each sample",
 }
 """What each control with perfect routing is called."""

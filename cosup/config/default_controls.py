@@ -29,6 +29,7 @@ def default_controls(
     if data.few_shot is None and isinstance(data.splits, SplitShares) and not data.splits.test:
         return []  # nothing to compare them by
     names = set(CONTROLS if student.mode == "head" else FOR_NETWORKS)
+    names.discard("oracle_without_rounds")  # near `oracle_assignment`, for published comparisons
     if student.mode != "head" or student.head.init != "text":
         names.discard("zero_shot")
     if data.noise is None:

@@ -17,7 +17,7 @@ def controls(**sections: Any) -> set[str]:
 
 
 def test_all_that_apply() -> None:
-    assert controls() == set(CONTROLS) - {"zero_shot", "given_labels"}
+    assert controls() == set(CONTROLS) - {"zero_shot", "given_labels", "oracle_without_rounds"}
 
 
 def test_the_default_is_valid_when_it_is_written_out() -> None:
