@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from pydantic.fields import FieldInfo
@@ -42,10 +42,25 @@ class Section(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that were added after hashes of the section were stored."""
+
     @classmethod
     def known_keys(cls, value: object) -> list[str]:
         """Return the keys that are allowed in this section, given its content."""
         return list(settings_of(cls))
+
+    def hashed(self) -> dict[str, Any]:
+        """Return the settings as plain values for a hash: those that were added `later` only where
+        they differ from their default, so that stored hashes hold."""
+        tree = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Section):
+                tree[name] = value.hashed()
+            elif name in self.later and value == field.default:
+                del tree[name]
+        return tree
 
     def __repr__(self) -> str:
         return mask(super().__repr__())

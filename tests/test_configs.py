@@ -189,6 +189,11 @@ def test_imagenet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.Monkey
     rounds = summary["rounds"]
     assert [len(item["teachers"]) for item in rounds] == [1, 2, 4, 8]
     assert {item["assigner"] for item in rounds} == {"block"}
+    student = load_student(tmp_path / "outputs/imagenet_csl/student", "cpu")
+    files = sorted((tmp_path / "data/imagenet/test").glob("*/*"))
+    found = student.predict([Image.open(file) for file in files]).argmax(1)
+    right = [student.classes[k] == file.parent.name for k, file in zip(found, files, strict=True)]
+    assert np.mean(right) == pytest.approx(summary["student"]["accuracy"])  # equally scaled images
 
 
 def domainnet(root: Path) -> None:

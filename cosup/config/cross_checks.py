@@ -336,12 +336,21 @@ def _teachers_training(teachers: TeachersSection) -> Iterator[UserError]:
         if setup.training is not teachers.training and not setup.trained:
             yield UserError(f"is given, and {setup.text} is not trained", key=setup.training_key)
         training, key, asked = setup.training, setup.training_key, setup.model.traits.training
+        if setup.model.other_classes and training.sampling != "independent":
+            yield UserError(
+                "must be {allowed} with teachers.model.other_classes",
+                key=f"{key}.sampling",
+                value=training.sampling,
+                allowed="independent",
+            )
         if asked is None or (key, asked) in seen:
             continue
         seen.add((key, asked))
         try:
-            check = training.check_head if asked == "head" else training.check_network
-            check()
+            if asked == "head":
+                training.check_head(augments=setup.model.traits.augments)
+            else:
+                training.check_network()
         except UserError as error:
             yield error.moved(key)
         yield from _even(training, key)

@@ -59,6 +59,10 @@ class TeacherModelSection(Section):
     """Models that are trained here: over which classes. `scope`: over those of the teacher's scope.
     `all`: over all classes of the task, as published code has it; probabilities are restricted to
     the scope and scaled to sum to 1 where the teacher annotates."""
+    other_classes: float = Field(default=0.0, ge=0, le=1)
+    """`linear_features`, `linear_pixels`, with `softmax: all`: the chance to draw a sample of a
+    class outside the scope, where one inside has 1 (a soft specialist). It needs
+    `training.sampling: independent`."""
     weights: str | None = None
     """Networks: initial weights, given as for a backbone; null trains from scratch. With `use`: a
     file or `package:MODULE` in place of the published weights."""
@@ -78,6 +82,8 @@ class TeacherModelSection(Section):
     """`zero_shot`: the prompts, as in `student.head`."""
     class_names: str | list[str] | dict[str, str] | None = None
     """`zero_shot`: the classes' names in prompts, as in `student.head`."""
+
+    later = ("softmax", "other_classes")
 
     @field_validator(
         "classes",
@@ -117,6 +123,9 @@ class TeacherModelSection(Section):
             raise UserError("is for linear models", key="start", value=self.start)
         if self.softmax != "scope" and not (traits.needs_labelled_samples and not self.checkpoint):
             raise UserError("is for models that are trained", key="softmax", value=self.softmax)
+        if self.other_classes and not (traits.training == "head" and self.softmax == "all"):
+            problem = "is for linear models with softmax 'all'"
+            raise UserError(problem, key="other_classes", value=self.other_classes, allowed="0")
         self._fits_use()
         return self
 

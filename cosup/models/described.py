@@ -82,5 +82,5 @@ def _file(section: BackboneSection, precision: str) -> Path | None:
         stat = found.stat()
         stamp = f"{found} {stat.st_size} {stat.st_mtime_ns}"
     versions = [version(library) for library in LIBRARIES]
-    parts = json.dumps([section.model_dump(mode="json"), precision, stamp, versions])
+    parts = json.dumps([section.hashed(), precision, stamp, versions])
     return user_cache() / "backbones" / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.json"

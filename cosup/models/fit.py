@@ -22,7 +22,7 @@ from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.full_batch import fit_full_batch
 from cosup.models.heads import HeadBank, HeadBanks, build_heads, use_class_means
 from cosup.models.optimize import build_optimizer, set_rate
-from cosup.models.samples import CHUNK, Samples, Shuffle, column_scaling
+from cosup.models.samples import CHUNK, Draws, Samples, Shuffle, column_scaling
 from cosup.models.section import HeadSection, TrainingSection
 from cosup.models.watch import (
     OnHeads,
@@ -53,7 +53,9 @@ class HeadFit:
     weights of the samples, or None. labels: [N] int64 true labels (-1 unknown) for an objective
     that uses them, or None. init: heads to start from, one for each or one for all, whose
     standardisation is kept. steps: number of optimiser steps; None counts the training's epochs
-    over the largest member set. hard: fit the most probable class of each target.
+    over the largest member set. hard: fit the most probable class of each target. chances: of each
+    head's members, in proportion to which they are drawn (`training.sampling` is `independent`
+    then); None: equal ones.
     """
 
     features: Tensor
@@ -69,6 +71,7 @@ class HeadFit:
     steps: int | None = None
     hard: bool = False
     watched: Watched | None = None
+    chances: Sequence[Tensor] | None = None
 
     @property
     def largest(self) -> int:
@@ -111,7 +114,18 @@ class HeadFit:
             and self.total_steps == other.total_steps
             and len(self.members) == len(other.members)
             and all(map(torch.equal, self.members, other.members))
+            and self.chances is other.chances
         )
+
+    def draws(self) -> list[Shuffle | Draws]:
+        """Return what draws the samples of each head."""
+        generators = [torch_generator(self.seed, "batches", h) for h in range(len(self.members))]
+        pairs = list(zip(self.members, generators, strict=True))
+        if self.training.sampling == "passes":
+            return [Shuffle(*pair) for pair in pairs]
+        if self.chances is None:
+            return [Draws(*pair) for pair in pairs]
+        return [Draws(*pair, weights) for pair, weights in zip(pairs, self.chances, strict=True)]
 
     def same_loss(self, other: "HeadFit") -> bool:
         """Whether one call of the objective serves both, in one loop."""
@@ -217,8 +231,7 @@ def _fit_group(
         return [finished(bank, training, total) for bank in whole]
     banks = HeadBanks([one.start() for one in fits]).to(compute.device)
     samples = [one.samples(compute.device) for one in fits]
-    generators = [torch_generator(fit.seed, "batches", h) for h in range(len(fit.members))]
-    shuffles = [Shuffle(*pair) for pair in zip(fit.members, generators, strict=True)]
+    draws = fit.draws()
     optimizer = build_optimizer(banks, training)
     heads = len(fit.members)
     monitors = [HeadMonitor(training, total, compute, heads, one.watched) for one in fits]
@@ -231,7 +244,7 @@ def _fit_group(
     with few_threads(multiplications), working_on(what, total) as advance:
         for step in range(total):
             set_rate(optimizer, training, step, total)
-            rows = torch.stack([shuffle.draw(fit.batch_size) for shuffle in shuffles])
+            rows = torch.stack([each.draw(fit.batch_size) for each in draws])
             logits = banks(samples[0].inputs(rows))
             parts = [each(logits, rows, step, total) for each in shared]
             optimizer.zero_grad(set_to_none=True)

@@ -193,7 +193,7 @@ def identity_of(
         str(compute.device),
         compute.precision,
         steps,
-        training.model_dump(mode="json", exclude={"save_every"}),
+        {key: value for key, value in training.hashed().items() if key != "save_every"},
         repr(objective),
         hash_tensors(module.state_dict()),
     )

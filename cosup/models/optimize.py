@@ -52,7 +52,12 @@ def rate_share(training: TrainingSection, step: int, total: int) -> float:
         return (step + 1) / (warm + 1)
     if training.schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, _falling(training, total) - warm)))
+
+
+def _falling(training: TrainingSection, total: int) -> int:
+    """Return the step at which the cosine ends, in a training of `total` steps."""
+    return max(total, training.schedule_steps or 0)
 
 
 def build_network_optimizer(
@@ -144,7 +149,7 @@ def build_scheduler(
     if training.schedule == "cosine":
         shape = {
             "sched": "cosine",
-            "num_epochs": max(1, steps - warm),
+            "num_epochs": max(1, _falling(training, steps) - warm),
             "min_lr": training.min_lr,
             "warmup_prefix": True,
         }

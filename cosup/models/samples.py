@@ -34,6 +34,28 @@ class Shuffle:
         return drawn
 
 
+class Draws:
+    """Samples of one head, each drawn anew, with replacement.
+
+    weights: [n] of the rows, to which their chances are proportional; None: equal chances.
+    """
+
+    def __init__(
+        self, rows: Tensor, generator: torch.Generator, weights: Tensor | None = None
+    ) -> None:
+        self.rows = rows.to(torch.int64)
+        self.generator = generator
+        equal = torch.ones(len(rows)) if weights is None else weights
+        self.until = equal.to(torch.float64).cumsum(0)
+
+    def draw(self, count: int) -> Tensor:
+        """Return `count` rows."""
+        shares = torch.rand(count, generator=self.generator, dtype=torch.float64)
+        # A row of weight 0 ends where it begins, and is never the first that ends behind a share.
+        places = torch.searchsorted(self.until, shares * self.until[-1], right=True)
+        return self.rows[places.clamp_max(len(self.rows) - 1)]
+
+
 class Samples:
     """Features, targets, weights and labels, gathered by row onto the device."""
 

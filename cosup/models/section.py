@@ -50,6 +50,8 @@ class BackboneSection(Section):
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """Frozen backbones: how images are resized; null takes the model's own."""
 
+    later = ("features", "crop_pct", "interpolation")
+
     @property
     def of_frozen(self) -> tuple[str, ...]:
         """The settings that are given and that frozen backbones alone have."""
@@ -201,6 +203,13 @@ class TrainingSection(Section):
     schedule: Literal["cosine", "constant", "multistep"] = "cosine"
     """The learning rate over the steps: half a cosine down to `min_lr`, constant, or (networks)
     divided by ten at each of `milestones`."""
+    schedule_steps: int | None = Field(default=None, gt=0, le=MOST_STEPS)
+    """`cosine`: the steps over which the rate falls, where a training ends before: published code
+    of weak teachers stops a long schedule early, so that the rate hardly falls. null, or fewer than
+    the training's steps: the training's."""
+    sampling: Literal["passes", "independent"] = "passes"
+    """Heads: `passes` over the samples, each in a new order, or `independent`: every sample of a
+    batch is drawn anew, with replacement."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """The share of the steps over which the rate rises linearly to `lr`."""
     standardize: bool = False
@@ -232,6 +241,19 @@ class TrainingSection(Section):
     mixing: MixupSection = MixupSection()
     """Mixup and cutmix."""
 
+    later = ("schedule_steps", "sampling")
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> "TrainingSection":
+        if self.schedule_steps is not None and self.schedule != "cosine":
+            raise UserError(
+                f"is for schedule cosine, not {self.schedule}",
+                key="schedule_steps",
+                value=self.schedule_steps,
+                allowed="null",
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingSection":
         if (self.steps is None) == (self.epochs is None):
@@ -247,10 +269,11 @@ class TrainingSection(Section):
             )
         return self
 
-    def check_head(self, untrained: bool = False) -> None:
+    def check_head(self, untrained: bool = False, augments: bool = False) -> None:
         """Raise `UserError` for settings that do not apply to a head or another linear model.
 
-        untrained: it predicts without any training too.
+        untrained: it predicts without any training too. augments: it can read the features of
+        augmented images.
         """
         if not untrained:
             self._check_steps()
@@ -258,6 +281,7 @@ class TrainingSection(Section):
             name
             for name in NETWORK_ONLY
             if getattr(self, name) != type(self).model_fields[name].default
+            and not (augments and name == "augment")
         ]
         if given:
             value = getattr(self, given[0])
@@ -275,6 +299,8 @@ class TrainingSection(Section):
             )
         if self.optimizer == "lbfgs":
             self._check_full_batch()
+        if self.augments:
+            self._check_augmented()
         if self.schedule == "multistep":
             raise UserError(
                 "must be {allowed} for a head",
@@ -286,6 +312,13 @@ class TrainingSection(Section):
     def check_network(self) -> None:
         """Raise `UserError` for settings that do not apply to a whole network."""
         self._check_steps()
+        if self.sampling != "passes":
+            raise UserError(
+                "is for heads, not for networks",
+                key="sampling",
+                value=self.sampling,
+                allowed="passes",
+            )
         if self.standardize:
             raise UserError(
                 "is for heads: a network normalises its own pixels", key="standardize", value=True
@@ -306,6 +339,29 @@ class TrainingSection(Section):
                 "is for a learning rate, and optimizer lbfgs has none",
                 key="warmup",
                 value=self.warmup,
+                allowed="0",
+            )
+
+    @property
+    def augments(self) -> bool:
+        """Whether the training images are augmented."""
+        return self.augment != AugmentSection()
+
+    def _check_augmented(self) -> None:
+        """Raise `UserError` for settings that need the features of all images at once."""
+        whole = {"standardize": self.standardize, "optimizer": self.optimizer == "lbfgs"}
+        for key in (key for key, wrong in whole.items() if wrong):
+            raise UserError(
+                "needs the features of all samples at once, and those of augmented images are "
+                "computed step by step",
+                key=key,
+                value=getattr(self, key),
+            )
+        if self.augment.erase:
+            raise UserError(
+                "is for whole networks: features are of whole images",
+                key=("augment", "erase"),
+                value=self.augment.erase,
                 allowed="0",
             )
 

@@ -76,6 +76,8 @@ class TeacherTraits:
     """It has weights that a run stores (`state`)."""
     knows_more: ClassVar[bool] = False
     """It has classes that are not in its scope, whose probability `outside` tells."""
+    augments: ClassVar[bool] = False
+    """A head that can be trained on the features of augmented images."""
     training: ClassVar[Literal["head", "network"] | None] = None
     """Which settings of `teachers.training` it accepts: a head's or a network's; None checks
     nothing."""
@@ -104,6 +106,7 @@ class LinearFeaturesKind(TeacherTraits):
     fits_many = True
     needs_labelled_samples = True
     has_weights = True
+    augments = True
     training = "head"
     required = ("backbone",)
 

@@ -20,6 +20,7 @@ from cosup.losses.base import Objective
 from cosup.models.compute import Compute
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank, head_bank
+from cosup.models.images import training_transform
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
@@ -36,6 +37,8 @@ from cosup.teachers.base import (
 )
 from cosup.teachers.features import FeatureSource
 from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.rows import drawn_rows
+from cosup.teachers.streamed import fit_streamed
 
 __all__ = [
     "FeatureTeacher",
@@ -62,22 +65,29 @@ def fit_level(
     rows: [N] rows of teacher_train, ascending. features: [N, D]. Teachers with the same number of
     steps share one batched loop, so the numbers of a teacher depend on the others.
     """
-    members = [
-        torch.from_numpy(np.searchsorted(rows, training_rows(spec, training.data, training.rows)))
-        for spec in specs
-    ]
+    members, chances = [], []
     groups: dict[int, list[int]] = defaultdict(list)
-    for position, own in enumerate(members):
-        groups[specs[0].training.total_steps(len(own))].append(position)
+    for position, spec in enumerate(specs):
+        drawn, weights = drawn_rows(spec, training.data, training.rows)
+        members.append(torch.from_numpy(np.searchsorted(rows, drawn)))
+        chances.append(torch.from_numpy(weights))
+        groups[teacher_steps(spec, training)].append(position)
     targets = labels_as_targets(training.data, rows)
     fitted: dict[int, Fitted] = {}
     for steps, positions in groups.items():
         chosen = [specs[position] for position in positions]
         with about(f"teachers {', '.join(spec.name for spec in chosen)}"):
             parts = [members[position] for position in positions]
-            bank = _fit_heads(chosen, parts, features, targets, steps, training)
+            odds = [chances[position] for position in positions]
+            bank = _fit_heads(chosen, parts, odds, features, targets, steps, training)
         fitted.update((p, (bank.select(h), steps)) for h, p in enumerate(positions))
     return [fitted[position] for position in range(len(specs))]
+
+
+def teacher_steps(spec: TeacherSpec, training: Training) -> int:
+    """Return the optimiser steps of a teacher; epochs count the samples of its scope."""
+    own = training_rows(spec, training.data, training.rows)
+    return spec.training.total_steps(len(own))
 
 
 def labels_as_targets(data: ImageData, rows: SampleRows) -> ProbTable:
@@ -94,6 +104,7 @@ def labels_as_targets(data: ImageData, rows: SampleRows) -> ProbTable:
 def _fit_heads(
     specs: Sequence[TeacherSpec],
     members: list[Tensor],
+    chances: list[Tensor],
     features: Tensor,
     targets: ProbTable,
     steps: int,
@@ -111,6 +122,7 @@ def _fit_heads(
         objective=Objective(ScopedCrossEntropy(support)),
         seed=seed_for(training.seed, "teachers", names),
         steps=steps,
+        chances=chances,
     )
 
     def report(step: int, losses: Tensor) -> None:
@@ -176,6 +188,8 @@ class LinearFeatures(LinearFeaturesKind, FeatureTeacher):
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
         """Fit all teachers together on the cached features of teacher_train."""
         source = feature_source(specs[0], training)
+        if specs[0].training.augments:
+            return [cls._streamed(spec, source, training) for spec in specs]
         rows = training.data.rows("teacher_train")
         features = source.of_split(training.data, "teacher_train")
         fitted = fit_level(specs, rows, features, training)
@@ -185,10 +199,21 @@ class LinearFeatures(LinearFeaturesKind, FeatureTeacher):
         ]
 
     @classmethod
+    def _streamed(
+        cls, spec: TeacherSpec, source: FeatureSource, training: Training
+    ) -> "LinearFeatures":
+        steps = teacher_steps(spec, training)
+        with about(f"teacher '{spec.name}'"):
+            bank = fit_streamed(spec, source, training, steps)
+        return cls(spec, bank, source, steps)
+
+    @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
         """Raise `UserError` for a scope without samples or a backbone that is not available."""
         super().check(specs, training)
-        feature_source(specs[0], training)
+        source, setup = feature_source(specs[0], training), specs[0].setup
+        with within(setup.training_key):
+            training_transform(setup.training.augment, source.backbone.input)
 
 
 class LinearPixels(LinearPixelsKind, ImageTeacher):

@@ -198,7 +198,7 @@ def _training_hash(teacher: NetworkTeacher, training: Training) -> str:
         teacher.name,
         teacher.spec.classes,
         teacher.spec.domains,
-        teacher.spec.model.model_dump(mode="json"),
+        teacher.spec.model.hashed(),
         training.data.split_fingerprint("teacher_train"),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

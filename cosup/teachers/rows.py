@@ -1,5 +1,7 @@
 """Rows of the sample table that teachers are trained on, and those held out to calibrate them."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from cosup.seeds import numpy_generator
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.words import listed, noun, plural
 
-__all__ = ["SampleRows", "calibration_rows", "training_rows"]
+__all__ = ["SampleRows", "calibration_rows", "drawn_rows", "training_rows"]
 
 SampleRows = NDArray[np.int64]
 """[N] row numbers of the sample table."""
@@ -39,6 +41,23 @@ def training_rows(
         return own
     drawn = numpy_generator(spec.bootstrap, "bootstrap").integers(len(own), size=len(own))
     return own[np.sort(drawn)]
+
+
+def drawn_rows(
+    spec: TeacherSpec, data: ImageData, among: SampleRows | None = None
+) -> tuple[SampleRows, NDArray[np.float64]]:
+    """Return the rows of teacher_train that a teacher's training draws, and their chances.
+
+    They are those of `training_rows`, which has the arguments and errors, with a chance of 1 each;
+    with `other_classes` those of all other classes too, with that chance.
+    """
+    own = training_rows(spec, data, among)
+    chance = spec.model.other_classes
+    if spec.classes is None or not chance:
+        return own, np.ones(len(own))
+    everything = replace(spec, classes=None)
+    rows = training_rows(everything, data, among)
+    return rows, np.where(np.isin(rows, own), 1.0, chance)
 
 
 def check_classes(spec: TeacherSpec, data: ImageData) -> None:

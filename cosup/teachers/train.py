@@ -153,10 +153,12 @@ def obtain_level(specs: Sequence[TeacherSpec], training: Training) -> list[Teach
 
 def teacher_groups(specs: Sequence[TeacherSpec]) -> list[list[TeacherSpec]]:
     """Group a level's teachers by what is trained together: those of a kind with `fits_many` and of
-    the same model and training in one group, others one by one."""
+    the same model and training in one group, others (and those whose images are augmented) one by
+    one."""
     groups = []
     for kind, chosen in _alike(specs):
-        groups += [chosen] if kind.fits_many else [[spec] for spec in chosen]
+        together = kind.fits_many and not chosen[0].training.augments
+        groups += [chosen] if together else [[spec] for spec in chosen]
     return groups
 
 
@@ -319,9 +321,9 @@ def _recipe(spec: TeacherSpec, companions: Sequence[str], training: Training) ->
         spec.domains,
         None if spec.external is None else spec.external.model_dump(mode="json"),
         list(companions),
-        model.model_dump(mode="json"),
+        model.hashed(),
         [file_digest(file) for file in files if file.is_file()],
-        spec.training.model_dump(mode="json"),
+        spec.training.hashed(),
         data.split_fingerprint("teacher_train"),
         training.seed,
         spec.bootstrap,
