@@ -1,10 +1,10 @@
 """What the settings of different sections need of the data."""
 
-from cosup.config.rounds import Assigners, Refiners, RoundsSection
+from cosup.config.rounds import Assigners, Filters, Refiners, RoundsSection
 from cosup.config.teachers import TeachersSection
 from cosup.settings.assigners import AssignerSettings
 
-__all__ = ["assigner_needs", "wants_teacher_train"]
+__all__ = ["assigner_needs", "filter_needs", "wants_teacher_train"]
 
 
 def assigner_needs(teachers: TeachersSection, rounds: RoundsSection) -> frozenset[str]:
@@ -18,6 +18,11 @@ def assigner_needs(teachers: TeachersSection, rounds: RoundsSection) -> frozense
         return frozenset({"features", *specialists})
     assigner: AssignerSettings = Assigners.settings(rounds.assignment)
     return refined | (assigner.uses if teachers.trains_specialists else assigner.needs)
+
+
+def filter_needs(rounds: RoundsSection) -> frozenset[str]:
+    """Return what the filters read beyond probabilities."""
+    return frozenset[str]().union(*(Filters.settings(one).needs for one in rounds.consistency))
 
 
 def wants_teacher_train(teachers: TeachersSection, rounds: RoundsSection) -> bool:

@@ -2,6 +2,7 @@
 
 from cosup.consistency.base import Chain, Filter, Kept, Measures, PartTrainer, check_kept
 from cosup.consistency.local_global import LocalGlobal
+from cosup.consistency.neighbours import Neighbours
 from cosup.consistency.samplewise import ConfidenceThreshold, GivenLabel, Unanimity
 from cosup.consistency.teacher_student import TeacherStudent
 from cosup.settings.filters import FILTERS
@@ -15,6 +16,7 @@ __all__ = [
     "Kept",
     "LocalGlobal",
     "Measures",
+    "Neighbours",
     "PartTrainer",
     "TeacherStudent",
     "Unanimity",

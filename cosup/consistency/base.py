@@ -17,7 +17,8 @@ from cosup.settings.filters import FilterSettings
 log = logging.getLogger(__name__)
 
 Measures = dict[str, Tensor]
-"""Statistics per sample by name, each [N]: all that a filter needs to decide."""
+"""Statistics per sample by name, each [N], or [N, D] for features: all that a filter needs to
+decide."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,10 @@ class Chain:
             parts = self.measure(evidence, assignment.batch(rows, evidence))
             if not whole:
                 whole = [
-                    {name: value.new_empty(len(stream)) for name, value in part.items()}
+                    {
+                        name: value.new_empty(len(stream), *value.shape[1:])
+                        for name, value in part.items()
+                    }
                     for part in parts
                 ]
             for into, part in zip(whole, parts, strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cosup.config.needs import assigner_needs
+from cosup.config.needs import assigner_needs, filter_needs
 from cosup.config.schema import Assigners, Config
 from cosup.controls import LABELS, TEAM
 from cosup.data.episodes import EpisodeRows, episode_rows
@@ -189,7 +189,7 @@ def measured_on(config: Config, data: ImageData) -> str | None:
 def feature_splits(config: Config, data: ImageData) -> list[str]:
     """Return the splits whose features a head, the assigner, the team or a control reads."""
     rounds, splits = config.rounds, set[str]()
-    needs = assigner_needs(config.teachers, rounds)
+    needs = assigner_needs(config.teachers, rounds) | filter_needs(rounds)
     team = fitting_samples(config, data).split
     if rounds.choose is not None:  # what the recipes read, and what they are compared on
         splits = set(FEATURE_ORDER)

@@ -161,6 +161,32 @@ class GivenLabelSettings(FilterSettings):
         return frozenset({"labels"})
 
 
+@dataclass
+class NeighboursSettings(FilterSettings):
+    """Keep samples whose given label is confirmed by their neighbours in the student's features."""
+
+    k: int = 250
+    """Number of neighbours (at most all other samples)."""
+    quantile: float = 0.5
+    """How many samples of each given class are kept: this quantile, over the classes, of the
+    numbers of samples whose label is the most frequent one of their neighbours (published: 0.5 for
+    CIFAR-10; 0.75 and 0.25 for symmetric and asymmetric noise on CIFAR-100)."""
+
+    def __post_init__(self) -> None:
+        between(1, MOST_CLASSES, k=self.k)
+        share(quantile=self.quantile)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The given labels and the features of the student."""
+        return frozenset({"labels", "features"})
+
+    @property
+    def needs_all(self) -> bool:
+        """True: neighbours are found among all samples."""
+        return True
+
+
 FILTERS: dict[str, Entry] = {
     "teacher_student": Entry(
         TeacherStudentSettings, "cosup.consistency.teacher_student:TeacherStudent"
@@ -171,4 +197,5 @@ FILTERS: dict[str, Entry] = {
     ),
     "unanimity": Entry(UnanimitySettings, "cosup.consistency.samplewise:Unanimity"),
     "given_label": Entry(GivenLabelSettings, "cosup.consistency.samplewise:GivenLabel"),
+    "neighbours": Entry(NeighboursSettings, "cosup.consistency.neighbours:Neighbours"),
 }

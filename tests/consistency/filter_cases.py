@@ -29,6 +29,7 @@ def evidence(seed: int, size: int, teachers: int = 3, classes: int = 4) -> tuple
         global_probs=probs(size),
         local_probs=probs(size),
         labels=torch.randint(-1, classes, (size,), generator=generator),
+        features=torch.randn(size, 5, generator=generator),
     )
     return found, weights
 
