@@ -16,6 +16,7 @@ from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.runs.network_processes import CardLauncher, cards_for_trainings
 from cosup.runs.side_by_side import SeedRun, places_for, usable_cards
+from cosup.runs.teacher_processes import train_on_cards
 from cosup.sharded.shards import ShardReader
 from cosup.sharded.work import Executor, LocalExecutor, Processes
 from cosup.student.launcher import Launcher, LocalLauncher
@@ -92,6 +93,8 @@ class Local:
     def __init__(self) -> None:
         self.launcher: Launcher = LocalLauncher(HEADS_BYTES)
         self._memory = math.inf
+        self._cards: list[str] = []
+        self._stop_signal: str | None = None
 
     def side_by_side(
         self, config: Config, runs: Mapping[str, SeedRun]
@@ -101,9 +104,11 @@ class Local:
 
     def begin(self, config: Config, data: ImageData, features: FeatureCache) -> FeatureCache:
         """Train networks on all cards of this machine; return the features as they are."""
-        cards = cards_for_trainings(config.execution, usable_cards(config.execution.device))
-        if len(cards) > 1:
-            self.launcher = CardLauncher(cards, config.execution.stop_signal, HEADS_BYTES)
+        execution = config.execution
+        self._cards = cards_for_trainings(execution, usable_cards(execution.device))
+        self._stop_signal = execution.stop_signal
+        if len(self._cards) > 1:
+            self.launcher = CardLauncher(self._cards, execution.stop_signal, HEADS_BYTES)
         self._memory = teacher_memory(config.execution, features.compute.device)
         return features
 
@@ -124,7 +129,10 @@ class Local:
         return {}
 
     def train(self, groups: Sequence[TeacherGroup], training: Training) -> None:
-        """Do nothing: each level is trained when it is needed."""
+        """Train networks on the cards of this machine, if there are several; the others are trained
+        when they are needed."""
+        if len(self._cards) > 1:
+            train_on_cards(groups, training, self._cards, self._stop_signal)
 
     def annotate(
         self,

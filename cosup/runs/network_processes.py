@@ -4,15 +4,11 @@ The trainings do not depend on each other, and each computes as it would alone, 
 not depend on the cards or on which ends first.
 """
 
-import json
 import logging
-import pickle
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +18,8 @@ from cosup.data.table import ImageData
 from cosup.errors import in_short
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.watch import OnStep, recorded
+from cosup.models.watch import OnStep
+from cosup.runs.handed_over import UNSENT, Lines, Reporting, dump, load
 from cosup.runs.side_by_side import VISIBLE, run_side_by_side
 from cosup.student.jobs import NetworkJob
 from cosup.student.launcher import LocalLauncher
@@ -30,9 +27,6 @@ from cosup.student.launcher import LocalLauncher
 __all__ = ["CardLauncher", "cards_for_trainings"]
 
 log = logging.getLogger(__name__)
-
-REPORT_SECONDS = 5.0
-"""Time after which a step is reported that is not recorded."""
 
 
 def cards_for_trainings(execution: ExecutionSection, cards: Sequence[str]) -> list[str]:
@@ -71,7 +65,7 @@ class CardLauncher(LocalLauncher):
         with tempfile.TemporaryDirectory(prefix="cosup-trainings-") as folder:
             try:
                 tasks = self._write(jobs, data, compute, Path(folder), reports=on_step is not None)
-            except (pickle.PicklingError, AttributeError, TypeError) as error:
+            except UNSENT as error:
                 reason = in_short(error)
                 log.warning("networks are trained in turn: they cannot be sent (%s)", reason)
                 return super().networks(jobs, data, compute, on_step)
@@ -91,10 +85,10 @@ class CardLauncher(LocalLauncher):
         """Write what each training reads to the folder."""
         at_once = min(len(jobs), len(self.cards))
         share = replace(compute, workers=max(1, compute.workers // at_once))
-        _dump((data, share), folder / "data")
+        dump((data, share), folder / "data")
         tasks = []
         for number, job in enumerate(jobs):
-            _dump(job.on_cpu(), folder / f"job-{number}")
+            dump(job.on_cpu(), folder / f"job-{number}")
             tasks.append(Training(folder, number, self.stop_signal, reports and number == 0))
         return tasks
 
@@ -102,13 +96,19 @@ class CardLauncher(LocalLauncher):
         """Run the trainings; raise the error of the first that fails, after the others ended."""
         errors: dict[str, Exception] = {}
         named = {f"training {task.number + 1}": task for task in tasks}
-        steps = _Steps(tasks[0].steps, on_step)
+        lines = Lines(tasks[0].steps)
+
+        def pass_on() -> None:
+            for step, loss, means in lines.new():
+                assert on_step is not None, "only then steps are written"
+                on_step(step, loss, {name: torch.tensor(mean) for name, mean in means.items()})
+
         run_side_by_side(
             named,
             [{VISIBLE: card} for card in self.cards],
             failed=errors.__setitem__,
             noun="trainings",
-            meanwhile=steps.pass_on,
+            meanwhile=pass_on,
         )
         for name in named:
             if name in errors:
@@ -140,55 +140,15 @@ class Training:
 
     def compute(self) -> None:
         """Train the network in this process. Raises as `NetworkJob.run`."""
-        data, compute = _load(self.folder / "data")
-        job: NetworkJob = _load(self.folder / f"job-{self.number}")
+        data, compute = load(self.folder / "data")
+        job: NetworkJob = load(self.folder / f"job-{self.number}")
         job.teachers_to(compute.device)
         with self.steps.open("w", buffering=1) as lines:
-            on_step = _StepWriter(lines.write, job.total_steps) if self.reports else None
-            network = job.run(data, compute, on_step)
+            report = Reporting(lines.write)
+
+            def on_step(step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
+                means = {name: float(value.float().mean()) for name, value in metrics.items()}
+                report(step, job.total_steps, loss, means)
+
+            network = job.run(data, compute, on_step if self.reports else None)
         torch.save(dict(network.model.state_dict()), self.result)
-
-
-class _StepWriter:
-    """Writes the recorded steps, and others from time to time."""
-
-    def __init__(self, write: Callable[[str], object], steps: int) -> None:
-        self.write, self.steps = write, steps
-        self.last = time.monotonic()
-
-    def __call__(self, step: int, loss: float, metrics: Mapping[str, Tensor]) -> None:
-        now = time.monotonic()
-        if not recorded(step, self.steps) and now - self.last < REPORT_SECONDS:
-            return
-        self.last = now
-        means = {name: float(value.float().mean()) for name, value in metrics.items()}
-        self.write(json.dumps([step, loss, means]) + "\n")
-
-
-class _Steps:
-    """The steps that a training has written."""
-
-    def __init__(self, path: Path, on_step: OnStep | None) -> None:
-        self.path, self.on_step, self.read = path, on_step, 0
-
-    def pass_on(self) -> None:
-        """Report the steps that have been written since the last call."""
-        if self.on_step is None or not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.read)
-            whole = file.read().rpartition(b"\n")[0]
-        self.read += len(whole) + bool(whole)
-        for line in whole.splitlines():
-            step, loss, means = json.loads(line)
-            self.on_step(step, loss, {name: torch.tensor(mean) for name, mean in means.items()})
-
-
-def _dump(content: Any, path: Path) -> None:
-    with path.open("wb") as file:
-        pickle.dump(content, file, protocol=pickle.HIGHEST_PROTOCOL)
-
-
-def _load(path: Path) -> Any:
-    with path.open("rb") as file:
-        return pickle.load(file)
