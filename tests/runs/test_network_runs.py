@@ -5,7 +5,7 @@ They resume with equal numbers when they are killed during a training.
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ import pytest
 from cosup.analysis import load_run, tables
 from cosup.cli import call
 from cosup.config import load_config
-from cosup.runs.backend import Local
+from cosup.runs import backend, network_processes, side_by_side, teacher_processes
 from cosup.runs.pipeline import run_one
-from cosup.student.launcher import LocalLauncher
 
 HERE = Path(__file__).parent
 CONFIG = """
@@ -156,26 +155,32 @@ def test_few_shot_episodes_are_of_unseen_classes(here: Path) -> None:
     assert set(run.thumbnails) >= set(tables(run)["examples"]["sample_id"])
 
 
-def test_controls_are_trained_together_where_there_is_room(here: Path) -> None:
-    """As many at once as the launcher has room for, with the numbers of controls in turn."""
+def test_a_run_on_two_cards_has_the_numbers_of_a_run_on_one(
+    here: Path, forks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Teachers and controls train as many at once as there are cards, in processes of their own;
+    without a GPU, on the CPU."""
     short = ["controls=[best_teacher, mean_ensemble, ceiling]", "execution.cache=cache"]
     config = load_config("net.yaml", *short, "student.training.steps=2")
     expected = run_one(config, here / "in-turn")
     together: list[int] = []
 
-    class Roomy(LocalLauncher):
-        def room(self) -> int:
-            return 2
+    run = side_by_side.run_side_by_side
 
-        def networks(self, jobs: Sequence[Any], *given: Any) -> list[Any]:
-            together.append(len(jobs))
-            return super().networks(jobs, *given)
+    def running(tasks: Mapping[str, Any], *given: Any, **others: Any) -> None:
+        together.append(len(tasks))
+        run(tasks, *given, **others)
 
-    backend = Local()
-    backend.launcher = Roomy()
-    found = run_one(config, here / "together", backend=backend)
-    assert [count for count in together if count][-2:] == [2, 1]
-    assert found["controls"] == expected["controls"]
+    monkeypatch.setattr(side_by_side, "PYTHON", tuple(forks))
+    monkeypatch.setattr(backend, "usable_cards", lambda _: ["0", "1"])
+    for module in (network_processes, teacher_processes):
+        monkeypatch.setattr(module, "run_side_by_side", running)
+    found = run_one(config, here / "together")
+    assert together == [3, 2]  # teachers, controls; the student of a round is alone
+    left_out = {"seconds", "peak_rss_mb"}
+    assert {k: v for k, v in found.items() if k not in left_out} == {
+        k: v for k, v in expected.items() if k not in left_out
+    }
 
 
 @pytest.mark.slow
