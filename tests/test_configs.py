@@ -178,7 +178,7 @@ def test_imagenet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.Monkey
         folder = tmp_path / "data/imagenet" / splits[number % 3] / f"n{label:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         image.convert("RGB").save(folder / f"{number}.JPEG")
-    # Teachers learn little of crops of a few digits: with three classes the filter rejects everything.
+    # Teachers learn little from crops of a few digits: among three classes the filter keeps none.
     learned = [
         "student.training.epochs=20",
         "student.training.lr=0.01",
