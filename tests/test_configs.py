@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import timm
 import torch
@@ -246,6 +247,34 @@ def test_cpl_and_its_baselines_run_on_a_miniature(
         assert student.predict([image]).shape == (1, 10)
         if name != "_fine_tuned":
             assert student.model.head.kind == ("linear" if "lp" in name else "prototype")
+
+
+@pytest.mark.slow
+def test_learnt_prompts_run_on_a_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they give is exported as prototypes, which are not the text features they replace."""
+    domainnet(tmp_path / "data/domainnet")
+    clip = write_clip(tmp_path / "clip")
+    tiny = [
+        f"student.backbone={{name: 'open_clip:{tmp_path}/clip'}}",
+        "student.training={steps: 3}",
+        "student.head={kind: prototype, init: prompts, context: 4}",
+        "teachers.model={name: linear_pixels, size: 4}",
+        "teachers.training={steps: 5}",
+        "rounds.first_guide=crowd",
+        "rounds.consistency=[]",
+        "controls=[ceiling]",
+    ]
+    summary = run("domainnet_cpl_auxconf_tp.yaml", tmp_path, monkeypatch, tiny)
+    assert set(summary["controls"]) == {"ceiling"}
+    head = load_student(tmp_path / "outputs/domainnet_cpl_auxconf_tp/student", "cpu").model.head
+    assert head.kind == "prototype"
+    texts = [f"a photo of a digit {label}." for label in range(10)]
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}/clip")(texts)
+    with torch.no_grad():
+        plain = clip.encode_text(tokens, normalize=True)
+    assert head.weight[0].shape == plain.shape
+    assert head.weight[0].norm(dim=1).allclose(torch.ones(10), atol=1e-5)
+    assert not head.weight[0].allclose(plain, atol=1e-2)
 
 
 @pytest.mark.slow

@@ -244,6 +244,9 @@ def _untrained(student: StudentSection, rounds: RoundsSection) -> Iterator[UserE
     """Check that a student that guides the first round can predict without training."""
     if rounds.first_guide == "student" and student.head.init != "text":
         yield UserError(NEEDS_TEXT, key="rounds.first_guide", value="student")
+    if student.mode == "head" and student.head.init == "prompts" and not rounds.fresh_head:
+        problem = "would go on from prototypes: a head that learns prompts keeps none of them"
+        yield UserError(problem, key="rounds.fresh_head", value=False, allowed="true")
 
 
 def _untrained_controls(student: StudentSection, controls: Sequence[str]) -> Iterator[UserError]:

@@ -124,7 +124,7 @@ class StudentSection(Section):
             raise_all(self._network_mistakes())
         if self.mode == "head" and self.meta is not None:
             raise UserError("needs mode 'finetune': a head does not change the network", key="meta")
-        if self.mode == "head" and self.head.init == "text":
+        if self.mode == "head" and self.head.reads_text:
             raise_all(self._text_mistakes())
         return self
 
@@ -158,7 +158,7 @@ class StudentSection(Section):
                 "needs a backbone with a text encoder, {allowed}, not "
                 + literal(self.backbone.name),
                 key="head.init",
-                value="text",
+                value=self.head.init,
                 allowed=f"{OPEN_CLIP}MODEL@WEIGHTS",
             )
         if self.training.standardize:
@@ -167,4 +167,11 @@ class StudentSection(Section):
                 key="training.standardize",
                 value=True,
                 allowed="false",
+            )
+        if self.head.init == "prompts" and self.training.optimizer == "lbfgs":
+            yield UserError(
+                "encodes all prompts at each try of its line search",
+                key="training.optimizer",
+                value="lbfgs",
+                allowed="adam or adamw, with head.init 'prompts'",
             )

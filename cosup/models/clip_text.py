@@ -23,15 +23,16 @@ from cosup.models.clip import TOWER
 from cosup.models.clip_source import ClipSource, clip_source, open_clip, quiet
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.extraction import Conditions
+from cosup.models.learnt_prompts import LearntPrompts
 from cosup.models.names import weights_file
-from cosup.models.prompts import Prompts, build_prompts
+from cosup.models.prompts import HOLE, Prompts, build_prompts
 from cosup.models.section import BackboneSection, HeadSection
 from cosup.models.weights import downloads, hash_tensors
 from cosup.seeds import seed_for
 from cosup.shared_files import read_shared, write_shared
 from cosup.words import plural
 
-__all__ = ["check_prompts", "prompts_of", "text_features"]
+__all__ = ["check_prompts", "learnt_prompts", "prompts_of", "text_features"]
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,41 @@ def check_prompts(backbone: BackboneSection, head: HeadSection, classes: Sequenc
     with within("init"):
         source = clip_source(backbone.name, backbone.weights)
         encode = _tokenizer(source)
-    _tokens(source, prompts_of(backbone, head, classes), encode)
+    key = "context" if head.init == "prompts" else "templates"
+    _tokens(source, prompts_of(backbone, head, classes), encode, key)
 
 
 def prompts_of(backbone: BackboneSection, head: HeadSection, classes: Sequence[str]) -> Prompts:
-    """Return the prompts of a head that starts from text. Raises as `build_prompts`."""
-    return build_prompts(head.templates, head.class_names, classes, open_clip(backbone.name))
+    """Return the prompts of a head that reads text. Raises as `build_prompts`.
+
+    Those that are learnt have placeholders in place of their context.
+    """
+    learnt = f"{placeholders(head.context)} {HOLE}."
+    templates = learnt if head.init == "prompts" else head.templates
+    return build_prompts(templates, head.class_names, classes, open_clip(backbone.name))
+
+
+def placeholders(count: int) -> str:
+    """Return a text of this many tokens, which is a word of its own before any other."""
+    return " ".join("X" * count)
+
+
+def learnt_prompts(backbone: BackboneSection, prompts: Prompts, count: int) -> LearntPrompts:
+    """Return the text encoder, on the CPU, with the prompts whose context is learnt.
+
+    prompts: as `prompts_of` gives them, with `count` placeholders. Raises `UserError` for a
+    checkpoint without a text encoder, and for a tokenizer that splits the placeholders otherwise.
+    """
+    source = clip_source(backbone.name, backbone.weights)
+    encode = _tokenizer(source)
+    tokens = _tokens(source, prompts, encode, "context")
+    empty, alone = encode(["", placeholders(count)], tokens.shape[1])
+    first = int((empty != alone).nonzero()[0])
+    others = tokens[:, first : first + count] != alone[first]
+    if bool(others.any()) or int((alone == alone[first]).sum()) != count:
+        problem = f"its tokenizer does not read '{placeholders(2)}' as two tokens"
+        raise UserError(f"backbone '{source.name}': {problem}, which learnt prompts need")
+    return LearntPrompts(_load(source), tokens, first, count)
 
 
 def text_features(
@@ -112,8 +142,8 @@ def _tokenizer(source: ClipSource) -> Encode:
     return encode
 
 
-def _tokens(source: ClipSource, prompts: Prompts, encode: Encode) -> Tensor:
-    """Return tokens [C * templates, L] int64. Raises `UserError` for a prompt longer than L.
+def _tokens(source: ClipSource, prompts: Prompts, encode: Encode, key: str = "templates") -> Tensor:
+    """Return tokens [C * templates, L] int64. Raises `UserError` (key) for a prompt longer than L.
 
     A truncated prompt has fewer than two tokens of padding (one may be the end token).
     """
@@ -133,7 +163,7 @@ def _tokens(source: ClipSource, prompts: Prompts, encode: Encode) -> Tensor:
         raise UserError(
             f"the prompt '{text}' is {next(fits, room)} tokens long with its start and end, and "
             f"the text encoder of {source.name} reads {length}",
-            key="templates",
+            key=key,
         )
     return tokens
 

@@ -20,7 +20,8 @@ from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.full_batch import fit_full_batch
-from cosup.models.heads import HeadBank, HeadBanks, build_heads, use_class_means
+from cosup.models.heads import HeadBank, HeadBanks, build_heads, log_scales, use_class_means
+from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.samples import CHUNK, Draws, Samples, Shuffle, column_scaling
 from cosup.models.section import HeadSection, TrainingSection
@@ -52,10 +53,10 @@ class HeadFit:
     than the others starts its next pass earlier. seed: seed of starts and batches. weights: [N]
     weights of the samples, or None. labels: [N] int64 true labels (-1 unknown) for an objective
     that uses them, or None. init: heads to start from, one for each or one for all, whose
-    standardisation is kept. steps: number of optimiser steps; None counts the training's epochs
-    over the largest member set. hard: fit the most probable class of each target. chances: of each
-    head's members, in proportion to which they are drawn (`training.sampling` is `independent`
-    then); None: equal ones.
+    standardisation is kept. prompts: of a head that learns them. steps: number of optimiser steps;
+    None counts the training's epochs over the largest member set. hard: fit the most probable class
+    of each target. chances: of each head's members, in proportion to which they are drawn
+    (`training.sampling` is `independent` then); None: equal ones.
     """
 
     features: Tensor
@@ -68,6 +69,7 @@ class HeadFit:
     weights: Tensor | None = None
     labels: Tensor | None = None
     init: HeadBank | None = None
+    prompts: LearntPrompts | None = None
     steps: int | None = None
     hard: bool = False
     watched: Watched | None = None
@@ -109,6 +111,7 @@ class HeadFit:
         return (
             self.features is other.features
             and self.init is other.init
+            and self.prompts is other.prompts
             and (self.seed, self.head, self.training) == (other.seed, other.head, other.training)
             and self.targets.num_classes == other.targets.num_classes
             and self.total_steps == other.total_steps
@@ -159,6 +162,9 @@ class HeadFit:
 
     def _fresh(self) -> HeadBank:
         features, classes = self.features, self.targets.num_classes
+        if self.prompts is not None:
+            scales = log_scales(self.head, len(self.members))
+            return prompt_heads(self.prompts, scales, self.seed)
         bank = build_heads(
             self.head,
             len(self.members),
@@ -240,7 +246,7 @@ def _fit_group(
     shared = [_SharedLoss(places, fits, samples, monitors) for places in groups]
     # Threads as for one fit: sums over several threads differ in the last digits.
     what = f"fitting {plural(sum(len(one.members) for one in fits), 'head')}: step"
-    multiplications = fit.batch_size * next(iter(banks)).weight.numel()
+    multiplications = next(iter(banks)).multiplications(fit.batch_size)
     with few_threads(multiplications), working_on(what, total) as advance:
         for step in range(total):
             set_rate(optimizer, training, step, total)
@@ -437,7 +443,7 @@ def finished(bank: HeadBank, training: TrainingSection, total: int) -> HeadBank:
 
     Raises `RunError` for weights that are not finite.
     """
-    bank = bank.cpu().requires_grad_(False)
+    bank = bank.settled().cpu().requires_grad_(False)
     if not all(bool(torch.isfinite(p).all()) for p in bank.parameters()):
         raise RunError(_diverged(total, training, total))
     return bank

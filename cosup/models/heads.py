@@ -92,10 +92,21 @@ class HeadBank(nn.Module):
         """Return logits [H, B, C] of standardised features."""
         if self.log_scale is None:
             return _linear(inputs, self.weight, self.bias)
-        cosine = _linear(
-            functional.normalize(inputs, dim=-1), functional.normalize(self.weight, dim=-1), None
-        )
+        weight = functional.normalize(self.prototypes(), dim=-1)
+        cosine = _linear(functional.normalize(inputs, dim=-1), weight, None)
         return cosine * self.log_scale.exp()[:, None, None]
+
+    def prototypes(self) -> Tensor:
+        """Return the class prototypes [H, C, D]."""
+        return self.weight
+
+    def settled(self) -> "HeadBank":
+        """Return the heads after their training."""
+        return self
+
+    def multiplications(self, batch: int) -> int:
+        """Return about how many multiplications the logits of a batch take."""
+        return batch * self.weight.numel()
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return the weight [C, D] and bias [C] of one linear head, with the standardisation in it.
@@ -160,7 +171,7 @@ def build_heads(
         return HeadBank(weight.repeat(heads, 1, 1), bias=bias.repeat(heads, 1))
     generator = torch_generator(seed, "prototypes")
     weight = functional.normalize(torch.randn(shape, generator=generator), dim=-1)
-    return HeadBank(weight, log_scale=_log_scale(section, heads))
+    return HeadBank(weight, log_scale=log_scales(section, heads))
 
 
 def _linear_start(
@@ -185,10 +196,11 @@ def text_heads(section: HeadSection, prototypes: Tensor) -> HeadBank:
 
     With CLIP's text features and scale this is CLIP's zero-shot classifier.
     """
-    return HeadBank(prototypes[None].clone(), log_scale=_log_scale(section, 1))
+    return HeadBank(prototypes[None].clone(), log_scale=log_scales(section, 1))
 
 
-def _log_scale(section: HeadSection, heads: int) -> Tensor:
+def log_scales(section: HeadSection, heads: int) -> Tensor:
+    """Return the logarithms of the scales [H] that prototypes start with."""
     return torch.full((heads,), math.log(section.scale or DEFAULT_SCALE))
 
 

@@ -65,17 +65,23 @@ class HeadSection(Section):
 
     kind: Literal["linear", "prototype"] = "linear"
     """`linear`, or `prototype`: a scale times the cosine to learnt class prototypes."""
-    init: Literal["text", "class_means", "random"] = "class_means"
+    init: Literal["text", "prompts", "class_means", "random"] = "class_means"
     """`prototype`: how prototypes start. `text`: CLIP's text features of the classes' names
-    (backbones `open_clip:...`). `class_means`: the mean feature of each class's most confident
-    annotations. `random`: random directions."""
+    (backbones `open_clip:...`). `prompts`: no prototypes but prompts are learnt, `context` vectors
+    before each class's name, through CLIP's text encoder (CoOp, Zhou et al., arXiv 2109.01134);
+    what they give at the end are the prototypes. `class_means`: the mean feature of each class's
+    most confident annotations. `random`: random directions."""
     templates: str | list[str] = "a photo of a {}."
     """`init: text`: the prompt, with {} for the class's name: one template, several (their
     features are averaged), or the list of a data set by name (`imagenet`, `imagenet_simple`,
     `cifar`, `mnist`, `fashion_mnist`, `domainnet`)."""
+    context: int = Field(default=16, ge=1, le=64)
+    """`init: prompts`: the number of learnt vectors, the same for all classes. CLIP reads 77 tokens
+    in all."""
     class_names: str | list[str] | dict[str, str] | None = None
-    """`init: text`: the classes' names in prompts: a list in their order, a mapping from class to
-    name, a text file with a line per class, or `imagenet`; null uses the names in the data."""
+    """`init: text` or `prompts`: the classes' names in prompts: a list in their order, a mapping
+    from class to name, a text file with a line per class, or `imagenet`; null uses the names in the
+    data."""
     start: Start | None = None
     """`linear`: how it starts. `zero`; `random`: as torch's `nn.Linear`, weights and bias uniform
     in +-1 / sqrt(features); `normal`: weights with standard deviation 0.01, bias zero. null:
@@ -88,6 +94,11 @@ class HeadSection(Section):
     10,000 only the nearest prototype counts."""
     learn_scale: bool = False
     """`prototype`: train the scale as well as the prototypes."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether prototypes are made by CLIP's text encoder."""
+        return self.init in ("text", "prompts")
 
     @field_validator("class_names", mode="before", json_schema_input_type=NamesAsWritten)
     @classmethod
@@ -102,8 +113,9 @@ class HeadSection(Section):
 
     @model_validator(mode="after")
     def _text_is_for_prototypes(self) -> "HeadSection":
-        if self.init == "text" and self.kind != "prototype":
-            raise UserError(f"needs kind 'prototype', not '{self.kind}'", key="init", value="text")
+        if self.reads_text and self.kind != "prototype":
+            problem = f"needs kind 'prototype', not '{self.kind}'"
+            raise UserError(problem, key="init", value=self.init)
         if self.start is not None and self.kind != "linear":
             raise UserError(
                 f"needs kind 'linear', not '{self.kind}', whose start is `init`",

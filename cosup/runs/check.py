@@ -139,7 +139,7 @@ def load_backbone(student: StudentSection, features: FeatureCache) -> FeatureSou
     if student.mode != "head":
         return None
     with within("student.backbone"):
-        if student.head.init == "text":
+        if student.head.reads_text:
             return features.source(student.backbone)
         features.describe(student.backbone)
     return None
@@ -195,7 +195,7 @@ def check_episodes(run: RunSection, data: DataSection, samples: ImageData) -> No
 
 def check_text(student: StudentSection, samples: ImageData, backbone: FeatureSource | None) -> None:
     """Check the prompts of the class names, and that none is cut."""
-    if backbone is not None and student.head.init == "text":
+    if backbone is not None and student.head.reads_text:
         with within("student.head"):
             check_prompts(student.backbone, student.head, samples.classes)
 

@@ -16,8 +16,9 @@ from cosup.data.shifted import shifted_split
 from cosup.data.table import ImageData
 from cosup.errors import within
 from cosup.models.centroids import episode_probs
-from cosup.models.clip_text import prompts_of, text_features
+from cosup.models.clip_text import learnt_prompts, prompts_of, text_features
 from cosup.models.compute import Compute
+from cosup.models.learnt_prompts import LearntPrompts
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on
@@ -71,7 +72,7 @@ class StudentInputs:
     first round. head: the settings of its head, with the logit scale of its backbone. prototypes:
     [C, D] text features that the head starts from, or None. of_split: its inputs of any split for
     which they were computed. split_features: the features by split. shifted: the shifted test sets,
-    by name.
+    by name. prompts: that the head learns, or None.
     """
 
     train: Inputs
@@ -84,6 +85,7 @@ class StudentInputs:
     of_split: Callable[[str], Inputs]
     split_features: Mapping[str, Tensor]
     shifted: Mapping[str, Evaluation] = field(default_factory=dict)
+    prompts: LearntPrompts | None = None
 
     @property
     def test_inputs(self) -> TestInputs:
@@ -132,6 +134,7 @@ def student_inputs(config: Config, data: ImageData, cache: FeatureCache) -> Stud
         of_split=read,
         split_features=features,
         shifted=shifted,
+        prompts=_learnt_prompts(config, data, cache),
     )
 
 
@@ -299,6 +302,20 @@ def _prototypes(config: Config, data: ImageData, features: FeatureCache) -> Tens
         features.source(section.backbone)  # its errors come before those of the text encoder
         compute = Compute(features.compute.device, cache=features.compute.cache)
         return text_features(section.backbone, prompts, compute)
+
+
+def _learnt_prompts(
+    config: Config, data: ImageData, features: FeatureCache
+) -> LearntPrompts | None:
+    """Return the prompts of the classes, for a head that learns them."""
+    section = config.student
+    if section.mode != "head" or section.head.init != "prompts":
+        return None
+    with within("student.head"):
+        prompts = prompts_of(section.backbone, section.head, data.classes)
+    with within("student.backbone"):
+        features.source(section.backbone)
+        return learnt_prompts(section.backbone, prompts, section.head.context)
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:

@@ -357,7 +357,7 @@ def _features(config: Config, data: ImageData, features: FeatureCache) -> Featur
 
 def _prompts(config: Config, data: ImageData) -> PromptsPlan | None:
     section = config.student
-    if section.mode != "head" or section.head.init != "text":
+    if section.mode != "head" or not section.head.reads_text:
         return None
     prompts = prompts_of(section.backbone, section.head, data.classes)
     return PromptsPlan(len(prompts.names), len(prompts.templates), prompts.texts()[0])

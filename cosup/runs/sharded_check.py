@@ -34,6 +34,7 @@ def check_sharded(config: Config) -> None:
     refuse(rounds.first_guide != "crowd", "rounds.first_guide", rounds.first_guide, "crowd")
     refuse(student.meta is not None, "student.meta", "set", "null")
     means = student.head.kind == "prototype" and student.head.init == "class_means"
+    means = means or student.head.init == "prompts"
     refuse(means, "student.head.init", student.head.init, "random, text")
     optimizer = student.training.optimizer
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")

@@ -72,7 +72,7 @@ def student_factory(
     )
 
     def head(minimised: Objective, seed: int) -> Student:
-        return HeadStudent(setup, minimised, seed, inputs.prototypes)
+        return HeadStudent(setup, minimised, seed, inputs.prototypes, inputs.prompts)
 
     def network(minimised: Objective, seed: int) -> Student:
         meta, live = _meta(config, minimised), config.rounds.live_annotations

@@ -9,6 +9,7 @@ from torch import Tensor
 from cosup.losses.base import Objective
 from cosup.models.fit import predict_heads
 from cosup.models.heads import HeadBank, head_bank, text_heads
+from cosup.models.learnt_prompts import LearntPrompts
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance, Inputs, PartPredictor, Student, TestInputs, Update, by_fold
 from cosup.seeds import seed_for
@@ -22,7 +23,8 @@ class HeadStudent(Student):
     With `cross_fit` folds, one more head per fold is fitted to the samples outside the fold, and
     predicts those inside it: no sample is predicted by a head that was fitted to its target.
     prototypes: [C, D] text features that every fit starts from, and that predict before the first
-    fit; None starts from the initialisation that `student.head` sets.
+    fit; None starts from the initialisation that `student.head` sets. prompts: that every fit
+    learns in place of prototypes, or None.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class HeadStudent(Student):
         objective: Objective,
         seed: int,
         prototypes: Tensor | None = None,
+        prompts: LearntPrompts | None = None,
     ) -> None:
         self.setup = setup
         self.objective = objective
         self.seed = seed
+        self.prompts = prompts
         self.start = None if prototypes is None else text_heads(setup.section.head, prototypes)
         self.bank_ = self.start
 
@@ -126,6 +130,7 @@ class HeadStudent(Student):
             seed=seed_for(self.seed, purpose),
             weights=weights,
             init=self.start,
+            prompts=self.prompts,
             # Counted on all samples: rejected samples must not shorten the training (CSL).
             steps=section.training.total_steps(len(targets)),
         )

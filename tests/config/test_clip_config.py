@@ -20,6 +20,8 @@ GOOD: dict[str, Any] = {
 TIMM = {"student.backbone": {"name": "resnet18", "weights": None}}
 MEANS = {"student.head": {"kind": "prototype"}, "controls": []}
 NO_STEPS = {"student.training": {"steps": 0}, "controls": ["zero_shot"]}
+PROMPTS = {"kind": "prototype", "init": "prompts"}
+LBFGS = {"steps": 5, "optimizer": "lbfgs"}
 CLIP = "open_clip:MODEL@WEIGHTS"
 
 
@@ -66,7 +68,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, object, str | None]] = {
         {"student.head.init": "txt"},
         "student.head.init",
         "txt",
-        "one of text, class_means, random",
+        "one of text, prompts, class_means, random",
     ),
     "zero_shot without text": (
         {**MEANS, "controls": ["ceiling", "zero_shot"]},
@@ -84,6 +86,42 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, object, str | None]] = {
         {**MEANS, "rounds.first_guide": "student"},
         "rounds.first_guide",
         "student",
+        None,
+    ),
+    "prompts without a text encoder": (
+        {**TIMM, "student.head": PROMPTS, "controls": []},
+        "student.head.init",
+        "prompts",
+        CLIP,
+    ),
+    "prompts for a linear head": (
+        {"student.head": {"kind": "linear", "init": "prompts"}, "controls": []},
+        "student.head.init",
+        "prompts",
+        None,
+    ),
+    "prompts by L-BFGS": (
+        {"student.head": PROMPTS, "controls": [], "student.training": LBFGS},
+        "student.training.optimizer",
+        "lbfgs",
+        "adam or adamw, with head.init 'prompts'",
+    ),
+    "prompts that go on from prototypes": (
+        {"student.head": PROMPTS, "controls": [], "rounds.fresh_head": False},
+        "rounds.fresh_head",
+        False,
+        "true",
+    ),
+    "prompts that predict untrained": (
+        {"student.head": PROMPTS, "controls": [], "rounds.first_guide": "student"},
+        "rounds.first_guide",
+        "student",
+        None,
+    ),
+    "zero_shot by prompts": (
+        {"student.head": PROMPTS, "controls": ["zero_shot"]},
+        "controls",
+        "zero_shot",
         None,
     ),
     "no steps, and controls": (
