@@ -92,6 +92,23 @@ def _labels(rounds: RoundsSection) -> Iterator[UserError]:
             )
 
 
+def _own_labels(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
+    """Check that there are labels for the student to correct, and images to see without
+    augmentation."""
+    if not rounds.own_labels:
+        return
+    key, value = "rounds.own_labels", rounds.own_labels
+    if student.mode != "finetune":
+        yield UserError("needs student.mode 'finetune'", key=key, value=value, allowed="0")
+    if not rounds.true_label_weight:
+        problem = "replaces labels, which are not used while rounds.true_label_weight is 0"
+        yield UserError(problem, key=key, value=value, allowed="0")
+    for _, name in _names(rounds):
+        if Losses.entry(name).settings.one_class:
+            problem = f"makes labels of two classes, and {name} singles out one"
+            yield UserError(problem, key=key, value=value, allowed="0")
+
+
 def _choice(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
     """Check that recipes can be compared: by heads, one loss at a time."""
     if rounds.choose is None:
@@ -374,6 +391,7 @@ CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], 
     (_untrained, ("student", "rounds")),
     (_untrained_controls, ("student", "controls")),
     (_labels, ("rounds",)),
+    (_own_labels, ("student", "rounds")),
     (_choice, ("student", "rounds")),
     (_report_epoch, ("student", "data", "rounds")),
     (_labelled, ("teachers", "student", "data", "rounds")),

@@ -72,6 +72,11 @@ class RoundsSection(Section):
     which does not use them."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each label that is spread evenly over all classes in that cross-entropy."""
+    own_labels: float = Field(default=0.0, ge=0, lt=1)
+    """The share of each label that is replaced by the student's own class of the image without
+    augmentation (bootstrapping; 0.2 in Sel-CL), for networks (`mode: finetune`)."""
+    own_labels_from: float = Field(default=0.0, ge=0, lt=1)
+    """The share of the training after which `own_labels` begins (Sel-CL: 30 of 70 epochs)."""
     live_annotations: bool = False
     """Annotate each augmented image by its assigned teachers during training, mixed by their
     weights, instead of the plain image once (`mode: finetune`, and teachers that are networks)."""

@@ -104,13 +104,21 @@ class Objective:
     """The loss that a student minimises, and the weights of annotations and true labels.
 
     smoothing: share of a true label that is spread evenly over all classes (Szegedy et al., arXiv
-    1512.00567).
+    1512.00567). own_labels: share of a true label that is replaced by the student's own class of
+    the image without augmentation (bootstrapping: Reed et al., arXiv 1412.6596), from the share
+    own_from of the training on.
     """
 
     loss: Loss
     annotation_weight: float = 1.0
     true_label_weight: float = 0.0
     smoothing: float = 0.0
+    own_labels: float = 0.0
+    own_from: float = 0.0
+
+    def corrects(self, progress: float) -> bool:
+        """Return whether the student's own classes replace a share of the labels by now."""
+        return bool(self.own_labels and self.true_label_weight) and progress >= self.own_from
 
     def __call__(
         self, logits: Tensor, targets: Tensor, progress: float, labels: Tensor | None = None

@@ -10,6 +10,8 @@ Each takes the number of classes; 0 leaves the classifier out.
   64 to 512 channels, at 32, 16, 8 and 4 pixels (no pooling in the stem), as in the noisy-label
   literature. Shortcuts that change the size are 1x1 convolutions of the activated input. The last
   map is activated before pooling, as in the paper.
+- Sel-CL's PreAct-ResNets (github.com/ShikunLi/Sel-CL), whose files are to be read: the same blocks,
+  but batch norm and ReLU in the stem, and none before pooling.
 - ShuffleNet: Zhang et al., arXiv 1707.01083, section 3.2, with three groups (table 1: 240, 480 and
   960 channels in 4, 8 and 4 units). As in Tian et al., the stem is a 1x1 convolution that keeps the
   32 pixels, and a ReLU follows the depthwise convolution (the paper has none).
@@ -36,6 +38,8 @@ __all__ = [
     "cifar_resnet20",
     "cifar_resnet32x4",
     "cifar_resnet56",
+    "cifar_selcl_resnet18",
+    "cifar_selcl_resnet34",
     "cifar_shufflenet_v1",
     "cifar_vgg8",
     "cifar_vgg13",
@@ -121,8 +125,11 @@ class PreActBlock(nn.Module):
         return out + rest
 
 
-def _preact(blocks: tuple[int, int, int, int], num_classes: int) -> CifarNet:
-    """Build a PreAct-ResNet; blocks: number of blocks of each stage."""
+def _preact(
+    blocks: tuple[int, int, int, int], num_classes: int, norm_first: bool = False
+) -> CifarNet:
+    """Build a PreAct-ResNet; blocks: number of blocks of each stage. norm_first: batch norm and
+    ReLU are in the stem, and not before pooling."""
     stages = []
     strides = (1, 2, 2, 2)
     for inputs, outputs, stride, count in zip(
@@ -131,8 +138,10 @@ def _preact(blocks: tuple[int, int, int, int], num_classes: int) -> CifarNet:
         first = PreActBlock(inputs, outputs, stride)
         more = [PreActBlock(outputs, outputs, 1) for _ in range(count - 1)]
         stages.append(nn.Sequential(first, *more))
-    final = nn.Sequential(nn.BatchNorm2d(PREACT_WIDTHS[-1]), nn.ReLU())
-    stem = conv3x3(3, PREACT_WIDTHS[0])
+    stem: nn.Module = conv3x3(3, PREACT_WIDTHS[0])
+    final: nn.Module | None = nn.Sequential(nn.BatchNorm2d(PREACT_WIDTHS[-1]), nn.ReLU())
+    if norm_first:
+        stem, final = nn.Sequential(stem, nn.BatchNorm2d(PREACT_WIDTHS[0]), nn.ReLU()), None
     return he_normal(CifarNet(stem, stages, PREACT_WIDTHS, (1, 1, 2, 4, 8), num_classes, final))
 
 
@@ -144,6 +153,16 @@ def cifar_preact_resnet18(num_classes: int) -> CifarNet:
 def cifar_preact_resnet34(num_classes: int) -> CifarNet:
     """PreAct-ResNet-34: 21.3 million weights."""
     return _preact((3, 4, 6, 3), num_classes)
+
+
+def cifar_selcl_resnet18(num_classes: int) -> CifarNet:
+    """Sel-CL's PreAct-ResNet-18: 11.2 million weights."""
+    return _preact((2, 2, 2, 2), num_classes, norm_first=True)
+
+
+def cifar_selcl_resnet34(num_classes: int) -> CifarNet:
+    """Sel-CL's PreAct-ResNet-34: 21.3 million weights."""
+    return _preact((3, 4, 6, 3), num_classes, norm_first=True)
 
 
 GROUPS = 3
@@ -243,4 +262,6 @@ CIFAR_NETWORKS: dict[str, Callable[[int], CifarNet]] = {
     "cifar_shufflenet_v1": cifar_shufflenet_v1,
     "cifar_preact_resnet18": cifar_preact_resnet18,
     "cifar_preact_resnet34": cifar_preact_resnet34,
+    "cifar_selcl_resnet18": cifar_selcl_resnet18,
+    "cifar_selcl_resnet34": cifar_selcl_resnet34,
 }

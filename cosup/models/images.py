@@ -25,6 +25,7 @@ __all__ = [
     "Mixing",
     "Pixels",
     "TrainingTransform",
+    "TwoViews",
     "draws",
     "training_transform",
 ]
@@ -82,6 +83,26 @@ class TrainingTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         """Return uint8 [3, S, S]."""
         return self.parts(image)
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """Transform an RGB image to uint8 [6, S, S]: augmented, and as for prediction.
+
+    key: None if the first is random, as of `TrainingTransform`.
+    """
+
+    augmented: TrainingTransform
+    plain: Callable[[Image.Image], Tensor]
+
+    @property
+    def key(self) -> str | None:
+        """Identifier of both."""
+        return None if self.augmented.key is None else f"two-{self.augmented.key}"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return uint8 [6, S, S]."""
+        return torch.cat([self.augmented(image), self.plain(image)])
 
 
 def draws(section: AugmentSection) -> bool:

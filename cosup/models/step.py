@@ -50,7 +50,8 @@ class Batch:
     labels: true classes [Q] int64 (-1 unknown), or None. teacher: index [B] int64 of the live
     teacher of each image, or None. mixture: [B, T] weights of the live teachers, by which their
     annotations are mixed (a row of zeros: the target stays), or None for `teacher` alone. Q equals
-    B, except for episodes: their logits and targets are those of the queries.
+    B, except for episodes: their logits and targets are those of the queries. plain: the images
+    without augmentation, for an objective that corrects labels.
     """
 
     images: Tensor
@@ -59,6 +60,7 @@ class Batch:
     labels: Tensor | None = None
     teacher: Tensor | None = None
     mixture: Tensor | None = None
+    plain: Tensor | None = None
 
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -200,14 +202,29 @@ class Step:
             first = part.teacher, seen
             ask = partial(self._ask, x)
             targets = live_targets(ask, first, part.mixture, targets, hard=self.context.hard)
+        own = self._own_classes(part, progress)
         with self.compute.autocast(), self.compute.ranks.norms():
             logits, extra = self.module(x, seen, progress)
-        labels = _labels(part.labels, shares, logits)
+        labels = _labels(part.labels, shares, logits, own, self.objective.own_labels)
         losses, metrics = self.objective(logits.float(), targets, progress, labels)
         if extra is not None:
             losses = losses + self.objective.annotation_weight * extra.float()
             metrics = {**metrics, "feature_loss": extra.detach().float().mean()}
         return (losses * weights).sum(), metrics
+
+    def _own_classes(self, part: Batch, progress: float) -> Tensor | None:
+        """Return the student's own classes [B] of the images without augmentation; None before
+        they correct labels. Batch norms learn from these images too, as in the published code."""
+        if part.plain is None or not self.objective.corrects(progress):
+            return None
+        bare = self.module
+        if isinstance(bare, nn.parallel.DistributedDataParallel):
+            bare = bare.module  # nothing is exchanged
+        with torch.no_grad(), self.compute.autocast(), self.compute.ranks.norms():
+            assert isinstance(bare, TrainModule)
+            logits = bare.classifier.model(self.pixels(_staged(part.plain, self.compute.device)))
+        found: Tensor = logits.argmax(1)
+        return found
 
     def _live(self, x: Tensor, part: Batch) -> NetworkOutput | None:
         if self.context.live is None:
@@ -229,15 +246,26 @@ class Step:
         return self.compute.ranks.mean(total).clamp_min(1e-12)
 
 
-def _labels(labels: Tensor | None, shares: Tensor | None, logits: Tensor) -> Tensor | None:
-    """Return labels on the device; for mixed images the shares of the classes [B, C]."""
+def _labels(
+    labels: Tensor | None,
+    shares: Tensor | None,
+    logits: Tensor,
+    own: Tensor | None = None,
+    own_share: float = 0.0,
+) -> Tensor | None:
+    """Return labels on the device; the shares of the classes [B, C] for mixed images, and for
+    labels of which a share is the student's `own` class [B]."""
     if labels is None:
         return None
     labels = labels.to(logits.device)
-    if shares is None:
+    if shares is None and own is None:
         return labels
     known = (labels >= 0)[:, None]
-    return shares @ (functional.one_hot(labels.clamp_min(0), logits.shape[1]) * known).to(shares)
+    count = logits.shape[1]
+    found = (functional.one_hot(labels.clamp_min(0), count) * known).float()
+    if own is not None:
+        found = (1 - own_share) * found + own_share * functional.one_hot(own, count) * known
+    return found if shares is None else shares @ found.to(shares)
 
 
 def check_settings(objective: Objective, training: TrainingSection) -> None:
@@ -259,7 +287,7 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
         raise UserError(
             "an episode cannot be split into parts", key="accumulate", value=count, allowed="1"
         )
-    names = ("images", "targets", "weights", "labels", "teacher", "mixture")
+    names = ("images", "targets", "weights", "labels", "teacher", "mixture", "plain")
     whole = {name: getattr(batch, name) for name in names}
     split = {n: t.tensor_split(count) for n, t in whole.items() if t is not None}
     made = [replace(batch, **{n: t[i] for n, t in split.items()}) for i in range(count)]

@@ -102,6 +102,8 @@ def round_recipe(section: RoundsSection, new_student: NewStudent) -> Recipe:
             section.annotation_weight,
             section.label_weight,
             section.label_smoothing,
+            section.own_labels,
+            section.own_labels_from,
         ),
         new_student=new_student,
         filters=Chain(

@@ -26,7 +26,7 @@ from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.fit import HeadFit
-from cosup.models.images import training_transform
+from cosup.models.images import TwoViews, training_transform
 from cosup.models.loop_state import StateFile, States
 from cosup.models.ranks import check_slices
 from cosup.models.section import TrainingSection
@@ -67,16 +67,19 @@ class Lesson:
     guidance: Guidance
 
     def batch(self, images: Tensor, rows: Tensor) -> Batch:
-        """Return the batch of these rows [B], whose augmented images are `images`."""
+        """Return the batch of these rows [B]. images: [B, 3, S, S], augmented, or [B, 6, S, S] with
+        the images without augmentation after them."""
+        plain = images[:, 3:] if images.shape[1] > 3 else None
         labels, teacher = self.guidance.labels, self.guidance.teacher
         mixture = self.guidance.mixture
         return Batch(
-            images,
+            images[:, :3],
             self.targets.dense(rows),
             self.weights[rows],
             None if labels is None else labels[rows],
             None if teacher is None else teacher[rows],
             None if mixture is None else mixture[rows],
+            plain,
         )
 
 
@@ -226,10 +229,13 @@ class NetworkJob:
 
     def _loader(self, data: ImageData, compute: Compute) -> TrainingBatches:
         ranks = compute.ranks
+        spec = self.classifier.input
+        augmented = training_transform(self.training.augment, spec)
+        both = self.objective.own_labels and self.objective.true_label_weight
         return TrainingBatches(
             data,
             self.lesson.images[self.rows.numpy()],
-            training_transform(self.training.augment, self.classifier.input),
+            TwoViews(augmented, eval_transform(spec)) if both else augmented,
             self.training.batch_for(len(self.rows), ranks.size),
             self.steps,
             seed_for(self.seed, "batches"),

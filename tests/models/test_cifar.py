@@ -24,6 +24,8 @@ PUBLISHED = {  # with 100 classes; pre-activation nets: see the hand count
     "cifar_shufflenet_v1": 949_258,
     "cifar_preact_resnet18": 11_218_340,
     "cifar_preact_resnet34": 21_326_500,
+    "cifar_selcl_resnet18": 11_218_340 - 2 * 512 + 2 * 64,  # a norm of the stem, none at the end
+    "cifar_selcl_resnet34": 21_326_500 - 2 * 512 + 2 * 64,
 }
 MAPS = {
     "resnet": [(16, 32), (16, 32), (32, 16), (64, 8)],
@@ -31,6 +33,7 @@ MAPS = {
     "vgg": [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)],
     "shufflenet_v1": [(24, 32), (240, 16), (480, 8), (960, 4)],
     "preact_resnet": [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)],
+    "selcl_resnet": [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)],
 }
 FAMILIES = ["cifar_resnet20", "cifar_vgg8", "cifar_shufflenet_v1", "cifar_preact_resnet18"]
 
