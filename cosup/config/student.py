@@ -124,6 +124,13 @@ class StudentSection(Section):
             raise_all(self._network_mistakes())
         if self.mode == "head" and self.meta is not None:
             raise UserError("needs mode 'finetune': a head does not change the network", key="meta")
+        if self.head.hidden and self.training.optimizer == "lbfgs":
+            raise UserError(
+                "finds the minimum of a linear head, and one with hidden layers has many",
+                key="training.optimizer",
+                value="lbfgs",
+                allowed="adam, adamw",
+            )
         if self.mode == "head" and self.head.reads_text:
             raise_all(self._text_mistakes())
         return self
@@ -143,6 +150,13 @@ class StudentSection(Section):
                 key="head.start",
                 value=self.head.start,
                 allowed="null",
+            )
+        if self.head.hidden:
+            yield UserError(
+                "is for mode 'head': a network has its own classifier",
+                key="head.hidden",
+                value=self.head.hidden,
+                allowed="0",
             )
         for name in self.backbone.of_frozen:
             yield UserError(

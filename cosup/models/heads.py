@@ -28,6 +28,9 @@ __all__ = [
 
 HeadKind = Literal["linear", "prototype"]
 
+HIDDEN = ("hidden_1", "hidden_2")
+"""Names of the hidden layers' weights; those of their biases end in `_bias`."""
+
 DEFAULT_SCALE = 16.0
 """Scale of prototypes for backbones without a scale of their own (CLIP has one)."""
 
@@ -37,6 +40,8 @@ class HeadBank(nn.Module):
 
     weight: [H, C, D], the linear map or the prototypes. bias: [H, C], of `linear`. log_scale: [H],
     of `prototype`. shift, gain: [H, D], standardise the features; None leaves them unchanged.
+    hidden_1, hidden_2: [H, W, D] and [H, W, W], weights of hidden layers before a linear map [H, C,
+    W], with biases [H, W]; None has no such layer.
     """
 
     def __init__(
@@ -46,6 +51,10 @@ class HeadBank(nn.Module):
         log_scale: Tensor | None = None,
         shift: Tensor | None = None,
         gain: Tensor | None = None,
+        hidden_1: Tensor | None = None,
+        hidden_1_bias: Tensor | None = None,
+        hidden_2: Tensor | None = None,
+        hidden_2_bias: Tensor | None = None,
     ) -> None:
         super().__init__()
         if (bias is None) == (log_scale is None):
@@ -53,6 +62,10 @@ class HeadBank(nn.Module):
         self.weight = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
         self.log_scale = None if log_scale is None else nn.Parameter(log_scale)
+        layers = (hidden_1, hidden_1_bias), (hidden_2, hidden_2_bias)
+        for name, (own, line) in zip(HIDDEN, layers, strict=True):
+            self.register_parameter(name, None if own is None else nn.Parameter(own))
+            self.register_parameter(f"{name}_bias", None if line is None else nn.Parameter(line))
         self.shift: Tensor | None
         self.gain: Tensor | None
         self.register_buffer("shift", shift)
@@ -71,7 +84,13 @@ class HeadBank(nn.Module):
     @property
     def num_features(self) -> int:
         """Number of features D."""
-        return self.weight.shape[2]
+        return (self.hidden[0][0] if self.hidden else self.weight).shape[2]
+
+    @property
+    def hidden(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each hidden layer, from the features on."""
+        layers = [(getattr(self, name), getattr(self, f"{name}_bias")) for name in HIDDEN]
+        return [(weight, bias) for weight, bias in layers if weight is not None]
 
     def __len__(self) -> int:
         return self.weight.shape[0]
@@ -91,6 +110,8 @@ class HeadBank(nn.Module):
     def logits(self, inputs: Tensor) -> Tensor:
         """Return logits [H, B, C] of standardised features."""
         if self.log_scale is None:
+            for weight, bias in self.hidden:
+                inputs = _linear(inputs, weight, bias).relu()
             return _linear(inputs, self.weight, self.bias)
         weight = functional.normalize(self.prototypes(), dim=-1)
         cosine = _linear(functional.normalize(inputs, dim=-1), weight, None)
@@ -106,7 +127,8 @@ class HeadBank(nn.Module):
 
     def multiplications(self, batch: int) -> int:
         """Return about how many multiplications the logits of a batch take."""
-        return batch * self.weight.numel()
+        layers = sum(weight.numel() for weight, _ in self.hidden)
+        return batch * (self.weight.numel() + layers)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return the weight [C, D] and bias [C] of one linear head, with the standardisation in it.
@@ -114,6 +136,7 @@ class HeadBank(nn.Module):
         They map features that are not standardised to the same logits.
         """
         assert len(self) == 1
+        assert not self.hidden
         assert self.bias is not None, "a linear head"
         weight, bias = self.weight[0].detach().double(), self.bias[0].detach().double()
         if self.shift is not None and self.gain is not None:
@@ -167,11 +190,27 @@ def build_heads(
     """
     shape = (heads, num_classes, num_features)
     if section.kind == "linear":
-        weight, bias = _linear_start(section, num_classes, num_features, seed, random=random)
-        return HeadBank(weight.repeat(heads, 1, 1), bias=bias.repeat(heads, 1))
+        layers, width = _hidden_start(section, num_features, seed)
+        weight, bias = _linear_start(section, num_classes, width, seed, random=random)
+        state = {"weight": weight, "bias": bias, **layers}
+        return HeadBank(**{name: t.repeat(heads, *[1] * t.dim()) for name, t in state.items()})
     generator = torch_generator(seed, "prototypes")
     weight = functional.normalize(torch.randn(shape, generator=generator), dim=-1)
     return HeadBank(weight, log_scale=log_scales(section, heads))
+
+
+def _hidden_start(
+    section: HeadSection, num_features: int, seed: int
+) -> tuple[dict[str, Tensor], int]:
+    """Return what the hidden layers of one head start from, and how many values they return."""
+    found: dict[str, Tensor] = {}
+    width = num_features
+    for name in HIDDEN[: section.hidden]:
+        generator, inputs, width = torch_generator(seed, name), width, max(1, num_features // 2)
+        bound = 1 / math.sqrt(inputs)
+        found[name] = (2 * torch.rand(width, inputs, generator=generator) - 1) * bound
+        found[f"{name}_bias"] = (2 * torch.rand(width, generator=generator) - 1) * bound
+    return found, width
 
 
 def _linear_start(
@@ -180,13 +219,14 @@ def _linear_start(
     """Return the weight [C, D] and the bias [C] that all linear heads of a bank start from."""
     shape, bias = (num_classes, num_features), torch.zeros(num_classes)
     generator = torch_generator(seed, "linear")
-    if section.start == "normal":
+    start = section.start or ("random" if section.hidden else None)
+    if start == "normal":
         return 0.01 * torch.randn(shape, generator=generator), bias
-    if section.start == "zero" or not (section.start or random):
+    if start == "zero" or not (start or random):
         return torch.zeros(shape), bias
     bound = 1 / math.sqrt(num_features)
     weight = (2 * torch.rand(shape, generator=generator) - 1) * bound
-    if section.start == "random":
+    if start == "random":
         bias = (2 * torch.rand(num_classes, generator=generator) - 1) * bound
     return weight, bias
 

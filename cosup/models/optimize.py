@@ -21,9 +21,7 @@ def build_optimizer(model: torch.nn.Module, training: TrainingSection) -> torch.
     prototypes. A bank's bias is [H, C], so the name of a parameter counts besides its shape.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    plain = {
-        name for name, p in named if p.dim() < 2 or name.split(".")[-1] in ("bias", "log_scale")
-    }
+    plain = {name for name, p in named if p.dim() < 2 or name.endswith(("bias", "log_scale"))}
     groups = [
         {
             "params": [p for name, p in named if name not in plain],

@@ -87,6 +87,9 @@ class HeadSection(Section):
     in +-1 / sqrt(features); `normal`: weights with standard deviation 0.01, bias zero. null:
     `zero`, but for a loss that learns nothing from there. With many classes and few steps, `zero`
     ends many points above `random`, which published code uses."""
+    hidden: Literal[0, 1, 2] = 0
+    """`linear`: the hidden layers before it, each half as wide as the features, with ReLU. They
+    start as torch's `nn.Linear`, and so does the last layer unless `start` says otherwise."""
     confident: float = Field(default=0.5, gt=0, le=1)
     """`init: class_means`: the share of each class's annotations, the most confident, to use."""
     scale: float | None = Field(default=None, gt=0, le=MOST_SCALE)
@@ -116,6 +119,9 @@ class HeadSection(Section):
         if self.reads_text and self.kind != "prototype":
             problem = f"needs kind 'prototype', not '{self.kind}'"
             raise UserError(problem, key="init", value=self.init)
+        if self.hidden and self.kind != "linear":
+            problem = f"needs kind 'linear', not '{self.kind}'"
+            raise UserError(problem, key="hidden", value=self.hidden, allowed="0")
         if self.start is not None and self.kind != "linear":
             raise UserError(
                 f"needs kind 'linear', not '{self.kind}', whose start is `init`",

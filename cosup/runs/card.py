@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from cosup.config.schema import Config
 from cosup.models.prompts import OPEN_CLIP
+from cosup.models.section import HeadSection
 from cosup.student.stored import BACKBONE
 from cosup.student.timm_folder import CONFIG
 from cosup.words import in_percent, plural, visible
@@ -140,7 +141,7 @@ def card(
         head=Markup(_front_matter(license_, meta, no_timm is None)),
         run=summary["run"],
         network=config.student.mode == "finetune",
-        kind=config.student.head.kind,
+        kind=_kind(config.student.head),
         backbone=name.replace("`", "'"),
         clip=name.startswith(OPEN_CLIP),
         meta=meta,
@@ -164,6 +165,11 @@ def card(
         plural=plural,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _kind(head: HeadSection) -> str:
+    """Return what kind of head it is, in words."""
+    return head.kind if not head.hidden else f"{head.hidden}-hidden-layer"
 
 
 def _escaped(value: Any) -> Any:

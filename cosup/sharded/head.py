@@ -82,7 +82,7 @@ def fit_heads(
     monitor = HeadMonitor(training, total, compute, heads)
     monitor.on_step = on_step
     what = f"fitting {plural(heads, 'head')}: step"
-    with few_threads(size * bank.weight.numel()), working_on(what, total) as advance:
+    with few_threads(bank.multiplications(size)), working_on(what, total) as advance:
         for step in range(total):
             set_rate(optimizer, training, step, total)
             batch = next(batches)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cosup.errors import UserError, in_short
 from cosup.manifest import Damaged, Manifest
+from cosup.models.heads import HIDDEN
 from cosup.models.weights import read_weights
 from cosup.words import literal, plural
 
@@ -121,20 +122,38 @@ def check_arguments(arguments: Mapping[str, Any], about: Path, weights: Path) ->
 def check_head(state: Mapping[str, Tensor], path: Path, classes: int) -> None:
     """Raise `UserError` for tensors that are not those of one head of so many classes.
 
-    weight [1, C, D]; bias [1, C] or log_scale [1]; shift and gain [1, D] or neither.
+    weight [1, C, D]; bias [1, C] or log_scale [1]; shift and gain [1, D] or neither. With hidden
+    layers of W values the weight is [1, C, W].
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     weight = shapes.get("weight", ())
     known: Shapes = {}
     if len(weight) == 3:
         known = {"weight": (1, *weight[1:]), "bias": (1, weight[1]), "log_scale": (1,)}
-        known |= {"shift": (1, weight[2]), "gain": (1, weight[2])}
+        hidden, width = _hidden(shapes)
+        known |= hidden
+        width = width or weight[2]
+        known |= {"shift": (1, width), "gain": (1, width)}
     wrong = [name for name, shape in shapes.items() if known.get(name) != shape]
     kinds = ("bias" in state) + ("log_scale" in state)
     if wrong or not known or kinds != 1 or ("shift" in state) != ("gain" in state):
         text = ", ".join(f"{name} {list(shape)}" for name, shape in list(shapes.items())[:5])
         raise UserError(f"{path.name} does not hold a head ({text})", where=str(path.parent))
     check_classes(path, weight[1], classes)
+
+
+def _hidden(shapes: Shapes) -> tuple[Shapes, int | None]:
+    """Return the shapes that the hidden layers of a head must have, and the features that the first
+    one reads; None without hidden layers."""
+    first, last = shapes.get(HIDDEN[0], ()), shapes["weight"][2]
+    names = [name for name in HIDDEN if name in shapes]
+    if "bias" not in shapes or len(first) != 3 or names != list(HIDDEN[: len(names)]):
+        return {}, None
+    found: Shapes = {}
+    for name, inputs in zip(names, (first[2], last), strict=False):
+        found |= {name: (1, last, inputs), f"{name}_bias": (1, last)}
+    complete = found.keys() <= shapes.keys()
+    return (found, first[2]) if complete else ({}, None)
 
 
 def check_classes(path: Path, found: int, classes: int) -> None:

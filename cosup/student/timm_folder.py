@@ -86,6 +86,8 @@ def folded_network(backbone: Backbone, head: HeadBank) -> tuple[Classifier, Tens
     `NotInTimm` for a network whose logits are not one linear layer on what it returns without a
     classifier.
     """
+    if head.hidden:
+        raise NotInTimm("its head has hidden layers")
     images = tried_images(backbone.input)
     features: Tensor = backbone(images)
     logits: Tensor = head(features)[0]
