@@ -40,7 +40,7 @@ def train_groups(
     """Train in parallel the groups that `training.directory` lacks, and store them there.
 
     pool: returns the pool; called only if there is work. Groups that are not trained on images
-    (linear teachers on features, checkpoints, callables, tables) are left to the driver.
+    (linear teachers on cached features, checkpoints, callables, tables) are left to the driver.
     """
     assert training.directory is not None
     items = []
@@ -57,7 +57,9 @@ def train_groups(
 
 
 def _trains_on_images(specs: Sequence[TeacherSpec]) -> bool:
-    return kind_of(specs[0]).reads_images and specs[0].trained
+    """Return whether a training decodes images: of a kind that does, or to augment them."""
+    spec = specs[0]
+    return spec.trained and (kind_of(spec).reads_images or spec.training.augments)
 
 
 def _store_trained(

@@ -33,6 +33,13 @@ LINEAR = {
     "training": {"steps": 100, "lr": 0.03},
 }
 
+STREAMED = {
+    "hierarchy": {"by": "class", "levels": [5]},
+    "model": {"name": "linear_features", "backbone": TINY},
+    "training": {"steps": 5, "batch_size": 16, "augment": {"crop": "resized", "flip": 0.5}},
+}
+"""The features of augmented images are computed where a teacher is trained."""
+
 
 def config(teachers: dict[str, Any]) -> Config:
     content = {

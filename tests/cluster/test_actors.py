@@ -12,6 +12,7 @@ from actor_helpers import (
     LINEAR,
     NETWORKS,
     SHARD,
+    STREAMED,
     TINY,
     actors,
     assert_same_files,
@@ -68,7 +69,7 @@ def test_features_are_equal_from_any_row_on(
 def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     shared: Pool, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
-    groups = plan(data, NETWORKS) + plan(data, LINEAR)[1:]
+    groups = plan(data, NETWORKS) + plan(data, LINEAR)[1:] + plan(data, STREAMED)[:1]
     local, remote = tmp_path / "local", tmp_path / "remote"
     remote.mkdir()
     train_here(groups, data, features, local)
