@@ -46,7 +46,12 @@ class LearntPrompts(nn.Module):
         self.width: int = self.embedding.embedding_dim
 
     def forward(self, context: Tensor) -> Tensor:
-        """Return the prototypes. Activations of the encoder are computed again for the gradient."""
+        """Return the prototypes.
+
+        Of several parts the activations are computed again for the gradient, part by part.
+        """
+        if len(self.tokens) <= AT_ONCE:
+            return normalize(self._encode(context, self.tokens), dim=-1)
         parts = [
             checkpoint(self._encode, context, part, use_reentrant=False)
             for part in torch.split(self.tokens, AT_ONCE)

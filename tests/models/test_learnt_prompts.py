@@ -17,11 +17,13 @@ from torch.nn.functional import gelu, layer_norm, normalize
 
 from cosup.losses.augmented_confidence import AugmentedConfidence
 from cosup.losses.base import Objective
+from cosup.models import learnt_prompts as module
 from cosup.models.clip_text import learnt_prompts, prompts_of, text_features
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank
 from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
 from cosup.models.section import BackboneSection, HeadSection, TrainingSection
+from cosup.models.watch import VALIDATION, Watched
 from cosup.probabilities import ProbTable
 
 SCALE = 5.0
@@ -94,7 +96,11 @@ class ByHand:
         return layer_norm(x, x.shape[-1:], weight, bias)
 
 
-def test_prototypes_and_their_gradient_are_those_worked_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [2, 64])
+def test_prototypes_and_their_gradient_are_those_worked_by_hand(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
     write_clip(tmp_path)
     torch.manual_seed(3)
     context = (0.3 * torch.randn(4, 32)).requires_grad_()
@@ -186,3 +192,28 @@ def test_a_context_that_the_encoder_would_cut_is_refused(tmp_path: Path) -> None
     write_clip(tmp_path)
     error = error_of(prompts_in, tmp_path, HEAD.model_copy(update={"context": 14}))
     assert error.key == ("context",)
+
+
+def test_their_accuracy_is_watched_while_they_are_fitted(tmp_path: Path) -> None:
+    """The last accuracy that is reported is that of the prototypes in the end."""
+    write_clip(tmp_path)
+    torch.manual_seed(6)
+    features, labels = torch.randn(40, 32), torch.arange(40) % 4
+    rows = torch.arange(40)
+    watched = Watched(features, labels)
+    seen: list[float] = []
+    fit = HeadFit(
+        features,
+        ProbTable.compress(torch.eye(4)[labels]),
+        [rows],
+        HEAD,
+        TrainingSection(steps=5, batch_size=40, lr=0.1),
+        Objective(AugmentedConfidence()),
+        seed=1,
+        prompts=prompts_in(tmp_path),
+        watched=watched,
+    )
+    bank = fit_heads(
+        fit, on_step=lambda step, loss, met: seen.append(float(met.get(VALIDATION, -1)))
+    )
+    assert seen[-1] == pytest.approx(float((bank(features)[0].argmax(1) == labels).double().mean()))
