@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from helpers.tiny_clip import write_clip
+from helpers.wilds_files import write_camelyon17, write_iwildcam
 from PIL import Image
 from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
@@ -167,7 +168,7 @@ def test_every_config_validates_and_says_how_to_run_it(
     draft = read_config(path)
     assert draft.errors == ()
     _, mistakes = run_checks(draft, CONFIG_CHECKS)
-    missing = {"data.root", "data.path", "student.backbone"}
+    missing = {"data.root", "data.path", "student.backbone", "data.shifted.other_traps.source.root"}
     assert {".".join(error.key) for error in mistakes.errors} <= missing
     head = path.read_text().split("\n\n")[0]
     assert f"cosup run configs/{path.name}" in head
@@ -418,6 +419,40 @@ def test_imagenet_transfer_runs_on_a_miniature(
     assert set(summary["controls"]) == {"best_teacher", "ceiling"}
     assert summary["data"]["samples"]["teacher_train"] == 90
     assert summary["data"]["samples"]["test"] == 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["iwildcam", "camelyon17"])
+def test_wilds_runs_on_a_miniature(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data" / dataset
+    (write_iwildcam if dataset == "iwildcam" else write_camelyon17)(root, 600)
+    source = f"{{name: wilds, root: {root}, dataset: {dataset}, part: test}}"
+    weak = "{name: 'torchvision:alexnet', weights: null, image_size: 64}"
+    overrides = [
+        f"data.root={root}",
+        f"data.dataset={dataset}",
+        f"data.shifted.other_traps.source={source}",
+        f"teachers.model={{name: linear_features, backbone: {weak}}}",
+        "teachers.training={steps: 20}",
+        "student.backbone={name: test_vit, weights: null, image_size: 32}",
+        "student.training={steps: 20}",
+        "execution.workers=1",
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert call(["run", str(CONFIGS / "wilds_shifted.yaml"), *overrides]) == 0
+    path = tmp_path / "outputs/wilds_shifted/summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text())
+    sets = summary["shifted"]
+    assert set(sets) == {"other_traps", "noise", "blur", "contrast", "jpeg"}
+    measured = summary["data"]["samples"]["test"]
+    assert {sets[name]["samples"] for name in sets if name != "other_traps"} == {measured}
+    for numbers in sets.values():
+        assert set(numbers["controls"]) == {"best_teacher", "labels", "ceiling"}
+        assert set(numbers["student"]) == STUDENT
+    where = {"iwildcam": "location 4", "camelyon17": "hospital 2"}[dataset]
+    assert set(sets["other_traps"]["student"]["per_domain"]) >= {where}
 
 
 @pytest.mark.slow

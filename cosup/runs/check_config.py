@@ -69,6 +69,10 @@ def check_data_files(data: DataSection) -> None:
     for key, name in named.items():
         if isinstance(name, str) and not Path(name).is_file():
             mistakes.add([UserError("no file {value}", key=key, value=name)])
+    for name, shifted in data.shifted.items():
+        if shifted.source is not None:
+            with mistakes.caught(), within(("data", "shifted", name, "source")):
+                SOURCES.build(shifted.source).peek()
     mistakes.raise_all()
 
 

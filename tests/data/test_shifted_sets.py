@@ -13,6 +13,7 @@ from cosup.data.section import DataSection
 from cosup.data.shifted import ShiftedSection
 from cosup.data.shifted_sets import with_shifted
 from cosup.data.table import ImageData, load_data
+from cosup.runs.check_config import check_data_files
 
 SHARES = {"teacher_train": 0.3, "student_train": 0.3, "test": 0.4}
 
@@ -86,6 +87,13 @@ def test_a_set_without_a_class_of_the_run_is_refused(
     assert key_of(found) == "data.shifted.elsewhere.source"
     source = {"name": "image_folder", "root": str(tmp_path / "none")}
     found = error_of(load, own, {"elsewhere": {"source": source}})
+    assert key_of(found) == "data.shifted.elsewhere.source.root"
+
+
+def test_validate_looks_for_the_folders(tmp_path: Path) -> None:
+    source = {"name": "image_folder", "root": str(tmp_path / "none")}
+    given = {"source": "digits", "shifted": {"elsewhere": {"source": source}}}
+    found = error_of(check_data_files, DataSection.model_validate(given))
     assert key_of(found) == "data.shifted.elsewhere.source.root"
 
 
