@@ -17,6 +17,9 @@ from cosup.runs.paired import is_significant_pair
 from cosup.sources import STUDENT
 from cosup.words import in_percent, in_points, interval, noun
 
+MOST_SETS = 5
+"""Shifted test sets that the terminal shows."""
+
 
 def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
     """Return what a run prints at its end: table, files, and what to use and why."""
@@ -52,7 +55,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
             _add_control(table, summary, name)
     _add_published(table, summary)
     parts = [Text(_explain(summary)), Text(_files(summary, directory))]
-    return Group(table, *parts, *_verdict(summary, directory))
+    return Group(table, *_on_shifted(summary), *parts, *_verdict(summary, directory))
 
 
 def _verdict(summary: Mapping[str, Any], directory: Path | Place) -> list[RenderableType]:
@@ -129,6 +132,31 @@ def _add_published(table: Table, summary: Mapping[str, Any]) -> None:
     epochs = f"best of {found['student']['epochs']:g} epochs"
     label = f"as published: student, {epochs}, selected on the test split"
     table.add_row(label, in_percent(found["student"]["accuracy"]), in_percent(found["pgr"]))
+
+
+def _on_shifted(summary: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield the accuracies on the shifted test sets (`data.shifted`) beside the test split's."""
+    sets = dict(list((summary.get("shifted") or {}).items())[:MOST_SETS])
+    if not sets:
+        return
+    more = len(summary["shifted"]) - len(sets)
+    title = "on shifted test sets" + (
+        f" (the first {len(sets)}; the report has all)" if more else ""
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("supervision")
+    for name in ("test", *sets):
+        table.add_column(name, justify="right")
+    columns = [summary, *sets.values()]
+    floor = f"teacher {summary['floor']['teacher']} (floor)"
+    table.add_row(floor, *(in_percent(one["floor"]["accuracy"]) for one in columns))
+    for name in (name for name in CONTROLS if name in summary["controls"]):
+        found = [one["controls"].get(name, {}).get("accuracy") for one in columns]
+        table.add_row(CONTROLS[name].label, *map(in_percent, found))
+    table.add_section()
+    student = (in_percent(one["student"]["accuracy"]) for one in columns)
+    table.add_row("[bold]co-supervised student[/bold]", *student)
+    yield table
 
 
 def _coverage(teacher: Mapping[str, Any]) -> float:

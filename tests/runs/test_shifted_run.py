@@ -1,6 +1,7 @@
 """Runs measure student, controls and teachers on shifted test sets, beside the test split."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 
 from cosup.analysis import load_run, tables
 from cosup.analysis.records import Answers
 from cosup.analysis.shifted import OnShifted
 from cosup.cli import call
+from cosup.controls import CONTROLS
 from cosup.layout import Layout
+from cosup.runs.tables import summary_table
+from cosup.words import in_percent
 
 HEAD = """
 run: {name: shifted}
@@ -128,6 +133,24 @@ def test_the_report_has_them(place: Path) -> None:
     assert "figure-shifted" in page
     assert "figure-shifted" not in (place / "plain/report/index.html").read_text()
     assert "shifted" not in tables(load_run(place / "plain"))
+
+
+def test_the_terminal_has_student_and_controls_on_each_set(place: Path) -> None:
+    found = summary(place / "shifted")
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(summary_table(found, place / "shifted"))
+    rows = {
+        line.split("│")[1].strip(): line
+        for line in console.export_text().splitlines()
+        if line.count("│") == 5
+    }
+    sets = found["shifted"].values()
+    for label, numbers in (
+        ("co-supervised student", [one["student"]["accuracy"] for one in (found, *sets)]),
+        (CONTROLS["team"].label, [one["controls"]["team"]["accuracy"] for one in (found, *sets)]),
+    ):
+        cells = [cell.strip() for cell in rows[label].split("│")[2:-1]]
+        assert cells == [in_percent(number) for number in numbers]
 
 
 def test_listings_and_comparisons_have_them(
