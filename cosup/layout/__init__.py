@@ -300,6 +300,7 @@ DECISION_SUM_COLUMNS = (
     "domain",
     "samples",
 )
+SHARD_COLUMNS = ("path", "bytes", "sha256")
 ANSWER_SUM_COLUMNS = ("teacher", "true_label", "samples", "answered", "correct")
 LABEL_COLUMNS = (
     "sample_id",
@@ -445,6 +446,11 @@ class Layout:
     def shards(self) -> Path:
         """Return the folder of what is computed shard by shard (`cosup.sharded.store`)."""
         return self.path / "shards"
+
+    @property
+    def shard_index(self) -> TableFile:
+        """Return the table of the files in `shards`; it is written when the run is finished."""
+        return TableFile(self.path / "shards.parquet", self.manifest, SHARD_COLUMNS)
 
     def shifted(self, name: str) -> ShiftedFiles:
         """Return the files of a shifted test set."""

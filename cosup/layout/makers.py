@@ -27,7 +27,7 @@ _MAKERS: list[tuple[str, str]] = [
     (r"checkpoints/(?:teacher-.+|test-correct)\.safetensors", LAST),
     (r"labels\.(?:parquet|csv)", "labels"),
     (r"stages/(.+)\.json", r"\1"),
-    (r"(?:environment|summary)\.json|samples\.parquet|(?:report|student)/.+", LAST),
+    (r"(?:environment|summary)\.json|(?:samples|shards)\.parquet|(?:report|student)/.+", LAST),
 ]
 """Patterns of paths in a run, and the stage that makes the file. What only a person makes, and what
 grows, has none."""

@@ -27,6 +27,7 @@ from cosup.runs.recorder import open_recorder
 from cosup.runs.records import write_samples
 from cosup.runs.sharded_check import check_sharded
 from cosup.runs.sharded_controls import finish_shard_controls, of_listed
+from cosup.runs.sharded_index import remove_damaged, write_index
 from cosup.runs.sharded_rounds import finish_shard_rounds
 from cosup.runs.sharded_task import ShardWorld, shard_world
 from cosup.runs.sources import STAGE as SOURCES
@@ -57,12 +58,14 @@ def run_sharded(
         RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
         open_recorder(run.path, config.run.loggers) as recorder,
     ):
+        context = RunContext(config, run, recorder, Local() if backend is None else backend)
+        if run.resumed:
+            remove_damaged(run, context.backend.place_of(run.files.shards))
         if run.is_done("summary"):
             log.info("%s is finished already", run.path)
             return run.load("summary")
         check_sharded(config)
         announce_in_log(config, run.path)
-        context = RunContext(config, run, recorder, Local() if backend is None else backend)
         environment = describe_environment(config)
         run.files.environment.write(environment)
         prepared, shards, world = _prepare(context)
@@ -74,6 +77,7 @@ def run_sharded(
         summary = _summary(context, prepared, shards, rounds, controls)
         summary["team"] = team
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
+        write_index(context, world, len(rounds), executor)
         finish(context, prepared, summary)
         run.finish("summary", summary)
         return summary

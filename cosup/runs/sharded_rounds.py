@@ -11,6 +11,7 @@ from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.sharded_check import shard_recipe
+from cosup.runs.sharded_index import round_products
 from cosup.runs.sharded_task import shard_student
 from cosup.runs.stages import StepLog, log_round
 from cosup.runs.summary import Numbers
@@ -38,7 +39,7 @@ def finish_shard_rounds(
             Pace(f"round {number}, student", steps),
         )
 
-    state = _finished(run, schedule)
+    state = _finished(run, schedule, task)
     outcomes = run_shard_rounds(task, recipe, student, context.seed, executor, state, on_step)
     started = time.monotonic()
     for outcome in outcomes:
@@ -71,13 +72,19 @@ def _write_sums(
     context.recorder.assignment(sums.decisions, number)
 
 
-def _finished(run: RunDirectory, schedule: Sequence[tuple[int, int]]) -> ShardState:
-    """Return the state that the finished rounds left."""
-    state = ShardState()
+def _finished(
+    run: RunDirectory, schedule: Sequence[tuple[int, int]], task: ShardTask
+) -> ShardState:
+    """Return the state that the finished rounds left, until one of which a file of a shard is
+    gone."""
+    state, store = ShardState(), task.levels[0].samples.store
     for number, level in schedule:
         if not run.is_done(f"round-{number}"):
             break
         found, before = run.load(f"round-{number}"), state.at(level)
+        written = round_products(found["products"], last=number == len(schedule))
+        if any(store.missing(product, task.shards) for product in written):
+            break
         tensors = run.files.round(number).student.read()
         student = Product(**found["products"]["predictions"])
         state = ShardState(number, level, student, before.coarse, tensors)

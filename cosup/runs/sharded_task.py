@@ -22,7 +22,7 @@ from cosup.sharded.lesson import LabelledRows, ShardStudent
 from cosup.sharded.network import ShardNetwork
 from cosup.sharded.rounds import ShardTask
 from cosup.sharded.shards import Shards
-from cosup.sharded.store import ShardStore
+from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import CheckImages, Executor, Samples
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes, speakers
@@ -35,12 +35,14 @@ class ShardWorld:
     """What the rounds and the controls read.
 
     best_teacher: a level of the best single teacher alone. trained: the levels of the generalists
-    that were trained for controls, by control.
+    that were trained for controls, by control. products: what was written of the shards before the
+    rounds.
     """
 
     task: ShardTask
     best_teacher: ShardLevel
     trained: Mapping[str, ShardLevel]
+    products: tuple[Product, ...]
 
 
 def shard_world(
@@ -88,7 +90,9 @@ def shard_world(
         name: level(after, [one.spec for one in members])
         for name, members in annotated.for_controls.items()
     }
-    return ShardWorld(task, level(after, [best]), trained)
+    written = [product for work in [*works, extract] for product in work.products]
+    checked = () if samples.checked is None else (samples.checked,)
+    return ShardWorld(task, level(after, [best]), trained, (*checked, *written))
 
 
 def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:

@@ -185,7 +185,7 @@ class Staging:
         return {
             name: size
             for name, size in there.items()
-            if PurePosixPath(name).parts[0] not in self.direct
+            if not set(PurePosixPath(name).parts[:2]) & set(self.direct)  # of the run, or a seed
         }
 
     def _get(self, name: str) -> None:

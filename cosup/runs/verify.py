@@ -4,14 +4,14 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cosup.config import Config, read_config
 from cosup.errors import UserError
 from cosup.layout import FORMAT, Layout
 from cosup.manifest import Damaged, Manifest, State
-from cosup.origins import obtain_below, shown
+from cosup.origins import has_folder, obtain_below, shown
 from cosup.remote import Place
 from cosup.remote_copy import folder_of, place_of
 from cosup.runs.directory import locked_error
@@ -42,9 +42,11 @@ class Verified:
         return self.is_recorded and set(self.states.values()) <= {State.WHOLE}
 
     def lines(self) -> Iterator[str]:
-        """Yield a line per file, and one that counts them."""
+        """Yield a line per file, but for those of shards that are whole, and one that counts all
+        of them."""
         for name, state in self.states.items():
-            yield f"{state:<10}  {name}"
+            if not (state is State.WHOLE and _is_shard(name)):  # of these there are many
+                yield f"{state:<10}  {name}"
         yield f"{self.place}: {self.result()}"
 
     def result(self) -> str:
@@ -53,7 +55,7 @@ class Verified:
             return "made by an earlier version of cosup: nothing tells if its files are whole"
         files = plural(len(self.states), "file")
         shards = Layout(self.folder).shards
-        if shards.is_dir():
+        if has_folder(shards) and not any(map(_is_shard, self.states)):
             files += f" (without those in {shards.name}, which are checked when they are read)"
         if self.is_whole:
             return f"{files}, all whole"
@@ -85,7 +87,12 @@ def verify(place: str) -> Verified:
         _check_unlocked(run)
         recorded.append(_is_recorded(run))
         below = run.path.relative_to(folder)
-        states |= {(below / name).as_posix(): state for name, state in states_of(run).items()}
+        own = states_of(run)
+        if run.shard_index.exists():
+            from cosup.runs.sharded_index import shard_states  # imports torch
+
+            own |= shard_states(run, place_of(run.path))
+        states |= {(below / name).as_posix(): state for name, state in own.items()}
     return Verified(folder, states | _absent_seeds(files), all(recorded))
 
 
@@ -113,11 +120,16 @@ def own_config(found: Verified) -> Config:
 def _folder(place: str) -> Path:
     """Return the folder of a run or an exported student. Raises `UserError` for anything else."""
     folder = folder_of(place, anew=True)
-    obtain_below(folder)
+    obtain_below(folder, _is_shard)  # which are read where they are
     if not (Layout(folder).is_run() or Manifest(folder).exists()):
         problem = "neither a run's directory nor an exported student"
         raise UserError(problem if folder.exists() else "no such directory", where=shown(folder))
     return folder
+
+
+def _is_shard(name: str) -> bool:
+    """Return whether a path in a run is that of a file of shards, of the run or of a seed."""
+    return Layout(Path()).shards.name in PurePosixPath(name).parts[:-1][:2]
 
 
 def _check_unlocked(run: Layout) -> None:

@@ -68,6 +68,11 @@ class RoundProducts:
     weights: Product
     counts: Product
 
+    @property
+    def kept(self) -> tuple[Product, ...]:
+        """Return what is kept once the round is decided."""
+        return self.decisions, self.targets, self.weights, self.counts
+
     @staticmethod
     def of(name: str, *about: str) -> "RoundProducts":
         """Return the products of a round, whose keys are a hash of these texts."""
@@ -187,7 +192,9 @@ def decide_shards(
     Returns the counts of all shards together, and `kept` and `kept_by_fold` of each.
     """
     store, product = decide.stream.level.samples.store, decide.products.counts
-    missing, ranks = store.missing(product, shards), ranking_filters(decide.recipe.filters)
+    ranks = ranking_filters(decide.recipe.filters)
+    lacking = {shard for one in decide.products.kept for shard in store.missing(one, shards)}
+    missing = sorted(lacking)
     if missing and ranks:
         name = f"ranks of round {decide.number}"
         decide = replace(decide, cuts=find_cuts(name, decide.ranking, shards, executor))

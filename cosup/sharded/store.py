@@ -22,7 +22,7 @@ from cosup import remote
 from cosup.data.storage import read_bytes
 from cosup.errors import RunError, in_short
 from cosup.files import write_atomic
-from cosup.manifest import Damaged
+from cosup.manifest import Damaged, State
 from cosup.probabilities import ProbTable
 from cosup.remote import is_uri
 from cosup.secrets import mask
@@ -36,6 +36,7 @@ __all__ = ["FOLD", "LABEL", "WEIGHT", "Product", "Record", "ShardStore"]
 ENDING = ".parquet"
 KEY_LETTERS = 16
 CLASSES = b"classes"
+TO_DO = "remove it, and resume the run, which makes it again"
 WEIGHT, FOLD, LABEL = "weight", "fold", "label"
 """Columns of the weights of samples in the student's loss: 0 is left out; their folds; and their
 labels (-1 unknown), where the student learns them."""
@@ -114,14 +115,18 @@ class ShardStore:
     ) -> "pa.Table":
         """Read the product of one shard. Raise `RunError` (of a local file, `Damaged`) if it is
         missing or not as it was written."""
+        return self._read(f"{product.folder}/{_name(number)}", columns)[0]
+
+    def _read(self, place: str, columns: Sequence[str] | None) -> "tuple[pa.Table, bytes]":
+        """Return a table, and the whole file."""
         import pyarrow as pa
         from pyarrow import parquet
 
-        path = self._path(f"{product.folder}/{_name(number)}")
+        path = self._path(place)
         try:
-            content = pa.BufferReader(read_bytes(path))
-            return parquet.read_table(
-                content,
+            whole = read_bytes(path)
+            table = parquet.read_table(
+                pa.BufferReader(whole),
                 columns=None if columns is None else list(columns),
                 page_checksum_verification=True,
                 use_threads=False,
@@ -129,10 +134,11 @@ class ShardStore:
         except RunError:
             raise
         except (OSError, pa.ArrowException) as error:
+            reason = f"{in_short(error)} ({TO_DO})"
             if is_uri(path):
-                problem = f"is damaged: {in_short(error)}"
-                raise RunError(problem, where=mask(path)) from None
-            raise Damaged(Path(path), in_short(error)) from None
+                raise RunError(f"is damaged: {reason}", where=mask(path)) from None
+            raise Damaged(Path(path), reason) from None
+        return table, whole
 
     def tensors(
         self, product: Product, number: int, columns: Sequence[str] | None = None
@@ -150,6 +156,29 @@ class ShardStore:
         table = self.table(product, number)
         facts = table.schema.metadata or {}
         return ProbTable.from_tensors(int(facts[CLASSES]), _tensors_of(table))
+
+    def find(self, product: Product, number: int) -> Record:
+        """Return the record of the product of one shard, as it is there now; raise as `table`."""
+        place = f"{product.folder}/{_name(number)}"
+        _, whole = self._read(place, None)
+        return Record(place, len(whole), hashlib.sha256(whole).hexdigest())
+
+    def state(self, record: Record) -> State:
+        """Return the state of a file."""
+        try:
+            whole = read_bytes(self._path(record.path))
+        except OSError:
+            return State.MISSING
+        is_whole = hashlib.sha256(whole).hexdigest() == record.sha256
+        return State.WHOLE if is_whole else State.DAMAGED
+
+    def discard(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        found = self._path(path)
+        if is_uri(found):
+            remote.remove(found)
+        else:
+            Path(found).unlink(missing_ok=True)
 
     def remove(self, product: Product) -> None:
         """Remove the files of a product, of all shards."""

@@ -17,6 +17,7 @@ from cosup.cluster import run_with_backend
 from cosup.config.schema import Config
 from cosup.errors import RunError
 from cosup.remote import Place
+from cosup.runs.verify import verify
 
 FragileConfig = Callable[..., Config]
 
@@ -25,7 +26,10 @@ pytestmark = pytest.mark.ray
 ROWS, LABELLED = 900, 400
 ACTORS = {"teachers": {"actors": 1}, "features": {"actors": 1}, "shards": {"actors": 2}}
 NOT_COMPARED = ("seconds", "peak_rss_mb", "run")
-REFINED = {"refine": {"name": "product", "rounds": 1}}
+REFINED = {
+    "refine": {"name": "product", "rounds": 1},
+    "consistency": [{"name": "teacher_student", "k": 2}],  # ranks of all samples
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,7 @@ def test_shards_are_written_to_the_uri_of_a_run(
     place = Place(f"file://{tmp_path}/run")
     assert compared(run_with_backend(config, place)) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(folder)
+    assert verify(place.uri).is_whole
     (tmp_path / "run" / "summary.json").unlink()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "shards").rglob("*")}
     assert compared(run_with_backend(config, place, resume=True)) == compared(expected)

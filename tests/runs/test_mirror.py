@@ -488,3 +488,20 @@ def test_a_finished_run_says_that_it_writes_no_more(place: str) -> None:
     with pytest.raises(RuntimeError):
         fails()
     assert writer_of(place) == os.uname().nodename, "it may go on"
+
+
+def test_shards_of_a_run_and_of_its_seeds_are_not_copied(tmp_path: Path) -> None:
+    """Workers write them at the URI alone, and they are not removed there when the run ends."""
+    far = tmp_path / "far"
+    direct = ["shards/features/0000000.parquet", "seed-1/shards/features/0000000.parquet"]
+    for name in [*direct, "seed-1/config.yaml"]:
+        (far / name).parent.mkdir(parents=True, exist_ok=True)
+        (far / name).write_text("text")
+    near = tmp_path / "near"
+    own = staging.Staging(f"file://{far}", near, tmp_path / "record.json", ("shards",))
+    there, _ = own.state()
+    assert set(there) == {"seed-1/config.yaml"}
+    own.fetch(there)
+    own.sign()
+    own.push(last=True, finished=True)
+    assert all((far / name).exists() for name in direct)

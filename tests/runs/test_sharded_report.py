@@ -1,5 +1,6 @@
 """What is told of a finished sharded run: sums over shards are those over all its decisions."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from cosup.analysis import Run, load_run, tables
 from cosup.analysis.decisions import all_decisions
 from cosup.config import Config, read_config
 from cosup.errors import UserError
+from cosup.layout import Layout
 from cosup.report.command import report_page, runs_to_report
 from cosup.runs import plan_config, review_run, run_config
 from cosup.runs.export_labels import export_labels
-from cosup.runs.verify import verify
+from cosup.runs.verify import own_config, verify
 
 LISTED_ALONE = {"limits", "sources", "source_parts", "agreement", "labels", "review_list"}
 """Figures that need a row for each sample of student_train."""
@@ -163,8 +165,45 @@ def test_a_plan_tells_the_files_and_bytes_of_the_shards(finished: Path) -> None:
         assert kinds[kind].nbytes <= 3 * nbytes
 
 
-def test_the_files_of_shards_are_told_apart_where_a_run_is_verified(finished: Path) -> None:
-    found = verify(str(finished))
+def test_every_file_of_shards_is_verified(finished: Path, tmp_path: Path) -> None:
+    """What is damaged or gone is named, and a resumed run makes the same files again."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    files = {str(p.relative_to(run)): p for p in (run / "shards").rglob("*.parquet")}
+    found = verify(str(run))
     assert found.is_whole
+    assert {name for name in found.states if name.startswith("shards/")} == set(files)
+    assert not any("shards/" in line for line in found.lines())
+    whole = {name: path.read_bytes() for name, path in files.items()}
+    summary = Layout(run).summary.read()
+
+    def one_of(kind: str, number: int = 1) -> str:
+        return sorted(name for name in files if name.startswith(f"shards/{kind}"))[number]
+
+    changed = bytearray(whole[one_of("features")])
+    changed[60] ^= 1
+    files[one_of("features")].write_bytes(changed)
+    gone = [one_of("annotations"), one_of("decisions/round-1"), one_of("predictions/round-2")]
+    for name in gone:
+        files[name].unlink()
+    found = verify(str(run))
+    assert not found.is_whole
+    wrong = {name: str(state) for name, state in found.states.items() if state != "whole"}
+    assert wrong == {one_of("features"): "damaged", **dict.fromkeys(gone, "missing")}
+    assert sum("shards/" in line for line in found.lines()) == 4
+    again = run_config(own_config(found), run, resume=True)
+    kept = ("seconds", "peak_rss_mb")
+    assert {k: v for k, v in again.items() if k not in kept} == {
+        k: v for k, v in summary.items() if k not in kept
+    }
+    assert verify(str(run)).is_whole
+    assert {name: path.read_bytes() for name, path in files.items()} == whole
+
+
+def test_a_run_that_is_not_finished_has_no_index_of_shards(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    Layout(run).shard_index.remove()
+    found = verify(str(run))
     assert not any(name.startswith("shards/") for name in found.states)
     assert "shards" in found.result()
