@@ -233,6 +233,12 @@ class TeacherSetup:
         """Whether the run trains it on labelled samples; else it is used as it is."""
         return self.model.traits.needs_labelled_samples and self.model.checkpoint is None
 
+    @property
+    def cross_fits(self) -> bool:
+        """Whether it is cheap enough to be trained again on parts of its samples: it is where the
+        features of its images are computed once."""
+        return self.model.traits.cross_fits and not self.training.augments
+
     def with_steps(self, steps: int) -> "TeacherSetup":
         """Return the same with another number of training steps."""
         training = self.training.model_copy(update={"steps": steps, "epochs": None})

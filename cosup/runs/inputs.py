@@ -227,7 +227,7 @@ def fitting_samples(config: Config, data: ImageData) -> FittingSamples:
     A few reviewed images serve where there is nothing else.
     """
     teachers, assigner = config.teachers, Assigners.settings(config.rounds.assignment)
-    costly = any(one.trained and not one.model.traits.cross_fits for one in teachers.setups)
+    costly = any(one.trained and not one.cross_fits for one in teachers.setups)
     reason = ""
     if config.data.few_shot is not None:
         reason = "the student is for new classes, which the teachers do not know"

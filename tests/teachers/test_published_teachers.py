@@ -11,10 +11,11 @@ from teacher_helpers import BLOCKS, finest, teachers_section
 from cosup.config import check_config
 from cosup.config.teachers import TeachersSection
 from cosup.data.loader import image_batches
-from cosup.data.table import ImageData
+from cosup.data.table import ImageData, load_data
 from cosup.data.transforms import eval_transform
 from cosup.losses.base import Objective
 from cosup.models.section import BackboneSection
+from cosup.runs.inputs import feature_splits
 from cosup.teachers.base import ScopedCrossEntropy, Training, learned_classes
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
@@ -196,3 +197,24 @@ def test_hashes_of_sections_hold_when_settings_are_added() -> None:
     assert model.hashed()["backbone"] == {"name": "test_resnet", "weights": None, "image_size": 32}
     assert {"schedule_steps", "sampling"}.isdisjoint(section().training.hashed())
     assert section(sampling="independent").training.hashed()["sampling"] == "independent"
+
+
+def test_teachers_of_augmented_images_are_not_trained_again_to_fit_the_team() -> None:
+    """So the student's features of teacher_train are not computed either."""
+    splits = {"teacher_train": 0.4, "student_train": 0.4, "test": 0.2}
+    read = {}
+    for augment in ({}, CROPPED):
+        config = check_config(
+            {
+                "data": {"source": "digits", "limit": 200, "splits": splits},
+                "teachers": {
+                    "model": FEATURES,
+                    "training": {"steps": 3, "optimizer": "adam", "augment": augment},
+                },
+                "student": {"backbone": BACKBONE},
+                "controls": ["ceiling"],
+            }
+        )
+        found = feature_splits(config, load_data(config.data, seed=0, workers=1, cache=None))
+        read[bool(augment)] = "teacher_train" in found
+    assert read == {False: True, True: False}
