@@ -46,6 +46,7 @@ def synthetic_tables(
         "weights": _weights(rounds, draw),
         "examples": _examples(teachers, classes, domains, draw),
         "cost": _cost(draw),
+        "shifted": _shifted(teachers, draw),
     }
 
 
@@ -73,6 +74,14 @@ def _overview(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
             "p_value": [None, *draw.uniform(0, 0.1, len(who) - 1)],
         }
     )
+
+
+def _shifted(teachers: Sequence[str], draw: Any) -> pd.DataFrame:
+    parts = [
+        _overview(teachers, draw).assign(set=name, samples=count, lost=lost)
+        for name, count, lost in (("test", 900, 0.0), ("night", 80, 0.2), ("noise", 900, -0.01))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _limits() -> pd.DataFrame:

@@ -25,6 +25,7 @@ MAY_LACK = {
     "classes": ["floor", "ceiling", "first_round", "gained", "to_ceiling"],
     "domains": ["floor", "ceiling", "first_round", "gained", "to_ceiling"],
     "supervision_domains": ["accuracy"],
+    "shifted": ["accuracy", "low", "high", "pgr", "gain", "gain_low", "gain_high", "lost"],
     "review_list": ["student_confidence"],
     "weights": ["value"],
     "cost": ["images_per_second"],
