@@ -8,11 +8,12 @@ is used.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cosup.config.schema import Config
 from cosup.errors import about
@@ -39,12 +40,21 @@ def choose_weight(
     with the accuracy of each. Where there is nothing to choose the run is returned as it is, with
     None.
     """
+    return weight_by(context, lambda: _right_of_each(context, prepared))
+
+
+def weight_by(
+    context: RunContext, right_of_each: Callable[[], Tensor]
+) -> tuple[RunContext, dict[str, Any] | None]:
+    """Choose the weight as `choose_weight`. right_of_each: returns for each of `WEIGHTS` which of
+    the labelled samples [M] are predicted right, [K, M] float64."""
     config, run = context.config, context.run
     if not config.weighs_labels:
         return context, None
     if not run.is_done(STAGE):
         started = time.monotonic()
-        choice = _compare(context, prepared)
+        with about("choosing the weight of labelled samples"):
+            choice = _compare(right_of_each())
         run.finish(STAGE, {**choice, "seconds": time.monotonic() - started})
     choice = {key: value for key, value in run.load(STAGE).items() if key != "seconds"}
     return replace(context, config=with_weight(config, choice["weight"])), choice
@@ -57,8 +67,8 @@ def with_weight(config: Config, weight: float) -> Config:
     return config.model_copy(update={"rounds": rounds, "student": student})
 
 
-def _compare(context: RunContext, prepared: Prepared) -> dict[str, Any]:
-    """Run the rounds with each weight and compare the last students."""
+def _right_of_each(context: RunContext, prepared: Prepared) -> Tensor:
+    """Run the rounds with each weight together; return what the last students predict right."""
     labelled = prepared.task.labelled
     assert labelled is not None
     plans = [
@@ -68,10 +78,13 @@ def _compare(context: RunContext, prepared: Prepared) -> dict[str, Any]:
         )
         for one in WEIGHTS
     ]
-    with about("choosing the weight of labelled samples"):
-        *_, last = run_rounds_together(plans, context.seed, needed=True)
+    *_, last = run_rounds_together(plans, context.seed, needed=True)
     ends = [outcome for outcome in last if outcome is not None]
-    right = _right(ends, labelled.labels)
+    return _right(ends, labelled.labels)
+
+
+def _compare(right: Tensor) -> dict[str, Any]:
+    """Compare the weights by what their students predict right."""
     values, errors = standings(right)
     place = pick(values, errors, [True] * len(WEIGHTS))  # the smallest within noise
     records = [
@@ -86,7 +99,7 @@ def _compare(context: RunContext, prepared: Prepared) -> dict[str, Any]:
     return {"weight": chosen["weight"], "samples": right.shape[1], "candidates": records}
 
 
-def _right(ends: Sequence[Outcome], labels: torch.Tensor) -> torch.Tensor:
+def _right(ends: Sequence[Outcome], labels: Tensor) -> Tensor:
     """Return [K, M] float64: 1 where the students of a weight predict a known label."""
     known, found = labels >= 0, []
     for outcome in ends:

@@ -30,6 +30,7 @@ from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_index import remove_damaged, write_index
 from cosup.runs.sharded_rounds import finish_shard_rounds
 from cosup.runs.sharded_task import ShardWorld, shard_world
+from cosup.runs.sharded_weight import choose_shard_weight
 from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.summary import Numbers
 from cosup.runs.team import finish_team
@@ -71,14 +72,17 @@ def run_sharded(
         prepared, shards, world = _prepare(context)
         write_samples(context, prepared, shards)
         executor = context.backend.executor(shards.reader, prepared.compute)
-        rounds = finish_shard_rounds(context, prepared, world.task, executor)
-        team = finish_team(of_listed(context, world.task), prepared)
-        controls = finish_shard_controls(context, prepared, world, executor, team, shards.known)
+        chosen, weight = choose_shard_weight(context, prepared, world.task, executor)
+        rounds = finish_shard_rounds(chosen, prepared, world.task, executor)
+        team = finish_team(of_listed(chosen, world.task), prepared)
+        controls = finish_shard_controls(chosen, prepared, world, executor, team, shards.known)
         summary = _summary(context, prepared, shards, rounds, controls)
         summary["team"] = team
+        if weight is not None:
+            summary["labelled_weight"] = weight
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
         write_index(context, world, len(rounds), executor)
-        finish(context, prepared, summary)
+        finish(chosen, prepared, summary)
         run.finish("summary", summary)
         return summary
 

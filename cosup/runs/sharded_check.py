@@ -7,7 +7,7 @@ from cosup.protocols import Student
 from cosup.rounds import Recipe
 from cosup.runs.stages import round_recipe
 from cosup.sharded.opening import is_sharded
-from cosup.sharded.rounds import check_recipe
+from cosup.sharded.supported import check_recipe
 
 __all__ = ["check_sharded", "shard_recipe"]
 
@@ -26,7 +26,6 @@ def check_sharded(config: Config) -> None:
     refuse(bool(config.data.shifted), "data.shifted", list(config.data.shifted), "{}")
     refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
-    refuse(config.weighs_labels, "rounds.labelled_weight", "auto", "a number")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     refuse(rounds.report_epoch != "last", "rounds.report_epoch", rounds.report_epoch, "last")
     weight = rounds.true_label_weight

@@ -18,13 +18,20 @@ from cosup.probabilities import ProbTable
 from cosup.progress import working_on
 from cosup.protocols import by_fold
 from cosup.sharded.batches import batches_of
-from cosup.sharded.lesson import Lesson, ShardSamples, State, Trained
+from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, State, Trained
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
 from cosup.sharded.work import Executor, FunctionWork, Work, in_order
 from cosup.words import plural
 
-__all__ = ["PredictShard", "ShardFit", "ShardHead", "column_scaling_of", "fit_heads"]
+__all__ = [
+    "PredictShard",
+    "ShardFit",
+    "ShardHead",
+    "column_scaling_of",
+    "fit_heads",
+    "predict_labelled",
+]
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,15 @@ class ShardHead:
     def predict_test(self, trained: Trained) -> ProbTable:
         """Predict the test split."""
         return predict_heads(head_bank(trained.state), self.test, self.compute)[0]
+
+
+def predict_labelled(folds: Sequence[State], labelled: LabelledRows) -> ProbTable:
+    """Predict labelled samples, each with the head of its fold, which was not fitted to it."""
+    return by_fold(
+        labelled.folds,
+        len(folds),
+        lambda fold, rows: predict_heads(head_bank(folds[fold]), labelled.features[rows])[0],
+    )
 
 
 @dataclass(frozen=True)

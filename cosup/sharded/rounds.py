@@ -12,19 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.assignment.fused import Fused
 from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
-from cosup.consistency.ranking import RankingFilter
-from cosup.errors import Mistakes, RunError, UserError
-from cosup.losses.features import FeatureLoss
+from cosup.errors import RunError
 from cosup.models.watch import OnStep
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.rounds import Recipe
 from cosup.seeds import seed_for
-from cosup.settings import registered_name
-from cosup.settings.assigners import ASSIGNERS
-from cosup.settings.losses import LOSSES
 from cosup.sharded.deciding import (
     Counts,
     DecideShard,
@@ -36,13 +30,13 @@ from cosup.sharded.evidence import ShardLevel, ShardStream
 from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, ShardStudent, State
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
+from cosup.sharded.supported import check_recipe
 from cosup.sharded.work import Executor
 
 __all__ = [
     "ShardOutcome",
     "ShardState",
     "ShardTask",
-    "check_recipe",
     "run_shard_rounds",
     "samples_kept",
 ]
@@ -80,48 +74,6 @@ class ShardTask:
         return tuple(found)
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise `UserError` for what cannot be done shard by shard."""
-    mistakes = Mistakes()
-    mistakes.add(_problems(recipe))
-    mistakes.raise_all()
-
-
-def _problems(recipe: Recipe) -> Iterator[UserError]:
-    if recipe.assigner.fuses and not isinstance(recipe.assigner, Fused):
-        yield UserError(
-            "cannot be {value} with data.sharded, as it holds answers of all samples",
-            key="rounds.assignment",
-            value=registered_name(ASSIGNERS, recipe.assigner),
-            allowed="fused, dawid_skene, gate, agreement and others that route",
-        )
-    loss = recipe.objective.loss
-    if isinstance(loss, FeatureLoss):
-        yield UserError(
-            "cannot be {value} with data.sharded, where no teacher runs beside the student",
-            key="rounds.loss",
-            value=registered_name(LOSSES, loss),
-            allowed="a loss on probabilities",
-        )
-    if recipe.refiner is not None and recipe.refiner.neighbours:
-        yield UserError(
-            "cannot be {value} with data.sharded, where neighbours lie in all shards",
-            key="rounds.refine.neighbours",
-            value=recipe.refiner.neighbours,
-            allowed="0",
-        )
-    for name, each in zip(recipe.filters.names, recipe.filters.filters, strict=True):
-        ranks = isinstance(each, RankingFilter)
-        if (each.needs_all and not ranks) or "labels" in each.needs:
-            yield UserError(
-                "cannot have the filter {value} as it is set with data.sharded, where filters see "
-                "no labels and train no students",
-                key="rounds.consistency",
-                value=name,
-                allowed="teacher_student, confidence, unanimity, local_global against: coarser",
-            )
-
-
 @dataclass(frozen=True)
 class ShardState:
     """What the finished rounds leave to the next one; as `cosup.rounds.RoundState`.
@@ -143,7 +95,7 @@ class ShardState:
 @dataclass(frozen=True)
 class ShardOutcome:
     """A finished round. counts: of its decisions. predictions: of the samples, for the next round.
-    test_probs: of the test split. student: its tensors."""
+    test_probs: of the test split. student: its tensors. folds: those of each fold's student."""
 
     number: int
     level: int
@@ -154,6 +106,7 @@ class ShardOutcome:
     test_probs: ProbTable
     student: State
     assigner: dict[str, Tensor]
+    folds: tuple[State, ...] = ()
 
 
 def run_shard_rounds(
@@ -165,16 +118,19 @@ def run_shard_rounds(
     state: ShardState | None = None,
     on_step: Callable[[int], OnStep] | None = None,
     prefix: str = "",
+    *,
+    fold_last: bool = False,
 ) -> Iterator[ShardOutcome]:
     """Run every round after those of `state`.
 
     student: learns instead of that of the recipe. on_step: makes what is called after the steps of
-    a round's student. prefix: of the names of what is written. Raises `UserError` as
+    a round's student. prefix: of the names of what is written. fold_last: cross-fit the
+    last student too, whose predictions no round reads. Raises `UserError` as
     `check_recipe`, and `RunError` if the filters keep nothing or the loss is not finite.
     """
     check_recipe(recipe)
     state = ShardState() if state is None else state
-    run = _Rounds(task, recipe, student, seed, executor, prefix)
+    run = _Rounds(task, recipe, student, seed, executor, prefix, fold_last)
     for number, index in recipe.schedule(len(task.levels))[state.finished :]:
         state = state.at(index)
         outcome = run.round(number, state, None if on_step is None else on_step(number))
@@ -194,6 +150,7 @@ class _Rounds:
     seed: int
     executor: Executor
     prefix: str
+    fold_last: bool
 
     def round(self, number: int, state: ShardState, on_step: OnStep | None) -> ShardOutcome:
         """Decide on all shards, train the student, and predict the shards."""
@@ -201,7 +158,7 @@ class _Rounds:
         level, seed = task.levels[state.level], seed_for(self.seed, "round", number)
         # Nobody reads the predictions of the last round.
         is_last = number == len(recipe.schedule(len(task.levels)))
-        folds = 0 if is_last else task.folds
+        folds = 0 if is_last and not self.fold_last else task.folds
         decide = self._deciding(number, state, folds)
         counts, kept = decide_shards(decide, task.shards, self.executor)
         found = kept_counts(counts, recipe.filters)
@@ -236,6 +193,7 @@ class _Rounds:
             student.predict_test(trained),
             trained.state,
             recipe.assigner.state_dict(),
+            trained.folds,
         )
 
     def _deciding(self, number: int, state: ShardState, folds: int) -> DecideShard:

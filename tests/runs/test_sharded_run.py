@@ -14,6 +14,7 @@ from cosup.layout import Layout
 from cosup.models.compute import Compute
 from cosup.report.command import report_page, runs_to_report
 from cosup.runs import backend, check_run, run_config
+from cosup.runs.choose_weight import WEIGHTS
 from cosup.sharded.shards import Shard
 from cosup.sharded.work import LocalExecutor, Work
 
@@ -74,6 +75,29 @@ def test_a_killed_run_is_resumed_with_the_same_numbers(
                 run_config(config, tmp_path / f"cut-{place}")
         found = run_config(config, tmp_path / f"cut-{place}", resume=True)
         assert numbers_of(found) == numbers_of(expected)
+
+
+def test_the_weight_of_labels_is_chosen_and_the_choice_is_resumed(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = {"hierarchy": {"by": "class", "levels": [1]}}
+    config = sharded_config(manifest, rounds={"labelled": True}, controls=[], teachers=teachers)
+    expected = run_config(config, tmp_path / "whole")
+    choice = expected["labelled_weight"]
+    assert [one["weight"] for one in choice["candidates"]] == list(WEIGHTS)
+    assert len({one["accuracy"] for one in choice["candidates"]}) > 1
+    assert choice["weight"] in WEIGHTS
+    given = {"labelled": True, "labelled_weight": choice["weight"]}
+    same = sharded_config(manifest, rounds=given, controls=[], teachers=teachers)
+    alone = run_config(same, tmp_path / "given")
+    assert alone["student"]["accuracy"] == expected["student"]["accuracy"]
+    folders = [path.name for path in (tmp_path / "whole" / "shards" / "counts").iterdir()]
+    assert folders == ["round-1"]  # what the choice wrote is removed
+    with monkeypatch.context() as patch:
+        kill_after(patch, 60)
+        with pytest.raises(Killed):
+            run_config(config, tmp_path / "cut")
+    assert numbers_of(run_config(config, tmp_path / "cut", resume=True)) == numbers_of(expected)
 
 
 def test_fused_rounds_with_ranks_are_resumed_with_the_same_numbers(
@@ -177,7 +201,7 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     refine = {"name": "product", "neighbours": 5}
     both = {"assignment": "dawid_skene", "labelled": True, "refine": refine}
     found = keys_of(mistakes_of(check_run, sharded_config(manifest, rounds=both), tmp_path / "run"))
-    assert found == ["rounds.labelled_weight", "rounds.refine.neighbours"]
+    assert found == ["rounds.refine.neighbours"]
     filtered = sharded_config(
         manifest, rounds={"assignment": "crowd_layer", "consistency": ["local_global"]}
     )

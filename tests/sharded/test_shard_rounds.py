@@ -29,12 +29,13 @@ from cosup.sharded.batches import batches_of
 from cosup.sharded.controls import ShardControls
 from cosup.sharded.evidence import ShardBatches, ShardLevel, ShardStream
 from cosup.sharded.folds import folds_of
-from cosup.sharded.head import ShardHead
+from cosup.sharded.head import ShardHead, predict_labelled
 from cosup.sharded.image_work import annotation_works, extract_work
 from cosup.sharded.lesson import LabelledRows, ShardSamples
-from cosup.sharded.rounds import ShardOutcome, ShardTask, check_recipe, run_shard_rounds
+from cosup.sharded.rounds import ShardOutcome, ShardTask, run_shard_rounds
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import ShardStore
+from cosup.sharded.supported import check_recipe
 from cosup.sharded.work import LocalExecutor, Samples, Work
 from cosup.student.head import HeadStudent
 from cosup.student.setup import StudentSetup
@@ -287,6 +288,21 @@ def test_labelled_samples_are_learned_as_in_memory(sharded: Sharded) -> None:
     for mine, other, without in zip(sharded.run(recipe), expected, plain, strict=True):
         assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
         assert not torch.allclose(mine.test_probs.dense(), without.test_probs.dense(), atol=5e-3)
+
+
+def test_labelled_samples_are_predicted_by_students_that_did_not_learn_them(
+    sharded: Sharded,
+) -> None:
+    recipe = recipe_of("agreement", [], label_weight=3.0)
+    _, expected = in_memory(sharded, recipe, FOLDS)
+    labelled = sharded.labelled(FOLDS)
+    task = ShardTask(sharded.levels, sharded.world.shards.shards, (None, None), FOLDS, labelled)
+    *_, last = run_shard_rounds(
+        task, recipe, sharded.head(), SEED, sharded.executor, fold_last=True
+    )
+    found, other = predict_labelled(last.folds, labelled), expected[-1].labelled_probs
+    assert other is not None
+    assert torch.allclose(found.dense(), other.dense(), atol=5e-3)
 
 
 @pytest.mark.parametrize("counts", [[30, 50, 20], [1000]])

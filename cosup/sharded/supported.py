@@ -1,0 +1,56 @@
+"""What of a recipe cannot be done shard by shard."""
+
+from collections.abc import Iterator
+
+from cosup.assignment.fused import Fused
+from cosup.consistency.ranking import RankingFilter
+from cosup.errors import Mistakes, UserError
+from cosup.losses.features import FeatureLoss
+from cosup.rounds import Recipe
+from cosup.settings import registered_name
+from cosup.settings.assigners import ASSIGNERS
+from cosup.settings.losses import LOSSES
+
+__all__ = ["check_recipe"]
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `UserError` for what cannot be done shard by shard."""
+    mistakes = Mistakes()
+    mistakes.add(_problems(recipe))
+    mistakes.raise_all()
+
+
+def _problems(recipe: Recipe) -> Iterator[UserError]:
+    if recipe.assigner.fuses and not isinstance(recipe.assigner, Fused):
+        yield UserError(
+            "cannot be {value} with data.sharded, as it holds answers of all samples",
+            key="rounds.assignment",
+            value=registered_name(ASSIGNERS, recipe.assigner),
+            allowed="fused, dawid_skene, gate, agreement and others that route",
+        )
+    loss = recipe.objective.loss
+    if isinstance(loss, FeatureLoss):
+        yield UserError(
+            "cannot be {value} with data.sharded, where no teacher runs beside the student",
+            key="rounds.loss",
+            value=registered_name(LOSSES, loss),
+            allowed="a loss on probabilities",
+        )
+    if recipe.refiner is not None and recipe.refiner.neighbours:
+        yield UserError(
+            "cannot be {value} with data.sharded, where neighbours lie in all shards",
+            key="rounds.refine.neighbours",
+            value=recipe.refiner.neighbours,
+            allowed="0",
+        )
+    for name, each in zip(recipe.filters.names, recipe.filters.filters, strict=True):
+        ranks = isinstance(each, RankingFilter)
+        if (each.needs_all and not ranks) or "labels" in each.needs:
+            yield UserError(
+                "cannot have the filter {value} as it is set with data.sharded, where filters see "
+                "no labels and train no students",
+                key="rounds.consistency",
+                value=name,
+                allowed="teacher_student, confidence, unanimity, local_global against: coarser",
+            )
