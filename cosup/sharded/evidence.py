@@ -31,9 +31,10 @@ class TableAnnotations:
         return len(self.tables[0])
 
     def iter_dense(self, max_elements: int = MAX_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
-        """Yield batches of at most `max_elements` values."""
+        """Yield batches of at most `max_elements` values; an empty one without samples, by which
+        filters and assigners decide on none."""
         step = max(1, max_elements // (len(self.tables) * self.tables[0].num_classes))
-        for start in range(0, len(self), step):
+        for start in range(0, max(len(self), 1), step):
             rows = slice(start, min(start + step, len(self)))
             yield rows, torch.stack([table.dense(rows) for table in self.tables], dim=1)
 

@@ -77,6 +77,17 @@ def test_a_killed_run_is_resumed_with_the_same_numbers(
         assert numbers_of(found) == numbers_of(expected)
 
 
+def test_a_shard_of_broken_images_alone_is_decided_on(tmp_path: Path) -> None:
+    labels = write_digits(tmp_path / "images", 500)
+    manifest = write_manifest(tmp_path / "rows", labels, 500, 400)
+    for number in range(400, 420):
+        (tmp_path / "images" / f"{number:04d}.png").write_bytes(b"none")
+    rounds = {"assignment": "fused", "consistency": ["teacher_student"]}
+    config = sharded_config(manifest, rounds=rounds, controls=[], execution={"shard_size": 20})
+    found = run_config(config, tmp_path / "run")
+    assert found["rounds"][0]["samples"] == 80
+
+
 def test_the_weight_of_labels_is_chosen_and_the_choice_is_resumed(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
