@@ -19,6 +19,7 @@ from cosup.analysis.shifted import OnShifted
 from cosup.cli import call
 from cosup.controls import CONTROLS
 from cosup.layout import Layout
+from cosup.report.page import write_report
 from cosup.runs.tables import summary_table
 from cosup.words import in_percent
 
@@ -129,9 +130,8 @@ def test_the_report_has_them(place: Path) -> None:
         assert rows.loc[name, "lost"] == pytest.approx(lost)
     noisy = OnShifted(place / "shifted", "noisy")
     assert len(noisy.predictions) == len(run.predictors()) * len(run.test)
-    page = (place / "shifted/report/index.html").read_text()
-    assert "figure-shifted" in page
-    assert "figure-shifted" not in (place / "plain/report/index.html").read_text()
+    assert "figure-shifted" in write_report(run).read_text()
+    assert "figure-shifted" not in write_report(load_run(place / "plain")).read_text()
     assert "shifted" not in tables(load_run(place / "plain"))
 
 
