@@ -50,6 +50,11 @@ class Section(BaseModel):
         """Return the keys that are allowed in this section, given its content."""
         return list(settings_of(cls))
 
+    @classmethod
+    def elsewhere(cls, key: str) -> str:
+        """Return what has an unknown key as a setting, in words; empty if nothing near has."""
+        return ""
+
     def hashed(self) -> dict[str, Any]:
         """Return the settings as plain values for a hash: those that were added `later` only where
         they differ from their default, so that stored hashes hold."""

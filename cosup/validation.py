@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema
 
 from cosup.errors import UserError, raise_all
 from cosup.sections import (
+    Section,
     SettingType,
     allowed,
     is_section,
@@ -151,12 +152,14 @@ def _mistakes(cls: type[Any], whole: Any, item: Any) -> Iterator[UserError]:
     kind = item["type"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         known = known_keys(place.section, place.content)
+        of = place.section.elsewhere(key[-1]) if issubclass(place.section, Section) else ""
+        near = [] if of else difflib.get_close_matches(key[-1], known, n=1, cutoff=0.5)
         yield UnknownKey(
-            "unknown key {value}",
+            f"unknown key {{value}}, a setting of {of}" if of else "unknown key {value}",
             key=key,
             value=key[-1],
             allowed=", ".join(sorted(known)),
-            nearest=difflib.get_close_matches(key[-1], known, n=1, cutoff=0.5),
+            nearest=near,
         )
     elif kind == "missing":
         yield MissingKey("must be given: {allowed}", key=key, allowed=allowed(setting))

@@ -23,7 +23,7 @@ from cosup.data.sources.base import SPLITS as SPLITS
 from cosup.errors import MISSING, UserError
 from cosup.sections import Choice, FileName, Section
 from cosup.validation import setting_names
-from cosup.words import either
+from cosup.words import either, noun
 
 
 class SplitShares(Section):
@@ -253,6 +253,12 @@ class DataSection(Section):
         source = value.get("source") if isinstance(value, dict) else None
         name = source.get("name") if isinstance(source, dict) else source
         return [*cls.model_fields, *(_source_settings(name) or ())]
+
+    @classmethod
+    def elsewhere(cls, key: str) -> str:
+        """Return the sources that have this setting."""
+        own = [name for name in SOURCES.known() if key in (_source_settings(name) or ())]
+        return f"{noun(len(own), 'source')} {', '.join(own)}" if own else ""
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -23,10 +23,12 @@ __all__ = [
     "OWN",
     "TORCHVISION",
     "check_backbone",
+    "check_features",
     "check_network_name",
     "check_weights",
     "is_weights_file",
     "module_of",
+    "no_pooled_conv",
     "unusable",
     "weights_file",
 ]
@@ -41,9 +43,27 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
 def check_backbone(section: BackboneSection) -> None:
-    """Raise `UserError` for an unknown network, or weights that are not here."""
+    """Raise `UserError` for an unknown network, features that it does not have, or weights that are
+    not here."""
     check_network_name(section.name, section.weights)
     check_weights(section.weights)
+    check_features(section)
+
+
+def check_features(section: BackboneSection) -> None:
+    """Raise `UserError` for features that no network of this name has."""
+    if section.features == "pooled_conv" and not section.name.startswith(TORCHVISION):
+        raise no_pooled_conv(section.name)
+
+
+def no_pooled_conv(name: str) -> UserError:
+    """Return the error for a network without layers between its convolutions and its classifier."""
+    return UserError(
+        f"is for networks of torchvision whose classifier has hidden layers, not for '{name}'",
+        key="features",
+        value="pooled_conv",
+        allowed="penultimate; pooled_conv with torchvision:alexnet, torchvision:vgg16, ...",
+    )
 
 
 def check_network_name(name: str, weights: str | None) -> None:

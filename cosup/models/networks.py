@@ -19,7 +19,7 @@ from cosup.models.clip import clip_image_tower
 from cosup.models.compute import DEFAULT_COMPUTE, Compute, Precision
 from cosup.models.few_shot_networks import FEW_SHOT_NETWORKS
 from cosup.models.images import InputSpec, Pixels
-from cosup.models.names import FEW_SHOT, HUB, OWN, TORCHVISION
+from cosup.models.names import FEW_SHOT, HUB, OWN, TORCHVISION, no_pooled_conv
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection, FeaturePoint
 from cosup.models.weights import downloads, hash_tensors, load_into, read_weights
@@ -67,7 +67,7 @@ def build_network(
     own, slot, scale = weights == "pretrained", "", None
     model: nn.Module
     if features == "pooled_conv" and not name.startswith(TORCHVISION):
-        raise _no_pooled_conv(name)
+        raise no_pooled_conv(name)
     if name.startswith(OPEN_CLIP):
         if drop_path:
             raise _no_drop_path(name, drop_path)
@@ -282,18 +282,9 @@ def _cut_classifier(name: str, model: nn.Module, last: str) -> str:
     slot = last.rpartition(".")[0]
     hidden = [one for one in model.get_submodule(slot).modules() if isinstance(one, nn.Linear)]
     if not slot or not hidden:
-        raise _no_pooled_conv(name)
+        raise no_pooled_conv(name)
     model.set_submodule(slot, nn.Identity())
     return slot
-
-
-def _no_pooled_conv(name: str) -> UserError:
-    return UserError(
-        f"is for networks of torchvision whose classifier has hidden layers, not for '{name}'",
-        key="features",
-        value="pooled_conv",
-        allowed="penultimate; pooled_conv with torchvision:alexnet, torchvision:vgg16, ...",
-    )
 
 
 def unknown_timm(name: str) -> UserError:

@@ -21,7 +21,13 @@ from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES
 from cosup.data.sources.base import Names
 from cosup.errors import Mistakes, UserError, raise_all, within
-from cosup.models.names import check_backbone, check_network_name, check_weights, weights_file
+from cosup.models.names import (
+    check_backbone,
+    check_features,
+    check_network_name,
+    check_weights,
+    weights_file,
+)
 from cosup.models.prompts import OPEN_CLIP
 from cosup.remote import is_uri
 from cosup.settings.teachers import CALL, NETWORK, PRETRAINED, import_function
@@ -142,6 +148,7 @@ def check_student_names(student: StudentSection) -> None:
     mistakes = Mistakes()
     with mistakes.caught(), within("student.backbone"):
         check_network_name(student.backbone.name, student.backbone.weights)
+        check_features(student.backbone)
     with mistakes.caught(), within("student.backbone"):
         if not student.backbone.name.startswith(OPEN_CLIP):  # a tag, which goes into the name
             check_weights(student.backbone.weights)

@@ -108,6 +108,14 @@ def test_a_misspelt_key_has_the_nearest_and_all(path: str, key: str, near: str) 
     assert near in str(error.allowed).split(", ")
 
 
+def test_a_setting_of_another_source_is_told_as_that() -> None:
+    """And not taken for a misspelt one."""
+    (error,) = errors_of(changed("data.sharded", True))
+    assert isinstance(error, UnknownKey)
+    assert (key_of(error), error.nearest) == ("data.sharded", ())
+    assert "manifest" in error.problem
+
+
 @pytest.mark.parametrize(
     ("path", "value", "key", "near"),
     [

@@ -229,6 +229,12 @@ BREAKAGES = {
         "validate",
         parts("student"),
     ),
+    "features of another library": Breakage(
+        put("student.backbone.features", "pooled_conv"),
+        "student.backbone.features",
+        "validate",
+        parts("student.backbone.features"),
+    ),
     "a head's optimizer": Breakage(
         put("student.training.optimizer", "sgd"),
         "student.training.optimizer",
