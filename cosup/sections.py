@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
@@ -49,6 +50,11 @@ class Section(BaseModel):
     def known_keys(cls, value: object) -> list[str]:
         """Return the keys that are allowed in this section, given its content."""
         return list(settings_of(cls))
+
+    def given(self, names: Iterable[str]) -> list[str]:
+        """Return those of the named settings that differ from their default."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
 
     @classmethod
     def elsewhere(cls, key: str) -> str:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from cosup.assignment.parts import Parts
+from cosup.assignment.parts import Parts, Whole
 from cosup.evidence import Assigned, Batches, Evidence, Scopes
 from cosup.settings.assigners import AssignerSettings
 
@@ -72,6 +72,32 @@ class Assigner(AssignerSettings, ABC):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load the state returned by `state_dict`."""
+
+
+class SummingAssigner(Assigner):
+    """Base of assigners that learn from sums over parts of the samples; in memory there is one."""
+
+    def fit(
+        self,
+        batches: Batches,
+        scopes: Scopes,
+        *,
+        seed: int = 0,
+        provenance: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Learn as `fit_parts` does from all samples."""
+        self.fit_parts(Whole(batches), scopes, seed=seed, provenance=provenance)
+
+    @abstractmethod
+    def fit_parts(
+        self,
+        parts: Parts,
+        scopes: Scopes,
+        *,
+        seed: int = 0,
+        provenance: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Learn by sums over the parts."""
 
 
 def available(annotations: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.base import SummingAssigner, available, to_weights
 from cosup.assignment.em import (
     EPSILON,
     answered,
@@ -26,14 +26,14 @@ from cosup.assignment.em import (
     mean_vote,
     rates_of,
 )
-from cosup.assignment.parts import Parts, Sums, Whole, total_of
+from cosup.assignment.parts import Parts, Sums, total_of
 from cosup.errors import UserError
-from cosup.evidence import Batches, Evidence, Scopes
+from cosup.evidence import Evidence, Scopes
 from cosup.settings.assigners import DawidSkeneSettings
 
 
 @dataclass
-class DawidSkene(DawidSkeneSettings, Assigner):
+class DawidSkene(DawidSkeneSettings, SummingAssigner):
     """Assign each sample to the teacher that is most probably right.
 
     With p(c | x) the posterior of the true class and P_t(c | c) the probability that teacher t
@@ -50,21 +50,6 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         self._log_rates: Tensor | None = None
         """log P(teacher t answers j | c) at [t, j, c], as the E-step reads it."""
 
-    def fit(
-        self,
-        batches: Batches,
-        scopes: Scopes,
-        *,
-        seed: int = 0,
-        provenance: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        """Fit by EM, starting from the mean vote of the teachers.
-
-        The vote is averaged with the student's prediction if that is the prior. Raises `UserError`
-        without samples.
-        """
-        self.fit_parts(Whole(batches), scopes, seed=seed, provenance=provenance)
-
     def fit_parts(
         self,
         parts: Parts,
@@ -73,7 +58,11 @@ class DawidSkene(DawidSkeneSettings, Assigner):
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Fit as `fit` does, by sums over the parts in every step."""
+        """Fit by EM from the mean vote of the teachers, by sums over the parts in every step.
+
+        The vote is averaged with the student's prediction if that is the prior. Raises `UserError`
+        without samples.
+        """
 
         def collect() -> Sums | None:
             return total_of(parts.each(AddUp(self)))

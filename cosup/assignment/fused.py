@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.answers import CACHED, Answers, Reader, Reading, Survey
-from cosup.assignment.base import Assigner, available
+from cosup.assignment.base import SummingAssigner, available
 from cosup.assignment.em import by_region, converge, count_hard, separate_regions
 from cosup.assignment.exponents import fit_exponent
 from cosup.assignment.grouping import find_groups, join_copies
@@ -29,10 +29,10 @@ from cosup.assignment.likelihood import (
     shrink_into,
     vote,
 )
-from cosup.assignment.parts import Parts, Sums, Whole, places_drawn, total_of
+from cosup.assignment.parts import Parts, Sums, places_drawn, total_of
 from cosup.assignment.regions import Regions, find_regions
 from cosup.errors import UserError
-from cosup.evidence import Assigned, Batches, Evidence, Scopes
+from cosup.evidence import Assigned, Evidence, Scopes
 from cosup.seeds import torch_generator
 from cosup.settings.assigners import FusedSettings
 
@@ -61,27 +61,13 @@ class Sources:
 
 
 @dataclass
-class Fused(FusedSettings, Assigner):
+class Fused(FusedSettings, SummingAssigner):
     """Assign the posterior of the true class, and tell which sources speak for it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.model_: Model | None = None
         """What is learned of the sources."""
-
-    def fit(
-        self,
-        batches: Batches,
-        scopes: Scopes,
-        *,
-        seed: int = 0,
-        provenance: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        """Fit by EM from the mean vote of the sources.
-
-        Raises `UserError` without samples, and without what the regions need.
-        """
-        self.fit_parts(Whole(batches), scopes, seed=seed, provenance=provenance)
 
     def fit_parts(
         self,
@@ -91,8 +77,11 @@ class Fused(FusedSettings, Assigner):
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Fit as `fit` does, by sums over the parts. Regions that are learnt read all samples
-        here."""
+        """Fit by EM from the mean vote of the sources, by sums over the parts.
+
+        Regions that are learnt read all samples here. Raises `UserError` without samples, and
+        without what the regions need.
+        """
         survey = Survey.of(parts)
         if survey is None:
             raise UserError("assigner fused: there is no sample to learn from")

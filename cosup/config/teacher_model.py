@@ -132,9 +132,8 @@ class TeacherModelSection(Section):
     def _fits_use(self) -> None:
         """Raise `UserError` for settings of another use, and for what cannot be used so."""
         for use, keys in OF_USE.items():
-            for key in keys if self.use != use else ():
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise UserError(f"is for use {literal(use)}", key=key)
+            for key in self.given(keys) if self.use != use else ():
+                raise UserError(f"is for use {literal(use)}", key=key)
         if self.use is None:
             return
         with within("name"):

@@ -206,12 +206,10 @@ class DataSection(Section):
     def _episodes_measure(self) -> "DataSection":
         """Check that nothing else is to be measured on, or taken from, a test split."""
         others = {"answers": "null", "divide_test": "false", "shifted": "{}"}
-        for key, allowed in others.items() if self.few_shot is not None else ():
-            value = getattr(self, key)
-            if value != type(self).model_fields[key].default:
-                problem = "must be {allowed} with data.few_shot, which measures on novel classes"
-                given = MISSING if key == "shifted" else value
-                raise UserError(problem, key=key, value=given, allowed=allowed)
+        for key in self.given(others) if self.few_shot is not None else ():
+            problem = "must be {allowed} with data.few_shot, which measures on novel classes"
+            value = MISSING if key == "shifted" else getattr(self, key)
+            raise UserError(problem, key=key, value=value, allowed=others[key])
         return self
 
     @model_validator(mode="after")

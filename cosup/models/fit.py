@@ -324,6 +324,22 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(found)
 
 
+def take_step(
+    bank: HeadBank,
+    optimizer: torch.optim.Optimizer,
+    monitor: "HeadMonitor",
+    step: int,
+    by_head: Tensor,
+    metrics: Metrics,
+) -> None:
+    """Check the losses of the heads [H] in a step (from 0), update the bank, and report both."""
+    monitor.check(step, by_head, metrics)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward([by_head.sum()])
+    optimizer.step()
+    monitor.report(step, bank, optimizer)
+
+
 class HeadMonitor:
     """Stops a fit whose loss is not finite; warns about a loss that ends higher than it began.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cosup.models.compute import Compute
 from cosup.models.heads import HeadBank
-from cosup.models.watch import OnHeads, OnStep, head_accuracy, is_watched
+from cosup.models.watch import OnHeads, OnStep, head_accuracy
 
 if TYPE_CHECKING:
     from cosup.models.fit import HeadFit
@@ -103,7 +103,7 @@ class _Problem:
         if on_step is None or not math.isfinite(loss):
             return
         watched = self.fit.watched
-        shown = watched is not None and is_watched(step, self.fit.total_steps)
+        shown = watched is not None and watched.at(step, self.fit.total_steps)
         on_step(step, loss, head_accuracy(self.head, watched) if shown and watched else {})
 
     def _loss_and_gradient(self) -> float:

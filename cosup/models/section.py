@@ -53,11 +53,9 @@ class BackboneSection(Section):
     later = ("features", "crop_pct", "interpolation")
 
     @property
-    def of_frozen(self) -> tuple[str, ...]:
+    def of_frozen(self) -> list[str]:
         """The settings that are given and that frozen backbones alone have."""
-        names = ("features", "crop_pct", "interpolation")
-        default = type(self).model_fields
-        return tuple(name for name in names if getattr(self, name) != default[name].default)
+        return self.given(("features", "crop_pct", "interpolation"))
 
 
 class HeadSection(Section):
@@ -295,12 +293,7 @@ class TrainingSection(Section):
         """
         if not untrained:
             self._check_steps()
-        given = [
-            name
-            for name in NETWORK_ONLY
-            if getattr(self, name) != type(self).model_fields[name].default
-            and not (augments and name == "augment")
-        ]
+        given = self.given(name for name in NETWORK_ONLY if not (augments and name == "augment"))
         if given:
             value = getattr(self, given[0])
             raise UserError(
@@ -405,7 +398,11 @@ class TrainingSection(Section):
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        return max(1, round(self.epochs * -(-samples // min(self.batch_size, samples))))
+        return max(1, round(self.epochs * self.epoch_steps(samples)))
+
+    def epoch_steps(self, samples: int) -> int:
+        """Return the optimiser steps of one pass over this many samples."""
+        return -(-samples // min(self.batch_size, samples))
 
 
 NETWORK_ONLY = (

@@ -23,7 +23,7 @@ def epochs_watched(context: RunContext, prepared: Prepared) -> Watched:
     test, training = prepared.test, context.config.student.training
     assert isinstance(test.inputs, Tensor), "the features of a head"
     samples = len(prepared.samples.sample_ids)
-    total, each = training.total_steps(samples), -(-samples // training.batch_for(samples))
+    total, each = training.total_steps(samples), training.epoch_steps(samples)
     ends = frozenset([*range(each, total, each), total])
     return Watched(test.inputs, test.split.labels, ends, TEST)
 

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from cosup.losses.base import Objective
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.fit import HeadMonitor, few_threads, finished, predict_heads, weighted_mean
+from cosup.models.fit import (
+    HeadMonitor,
+    few_threads,
+    finished,
+    predict_heads,
+    take_step,
+    weighted_mean,
+)
 from cosup.models.heads import HeadBank, build_heads, head_bank, text_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.section import HeadSection, TrainingSection
@@ -100,11 +107,7 @@ def fit_heads(
             progress = step / max(1, total - 1)
             losses, metrics = fit.objective(logits, wanted, progress, labels)
             by_head = weighted_mean(losses, batch.weights.to(compute.device).view(heads, size))
-            monitor.check(step, by_head, metrics)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward([by_head.sum()])
-            optimizer.step()
-            monitor.report(step, bank, optimizer)
+            take_step(bank, optimizer, monitor, step, by_head, metrics)
             advance(1)
     monitor.end()
     return finished(bank, training, total)

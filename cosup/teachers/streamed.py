@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosup.data.loader import TrainingBatches
 from cosup.losses.base import Objective
-from cosup.models.fit import HeadMonitor, finished, weighted_mean
+from cosup.models.fit import HeadMonitor, finished, take_step, weighted_mean
 from cosup.models.heads import HeadBank, build_heads
 from cosup.models.images import training_transform
 from cosup.models.optimize import build_optimizer, set_rate
@@ -56,11 +56,7 @@ def fit_streamed(
                 bank(_features(source, images)), wanted, step / max(1, steps - 1)
             )
             by_head = weighted_mean(losses, None)
-            monitor.check(step, by_head, metrics)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward([by_head.sum()])
-            optimizer.step()
-            monitor.report(step, bank, optimizer)
+            take_step(bank, optimizer, monitor, step, by_head, metrics)
             advance(1)
     monitor.end()
     return finished(bank, setting, steps)
