@@ -22,6 +22,8 @@ from torch import Tensor
 from cosup.cluster.kept_teachers import KeptTeachers, RemoteTeacher
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.loader import ImageRows, image_batches
+from cosup.data.shifted_sets import with_shifted
+from cosup.data.sources import SPLITS
 from cosup.data.table import ImageData, Known, load_data
 from cosup.data.transforms import eval_transform
 from cosup.models.classifier import Classifier
@@ -69,7 +71,7 @@ class Setup:
     which relative paths of the config start from. device: `cuda` in a process that reserved a GPU,
     else `cpu`, whatever the driver has. precision: of forward passes. threads: of torch, which the
     last digits of sums depend on. sent: holds a reference to the samples, if they are sent rather
-    than listed again: of a sharded run, the labelled ones.
+    than listed again: of a sharded run, the labelled ones. Shifted sets are always listed again.
     """
 
     config: Config
@@ -88,7 +90,8 @@ class Setup:
         torch.set_num_threads(self.threads)
 
     def load_data(self) -> ImageData:
-        """Return the run's samples; raise `RunError` if those listed differ from the driver's."""
+        """Return the run's samples, without shifted sets; raise `RunError` if those listed differ
+        from the driver's."""
         if self.sent:
             found: ImageData = ray.get(self.sent[0])
             return found
@@ -101,6 +104,11 @@ class Setup:
             self.known,
             teacher_train=config.wants_teacher_train,
         )
+
+    def with_shifted(self, data: ImageData) -> ImageData:
+        """Return the run's samples with its shifted sets; raise as `load_data`."""
+        section, seed = self.config.data, self.config.run.seed
+        return with_shifted(data, section, seed, 1, None, self.known.shifted)
 
     def compute(self, device: torch.device | None = None, scratch: Path | None = None) -> Compute:
         """Return the compute context of this process; one thread per reserved CPU decodes images.
@@ -182,8 +190,8 @@ class PoolActor:
     ) -> list[Arrays]:
         """Annotate a range of a split's rows with the teachers at these positions of a group."""
         teachers = [self._teacher(group, position) for position in positions]
-        rows = self.data.rows(split)[start:stop]
-        tables = annotate_rows(teachers, self.data, rows, self.features.compute)
+        data, rows = self._part(split)
+        tables = annotate_rows(teachers, data, rows[start:stop], self.features.compute)
         return [pack(table.tensors()) for table in tables]
 
     def extract(
@@ -193,18 +201,17 @@ class PoolActor:
         source = self.features.source(section)
         if identity is not None:
             check_identity(source.backbone.identity, identity, f"backbone '{section.name}'")
-        rows = np.arange(start, stop)
-        if not self.data.drawn:
-            rows = self.data.rows(split)[start:stop]
+        data, rows = self._part(split)
+        rows = np.arange(start, stop) if data.drawn else rows[start:stop]
         transform, compute = eval_transform(source.backbone.input), self.features.compute
         batch = batch_for(compute.batch_size)
-        images = image_batches(
-            self.data, rows, transform, batch, compute.workers, pinned=compute.pins
-        )
+        images = image_batches(data, rows, transform, batch, compute.workers, pinned=compute.pins)
         return torch.cat(list(feature_blocks(source.backbone, images))).numpy()
 
-    def predict(self, key: str, network: Sequence[Any], rows: NDArray[np.int64]) -> Arrays:
-        """Return a network's class probabilities of rows.
+    def predict(
+        self, key: str, network: Sequence[Any], split: str, rows: NDArray[np.int64]
+    ) -> Arrays:
+        """Return a network's class probabilities of rows of the samples that a split is of.
 
         key: of the network, which the actor keeps until it gets another one. network: holds a
         reference to it.
@@ -212,7 +219,8 @@ class PoolActor:
         if self.network is None or self.network[0] != key:
             self.network = None  # not two at once
             self.network = key, ray.get(network[0])
-        found = predict_images(self.network[1], ImageRows(self.data, rows), self.features.compute)
+        data, _ = self._part(split)
+        found = predict_images(self.network[1], ImageRows(data, rows), self.features.compute)
         return pack(found.tensors())
 
     def work_on(self, key: str, work: Sequence[Any], shard: Shard) -> Any:
@@ -231,12 +239,20 @@ class PoolActor:
         return self.setup.load_data()
 
     @cached_property
+    def data_with_shifted(self) -> ImageData:
+        return self.setup.with_shifted(self.data)
+
+    @cached_property
     def features(self) -> FeatureCache:
         return FeatureCache(self.setup.compute())
 
     @property
     def _seed(self) -> int:
         return self.setup.config.run.seed
+
+    def _part(self, split: str) -> tuple[ImageData, NDArray[np.int64]]:
+        """Return the samples that a split is of, and its rows, as `ImageData.part`."""
+        return (self.data if split in SPLITS else self.data_with_shifted).part(split)
 
     def _teacher(self, group: Sequence[RemoteTeacher], position: int) -> Teacher:
         """Return a teacher of a group, restored unless it is kept."""

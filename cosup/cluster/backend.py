@@ -137,7 +137,7 @@ class RayBackend(Closeable):
         self.close()
         execution, known, cwd, there = self.execution, data.known(), os.getcwd(), {}
         self._used = {}
-        sent = (ray.put(data),) if is_sharded(config.data) else ()
+        sent = (ray.put(replace(data, shifted={})),) if is_sharded(config.data) else ()
         for name, wanted in self.allocations.items():
             there[name] = resolve_there(execution, wanted.num_cpus, wanted.num_gpus)
             one = there[name]
@@ -221,11 +221,11 @@ class RayBackend(Closeable):
         It predicts a few images itself where actors have no GPU, as they take longer to start, and
         those that actors do not have (of novel classes).
         """
-        gpu = self.allocations["features"].num_gpus > 0
-        if inputs.data is not data or not len(inputs) or (len(inputs) < FEW_IMAGES and not gpu):
+        gpu, split = self.allocations["features"].num_gpus > 0, data.name_of(inputs.data, "test")
+        if split is None or not len(inputs) or (len(inputs) < FEW_IMAGES and not gpu):
             return None
-        size = self.execution.batch_size
-        return predict_with_pool(lambda: self._use("features"), network, inputs, size, BLOCK_ROWS)
+        pool, size = lambda: self._use("features"), self.execution.batch_size
+        return predict_with_pool(pool, network, inputs, split, size, BLOCK_ROWS)
 
     def _apart(self, processes: Processes) -> DecodedApart | None:
         """Return what has images decoded apart from actors of this kind, if that is wanted."""

@@ -18,11 +18,17 @@ __all__ = ["predict_with_pool"]
 
 
 def predict_with_pool(
-    pool: Callable[[], Pool], network: Classifier, inputs: ImageRows, batch: int, block_rows: int
+    pool: Callable[[], Pool],
+    network: Classifier,
+    inputs: ImageRows,
+    split: str,
+    batch: int,
+    block_rows: int,
 ) -> ProbTable:
     """Return a network's class probabilities of images of the run, as `predict_images` does.
 
-    The network is sent to each actor once. pool: returns the pool. batch: images per forward pass.
+    The network is sent to each actor once. pool: returns the pool. split: any split of the inputs'
+    samples, as actors name it. batch: images per forward pass.
     block_rows: approximate number of images that an actor gets at a time; batches start at the
     first, so that they equal those of a local run.
     """
@@ -32,7 +38,7 @@ def predict_with_pool(
         WorkItem(
             f"predictions of images {start} to {stop - 1} of {len(rows)}",
             "predict",
-            (key, sent, rows[start:stop]),
+            (key, sent, split, rows[start:stop]),
             samples=partial(inputs.data.sample_ids, rows[start:stop]),
             affinity=key,
         )

@@ -26,7 +26,6 @@ from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import RemoteExtraction
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
-from cosup.teachers.table import ANNOTATED
 from cosup.teachers.train import kind_of, load_group, restored, save_group
 
 __all__ = ["annotate_with_pool", "features_by_pool", "train_groups"]
@@ -90,7 +89,7 @@ def annotate_with_pool(
     pool: returns the pool; called only if actors have work. memory: bytes of the weights of the
     teachers that annotate together in an actor.
     """
-    missing = {t.name: {split: store.missing(split, t) for split in ANNOTATED} for t in teachers}
+    missing = {t.name: {split: store.missing(split, t) for split in store.sizes} for t in teachers}
     total = sum(len(shards) for splits in missing.values() for shards in splits.values())
     done = 0
 
@@ -103,7 +102,7 @@ def annotate_with_pool(
     remote = [teacher for teacher in teachers if teacher.reads_images]
     local = [teacher for teacher in teachers if not teacher.reads_images]
     annotate(local, data, store, compute, on_shard=report)
-    if not any(missing[teacher.name][split] for teacher in remote for split in ANNOTATED):
+    if not any(missing[teacher.name][split] for teacher in remote for split in store.sizes):
         return
     for item, tables in pool().run(_shard_items(remote, missing, data, store, memory)):
         split, shard, writers = item.context
@@ -122,13 +121,13 @@ def _shard_items(
 ) -> Iterator[WorkItem]:
     """Yield one item per group and shard that teachers of the group have yet to annotate."""
     for number, group in enumerate(groups_within(teachers, memory)):
-        if not any(missing[teacher.name][split] for teacher in group for split in ANNOTATED):
+        if not any(missing[teacher.name][split] for teacher in group for split in store.sizes):
             continue
         remote = tuple(
             RemoteTeacher(t.spec, t.steps, t.identity, weight_bytes(t), ray.put(pack(t.tensors())))
             for t in group
         )
-        for split in ANNOTATED:
+        for split in store.sizes:
             for shard in sorted({s for teacher in group for s in missing[teacher.name][split]}):
                 positions = [i for i, t in enumerate(group) if shard in missing[t.name][split]]
                 rows = store.rows(split, shard)
@@ -143,7 +142,8 @@ def _shard_items(
 
 
 def _sample_ids(data: ImageData, split: str, rows: slice) -> list[str]:
-    return data.sample_ids(data.rows(split)[rows])
+    found, own = data.part(split)
+    return found.sample_ids(own[rows])
 
 
 def features_by_pool(
@@ -155,7 +155,8 @@ def features_by_pool(
     device: str = "cpu",
     threads: int = 1,
 ) -> RemoteExtraction:
-    """Return an extraction of features of `data` by a pool, about `block_rows` at a time.
+    """Return an extraction of features of `data`, and of its shifted sets, by a pool, about
+    `block_rows` at a time.
 
     Features of other samples (novel classes) are left to the driver. pool: returns the pool; called
     only if there is work. batch: of the extraction. identity: returns the identity of the driver's
@@ -165,14 +166,16 @@ def features_by_pool(
     rows = max(1, block_rows // batch) * batch  # so that batches equal the local run's
 
     def blocks(section: BackboneSection, split: str, start: int) -> Iterator[Tensor]:
-        cached_rows = np.arange(len(data)) if data.drawn else data.rows(split)
-        name = "all samples" if data.drawn else split
+        found, cached_rows = data.part(split)
+        if found.drawn:
+            cached_rows = np.arange(len(found))
+        name = "all samples" if found.drawn else split
         items = (
             WorkItem(
                 f"features of {name}, rows {first} to {last - 1}",
                 "extract",
                 (section, None if identity is None else identity(section), split, first, last),
-                samples=partial(data.sample_ids, cached_rows[first:last]),
+                samples=partial(found.sample_ids, cached_rows[first:last]),
             )
             for first in range(start, len(cached_rows), rows)
             for last in [min(first + rows, len(cached_rows))]

@@ -22,6 +22,7 @@ from cosup.data.noise import noisy_labels
 from cosup.data.notes import Note, split_notes
 from cosup.data.section import DataSection
 from cosup.data.shares import draw_limit
+from cosup.data.shifted import shifted_split
 from cosup.data.sources import SOURCES, SPLITS, Collection
 from cosup.data.sources.base import TABLE_COLUMNS, integer_codes
 from cosup.data.splits import split_samples
@@ -45,13 +46,22 @@ class Known:
     """Facts about the samples that one process hands to another, which then reads no image.
 
     broken: ids of the samples set aside. fingerprint: of the images. digest: of the sample table.
-    answers: of a person.
+    answers: of a person. shifted: facts about the shifted test sets, by name.
     """
 
     broken: tuple[str, ...]
     fingerprint: str
     digest: str
     answers: tuple[Answer, ...] = ()
+    shifted: Mapping[str, "Known"] = field(default_factory=dict)
+
+    def check(self, table: pd.DataFrame, where: str = "data") -> None:
+        """Raise `RunError` if a table of samples is not that of these facts."""
+        if self.digest != _table_digest(table):
+            raise RunError(
+                f"{where}: the {len(table)} samples found here are not those that the run was "
+                "started with; every node needs the same data"
+            )
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,27 @@ class ImageData:
 
     def known(self) -> Known:
         """Return what `load_data` needs to list these samples again without reading images."""
-        return Known(self.broken, self.fingerprint, _table_digest(self.table), self.answers)
+        shifted = {name: part.known() for name, part in self.shifted.items()}
+        digest = _table_digest(self.table)
+        return Known(self.broken, self.fingerprint, digest, self.answers, shifted)
+
+    def part(self, split: str) -> tuple["ImageData", Ints]:
+        """Return the samples that a split is of, and its rows: these, or for the name of a shifted
+        set (`shifted_split`) that set."""
+        for name, found in self.shifted.items():
+            if split == shifted_split(name):
+                return found, found.rows("test")
+        return self, self.rows(split)
+
+    def name_of(self, other: "ImageData", split: str) -> str | None:
+        """Return by which name `part` finds a split of other samples: these, or a shifted set.
+
+        None if they are neither.
+        """
+        if other is self:
+            return split
+        sets = (name for name, found in self.shifted.items() if found is other)
+        return next(map(shifted_split, sets), None)
 
     def split_fingerprint(self, split: str) -> str:
         """Return a hash of a split's images, ids, true and given labels and domains, in order."""
@@ -209,11 +239,8 @@ def load_data(
         table = table.assign(given=_training_labels(table, collection.classes, section, seed))
         answers = _answers(section, known)
         table, applied = _with_answers(table, answers, collection, section)
-    if known is not None and known.digest != _table_digest(table):
-        raise RunError(
-            f"data: the {len(table)} samples found here are not those that the run was started "
-            "with; every node needs the same data"
-        )
+    if known is not None:
+        known.check(table)
     images = collection.images
     return ImageData(
         table,

@@ -16,14 +16,14 @@ from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.watch import recorded
 from cosup.progress import working_on
 from cosup.runs.assemble import Annotated, Prepared, assemble
-from cosup.runs.backend import Backend, teacher_memory
+from cosup.runs.backend import Backend
 from cosup.runs.bars import Pace
 from cosup.runs.checks import check_samples
 from cosup.runs.context import RunContext
 from cosup.runs.control_teachers import control_teachers
 from cosup.runs.inputs import student_inputs
 from cosup.runs.staging import feature_cache
-from cosup.teachers.annotate import annotate_shifted, note_outside, open_store
+from cosup.teachers.annotate import note_outside, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
@@ -76,7 +76,7 @@ def prepare_listed(
         precision = backend.compute_of("teachers", compute).precision
         store = open_store(folder, data, config.execution.shard_size, precision)
         annotated = Annotated(data, levels, for_controls, store, compute)
-        _annotate_missing(annotated, backend, teacher_memory(config.execution, compute.device))
+        _annotate_missing(annotated, backend)
     return assemble(context, annotated, inputs), features
 
 
@@ -154,15 +154,14 @@ def obtain_levels(
     return found
 
 
-def _annotate_missing(annotated: Annotated, backend: Backend, memory: float) -> None:
-    """Compute the annotations that the store lacks. memory: as for `annotate`."""
+def _annotate_missing(annotated: Annotated, backend: Backend) -> None:
+    """Compute the annotations that the store lacks."""
     store, data, compute = annotated.store, annotated.data, annotated.compute
     levels = [*annotated.levels, *annotated.for_controls.values()]
     teachers = [teacher for level in levels for teacher in level]
     missing = {t.name: sum(len(store.missing(split, t)) for split in store.sizes) for t in teachers}
     with working_on("annotating: shard", sum(missing.values())) as advance:
         backend.annotate(teachers, data, store, compute, lambda *_: advance(1))
-        annotate_shifted(teachers, data, store, compute, lambda: advance(1), memory)
     for teacher in teachers:
         if not missing[teacher.name]:
             log.debug("teacher %s: all annotations are in %s", teacher.name, store.directory)

@@ -27,7 +27,6 @@ __all__ = [
     "annotate_batches",
     "annotate_by_name",
     "annotate_rows",
-    "annotate_shifted",
     "groups_of",
     "groups_within",
     "note_outside",
@@ -72,7 +71,7 @@ def annotate(
     data: ImageData,
     store: AnnotationStore,
     compute: Compute,
-    splits: Sequence[str] = ANNOTATED,
+    splits: Sequence[str] | None = None,
     on_shard: OnShard | None = None,
     memory: float = math.inf,
 ) -> None:
@@ -80,50 +79,23 @@ def annotate(
 
     Teachers with equal inputs (`reads`) share one pass, so each image is decoded once for all of
     them, as far as their weights take at most `memory` bytes together (`groups_within`). The device
-    holds those of one pass at a time, and none at the end. Raises `RunError` for a full disk.
+    holds those of one pass at a time, and none at the end. Those that look their answers up by
+    sample abstain on shifted sets: they know the run's own samples alone. splits: None are all of
+    the store, shifted sets included. Raises `RunError` for a full disk.
     """
     todo = {
         split: {teacher.name: store.missing(split, teacher) for teacher in teachers}
-        for split in splits
+        for split in (store.sizes if splits is None else splits)
     }
     total = sum(len(shards) for missing in todo.values() for shards in missing.values())
     done = 0
     for group in groups_within(teachers, memory):
         for split, missing in todo.items():
-            rows = data.rows(split)
-            for name in _annotate_group(group, data, rows, store, compute, split, missing):
+            for name in _annotate_group(group, data, store, compute, split, missing):
                 done += 1
                 if on_shard is not None:
                     on_shard(split, name, done, total)
         _unload(group)
-
-
-def annotate_shifted(
-    teachers: Sequence[Teacher],
-    data: ImageData,
-    store: AnnotationStore,
-    compute: Compute,
-    on_shard: Callable[[], object] = lambda: None,
-    memory: float = math.inf,
-) -> None:
-    """Annotate the shards of shifted sets that the store lacks, in this process.
-
-    Teachers that look their answers up by sample abstain: they know the run's own samples alone.
-    on_shard: called after each shard. memory: as for `annotate`. Raises `RunError` for a full disk.
-    """
-    for set_name, part in data.shifted.items():
-        split, rows = shifted_split(set_name), part.rows("test")
-        missing = {teacher.name: store.missing(split, teacher) for teacher in teachers}
-        for group in groups_within(teachers, memory):
-            if isinstance(group[0], RowTeacher):
-                for teacher in group:
-                    for shard in missing[teacher.name]:
-                        store.write(split, teacher, shard, _abstentions(store, split, shard))
-                        on_shard()
-                continue
-            for _ in _annotate_group(group, part, rows, store, compute, split, missing):
-                on_shard()
-            _unload(group)
 
 
 def _unload(teachers: Iterable[Teacher]) -> None:
@@ -168,24 +140,28 @@ def weight_bytes(teacher: Teacher) -> int:
 def _annotate_group(
     group: Sequence[Teacher],
     data: ImageData,
-    rows: SampleRows,
     store: AnnotationStore,
     compute: Compute,
     split: str,
     missing: dict[str, list[int]],
 ) -> Iterator[str]:
-    """Annotate the missing shards of teachers with equal inputs. rows: of the split.
+    """Annotate the missing shards of teachers with equal inputs.
 
     Yields the teacher's name after each shard is written.
     """
     shards = sorted({shard for teacher in group for shard in missing[teacher.name]})
     if not shards:
         return
+    found, rows = data.part(split)
+    abstains = found is not data and isinstance(group[0], RowTeacher)
     for shard in shards:
         writers = [teacher for teacher in group if shard in missing[teacher.name]]
-        part = rows[store.rows(split, shard)]
-        with working_on(f"annotating {split}: image", len(part)) as advance:
-            tables = annotate_rows(writers, data, part, compute, advance)
+        if abstains:
+            tables = [_abstentions(store, split, shard)] * len(writers)
+        else:
+            part = rows[store.rows(split, shard)]
+            with working_on(f"annotating {split}: image", len(part)) as advance:
+                tables = annotate_rows(writers, found, part, compute, advance)
         for teacher, table in zip(writers, tables, strict=True):
             store.write(split, teacher, shard, table)
             yield teacher.name

@@ -26,15 +26,26 @@ __all__ = ["FeatureCache", "FeatureSource", "RemoteExtraction", "cached_part"]
 class RemoteExtraction:
     """Extracts features in other processes.
 
-    data: the samples that they have; features of others are left to this process. device, threads:
-    that they compute with. blocks: function of a backbone, a split and the first row of the samples
-    that are cached with the split -> blocks [b, D] float16 from that row to the last, in order.
+    data: the samples that they have, with its shifted sets; features of others are left to this
+    process. device, threads: that they compute with. blocks: function of a backbone, a split (as
+    `ImageData.part` names it) and the first row of the samples that are cached with the split ->
+    blocks [b, D] float16 from that row to the last, in order.
     """
 
     data: ImageData
     device: torch.device
     threads: int
     blocks: Callable[[BackboneSection, str, int], Iterator[Tensor]]
+
+    def has(self, data: ImageData) -> bool:
+        """Return whether they have these samples."""
+        return self.data.name_of(data, "test") is not None
+
+    def name_of(self, data: ImageData, split: str) -> str:
+        """Return how they name a split of samples that they have."""
+        found = self.data.name_of(data, split)
+        assert found is not None, "they have the samples"
+        return found
 
 
 @dataclass
@@ -110,7 +121,7 @@ class FeatureCache:
 
         def blocks(start: int) -> Iterator[Tensor]:
             if remote is not None:
-                return remote.blocks(source.section, split, start)
+                return remote.blocks(source.section, remote.name_of(data, split), start)
             rows, transform = np.arange(start, len(part)), eval_transform(backbone.input)
             workers = self.compute.workers
             images = image_batches(
@@ -130,7 +141,7 @@ class FeatureCache:
         return features_key(backbone.identity, transform.key, part.fingerprint, conditions.key)
 
     def _remote(self, data: ImageData) -> RemoteExtraction | None:
-        return self.remote if self.remote is not None and self.remote.data is data else None
+        return self.remote if self.remote is not None and self.remote.has(data) else None
 
     def _conditions(self, data: ImageData) -> Conditions:
         """Return the conditions that features of this data are extracted in."""

@@ -48,6 +48,10 @@ def config(teachers: dict[str, Any]) -> Config:
             "rotations": [0, 90],
             "limit": 420,
             "splits": {"teacher_train": 0.4, "student_train": 0.4, "test": 0.2},
+            "shifted": {
+                "noisy": {"corruption": "noise", "limit": 20},
+                "turned": {"source": {"name": "digits", "rotations": [45]}, "limit": 60},
+            },
         },
         "teachers": teachers,
         "student": {"mode": "head", "backbone": TINY},

@@ -25,6 +25,7 @@ from cluster_helpers import (
 )
 from ray.cluster_utils import Cluster
 
+from cosup.data.shifted_sets import with_shifted
 from cosup.data.table import ImageData, load_data
 from cosup.models.compute import Compute
 from cosup.teachers.features import FeatureCache
@@ -97,8 +98,9 @@ def nodes(cluster: TwoNodes) -> Iterator[TwoNodes]:
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
-    """Digits in two rotations, 420 samples."""
-    return load_data(config(NETWORKS).data, 0, 1, None)
+    """Digits in two rotations, 420 samples, and two shifted sets."""
+    section = config(NETWORKS).data
+    return with_shifted(load_data(section, 0, 1, None), section, 0, 1, None)
 
 
 @pytest.fixture(scope="module")

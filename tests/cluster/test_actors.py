@@ -35,7 +35,6 @@ from cosup.teachers.annotate import annotate, open_store
 from cosup.teachers.base import Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.store import AnnotationStore
-from cosup.teachers.table import ANNOTATED
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_threads")]
 
@@ -61,6 +60,9 @@ def test_features_are_equal_from_any_row_on(
     assert torch.equal(everything[torch.from_numpy(data.rows("test"))], whole)
     rest = torch.cat(list(remote.blocks(section, "test", 64)))
     assert torch.equal(rest, everything[64:])
+    for name, part in data.shifted.items():
+        found = torch.cat(list(remote.blocks(section, f"shifted-{name}", 0)))
+        assert torch.equal(found, source.of_split(part, "test"))
     other = features_by_pool(lambda: shared, data, 16, 400, lambda _: "another's")
     with pytest.raises(RunError, match="backbone 'cifar_resnet8' on node"):
         list(other.blocks(section, "test", 0))
@@ -99,7 +101,7 @@ def test_annotations_are_equal_after_actors_and_nodes_are_killed(
     cluster: TwoNodes, shared: Pool, data: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
     """Kills happen during the work; the pool of this module has one actor then. One teacher is a
-    pretrained classifier, which actors restore from its weights."""
+    pretrained classifier, which actors restore from its weights. Shifted sets are annotated too."""
     quick = {**NETWORKS, "training": {"steps": 3, "batch_size": 16, "lr": 0.01}}
     save_tensors(tmp_path / "12.safetensors", build_classifier(TINY["name"], 12).model.state_dict())
     ready = {**TINY, "use": "pretrained", "weights": str(tmp_path / "12.safetensors")}
@@ -110,7 +112,8 @@ def test_annotations_are_equal_after_actors_and_nodes_are_killed(
     teachers = train_here(groups, data, features, tmp_path / "teachers")
     local = open_store(tmp_path / "local", data, SHARD)
     annotate(teachers, data, local, features.compute)
-    total = sum(local.shards(split) for split in ANNOTATED) * len(teachers)
+    assert {"shifted-noisy", "shifted-turned"} < set(local.sizes)
+    total = sum(local.shards(split) for split in local.sizes) * len(teachers)
 
     def annotate_and(kill: Callable[[], object], folder: str) -> AnnotationStore:
         reported: list[tuple[int, int]] = []

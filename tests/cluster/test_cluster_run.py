@@ -27,6 +27,7 @@ CONFIG: dict[str, Any] = {
         "rotations": [0, 90],
         "limit": 240,
         "splits": {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2},
+        "shifted": {"noisy": {"corruption": "noise", "limit": 20}},
     },
     "teachers": {
         "hierarchy": {"by": "domain", "levels": [2]},
@@ -80,7 +81,7 @@ def same_files(ours: Path, theirs: Path) -> None:
     """Assert that all annotations, decisions and students are equal."""
     tensors = sorted(path.relative_to(theirs) for path in theirs.rglob("*.safetensors"))
     assert sorted(path.relative_to(ours) for path in ours.rglob("*.safetensors")) == tensors
-    assert any(path.parts[0] == "annotations" for path in tensors)
+    assert {"annotations", "shifted"} <= {path.parts[0] for path in tensors}
     for path in tensors:
         found, expected = load_file(ours / path), load_file(theirs / path)
         assert found.keys() == expected.keys()
@@ -95,7 +96,8 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     nodes: TwoNodes, forks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With specialists, a generalist, a gate's features, students and controls. The driver is
-    killed by SIGKILL while the first student is trained, and resumed. It predicts no image."""
+    killed by SIGKILL while the first student is trained, and resumed. It predicts no image, of the
+    shifted set neither."""
     local = run_with_backend(config(tmp_path, "local"), tmp_path / "local")
     content = config(tmp_path, "ray", address=nodes.address)
     file = tmp_path / "config.yaml"

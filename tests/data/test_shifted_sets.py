@@ -1,5 +1,6 @@
 """Shifted test sets: which samples they have, and with which classes, labels and pixels."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,20 @@ from cosup.data.section import DataSection
 from cosup.data.shifted import ShiftedSection
 from cosup.data.shifted_sets import with_shifted
 from cosup.data.table import ImageData, load_data
+from cosup.errors import RunError
 from cosup.runs.check_config import check_data_files
 
 SHARES = {"teacher_train": 0.3, "student_train": 0.3, "test": 0.4}
 
 
-def load(root: Path, shifted: dict[str, Any], seed: int = 0) -> ImageData:
-    section = DataSection.model_validate(
-        {"source": "image_folder", "root": str(root), "splits": SHARES, "shifted": shifted}
-    )
-    return with_shifted(load_data(section, seed, 1, None), section, seed, 1, None)
+def section_of(root: Path, shifted: dict[str, Any], **more: Any) -> DataSection:
+    data = {"source": "image_folder", "root": str(root), "splits": SHARES, "shifted": shifted}
+    return DataSection.model_validate({**data, **more})
+
+
+def load(root: Path, shifted: dict[str, Any], **more: Any) -> ImageData:
+    section = section_of(root, shifted, **more)
+    return with_shifted(load_data(section, 0, 1, None), section, 0, 1, None)
 
 
 def test_the_test_split_is_corrupted_sample_by_sample(
@@ -60,6 +65,34 @@ def test_classes_are_matched_by_name_and_others_left_out(
     assert len(data.shifted["few"]) <= 6
     texts = [note.text for note in data.notes]
     assert any("elsewhere" in text and "8" in text for text in texts)
+
+
+def test_another_process_lists_the_same_samples_without_reading_images(
+    tmp_path: Path, class_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = class_folder(tmp_path / "own", classes=(1, 2, 3), count=10)
+    other = class_folder(tmp_path / "other", classes=(2, 3), count=4, start=20)
+    first = sorted((other / "2").iterdir())[0]
+    first.write_bytes(b"no image")
+    sets = {
+        "elsewhere": {"source": {"name": "image_folder", "root": str(other)}},
+        "noisy": {"corruption": "noise"},
+    }
+    data, section = load(own, sets, max_broken=0.5), section_of(own, sets, max_broken=0.5)
+    facts = data.known().shifted
+    assert len(data.shifted["elsewhere"]) == 7
+    for path in other.rglob("*.png"):
+        os.utime(path, ns=(1, 1))  # as on another machine
+    monkeypatch.setattr("cosup.data.images.Image", None)
+    again = with_shifted(data, section, 0, 1, None, facts)
+    for name, part in data.shifted.items():
+        found = again.shifted[name]
+        assert found.table.equals(part.table)
+        assert found.fingerprint == part.fingerprint
+        assert data.part(f"shifted-{name}")[0] is part
+    sorted((other / "3").iterdir())[0].unlink()
+    with pytest.raises(RunError, match=r"data\.shifted\.elsewhere: the 6 samples"):
+        with_shifted(data, section, 0, 1, None, facts)
 
 
 def test_a_split_of_the_source_is_one_set(

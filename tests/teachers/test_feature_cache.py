@@ -80,17 +80,21 @@ def test_features_made_otherwise_are_used_and_told_once(
 def test_other_processes_extract_the_features_of_their_samples_alone(
     few: ImageData, features: FeatureCache, tmp_path: Path
 ) -> None:
-    asked: list[int] = []
+    asked: list[tuple[str, int]] = []
     local = of_test(FeatureCache(replace(features.compute, cache=tmp_path / "local")), few)
 
     def blocks(section: BackboneSection, split: str, start: int) -> Iterator[Tensor]:
-        asked.append(start)
-        yield torch.zeros(len(few), 96, dtype=torch.float16)
+        asked.append((split, start))
+        part, _ = few.part(split)
+        yield torch.zeros(len(part), 96, dtype=torch.float16)
 
     other = few.subset(np.arange(len(few)))
+    shifted = replace(few.subset(few.rows("test")[:3]), drawn=False)
+    few = replace(few, shifted={"noisy": shifted})
     remote = RemoteExtraction(few, torch.device("cuda"), 1, blocks)
     assert of_test(FeatureCache(features.compute, remote), few).abs().sum() == 0
-    assert asked == [0]
+    assert of_test(FeatureCache(features.compute, remote), shifted).abs().sum() == 0
+    assert asked == [("test", 0), ("shifted-noisy", 0)]
     assert torch.equal(of_test(FeatureCache(features.compute, remote), other), local)
-    assert asked == [0]
-    assert len(folders(features)) == 2  # those of a GPU and those of this CPU
+    assert len(asked) == 2
+    assert len(folders(features)) == 3  # those of a GPU, twice, and those of this CPU
