@@ -11,8 +11,8 @@ from cosup.analysis.arrays import categories, mean
 from cosup.analysis.comparable import Entry
 from cosup.analysis.compared import NOT_KNOWN, Compared, accuracy_of, less, pgr_of
 from cosup.analysis.compared_settings import config_table
-from cosup.analysis.domains import MEAN
 from cosup.analysis.records import Run
+from cosup.analysis.supervision_domains import MEAN
 from cosup.metrics import holm, mcnemar
 from cosup.origins import shown
 

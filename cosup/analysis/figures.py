@@ -14,7 +14,7 @@ import pandas as pd
 from cosup.analysis.agreement import AGREEMENT_FIGURE
 from cosup.analysis.annotation_accuracy import ANNOTATION_ACCURACY_FIGURE
 from cosup.analysis.candidates import CANDIDATES_FIGURE
-from cosup.analysis.domains import CLASSES_FIGURE, DOMAINS_FIGURE, SUPERVISION_DOMAINS_FIGURE
+from cosup.analysis.domains import CLASSES_FIGURE, DOMAINS_FIGURE
 from cosup.analysis.evidence import EVIDENCE_FIGURE
 from cosup.analysis.examples import EXAMPLES_FIGURE
 from cosup.analysis.figure import Figure, NotListed, Unavailable, Unmeasured
@@ -30,6 +30,7 @@ from cosup.analysis.shifted import SHIFTED_FIGURE
 from cosup.analysis.source_tables import SOURCE_TABLES_FIGURE
 from cosup.analysis.sources import PARTS_FIGURE, SOURCES_FIGURE
 from cosup.analysis.student import CALIBRATION_FIGURE, CONFUSION_FIGURE, STUDENT_TEACHERS_FIGURE
+from cosup.analysis.supervision_domains import SUPERVISION_DOMAINS_FIGURE
 from cosup.analysis.teachers import TEACHERS_FIGURE
 from cosup.analysis.training import COST_FIGURE, WEIGHTS_FIGURE
 from cosup.files import csv_bytes

@@ -23,11 +23,11 @@ from rich.text import Text
 from cosup import words
 from cosup.analysis import Run, findings, tables
 from cosup.analysis.arrays import highest_and_lowest, rows_of
-from cosup.analysis.domains import MEAN, by_supervision, largest_domains, supervisions
 from cosup.analysis.figure import Figure
 from cosup.analysis.figures import FIGURES
 from cosup.analysis.next_steps import Step, next_steps
 from cosup.analysis.outcome import outcome
+from cosup.analysis.supervision_domains import MEAN, by_supervision, largest_domains, supervisions
 from cosup.analysis.verdict import verdict_parts
 from cosup.report.masthead import subtitle, warnings
 from cosup.report.render import Column, TableView, table_view

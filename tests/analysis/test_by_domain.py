@@ -14,8 +14,8 @@ import pytest
 from helpers.synthetic_run import CONTROLS, Shape, make_run
 
 from cosup.analysis import findings, load_run, tables
-from cosup.analysis.domains import MEAN, supervision_domains_table
 from cosup.analysis.figure import Unavailable
+from cosup.analysis.supervision_domains import MEAN, supervision_domains_table
 
 DOMAINS = ("photo", "sketch", "clip<art>")
 WHO = ["kind", "who"]

@@ -12,8 +12,8 @@ import pytest
 from helpers.synthetic_run import Shape, make_run
 
 from cosup.analysis import Run, findings, load_run, tables, verdict
-from cosup.analysis.domains import MEAN, SUPERVISION_DOMAINS_FIGURE
 from cosup.analysis.results import is_significant
+from cosup.analysis.supervision_domains import MEAN, SUPERVISION_DOMAINS_FIGURE
 from cosup.controls import CONTROLS
 from cosup.words import listed, percent, plural, points, span
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cosup.analysis.domains import MEAN
+from cosup.analysis.supervision_domains import MEAN
 
 
 def synthetic_tables(

@@ -22,9 +22,9 @@ from cosup.analysis import findings, load_run, tables
 from cosup.analysis.comparable import Entry, entries_in
 from cosup.analysis.compared import Compared
 from cosup.analysis.comparison import compare, tables_of
-from cosup.analysis.domains import MEAN, draw_supervision_domains
 from cosup.analysis.drawing import Matrix
 from cosup.analysis.figures import FIGURES
+from cosup.analysis.supervision_domains import MEAN, draw_supervision_domains
 from cosup.config.schema import ControlName
 from cosup.controls import CONTROLS
 from cosup.report.compare import write_comparison
