@@ -34,7 +34,7 @@ from cosup.analysis.supervision_domains import SUPERVISION_DOMAINS_FIGURE
 from cosup.analysis.teachers import TEACHERS_FIGURE
 from cosup.analysis.training import COST_FIGURE, WEIGHTS_FIGURE
 from cosup.files import csv_bytes
-from cosup.layout import File
+from cosup.layout.kinds import File
 from cosup.progress import working_on
 
 __all__ = ["CHAPTERS", "FIGURES", "TABLES", "Chapter", "findings", "tables", "write_tables"]

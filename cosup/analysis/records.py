@@ -14,7 +14,8 @@ from cosup.analysis.arrays import Codes, Singles, categorical, categories, codes
 from cosup.config.rounds import RoundsSection
 from cosup.errors import RunError, UserError, in_short
 from cosup.evidence import Scopes, Truth
-from cosup.layout import PREPARED, Layout, TableFile
+from cosup.layout import PREPARED, Layout
+from cosup.layout.kinds import TableFile
 from cosup.links import is_file_name
 from cosup.origins import has_folder, obtain, shown
 from cosup.probabilities import ProbTable

@@ -12,7 +12,7 @@ from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_rounds
 from cosup.analysis.records import Run
 from cosup.analysis.results import overview_table, supervision_label
 from cosup.data.shifted import shifted_split
-from cosup.layout import ShiftedFiles
+from cosup.layout.folders import ShiftedFiles
 from cosup.probabilities import ProbTable
 from cosup.words import listed, percent, points
 

@@ -8,10 +8,16 @@ recorded in the run's manifest (`cosup.manifest`), and checked against it when i
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cosup.errors import RunError, UserError
 from cosup.layout import schemas
+from cosup.layout.folders import (
+    AnnotationFiles,
+    ReviewFiles,
+    RoundFiles,
+    ShiftedFiles,
+    TeacherFiles,
+)
 from cosup.layout.kinds import (
     File,
     JsonFile,
@@ -20,7 +26,6 @@ from cosup.layout.kinds import (
     TableFile,
     TensorFile,
     YamlFile,
-    check_samples,
     damaged,
 )
 from cosup.layout.lines import LinesFile
@@ -28,31 +33,11 @@ from cosup.layout.makers import maker_of_line
 from cosup.manifest import MANIFEST, Manifest
 from cosup.origins import has_folder, in_order, matching, named_below, obtain
 
-if TYPE_CHECKING:
-    from cosup.probabilities import ProbTable
-
-__all__ = [
-    "AnnotationFiles",
-    "File",
-    "JsonFile",
-    "Layout",
-    "LinesFile",
-    "ProbFile",
-    "ReviewFiles",
-    "RoundFiles",
-    "ShiftedFiles",
-    "StageFile",
-    "TableFile",
-    "TeacherFiles",
-    "TensorFile",
-    "YamlFile",
-]
+__all__ = ["FORMAT", "LOCK", "MARKER", "PREPARED", "Layout"]
 
 MARKER = ".cosup-run.json"
 """The file that tells a run directory from any other folder."""
 LOCK = ".lock"
-PENDING = ".state"
-"""The suffix of the saved state of an unfinished training."""
 EVENTS = "events.out.tfevents.*"
 PREPARED = "prepared"
 """The stage that records classes, domains and teachers."""
@@ -61,259 +46,6 @@ FORMAT = 2
 have no manifest."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TeacherFiles:
-    """The teachers of a run: a record and weights for each, and states of unfinished trainings."""
-
-    folder: Path
-
-    @property
-    def manifest(self) -> Manifest:
-        """Return the manifest of the run that the folder is in."""
-        return Manifest(self.folder.parent)
-
-    def record(self, name: str) -> JsonFile:
-        """Return the file of a teacher's kind, level, scope, steps and identity."""
-        return JsonFile(self.folder / f"{name}.json", self.manifest, schemas.TeacherRecord)
-
-    def records(self) -> list[JsonFile]:
-        """Return the records that are there, ordered by name."""
-        return [self.record(path.stem) for path in matching(self.folder, "[!.]*.json")]
-
-    def weights(self, name: str) -> TensorFile:
-        """Return the file of a teacher's weights."""
-        return TensorFile(self.folder / f"{name}.safetensors", self.manifest)
-
-    def pending(self, name: str) -> Path:
-        """Return the path of the state of an unfinished training."""
-        return self.folder / f"{name}{PENDING}"
-
-
-@dataclass(frozen=True)
-class AnnotationFiles:
-    """The annotations of a run: one file per split, teacher and shard, and a manifest."""
-
-    folder: Path
-
-    @property
-    def manifest(self) -> Manifest:
-        """Return the manifest of the run that the folder is in."""
-        return Manifest(self.folder.parent)
-
-    @property
-    def index(self) -> JsonFile:
-        """Return the file of what was annotated, and under which key."""
-        return JsonFile(self.folder / "manifest.json", self.manifest, schemas.Annotations)
-
-    def shard(self, split: str, teacher: str, number: int) -> ProbFile:
-        """Return the file of one shard."""
-        path = self.folder / split / teacher / f"{number:05d}.safetensors"
-        return ProbFile(path, self.manifest)
-
-    def shards(self, split: str, teacher: str) -> list[ProbFile]:
-        """Return the shards that are there, in order."""
-        paths = matching(self.folder / split / teacher, "[!.]*.safetensors")
-        return [ProbFile(path, self.manifest) for path in paths]
-
-    def read(self, split: str, teacher: str, num_classes: int, samples: int) -> "ProbTable":
-        """Return all annotations of a split by a teacher, which must be so many samples."""
-        import torch
-
-        from cosup.probabilities import ProbTable
-
-        shards = self.shards(split, teacher)
-        obtain(*(shard.path for shard in shards))
-        parts = [shard.read(num_classes) for shard in shards]
-        if (found := sum(map(len, parts))) < samples:
-            self._check_complete(split, teacher, samples)
-        check_samples(self.folder / split / teacher, found, samples)
-        empty = ProbTable.compress(torch.zeros(0, num_classes))
-        return ProbTable.concat(parts) if parts else empty
-
-    def _check_complete(self, split: str, teacher: str, samples: int) -> None:
-        """Raise `Damaged` about the first shard that the index has, and that is gone."""
-        index = self.index.read() if self.index.exists() else {}
-        count = index.get(split, {}).get(teacher, {}).get("shards")
-        if not isinstance(count, int):
-            return
-        there = {shard.path for shard in self.shards(split, teacher)}
-        for number in range(min(count, samples)):
-            shard = self.shard(split, teacher, number)
-            if shard.path not in there:
-                shard.check()
-                raise damaged(shard.path, "the file is gone")
-
-
-@dataclass(frozen=True)
-class RoundFiles:
-    """The files of one round. folder: its checkpoint. manifest: that of the run."""
-
-    decisions: TableFile
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def decision_sums(self) -> TableFile:
-        """Return the table of sums over the decisions of a sharded run (`cosup.sharded.sums`)."""
-        return self._sums("decision", DECISION_SUM_COLUMNS)
-
-    @property
-    def answer_sums(self) -> TableFile:
-        """Return the table of sums over the annotations of a sharded run."""
-        return self._sums("answer", ANSWER_SUM_COLUMNS)
-
-    def _sums(self, of: str, columns: tuple[str, ...]) -> TableFile:
-        path = self.decisions.path
-        return TableFile(path.with_name(f"{path.stem}-{of}-sums.parquet"), self.manifest, columns)
-
-    @property
-    def student(self) -> TensorFile:
-        """Return the file of the student's weights after the round."""
-        return TensorFile(self.folder / "student.safetensors", self.manifest)
-
-    @property
-    def train(self) -> ProbFile:
-        """Return the file of the student's probabilities of student_train."""
-        return ProbFile(self.folder / "train.safetensors", self.manifest)
-
-    @property
-    def cross_fitted(self) -> ProbFile:
-        """Return the file of the student's cross-fitted probabilities of student_train, for a last
-        round whose `train` are not."""
-        return ProbFile(self.folder / "cross-fitted.safetensors", self.manifest)
-
-    @property
-    def labelled(self) -> ProbFile:
-        """Return the file of the student's cross-fitted probabilities of the labelled samples from
-        which it learns."""
-        return ProbFile(self.folder / "labelled.safetensors", self.manifest)
-
-    @property
-    def test(self) -> ProbFile:
-        """Return the file of the student's probabilities of the test samples."""
-        return ProbFile(self.folder / "test.safetensors", self.manifest)
-
-    @property
-    def assigner(self) -> TensorFile:
-        """Return the file of the fitted assigner, for one that has a state."""
-        return TensorFile(self.folder / "assigner.safetensors", self.manifest)
-
-
-@dataclass(frozen=True)
-class ShiftedFiles:
-    """The files of a shifted test set. folder: its own. manifest: that of the run."""
-
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def samples(self) -> TableFile:
-        """Return the table of its samples."""
-        return TableFile(self.folder / "samples.parquet", self.manifest, SAMPLE_COLUMNS)
-
-    def round(self, number: int) -> ProbFile:
-        """Return the file of the student's probabilities after a round (from 1)."""
-        return self._probs(f"round-{number}.safetensors")
-
-    def control(self, name: str) -> ProbFile:
-        """Return the file of a control's probabilities."""
-        return self._probs(f"control-{name}.safetensors")
-
-    @property
-    def student_and_team(self) -> ProbFile:
-        """Return the file of the probabilities by student and team."""
-        return self._probs("student-and-team.safetensors")
-
-    def _probs(self, name: str) -> ProbFile:
-        return ProbFile(self.folder / name, self.manifest)
-
-
-@dataclass(frozen=True)
-class ReviewFiles:
-    """The files of the review of a run by a person."""
-
-    folder: Path
-
-    @property
-    def manifest(self) -> Manifest:
-        """Return the manifest of the run that the folder is in."""
-        return Manifest(self.folder.parent)
-
-    @property
-    def pool(self) -> TableFile:
-        """Return the table of all images that may be reviewed, and what sources say of them."""
-        columns = ("sample_id", "group", "reason", "label")
-        return TableFile(self.folder / "pool.parquet", self.manifest, columns)
-
-    @property
-    def questions(self) -> Path:
-        """Return the path of the table that a person fills in, and which is therefore no record."""
-        return self.folder / "next.csv"
-
-    @property
-    def page(self) -> File:
-        """Return the page that shows these images."""
-        return File(self.folder / "next.html", self.manifest)
-
-    @property
-    def answers(self) -> TableFile:
-        """Return the table of all answers so far."""
-        columns = ("sample_id", "label", "reason")
-        return TableFile(self.folder / "answers.parquet", self.manifest, columns)
-
-    @property
-    def by_hand(self) -> tuple[File, ...]:
-        """Return the files that hold a person's work."""
-        return self.pool, self.answers
-
-    @property
-    def estimates(self) -> JsonFile:
-        """Return the file of what the answers tell of every source."""
-        return JsonFile(self.folder / "estimates.json", self.manifest)
-
-
-SAMPLE_COLUMNS = ("split", "sample_id", "true_label", "domain", "group", "answer")
-DECISION_COLUMNS = (
-    "sample_id",
-    "round",
-    "level",
-    "assigned_teacher",
-    "assignment_weight",
-    "annotation",
-    "annotation_confidence",
-    "kept",
-    "rejected_by",
-    "true_label",
-    "domain",
-)
-DECISION_SUM_COLUMNS = (
-    "assigned_teacher",
-    "previous_teacher",
-    "shared",
-    "kept",
-    "rejected_by",
-    "correct",
-    "true_label",
-    "annotation",
-    "domain",
-    "samples",
-)
-SHARD_COLUMNS = ("path", "bytes", "sha256")
-ANSWER_SUM_COLUMNS = ("teacher", "true_label", "samples", "answered", "correct")
-LABEL_COLUMNS = (
-    "sample_id",
-    "label",
-    "probability",
-    "source",
-    "teacher",
-    "kept",
-    "rejected_by",
-    "runner_up",
-    "runner_up_probability",
-    "review_rank",
-)
 
 
 @dataclass(frozen=True)
@@ -387,12 +119,12 @@ class Layout:
     @property
     def samples(self) -> TableFile:
         """Return the table of samples: student_train, then test."""
-        return TableFile(self.path / "samples.parquet", self.manifest, SAMPLE_COLUMNS)
+        return TableFile(self.path / "samples.parquet", self.manifest, schemas.SAMPLE_COLUMNS)
 
     @property
     def labels(self) -> TableFile:
         """Return the table of the final labels of student_train."""
-        return TableFile(self.path / "labels.parquet", self.manifest, LABEL_COLUMNS)
+        return TableFile(self.path / "labels.parquet", self.manifest, schemas.LABEL_COLUMNS)
 
     @property
     def labels_csv(self) -> File:
@@ -429,7 +161,7 @@ class Layout:
         """Return the files of a round (from 1)."""
         name, manifest = f"round-{number}", self.manifest
         path = self.path / "decisions" / f"{name}.parquet"
-        decisions = TableFile(path, manifest, DECISION_COLUMNS)
+        decisions = TableFile(path, manifest, schemas.DECISION_COLUMNS)
         return RoundFiles(decisions, self.checkpoints / name, manifest)
 
     @property
@@ -450,7 +182,7 @@ class Layout:
     @property
     def shard_index(self) -> TableFile:
         """Return the table of the files in `shards`; it is written when the run is finished."""
-        return TableFile(self.path / "shards.parquet", self.manifest, SHARD_COLUMNS)
+        return TableFile(self.path / "shards.parquet", self.manifest, schemas.SHARD_COLUMNS)
 
     def shifted(self, name: str) -> ShiftedFiles:
         """Return the files of a shifted test set."""

@@ -265,3 +265,45 @@ STAGES: dict[str, Content] = {
 def stage_content(name: str) -> Content:
     """Return what the record of a stage holds."""
     return STAGES.get(name) or (Round if name.startswith("round-") else Stage)
+
+
+SAMPLE_COLUMNS = ("split", "sample_id", "true_label", "domain", "group", "answer")
+DECISION_COLUMNS = (
+    "sample_id",
+    "round",
+    "level",
+    "assigned_teacher",
+    "assignment_weight",
+    "annotation",
+    "annotation_confidence",
+    "kept",
+    "rejected_by",
+    "true_label",
+    "domain",
+)
+DECISION_SUM_COLUMNS = (
+    "assigned_teacher",
+    "previous_teacher",
+    "shared",
+    "kept",
+    "rejected_by",
+    "correct",
+    "true_label",
+    "annotation",
+    "domain",
+    "samples",
+)
+SHARD_COLUMNS = ("path", "bytes", "sha256")
+ANSWER_SUM_COLUMNS = ("teacher", "true_label", "samples", "answered", "correct")
+LABEL_COLUMNS = (
+    "sample_id",
+    "label",
+    "probability",
+    "source",
+    "teacher",
+    "kept",
+    "rejected_by",
+    "runner_up",
+    "runner_up_probability",
+    "review_rank",
+)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from cosup.cells import FORMULA, NUMBER
-from cosup.layout import File
+from cosup.layout.kinds import File
 from cosup.report.render import render
 
 __all__ = ["Question", "picture_of", "write_review"]

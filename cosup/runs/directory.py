@@ -13,7 +13,8 @@ from typing import Any
 from cosup.config import Config, config_differences, config_hash, config_tree
 from cosup.errors import RunError, UserError
 from cosup.files import TEMPORARY, disk_errors, remove_empty, sweep
-from cosup.layout import FORMAT, LOCK, MARKER, JsonFile, Layout, StageFile, YamlFile
+from cosup.layout import FORMAT, LOCK, MARKER, Layout
+from cosup.layout.kinds import JsonFile, StageFile, YamlFile
 from cosup.manifest import MANIFEST, Damaged, Manifest
 from cosup.runs.lock import Locked, check_unlocked, locked
 from cosup.runs.logs import log_to_file

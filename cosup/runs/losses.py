@@ -19,7 +19,8 @@ from cosup.controls import CONTROLS
 from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.files import TEMPORARY, disk_errors, write_atomic
-from cosup.layout import PENDING, PREPARED, Layout
+from cosup.layout import PREPARED, Layout
+from cosup.layout.folders import PENDING
 from cosup.runs.directory import RunDirectory
 from cosup.sections import Choice
 from cosup.settings.losses import LossSettings

@@ -19,8 +19,9 @@ from cosup.config import settings
 from cosup.config.loggers import DEFAULT_LOGGERS, TENSORBOARD, Loggers
 from cosup.errors import RunError
 from cosup.files import disk_errors
-from cosup.layout import Layout, LinesFile, YamlFile
-from cosup.layout.lines import line_of
+from cosup.layout import Layout
+from cosup.layout.kinds import YamlFile
+from cosup.layout.lines import LinesFile, line_of
 from cosup.report.routes import COLUMNS, routes_picture
 from cosup.runs.loggers.base import Ended, HParam, LoggedRun, Scalar
 from cosup.runs.loggers.sender import Sender

@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Mapping
 
 from cosup.errors import RunError
-from cosup.layout import MARKER, PENDING, Layout
+from cosup.layout import MARKER, Layout
+from cosup.layout.folders import PENDING
 from cosup.layout.makers import AT_START, LAST, TEACHER, maker_of
 from cosup.manifest import MANIFEST, Damaged, Manifest, State
 from cosup.words import plural

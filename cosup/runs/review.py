@@ -29,7 +29,8 @@ from cosup.data.images import BrokenImage
 from cosup.data.table import ImageData
 from cosup.errors import UserError, unknown_of_many
 from cosup.files import write_atomic
-from cosup.layout import File, ReviewFiles
+from cosup.layout.folders import ReviewFiles
+from cosup.layout.kinds import File
 from cosup.links import check_inside
 from cosup.remote_copy import alone, copy_of
 from cosup.report.review import Question, picture_of, write_review

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from cosup import words
-from cosup.layout import ShiftedFiles
+from cosup.layout.folders import ShiftedFiles
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext

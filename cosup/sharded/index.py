@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cosup.layout import SHARD_COLUMNS
+from cosup.layout.schemas import SHARD_COLUMNS
 from cosup.manifest import State
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, Record, ShardStore

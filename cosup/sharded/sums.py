@@ -13,7 +13,7 @@ import pandas as pd
 
 from cosup.analysis.arrays import Values, categories, codes
 from cosup.analysis.decisions import HARD
-from cosup.layout import DECISION_SUM_COLUMNS
+from cosup.layout.schemas import DECISION_SUM_COLUMNS
 from cosup.sharded.evidence import ShardLevel
 from cosup.sharded.rounds import ShardOutcome, ShardTask
 from cosup.sharded.shards import Shard

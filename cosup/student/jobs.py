@@ -20,7 +20,7 @@ from cosup.data.loader import TrainingBatches, image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.errors import within
-from cosup.layout import PENDING
+from cosup.layout.folders import PENDING
 from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier

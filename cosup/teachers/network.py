@@ -11,7 +11,7 @@ from torch import Tensor
 from cosup.data.loader import TrainingBatches
 from cosup.data.transforms import eval_transform
 from cosup.errors import about, within
-from cosup.layout import TeacherFiles
+from cosup.layout.folders import TeacherFiles
 from cosup.losses.base import Objective
 from cosup.models.classifier import Classifier, build_classifier, load_checkpoint
 from cosup.models.compute import Compute

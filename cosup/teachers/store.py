@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cosup.layout import AnnotationFiles, ProbFile
+from cosup.layout.folders import AnnotationFiles
+from cosup.layout.kinds import ProbFile
 from cosup.models.compute import Precision
 from cosup.probabilities import ProbTable
 

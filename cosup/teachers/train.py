@@ -14,7 +14,7 @@ from cosup.config.teacher_model import TeacherModelSection, TeacherSetup
 from cosup.data.table import ImageData
 from cosup.errors import Mistakes, RunError, UserError, about
 from cosup.files import discard
-from cosup.layout import TeacherFiles
+from cosup.layout.folders import TeacherFiles
 from cosup.layout.kinds import damaged
 from cosup.models.section import TrainingSection
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS

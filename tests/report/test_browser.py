@@ -13,7 +13,7 @@ from browser import Browser, open_browser, why_not
 from report_run import CLASSES, DOMAINS
 
 from cosup.cells import as_cell
-from cosup.layout import File
+from cosup.layout.kinds import File
 from cosup.report.review import Question, write_review
 
 pytestmark = [

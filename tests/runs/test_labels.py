@@ -12,7 +12,8 @@ import torch
 from cosup.analysis import load_run, tables
 from cosup.analysis.labels import SOURCES, FinalLabels, review_rank
 from cosup.config import check_config
-from cosup.layout import LABEL_COLUMNS, Layout
+from cosup.layout import Layout
+from cosup.layout.schemas import LABEL_COLUMNS
 from cosup.runs import run_config
 
 

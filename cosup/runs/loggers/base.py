@@ -11,7 +11,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cosup.errors import UserError, in_short
-from cosup.layout import JsonFile, Layout
+from cosup.layout import Layout
+from cosup.layout.kinds import JsonFile
 
 __all__ = ["Ended", "HParam", "LoggedRun", "Logger", "Scalar", "check_server"]
 
