@@ -10,7 +10,7 @@ from cosup.config.teachers import TeachersSection
 from cosup.controls import CONTROLS, needing
 from cosup.data.section import DataSection
 from cosup.errors import UserError
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 
 
 def _losses(

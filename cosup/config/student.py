@@ -9,15 +9,8 @@ from cosup.config.rounds import LossChoice
 from cosup.data.section import MOST_IN_EPISODE, MOST_PER_EPISODE, check_episode
 from cosup.errors import UserError, raise_all, within
 from cosup.models.prompts import OPEN_CLIP
-from cosup.models.section import (
-    MOST_RATE,
-    MOST_SCALE,
-    MOST_STEPS,
-    AugmentSection,
-    BackboneSection,
-    HeadSection,
-    TrainingSection,
-)
+from cosup.models.section import MOST_SCALE, BackboneSection, HeadSection
+from cosup.models.training_section import MOST_RATE, MOST_STEPS, AugmentSection, TrainingSection
 from cosup.sections import Section
 from cosup.words import literal
 

@@ -15,9 +15,9 @@ from cosup.models.section import (
     HeadSection,
     NamesAsWritten,
     Start,
-    TrainingSection,
     names_as_text,
 )
+from cosup.models.training_section import TrainingSection
 from cosup.sections import Section
 from cosup.settings.teachers import (
     NETWORK,

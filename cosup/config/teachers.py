@@ -10,7 +10,7 @@ from cosup.config.external import ExternalSection
 from cosup.config.scope import ScopeSection
 from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, TeacherSetup
 from cosup.errors import UserError, known_names
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.sections import FileName, Section
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS, TeacherTraits
 

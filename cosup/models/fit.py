@@ -24,7 +24,8 @@ from cosup.models.heads import HeadBank, HeadBanks, build_heads, log_scales, use
 from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.samples import CHUNK, Draws, Samples, Shuffle, column_scaling
-from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.section import HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import (
     OnHeads,
     OnStep,

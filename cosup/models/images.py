@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cosup.errors import UserError, in_short
-from cosup.models.section import AugmentSection, MixupSection
+from cosup.models.training_section import AugmentSection, MixupSection
 
 if TYPE_CHECKING:
     from torchvision import transforms

@@ -22,7 +22,7 @@ from cosup.errors import in_short
 from cosup.files import write_atomic
 from cosup.losses.base import Objective
 from cosup.models.compute import Compute
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.models.weights import hash_tensors
 from cosup.seeds import random_states, restore_random_states
 

@@ -8,7 +8,7 @@ import torch
 
 from cosup.errors import UserError, in_short, unknown_of_many, within
 from cosup.models.classifier import Classifier
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler

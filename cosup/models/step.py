@@ -19,7 +19,7 @@ from cosup.models.images import Mixing, Pixels
 from cosup.models.live_targets import live_targets
 from cosup.models.loop_state import States
 from cosup.models.ranks import BATCH_NORMS
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.protocols import NetworkOutput
 from cosup.seeds import forked_seeds

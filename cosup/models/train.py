@@ -21,7 +21,6 @@ from cosup.models.fit import CHECK_EVERY
 from cosup.models.images import Pixels
 from cosup.models.loop_state import LoopState, identity_of
 from cosup.models.optimize import build_network_optimizer, build_scheduler
-from cosup.models.section import TrainingSection
 from cosup.models.step import (
     Batch,
     Batches,
@@ -31,6 +30,7 @@ from cosup.models.step import (
     TrainModule,
     check_settings,
 )
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import is_watched, learning_rate
 from cosup.progress import working_on
 from cosup.seeds import forked_seeds, seed_for

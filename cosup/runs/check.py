@@ -35,7 +35,7 @@ from cosup.models.compute import Compute
 from cosup.models.images import training_transform
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.ranks import BATCH_NORMS
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.runs.choose import learns_labels
 from cosup.runs.losses import check_candidates
 from cosup.runs.prepare import make_compute

@@ -19,7 +19,8 @@ from cosup.models.fit import (
 )
 from cosup.models.heads import HeadBank, build_heads, head_bank, text_heads
 from cosup.models.optimize import build_optimizer, set_rate
-from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.section import HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on

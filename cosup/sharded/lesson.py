@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cosup.losses.base import Objective
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator

@@ -25,8 +25,8 @@ from cosup.data.table import ImageData
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.images import training_transform
-from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, Batches
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance

@@ -14,8 +14,8 @@ from cosup.errors import UserError
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models.centroids import SCALE, MetaLearner, episode_logits
-from cosup.models.section import TrainingSection
 from cosup.models.train import Batches, TrainContext, train_network
+from cosup.models.training_section import TrainingSection
 from cosup.protocols import NetworkOutput, TeacherNetworks
 from cosup.teachers.live import LiveTeachers
 

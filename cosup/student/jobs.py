@@ -29,8 +29,8 @@ from cosup.models.fit import HeadFit
 from cosup.models.images import TwoViews, training_transform
 from cosup.models.loop_state import StateFile, States
 from cosup.models.ranks import check_slices
-from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_network
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep, Watched, network_accuracy
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance

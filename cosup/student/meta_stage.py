@@ -27,8 +27,8 @@ from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.models.images import training_transform
 from cosup.models.loop_state import States
-from cosup.models.section import AugmentSection
 from cosup.models.train import Batch, Batches, TrainContext, train_network
+from cosup.models.training_section import AugmentSection
 from cosup.models.watch import OnStep
 from cosup.seeds import seed_for
 from cosup.student.episode_teacher import EpisodeTeacher, meta_trained, single_network

@@ -20,7 +20,8 @@ from pydantic_core import from_json
 from cosup.config.teacher_model import TeacherModelSection
 from cosup.data.transforms import INTERPOLATIONS
 from cosup.errors import UserError, in_short
-from cosup.models.section import MOST_PIXELS, BackboneSection, TrainingSection
+from cosup.models.section import MOST_PIXELS, BackboneSection
+from cosup.models.training_section import TrainingSection
 from cosup.words import brief
 
 __all__ = [

@@ -15,7 +15,7 @@ from cosup.config.teacher_model import DEFAULT_SETUP, TeacherModelSection, Teach
 from cosup.config.teachers import TEACHER_KEY, HierarchySection, TeachersSection
 from cosup.errors import Mistakes, UserError, within
 from cosup.evidence import Scopes
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.seeds import numpy_generator
 from cosup.teachers.names import is_odd, scope_name
 from cosup.teachers.tables.teachers import expand_tables

@@ -16,7 +16,7 @@ from cosup.errors import Mistakes, RunError, UserError, about
 from cosup.files import discard
 from cosup.layout.folders import TeacherFiles
 from cosup.layout.kinds import damaged
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.settings.teachers import SIMULATED, TABLE, TEACHERS
 from cosup.teachers.base import TEMPERATURE, Teacher, Training
 from cosup.teachers.calibration import calibrate

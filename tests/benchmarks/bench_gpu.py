@@ -33,8 +33,9 @@ from cosup.models.compute import Compute, device_name
 from cosup.models.extraction import BATCH, feature_blocks
 from cosup.models.networks import load_backbone
 from cosup.models.optimize import build_network_optimizer
-from cosup.models.section import BackboneSection, TrainingSection
+from cosup.models.section import BackboneSection
 from cosup.models.train import Batch, TrainContext, TrainModule, train_network
+from cosup.models.training_section import TrainingSection
 from cosup.teachers.annotate import annotate_batches
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.network import NetworkTeacher

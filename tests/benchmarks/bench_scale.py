@@ -35,7 +35,8 @@ from cosup.levels import MAX_ELEMENTS, Assignment, Level, Stream
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models.fit import HeadFit, fit_heads, predict_heads
-from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.section import HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.rounds import assign
 

@@ -31,8 +31,8 @@ from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.optimize import build_network_optimizer
-from cosup.models.section import TrainingSection
 from cosup.models.train import Batch, TrainContext, TrainModule, train_network
+from cosup.models.training_section import TrainingSection
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 

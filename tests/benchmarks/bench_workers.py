@@ -30,7 +30,7 @@ from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import Classifier, build_classifier, predict_network
 from cosup.models.compute import Compute
-from cosup.models.section import TrainingSection
+from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.student.jobs import Lesson, NetworkJob

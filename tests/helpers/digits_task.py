@@ -20,7 +20,8 @@ from cosup.evidence import Scopes, Truth
 from cosup.levels import ArrayAnnotations, Level, Task
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.compute import Compute
-from cosup.models.section import BackboneSection, TrainingSection
+from cosup.models.section import BackboneSection
+from cosup.models.training_section import TrainingSection
 from cosup.protocols import Student
 from cosup.rounds import NewStudent, Recipe
 from cosup.student.head import HeadStudent

@@ -16,7 +16,7 @@ from cosup.losses.fitnet import FitNet
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
 from cosup.models.heads import HeadBank
-from cosup.models.section import AugmentSection, TrainingSection
+from cosup.models.training_section import AugmentSection, TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance
 from cosup.student.jobs import Lesson, NetworkJob

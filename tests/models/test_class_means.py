@@ -16,7 +16,8 @@ from cosup.models import samples
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank, build_heads, most_confident, use_class_means
 from cosup.models.samples import column_scaling
-from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.section import HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable
 
 PIXELS, DIGITS = (torch.from_numpy(array) for array in load_digits(return_X_y=True))

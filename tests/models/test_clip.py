@@ -27,7 +27,8 @@ from cosup.models.clip_source import checkpoint_in, quiet
 from cosup.models.images import Pixels
 from cosup.models.networks import Backbone, load_backbone
 from cosup.models.optimize import build_network_optimizer
-from cosup.models.section import BackboneSection, TrainingSection
+from cosup.models.section import BackboneSection
+from cosup.models.training_section import TrainingSection
 from cosup.runs.logs import log_to_console
 
 CPU = torch.device("cpu")

@@ -19,7 +19,8 @@ from cosup.models.fit import HeadFit, fit_heads, fit_together, predict_heads
 from cosup.models.heads import HeadBank, text_heads
 from cosup.models.optimize import build_optimizer, rate_share
 from cosup.models.samples import Draws, Shuffle, column_scaling, hard_labels, one_hot
-from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.section import HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import Watched
 from cosup.probabilities import ProbTable
 

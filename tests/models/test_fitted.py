@@ -9,7 +9,8 @@ from cosup.losses import AdaptiveConfidence, CrossEntropy, Objective
 from cosup.models.compute import DEFAULT_COMPUTE
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.fitted import FittedHeads
-from cosup.models.section import HeadSection, TrainingSection
+from cosup.models.section import HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable
 
 TRAINING = {"steps": 6, "batch_size": 32, "lr": 0.05}

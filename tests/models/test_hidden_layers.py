@@ -18,7 +18,8 @@ from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models.fit import HeadFit, fit_heads, predict_heads
 from cosup.models.heads import HeadBank, build_heads
 from cosup.models.networks import load_backbone
-from cosup.models.section import BackboneSection, HeadSection, TrainingSection
+from cosup.models.section import BackboneSection, HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable
 from cosup.student.exported import ExportedStudent, HeadOnBackbone
 from cosup.student.folder import save_head

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from cosup.data.transforms import EvalTransform
 from cosup.errors import UserError
 from cosup.models.images import InputSpec, draws, training_transform
-from cosup.models.section import AugmentSection
+from cosup.models.training_section import AugmentSection
 from cosup.seeds import forked_seeds
 
 SPEC = InputSpec(32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 1.0, "bicubic")

@@ -22,7 +22,8 @@ from cosup.models.clip_text import learnt_prompts, prompts_of, text_features
 from cosup.models.fit import HeadFit, fit_heads
 from cosup.models.heads import HeadBank
 from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
-from cosup.models.section import BackboneSection, HeadSection, TrainingSection
+from cosup.models.section import BackboneSection, HeadSection
+from cosup.models.training_section import TrainingSection
 from cosup.models.watch import VALIDATION, Watched
 from cosup.probabilities import ProbTable
 

@@ -30,8 +30,8 @@ from cosup.models.images import Mixing, training_transform
 from cosup.models.loop_state import StateFile
 from cosup.models.optimize import build_network_optimizer, build_scheduler
 from cosup.models.ranks import Ranks
-from cosup.models.section import MixupSection, TrainingSection
 from cosup.models.train import Batch, Batches, TrainContext, TrainModule, train_network
+from cosup.models.training_section import MixupSection, TrainingSection
 from cosup.protocols import NetworkOutput
 from cosup.stopping import Stopped, stopped_by_signals
 

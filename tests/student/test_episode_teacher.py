@@ -17,7 +17,7 @@ from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
-from cosup.models.section import AugmentSection
+from cosup.models.training_section import AugmentSection
 from cosup.protocols import FeatureShapes, Guidance, NetworkOutput
 from cosup.student.episode_teacher import EpisodeTeacher
 from cosup.student.meta_stage import MetaStage

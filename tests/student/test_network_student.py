@@ -21,7 +21,7 @@ from cosup.losses import CrossEntropy, Objective
 from cosup.losses.base import Metrics
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.section import AugmentSection
+from cosup.models.training_section import AugmentSection
 from cosup.models.watch import Watched
 from cosup.probabilities import ProbTable
 from cosup.protocols import TINIEST, FeatureShapes, Guidance, NetworkOutput, Update

@@ -16,8 +16,8 @@ from cosup.losses import CrossEntropy, Objective
 from cosup.models import step as steps
 from cosup.models.classifier import build_classifier
 from cosup.models.compute import Compute
-from cosup.models.section import TrainingSection
 from cosup.models.step import Batch, Step, TrainContext, TrainModule
+from cosup.models.training_section import TrainingSection
 
 B = 0.2
 OBJECTIVE = Objective(CrossEntropy(), 1.0, 1.0, own_labels=B, own_from=0.5)
