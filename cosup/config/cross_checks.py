@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cosup.config.needs import wants_teacher_train
 from cosup.config.rounds import Assigners, Filters, Losses, RoundsSection
 from cosup.config.student import StudentSection
+from cosup.config.teacher_checks import (
+    check_episodes,
+    check_even,
+    check_teacher_train,
+    check_trainings,
+)
 from cosup.config.teachers import TeachersSection
 from cosup.controls import CONTROLS, needing
 from cosup.data.section import DataSection
 from cosup.errors import UserError
-from cosup.models.training_section import TrainingSection
 
 
 def _losses(
@@ -41,26 +45,6 @@ def _losses(
         )
 
 
-def _report_epoch(
-    student: StudentSection, data: DataSection, rounds: RoundsSection
-) -> Iterator[UserError]:
-    """Check that the last round has epochs after which a head can be measured."""
-    if rounds.report_epoch == "last":
-        return
-
-    def error(reason: str) -> UserError:
-        return UserError(reason, key="rounds.report_epoch", value="best_test", allowed="last")
-
-    if student.mode != "head":
-        yield error("is for heads, and needs student.mode 'head'")
-    if student.training.optimizer == "lbfgs":
-        yield error("compares epochs, and optimizer lbfgs takes all samples in every iteration")
-    if student.training.steps == 0:
-        yield error("compares trained students, and student.training.steps is 0")
-    if data.few_shot is not None:
-        yield error("is for the classes of the teachers, and data.few_shot measures others")
-
-
 def _live(rounds: RoundsSection) -> Iterator[UserError]:
     """Check that live annotations, mixed by weights, are what would be stored."""
     if not rounds.live_annotations:
@@ -79,6 +63,26 @@ def _live(rounds: RoundsSection) -> Iterator[UserError]:
                 value=True,
                 allowed="false",
             )
+
+
+def _report_epoch(
+    student: StudentSection, data: DataSection, rounds: RoundsSection
+) -> Iterator[UserError]:
+    """Check that the last round has epochs after which a head can be measured."""
+    if rounds.report_epoch == "last":
+        return
+
+    def error(reason: str) -> UserError:
+        return UserError(reason, key="rounds.report_epoch", value="best_test", allowed="last")
+
+    if student.mode != "head":
+        yield error("is for heads, and needs student.mode 'head'")
+    if student.training.optimizer == "lbfgs":
+        yield error("compares epochs, and optimizer lbfgs takes all samples in every iteration")
+    if student.training.steps == 0:
+        yield error("compares trained students, and student.training.steps is 0")
+    if data.few_shot is not None:
+        yield error("is for the classes of the teachers, and data.few_shot measures others")
 
 
 def _labels(rounds: RoundsSection) -> Iterator[UserError]:
@@ -135,7 +139,7 @@ def _choice(student: StudentSection, rounds: RoundsSection) -> Iterator[UserErro
 
 
 def _labelled(
-    teachers: TeachersSection, student: StudentSection, data: DataSection, rounds: RoundsSection
+    student: StudentSection, data: DataSection, rounds: RoundsSection
 ) -> Iterator[UserError]:
     """Check that labelled samples can be learned beside annotations."""
     if not rounds.labelled:
@@ -212,7 +216,7 @@ def _mixing(student: StudentSection, rounds: RoundsSection) -> Iterator[UserErro
                 key=key,
                 value=name,
             )
-    yield from _even(student.training, "student.training")
+    yield from check_even(student.training, "student.training")
 
 
 def _full_batch(student: StudentSection, rounds: RoundsSection) -> Iterator[UserError]:
@@ -282,100 +286,6 @@ def _untrained_controls(student: StudentSection, controls: Sequence[str]) -> Ite
             )
 
 
-def _even(training: TrainingSection, key: str) -> Iterator[UserError]:
-    part = training.batch_size // training.accumulate
-    if training.mixing.active and part % 2:
-        yield UserError(
-            f"gives {part} images at a time; mixing pairs them and needs an even number",
-            key=f"{key}.batch_size",
-            value=training.batch_size,
-        )
-
-
-def _few_shot(
-    data: DataSection, teachers: TeachersSection, student: StudentSection
-) -> Iterator[UserError]:
-    """Check that student and teachers have embeddings: episodes are of classes not trained on."""
-    if data.few_shot is None:
-        if student.meta is not None:
-            yield UserError("needs data.few_shot: it learns from episodes", key="student.meta")
-        return
-    if student.meta is not None and student.meta.teacher != "annotations":
-        yield from _episode_teacher(teachers, student.meta.teacher)
-    if student.mode != "finetune":
-        yield UserError(
-            "needs student.mode 'finetune': it measures the network's embeddings",
-            key="data.few_shot",
-        )
-    for key, name, kind in teachers.kinds():
-        if not kind.has_embedding:
-            yield UserError(
-                f"data.few_shot measures embeddings, which are not available from {name}",
-                key=key,
-                allowed="a network, or linear_features",
-            )
-
-
-def _episode_teacher(teachers: TeachersSection, value: str) -> Iterator[UserError]:
-    """Check that one network answers the episodes of the meta stage."""
-    hierarchy, key = teachers.hierarchy, "student.meta.teacher"
-    levels = [0] if hierarchy is None else hierarchy.levels
-    if hierarchy is not None and hierarchy.teachers is not None:
-        levels = [len(level) for level in hierarchy.teachers]
-    if teachers.external or set(levels) != {1}:
-        problem = "needs levels of one teacher, who answers whole episodes"
-        yield UserError(problem, key=key, value=value, allowed="annotations")
-    for _, name, kind in teachers.kinds():
-        if not kind.is_network:
-            problem = f"needs a teacher that is a network, not {name}"
-            yield UserError(problem, key=key, value=value, allowed="annotations")
-
-
-def _teacher_train(
-    data: DataSection, teachers: TeachersSection, rounds: RoundsSection
-) -> Iterator[UserError]:
-    """Check that there are labelled samples for the teachers that are trained on some."""
-    if isinstance(data.splits, str) or data.splits.teacher_train or data.share_train:
-        return
-    if data.splits.validation:  # teachers are calibrated by it
-        teachers = teachers.model_copy(update={"calibrate": None})
-    if wants_teacher_train(teachers, rounds):
-        reader = "the assigner learns" if teachers.calibrate is None else "teachers are calibrated"
-        reader = "teachers are trained" if teachers.trains_on_labels else reader
-        yield UserError(
-            f"must be above 0 without data.share_train: {reader} on it",
-            key="data.splits.teacher_train",
-            value=data.splits.teacher_train,
-        )
-
-
-def _teachers_training(teachers: TeachersSection) -> Iterator[UserError]:
-    """Check that each training is one of what it trains: a linear model, or a network."""
-    seen = set[tuple[str, str]]()
-    for setup in teachers.setups:
-        if setup.training is not teachers.training and not setup.trained:
-            yield UserError(f"is given, and {setup.text} is not trained", key=setup.training_key)
-        training, key, asked = setup.training, setup.training_key, setup.model.traits.training
-        if setup.model.other_classes and training.sampling != "independent":
-            yield UserError(
-                "must be {allowed} with teachers.model.other_classes",
-                key=f"{key}.sampling",
-                value=training.sampling,
-                allowed="independent",
-            )
-        if asked is None or (key, asked) in seen:
-            continue
-        seen.add((key, asked))
-        try:
-            if asked == "head":
-                training.check_head(augments=setup.model.traits.augments)
-            else:
-                training.check_network()
-        except UserError as error:
-            yield error.moved(key)
-        yield from _even(training, key)
-
-
 def _names(rounds: RoundsSection) -> list[tuple[str, str]]:
     """Return the key and the name of every loss that the run uses."""
     if rounds.losses is None:
@@ -394,12 +304,12 @@ CROSS_CHECKS: tuple[tuple[Callable[..., Iterable[UserError]], tuple[str, ...]], 
     (_own_labels, ("student", "rounds")),
     (_choice, ("student", "rounds")),
     (_report_epoch, ("student", "data", "rounds")),
-    (_labelled, ("teachers", "student", "data", "rounds")),
+    (_labelled, ("student", "data", "rounds")),
     (_refinement, ("student", "rounds")),
     (_witness, ("student", "rounds")),
-    (_few_shot, ("data", "teachers", "student")),
-    (_teacher_train, ("data", "teachers", "rounds")),
-    (_teachers_training, ("teachers",)),
+    (check_episodes, ("data", "teachers", "student")),
+    (check_teacher_train, ("data", "teachers", "rounds")),
+    (check_trainings, ("teachers",)),
 )
 """Each check, and the sections that it compares."""
 
