@@ -88,7 +88,8 @@ def check_run(
 
 def describe_run(summary: dict[str, Any], directory: Path | Place) -> RenderableType:
     """Return the table that a finished run prints."""
-    from cosup.runs.tables import ablation_table, summary_table
+    from cosup.runs.ablation_table import ablation_table
+    from cosup.runs.tables import summary_table
 
     if "losses" in summary:
         return ablation_table(summary, directory)

@@ -1,6 +1,6 @@
-"""Tables that a run, or an ablation over losses, prints at its end."""
+"""Tables that a run prints at its end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from cosup.controls import CONTROLS, PAIR, control_title
 from cosup.layout import Layout
 from cosup.remote import Place
 from cosup.report.terminal import steps_text
-from cosup.runs.paired import is_significant_pair
 from cosup.sources import STUDENT
-from cosup.words import in_percent, in_points, interval, noun
+from cosup.words import in_percent, interval
 
 MOST_SETS = 5
 """Shifted test sets that the terminal shows."""
@@ -25,7 +24,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     """Return what a run prints at its end: table, files, and what to use and why."""
     seeds = summary["seed"] if isinstance(summary["seed"], list) else []
     over = f", mean over the seeds {', '.join(map(str, seeds))}" if seeds else ""
-    name = _name(directory)
+    name = directory_name(directory)
     if summary.get("measured", "") is None:
         table = estimates_table(summary, name, over)
         return Group(table, Text(_files(summary, directory)), *_verdict(summary, directory))
@@ -101,7 +100,7 @@ def estimates_table(summary: Mapping[str, Any], name: str, over: str = "") -> Ta
     return table
 
 
-def _name(directory: Path | Place) -> str:
+def directory_name(directory: Path | Place) -> str:
     """Return the name of a run's directory, which `--output` may have set apart from `run.name`."""
     if isinstance(directory, Place):
         return directory.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
@@ -290,95 +289,10 @@ def _files(summary: Mapping[str, Any], directory: Path | Place) -> str:
     if "shards" in summary["data"]:
         rows["decisions per sample"] = one.shards / "decisions" / f"round-{last}"
         del rows["labels"]
-    return _file_list(rows, directory)
+    return file_list(rows, directory)
 
 
-def _file_list(rows: Mapping[str, Path | str], directory: Path | Place) -> str:
+def file_list(rows: Mapping[str, Path | str], directory: Path | Place) -> str:
+    """Return lines with the path of each file, and how to see the curves."""
     lines = [f"  {name:<24} {directory / str(path)}" for name, path in rows.items()]
     return "\n".join(["Files:", *lines, f"  {'curves':<24} tensorboard --logdir {directory}"])
-
-
-def ablation_table(summary: Mapping[str, Any], directory: Path | Place) -> RenderableType:
-    """Return what an ablation prints at its end: a row per loss, and comparisons of losses."""
-    seeds: Sequence[int] = summary["seed"]
-    losses: Mapping[str, Mapping[str, Any]] = summary["losses"]
-    over = f"{noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}"
-    measured = next(iter(losses.values())).get("measured", "on the test split")
-    title = f"{_name(directory)}: the student's accuracy {measured} by loss, in %, {over}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("loss")
-    table.add_column("accuracy", justify="right")
-    if len(seeds) > 1:
-        table.add_column("by seed", justify="right")
-    table.add_column("ceiling", justify="right")
-    table.add_column("PGR", justify="right")
-    for name, one in losses.items():
-        ceiling, gap = in_percent(one["ceiling"]["accuracy"]), in_percent(one["student"]["pgr"])
-        table.add_row(name, _mean_accuracy(one), *_by_seed(one, seeds), ceiling, gap)
-    table.add_section()
-    floor = next(iter(losses.values()))["floor"]
-    table.add_row(f"teacher {floor['teacher']} (floor)", in_percent(floor["accuracy"]))
-    lines = [*_choices(losses), *_pairs(summary), _ablation_files(losses, seeds, directory)]
-    return Group(table, Text("\n".join(lines)))
-
-
-def _mean_accuracy(one: Mapping[str, Any]) -> str:
-    over = one.get("over_seeds", {}).get("student.accuracy", {})
-    deviation = over.get("deviation")
-    more = "" if deviation is None else f" ± {in_percent(deviation)}"
-    return in_percent(one["student"]["accuracy"]) + more
-
-
-def _by_seed(one: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
-    if len(seeds) == 1:
-        return []
-    return [
-        "  ".join(in_percent(value) for value in one["over_seeds"]["student.accuracy"]["values"])
-    ]
-
-
-def _choices(losses: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the constants that were chosen."""
-    for name, one in losses.items():
-        if "loss_choice" in one:
-            chosen = [one["loss_choice"]["constant"]]
-            over = one.get("over_seeds", {}).get("loss_choice.constant")
-            values = ", ".join(f"{value:g}" for value in (over["values"] if over else chosen))
-            yield f"{name}: constant {values}, chosen on the validation split"
-
-
-def _pairs(summary: Mapping[str, Any]) -> Iterator[str]:
-    first = next(iter(summary["losses"]))
-    pairs = [pair for pair in summary["paired"] if pair["second"] == first]
-    if pairs:
-        yield (
-            f"Difference to {first} in points, on the same seeds and test samples (95 % intervals, "
-            "not corrected for the number of pairs):"
-        )
-    for pair in pairs:
-        yield f"  {_sentence(pair)}"
-
-
-def _sentence(pair: Mapping[str, Any]) -> str:
-    seeds = len(pair["by_seed"])
-    head = f"{pair['first']}: {in_points(pair['difference'])}"
-    samples = f"{_interval(pair['ci95_samples'])} over test samples"
-    verdict = "significant" if is_significant_pair(pair) else "not significant"
-    if pair["ci95"] is None:
-        return f"{head}, {samples}: {verdict} over test samples; one seed cannot show that of seeds"
-    over = f"{_interval(pair['ci95'])} over seeds"
-    return f"{head}, {over}, {samples}; better on {pair['better_on']} of {seeds} seeds: {verdict}"
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    low, high = bounds
-    return interval(low, high, in_points)
-
-
-def _ablation_files(
-    losses: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], directory: Path | Place
-) -> str:
-    root, first = Layout(Path()), next(iter(losses))
-    several = isinstance(losses[first]["seed"], list)
-    one = root.of_loss(first).of_seed(seeds[0]) if several else root.of_loss(first)
-    return _file_list({"all numbers and pairs": root.summary.path, "one run": one.path}, directory)
