@@ -53,50 +53,40 @@ class AssignerSettings(Settings):
         return self.needs
 
 
+class UnguidedSettings(AssignerSettings):
+    """Base of the settings of an assigner that never reads the student: annotations, features,
+    the truth or chance decide."""
+
+    @property
+    def guided(self) -> bool:
+        """False: a round depends on no other."""
+        return False
+
+
 @dataclass
-class SingleSettings(AssignerSettings):
+class SingleSettings(UnguidedSettings):
     """One teacher annotates every sample."""
 
     teacher: str | None = None
     """Name of the teacher; null takes the only teacher of the level."""
 
-    @property
-    def guided(self) -> bool:
-        """False: the annotations alone decide."""
-        return False
-
 
 @dataclass
-class MeanSettings(AssignerSettings):
+class MeanSettings(UnguidedSettings):
     """Equal weights over the teachers that answer."""
 
-    @property
-    def guided(self) -> bool:
-        """False: the annotations alone decide."""
-        return False
-
 
 @dataclass
-class RandomSettings(AssignerSettings):
+class RandomSettings(UnguidedSettings):
     """One of the answering teachers, drawn uniformly for each sample."""
 
-    @property
-    def guided(self) -> bool:
-        """False: chance decides."""
-        return False
-
 
 @dataclass
-class OracleSettings(AssignerSettings):
+class OracleSettings(UnguidedSettings):
     """ORACLE: the teachers whose scope contains the true class and domain of the sample."""
 
     hard: bool = False
     """Use the first such teacher only, instead of all of them with equal weights."""
-
-    @property
-    def guided(self) -> bool:
-        """False: the truth decides."""
-        return False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -105,13 +95,8 @@ class OracleSettings(AssignerSettings):
 
 
 @dataclass
-class LossOracleSettings(AssignerSettings):
+class LossOracleSettings(UnguidedSettings):
     """ORACLE: the teacher with the least cross-entropy on the true label of the sample."""
-
-    @property
-    def guided(self) -> bool:
-        """False: the truth decides."""
-        return False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -147,7 +132,7 @@ class AgreementSettings(AssignerSettings):
 
 
 @dataclass
-class ConfidenceSettings(AssignerSettings):
+class ConfidenceSettings(UnguidedSettings):
     """The teacher whose annotation is the most confident."""
 
     measure: Literal["max_prob", "margin", "entropy"] = "max_prob"
@@ -161,11 +146,6 @@ class ConfidenceSettings(AssignerSettings):
     def __post_init__(self) -> None:
         one_of(("max_prob", "margin", "entropy"), measure=self.measure)
         temperature(temperature=self.temperature)
-
-    @property
-    def guided(self) -> bool:
-        """False: the annotations alone decide."""
-        return False
 
 
 @dataclass
@@ -308,7 +288,7 @@ class FusedSettings(AssignerSettings):
 
 
 @dataclass
-class RavenSettings(AssignerSettings):
+class RavenSettings(UnguidedSettings):
     """Weights over all teachers, learned together with a linear probe that is taught by their
     mixture."""
 
@@ -339,18 +319,13 @@ class RavenSettings(AssignerSettings):
         between(1, MOST_SAMPLES, max_samples=self.max_samples)
 
     @property
-    def guided(self) -> bool:
-        """False: annotations and features decide."""
-        return False
-
-    @property
     def needs(self) -> frozenset[str]:
         """The features."""
         return frozenset({"features"})
 
 
 @dataclass
-class CrowdLayerSettings(AssignerSettings):
+class CrowdLayerSettings(UnguidedSettings):
     """The prediction of a linear probe that is trained on all annotations through a confusion
     matrix per teacher."""
 
@@ -376,18 +351,13 @@ class CrowdLayerSettings(AssignerSettings):
         between(1, MOST_SAMPLES, max_samples=self.max_samples)
 
     @property
-    def guided(self) -> bool:
-        """False: annotations and features decide."""
-        return False
-
-    @property
     def needs(self) -> frozenset[str]:
         """The features."""
         return frozenset({"features"})
 
 
 @dataclass
-class CrowdKitSettings(AssignerSettings):
+class CrowdKitSettings(UnguidedSettings):
     """The posterior of an aggregator of crowd-kit, from the most probable classes of all teachers
     (an extra: `pip install 'cosup[crowd]'`)."""
 
@@ -401,11 +371,6 @@ class CrowdKitSettings(AssignerSettings):
 
     def __post_init__(self) -> None:
         one_of(("one_coin", "mace", "glad", "wawa", "zero_based_skill"), method=self.method)
-
-    @property
-    def guided(self) -> bool:
-        """False: the annotations alone decide."""
-        return False
 
 
 ASSIGNERS: dict[str, Entry] = {
