@@ -60,7 +60,7 @@ class AugmentedConfidence(AugmentedConfidenceSettings, Loss):
         own_loss = label_cross_entropy(student, own) * answers
         agree = ((own == targets.argmax(-1)) & answers).sum() / answers.sum().clamp_min(1)
         losses = (1 - weight) * teacher_loss + weight * own_loss
-        return losses, {"own_weight": torch.tensor(weight), "agreement": agree}
+        return losses, {"own_weight": losses.new_tensor(weight), "agreement": agree}
 
 
 def balanced_labels(log_student: Tensor, targets: Tensor) -> Tensor:

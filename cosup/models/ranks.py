@@ -88,8 +88,12 @@ class Ranks:
         return box[0]
 
     def _mean_of(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Return the means of several tensors over the ranks, in one message."""
-        flat = self.mean(torch.cat([tensor.flatten().float() for tensor in tensors]))
+        """Return the means of several tensors over the ranks, in one message from the device of
+        the first."""
+        device = tensors[0].device
+        flat = self.mean(
+            torch.cat([tensor.flatten().to(device, torch.float32) for tensor in tensors])
+        )
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         return [p.view_as(t).to(t.dtype) for p, t in zip(parts, tensors, strict=True)]
 

@@ -1,5 +1,7 @@
 """What every registered loss keeps: shapes, independent heads, finite numbers, right gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -47,6 +49,15 @@ def test_heads_are_independent(loss: Loss) -> None:
     alone = torch.stack([loss(logits[h], targets[h], 0.5)[0] for h in range(3)])
     torch.testing.assert_close(together, alone)
     assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
+
+
+def test_losses_and_metrics_are_on_the_device_of_the_logits(loss: Loss) -> None:
+    """`meta` stands for a GPU: ranks send their losses and metrics in one tensor."""
+    if isinstance(loss, AugmentedConfidence):
+        loss = replace(loss, balanced=False)  # balancing looks at numbers, which `meta` has not
+    logits, targets = (tensor.to("meta") for tensor in batch(8, 5))
+    losses, metrics = loss(logits, targets, 0.5)
+    assert {value.device.type for value in (losses, *metrics.values())} == {"meta"}
 
 
 def test_an_abstention_costs_nothing(loss: Loss) -> None:

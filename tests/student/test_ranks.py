@@ -149,6 +149,18 @@ def test_torchs_batch_norms_stand_in_for_a_while(name: str) -> None:
     assert dict(module.named_modules()) == before
 
 
+def test_metrics_from_the_cpu_are_averaged_with_those_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`meta` stands for a GPU. A step's metrics are sent in one tensor with its loss."""
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", sent.append)
+    loss, metrics = torch.zeros((), device="meta"), {"weight": torch.tensor(0.5)}
+    means = Ranks(0, 2).means(loss, metrics)
+    assert [(one.device.type, len(one)) for one in sent] == [("meta", 2)]
+    assert {value.device.type for value in (means[0], *means[1].values())} == {"meta"}
+
+
 def test_slices_partition_the_batch() -> None:
     for count in (1, 2, 7, 32):
         for size in (1, 2, 3, 5):
