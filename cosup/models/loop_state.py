@@ -190,7 +190,7 @@ def identity_of(
         data,
         seed,
         compute.ranks.size,
-        str(compute.device),
+        compute.device.type,  # a restarted process may get another card
         compute.precision,
         steps,
         {key: value for key, value in training.hashed().items() if key != "save_every"},

@@ -11,7 +11,7 @@ from helpers.student_jobs import CPU, DATA, EVERYTHING, network_job, same, state
 
 from cosup.errors import RunError
 from cosup.models.compute import Compute
-from cosup.models.loop_state import StateFile
+from cosup.models.loop_state import StateFile, identity_of
 
 SECONDS = 20
 
@@ -80,6 +80,19 @@ def test_a_failed_save_leaves_the_state_before_and_is_told(tmp_path: Path) -> No
     [path] = states.saved()
     assert path.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_state_is_of_a_kind_of_device_not_of_one_card() -> None:
+    """Ray may give a restarted worker another card of the node."""
+    job = network_job()
+
+    def identity(device: str) -> str:
+        compute = Compute(torch.device(device))
+        return identity_of(
+            job.classifier, job.objective, job.training, job.steps, job.seed, compute, "data"
+        )
+
+    assert identity("cuda") == identity("cuda:0") == identity("cuda:1") != identity("cpu")
 
 
 def test_a_save_returns_at_once(tmp_path: Path) -> None:
