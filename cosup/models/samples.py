@@ -68,8 +68,9 @@ class Samples:
         device: torch.device,
         labels: Tensor | None = None,
     ) -> None:
-        whole = device.type != "cpu" and features.nbytes <= DEVICE_BYTES
-        self.features = features.to(device) if whole else features
+        # Fits of one loop read the inputs of the first alone: the others move no features.
+        self.moves = device.type != "cpu" and features.nbytes <= DEVICE_BYTES
+        self.features = features
         self.targets = targets
         self.weights = None if weights is None else weights.to(torch.float32)
         self.hard = hard_labels(targets) if hard else None
@@ -80,6 +81,8 @@ class Samples:
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Return the features [H, B, D] of rows [H, B], a row of them for each head."""
+        if self.moves and self.features.device.type == "cpu":
+            self.features = self.features.to(self.device)
         found = self.features.index_select(0, rows.flatten().to(self.features.device))
         return found.to(self.device, torch.float32).view(*rows.shape, -1)
 

@@ -18,7 +18,7 @@ from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models.fit import HeadFit, fit_heads, fit_together, predict_heads
 from cosup.models.heads import HeadBank, text_heads
 from cosup.models.optimize import build_optimizer, rate_share
-from cosup.models.samples import Draws, Shuffle, column_scaling, hard_labels, one_hot
+from cosup.models.samples import Draws, Samples, Shuffle, column_scaling, hard_labels, one_hot
 from cosup.models.section import HeadSection
 from cosup.models.training_section import TrainingSection
 from cosup.models.watch import Watched
@@ -201,6 +201,18 @@ def test_init_goes_on_from_given_heads_and_leaves_them_alone() -> None:
     torch.testing.assert_close(on.weight, start.weight.expand(2, -1, -1), atol=1e-6, rtol=0)
     assert torch.equal(on.shift[0], start.shift[0])
     assert torch.equal(start.weight, before)
+
+
+def test_features_are_on_the_device_once_for_all_fits_of_a_loop() -> None:
+    """`meta` stands for a GPU: a copy for each control would fill it. The inputs of a loop are
+    those of its first fit."""
+    device = torch.device("meta")
+    samples = [Samples(FEATURES, TARGETS, None, False, device) for _ in range(3)]
+    rows = torch.arange(12).view(2, 6)
+    assert samples[0].inputs(rows).device == samples[0].inputs(rows).device == device
+    assert [one.features.device.type for one in samples] == ["meta", "cpu", "cpu"]
+    for one in samples:
+        assert one.supervision(rows)[0].device == device
 
 
 def test_column_scaling_is_mean_and_deviation_of_the_members() -> None:
