@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cosup.errors import UserError
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
+from cosup.models.copies import on_cpu
 from cosup.models.images import InputSpec, Pixels
 from cosup.models.networks import build_network, with_classifier
 from cosup.models.weights import load_into, read_weights
@@ -259,9 +260,12 @@ def predict_network(
     eval mode.
     """
     classifier.to(compute.device).eval()
-    tables = [ProbTable.compress(torch.zeros(0, classifier.num_classes))]
-    for images in batches:
-        with compute.autocast():
-            logits = classifier(images)
-        tables.append(ProbTable.compress(logits.float().softmax(-1).cpu()))
-    return ProbTable.concat(tables)
+
+    def launched() -> Iterator[Tensor]:
+        for images in batches:
+            with compute.autocast():
+                logits = classifier(images)
+            yield logits.float().softmax(-1)
+
+    none = ProbTable.compress(torch.zeros(0, classifier.num_classes))
+    return ProbTable.concat([none, *map(ProbTable.compress, on_cpu(launched()))])

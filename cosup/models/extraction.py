@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cosup.errors import RunError
+from cosup.models.copies import on_cpu
 
 __all__ = ["BATCH", "Conditions", "Extractor", "batch_for", "feature_blocks"]
 
@@ -92,22 +93,21 @@ def batch_for(batch_size: int) -> int:
 def feature_blocks(backbone: Extractor, images: Iterator[Tensor]) -> Iterator[Tensor]:
     """Yield features [b, D] float16 on the CPU of each batch of uint8 images [b, 3, H, W].
 
-    A batch is copied back after the next one was launched, so that an accelerator does not wait for
+    A batch is read back after the next one was launched, so that an accelerator does not wait for
     the disk. Raises `RunError` for features that are not finite.
     """
-    waiting: Tensor | None = None
+    for block in on_cpu(_launched(backbone, images)):
+        yield _half(block, backbone.name)
+
+
+def _launched(backbone: Extractor, images: Iterator[Tensor]) -> Iterator[Tensor]:
     for batch in images:
         with torch.inference_mode():
-            launched = backbone(batch)
-        if waiting is not None:
-            yield _half(waiting, backbone.name)
-        waiting = launched
-    if waiting is not None:
-        yield _half(waiting, backbone.name)
+            found = backbone(batch)
+        yield found
 
 
-def _half(features: Tensor, name: str) -> Tensor:
-    block = features.cpu()
+def _half(block: Tensor, name: str) -> Tensor:
     if not torch.isfinite(block).all():
         raise RunError(f"features: backbone '{name}' returned values that are not finite")
     return block.clamp(-LARGEST, LARGEST).to(torch.float16).contiguous()
