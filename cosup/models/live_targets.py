@@ -33,20 +33,22 @@ def live_targets(
     teacher, output = first
     probs = _probabilities(output)
     if mixture is not None:
-        teacher, mixture = teacher.to(probs.device), mixture.to(probs)
-        mixed = mixture.gather(1, teacher[:, None]) * probs
-        for number, weight in enumerate(mixture.T):
-            others = (weight > 0) & (teacher != number)
+        weights = mixture.to(probs)
+        mixed = weights.gather(1, teacher.to(probs.device)[:, None]) * probs
+        for number in range(mixture.shape[1]):
+            # Where both are, on the CPU in a training: to look is not to wait for the device.
+            others = (mixture[:, number] > 0) & (teacher != number)
             if bool(others.any()):
                 said = _probabilities(ask(torch.where(others, number, -1)))
-                mixed = mixed + torch.where(others, weight, 0.0)[:, None] * said
+                share = torch.where(others.to(probs.device), weights[:, number], 0.0)
+                mixed = mixed + share[:, None] * said
         total = mixed.sum(1, keepdim=True)
         probs = mixed / torch.where(total > 0, total, 1.0)
     if hard:
         probs = functional.one_hot(probs.argmax(1), probs.shape[1]).to(probs)
     if mixture is None:
         return probs
-    return torch.where(mixture.sum(1, keepdim=True) > 0, probs, stored.to(probs))
+    return torch.where(weights.sum(1, keepdim=True) > 0, probs, stored.to(probs))
 
 
 def _probabilities(output: NetworkOutput) -> Tensor:

@@ -192,8 +192,10 @@ class Step:
         if self.mixing is not None:
             x, shares = self.mixing(x)
         seen = self._live(x, part)
-        targets, weights = part.targets.to(device), part.weights
-        weights = torch.ones(len(targets), device=device) if weights is None else weights.to(device)
+        targets, weights = _moved(part.targets, device), part.weights
+        if weights is None:
+            weights = torch.ones(len(targets), device=device)
+        weights = _moved(weights, device)
         if shares is not None:
             targets, weights = shares @ targets, shares @ weights
         if self.context.live_annotations:
@@ -237,12 +239,12 @@ class Step:
         assert self.context.live is not None
         with torch.no_grad():
             plain = (x - self.pixels.shift) / self.pixels.gain
-            return self.context.live(plain, teacher.to(x.device))
+            return self.context.live(plain, teacher)
 
     def _total_weight(self, batch: Batch) -> Tensor:
         """Return the total weight of a batch, averaged over ranks as gradients are."""
         rows = torch.ones(len(batch.targets)) if batch.weights is None else batch.weights
-        total = rows.sum().to(self.compute.device, torch.float32)
+        total = _moved(rows.sum().to(torch.float32), self.compute.device)
         return self.compute.ranks.mean(total).clamp_min(1e-12)
 
 
@@ -257,7 +259,7 @@ def _labels(
     labels of which a share is the student's `own` class [B]."""
     if labels is None:
         return None
-    labels = labels.to(logits.device)
+    labels = _moved(labels, logits.device)
     if shares is None and own is None:
         return labels
     known = (labels >= 0)[:, None]
@@ -328,3 +330,10 @@ def _erasing(chance: float, device: str) -> "RandomErasing":
 def _staged(images: Tensor, device: torch.device) -> Tensor:
     """Return images in pinned memory for a GPU, so that copying overlaps with computation."""
     return images.pin_memory() if device.type == "cuda" else images
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return it on the device, which need not have finished the step before."""
+    on_cpu = tensor.device.type == "cpu"
+    ready = _staged(tensor, device) if on_cpu else tensor
+    return ready.to(device, non_blocking=device.type == "cuda")
