@@ -46,7 +46,8 @@ def reseed(seed: int, device: torch.device | str = "cpu") -> None:
     np.random.seed(seed)  # noqa: NPY002 (other libraries use it)
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed(seed)
+        with torch.cuda.device(device):  # else the current card is seeded
+            torch.cuda.manual_seed(seed)
 
 
 def random_states(device: torch.device | str = "cpu") -> dict[str, Any]:

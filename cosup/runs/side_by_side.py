@@ -289,9 +289,10 @@ def cards_of(device: str, count: int, visible: str) -> list[str]:
     """Return the names of the GPUs that a run may use, as in CUDA_VISIBLE_DEVICES.
 
     device: `execution.device`; `cuda:1` is one card, which all processes share, so none has one of
-    its own. count: of GPUs. visible: that variable.
+    its own. count: of GPUs. visible: that variable, of which CUDA reads so many names: it stops at
+    one of no GPU, such as -1.
     """
     if device not in ("auto", "cuda") or not count:
         return []
     names = [name.strip() for name in visible.split(",") if name.strip()]
-    return names or [str(number) for number in range(count)]
+    return names[:count] or [str(number) for number in range(count)]

@@ -89,6 +89,7 @@ def test_each_of_several_gpus_gets_a_process(monkeypatch: pytest.MonkeyPatch) ->
         ("auto", 0, "", []),
         ("auto", 2, "", ["0", "1"]),
         ("cuda", 2, "3, GPU-5", ["3", "GPU-5"]),
+        ("auto", 1, "3,-1,5", ["3"]),
         ("cuda:1", 2, "", []),
         ("cpu", 2, "", []),
     ],
