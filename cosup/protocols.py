@@ -83,6 +83,13 @@ class TestSets:
         return sum(map(len, self.parts))
 
 
+def predict_sets(inputs: TestInputs, predict: Callable[[TestInputs], ProbTable]) -> ProbTable:
+    """Return predictions of test inputs; of several sets those of each, so that no set changes
+    another's."""
+    parts = inputs.parts if isinstance(inputs, TestSets) else (inputs,)
+    return ProbTable.concat([predict(part) for part in parts])
+
+
 @dataclass(frozen=True)
 class Guidance:
     """Supervision of N samples beside their annotations.
@@ -133,10 +140,8 @@ class Student(ABC):
         """
 
     def predict_test(self, inputs: TestInputs) -> ProbTable:
-        """Return `predict`; of several sets those of each, so that no set changes another's."""
-        if isinstance(inputs, TestSets):
-            return ProbTable.concat([self.predict(part) for part in inputs.parts])
-        return self.predict(inputs)
+        """Return `predict`, of several sets as `predict_sets`."""
+        return predict_sets(inputs, self.predict)
 
     @abstractmethod
     def predict_own(self, inputs: Inputs) -> ProbTable:

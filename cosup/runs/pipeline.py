@@ -114,9 +114,6 @@ def run_one(
         labels = finish_labels(chosen, prepared, rounds)
 
         summary = summarise(context, prepared, rounds, controls)
-        if prepared.inputs.shifted:
-            summary["shifted"] = shifted_numbers(context, prepared, len(rounds), controls)
-            log_shifted(summary["shifted"])
         published = published_numbers(rounds, summary["ceiling"]["accuracy"])
         if published is not None:
             summary["published"] = published
@@ -160,7 +157,7 @@ def summarise(
     save_correct(run, test, student)
     ceiling = controls.found.get("ceiling")
     seed = seed_for(context.seed, "bootstrap")
-    return {
+    summary = {
         "run": config.run.name,
         "status": "finished",
         "seed": config.run.seed,
@@ -199,6 +196,10 @@ def summarise(
         "seconds": sum_seconds(_seconds(run, rounds, controls.found)),
         "peak_rss_mb": peak_rss_mb(),
     }
+    if prepared.inputs.shifted:
+        summary["shifted"] = shifted_numbers(context, prepared, len(rounds), controls)
+        log_shifted(summary["shifted"])
+    return summary
 
 
 def _seconds(

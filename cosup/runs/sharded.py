@@ -1,9 +1,9 @@
 """Run an experiment whose unlabelled samples are worked on shard by shard (`data.sharded`).
 
-The labelled splits are listed, and teachers are trained and measured on them as in any run. What is
-computed of student_train is in the folder `shards` of the run, a Parquet file per shard:
-annotations, features, and of each round decisions, targets and predictions. A resumed run computes
-what is not there.
+The labelled splits and shifted test sets are listed, and teachers are trained and measured on them
+as in any run. What is computed of student_train is in the folder `shards` of the run, a Parquet
+file per shard: annotations, features, and of each round decisions, targets and predictions. A
+resumed run computes what is not there.
 """
 
 import logging
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.config.schema import Config
+from cosup.data.shifted_sets import with_shifted
 from cosup.errors import UserError
 from cosup.runs.announce import announce_in_log
 from cosup.runs.assemble import Prepared
@@ -100,6 +101,7 @@ def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardWorld]:
             workers=compute.workers,
             cache=compute.cache,
         )
+        data = with_shifted(data, config.data, config.run.seed, compute.workers, compute.cache)
         check_rounds_soften(config.rounds, len(data.classes))
         log.info("student_train: %d samples in %d shards", shards.samples, len(shards))
         for split, why in MEASURED.items():

@@ -23,7 +23,6 @@ def check_sharded(config: Config) -> None:
             problem = "cannot be {value} with data.sharded (false lists all samples in memory)"
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
-    refuse(bool(config.data.shifted), "data.shifted", list(config.data.shifted), "{}")
     refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosup.config.schema import Config, ExecutionSection
+from cosup.data.shifted_sets import with_shifted
 from cosup.layout import Layout
 from cosup.models.compute import Compute
 from cosup.runs.checks import Facts
@@ -59,13 +60,15 @@ def sharded_facts(config: Config, facts: Facts) -> Facts:
     Labels and splits of all rows are read, and no image. Raises `UserError`.
     """
     compute: Compute = facts["compute"]
+    section, seed = config.data.model_copy(update={"check": "none"}), config.run.seed
     data, shards = open_shards(
-        config.data.model_copy(update={"check": "none"}),
-        config.run.seed,
+        section,
+        seed,
         config.execution.shard_size,
         teacher_train=config.wants_teacher_train,
         workers=compute.workers,
     )
+    data = with_shifted(data, section, seed, compute.workers, None)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     return {"samples": data, "shards": shards, "hierarchy": hierarchy}
 

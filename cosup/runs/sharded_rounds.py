@@ -43,10 +43,13 @@ def finish_shard_rounds(
     outcomes = run_shard_rounds(task, recipe, student, context.seed, executor, state, on_step)
     started = time.monotonic()
     for outcome in outcomes:
-        numbers = _round_numbers(config, prepared, task, outcome)
+        test, shifted = prepared.by_set(outcome.test_probs)
+        numbers = _round_numbers(config, prepared.test.split.accuracy(test), task, outcome)
         files = run.files.round(outcome.number)
         files.student.write(dict(outcome.student))
-        files.test.write(outcome.test_probs)
+        files.test.write(test)
+        for name, probs in shifted.items():
+            run.files.shifted(name).round(outcome.number).write(probs)
         if outcome.assigner:
             files.assigner.write(outcome.assigner)
         _write_sums(context, task, outcome, executor)
@@ -92,9 +95,10 @@ def _finished(
 
 
 def _round_numbers(
-    config: Config, prepared: Prepared, task: ShardTask, outcome: ShardOutcome
+    config: Config, accuracy: float | None, task: ShardTask, outcome: ShardOutcome
 ) -> Numbers:
-    """Return what the summary tells of a round; sums over shards. None: not measured."""
+    """Return what the summary tells of a round; sums over shards. None: not measured. accuracy: of
+    the student on the test split."""
     counts, kept, names = outcome.counts, outcome.kept, task.levels[outcome.level].scopes.names
     samples, known = int(counts["samples"]), int(counts["known"])
 
@@ -115,7 +119,7 @@ def _round_numbers(
         "kept_recall": share("kept_correct", "correct"),
         **refinement_shares(counts),
         "rejected": {name: count for name, count in kept.rejected.items() if count},
-        "student_accuracy": prepared.test.split.accuracy(outcome.test_probs),
+        "student_accuracy": accuracy,
         "judge": None,
         "samples": samples,
         "assigned": dict(zip(names, counts["assigned"].tolist(), strict=True)),

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosup.data.loader import ImageRows
 from cosup.errors import UserError
 from cosup.progress import working_on
 from cosup.runs.assemble import Prepared
@@ -129,11 +128,10 @@ def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> N
 
 def shard_student(context: RunContext, prepared: Prepared) -> ShardStudent:
     """Return what learns from the shards: heads, or networks."""
-    config, inputs, test = context.config, prepared.inputs, prepared.test.inputs
-    compute = prepared.compute
-    if isinstance(test, Tensor):
+    config, inputs, compute = context.config, prepared.inputs, prepared.compute
+    test = inputs.test_inputs
+    if config.student.mode == "head":
         return ShardHead(inputs.head, config.student.training, test, inputs.prototypes, compute)
-    assert isinstance(test, ImageRows)
     return ShardNetwork(
         config.student,
         len(prepared.data.classes),

@@ -24,7 +24,7 @@ from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on
-from cosup.protocols import by_fold
+from cosup.protocols import TestInputs, by_fold, predict_sets
 from cosup.sharded.batches import batches_of
 from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, State, Trained
 from cosup.sharded.shards import Shard
@@ -160,13 +160,13 @@ def _sums(features: Tensor, folds: Tensor, count: int) -> tuple[Tensor, Tensor, 
 
 @dataclass(frozen=True)
 class ShardHead:
-    """Fits heads. section: of the head. test: features [M, D] of the test split. prototypes: [C, D]
-    text features that a head starts from, or None.
+    """Fits heads. section: of the head. test: features [M, D] of the test split, or of several sets
+    of test samples. prototypes: [C, D] text features that a head starts from, or None.
     """
 
     section: HeadSection
     training: TrainingSection
-    test: Tensor
+    test: TestInputs
     prototypes: Tensor | None = None
     compute: Compute = DEFAULT_COMPUTE
 
@@ -195,8 +195,14 @@ class ShardHead:
         return FunctionWork(f"predictions, {product.name}", predict, (product,))
 
     def predict_test(self, trained: Trained) -> ProbTable:
-        """Predict the test split."""
-        return predict_heads(head_bank(trained.state), self.test, self.compute)[0]
+        """Predict the test samples, set by set."""
+        bank = head_bank(trained.state)
+
+        def predict(features: TestInputs) -> ProbTable:
+            assert isinstance(features, Tensor), "a head reads features"
+            return predict_heads(bank, features, self.compute)[0]
+
+        return predict_sets(self.test, predict)
 
 
 def predict_labelled(folds: Sequence[State], labelled: LabelledRows) -> ProbTable:

@@ -220,5 +220,5 @@ class ShardStudent(Protocol):
         ...
 
     def predict_test(self, trained: Trained) -> ProbTable:
-        """Predict the test split."""
+        """Predict the test samples, set by set: the test split, and shifted sets after it."""
         ...

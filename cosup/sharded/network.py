@@ -29,7 +29,7 @@ from cosup.models.train import Batch, Batches
 from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
-from cosup.protocols import Guidance
+from cosup.protocols import Guidance, TestInputs, predict_sets
 from cosup.seeds import seed_for
 from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, State, Trained
 from cosup.sharded.order import ShardOrder
@@ -45,7 +45,8 @@ __all__ = ["ShardNetwork"]
 
 @dataclass(frozen=True)
 class ShardNetwork:
-    """Trains networks. data: the listed samples. test: its images of them that are predicted.
+    """Trains networks. data: the listed samples. test: the images of the test split, or of several
+    sets of test samples.
 
     compute: of this process, with a folder for the states of unfinished trainings as its scratch.
     there: of the processes that predict shards.
@@ -54,7 +55,7 @@ class ShardNetwork:
     section: StudentSection
     num_classes: int
     data: ImageData
-    test: ImageRows
+    test: TestInputs
     launcher: Launcher
     compute: Compute
     there: Compute
@@ -85,8 +86,14 @@ class ShardNetwork:
         return predict_work(product, networks, backbone, samples.source, self.there, folds)
 
     def predict_test(self, trained: Trained) -> ProbTable:
-        """Predict the test split."""
-        return self.launcher.predict(self._network(0, trained.state), self.test, self.compute)
+        """Predict the test samples, set by set."""
+        network = self._network(0, trained.state)
+
+        def predict(images: TestInputs) -> ProbTable:
+            assert isinstance(images, ImageRows), "a network reads images"
+            return self.launcher.predict(network, images, self.compute)
+
+        return predict_sets(self.test, predict)
 
     def _job(self, lesson: Lesson, samples: ShardSamples, purpose: str, name: str) -> "ShardJob":
         empty = ProbTable.compress(torch.zeros(0, lesson.num_classes))

@@ -95,7 +95,7 @@ class ShardState:
 @dataclass(frozen=True)
 class ShardOutcome:
     """A finished round. counts: of its decisions. predictions: of the samples, for the next round.
-    test_probs: of the test split. student: its tensors. folds: those of each fold's student."""
+    test_probs: of the test samples. student: its tensors. folds: those of each fold's student."""
 
     number: int
     level: int

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
+from helpers.digits_manifest import write_digits, write_manifest
+from helpers.sharded_config import sharded_config
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -20,7 +21,9 @@ from cosup.cli import call
 from cosup.controls import CONTROLS
 from cosup.layout import Layout
 from cosup.report.page import write_report
+from cosup.runs import run_config
 from cosup.runs.tables import summary_table
+from cosup.runs.verify import verify
 from cosup.words import in_percent
 
 HEAD = """
@@ -45,6 +48,11 @@ rounds: {assignment: {name: gate}, loss: {name: cross_entropy}, consistency: []}
 controls: [team, student_and_team, mean_ensemble, ceiling]
 execution: {device: cpu, workers: 1}
 """
+NETWORK_STUDENT = {
+    "mode": "finetune",
+    "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 16},
+    "training": {"steps": 5, "batch_size": 16},
+}
 NETWORK = [
     "run.name=network",
     "data.limit=240",
@@ -234,18 +242,41 @@ def test_losses_share_what_they_share(place: Path, monkeypatch: pytest.MonkeyPat
         assert set(one["shifted"][name]["controls"]) == {"team", "ceiling"}
 
 
-def test_sharded_runs_refuse_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = yaml.safe_load(HEAD)
-    pd.DataFrame({"uri": ["a.png", "b.png"], "label": ["0", "1"]}).to_parquet(
-        tmp_path / "m.parquet"
-    )
-    config["data"] = {
-        "source": "manifest",
-        "path": str(tmp_path / "m.parquet"),
-        "sharded": True,
-        "shifted": {"noisy": {"corruption": "noise"}},
+@pytest.mark.parametrize("student", [{}, NETWORK_STUDENT], ids=["head", "network"])
+def test_sharded_runs_measure_on_them(student: dict[str, Any], tmp_path: Path) -> None:
+    """With the numbers of a run that lists its samples, of what does not depend on the student."""
+    labels = write_digits(tmp_path / "images", 300)
+    manifest = write_manifest(tmp_path / "rows", labels, 300, 200, truth=True)
+    sections = {
+        "teachers": {"hierarchy": {"by": "class", "levels": [1]}},
+        "controls": ["mean_ensemble", "ceiling"],
+        "student": student,
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert call(["run", str(tmp_path / "config.yaml"), f"run.output={tmp_path}"]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert any("data.shifted" in line for line in lines)
+    sets = {
+        "noisy": {"corruption": "noise", "limit": 20},
+        "turned": {"source": {"name": "digits", "rotations": [45]}, "limit": 30},
+    }
+    config = sharded_config(manifest, data={"shifted": sets}, **sections)
+    found = run_config(config, tmp_path / "run")
+    alone = run_config(sharded_config(manifest, **sections), tmp_path / "alone")
+    listed = run_config(
+        sharded_config(manifest, data={"shifted": sets, "sharded": False}, **sections),
+        tmp_path / "listed",
+    )
+    for part in ("student", "floor", "ceiling", "controls", "rounds"):
+        assert found[part] == alone[part]
+    assert "shifted" not in alone
+    assert set(found["shifted"]) == set(sets)
+    for name, numbers in found["shifted"].items():
+        assert numbers.keys() == listed["shifted"][name].keys()
+        for part in ("samples", "floor", "teachers"):
+            assert numbers[part] == listed["shifted"][name][part]
+        assert set(numbers["controls"]) == set(found["controls"])
+    run = load_run(tmp_path / "run")
+    table = tables(run)["shifted"]
+    assert table["set"].unique().tolist() == ["test", *sets]
+    assert verify(str(tmp_path / "run")).is_whole
+    (tmp_path / "run/shifted/turned/control-ceiling.safetensors").unlink()
+    (tmp_path / "run/shifted/noisy/round-1.safetensors").unlink()
+    again = run_config(config, tmp_path / "run", resume=True)
+    assert again["shifted"] == found["shifted"]
