@@ -41,6 +41,8 @@ LOCK = ".lock"
 EVENTS = "events.out.tfevents.*"
 PREPARED = "prepared"
 """The stage that records classes, domains and teachers."""
+SHARDS = "shards"
+"""The stage that has checked the images of shards and extracted their features."""
 FORMAT = 2
 """The format of run directories that is written, and the newest that is read. Those of format 1
 have no manifest."""

@@ -38,13 +38,15 @@ def run_seeds(
     assert seeds is not None
     with RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run:
         runs = {}
+        folders = [run.files.of_seed(seed).path for seed in seeds]
         for seed in seeds:
             one = config.model_copy(
                 update={"run": config.run.model_copy(update={"seed": seed, "seeds": None})}
             )
             other = None if shared is None else Layout(shared).of_seed(seed).path
             directory = run.files.of_seed(seed).path
-            runs[f"seed {seed}"] = SeedRun(one, directory, run.resumed, other)
+            others = tuple(folder for folder in folders if folder != directory)
+            runs[f"seed {seed}"] = SeedRun(one, directory, run.resumed, other, others=others)
         own, places = (backend or Local()).side_by_side(config, runs)
         if len(places) > 1:
             log.info("%d seeds, %d at once", len(seeds), len(places))
@@ -64,7 +66,14 @@ def _summary_of(run: SeedRun, finished: bool, backend: Backend | None) -> dict[s
     if finished:
         return Layout(run.directory).summary.read()
     config, resume = run.config, run.resume
-    return run_single(config, run.directory, resume=resume, shared=run.shared, backend=backend)
+    return run_single(
+        config,
+        run.directory,
+        resume=resume,
+        shared=run.shared,
+        backend=backend,
+        others=run.others,
+    )
 
 
 def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

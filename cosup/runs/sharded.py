@@ -7,6 +7,7 @@ resumed run computes what is not there.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ def run_sharded(
     resume: bool = False,
     overwrite: bool = False,
     backend: Backend | None = None,
+    others: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Run a config shard by shard. Return the content of `summary.json`; raise as `run_one`.
 
-    backend: what computes; this process by default.
+    backend: what computes; this process by default. others: directories of runs with other seeds,
+    from which features of shards and checks of their images are taken over.
     """
     with (
         RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
@@ -70,7 +73,7 @@ def run_sharded(
         announce_in_log(config, run.path)
         environment = describe_environment(config)
         run.files.environment.write(environment)
-        prepared, shards, world = _prepare(context)
+        prepared, shards, world = _prepare(context, others)
         write_samples(context, prepared, shards)
         executor = context.backend.executor(shards.reader, prepared.compute)
         chosen, weight = choose_shard_weight(context, prepared, world.task, executor)
@@ -88,7 +91,7 @@ def run_sharded(
         return summary
 
 
-def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardWorld]:
+def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Shards, ShardWorld]:
     """Train the teachers; annotate, and extract features of, the listed splits and the shards."""
     config = context.config
     compute = make_compute(config.run, config.execution)
@@ -112,7 +115,7 @@ def _prepare(context: RunContext) -> tuple[Prepared, Shards, ShardWorld]:
                 )
     prepared, features = prepare_listed(context, data, compute)
     with context.timed("annotate"):
-        world = shard_world(context, prepared, shards, features)
+        world = shard_world(context, prepared, shards, features, others)
     return prepared, shards, world
 
 

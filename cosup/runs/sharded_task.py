@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cosup.errors import UserError
+from cosup.layout import SHARDS, Layout
 from cosup.progress import working_on
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
@@ -22,7 +24,8 @@ from cosup.sharded.network import ShardNetwork
 from cosup.sharded.rounds import ShardTask
 from cosup.sharded.shards import Shards
 from cosup.sharded.store import Product, ShardStore
-from cosup.sharded.work import CheckImages, Executor, Samples
+from cosup.sharded.taking import take_over
+from cosup.sharded.work import CheckImages, Executor, Samples, Work
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes, speakers
 
@@ -45,16 +48,25 @@ class ShardWorld:
 
 
 def shard_world(
-    context: RunContext, prepared: Prepared, shards: Shards, features: FeatureCache
+    context: RunContext,
+    prepared: Prepared,
+    shards: Shards,
+    features: FeatureCache,
+    others: Sequence[Path] = (),
 ) -> ShardWorld:
-    """Annotate the shards and extract their features; return what rounds and controls read."""
+    """Annotate the shards and extract their features; return what rounds and controls read.
+
+    others: folders of runs with other seeds, from which what depends on the images alone is taken
+    over. Finishes the stage `SHARDS` once all of that is there.
+    """
     config, backend, compute = context.config, context.backend, prepared.compute
     executor = backend.executor(shards.reader, compute)
     store = ShardStore(backend.place_of(context.files.shards))
+    lenders = [ShardStore(backend.place_of(Layout(other).shards)) for other in others]
     samples = Samples(shards.reader, store)
     if config.data.check != "none":
         check = CheckImages(shards.reader, store)
-        _work(executor, check, store, shards)
+        _work(executor, check, store, shards, lenders)
         samples = Samples(shards.reader, store, check.product)
     annotated = prepared.annotated
     every = [*annotated.levels, *annotated.for_controls.values()]
@@ -66,7 +78,11 @@ def shard_world(
     teachers = list(everyone.values())
     works = annotation_works(teachers, samples, restoring, there, memory, device)
     extract = extract_work(config.student.backbone, samples, features, device)
-    for work in [*works, extract]:
+    own = [extract, *(work for work in works if work.of_images_alone)]
+    for work in own:
+        _work(executor, work, store, shards, lenders)
+    context.run.finish(SHARDS, {"shards": len(shards)})
+    for work in works:
         _work(executor, work, store, shards)
     products = {product.name: product for work in works for product in work.products}
 
@@ -118,8 +134,16 @@ def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:
     )
 
 
-def _work(executor: Executor, work: Any, store: ShardStore, shards: Shards) -> None:
-    """Do a work for the shards whose products are not all there."""
+def _work(
+    executor: Executor,
+    work: Work[Any],
+    store: ShardStore,
+    shards: Shards,
+    lenders: Sequence[ShardStore] = (),
+) -> None:
+    """Do a work for the shards whose products are not all there, and not in other stores either."""
+    for product in work.products if lenders else ():
+        take_over(product, store, lenders, shards.shards, executor)
     missing = {shard for product in work.products for shard in store.missing(product, shards)}
     with working_on(f"{work.name}: shard", len(missing)) as advance:
         for _ in executor.run(work, sorted(missing)):

@@ -24,7 +24,7 @@ from typing import IO, Any, Protocol
 from cosup.config.needs import assigner_needs
 from cosup.config.schema import Config, ExecutionSection
 from cosup.errors import RunError
-from cosup.layout import Layout
+from cosup.layout import SHARDS, Layout
 from cosup.progress import working_on
 from cosup.runs.machine import usable_memory
 from cosup.stopping import Stopped
@@ -66,8 +66,8 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class SeedRun:
-    """The run of one seed, with the arguments of `run_one`. check: check it first (`check_run`),
-    as nobody has."""
+    """The run of one seed, with the arguments of `run_single`. check: check it first (`check_run`),
+    as nobody has. others: directories of the runs with other seeds."""
 
     config: Config
     directory: Path
@@ -75,6 +75,7 @@ class SeedRun:
     shared: Path | None
     overwrite: bool = False
     check: bool = False
+    others: tuple[Path, ...] = ()
 
     @property
     def stop_signal(self) -> str | None:
@@ -91,7 +92,14 @@ class SeedRun:
         if self.check:
             there = Layout(directory).is_run()
             check_run(config, directory, resume and there, overwrite)
-        run_single(config, directory, resume=resume, overwrite=overwrite, shared=self.shared)
+        run_single(
+            config,
+            directory,
+            resume=resume,
+            overwrite=overwrite,
+            shared=self.shared,
+            others=self.others,
+        )
 
 
 Ready = Callable[[str, Collection[str], Collection[str]], bool]
@@ -164,10 +172,15 @@ def run_side_by_side(
 
 
 def after_first(runs: Mapping[str, SeedRun]) -> Ready:
-    """Return the rule that the first run goes alone until its features, if any, are cached."""
+    """Return the rule that the first run goes alone until its features, if any, are cached; of
+    shards, written."""
+    from cosup.sharded.opening import is_sharded  # imports torch
+
     first = next(iter(runs))
-    features = Layout(runs[first].directory).stage("features")
-    none = not _reads_features(runs[first].config)
+    config, files = runs[first].config, Layout(runs[first].directory)
+    sharded = is_sharded(config.data)
+    features = files.stage(SHARDS if sharded else "features")
+    none = not sharded and not _reads_features(config)
 
     def ready(name: str, running: Collection[str], waiting: Collection[str]) -> bool:
         return none or name == first or first not in (*running, *waiting) or features.exists()

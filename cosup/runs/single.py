@@ -1,5 +1,6 @@
 """Run a config with its one seed: its samples listed, or shard by shard."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,16 @@ def run_single(
     overwrite: bool = False,
     shared: Path | None = None,
     backend: Backend | None = None,
+    others: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Run a config by `run_one`, or by `run_sharded`, which takes nothing over from `shared`."""
+    """Run a config by `run_one`, or by `run_sharded`, which takes nothing over from `shared`.
+
+    others: as in `run_sharded`; runs that list their samples share features by the cache.
+    """
     if is_sharded(config.data):
-        return run_sharded(config, directory, resume=resume, overwrite=overwrite, backend=backend)
+        return run_sharded(
+            config, directory, resume=resume, overwrite=overwrite, backend=backend, others=others
+        )
     return run_one(
         config, directory, resume=resume, overwrite=overwrite, shared=shared, backend=backend
     )

@@ -107,6 +107,7 @@ class Extract(ImageWork):
     """
 
     processes = "features"
+    of_images_alone = True
     name: str
     samples: Samples
     transform: Transform

@@ -146,7 +146,7 @@ def _reader(
         domains,
         plan.named,
         dict(plan.shares),
-        plan.seed,
+        plan.seed if plan.draws_student_train else 0,
         shard_size,
     ]
     fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]

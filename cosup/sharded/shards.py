@@ -42,7 +42,7 @@ class ShardReader:
     """What a process needs to read any shard.
 
     files: of the manifest. plan: of the splits. fingerprint: of the manifest and of all settings
-    that a sample depends on.
+    that a sample depends on; of the seed if student_train is drawn.
     """
 
     files: tuple[ManifestFile, ...] = field(repr=False)

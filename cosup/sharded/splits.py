@@ -57,6 +57,11 @@ class SplitPlan:
     shares: Mapping[str, float]
     seed: int
 
+    @property
+    def draws_student_train(self) -> bool:
+        """Whether it depends on the seed which rows are student_train."""
+        return 0 < self.shares.get("student_train", 0.0) < 1
+
     def splits(self, rows: Rows) -> Names:
         """Return the split of each row, "" for none."""
         count = len(rows)

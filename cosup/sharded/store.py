@@ -163,6 +163,21 @@ class ShardStore:
         _, whole = self._read(place, None)
         return Record(place, len(whole), hashlib.sha256(whole).hexdigest())
 
+    def take(self, product: Product, number: int, other: "ShardStore") -> bool:
+        """Take the product of one shard over from another store; return whether it is whole there.
+
+        Files on one file system of this machine are linked to (a hard link), others are copied.
+        """
+        place = f"{product.folder}/{_name(number)}"
+        try:
+            _, whole = other._read(place, None)
+        except RunError:
+            return False
+        source, path = other._path(place), self._path(place)
+        if is_uri(source) or is_uri(path) or not _linked(Path(source), Path(path)):
+            self._put(place, whole)
+        return True
+
     def state(self, record: Record) -> State:
         """Return the state of a file."""
         try:
@@ -213,6 +228,16 @@ class ShardStore:
 
     def _path(self, place: str) -> str:
         return remote.join(self.root, place) if is_uri(self.root) else f"{self.root}/{place}"
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Return whether a file is now one that is there under another name, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, path)
+    except OSError:  # another file system, or one without such links
+        return False
+    return True
 
 
 def _name(number: int) -> str:

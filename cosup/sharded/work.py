@@ -80,12 +80,14 @@ class Work(ABC, Generic[T]):
     """Something that is computed for each shard.
 
     name: in words, for messages, such as `annotations by resnet18`. products: what it writes.
-    processes: that do it on a cluster.
+    processes: that do it on a cluster. of_images_alone: whether its products depend on the images
+    and not on the seed or on teachers, so that runs with other seeds have the same.
     """
 
     name: str
     products: tuple[Product, ...]
     processes: Processes = "shards"
+    of_images_alone: bool = False
 
     @abstractmethod
     def begin(self, compute: Compute) -> Callable[[Shard], T]:
@@ -188,6 +190,7 @@ class CheckImages(Work[Checked]):
     reader: ShardReader
     store: ShardStore
     name = "checks of images"
+    of_images_alone = True
 
     @property
     def product(self) -> Product:

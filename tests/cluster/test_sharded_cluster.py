@@ -30,6 +30,7 @@ REFINED = {
     "refine": {"name": "product", "rounds": 1},
     "consistency": [{"name": "teacher_student", "k": 2}],  # ranks of all samples
 }
+FUSED = {**REFINED, "assignment": "fused"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Return a local run, and its summary."""
     folder = tmp_path_factory.mktemp("local") / "run"
-    return folder, run_with_backend(sharded_config(manifest, rounds=REFINED), folder)
+    return folder, run_with_backend(sharded_config(manifest, rounds=FUSED), folder)
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def test_files_are_those_of_a_local_run(
 ) -> None:
     folder, expected = local
     execution = {"backend": "ray", "address": nodes.address, "decode": decode, **ACTORS}
-    config = sharded_config(manifest, rounds=REFINED, execution=execution)
+    config = sharded_config(manifest, rounds=FUSED, execution=execution)
     found = run_with_backend(config, tmp_path / "run")
     assert compared(found) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(folder)
@@ -74,7 +75,7 @@ def test_shards_are_written_to_the_uri_of_a_run(
     """They are not copied to this machine, and are there again when the run is resumed."""
     folder, expected = local
     execution = {"backend": "ray", "address": nodes.address, **ACTORS}
-    config = sharded_config(manifest, rounds=REFINED, execution=execution)
+    config = sharded_config(manifest, rounds=FUSED, execution=execution)
     place = Place(f"file://{tmp_path}/run")
     assert compared(run_with_backend(config, place)) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(folder)

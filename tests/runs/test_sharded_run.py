@@ -1,6 +1,7 @@
 """A sharded run, killed anywhere and resumed, ends with the numbers of one that was not."""
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cosup.models.compute import Compute
 from cosup.report.command import report_page, runs_to_report
 from cosup.runs import backend, check_run, run_config
 from cosup.runs.choose_weight import WEIGHTS
+from cosup.runs.verify import verify
 from cosup.sharded.shards import Shard
 from cosup.sharded.work import LocalExecutor, Work
 
@@ -32,8 +34,10 @@ class Killed(BaseException):
     """Ends a run, as a signal does."""
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    """End the run after the work on so many shards."""
+def kill_after(
+    monkeypatch: pytest.MonkeyPatch, shards: int, since: Callable[[], bool] = lambda: True
+) -> None:
+    """End the run after the work on so many shards, counted while `since` says so."""
     left = shards
 
     class Dying(LocalExecutor):
@@ -42,7 +46,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
             for found in super().run(work, shards):
                 if left == 0:
                     raise Killed
-                left -= 1
+                left -= since()
                 yield found
 
     def dying(compute: Compute) -> Dying:
@@ -127,11 +131,21 @@ def test_fused_rounds_with_ranks_are_resumed_with_the_same_numbers(
     assert numbers_of(run_config(config, tmp_path / "cut", resume=True)) == numbers_of(expected)
 
 
-def test_seeds_are_aggregated_as_those_of_a_listed_run(tmp_path: Path) -> None:
+def test_seeds_are_aggregated_as_those_of_a_listed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the second is killed as it takes features over from the first."""
     labels = write_digits(tmp_path / "images", 500)
     manifest = write_manifest(tmp_path / "rows", labels, 700, 400, truth=True)
-    sections = {"controls": ["ceiling"], "run": {"seeds": [0, 1]}}
-    found = run_config(sharded_config(manifest, **sections), tmp_path / "run")
+    in_turn = {"side_by_side": 1}
+    sections = {"controls": ["ceiling"], "run": {"seeds": [0, 1]}, "execution": in_turn}
+    first = tmp_path / "run" / "seed-0"
+    with monkeypatch.context() as patch:
+        kill_after(patch, 4, lambda: (first / "summary.json").exists())
+        with pytest.raises(Killed):
+            run_config(sharded_config(manifest, **sections), tmp_path / "run")
+    assert len(list((tmp_path / "run/seed-1/shards/features").rglob("*.parquet"))) in (1, 2)
+    found = run_config(sharded_config(manifest, **sections), tmp_path / "run", resume=True)
     listed = sharded_config(manifest, data={"sharded": False}, **sections)
     other = run_config(listed, tmp_path / "listed")
     for name in ("student.accuracy", "ceiling.accuracy", "rounds.0.annotation_accuracy"):
@@ -149,6 +163,16 @@ def test_seeds_are_aggregated_as_those_of_a_listed_run(tmp_path: Path) -> None:
     for run in runs_to_report([str(tmp_path / "run")], None, text=False):
         report_page(run, None)
         assert (run.files.path / "report" / "index.html").exists()
+    of_images = [path for path in first.rglob("shards/*/*/*/*.parquet") if _of_images(path)]
+    assert len(of_images) == 6  # a check of images and features of three shards
+    for path in of_images:
+        assert path.samefile(tmp_path / "run" / "seed-1" / path.relative_to(first))
+    shutil.rmtree(first)
+    assert verify(str(tmp_path / "run" / "seed-1")).is_whole
+
+
+def _of_images(path: Path) -> bool:
+    return path.parts[-4] in ("checks", "features")
 
 
 def test_controls_and_pgr_are_told_of_a_manifest_with_labels(

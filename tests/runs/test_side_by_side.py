@@ -136,6 +136,21 @@ def test_seeds_overlap_as_far_as_there_are_places(
     assert sorted(lines) == [f"seed {seed}: here" for seed in range(3)]
 
 
+def test_seeds_of_shards_wait_for_the_features_that_they_take_over(tmp_path: Path) -> None:
+    sharded = {"source": "manifest", "path": str(tmp_path), "sharded": True}
+    found = {
+        name: replace(run, config=Config.model_validate({**TREE, "data": sharded}))
+        for name, run in runs(tmp_path, "a", "b").items()
+    }
+    first, second = found
+    ready, files = after_first(found), Layout(found[first].directory)
+    assert ready(first, [], [first, second])
+    files.stage("features").write({"seconds": 1.0})
+    assert not ready(second, [first], [second])
+    files.stage("shards").write({"shards": 1})
+    assert ready(second, [first], [second])
+
+
 def test_networks_that_read_no_features_start_at_once(fake: None, tmp_path: Path) -> None:
     """The first has not got so far as its features when the second starts."""
     student = {**TREE["student"], "mode": "finetune"}

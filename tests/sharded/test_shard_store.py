@@ -1,5 +1,6 @@
 """Files of shards: read as written, found by name, and damage is told."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 
 from cosup.errors import RunError
+from cosup.models.compute import Compute
 from cosup.probabilities import DENSE_LIMIT, ProbTable
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.taking import take_over
+from cosup.sharded.work import LocalExecutor
 
 PRODUCT = Product.of("annotations", "teacher", "weights", "data")
 SHARDS = [Shard(number, 0, number * 4, 4, 0, 4) for number in range(5)]
@@ -68,6 +72,23 @@ def test_the_same_content_is_the_same_file(store: ShardStore) -> None:
     first = store.write(PRODUCT, 0, content)
     assert store.write(PRODUCT, 0, content) == first
     assert first.path.endswith("0000000.parquet")
+
+
+def test_what_another_store_has_whole_is_taken(store: ShardStore, tmp_path: Path) -> None:
+    """It stays when the other store is removed; of what is damaged or missing nothing is taken."""
+    other = ShardStore(str(tmp_path / "other"))
+    records = [other.write(PRODUCT, number, {"x": torch.rand(1000)}) for number in range(3)]
+    damaged = Path(other.root, records[1].path)
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    executor = LocalExecutor(Compute())
+    store.write(PRODUCT, 2, {"x": torch.zeros(4)})
+    take_over(PRODUCT, store, [ShardStore(str(tmp_path / "none")), other], SHARDS, executor)
+    assert [shard.number for shard in store.missing(PRODUCT, SHARDS)] == [1, 3, 4]
+    assert len(store.tensors(PRODUCT, 2)["x"]) == 4
+    shutil.rmtree(other.root)
+    assert store.find(PRODUCT, 0) == records[0]
+    take_over(PRODUCT, store, [other], SHARDS, executor)
+    assert len(store.missing(PRODUCT, SHARDS)) == 3
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
