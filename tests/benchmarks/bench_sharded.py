@@ -1,7 +1,7 @@
 """Measure the memory of sharded runs over the number of images, and kill and resume one.
 
     python tests/benchmarks/bench_sharded.py FOLDER [--rows 100000 300000 1000000] [--kill SECONDS]
-        [--nodes 2 [--decode actors apart]]
+        [--nodes 2 [--decode actors apart]] [--assigner fused] [--rank]
 
 Writes manifests whose rows name the 1,797 digits of scikit-learn many times, 1,200 of them with a
 label, and runs `cosup run` on each in a process of its own: features of a small network, heads on
@@ -9,6 +9,7 @@ them as teachers, Dawid-Skene, two rounds. Prints the peak memory and the second
 kill the run of the first manifest after so many seconds, resume it, and compare the summaries.
 --nodes: run on a Ray cluster of so many nodes of one CPU each on this machine, for each way of
 decoding, and print the most bytes that its object stores held (`ray memory`, every ten seconds).
+--assigner: instead of Dawid-Skene. --rank: with a filter that ranks all samples.
 """
 
 import argparse
@@ -37,7 +38,18 @@ BACKBONE = {"name": "test_resnet", "weights": None, "image_size": 32}
 LOOK_SECONDS = 10.0
 
 
-def config_of(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> dict[str, Any]:
+RANKED = {"name": "teacher_student", "mode": "rank", "k": 1}
+
+
+def rounds_of(assigner: str, rank: bool) -> dict[str, Any]:
+    """Return the settings of two rounds: one per level, or two of all levels at once."""
+    repeat = 2 if assigner == "fused" else 1
+    return {"assignment": assigner, "repeat": repeat, "consistency": [RANKED] if rank else []}
+
+
+def config_of(
+    folder: Path, rows: int, name: str, rounds: dict[str, Any], execution: dict[str, Any]
+) -> dict[str, Any]:
     training = {"steps": 60, "batch_size": 64}
     return {
         "run": {"name": name, "output": str(folder / "runs"), "loggers": []},
@@ -53,7 +65,7 @@ def config_of(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> 
             "training": training,
         },
         "student": {"backbone": BACKBONE, "training": {**training, "lr": 0.01}},
-        "rounds": {"assignment": "dawid_skene"},
+        "rounds": rounds,
         "execution": {
             "shard_size": 20_000,
             "batch_size": 256,
@@ -67,10 +79,15 @@ def config_of(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> 
 
 
 def start(
-    folder: Path, rows: int, name: str, execution: dict[str, Any], *flags: str
+    folder: Path,
+    rows: int,
+    name: str,
+    rounds: dict[str, Any],
+    execution: dict[str, Any],
+    *flags: str,
 ) -> "subprocess.Popen[bytes]":
     path = folder / f"{name}.yaml"
-    path.write_text(json.dumps(config_of(folder, rows, name, execution)))  # JSON is YAML
+    path.write_text(json.dumps(config_of(folder, rows, name, rounds, execution)))  # JSON is YAML
     command = [sys.executable, "-m", "cosup", "run", str(path), *flags]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
@@ -134,16 +151,21 @@ class StoreWatch(threading.Thread):
                 self.most = max(self.most or 0, int(found[1]))
 
 
-def measure(folder: Path, rows: int, name: str, execution: dict[str, Any]) -> None:
+def measure(
+    folder: Path, rows: int, name: str, rounds: dict[str, Any], execution: dict[str, Any]
+) -> None:
     """Run on a manifest, and print what it took."""
     watch = StoreWatch(execution["address"]) if "address" in execution else None
     if watch is not None:
         watch.start()
     started = time.monotonic()
-    assert start(folder, rows, name, execution, "--overwrite").wait() == 0
+    assert start(folder, rows, name, rounds, execution, "--overwrite").wait() == 0
     seconds, summary = time.monotonic() - started, summary_of(folder, name)
     shards, peak = summary["data"]["shards"], summary["peak_rss_mb"]
     told = f"{name}: {rows:,} rows, {shards} shards: peak {peak:,.0f} MiB, {seconds:.0f} s"
+    kept = [round(one["kept"], 3) for one in summary["rounds"]]
+    if rounds["consistency"]:
+        told += f", kept {kept}"
     if watch is not None:
         watch.over.set()
         assert watch.most is not None, "`ray memory` said nothing of the object stores"
@@ -158,8 +180,10 @@ def main() -> None:
     parser.add_argument("--kill", type=float)
     parser.add_argument("--nodes", type=int, default=0)
     parser.add_argument("--decode", nargs="+", default=["actors"], choices=["actors", "apart"])
+    parser.add_argument("--assigner", default="dawid_skene")
+    parser.add_argument("--rank", action="store_true")
     given = parser.parse_args()
-    folder = given.folder.resolve()
+    folder, rounds = given.folder.resolve(), rounds_of(given.assigner, given.rank)
     if not (folder / "images").exists():
         write_digits(folder / "images")
     labels = load_digits().target
@@ -167,25 +191,26 @@ def main() -> None:
         for rows in given.rows:
             write_manifest(folder / f"rows-{rows}", labels, rows, LABELLED, files=2)
             if not execution:
-                measure(folder, rows, f"local-{rows}", {})
+                measure(folder, rows, f"local-{rows}", rounds, {})
                 continue
             for decode in given.decode:
-                measure(folder, rows, f"{decode}-{rows}", {**execution, "decode": decode})
+                settings = {**execution, "decode": decode}
+                measure(folder, rows, f"{decode}-{rows}", rounds, settings)
         if given.kill is not None:
-            kill_and_resume(folder, given.rows[0], given.kill, execution, given.decode[0])
+            one = {**execution, "decode": given.decode[0]} if execution else {}
+            kill_and_resume(folder, given.rows[0], given.kill, rounds, one)
 
 
 def kill_and_resume(
-    folder: Path, rows: int, seconds: float, execution: dict[str, Any], decode: str
+    folder: Path, rows: int, seconds: float, rounds: dict[str, Any], execution: dict[str, Any]
 ) -> None:
     """Kill a run after so many seconds, resume it, and compare its numbers with the whole run's."""
-    whole = f"{decode if execution else 'local'}-{rows}"
-    execution = {**execution, "decode": decode} if execution else {}
-    process = start(folder, rows, "cut", execution, "--overwrite")
+    whole = f"{execution.get('decode', 'local')}-{rows}"
+    process = start(folder, rows, "cut", rounds, execution, "--overwrite")
     time.sleep(seconds)
     process.kill()
     print(f"killed after {seconds:g} s: exit status {process.wait()}")
-    assert start(folder, rows, "cut", execution, "--resume").wait() == 0
+    assert start(folder, rows, "cut", rounds, execution, "--resume").wait() == 0
     found, expected = (numbers_of(summary_of(folder, name)) for name in ("cut", whole))
     print("resumed with equal numbers:", found == expected)
 
