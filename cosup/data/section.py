@@ -183,8 +183,7 @@ class DataSection(Section):
     """Set classes aside to be learnt from a few images; null trains and tests on all classes."""
     shifted: dict[FileName, ShiftedSection] = Field(default={}, max_length=100)
     """Test sets of other distributions, by name, measured beside the test split. Each is predicted
-    by the student and every control, so that more than 100 are no test any more. With Ray, teachers
-    annotate them, and features of them are extracted, in the process that starts the run."""
+    by the student and every control, so that more than 100 are no test any more."""
 
     def absent_splits(self, teacher_train: bool) -> set[str]:
         """Return the splits that a run does without. teacher_train: a teacher is trained."""
