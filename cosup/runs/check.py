@@ -202,8 +202,12 @@ def check_text(student: StudentSection, samples: ImageData, backbone: FeatureSou
 
 def check_labels(rounds: RoundsSection, samples: ImageData) -> None:
     """Check that labels are known if the student is to use them."""
-    known = samples.given(samples.rows("student_train")) >= 0
-    if rounds.true_label_weight and not bool(known.any()):
+    check_known(rounds, bool((samples.given(samples.rows("student_train")) >= 0).any()))
+
+
+def check_known(rounds: RoundsSection, known: bool) -> None:
+    """Raise `UserError` if the student is to use labels. known: whether any is known."""
+    if rounds.true_label_weight and not known:
         raise UserError(
             "needs labels of student_train, and none is known",
             key="rounds.true_label_weight",

@@ -17,6 +17,7 @@ from cosup.errors import UserError
 from cosup.runs.announce import announce_in_log
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
+from cosup.runs.check import check_known
 from cosup.runs.check_softening import check_rounds_soften
 from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls
@@ -106,6 +107,7 @@ def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Sha
         )
         data = with_shifted(data, config.data, config.run.seed, compute.workers, compute.cache)
         check_rounds_soften(config.rounds, len(data.classes))
+        check_known(config.rounds, shards.known)
         log.info("student_train: %d samples in %d shards", shards.samples, len(shards))
         for split, why in MEASURED.items():
             if not bool((data.given(data.rows(split)) >= 0).any()):

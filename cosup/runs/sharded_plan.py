@@ -9,6 +9,7 @@ from cosup.config.schema import Config, ExecutionSection
 from cosup.data.shifted_sets import with_shifted
 from cosup.layout import Layout
 from cosup.models.compute import Compute
+from cosup.runs.check import check_known
 from cosup.runs.checks import Facts
 from cosup.runs.costs import row_bytes
 from cosup.runs.staging import run_place
@@ -18,8 +19,8 @@ from cosup.teachers.hierarchy import plan_hierarchy
 
 __all__ = ["ProductPlan", "ShardsPlan", "plan_shards", "sharded_facts"]
 
-DECISION, WEIGHT = 60, 4
-"""Bytes of a row of decisions, with an id of some ten letters, and of a weight."""
+DECISION, WEIGHT, LABEL = 60, 4, 8
+"""Bytes of a row of decisions, with an id of some ten letters, of a weight, and of a label."""
 COUNTS, CHECK = 2600, 1300
 """Bytes of a shard's counts, and of its check."""
 
@@ -69,6 +70,7 @@ def sharded_facts(config: Config, facts: Facts) -> Facts:
         workers=compute.workers,
     )
     data = with_shifted(data, section, seed, compute.workers, None)
+    check_known(config.rounds, shards.known)
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     return {"samples": data, "shards": shards, "hierarchy": hierarchy}
 
@@ -96,7 +98,8 @@ def _products(
         yield ProductPlan("checks", count, count * CHECK)
     yield ProductPlan("annotations", count * teachers, samples * teachers * row)
     yield ProductPlan("features", count, samples * features * 2)
-    decided = samples * (DECISION + WEIGHT) + count * COUNTS
+    learned = LABEL if config.rounds.true_label_weight else 0
+    decided = samples * (DECISION + WEIGHT + learned) + count * COUNTS
     yield ProductPlan("decisions", 3 * count * rounds, decided * rounds)
     yield ProductPlan("targets", count * rounds, samples * row * rounds)
     guided = rounds - 1  # the last student guides no other round

@@ -99,7 +99,8 @@ def shard_world(
     levels = tuple(level(index, members) for index, members in enumerate(specs))
     provenance = tuple(level.provenance for level in prepared.task.levels)
     labelled = _labelled(context, prepared) if config.rounds.labelled else None
-    task = ShardTask(levels, shards.shards, provenance, config.folds, labelled)
+    labels = config.rounds.true_label_weight > 0
+    task = ShardTask(levels, shards.shards, provenance, config.folds, labelled, labels)
     after, best = len(levels), everyone[prepared.teachers.floor.name].spec
     trained = {
         name: level(after, [one.spec for one in members])

@@ -134,10 +134,12 @@ class ShardControls:
         last = self._rounds()[-1]
         seed = seed_for(self.seed, "round", last)
         fit_assigner(chosen, stream, task.shards, seed, None, self.executor)
-        about = repr((level.samples.key, level.annotations, chosen, recipe.hard))
+        about = repr((level.samples.key, level.annotations, chosen, recipe.hard, task.labels))
         products = RoundProducts.of(f"control-{self.name}", about)
         with self._removed(products):
-            decide = DecideShard(stream, recipe, last, False, products, 0, self.seed)
+            decide = DecideShard(
+                stream, recipe, last, False, products, 0, self.seed, labels=task.labels
+            )
             counts, kept = decide_shards(decide, task.shards, self.executor)
             if not int(counts["kept"]):
                 raise Absent(f"{', '.join(level.scopes.names)}: no annotation of a sample")

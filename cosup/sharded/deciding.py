@@ -22,7 +22,7 @@ from cosup.sharded.evidence import ShardParts, ShardStream
 from cosup.sharded.folds import folds_of
 from cosup.sharded.ranking import Ranking, find_cuts
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import FOLD, WEIGHT, Product
+from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product
 from cosup.sharded.work import Executor, FunctionWork
 
 __all__ = ["Counts", "DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
@@ -85,7 +85,8 @@ class DecideShard:
     """Assigns and filters the samples of a shard, and refines what is assigned.
 
     recipe: its assigner is fitted. refines: whether this round refines. folds, seed: into so many
-    folds the samples are divided, by this seed; 0 does not. cuts: as of `Ranking`.
+    folds the samples are divided, by this seed; 0 does not. cuts: as of `Ranking`. labels: whether
+    the student learns the samples' labels, which are then written beside their weights.
     """
 
     stream: ShardStream
@@ -96,6 +97,7 @@ class DecideShard:
     folds: int
     seed: int
     cuts: Mapping[int, Cut] = field(default_factory=dict)
+    labels: bool = False
 
     @property
     def ranking(self) -> Ranking:
@@ -124,6 +126,8 @@ class DecideShard:
         targets = self.recipe.taught(decided.assigned, decided.refined)
         store.write_probs(products.targets, shard.number, targets)
         marks = {WEIGHT: decided.assigned.weighed(keep), FOLD: folds.to(torch.uint8)}
+        if self.labels:
+            marks[LABEL] = data.given(rows)
         store.write(products.weights, shard.number, marks)
         counts = counts_of(decided, level.scopes, truth)
         counts["best"] = someone_right(stream.level.annotations, truth.labels).sum()

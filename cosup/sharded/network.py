@@ -22,9 +22,10 @@ from torch.utils.data import Dataset
 from cosup.config.student import StudentSection
 from cosup.data.loader import ImageRows, augmented, load_steps
 from cosup.data.table import ImageData
+from cosup.data.transforms import eval_transform
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute
-from cosup.models.images import training_transform
+from cosup.models.images import TwoViews, training_transform
 from cosup.models.train import Batch, Batches
 from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
@@ -152,7 +153,8 @@ class ShardJob(jobs.NetworkJob):
         def batches(start: int) -> Iterator[Batch]:
             with closing(load_steps(source, range(start, self.steps), workers)) as stream:
                 for images, targets, weights, labels in stream:
-                    yield Batch(images, targets, weights, labels)
+                    plain = images[:, 3:] if images.shape[1] > 3 else None
+                    yield Batch(images[:, :3], targets, weights, labels, plain=plain)
 
         return batches
 
@@ -174,7 +176,8 @@ class _Loaded(NamedTuple):
 class _Steps(Dataset[Any]):
     """The batch of a step by its number: (images, targets, weights, labels), or an error message.
 
-    data: the listed samples.
+    The images without augmentation follow as further channels, for an objective that corrects
+    labels. data: the listed samples.
     """
 
     def __init__(self, job: ShardJob, data: ImageData, compute: Compute) -> None:
@@ -186,7 +189,10 @@ class _Steps(Dataset[Any]):
         self.order = ShardOrder(counts, size, self.seed, labelled=samples.labelled)
         if samples.labelled is not None:
             self.labelled = _labelled(samples.labelled, data, job.classifier.num_classes)
-        self.transform = training_transform(training.augment, job.classifier.input)
+        spec, objective = job.classifier.input, job.objective
+        transform = training_transform(training.augment, spec)
+        both = objective.own_labels and objective.true_label_weight
+        self.transform = TwoViews(transform, eval_transform(spec)) if both else transform
         self.rank, self.ranks = ranks.rank, ranks.size
         self.loaded: OrderedDict[int, _Loaded] = OrderedDict()
 

@@ -50,7 +50,8 @@ class ShardTask:
 
     provenance: of each level, as in `cosup.levels.Level`. folds: into which samples are divided, so
     that each is predicted by a student that was not trained on it; 0 does not. labelled: samples
-    that are learned beside them, with their folds; None without any.
+    that are learned beside them, with their folds; None without any. labels: whether the labels of
+    the samples are learned beside their annotations.
     """
 
     levels: tuple[ShardLevel, ...]
@@ -58,6 +59,7 @@ class ShardTask:
     provenance: tuple[tuple[Tensor, Tensor] | None, ...]
     folds: int = 0
     labelled: LabelledRows | None = None
+    labels: bool = False
 
     @property
     def samples(self) -> int:
@@ -204,8 +206,11 @@ class _Rounds:
         fit_assigner(recipe.assigner, stream, task.shards, seed, known, self.executor)
         refines = recipe.refines(number, len(task.levels))
         about = _about(stream, recipe, refines, (folds, self.seed) if folds else None)
-        products = RoundProducts.of(f"{self.prefix}round-{number}", about)
-        return DecideShard(stream, recipe, number, refines, products, folds, self.seed)
+        learned = ("labels",) if task.labels else ()
+        products = RoundProducts.of(f"{self.prefix}round-{number}", about, *learned)
+        return DecideShard(
+            stream, recipe, number, refines, products, folds, self.seed, labels=task.labels
+        )
 
 
 def samples_kept(

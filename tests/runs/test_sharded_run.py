@@ -229,10 +229,10 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     config = sharded_config(
         manifest,
         student={"training": {"steps": 30, "optimizer": "lbfgs"}},
-        rounds={"assignment": "dawid_skene", "true_label_weight": 0.5},
+        rounds={"assignment": "dawid_skene", "report_epoch": "best_test"},
     )
     found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
-    assert found == ["rounds.true_label_weight", "student.training.optimizer"]
+    assert found == ["rounds.report_epoch", "student.training.optimizer"]
     refine = {"name": "product", "neighbours": 5}
     both = {"assignment": "dawid_skene", "labelled": True, "refine": refine}
     found = keys_of(mistakes_of(check_run, sharded_config(manifest, rounds=both), tmp_path / "run"))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotated_shards import Sharded
 from helpers.digits_manifest import write_digits, write_manifest
 from sharded_world import LABELLED, ROWS, SHARD, Open, World
 
@@ -13,10 +14,12 @@ from cosup.sharded.opening import open_shards
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with digits in `images`, and a manifest in `rows` of three files."""
+    """Return a folder with digits in `images`, and a manifest in `rows` of three files; in `known`
+    one whose samples have a label, those of student_train as well."""
     folder = tmp_path_factory.mktemp("digits")
     labels = write_digits(folder / "images", 500)
     write_manifest(folder / "rows", labels, ROWS, LABELLED, files=3)
+    write_manifest(folder / "known", labels, ROWS, LABELLED, truth=True)
     return folder
 
 
@@ -39,3 +42,8 @@ def opened(digits: Path) -> Open:
         return World(config, *open_shards(config.data, 0, SHARD))
 
     return open_one
+
+
+@pytest.fixture
+def sharded(opened: Open, tmp_path: Path) -> Sharded:
+    return Sharded(opened(), tmp_path / "store")

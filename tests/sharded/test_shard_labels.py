@@ -1,0 +1,29 @@
+"""A student of shards learns the labels of their samples as one of samples in memory does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from annotated_shards import FOLDS, Sharded, in_memory, recipe_of
+from sharded_world import Open
+
+from cosup.refinement import ProductRefinement
+
+
+@pytest.fixture
+def known(opened: Open, digits: Path, tmp_path: Path) -> Sharded:
+    """Return shards whose samples have a label."""
+    return Sharded(opened(digits / "known"), tmp_path / "store")
+
+
+def test_labels_are_learned_beside_annotations_as_in_memory(known: Sharded) -> None:
+    refiner, filters = ProductRefinement(rounds=1), [{"name": "teacher_student", "k": 3}]
+    recipe = recipe_of("agreement", filters, refiner, label_weight=3.0)
+    task, expected = in_memory(known, recipe, FOLDS)
+    assert task.labels is not None
+    plain = list(known.run(recipe_of("agreement", filters, refiner), FOLDS))
+    found = list(known.run(recipe, FOLDS))
+    for mine, other, without in zip(found, expected, plain, strict=True):
+        assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
+        assert not torch.allclose(mine.test_probs.dense(), without.test_probs.dense(), atol=5e-3)
+        assert mine.products.weights != without.products.weights
