@@ -32,7 +32,6 @@ from cosup.runs.notebook import as_html, as_text
 from cosup.runs.recipes import candidates
 from cosup.runs.sharded_plan import ShardsPlan, plan_shards
 from cosup.runs.staging import run_place
-from cosup.sharded.controls import SELF_TRAINING
 from cosup.sharded.order import WINDOW
 from cosup.sharded.shards import Shards
 from cosup.teachers.base import training_rows
@@ -432,9 +431,6 @@ def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan
 def _controls(config: Config, facts: Facts) -> ControlsPlan:
     shards: Shards | None = facts.get("shards")
     absent = left_out(config, facts["samples"], None if shards is None else shards.known)
-    absent |= {
-        name: SELF_TRAINING for name in config.controls if shards and name == "self_training"
-    }
     return ControlsPlan([name for name in config.controls if name not in absent], dict(absent))
 
 

@@ -5,11 +5,10 @@ optimiser steps of the run's. What needs listed samples alone (the team, the lab
 is computed there. What a control writes of shards is removed when it is finished.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from cosup.assignment.base import Assigner
@@ -24,37 +23,12 @@ from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.sharded.deciding import Counts, DecideShard, RoundProducts, decide_shards, fit_assigner
 from cosup.sharded.evidence import ShardLevel, ShardStream
-from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent
-from cosup.sharded.rounds import ShardTask, run_shard_rounds, samples_kept
-from cosup.sharded.shards import Shard
-from cosup.sharded.store import FOLD, LABEL, WEIGHT
-from cosup.sharded.work import Executor, FunctionWork, Samples
+from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent, State, Trained
+from cosup.sharded.rounds import ShardTask, predict_shards, run_shard_rounds, samples_kept
+from cosup.sharded.supervision import LabelShard, OwnShard
+from cosup.sharded.work import Executor, FunctionWork, Work, in_order
 
-__all__ = ["SELF_TRAINING", "LabelShard", "ShardControls"]
-
-SELF_TRAINING = "self-training is not done shard by shard (data.sharded)"
-"""Why there is no such control."""
-
-
-@dataclass(frozen=True)
-class LabelShard:
-    """Writes the labels of a shard's samples as what a student is to learn."""
-
-    samples: Samples
-    products: RoundProducts
-
-    def __call__(self, shard: Shard) -> Counts:
-        """Return how many samples there are, and how many have a label."""
-        data, store = self.samples.read(shard), self.samples.store
-        labels = data.given(np.arange(len(data)))
-        targets = ProbTable.one_hot(labels, len(data.classes))
-        store.write_probs(self.products.targets, shard.number, targets)
-        folds = torch.zeros(len(labels), dtype=torch.uint8)
-        marks = {WEIGHT: (labels >= 0).float(), FOLD: folds, LABEL: labels}
-        store.write(self.products.weights, shard.number, marks)
-        none = torch.zeros(0, dtype=torch.int64)
-        kept = (labels >= 0).sum()
-        return {"samples": torch.tensor(len(labels)), "kept": kept, "kept_by_fold": none}
+__all__ = ["ShardControls"]
 
 
 @dataclass(frozen=True)
@@ -115,36 +89,14 @@ class ShardControls:
 
     def trained_on(self, labels: str) -> ProbTable:
         """Train the student on the labels of student_train. labels: why there are none."""
-        task, level = self.task, self.finest
+        level = self.finest
         products = RoundProducts.of(f"control-{self.name}", level.samples.key)
-        with self._removed(products):
-            work = FunctionWork("labels", LabelShard(level.samples, products))
-            made = dict(self.executor.run(work, task.shards))
-            counts = [made[shard.number] for shard in task.shards]
-            if not sum(int(one["kept"]) for one in counts):
-                raise Absent(labels)
-            samples = samples_kept(level, products, replace(task, labelled=None), counts)
-            return self._trained(samples, sum(int(one["samples"]) for one in counts))
+        counts = self._counts(FunctionWork("labels", LabelShard(level.samples, products)))
+        return self._trained(self._taught(level, products, counts, labels))
 
     def taught_by(self, level: ShardLevel, assigner: str) -> ProbTable:
         """Train the student on a level's annotations, all kept, as this assigner gives them."""
-        task, chosen = self.task, self._assigner(assigner)
-        recipe = replace(self.recipe, assigner=chosen, filters=Chain([], []), refiner=None)
-        stream = ShardStream(level, task.firsts)
-        last = self._rounds()[-1]
-        seed = seed_for(self.seed, "round", last)
-        fit_assigner(chosen, stream, task.shards, seed, None, self.executor)
-        about = repr((level.samples.key, level.annotations, chosen, recipe.hard, task.labels))
-        products = RoundProducts.of(f"control-{self.name}", about)
-        with self._removed(products):
-            decide = DecideShard(
-                stream, recipe, last, False, products, 0, self.seed, labels=task.labels
-            )
-            counts, kept = decide_shards(decide, task.shards, self.executor)
-            if not int(counts["kept"]):
-                raise Absent(f"{', '.join(level.scopes.names)}: no annotation of a sample")
-            samples = samples_kept(level, products, replace(task, labelled=None), kept)
-            return self._trained(samples, int(counts["samples"]))
+        return self._trained(self._annotated(level, assigner, 0))
 
     def rerun(self, assigner: str) -> ProbTable:
         """Repeat the run's rounds with another assigner."""
@@ -165,8 +117,73 @@ class ShardControls:
         return self._last_round(replace(self.recipe, objective=plain))
 
     def self_trained(self) -> ProbTable:
-        """Raise `Absent`: predictions of shards are not learned from."""
-        raise Absent(SELF_TRAINING)
+        """Train the student on generalists, then on its own predictions, for as many rounds.
+
+        It starts as in a run that lists its samples (`cosup.control_runs.ControlRun`).
+        """
+        level, assigner = self._first_teachers()
+        *before, last = self._rounds()
+        taught = self._annotated(level, assigner, self.task.folds if before else 0)
+        start = None
+        for number in before:
+            lesson = self._lesson(number, taught, start)
+            trained = self._fit(lesson)
+            folds = 0 if number == before[-1] else self.task.folds  # nobody reads the last ones
+            own = self._own(level, lesson, trained, folds)
+            self._remove(lesson.samples.products)
+            taught, start = own, trained.state
+        trained = self._fit(self._lesson(last, taught, start))
+        self._remove(taught.samples.products)
+        return self.student.predict_test(trained)
+
+    def _first_teachers(self) -> tuple[ShardLevel, str]:
+        """Return the teachers that self-training starts from, and their assigner."""
+        level = self.task.levels[0]
+        whole = torch.nonzero(~level.scopes.restricted)[:, 0].tolist()
+        if not whole:
+            return self.best_teacher, "single"
+        annotations = tuple(level.annotations[place] for place in whole)
+        return replace(level, scopes=level.scopes.take(whole), annotations=annotations), "mean"
+
+    def _annotated(self, level: ShardLevel, assigner: str, folds: int) -> "Taught":
+        """Return a level's annotations, all kept, as an assigner gives them."""
+        task, chosen, last = self.task, self._assigner(assigner), self._rounds()[-1]
+        recipe = replace(self.recipe, assigner=chosen, filters=Chain([], []), refiner=None)
+        stream, seed = ShardStream(level, task.firsts), seed_for(self.seed, "round", last)
+        fit_assigner(chosen, stream, task.shards, seed, None, self.executor)
+        hard, labels = recipe.hard, task.labels
+        about = repr((level.samples.key, level.annotations, chosen, hard, folds, labels))
+        products = RoundProducts.of(f"control-{self.name}", about)
+        decide = DecideShard(stream, recipe, last, False, products, folds, self.seed, labels=labels)
+        _, counts = decide_shards(decide, task.shards, self.executor)
+        nothing = f"{', '.join(level.scopes.names)}: no annotation of a sample"
+        return self._taught(level, products, counts, nothing)
+
+    def _own(self, level: ShardLevel, lesson: Lesson, trained: Trained, folds: int) -> "Taught":
+        """Return the predictions of a student as what the next one is to learn."""
+        task, hard = self.task, self.recipe.hard
+        predictions = predict_shards(self.student, lesson, trained, self.executor)
+        products = RoundProducts.of(lesson.name, repr((predictions, hard, folds, task.labels)))
+        own = OwnShard(level.samples, predictions, products, folds, self.seed, hard, task.labels)
+        counts = self._counts(FunctionWork("own predictions", own))
+        level.samples.store.remove(predictions)
+        return self._taught(level, products, counts, "there is no sample")
+
+    def _counts(self, work: Work[Counts]) -> list[Counts]:
+        """Do a work that writes what a student is to learn; return its counts of each shard."""
+        shards = self.task.shards
+        return list(in_order(self.executor.run(work, shards), shards))
+
+    def _taught(
+        self, level: ShardLevel, products: RoundProducts, counts: Sequence[Counts], nothing: str
+    ) -> "Taught":
+        """Return the samples of which a student is taught; raise `Absent` with this reason and
+        remove the products if there are none. counts: as of `samples_kept`, and `samples`."""
+        if not sum(int(one["kept"]) for one in counts):
+            self._remove(products)
+            raise Absent(nothing)
+        samples = samples_kept(level, products, replace(self.task, labelled=None), counts)
+        return Taught(samples, sum(int(one["samples"]) for one in counts))
 
     def _assigner(self, name: str) -> Assigner:
         assigner: Assigner = ASSIGNERS[name].load()()
@@ -175,17 +192,28 @@ class ShardControls:
     def _rounds(self) -> list[int]:
         return [number for number, _ in self.recipe.schedule(len(self.task.levels))]
 
-    def _trained(self, samples: ShardSamples, total: int) -> ProbTable:
-        """Train a student as often as the run's is trained, and predict the test samples."""
-        numbers, recipe, start = self._rounds(), self.recipe, None
-        for number in numbers[-1:] if recipe.fresh else numbers:
-            seed = seed_for(seed_for(self.seed, "round", number), "update")
-            name = f"control-{self.name}-{number}"
-            classes = self.finest.num_classes
-            lesson = Lesson(name, samples, recipe.objective, classes, total, seed, start)
-            trained = self.student.fit(lesson, self.executor, None)
+    def _trained(self, taught: "Taught") -> ProbTable:
+        """Train a student as often as the run's is trained, and predict the test samples.
+
+        What it learned is removed.
+        """
+        numbers, start = self._rounds(), None
+        for number in numbers[-1:] if self.recipe.fresh else numbers:
+            trained = self._fit(self._lesson(number, taught, start))
             start = trained.state
+        self._remove(taught.samples.products)
         return self.student.predict_test(trained)
+
+    def _fit(self, lesson: Lesson) -> Trained:
+        return self.student.fit(lesson, self.executor, None)
+
+    def _lesson(self, number: int, taught: "Taught", start: State | None) -> Lesson:
+        """Return the lesson of a round. start: the student of the round before, or None."""
+        seed = seed_for(seed_for(self.seed, "round", number), "update")
+        name, classes = f"control-{self.name}-{number}", self.finest.num_classes
+        before = None if self.recipe.fresh else start
+        objective = self.recipe.objective
+        return Lesson(name, taught.samples, objective, classes, taught.total, seed, before)
 
     def _last_round(self, recipe: Recipe) -> ProbTable:
         prefix = f"control-{self.name}-"
@@ -198,16 +226,13 @@ class ShardControls:
             self.finest.samples.store.remove(outcome.predictions)
         return found[-1].test_probs
 
-    @contextmanager
-    def _removed(self, products: RoundProducts) -> Iterator[None]:
-        """Remove the products at the end, unless it is interrupted."""
-        try:
-            yield
-        except Absent:
-            self._remove(products)
-            raise
-        self._remove(products)
-
     def _remove(self, products: RoundProducts) -> None:
         for product in vars(products).values():
             self.finest.samples.store.remove(product)
+
+
+class Taught(NamedTuple):
+    """What a student of a control learns. total: number of all samples, kept or not."""
+
+    samples: ShardSamples
+    total: int

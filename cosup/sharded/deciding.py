@@ -193,7 +193,7 @@ def decide_shards(
 ) -> tuple[Counts, list[Counts]]:
     """Decide on the shards that are not decided yet.
 
-    Returns the counts of all shards together, and `kept` and `kept_by_fold` of each.
+    Returns the counts of all shards together, and `samples`, `kept` and `kept_by_fold` of each.
     """
     store, product = decide.stream.level.samples.store, decide.products.counts
     ranks = ranking_filters(decide.recipe.filters)
@@ -209,7 +209,7 @@ def decide_shards(
         counts = made.pop(shard.number, None)
         counts = _stored(store.table(product, shard.number)) if counts is None else counts
         total = {name: value + total.get(name, 0) for name, value in counts.items()}
-        kept.append({name: counts[name] for name in ("kept", "kept_by_fold")})
+        kept.append({name: counts[name] for name in ("samples", "kept", "kept_by_fold")})
     if ranks:
         store.remove(decide.products.measures)
     return total, kept

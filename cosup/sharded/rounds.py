@@ -27,7 +27,14 @@ from cosup.sharded.deciding import (
     fit_assigner,
 )
 from cosup.sharded.evidence import ShardLevel, ShardStream
-from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, ShardStudent, State
+from cosup.sharded.lesson import (
+    LabelledRows,
+    Lesson,
+    ShardSamples,
+    ShardStudent,
+    State,
+    Trained,
+)
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
 from cosup.sharded.supported import check_recipe
@@ -37,6 +44,7 @@ __all__ = [
     "ShardOutcome",
     "ShardState",
     "ShardTask",
+    "predict_shards",
     "run_shard_rounds",
     "samples_kept",
 ]
@@ -176,15 +184,9 @@ class _Rounds:
             None if recipe.fresh else state.tensors,
         )
         trained = student.fit(lesson, self.executor, on_step)
-        hashes = [hash_tensors(dict(state)) for state in (trained.state, *trained.folds)]
-        product = Product.of(
-            PREDICTIONS, lesson.name, *vars(decide.products.targets).values(), *hashes
-        )
+        product = predictions_of(lesson, trained)
         if not is_last:
-            work = student.predicting(lesson, trained, product)
-            missing = level.samples.store.missing(product, task.shards)
-            for _ in self.executor.run(work, missing):
-                pass
+            predict_shards(student, lesson, trained, self.executor)
         return ShardOutcome(
             number,
             level.index,
@@ -211,6 +213,24 @@ class _Rounds:
         return DecideShard(
             stream, recipe, number, refines, products, folds, self.seed, labels=task.labels
         )
+
+
+def predictions_of(lesson: Lesson, trained: Trained) -> Product:
+    """Return the product of what a student predicts of all samples of its lesson."""
+    hashes = [hash_tensors(dict(state)) for state in (trained.state, *trained.folds)]
+    targets = lesson.samples.products.targets
+    return Product.of(PREDICTIONS, lesson.name, *vars(targets).values(), *hashes)
+
+
+def predict_shards(
+    student: ShardStudent, lesson: Lesson, trained: Trained, executor: Executor
+) -> Product:
+    """Predict the shards that are not predicted yet; return the product."""
+    product, samples = predictions_of(lesson, trained), lesson.samples
+    work = student.predicting(lesson, trained, product)
+    for _ in executor.run(work, samples.store.missing(product, samples.shards)):
+        pass
+    return product
 
 
 def samples_kept(

@@ -47,3 +47,9 @@ def opened(digits: Path) -> Open:
 @pytest.fixture
 def sharded(opened: Open, tmp_path: Path) -> Sharded:
     return Sharded(opened(), tmp_path / "store")
+
+
+@pytest.fixture
+def known(opened: Open, digits: Path, tmp_path: Path) -> Sharded:
+    """Return shards whose samples have a label."""
+    return Sharded(opened(digits / "known"), tmp_path / "store")

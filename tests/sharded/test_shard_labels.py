@@ -1,19 +1,9 @@
 """A student of shards learns the labels of their samples as one of samples in memory does."""
 
-from pathlib import Path
-
-import pytest
 import torch
 from annotated_shards import FOLDS, Sharded, in_memory, recipe_of
-from sharded_world import Open
 
 from cosup.refinement import ProductRefinement
-
-
-@pytest.fixture
-def known(opened: Open, digits: Path, tmp_path: Path) -> Sharded:
-    """Return shards whose samples have a label."""
-    return Sharded(opened(digits / "known"), tmp_path / "store")
 
 
 def test_labels_are_learned_beside_annotations_as_in_memory(known: Sharded) -> None:
