@@ -27,7 +27,6 @@ def check_sharded(config: Config) -> None:
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     refuse(rounds.report_epoch != "last", "rounds.report_epoch", rounds.report_epoch, "last")
-    refuse(rounds.first_guide != "crowd", "rounds.first_guide", rounds.first_guide, "crowd")
     refuse(student.meta is not None, "student.meta", "set", "null")
     means = student.head.kind == "prototype" and student.head.init == "class_means"
     means = means or student.head.init == "prompts"

@@ -102,7 +102,8 @@ def _products(
     decided = samples * (DECISION + WEIGHT + learned) + count * COUNTS
     yield ProductPlan("decisions", 3 * count * rounds, decided * rounds)
     yield ProductPlan("targets", count * rounds, samples * row * rounds)
-    guided = rounds - 1  # the last student guides no other round
+    # The last student guides no other round; an untrained one may guide the first.
+    guided = rounds - 1 + (config.rounds.first_guide == "student")
     yield ProductPlan("predictions", count * guided, samples * row * guided)
 
 

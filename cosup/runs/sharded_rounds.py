@@ -15,7 +15,13 @@ from cosup.runs.sharded_index import round_products
 from cosup.runs.sharded_task import shard_student
 from cosup.runs.stages import StepLog, log_round
 from cosup.runs.summary import Numbers
-from cosup.sharded.rounds import ShardOutcome, ShardState, ShardTask, run_shard_rounds
+from cosup.sharded.rounds import (
+    ShardOutcome,
+    ShardState,
+    ShardTask,
+    first_state,
+    run_shard_rounds,
+)
 from cosup.sharded.store import Product
 from cosup.sharded.sums import sum_round
 from cosup.sharded.work import Executor
@@ -39,7 +45,7 @@ def finish_shard_rounds(
             Pace(f"round {number}, student", steps),
         )
 
-    state = _finished(run, schedule, task)
+    state = _finished(run, schedule, task, first_state(task, recipe))
     outcomes = run_shard_rounds(task, recipe, student, context.seed, executor, state, on_step)
     started = time.monotonic()
     for outcome in outcomes:
@@ -76,11 +82,11 @@ def _write_sums(
 
 
 def _finished(
-    run: RunDirectory, schedule: Sequence[tuple[int, int]], task: ShardTask
+    run: RunDirectory, schedule: Sequence[tuple[int, int]], task: ShardTask, state: ShardState
 ) -> ShardState:
     """Return the state that the finished rounds left, until one of which a file of a shard is
-    gone."""
-    state, store = ShardState(), task.levels[0].samples.store
+    gone. state: before the first round."""
+    store = task.levels[0].samples.store
     for number, level in schedule:
         if not run.is_done(f"round-{number}"):
             break

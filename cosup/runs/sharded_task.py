@@ -1,7 +1,7 @@
 """What the rounds of a sharded run read: annotated shards, labelled samples, and the student."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cosup.errors import UserError
 from cosup.layout import SHARDS, Layout
+from cosup.models.weights import hash_tensors
 from cosup.progress import working_on
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
@@ -19,7 +20,7 @@ from cosup.sharded.evidence import ShardLevel
 from cosup.sharded.folds import folds_of
 from cosup.sharded.head import ShardHead
 from cosup.sharded.image_work import Restoring, annotation_works, extract_work
-from cosup.sharded.lesson import LabelledRows, ShardStudent
+from cosup.sharded.lesson import PREDICTIONS, LabelledRows, ShardStudent, Trained
 from cosup.sharded.network import ShardNetwork
 from cosup.sharded.rounds import ShardTask
 from cosup.sharded.shards import Shards
@@ -98,17 +99,46 @@ def shard_world(
     specs = speakers([[one.spec for one in level] for level in annotated.levels])
     levels = tuple(level(index, members) for index, members in enumerate(specs))
     provenance = tuple(level.provenance for level in prepared.task.levels)
-    labelled = _labelled(context, prepared) if config.rounds.labelled else None
-    labels = config.rounds.true_label_weight > 0
-    task = ShardTask(levels, shards.shards, provenance, config.folds, labelled, labels)
+    guides: list[Work[Any]] = []
+    if config.rounds.first_guide == "student":
+        guides = [_guide(context, prepared, levels[0])]
+        _work(executor, guides[0], store, shards)
+    guide = guides[0].products[0] if guides else None
+    task = ShardTask(levels, shards.shards, provenance, guide=guide)
     after, best = len(levels), everyone[prepared.teachers.floor.name].spec
     trained = {
         name: level(after, [one.spec for one in members])
         for name, members in annotated.for_controls.items()
     }
-    written = [product for work in [*works, extract] for product in work.products]
+    done: list[Work[Any]] = [*works, extract, *guides]
+    written = [product for work in done for product in work.products]
     checked = () if samples.checked is None else (samples.checked,)
+    task = with_rounds(task, context, prepared)
     return ShardWorld(task, level(after, [best]), trained, (*checked, *written))
+
+
+def with_rounds(task: ShardTask, context: RunContext, prepared: Prepared) -> ShardTask:
+    """Return the task with what the rounds of a config read besides the shards.
+
+    Raises `UserError` if labelled samples are to be learned, and there are none.
+    """
+    config = context.config
+    return replace(
+        task,
+        folds=config.folds,
+        labelled=_labelled(context, prepared) if config.rounds.labelled else None,
+        labels=config.rounds.true_label_weight > 0,
+    )
+
+
+def _guide(context: RunContext, prepared: Prepared, level: ShardLevel) -> Work[int]:
+    """Return the work that predicts the shards with the untrained student."""
+    head = shard_student(context, prepared)
+    assert isinstance(head, ShardHead), "networks do not start from text features"
+    state = head.untrained()
+    about = level.samples.key, *vars(level.features).values(), hash_tensors(dict(state))
+    product = Product.of(PREDICTIONS, "untrained", *about)
+    return head.predicting(level.samples, level.features, Trained(state), product)
 
 
 def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:

@@ -23,8 +23,8 @@ from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.sharded.deciding import Counts, DecideShard, RoundProducts, decide_shards, fit_assigner
 from cosup.sharded.evidence import ShardLevel, ShardStream
-from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent, State, Trained
-from cosup.sharded.rounds import ShardTask, predict_shards, run_shard_rounds, samples_kept
+from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent, State, Trained, predict_shards
+from cosup.sharded.rounds import ShardTask, run_shard_rounds, samples_kept
 from cosup.sharded.supervision import LabelShard, OwnShard
 from cosup.sharded.work import Executor, FunctionWork, Work, in_order
 

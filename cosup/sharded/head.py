@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +27,8 @@ from cosup.protocols import TestInputs, by_fold, predict_sets
 from cosup.sharded.batches import batches_of
 from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, State, Trained
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import Product
-from cosup.sharded.work import Executor, FunctionWork, Work, in_order
+from cosup.sharded.store import FOLD, Product, ShardStore
+from cosup.sharded.work import Executor, FunctionWork, Samples, Work, in_order
 from cosup.words import plural
 
 __all__ = [
@@ -189,10 +188,22 @@ class ShardHead:
         state, *folds = (bank.select(head).state_dict() for head in range(len(bank)))
         return Trained(state, tuple(folds))
 
-    def predicting(self, lesson: Lesson, trained: Trained, product: Product) -> Work[Any]:
+    def predicting(
+        self,
+        source: Samples,
+        features: Product,
+        trained: Trained,
+        product: Product,
+        folds: Product | None = None,
+    ) -> Work[int]:
         """Return the work that predicts shards with a head."""
-        predict = PredictShard(lesson.samples, product, trained)
+        predict = PredictShard(source.store, features, product, trained, folds)
         return FunctionWork(f"predictions, {product.name}", predict, (product,))
+
+    def untrained(self) -> State:
+        """Return the head that starts from text features."""
+        assert self.prototypes is not None, "other heads cannot predict before they are trained"
+        return text_heads(self.section, self.prototypes).state_dict()
 
     def predict_test(self, trained: Trained) -> ProbTable:
         """Predict the test samples, set by set."""
@@ -216,24 +227,31 @@ def predict_labelled(folds: Sequence[State], labelled: LabelledRows) -> ProbTabl
 
 @dataclass(frozen=True)
 class PredictShard:
-    """Predicts all samples of a shard with a head, or each with the head of its fold."""
+    """Predicts all samples of a shard with a head, or each with the head of its fold.
 
-    samples: ShardSamples
+    folds: the product that has the samples' folds, where there are several heads.
+    """
+
+    store: ShardStore
+    features: Product
     product: Product
     trained: Trained
+    folds: Product | None = None
 
     def __call__(self, shard: Shard) -> int:
         """Write the class probabilities; return the number of samples."""
-        features = self.samples.features_of(shard)
+        store, number = self.store, shard.number
+        features = store.tensors(self.features, number)["features"]
         state, folds = self.trained
 
         def predict(state: State, rows: Tensor | slice) -> ProbTable:
             return predict_heads(head_bank(state), features[rows])[0]
 
         if folds and len(features):
-            numbers = self.samples.marks(shard)[2]
+            assert self.folds is not None, "samples of several heads have folds"
+            numbers = store.tensors(self.folds, number)[FOLD].to(torch.int64)
             probs = by_fold(numbers, len(folds), lambda fold, rows: predict(folds[fold], rows))
         else:
             probs = predict(state, slice(None))
-        self.samples.store.write_probs(self.product, shard.number, probs)
+        store.write_probs(self.product, number, probs)
         return len(probs)

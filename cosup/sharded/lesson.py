@@ -11,6 +11,7 @@ from torch import Tensor
 from cosup.losses.base import Objective
 from cosup.models.training_section import TrainingSection
 from cosup.models.watch import OnStep
+from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
 from cosup.sharded.deciding import RoundProducts
@@ -18,8 +19,21 @@ from cosup.sharded.shards import Shard
 from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product, ShardStore
 from cosup.sharded.work import Executor, Samples, Work
 
-__all__ = ["Block", "LabelledRows", "Lesson", "ShardSamples", "ShardStudent", "State", "Trained"]
+__all__ = [
+    "PREDICTIONS",
+    "Block",
+    "LabelledRows",
+    "Lesson",
+    "ShardSamples",
+    "ShardStudent",
+    "State",
+    "Trained",
+    "predict_shards",
+    "predictions_of",
+]
 
+PREDICTIONS = "predictions"
+"""Kind of products: of a student's class probabilities."""
 State = Mapping[str, Tensor]
 """The tensors of a student, on the CPU."""
 
@@ -214,11 +228,40 @@ class ShardStudent(Protocol):
         """
         ...
 
-    def predicting(self, lesson: Lesson, trained: Trained, product: Product) -> Work[Any]:
+    def predicting(
+        self,
+        source: Samples,
+        features: Product,
+        trained: Trained,
+        product: Product,
+        folds: Product | None = None,
+    ) -> Work[Any]:
         """Return the work that predicts shards, each sample by the student of its fold if there are
-        folds, and writes the product."""
+        folds, and writes the product.
+
+        source, features: as of `ShardSamples`. folds: the product that has the samples' folds.
+        """
         ...
 
     def predict_test(self, trained: Trained) -> ProbTable:
         """Predict the test samples, set by set: the test split, and shifted sets after it."""
         ...
+
+
+def predictions_of(lesson: Lesson, trained: Trained) -> Product:
+    """Return the product of what a student predicts of all samples of its lesson."""
+    hashes = [hash_tensors(dict(state)) for state in (trained.state, *trained.folds)]
+    targets = lesson.samples.products.targets
+    return Product.of(PREDICTIONS, lesson.name, *vars(targets).values(), *hashes)
+
+
+def predict_shards(
+    student: ShardStudent, lesson: Lesson, trained: Trained, executor: Executor
+) -> Product:
+    """Predict the shards that are not predicted yet; return the product."""
+    product, samples = predictions_of(lesson, trained), lesson.samples
+    folds = samples.products.weights
+    work = student.predicting(samples.source, samples.features, trained, product, folds)
+    for _ in executor.run(work, samples.store.missing(product, samples.shards)):
+        pass
+    return product

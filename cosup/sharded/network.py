@@ -37,7 +37,7 @@ from cosup.sharded.order import ShardOrder
 from cosup.sharded.prediction import predict_work
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
-from cosup.sharded.work import Executor, Work
+from cosup.sharded.work import Executor, Samples, Work
 from cosup.student import jobs
 from cosup.student.launcher import Launcher
 
@@ -78,13 +78,18 @@ class ShardNetwork:
         state, *folds = map(_tensors, networks)
         return Trained(state, tuple(folds))
 
-    def predicting(self, lesson: Lesson, trained: Trained, product: Product) -> Work[Any]:
+    def predicting(
+        self,
+        source: Samples,
+        features: Product,
+        trained: Trained,
+        product: Product,
+        folds: Product | None = None,
+    ) -> Work[Any]:
         """Return the work that predicts shards with a network, or one for each fold."""
-        samples = lesson.samples
         networks = [self._network(0, state) for state in trained.folds or [trained.state]]
-        folds = samples.products.weights if trained.folds else None
-        backbone = self.section.backbone
-        return predict_work(product, networks, backbone, samples.source, self.there, folds)
+        own = folds if trained.folds else None
+        return predict_work(product, networks, self.section.backbone, source, self.there, own)
 
     def predict_test(self, trained: Trained) -> ProbTable:
         """Predict the test samples, set by set."""

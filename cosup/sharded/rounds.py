@@ -33,7 +33,8 @@ from cosup.sharded.lesson import (
     ShardSamples,
     ShardStudent,
     State,
-    Trained,
+    predict_shards,
+    predictions_of,
 )
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
@@ -44,12 +45,10 @@ __all__ = [
     "ShardOutcome",
     "ShardState",
     "ShardTask",
-    "predict_shards",
+    "first_state",
     "run_shard_rounds",
     "samples_kept",
 ]
-
-PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class ShardTask:
     provenance: of each level, as in `cosup.levels.Level`. folds: into which samples are divided, so
     that each is predicted by a student that was not trained on it; 0 does not. labelled: samples
     that are learned beside them, with their folds; None without any. labels: whether the labels of
-    the samples are learned beside their annotations.
+    the samples are learned beside their annotations. guide: predictions of the untrained student,
+    for a recipe whose first round they guide.
     """
 
     levels: tuple[ShardLevel, ...]
@@ -68,6 +68,7 @@ class ShardTask:
     folds: int = 0
     labelled: LabelledRows | None = None
     labels: bool = False
+    guide: Product | None = None
 
     @property
     def samples(self) -> int:
@@ -100,6 +101,12 @@ class ShardState:
     def at(self, level: int) -> "ShardState":
         """Return the state at the start of a round of this level."""
         return self if level == self.level else replace(self, level=level, coarse=self.student)
+
+
+def first_state(task: ShardTask, recipe: Recipe) -> ShardState:
+    """Return the state before the first round."""
+    assert task.guide is not None or not recipe.student_first
+    return ShardState(student=task.guide if recipe.student_first else None)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def run_shard_rounds(
     `check_recipe`, and `RunError` if the filters keep nothing or the loss is not finite.
     """
     check_recipe(recipe)
-    state = ShardState() if state is None else state
+    state = first_state(task, recipe) if state is None else state
     run = _Rounds(task, recipe, student, seed, executor, prefix, fold_last)
     for number, index in recipe.schedule(len(task.levels))[state.finished :]:
         state = state.at(index)
@@ -213,24 +220,6 @@ class _Rounds:
         return DecideShard(
             stream, recipe, number, refines, products, folds, self.seed, labels=task.labels
         )
-
-
-def predictions_of(lesson: Lesson, trained: Trained) -> Product:
-    """Return the product of what a student predicts of all samples of its lesson."""
-    hashes = [hash_tensors(dict(state)) for state in (trained.state, *trained.folds)]
-    targets = lesson.samples.products.targets
-    return Product.of(PREDICTIONS, lesson.name, *vars(targets).values(), *hashes)
-
-
-def predict_shards(
-    student: ShardStudent, lesson: Lesson, trained: Trained, executor: Executor
-) -> Product:
-    """Predict the shards that are not predicted yet; return the product."""
-    product, samples = predictions_of(lesson, trained), lesson.samples
-    work = student.predicting(lesson, trained, product)
-    for _ in executor.run(work, samples.store.missing(product, samples.shards)):
-        pass
-    return product
 
 
 def samples_kept(
