@@ -7,6 +7,7 @@ torch if it has probabilities).
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -111,22 +112,37 @@ def _check_model(model: TeacherModelSection) -> None:
     mistakes.raise_all()
 
 
-def check_table_files(teachers: TeachersSection) -> None:
+def streams_tables(data: DataSection, teachers: TeachersSection) -> bool:
+    """Return whether annotation tables are not held in memory: those of a sharded run."""
+    if not _has_tables(teachers):
+        return False
+    from cosup.sharded.opening import is_sharded  # imports pandas
+
+    with suppress(UserError):  # of the source; told by others
+        return is_sharded(data)
+    return False
+
+
+def check_table_files(teachers: TeachersSection, streamed: bool) -> None:
     """Check the files, forms, columns and annotators of annotation tables."""
-    _check_tables(teachers, None)
+    _check_tables(teachers, None, streamed)
 
 
-def check_tables(teachers: TeachersSection, names: Names) -> None:
+def check_tables(teachers: TeachersSection, names: Names, streamed: bool) -> None:
     """Check the answers in annotation tables, where the classes are known."""
     if names.classes:
-        _check_tables(teachers, names.classes)
+        _check_tables(teachers, names.classes, streamed)
 
 
-def _check_tables(teachers: TeachersSection, classes: Sequence[str] | None) -> None:
-    if any(external.simulate is None for external in teachers.external):
+def _check_tables(teachers: TeachersSection, classes: Sequence[str] | None, streamed: bool) -> None:
+    if _has_tables(teachers):
         from cosup.teachers.tables.checks import check_tables as errors  # imports pandas
 
-        raise_all(errors(teachers, classes))
+        raise_all(errors(teachers, classes, streamed=streamed))
+
+
+def _has_tables(teachers: TeachersSection) -> bool:
+    return any(external.simulate is None for external in teachers.external)
 
 
 def check_scopes(teachers: TeachersSection, names: Names) -> None:

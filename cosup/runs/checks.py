@@ -59,8 +59,9 @@ CONFIG_CHECKS = (
     Check("check_config:names_of_source", ("data",), gives="names"),
     Check("check_config:check_data_files", ("data",)),
     Check("check_config:check_teacher_models", ("teachers",)),
-    Check("check_config:check_table_files", ("teachers",)),
-    Check("check_config:check_tables", ("teachers", "names")),
+    Check("check_config:streams_tables", ("data", "teachers"), gives="streamed"),
+    Check("check_config:check_table_files", ("teachers", "streamed")),
+    Check("check_config:check_tables", ("teachers", "names", "streamed")),
     Check("check_config:check_scopes", ("teachers", "names")),
     Check("check_config:check_student_names", ("student",)),
     Check("check_config:check_output", ("run",)),
@@ -113,7 +114,7 @@ def run_checks(draft: Draft, checks: Sequence[Check]) -> tuple[Facts, Mistakes]:
     may follow from that. What is logged on the way, the run logs itself.
     """
     # Where the section `run` is wrong, the samples are split by some seed all the same.
-    facts: Facts = {"run": RunSection(), **draft.sections}
+    facts: Facts = {"run": RunSection(), "streamed": False, **draft.sections}
     if draft.config is not None:
         facts["config"] = draft.config
     found = Mistakes()

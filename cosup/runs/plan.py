@@ -4,7 +4,7 @@
 same data into words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ from cosup.sharded.shards import Shards
 from cosup.teachers.base import training_rows
 from cosup.teachers.features import FeatureCache, cached_part
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec
-from cosup.teachers.table import ANNOTATED, TableCounts, table_teachers
+from cosup.teachers.table import ANNOTATED, TableCounts, TableRead, table_teachers
 from cosup.teachers.train import planned_steps
 
 
@@ -240,7 +240,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         rounds=rounds,
         controls=controls,
         teachers=[_teacher(spec, data) for level in hierarchy for spec in level],
-        tables=list(_tables(data, hierarchy)),
+        tables=_tables(facts),
         notes=list(data.notes),
         shards=shards,
     )
@@ -460,6 +460,9 @@ def _made_of(spec: TeacherSpec) -> str:
     return spec.setup.text
 
 
-def _tables(data: ImageData, hierarchy: Hierarchy) -> Iterator[TablePlan]:
-    for teacher in table_teachers(hierarchy, data):
-        yield TablePlan(teacher.name, teacher.answers.form, teacher.counts)
+def _tables(facts: Facts) -> list[TablePlan]:
+    found: dict[str, TableRead] | None = facts.get("tables")
+    if found is None:
+        teachers = table_teachers(facts["hierarchy"], facts["samples"])
+        found = {teacher.name: teacher.table for teacher in teachers}
+    return [TablePlan(name, table.form, table.counts) for name, table in found.items()]

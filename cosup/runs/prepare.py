@@ -1,7 +1,7 @@
 """Prepare a run: load data, extract features, train teachers and annotate."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from cosup.teachers.annotate import note_outside, open_store
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import Hierarchy, TeacherSpec, plan_hierarchy
-from cosup.teachers.table import TableTeacher
+from cosup.teachers.table import TableRead, TableTeacher
 from cosup.teachers.train import obtain_level, teacher_groups
 from cosup.words import plural
 
@@ -55,13 +55,21 @@ def prepare(context: RunContext) -> Prepared:
 
 
 def prepare_listed(
-    context: RunContext, data: ImageData, compute: Compute
+    context: RunContext,
+    data: ImageData,
+    compute: Compute,
+    hierarchy: Hierarchy | None = None,
+    tables: Callable[[TeacherSpec], TableRead] | None = None,
 ) -> tuple[Prepared, FeatureCache]:
-    """Do so for samples that are listed. Returns the features that were read, too."""
+    """Do so for samples that are listed. Returns the features that were read, too.
+
+    hierarchy: if it is planned already. tables: as of `Training`.
+    """
     config, backend = context.config, context.backend
     for note in data.notes:
         log.log(logging.WARNING if note.is_warning else logging.INFO, "data: %s", note.text)
-    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
+    if hierarchy is None:
+        hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     simulated = [spec.name for level in hierarchy for spec in level if spec.simulated]
     if simulated:
         names = ", ".join(simulated)
@@ -70,7 +78,7 @@ def prepare_listed(
     with context.timed("features"):
         inputs = student_inputs(config, data, features)
     with context.timed("teachers"):
-        levels, for_controls = _train_teachers(context, hierarchy, data, features)
+        levels, for_controls = _train_teachers(context, hierarchy, data, features, tables)
     with context.timed("annotate"):
         folder = context.run.folder(context.files.annotations.folder)
         precision = backend.compute_of("teachers", compute).precision
@@ -116,7 +124,11 @@ def make_compute(run: RunSection, execution: ExecutionSection) -> Compute:
 
 
 def _train_teachers(
-    context: RunContext, hierarchy: Hierarchy, data: ImageData, features: FeatureCache
+    context: RunContext,
+    hierarchy: Hierarchy,
+    data: ImageData,
+    features: FeatureCache,
+    tables: Callable[[TeacherSpec], TableRead] | None,
 ) -> tuple[list[list[Teacher]], dict[str, list[Teacher]]]:
     """Train the teachers of every level, and those of controls by control."""
     config = context.config
@@ -130,7 +142,8 @@ def _train_teachers(
     extra = control_teachers(config, hierarchy, data)
     parts = [*hierarchy, *extra.values()]
     groups = [group for specs in parts for group in teacher_groups(specs)]
-    training = Training(config.teachers, data, config.run.seed, features, record, folder)
+    seed = config.run.seed
+    training = Training(config.teachers, data, seed, features, record, folder, tables=tables)
     context.backend.train(groups, training)
     levels = obtain_levels(parts, training)
     own = len(hierarchy)

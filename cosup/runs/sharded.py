@@ -32,6 +32,7 @@ from cosup.runs.sharded_check import check_sharded
 from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_index import remove_damaged, write_index
 from cosup.runs.sharded_rounds import finish_shard_rounds
+from cosup.runs.sharded_tables import plan_teachers
 from cosup.runs.sharded_task import ShardWorld, shard_world
 from cosup.runs.sharded_weight import choose_shard_weight
 from cosup.runs.sources import STAGE as SOURCES
@@ -115,9 +116,13 @@ def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Sha
                     f"no sample of {split} has a label, and sharded runs {why} by them",
                     key="data.splits",
                 )
-    prepared, features = prepare_listed(context, data, compute)
+        hierarchy, tables = plan_teachers(config, data, shards)
+        if not context.run.resumed:  # else they are read if an annotation is missing
+            tables.read_all()
+    prepared, features = prepare_listed(context, data, compute, hierarchy, tables.read)
     with context.timed("annotate"):
-        world = shard_world(context, prepared, shards, features, others)
+        world = shard_world(context, prepared, shards, features, tables, others)
+    tables.close()
     return prepared, shards, world
 
 

@@ -33,7 +33,6 @@ def check_sharded(config: Config) -> None:
     refuse(means, "student.head.init", student.head.init, "random, text")
     optimizer = student.training.optimizer
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
-    refuse(bool(config.teachers.external), "teachers.external", "a list", "none")
     needs = Assigners.settings(rounds.assignment).needs
     refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
     with mistakes.caught():

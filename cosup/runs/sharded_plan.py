@@ -12,10 +12,10 @@ from cosup.models.compute import Compute
 from cosup.runs.check import check_known
 from cosup.runs.checks import Facts
 from cosup.runs.costs import row_bytes
+from cosup.runs.sharded_tables import plan_teachers
 from cosup.runs.staging import run_place
 from cosup.sharded.opening import open_shards
 from cosup.sharded.shards import Shards
-from cosup.teachers.hierarchy import plan_hierarchy
 
 __all__ = ["ProductPlan", "ShardsPlan", "plan_shards", "sharded_facts"]
 
@@ -56,9 +56,11 @@ class ShardsPlan:
 
 
 def sharded_facts(config: Config, facts: Facts) -> Facts:
-    """Open the manifest of a config. Return the listed samples, the shards and the teachers.
+    """Open the manifest of a config. Return the listed samples, the shards, the teachers, and what
+    became of the rows of annotation tables.
 
-    Labels and splits of all rows are read, and no image. Raises `UserError`.
+    Ids, labels and splits of all rows are read, all of the tables, and no image. Raises
+    `UserError`.
     """
     compute: Compute = facts["compute"]
     section, seed = config.data.model_copy(update={"check": "none"}), config.run.seed
@@ -71,8 +73,10 @@ def sharded_facts(config: Config, facts: Facts) -> Facts:
     )
     data = with_shifted(data, section, seed, compute.workers, None)
     check_known(config.rounds, shards.known)
-    hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
-    return {"samples": data, "shards": shards, "hierarchy": hierarchy}
+    hierarchy, tables = plan_teachers(config, data, shards)
+    read = tables.read_all()
+    tables.close()
+    return {"samples": data, "shards": shards, "hierarchy": hierarchy, "tables": read}
 
 
 def plan_shards(

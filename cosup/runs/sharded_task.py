@@ -19,16 +19,23 @@ from cosup.runs.inputs import PROVENANCE
 from cosup.sharded.evidence import ShardLevel
 from cosup.sharded.folds import folds_of
 from cosup.sharded.head import ShardHead
-from cosup.sharded.image_work import Restoring, annotation_works, extract_work
+from cosup.sharded.image_work import (
+    Restoring,
+    annotation_product,
+    annotation_works,
+    extract_work,
+)
 from cosup.sharded.lesson import PREDICTIONS, LabelledRows, ShardStudent, Trained
 from cosup.sharded.network import ShardNetwork
 from cosup.sharded.rounds import ShardTask
 from cosup.sharded.shards import Shards
 from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.tables import ShardTables
 from cosup.sharded.taking import take_over
 from cosup.sharded.work import CheckImages, Executor, Samples, Work
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes, speakers
+from cosup.teachers.table import TableTeacher
 
 __all__ = ["ShardWorld", "shard_student", "shard_world"]
 
@@ -53,6 +60,7 @@ def shard_world(
     prepared: Prepared,
     shards: Shards,
     features: FeatureCache,
+    tables: ShardTables,
     others: Sequence[Path] = (),
 ) -> ShardWorld:
     """Annotate the shards and extract their features; return what rounds and controls read.
@@ -76,7 +84,8 @@ def shard_world(
     memory = config.execution.teachers.memory_gb * 1e9
     there = backend.compute_of("teachers", compute)
     device = backend.compute_of("features", compute).device
-    teachers = list(everyone.values())
+    read = [one for one in everyone.values() if isinstance(one, TableTeacher)]
+    teachers = [one for one in everyone.values() if not isinstance(one, TableTeacher)]
     works = annotation_works(teachers, samples, restoring, there, memory, device)
     extract = extract_work(config.student.backbone, samples, features, device)
     own = [extract, *(work for work in works if work.of_images_alone)]
@@ -85,7 +94,9 @@ def shard_world(
     context.run.finish(SHARDS, {"shards": len(shards)})
     for work in works:
         _work(executor, work, store, shards)
-    products = {product.name: product for work in works for product in work.products}
+    of_tables = {teacher.name: annotation_product(teacher, samples) for teacher in read}
+    tables.write(read, of_tables, samples)
+    products = {product.name: product for work in works for product in work.products} | of_tables
 
     def level(index: int, members: Sequence[TeacherSpec]) -> ShardLevel:
         return ShardLevel(
@@ -112,6 +123,7 @@ def shard_world(
     }
     done: list[Work[Any]] = [*works, extract, *guides]
     written = [product for work in done for product in work.products]
+    written += of_tables.values()
     checked = () if samples.checked is None else (samples.checked,)
     task = with_rounds(task, context, prepared)
     return ShardWorld(task, level(after, [best]), trained, (*checked, *written))

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cosup.config.teachers import TeachersSection
 from cosup.data.table import ImageData
 from cosup.data.transforms import Transform, eval_transform
-from cosup.errors import UserError
 from cosup.models.compute import Compute, Precision
 from cosup.models.extraction import Conditions, batch_for, feature_blocks
 from cosup.models.section import BackboneSection
@@ -23,6 +23,7 @@ from cosup.teachers.base import ImageTeacher, Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import FEATURES_PER_BATCH, FeatureTeacher
+from cosup.teachers.simulated import SimulatedTeacher
 from cosup.teachers.train import restored
 
 __all__ = [
@@ -71,9 +72,13 @@ class Restoring:
     seed: int
     blank: ImageData
 
-    def teachers(self, sent: Sequence[SentTeacher], compute: Compute) -> list[Teacher]:
-        """Return teachers on the device of this process."""
-        training = Training(self.section, self.blank, self.seed, FeatureCache(compute))
+    def teachers(
+        self, sent: Sequence[SentTeacher], compute: Compute, data: ImageData | None = None
+    ) -> list[Teacher]:
+        """Return teachers on the device of this process. data: the samples of those that answer by
+        sample."""
+        data = self.blank if data is None else data
+        training = Training(self.section, data, self.seed, FeatureCache(compute))
         return [one.restore(training) for one in sent]
 
 
@@ -157,6 +162,29 @@ class AnnotateFeatures(Work[Done]):
         return process
 
 
+@dataclass(frozen=True)
+class AnnotateSimulated(Work[Done]):
+    """Annotations by simulated annotators, who answer by the id and the true label of a sample."""
+
+    name: str
+    samples: Samples
+    products: tuple[Product, ...]
+    teachers: tuple[SentTeacher, ...]
+    restoring: Restoring
+
+    def begin(self, compute: Compute) -> Callable[[Shard], Done]:
+        """Return the function of a shard."""
+
+        def process(shard: Shard) -> Done:
+            data = self.samples.read(shard)
+            teachers = self.restoring.teachers(self.teachers, compute, data)
+            batches = teachers[0].inputs(data, np.arange(len(data)), compute)
+            store = self.samples.store
+            return write_annotations(store, self.products, teachers, shard.number, batches)
+
+        return process
+
+
 def write_annotations(
     store: ShardStore,
     products: Sequence[Product],
@@ -183,8 +211,8 @@ def annotation_works(
 
     compute: of the processes that annotate; its `batch_size` and precision decide the batches and
     keys. memory: bytes of the weights of the teachers that annotate together. device: that features
-    are extracted on; None is that of `compute`. Raise `UserError` for teachers that look their
-    answers up by sample.
+    are extracted on; None is that of `compute`. None of them is an annotation table
+    (`cosup.sharded.tables`).
     """
     works: list[Work[Done]] = []
     for group in groups_within(teachers, memory):
@@ -251,8 +279,5 @@ def _group_works(
     if isinstance(first, ImageTeacher):
         batch = first.images_at_once or compute.batch_size
         return [Annotate(name, samples, first.transform, batch, products, sent, restoring)]
-    raise UserError(
-        "looks its answers up by sample, which data.sharded does not support",
-        key="teachers",
-        where=f"teacher '{first.name}'",
-    )
+    assert isinstance(first, SimulatedTeacher), f"teacher '{first.name}' has no work on shards"
+    return [AnnotateSimulated(name, samples, products, sent, restoring)]

@@ -31,7 +31,7 @@ from cosup.sharded.shards import Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FOLD", "LABEL", "WEIGHT", "Product", "Record", "ShardStore"]
+__all__ = ["FOLD", "LABEL", "WEIGHT", "Product", "Record", "ShardStore", "table_of", "tensors_of"]
 
 ENDING = ".parquet"
 KEY_LETTERS = 16
@@ -95,7 +95,7 @@ class ShardStore:
         """
         from pyarrow import parquet
 
-        table = _table_of(content) if isinstance(content, Mapping) else content
+        table = table_of(content) if isinstance(content, Mapping) else content
         if facts:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
         sink = io.BytesIO()
@@ -144,7 +144,7 @@ class ShardStore:
         self, product: Product, number: int, columns: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Read tensors that `write` was given."""
-        return _tensors_of(self.table(product, number, columns))
+        return tensors_of(self.table(product, number, columns))
 
     def write_probs(self, product: Product, number: int, probs: ProbTable) -> Record:
         """Write class probabilities of the samples of one shard."""
@@ -155,7 +155,7 @@ class ShardStore:
         """Read class probabilities that `write_probs` was given."""
         table = self.table(product, number)
         facts = table.schema.metadata or {}
-        return ProbTable.from_tensors(int(facts[CLASSES]), _tensors_of(table))
+        return ProbTable.from_tensors(int(facts[CLASSES]), tensors_of(table))
 
     def find(self, product: Product, number: int) -> Record:
         """Return the record of the product of one shard, as it is there now; raise as `table`."""
@@ -244,7 +244,7 @@ def _name(number: int) -> str:
     return f"{number:07d}{ENDING}"
 
 
-def _table_of(tensors: Mapping[str, Tensor]) -> "pa.Table":
+def table_of(tensors: Mapping[str, Tensor]) -> "pa.Table":
     """Return tensors as columns: [n] of numbers, [n, k] of lists of k numbers."""
     import pyarrow as pa
 
@@ -258,7 +258,8 @@ def _table_of(tensors: Mapping[str, Tensor]) -> "pa.Table":
     return pa.table(columns)
 
 
-def _tensors_of(table: "pa.Table") -> dict[str, Tensor]:
+def tensors_of(table: "pa.Table") -> dict[str, Tensor]:
+    """Return the tensors that `table_of` was given."""
     import pyarrow as pa
 
     found = {}

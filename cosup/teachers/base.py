@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from cosup.settings.teachers import TeacherTraits
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.rows import SampleRows, training_rows
+
+if TYPE_CHECKING:  # which imports this module
+    from cosup.teachers.table import TableRead
 
 __all__ = [
     "ImageTeacher",
@@ -59,7 +62,8 @@ class Training:
     section: the `teachers` section; what a teacher is made of, its spec says. seed: the run's seed.
     features: cached features, and the compute context. on_step: called after every step. directory:
     folder in which teachers, and the states of unfinished trainings, are stored; None stores
-    nothing. rows: the rows of teacher_train to train on; None: all of them.
+    nothing. rows: the rows of teacher_train to train on; None: all of them. tables: reads the
+    annotation table of a teacher (`cosup.teachers.table`); None reads it whole.
     """
 
     section: TeachersSection
@@ -69,6 +73,7 @@ class Training:
     on_step: OnTeacherStep | None = None
     directory: Path | None = None
     rows: SampleRows | None = None
+    tables: "Callable[[TeacherSpec], TableRead] | None" = None
 
     @property
     def compute(self) -> Compute:

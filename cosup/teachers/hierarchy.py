@@ -18,7 +18,8 @@ from cosup.evidence import Scopes
 from cosup.models.training_section import TrainingSection
 from cosup.seeds import numpy_generator
 from cosup.teachers.names import is_odd, scope_name
-from cosup.teachers.tables.teachers import expand_tables
+from cosup.teachers.tables.reading import open_table
+from cosup.teachers.tables.teachers import Opener, expand_tables
 from cosup.words import listed
 
 __all__ = ["Hierarchy", "TeacherSpec", "plan_hierarchy", "scopes", "speakers"]
@@ -76,15 +77,19 @@ Hierarchy = tuple[tuple[TeacherSpec, ...], ...]
 
 
 def plan_hierarchy(
-    section: TeachersSection, classes: Sequence[str], domains: Sequence[str], seed: int
+    section: TeachersSection,
+    classes: Sequence[str],
+    domains: Sequence[str],
+    seed: int,
+    opener: Opener = open_table,
 ) -> Hierarchy:
     """Return the teachers of each level, coarse to fine; external teachers come last in a level.
 
     The level of external teachers may be one finer than the hierarchy's finest: they then form a
-    level of their own. Annotation tables are opened: one of several annotators is a teacher of
-    each. Raises `UserError` with every unknown class or domain, more teachers than there are
-    classes or domains, every name used twice, and every level that does not cover the task (which
-    is not told where a teacher is wrong).
+    level of their own. Annotation tables are opened (by `opener`): one of several annotators is a
+    teacher of each. Raises `UserError` with every unknown class or domain, more teachers than there
+    are classes or domains, every name used twice, and every level that does not cover the task
+    (which is not told where a teacher is wrong).
     """
     levels: list[list[TeacherSpec]] = []
     mistakes = Mistakes()
@@ -97,7 +102,7 @@ def plan_hierarchy(
             with mistakes.caught():
                 levels[number][place] = _without_unknown(spec, classes)
     with mistakes.caught():
-        expanded = expand_tables(section.external, classes)
+        expanded = expand_tables(section.external, classes, opener)
     for position, external in expanded:
         with mistakes.caught():
             _add_external(levels, external, position, section.external, classes, domains)

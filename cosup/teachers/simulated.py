@@ -25,7 +25,7 @@ from cosup.settings.teachers import SimulatedKind
 from cosup.teachers.base import RowTeacher, Teacher, Training
 from cosup.teachers.hierarchy import TeacherSpec
 
-__all__ = ["Labelled", "SimulatedTeacher", "simulate"]
+__all__ = ["Labelled", "SimulatedTeacher", "check_truth", "simulate"]
 
 ABSTAIN = -1
 
@@ -50,6 +50,13 @@ class Labelled:
         truth = data.truth(rows)
         ids, labels, domains = data.sample_ids(rows), truth.labels.numpy(), truth.domains.numpy()
         return Labelled(ids, labels, domains, data.classes, data.domains)
+
+
+def check_truth(known: bool) -> None:
+    """Raise `UserError` unless a true label of student_train is known."""
+    if not known:
+        problem = "simulated annotators need true labels of student_train, and none is known"
+        raise UserError(problem, key="teachers.external")
 
 
 def simulate(external: ExternalSection, samples: Labelled, copied: Ints | None = None) -> Ints:
@@ -166,11 +173,7 @@ class SimulatedTeacher(SimulatedKind, RowTeacher):
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
         """Make all of them. Raises `UserError` if no true label of student_train is known, too."""
         truth = training.data.truth(training.data.rows("student_train"))
-        if not bool((truth.labels >= 0).any()):
-            raise UserError(
-                "simulated annotators need true labels of student_train, and none is known",
-                key="teachers.external",
-            )
+        check_truth(bool((truth.labels >= 0).any()))
         cls.train(specs, training)
 
     @classmethod

@@ -2,8 +2,9 @@
 
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,27 @@ import torch
 from torch import Tensor
 
 from cosup import words
-from cosup.config.external import ExternalSection
+from cosup.config.external import Form
 from cosup.data.images import Ints
 from cosup.data.table import ImageData
-from cosup.errors import Mistakes, UserError
+from cosup.errors import Mistakes, raise_all
 from cosup.settings.teachers import TableKind
 from cosup.teachers.base import RowTeacher, Teacher, Training
 from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.table_errors import absent_errors, external_of, no_sample, two_answers
 from cosup.teachers.tables.answers import Answers
 from cosup.teachers.tables.checks import match_rows, read_entry
 from cosup.teachers.tables.frames import file_digest
 from cosup.teachers.tables.matching import Matched, SampleIds
 
-__all__ = ["ANNOTATED", "TableCounts", "TableTeacher", "table_teachers"]
+__all__ = [
+    "ANNOTATED",
+    "Lookup",
+    "TableCounts",
+    "TableRead",
+    "TableTeacher",
+    "table_teachers",
+]
 
 ANNOTATED = ("student_train", "validation", "test")
 """The splits that teachers annotate; an annotation table needs no rows for teacher_train."""
@@ -54,34 +63,54 @@ class TableCounts:
         )
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """Where the answers on samples are. places: [N] answer of each sample, -1 without one."""
+
+    answers: Answers
+    places: Tensor
+
+    def probs(self, rows: Tensor) -> Tensor:
+        """Return probabilities [B, C] of rows [B] of the samples; 0 for those without an answer."""
+        places = self.places[rows]
+        if not len(self.answers.sample):
+            classes = self.answers.dense(places[:0]).shape[1]
+            return torch.zeros(len(rows), classes)
+        return self.answers.dense(places.clamp_min(0)) * (places >= 0)[:, None]
+
+
+@dataclass(frozen=True)
+class TableRead:
+    """What is read of a table for one annotator."""
+
+    lookup: Lookup
+    counts: TableCounts
+
+    @property
+    def form(self) -> Form:
+        """The form of the table."""
+        return self.lookup.answers.form
+
+
 class TableTeacher(TableKind, RowTeacher):
     """Looks an annotator's answers up in its table, by row number of the sample table."""
 
     def __init__(
         self,
         spec: TeacherSpec,
-        answers: Answers,
-        matched: Matched,
-        data: ImageData,
+        num_classes: int,
         digest: str,
+        read: Callable[[], TableRead],
     ) -> None:
-        """matched: the places of the table's ids among the samples. digest: hashes of the files.
-
-        Raises `UserError`.
-        """
-        super().__init__(spec, len(data.classes), steps=0)
-        self.answers = answers
-        self.matched = matched
+        """digest: hashes of the files. read: called when an answer is needed first."""
+        super().__init__(spec, num_classes, steps=0)
         self.digest = digest
-        rows = matched.places[answers.sample]
-        self.places = torch.from_numpy(self._places(rows, data))
-        self.counts = self._counts(rows, data)
-        self._check(data)
+        self._read = read
 
     @classmethod
     def train(cls, specs: Sequence[TeacherSpec], training: Training) -> list[Teacher]:
         """Read the tables. Raises `UserError` for errors in them."""
-        return [cls.read(spec, training.data) for spec in specs]
+        return [cls.of(spec, training) for spec in specs]
 
     @classmethod
     def check(cls, specs: Sequence[TeacherSpec], training: Training) -> None:
@@ -93,95 +122,108 @@ class TableTeacher(TableKind, RowTeacher):
         cls, spec: TeacherSpec, training: Training, state: Mapping[str, Tensor], steps: int
     ) -> Teacher:
         """Read the table again."""
-        return cls.read(spec, training.data)
+        return cls.of(spec, training)
+
+    @classmethod
+    def of(cls, spec: TeacherSpec, training: Training) -> "TableTeacher":
+        """Return the teacher of an annotator; its table is read by `training.tables`, if given."""
+        if training.tables is None:
+            return cls.read(spec, training.data)
+        classes, digest = len(training.data.classes), table_digest(spec)
+        return cls(spec, classes, digest, partial(training.tables, spec))
 
     @classmethod
     def read(cls, spec: TeacherSpec, data: ImageData) -> "TableTeacher":
         """Read the answers of an annotator, and find their samples. Raises `UserError`."""
-        external = _external(spec)
+        external = external_of(spec)
         answers = read_entry(external, data.classes, spec.classes)
         matched = match_rows(external, answers, _sample_ids(data))
-        files = [Path(file) for file in (external.annotations, external.ids) if file is not None]
-        return cls(spec, answers, matched, data, " ".join(map(file_digest, files)))
+        found = _table_read(spec, answers, matched, data)
+        return cls(spec, len(data.classes), table_digest(spec), lambda: found)
+
+    @cached_property
+    def table(self) -> TableRead:
+        """What is read of its table."""
+        return self._read()
+
+    @property
+    def counts(self) -> TableCounts:
+        """What became of its rows."""
+        return self.table.counts
 
     def annotate(self, inputs: Tensor) -> Tensor:
         """Return probabilities [B, C] of rows [B] of the sample table; 0 for missing samples."""
-        places = self.places[inputs]
-        probs = self.answers.dense(places.clamp_min(0))
-        return probs * (places >= 0)[:, None]
+        return self.table.lookup.probs(inputs)
+
+    def looking_up(self, lookup: Lookup) -> "TableTeacher":
+        """Return this teacher with its answers on other samples."""
+        found = TableTeacher(
+            self.spec, self.num_classes, self.digest, lambda: TableRead(lookup, self.counts)
+        )
+        found.temperature = self.temperature
+        return found
 
     def origin(self) -> str:
         """Return hashes of the files, and what is read of them."""
-        external = _external(self.spec)
+        external = external_of(self.spec)
         about = external.model_dump(
             mode="json", include={"annotator", "form", "columns", "ids", "match"}
         )
         return f"{self.digest} {json.dumps(about)}"
 
-    def _places(self, rows: Ints, data: ImageData) -> Ints:
-        """Return the answer [N] of each sample, -1 without one.
 
-        rows: [n] sample of each answer, negative or beyond the samples for none of them. Raises
-        `UserError` for two answers on a sample.
-        """
-        used = (rows >= 0) & (rows < len(data))
-        places = np.full(len(data), -1, dtype=np.int64)
-        answers = np.flatnonzero(used)
-        places[rows[answers]] = answers
-        again = answers[places[rows[answers]] != answers]
-        if len(again):
-            name = data.sample_ids(rows[again[:1]])[0]
-            one, other = (
-                self.answers.ids[self.answers.sample[at]]
-                for at in (again[0], places[rows[again[0]]])
-            )
-            problem = f"answers sample '{name}' twice: as '{one}' and as '{other}'"
-            raise UserError(problem, where=self._where)
-        return places
+def table_digest(spec: TeacherSpec) -> str:
+    """Return the hashes of an annotator's files."""
+    external = external_of(spec)
+    files = [Path(file) for file in (external.annotations, external.ids) if file is not None]
+    return " ".join(map(file_digest, files))
 
-    def _counts(self, rows: Ints, data: ImageData) -> TableCounts:
-        annotated = np.concatenate([data.rows(split) for split in ANNOTATED])
-        places = self.places.numpy()[annotated]
-        answered = int((self.answers.given()[places] & (places >= 0)).sum())
-        matched = int((rows >= 0).sum())
-        total, samples = len(rows), len(annotated)
-        lost = total - matched
-        return TableCounts(total, matched, lost, samples - answered, samples, self.matched.how)
 
-    @property
-    def _where(self) -> str:
-        annotator = _external(self.spec).annotator
-        who = "" if annotator is None else f", annotator '{annotator}'"
-        return f"annotation table {self.answers.path}{who}"
+def _table_read(
+    spec: TeacherSpec, answers: Answers, matched: Matched, data: ImageData
+) -> TableRead:
+    """Find an annotator's answers on the samples, and count. Raises `UserError` for two answers on
+    a sample, and for samples without a row.
 
-    def _check(self, data: ImageData) -> None:
-        """Raise `UserError` unless every sample has a row, or, if it may abstain, some have."""
-        if not self.counts.matched:
-            first = self.answers.ids[self.answers.sample[0]]
-            raise UserError(f"none of its ids, such as '{first}', is a sample's", where=self._where)
-        may_abstain = _external(self.spec).missing == "abstain"
-        for split in ANNOTATED:
-            rows = data.rows(split)
-            absent = rows[self.places.numpy()[rows] < 0]
-            if not len(absent):
-                continue
-            first = data.sample_ids(absent[:1])[0]
-            # An annotator of a crowd may have answered other samples, as with `data.limit`.
-            alone = _external(self.spec).annotator is None
-            if len(absent) == len(rows) and split == "student_train" and (alone or not may_abstain):
-                name = self.answers.ids[self.answers.sample[0]]
-                raise UserError(
-                    f"none of its sample ids (the first is '{name}') is in {split}, whose first is "
-                    f"'{first}'",
-                    where=self._where,
-                )
-            if not may_abstain:
-                raise UserError(
-                    f"has no row for {len(absent)} of {len(rows)} samples of {split}; the first is "
-                    f"'{first}'",
-                    allowed=f"a row for every sample, or `missing: abstain` for '{self.name}'",
-                    where=self._where,
-                )
+    matched: the places of the table's ids among the samples.
+    """
+    rows = matched.places[answers.sample]
+    places = _places(spec, answers, rows, data)
+    annotated = np.concatenate([data.rows(split) for split in ANNOTATED])
+    there = places[annotated]
+    answered = int((answers.given()[there] & (there >= 0)).sum())
+    total, hit, samples = len(rows), int((rows >= 0).sum()), len(annotated)
+    counts = TableCounts(total, hit, total - hit, samples - answered, samples, matched.how)
+    first = str(answers.ids[answers.sample[0]])
+    if not hit:
+        raise no_sample(spec, first)
+    for split in ANNOTATED:
+        own = data.rows(split)
+        absent = own[places[own] < 0]
+        if len(absent):
+            name = data.sample_ids(absent[:1])[0]
+            raise_all(absent_errors(spec, split, len(absent), len(own), name, first))
+    return TableRead(Lookup(answers, torch.from_numpy(places)), counts)
+
+
+def _places(spec: TeacherSpec, answers: Answers, rows: Ints, data: ImageData) -> Ints:
+    """Return the answer [N] of each sample, -1 without one.
+
+    rows: [n] sample of each answer, negative or beyond the samples for none of them. Raises
+    `UserError` for two answers on a sample.
+    """
+    used = (rows >= 0) & (rows < len(data))
+    places = np.full(len(data), -1, dtype=np.int64)
+    numbers = np.flatnonzero(used)
+    places[rows[numbers]] = numbers
+    again = numbers[places[rows[numbers]] != numbers]
+    if len(again):
+        name = data.sample_ids(rows[again[:1]])[0]
+        one, other = (
+            str(answers.ids[answers.sample[at]]) for at in (again[0], places[rows[again[0]]])
+        )
+        raise two_answers(spec, name, one, other)
+    return places
 
 
 def table_teachers(
@@ -198,11 +240,6 @@ def table_teachers(
                 found.append(TableTeacher.read(spec, data))
     mistakes.raise_all()
     return found
-
-
-def _external(spec: TeacherSpec) -> ExternalSection:
-    assert spec.external is not None
-    return spec.external
 
 
 _last: tuple[weakref.ref[ImageData], SampleIds] | None = None

@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.user_errors import error_of
 from sharded_world import Open, World
 
 from cosup.data.loader import ImageRows
 from cosup.models.classifier import build_classifier
-from cosup.models.compute import Compute
 from cosup.sharded.folds import folds_of
 from cosup.sharded.image_work import annotation_works, extract_work
 from cosup.sharded.prediction import predict_work
@@ -187,19 +185,3 @@ def test_only_what_is_missing_is_done_again_and_gives_the_same_files(
     assert [shard.number for shard in missing] == [s.number for s in world.shards.shards[3:]]
     rest = dict(executor.run(work, missing))
     assert do(work, world) == first | rest
-
-
-def test_teachers_that_look_answers_up_are_refused(tmp_path: Path, opened: Open) -> None:
-    world = opened()
-    (teacher, *_) = world.teachers()
-    samples = Samples(world.shards.reader, ShardStore(str(tmp_path)))
-
-    class Rows:
-        name, reads = "table", "rows"
-        spec = teacher.spec
-        identity, steps = "", 0
-
-        def tensors(self) -> dict[str, torch.Tensor]:
-            return {}
-
-    error_of(annotation_works, [Rows()], samples, world.restoring(), Compute())

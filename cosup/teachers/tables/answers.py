@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,18 @@ if TYPE_CHECKING:  # tables are checked before a run, and that must not need tor
 
     from cosup.probabilities import ProbTable
 
-__all__ = ["Answers", "LabelAnswers", "ProbabilityAnswers", "label_answers", "unknown_labels"]
+__all__ = [
+    "Answers",
+    "LabelAnswers",
+    "LabelUses",
+    "ProbabilityAnswers",
+    "class_codes",
+    "label_answers",
+    "no_answers",
+    "outside_scope",
+    "unknown_labels",
+    "without_label",
+]
 
 UNKNOWN = -2
 
@@ -112,14 +123,13 @@ def label_answers(
     """
     raise_all(unknown_labels(votes, [annotator], classes))
     part = votes.part(annotator)
-    codes = _class_codes(votes, classes)
+    codes = class_codes(votes, classes)
     labels = np.append(codes, -1)[votes.label[part]]
     support = np.full(len(classes), scope is None)
     support[list(scope or ())] = True
     raise_all(islice(_bad_rows(votes, part, labels, support, classes, may_abstain), 1))
     if not (labels >= 0).any():
-        who = "" if annotator == ALONE else f"annotator '{annotator}' "
-        raise table_error(votes.path, f"{who}answers nothing", "at least one answer")
+        raise no_answers(votes.path, annotator)
     sure = votes.confidence
     return LabelAnswers(
         votes.path,
@@ -133,11 +143,38 @@ def label_answers(
     )
 
 
+class LabelUses(Protocol):
+    """The labels of a file, and who uses them: of all its answers, or what a look at them told."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """The form of the file."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The distinct labels, as text."""
+        ...
+
+    def labels_of(self, annotators: Iterable[str]) -> set[int]:
+        """Return the labels that these annotators give, without -1."""
+        ...
+
+    def first_row(self, label: int) -> tuple[int, str, int]:
+        """Return the first row with a label, its sample, and the number of such rows."""
+        ...
+
+
 def unknown_labels(
-    votes: Votes, annotators: Iterable[str], classes: Sequence[str]
+    votes: LabelUses, annotators: Iterable[str], classes: Sequence[str]
 ) -> list[UserError]:
     """Return an error for each label of these annotators that is no class, but for many alike."""
-    codes, errors = _class_codes(votes, classes), []
+    codes, errors = class_codes(votes, classes), []
     used = sorted(votes.labels_of(annotators))
     for code in (code for code in used if codes[code] == UNKNOWN):
         row, sample, count = votes.first_row(code)
@@ -151,7 +188,7 @@ def unknown_labels(
     return errors
 
 
-def _class_codes(votes: Votes, classes: Sequence[str]) -> Ints:
+def class_codes(votes: LabelUses, classes: Sequence[str]) -> Ints:
     """Return the class of each label of a file: -1 for no answer, `UNKNOWN` for none of ours."""
     known = {name: index for index, name in enumerate(classes)}
     found = []
@@ -175,8 +212,22 @@ def _bad_rows(
     rows, samples = votes.row[part], votes.sample[part]
     for at in np.flatnonzero((labels >= 0) & ~support[np.maximum(labels, 0)]).tolist():
         name = str(votes.ids[samples[at]])
-        problem = f"class '{classes[labels[at]]}' is outside the teacher's scope"
-        yield row_error(votes.path, int(rows[at]), name, problem)
+        yield outside_scope(votes.path, int(rows[at]), name, classes[labels[at]])
     for at in np.flatnonzero(labels < 0).tolist() if not may_abstain else ():
-        name, allowed = str(votes.ids[samples[at]]), "no label with `missing: abstain`"
-        yield row_error(votes.path, int(rows[at]), name, "has no label", allowed)
+        yield without_label(votes.path, int(rows[at]), str(votes.ids[samples[at]]))
+
+
+def outside_scope(path: Path, row: int, sample: str, name: str) -> UserError:
+    """Return the error for the name of a class that the annotator does not know."""
+    return row_error(path, row, sample, f"class '{name}' is outside the teacher's scope")
+
+
+def without_label(path: Path, row: int, sample: str) -> UserError:
+    """Return the error for a row without an answer."""
+    return row_error(path, row, sample, "has no label", "no label with `missing: abstain`")
+
+
+def no_answers(path: Path, annotator: str = ALONE) -> UserError:
+    """Return the error for an annotator without any answer."""
+    who = "" if annotator == ALONE else f"annotator '{annotator}' "
+    return table_error(path, f"{who}answers nothing", "at least one answer")

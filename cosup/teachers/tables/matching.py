@@ -16,7 +16,7 @@ from cosup.config.external import Match
 from cosup.data.images import Ints
 from cosup.errors import UserError
 
-__all__ = ["NONE", "RULES", "Matched", "SampleIds"]
+__all__ = ["NONE", "RULES", "Matched", "SampleIds", "best_rule", "shared_part", "too_few"]
 
 NONE, SEVERAL = -1, -2
 """Instead of a place: an id that matches no sample, or more than one."""
@@ -53,6 +53,29 @@ class Matched:
         return WORDS[self.rule]
 
 
+def best_rule(asked: Match | None, total: int, count: Callable[[Match], int]) -> Match:
+    """Return the rule that is asked for, or the first by which half of the rows match, or else the
+    one by which most do. count: returns the rows [of `total`] that match by a rule."""
+    best, most = RULES[0], -1
+    for rule in AUTO if asked is None else (asked,):
+        found = count(rule)
+        if 2 * found >= total:
+            return rule
+        if found > most:
+            best, most = rule, found
+    return best
+
+
+def too_few(matched: int, total: int, ignore: bool) -> bool:
+    """Return whether the rows that match a sample are too few of a file. ignore: any will do."""
+    return not matched or not (ignore or 2 * matched >= total)
+
+
+def shared_part(rule: Match) -> Callable[[str], str]:
+    """Return the function of an id that is equal for ids which may match by a rule."""
+    return str if rule == "exact" else lambda name: _stem(_name(name))
+
+
 class SampleIds:
     """The ids of the data's samples, to be matched with those of tables."""
 
@@ -85,18 +108,16 @@ class SampleIds:
         return self._found[asked]
 
     def _best(self, ids: "pd.Index[Any]", rows: Ints, rule: Match | None) -> Matched:
-        total, best, most = int(rows.sum()), None, -1
-        for name in AUTO if rule is None else (rule,):
-            found = Matched(name, self._places(name, ids))
-            count = int(rows[found.places != NONE].sum())
-            if 2 * count >= total:
-                return found
-            if count > most:
-                best, most = found, count
-        assert best is not None
-        return best
+        found: dict[Match, Matched] = {}
 
-    def _places(self, rule: Match, ids: "pd.Index[Any]") -> Ints:
+        def count(name: Match) -> int:
+            found[name] = Matched(name, self.places(name, ids))
+            return int(rows[found[name].places != NONE].sum())
+
+        return found[best_rule(rule, int(rows.sum()), count)]
+
+    def places(self, rule: Match, ids: "pd.Index[Any]") -> Ints:
+        """Return the place [U] of each id among the samples: `NONE`, or `SEVERAL`."""
         if rule == "exact":
             return self.index.get_indexer(ids).astype(np.int64)
         change = CHANGES[rule]
@@ -106,6 +127,13 @@ class SampleIds:
     def _check(
         self, found: Matched, ids: "pd.Index[Any]", rows: Ints, rule: Match | None, ignore: bool
     ) -> None:
+        self.check_each(found, ids)
+        total, matched = int(rows.sum()), int(rows[found.places >= 0].sum())
+        if too_few(matched, total, ignore):
+            raise self.few(found, ids, matched, total, rule)
+
+    def check_each(self, found: Matched, ids: "pd.Index[Any]") -> None:
+        """Raise `UserError` for an id that could be two samples, and for two ids of one sample."""
         several = np.flatnonzero(found.places == SEVERAL)
         if len(several):
             wanted = str(ids[several[0]])
@@ -115,10 +143,6 @@ class SampleIds:
                 allowed="ids that are one sample each, such as paths",
             )
         self._check_distinct(found, ids)
-        total, matched = int(rows.sum()), int(rows[found.places >= 0].sum())
-        if matched and (ignore or 2 * matched >= total):
-            return
-        raise self._few(found, ids, matched, total, rule)
 
     def _check_distinct(self, found: Matched, ids: "pd.Index[Any]") -> None:
         """Raise `UserError` for two ids of one sample, unless one is the other's shorter path."""
@@ -136,9 +160,13 @@ class SampleIds:
                     allowed="one id per sample, or `match: exact`",
                 )
 
-    def _few(
+    def few(
         self, found: Matched, ids: "pd.Index[Any]", matched: int, total: int, rule: Match | None
     ) -> UserError:
+        """Return the error that too few rows match, with what would mend it.
+
+        ids: some of the file, or all. matched, total: of all its rows. rule: that was asked for.
+        """
         lost = [str(name) for name in ids[found.places == NONE]]
         few = f"{matched:,} of its {total:,} rows match a sample ({found.how}): the others have ids"
         problem = few if matched else "none of its sample ids is that of a sample: they are"
@@ -157,7 +185,7 @@ class SampleIds:
     def _other_rules(self, ids: "pd.Index[Any]", tried: Match) -> list[str]:
         """Say how many ids match by looser rules, if half of them do."""
         for rule in RULES[RULES.index(tried) + 1 :]:
-            count = int((self._places(rule, ids) >= 0).sum())
+            count = int((self.places(rule, ids) >= 0).sum())
             if 2 * count >= len(ids):
                 return [f"`match: {rule}`, by which {count:,} of {len(ids):,} ids match"]
         return []

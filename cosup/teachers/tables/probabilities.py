@@ -1,6 +1,6 @@
 """Tables with a column of probabilities per class: the answers of one annotator, often a model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cosup.errors import UserError, unknown_name
 from cosup.teachers.tables.frames import table_error
 from cosup.teachers.tables.layout import Layout, class_of
-from cosup.teachers.tables.votes import Codes, row_error
+from cosup.teachers.tables.votes import ALONE, Codes, repeated_error, row_error
 
 if TYPE_CHECKING:  # tables of other forms are checked without torch
     from cosup.probabilities import ProbTable
@@ -46,6 +46,8 @@ class ProbabilityReader:
         self.ids = Codes()
         self.parts: list[ProbTable] = []
         self.rows = 0
+        self.forgotten = 0
+        """Rows whose ids are not among `ids` any more."""
 
     def read(self, chunks: Iterable[pd.DataFrame]) -> tuple["pd.Index[Any]", "ProbTable"]:
         """Return the ids [N] and the rows. Raises `UserError`."""
@@ -56,6 +58,16 @@ class ProbabilityReader:
         if not self.rows:
             raise table_error(self.path, "has no rows")
         return pd.Index(self.ids.texts, dtype="object"), ProbTable.concat(self.parts)
+
+    def each(self, chunks: Iterable[pd.DataFrame]) -> Iterator[tuple[Sequence[str], "ProbTable"]]:
+        """Yield the ids and rows of each chunk, and keep none: whether an id is in two chunks is
+        not checked. Raises `UserError`."""
+        for chunk in chunks:
+            self._add(chunk)
+            yield self.ids.texts, self.parts.pop()
+            self.ids, self.forgotten = Codes(), self.rows
+        if not self.rows:
+            raise table_error(self.path, "has no rows")
 
     def _add(self, chunk: pd.DataFrame) -> None:
         """Check and store the next rows."""
@@ -76,17 +88,18 @@ class ProbabilityReader:
     def _check_ids(self, column: "pd.Series[Any]") -> None:
         """Store the ids of a chunk; each must be new, so that their codes are the row numbers."""
         codes = self.ids(column)
-        for at in np.flatnonzero(codes != np.arange(self.rows, self.rows + len(codes)))[:1]:
+        held = self.rows - self.forgotten
+        for at in np.flatnonzero(codes != np.arange(held, held + len(codes)))[:1]:
+            row = self.rows + int(at) + 1
             if codes[at] < 0:
-                raise row_error(self.path, self.rows + int(at) + 1, None, "has no sample_id")
-            rows = f"rows {codes[at] + 1} and {self.rows + int(at) + 1}"
-            found = f"sample '{self.ids.texts[codes[at]]}' is in {rows}"
-            raise table_error(self.path, found, "one row per sample")
+                raise row_error(self.path, row, None, "has no sample_id")
+            rows = (self.forgotten + int(codes[at]) + 1, row)
+            raise repeated_error(self.path, ALONE, self.ids.texts[codes[at]], rows, 1)
 
     def _error(
         self, chunk: pd.DataFrame, row: int, problem: str, allowed: str | None = None
     ) -> UserError:
-        sample = self.ids.texts[self.rows + row]
+        sample = self.ids.texts[self.rows - self.forgotten + row]
         return row_error(self.path, self.rows + row + 1, sample, problem, allowed)
 
     def _class_columns(self, columns: Sequence[str]) -> dict[str, int]:

@@ -1,15 +1,16 @@
 """Read annotation tables: each file once for all of its annotators."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cosup.config.external import ExternalSection, Form
 from cosup.errors import UserError, unknown_name
-from cosup.teachers.tables.answers import Answers, ProbabilityAnswers, label_answers
+from cosup.teachers.tables.answers import Answers, ProbabilityAnswers, label_answers, no_answers
 from cosup.teachers.tables.arrays import load_arrays, read_matrix
 from cosup.teachers.tables.frames import (
     ARRAYS,
@@ -33,7 +34,9 @@ __all__ = [
     "TableKey",
     "open_table",
     "pick_annotator",
+    "probability_reader",
     "read_answers",
+    "read_whole",
     "table_key",
     "unknown_annotator",
 ]
@@ -101,6 +104,18 @@ def open_table(section: ExternalSection, classes: Sequence[str] | None) -> Opene
 @lru_cache(maxsize=KEPT)
 def _open(key: TableKey) -> Opened:
     path, section = key.path, key.section
+    if (whole := read_whole(key)) is not None:
+        return whole
+    layout = find_layout(path, section, first_chunk(path), key.classes)
+    if layout.form == "probabilities":
+        return _soft(layout.form)
+    return _opened(read_rows(path, layout))
+
+
+def read_whole(key: TableKey) -> Opened | None:
+    """Return an opened file of a format that is read as a whole: an array, or JSON with nested
+    objects; None for others, which are read in chunks."""
+    path, section = key.path, key.section
     if ending(path) in ARRAYS:
         arrays = load_arrays(path, section)
         _require(path, section, "matrix" if arrays.is_matrix else "probabilities")
@@ -111,10 +126,7 @@ def _open(key: TableKey) -> Opened:
         if form is not None:
             _require(path, section, form)
             return _opened(read_nested(path, content, form, section.columns))
-    layout = find_layout(path, section, first_chunk(path), key.classes)
-    if layout.form == "probabilities":
-        return _soft(layout.form)
-    return _opened(read_rows(path, layout))
+    return None
 
 
 def _opened(votes: Votes) -> Opened:
@@ -145,6 +157,28 @@ def read_answers(
     if opened.votes is not None:
         annotator = pick_annotator(section, opened)
         return label_answers(opened.votes, annotator, classes, scope, may_abstain)
+    reader, chunks = probability_reader(section, classes, scope, may_abstain)
+    path, (ids, probs) = reader.path, reader.read(chunks)
+    found = ProbabilityAnswers(
+        path,
+        opened.form,
+        ids,
+        np.ones(len(ids), dtype=np.int64),
+        np.arange(len(ids), dtype=np.int32),
+        probs,
+    )
+    if not found.given().any():
+        raise no_answers(path)
+    return found
+
+
+def probability_reader(
+    section: ExternalSection,
+    classes: Sequence[str],
+    scope: Sequence[int] | None,
+    may_abstain: bool,
+) -> tuple[ProbabilityReader, Iterator[pd.DataFrame]]:
+    """Return what reads the probabilities of a file, and the file in chunks. Raises `UserError`."""
     path = table_key(section, classes).path
     if ending(path) in ARRAYS:
         arrays = load_arrays(path, section)
@@ -155,19 +189,7 @@ def read_answers(
     else:
         layout = find_layout(path, section, first_chunk(path), classes)
         chunks = frames(path, layout.read)
-    reader = ProbabilityReader(path, layout, classes, scope, may_abstain)
-    ids, probs = reader.read(chunks)
-    found = ProbabilityAnswers(
-        path,
-        opened.form,
-        ids,
-        np.ones(len(ids), dtype=np.int64),
-        np.arange(len(ids), dtype=np.int32),
-        probs,
-    )
-    if not found.given().any():
-        raise table_error(path, "answers nothing", "at least one answer")
-    return found
+    return ProbabilityReader(path, layout, classes, scope, may_abstain), chunks
 
 
 def pick_annotator(section: ExternalSection, opened: Opened) -> str:

@@ -1,6 +1,6 @@
 """One entry of `teachers.external` may be many teachers: one per annotator of its table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cosup.config.external import ExternalSection
@@ -9,18 +9,24 @@ from cosup.teachers.names import file_name
 from cosup.teachers.tables.reading import Opened, open_table, unknown_annotator
 from cosup.teachers.tables.votes import ALONE
 
-__all__ = ["expand_tables"]
+__all__ = ["Opener", "expand_tables"]
+
+
+Opener = Callable[[ExternalSection, Sequence[str] | None], Opened]
+"""Opens the table of an entry; the task's classes are None if they are not known."""
 
 
 def expand_tables(
-    externals: Sequence[ExternalSection], classes: Sequence[str] | None
+    externals: Sequence[ExternalSection],
+    classes: Sequence[str] | None,
+    opener: Opener = open_table,
 ) -> list[tuple[int, ExternalSection]]:
     """Return the external teachers, each with its position in the config.
 
     A table of several annotators becomes a teacher of each, with its `name`, `annotator` and
     `missing` filled in. A table that cannot be read is one teacher; whoever reads it says what is
-    wrong. Raises `UserError` for an annotator that a table does not name, one that two teachers
-    claim, and names that are equal once they are file names.
+    wrong. opener: finds the annotators of a table. Raises `UserError` for an annotator that a table
+    does not name, one that two teachers claim, and names that are equal once they are file names.
     """
     found: list[tuple[int, ExternalSection]] = []
     mistakes = Mistakes()
@@ -29,19 +35,21 @@ def expand_tables(
             found.append((position, external))
             continue
         with mistakes.caught(), within(f"teachers.external.{position}"):
-            found += [(position, one) for one in _teachers(external, classes)]
+            found += [(position, one) for one in _teachers(external, classes, opener)]
     mistakes.add([*_claimed_twice(found), *_named_alike(found)])
     mistakes.raise_all()
     return found
 
 
-def _teachers(external: ExternalSection, classes: Sequence[str] | None) -> list[ExternalSection]:
+def _teachers(
+    external: ExternalSection, classes: Sequence[str] | None, opener: Opener
+) -> list[ExternalSection]:
     assert external.annotations is not None
     asked, key = external.annotators, "annotators"
     if external.annotator is not None:
         asked, key = [external.annotator], "annotator"
     try:
-        opened = open_table(external, classes)
+        opened = opener(external, classes)
     except UserError:
         several, names = asked is not None, asked or [ALONE]
     else:

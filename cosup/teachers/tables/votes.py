@@ -16,7 +16,15 @@ from cosup.errors import UserError
 from cosup.teachers.tables.frames import table_error
 from cosup.teachers.tables.layout import text_of
 
-__all__ = ["ALONE", "Codes", "VoteCollector", "Votes", "row_error"]
+__all__ = [
+    "ALONE",
+    "Codes",
+    "VoteCollector",
+    "Votes",
+    "first_repeated",
+    "repeated_error",
+    "row_error",
+]
 
 MOST_TOLD = 5
 """Errors of one kind that are told of one file."""
@@ -87,6 +95,31 @@ class Votes:
         return int(self.row[first]), str(self.ids[self.sample[first]]), len(places)
 
 
+def first_repeated(keys: Ints) -> tuple[int, int, int] | None:
+    """Return the place of the first key that was there before, where it was first, and the number
+    of such keys; as (where it was first, its place, number). None if all keys are distinct."""
+    again = np.flatnonzero(pd.Series(keys).duplicated().to_numpy())
+    if not len(again):
+        return None
+    at = int(again[0])
+    return int(np.flatnonzero(keys == keys[at])[0]), at, len(again)
+
+
+def repeated_error(
+    path: Path, who: str, sample: str, rows: tuple[int, int], count: int
+) -> UserError:
+    """Return the error for a sample that is in two rows, or that one annotator answers twice.
+
+    who: the annotator; `ALONE` if each sample has one row. count: all rows that repeat another.
+    """
+    places = f"rows {rows[0]} and {rows[1]}"
+    more = f", and {count - 1:,} more rows are such" if count > 1 else ""
+    if who == ALONE:
+        return table_error(path, f"sample '{sample}' is in {places}{more}", "one row per sample")
+    found = f"annotator '{who}' answers sample '{sample}' twice, in {places}{more}"
+    return table_error(path, found, "one answer of each per sample")
+
+
 class Codes:
     """Numbers for distinct texts, in the order of their first appearance."""
 
@@ -111,6 +144,9 @@ class Codes:
 
 class VoteCollector:
     """Gathers the answers of a file, a chunk at a time, and checks them."""
+
+    row_type: type[np.signedinteger[Any]] = np.int32
+    """Of the numbers of rows."""
 
     def __init__(
         self, path: Path, form: Form, annotators: Sequence[str] = (), every_row: bool = False
@@ -146,7 +182,7 @@ class VoteCollector:
     ) -> None:
         """Store one answer [n] for each of the rows that were started last, or none (`blank`)."""
         label = self.labels(labels, blank)
-        row = np.arange(self.rows + 1, self.rows + 1 + len(sample), dtype=np.int32)
+        row = np.arange(self.rows + 1, self.rows + 1 + len(sample), dtype=self.row_type)
         bad = np.flatnonzero(annotator < 0)
         if len(bad):
             at = int(bad[0])
@@ -199,20 +235,13 @@ class VoteCollector:
         if self.every_row:
             sample, annotator = np.concatenate(self.in_rows), np.zeros(self.rows, dtype=np.int32)
             row = np.arange(1, self.rows + 1, dtype=np.int32)
-        keys = pd.Series(annotator.astype(np.int64) * len(self.samples.of) + sample)
-        again = np.flatnonzero(keys.duplicated().to_numpy())
-        if not len(again):
+        found = first_repeated(annotator.astype(np.int64) * len(self.samples.of) + sample)
+        if found is None:
             return
-        at = int(again[0])
-        first = int(np.flatnonzero(keys.to_numpy() == keys.iloc[at])[0])
-        who, name = self.annotators.texts[annotator[at]], self.samples.texts[sample[at]]
-        rows = f"rows {row[first]} and {row[at]}"
-        more = f", and {len(again) - 1:,} more rows are such" if len(again) > 1 else ""
-        if self.every_row or who == ALONE:
-            found = f"sample '{name}' is in {rows}{more}"
-            raise table_error(self.path, found, "one row per sample")
-        found = f"annotator '{who}' answers sample '{name}' twice, in {rows}{more}"
-        raise table_error(self.path, found, "one answer of each per sample")
+        first, at, count = found
+        who = ALONE if self.every_row else self.annotators.texts[annotator[at]]
+        name, rows = self.samples.texts[sample[at]], (int(row[first]), int(row[at]))
+        raise repeated_error(self.path, who, name, rows, count)
 
     def _confidence(self, column: "pd.Series[Any]", sample: Int32s) -> NDArray[np.float32]:
         """Return the probabilities [n] of answers; 1 where none is given."""
