@@ -32,6 +32,14 @@ Key = tuple[str, ...]
 """A setting's place in a config: the keys and list indices that lead to it."""
 
 
+OUT_OF_MEMORY = "OutOfMemoryError"
+"""The name of torch's error; torch is not imported here."""
+LESS_MEMORY = (
+    "less is needed with a smaller execution.batch_size, and in a training with a smaller "
+    "batch_size or a larger accumulate"
+)
+
+
 class _Missing(Enum):
     MISSING = "missing"
 
@@ -250,11 +258,14 @@ def in_short(error: BaseException, named: bool = False) -> str:
     `words.brief`.
 
     Without a message it is the error's type. named: begin with the type in any case. torch's
-    refusal of a pickle is put into words of our own: it advises to switch the check off.
+    refusal of a pickle is put into words of our own: it advises to switch the check off. To that
+    of a full GPU the settings are added that need less of it.
     """
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged, or a pickle of more than tensors"
     kind, text = type(error).__name__, brief(mask(str(error)))
+    if kind == OUT_OF_MEMORY:
+        text = f"{text.rstrip('.')}; {LESS_MEMORY}"
     return f"{kind}: {text}" if named and text else text or kind
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from cosup import words
 from cosup.config import check_config
@@ -181,6 +182,20 @@ SENTENCE = "The connection to the host was closed before the whole of the file w
 def test_a_long_text_is_cut_at_a_sentence_or_a_word(text: str, short: str) -> None:
     assert words.brief(text) == short
     assert len(words.brief(text)) <= 200
+
+
+def test_a_full_gpu_is_told_with_the_settings_that_need_less() -> None:
+    told = (
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB "
+        "of which 5.00 MiB is free. Including non-PyTorch memory, this process has 79.09 GiB "
+        "memory in use. See documentation for Memory Management"
+    )
+    found = in_short(torch.OutOfMemoryError(told), named=True)
+    assert "20.00 MiB" in found
+    assert "5.00 MiB is free" in found
+    assert "execution.batch_size" in found
+    assert "accumulate" in found
+    assert "\n" not in found
 
 
 def test_errors_of_other_libraries_in_short() -> None:
