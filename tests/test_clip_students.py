@@ -27,7 +27,7 @@ from cosup.cli import call
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FASHION = Path(small_clip.FASHION_MNIST)
-STEPS = 250
+STEPS = 200
 SMALL = ["data.limit=3200", "teachers.training.steps=150", "student.training.steps=250"]
 ROTATIONS = ("rot0", "rot30", "rot60", "rot90")
 
@@ -43,7 +43,7 @@ def clip(request: pytest.FixtureRequest) -> Path:
     folder = request.config.cache.mkdir(f"small_clip_{STEPS}_{digest}")
     if not (folder / "open_clip_config.json").exists():
         images, labels = small_clip.fashion_mnist("train")
-        some = slice(0, 30000)
+        some = slice(0, 12000)
         small_clip.save(
             small_clip.train(small_clip.rotated(images[some]), labels[some], STEPS), folder
         )

@@ -387,7 +387,8 @@ def test_mini_imagenet_runs_on_a_miniature(tmp_path: Path, monkeypatch: pytest.M
     for part, lines in lists.items():
         (root / f"{part}.csv").write_text("\n".join(["filename,label", *lines]) + "\n")
     run("mini_imagenet_few_shot.yaml", tmp_path, monkeypatch, FEW_SHOT)
-    again = [*FEW_SHOT, "student.meta.teacher=meta_centroids", "run.output=again"]
+    small = "teachers.model={name: test_resnet, image_size: 32}"
+    again = [*FEW_SHOT, small, "student.meta.teacher=meta_centroids", "run.output=again"]
     monkeypatch.chdir(tmp_path)
     assert call(["run", str(CONFIGS / "mini_imagenet_few_shot.yaml"), *again]) == 0
     path = tmp_path / "again/mini_imagenet_few_shot/summary.json"

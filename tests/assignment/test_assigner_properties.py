@@ -26,7 +26,7 @@ FIXED: dict[str, dict[str, object]] = {
     "fused": {"iterations": 4, "confidence_weight": True},
     "raven": {"epochs": 4, "easy": 0.25, "weight_lr": 0.05},
     "crowd_layer": {"epochs": 4, "lr": 0.01},
-    "crowd_kit": {"method": "one_coin"},
+    "crowd_kit": {"method": "wawa"},
 }
 """Settings that the tests fix, for speed or because they have no default that fits."""
 

@@ -12,7 +12,7 @@ import yaml
 from cosup.cli import call
 from cosup.config.bench import Bench, read_bench
 from cosup.layout import Layout
-from cosup.runs import run_config
+from cosup.runs import run_config, side_by_side
 from cosup.runs.bench_plan import directory_of
 from cosup.runs.stages import finish_rounds
 
@@ -179,9 +179,14 @@ def test_another_config_is_one_line_and_overwrite_runs_it_again(
 
 
 def test_cells_side_by_side_have_the_numbers_of_cells_in_turn(
-    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: Bench,
+    tmp_path: Path,
+    forks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The second waits for the first, whose teachers it takes over."""
+    monkeypatch.setattr(side_by_side, "PYTHON", tuple(forks))
     path = written(tmp_path, data={"digits": SET}, seeds=[1], output=str(tmp_path))
     here = ["execution.side_by_side=2", "execution.threads=1"]
     assert call(["bench", path, *here]) == 0

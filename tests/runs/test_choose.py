@@ -29,11 +29,11 @@ def tree(output: Path, rounds: dict[str, Any] | None = None, **changes: Any) -> 
         "teachers": {
             "hierarchy": {"by": "domain", "levels": [1, 2]},
             "model": {"name": "linear_pixels", "size": 4},
-            "training": {"steps": 60, "lr": 0.02},
+            "training": {"steps": 40, "lr": 0.02},
         },
         "student": {
             "backbone": {"name": "test_resnet.r160_in1k", "weights": None, "image_size": 32},
-            "training": {"steps": 40, "lr": 0.02, "standardize": True},
+            "training": {"steps": 20, "lr": 0.02, "standardize": True},
         },
         "rounds": {"choose": "auto"} if rounds is None else rounds,
         "controls": ["mean_ensemble"],

@@ -53,11 +53,11 @@ def test_a_batch_needs_the_shards_of_two_windows_at_most() -> None:
 
 
 def config_of(manifest: Path, rounds: dict[str, Any], **training: Any) -> Config:
-    backbone = {"name": "cifar_resnet8", "weights": None, "image_size": 32}
+    backbone = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
     student = {
         "mode": "finetune",
         "backbone": backbone,
-        "training": {"steps": 12, "batch_size": 32, "save_every": 4, **training},
+        "training": {"steps": 8, "batch_size": 32, "save_every": 3, **training},
     }
     filters = [{"name": "teacher_student", "mode": "mask", "k": 3}]
     return sharded_config(
@@ -88,7 +88,7 @@ def test_a_killed_training_is_resumed_with_the_same_numbers(
     def step(run: train.Step, *arguments: Any) -> Any:
         nonlocal taken
         taken += 1
-        if taken == 12 * 5 + 7:  # in the second round, in the training of a fold
+        if taken == 8 * 5 + 5:  # in the second round, in the training of a fold
             raise Killed
         return call(run, *arguments)
 
