@@ -149,11 +149,11 @@ class Prefix:
         return Cut(self.bits, beyond, self.quotas - self.ahead)
 
 
-def ranking_filters(chain: Chain) -> dict[int, RankingFilter]:
-    """Return the filters of a chain that rank all samples, by their place."""
+def ranking_filters(chain: Chain) -> dict[str, RankingFilter]:
+    """Return the filters of a chain that rank all samples, by their name in the chain."""
     return {
-        place: each
-        for place, each in enumerate(chain.filters)
+        name: each
+        for name, each in zip(chain.names, chain.filters, strict=True)
         if isinstance(each, RankingFilter) and each.needs_all
     }
 

@@ -21,7 +21,8 @@ from cosup.protocols import Lessons
 from cosup.rounds import Recipe
 from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
-from cosup.sharded.deciding import Counts, DecideShard, RoundProducts, decide_shards, fit_assigner
+from cosup.sharded.counts import Counts
+from cosup.sharded.deciding import DecideShard, RoundProducts, decide_shards, fit_assigner
 from cosup.sharded.evidence import ShardLevel, ShardStream
 from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent, State, Trained, predict_shards
 from cosup.sharded.rounds import ShardTask, run_shard_rounds, samples_kept

@@ -1,37 +1,34 @@
 """Assign and filter the samples of shards, and write their decisions and targets."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cosup.analysis.decisions import decisions_table, refinement_counts, someone_right
+from cosup.analysis.decisions import decisions_table, someone_right
 from cosup.assigning import assign_fitted
 from cosup.assignment.base import Assigner
 from cosup.consistency.ranking import Cut, ranking_filters
-from cosup.evidence import Scopes, Truth
 from cosup.levels import Stream
-from cosup.metrics.scores import assignment_sums
 from cosup.rounds import Decided, Recipe
 from cosup.seeds import seed_for
+from cosup.sharded.counts import (
+    Counts,
+    added_counts,
+    counts_of,
+    counts_of_shards,
+    write_counts,
+)
 from cosup.sharded.evidence import ShardParts, ShardStream
 from cosup.sharded.folds import folds_of
 from cosup.sharded.ranking import Ranking, find_cuts
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product
-from cosup.sharded.work import Executor, FunctionWork
+from cosup.sharded.work import Executor
 
-__all__ = ["Counts", "DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
-
-Counts = dict[str, Tensor]
-"""Sums over samples by name, int64 or float64: they are added over shards."""
-
-BINS = 20
-"""Bins of equal width of the annotations' confidence."""
+__all__ = ["DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
 
 
 def fit_assigner(
@@ -76,8 +73,9 @@ class RoundProducts:
     @staticmethod
     def of(name: str, *about: str) -> "RoundProducts":
         """Return the products of a round, whose keys are a hash of these texts."""
-        kinds = ("measures", "decisions", "targets", "weights", "counts")
-        return RoundProducts(*(Product.of(kind, name, *about) for kind in kinds))
+        kinds = ("decisions", "targets", "weights", "counts")
+        measures = Product.of("measures", name, *about, "by the name of a filter")
+        return RoundProducts(measures, *(Product.of(kind, name, *about) for kind in kinds))
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class DecideShard:
     products: RoundProducts
     folds: int
     seed: int
-    cuts: Mapping[int, Cut] = field(default_factory=dict)
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
     labels: bool = False
 
     @property
@@ -132,8 +130,7 @@ class DecideShard:
         counts = counts_of(decided, level.scopes, truth)
         counts["best"] = someone_right(stream.level.annotations, truth.labels).sum()
         counts["kept_by_fold"] = torch.bincount(folds[keep], minlength=self.folds)[: self.folds]
-        text = json.dumps({name: value.tolist() for name, value in counts.items()})
-        store.write(products.counts, shard.number, pa.table({"counts": [text]}))
+        write_counts(store, products.counts, shard.number, counts)
         return counts
 
     def _decide(self, stream: Stream, shard: Shard) -> Decided:
@@ -150,50 +147,16 @@ class DecideShard:
         )
 
 
-def counts_of(decided: Decided, scopes: Scopes, truth: Truth) -> Counts:
-    """Count the decisions on n samples.
-
-    samples, answered, kept; rejected: [reasons], each sample once; kept_alone: [filters];
-    assigned, assigned_kept: [T], by the teacher with the most weight; confidence: [BINS]; known,
-    correct, kept_known, kept_correct: of the samples whose label is known; on_specialists,
-    in_scope: weight of these on teachers of a part, and on those in scope (float64); and
-    `refinement_counts`.
-    """
-    assigned, kept, labels = decided.assigned, decided.kept, truth.labels
-    in_scope, on_specialists = assignment_sums(assigned.weights, scopes, truth)
-    label, confidence = assigned.targets.top()
-    answered = confidence > 0
-    teacher, teachers = assigned.weights.argmax(1), assigned.weights.shape[1]
-    soft = assigned.annotations.top()[1]
-    bins = (soft[answered] * BINS).long().clamp_max(BINS - 1)
-    known = labels >= 0
-    correct = known & answered & (label == labels)
-    reasons = kept.rejected_by + 1
-    return {
-        "samples": torch.tensor(len(labels)),
-        "answered": answered.sum(),
-        "kept": kept.keep.sum(),
-        "rejected": torch.bincount(reasons, minlength=len(kept.reasons) + 1)[1:],
-        "kept_alone": torch.tensor(list(kept.kept_alone.values()), dtype=torch.int64),
-        "assigned": torch.bincount(teacher, minlength=teachers),
-        "assigned_kept": torch.bincount(teacher[kept.keep], minlength=teachers),
-        "confidence": torch.bincount(bins, minlength=BINS),
-        "known": known.sum(),
-        "correct": correct.sum(),
-        "kept_known": (known & kept.keep).sum(),
-        "kept_correct": (correct & kept.keep).sum(),
-        "on_specialists": on_specialists,
-        "in_scope": in_scope,
-        **refinement_counts(decided, truth),
-    }
-
-
 def decide_shards(
-    decide: DecideShard, shards: Sequence[Shard], executor: Executor
+    decide: DecideShard,
+    shards: Sequence[Shard],
+    executor: Executor,
+    train: Callable[[DecideShard], DecideShard] | None = None,
 ) -> tuple[Counts, list[Counts]]:
     """Decide on the shards that are not decided yet.
 
-    Returns the counts of all shards together, and `samples`, `kept` and `kept_by_fold` of each.
+    train: trains the students that filters compare, and returns what decides with them. Returns the
+    counts of all shards together, and `samples`, `kept` and `kept_by_fold` of each.
     """
     store, product = decide.stream.level.samples.store, decide.products.counts
     ranks = ranking_filters(decide.recipe.filters)
@@ -202,19 +165,14 @@ def decide_shards(
     if missing and ranks:
         name = f"ranks of round {decide.number}"
         decide = replace(decide, cuts=find_cuts(name, decide.ranking, shards, executor))
-    made = dict(executor.run(FunctionWork(f"decisions of round {decide.number}", decide), missing))
+    if missing and train is not None:
+        decide = train(decide)
+    name = f"decisions of round {decide.number}"
     total: Counts = {}
     kept = []
-    for shard in shards:
-        counts = made.pop(shard.number, None)
-        counts = _stored(store.table(product, shard.number)) if counts is None else counts
-        total = {name: value + total.get(name, 0) for name, value in counts.items()}
+    for counts in counts_of_shards(name, decide, product, store, shards, missing, executor):
+        total = added_counts(total, counts)
         kept.append({name: counts[name] for name in ("samples", "kept", "kept_by_fold")})
     if ranks:
         store.remove(decide.products.measures)
     return total, kept
-
-
-def _stored(table: Any) -> Counts:
-    text = table.column("counts")[0].as_py()
-    return {name: torch.from_numpy(np.array(value)) for name, value in json.loads(text).items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cosup.assignment.parts import Part
-from cosup.evidence import Evidence, Scopes, Truth
+from cosup.evidence import Evidence, Scopes
 from cosup.levels import MAX_ELEMENTS, Level, Stream
 from cosup.probabilities import ProbTable
 from cosup.sharded.shards import Shard
@@ -64,12 +64,15 @@ class ShardStream:
 
     firsts: the position of each shard's first sample among all samples. student, coarse:
     predictions of the latest student, and of the last one of the level above; None without one.
+    global_probs, local_probs: predictions of students that a filter compares, once trained.
     """
 
     level: ShardLevel
     firsts: tuple[int, ...] = field(repr=False)
     student: Product | None = None
     coarse: Product | None = None
+    global_probs: Product | None = None
+    local_probs: Product | None = None
 
     def of(self, shard: Shard, needs: frozenset[str]) -> Stream:
         """Read what is needed of a shard; `needs` are those of an assigner or of filters."""
@@ -79,20 +82,26 @@ class ShardStream:
         features = None
         if needs & {"features", "provenance"}:
             features = store.tensors(level.features, number)["features"]
-        truth = self.truth(shard) if needs & {"truth", "domains"} else None
+        truth, labels = None, None
+        if needs & {"truth", "domains", "labels"}:
+            data = level.samples.read(shard)
+            rows = np.arange(len(data))
+            truth, labels = data.truth(rows), data.given(rows)
+
+        def read(product: Product | None) -> ProbTable | None:
+            return None if product is None else store.probs(product, number)
+
         return Stream(
             Level(level.index, level.scopes, TableAnnotations(tables)),
-            None if self.student is None else store.probs(self.student, number),
+            read(self.student),
             features,
             truth,
-            None if self.coarse is None else store.probs(self.coarse, number),
+            read(self.coarse),
+            read(self.global_probs),
+            read(self.local_probs),
+            labels=labels,
             first=self.firsts[number],
         ).restricted(needs)
-
-    def truth(self, shard: Shard) -> Truth:
-        """Return the true classes (-1 unknown) and domains of a shard."""
-        data = self.level.samples.read(shard)
-        return data.truth(np.arange(len(data)))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ShardFit:
-    """Heads to be fitted to shards: one to all samples, and one to those outside each fold.
+    """Heads to be fitted to shards: one to all samples, and one to each subset of them.
 
     The fields are those of `cosup.models.fit.HeadFit`. steps: optimiser steps. init: the head that
     all of them start from, its standardisation kept.
@@ -61,7 +61,7 @@ class ShardFit:
     @property
     def heads(self) -> int:
         """H."""
-        return 1 + self.samples.folds
+        return 1 + len(self.samples.subsets)
 
     def start(self, executor: Executor) -> HeadBank:
         """Return the heads before the first step."""
@@ -115,7 +115,7 @@ def fit_heads(
 
 def column_scaling_of(samples: ShardSamples, executor: Executor) -> tuple[Tensor, Tensor]:
     """Return means [H, D] and reciprocal standard deviations [H, D] of the features of all kept
-    samples, and of those outside each fold.
+    samples, and of those of each subset.
 
     The reciprocal of a constant column is set to 0.
     """
@@ -127,7 +127,7 @@ def column_scaling_of(samples: ShardSamples, executor: Executor) -> tuple[Tensor
     for found in in_order(executor.run(work, shards), shards):
         inside = [one + other for one, other in zip(inside, found, strict=True)]
     count, total, squares = (
-        torch.cat([part.sum(0, keepdim=True), part.sum(0) - part[:folds]]) for part in inside
+        torch.cat([part.sum(0, keepdim=True), samples.subsets.sums(part)]) for part in inside
     )
     mean = total / count
     deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
@@ -170,7 +170,7 @@ class ShardHead:
     compute: Compute = DEFAULT_COMPUTE
 
     def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> Trained:
-        """Fit a head to a lesson, and one for each fold, in one loop."""
+        """Fit a head to a lesson, and one to each subset, in one loop."""
         init = None if self.prototypes is None else text_heads(self.section, self.prototypes)
         if lesson.start is not None:
             init = head_bank(lesson.start)

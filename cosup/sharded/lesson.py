@@ -27,6 +27,7 @@ __all__ = [
     "ShardSamples",
     "ShardStudent",
     "State",
+    "Subsets",
     "Trained",
     "predict_shards",
     "predictions_of",
@@ -39,8 +40,8 @@ State = Mapping[str, Tensor]
 
 
 class Trained(NamedTuple):
-    """A trained student. folds: with cross-fitting one more for each fold, which was trained on the
-    samples outside it."""
+    """A trained student. folds: one more for each of the subsets of its samples; with cross-fitting
+    they are those outside each fold."""
 
     state: State
     folds: tuple[State, ...] = ()
@@ -125,12 +126,42 @@ class LabelledRows:
 
 
 @dataclass(frozen=True)
+class Subsets:
+    """Subsets of samples, each of which one more student is trained on.
+
+    folds: of each subset. inside: whether it has the samples of its fold, or else all others.
+    """
+
+    folds: tuple[int, ...] = ()
+    inside: bool = False
+
+    def __len__(self) -> int:
+        return len(self.folds)
+
+    @staticmethod
+    def outside(folds: int) -> "Subsets":
+        """Return those of cross-fitting: outside each of so many folds."""
+        return Subsets(tuple(range(folds)))
+
+    def has(self, place: int, folds: Tensor) -> Tensor:
+        """Return which samples [n] bool of these folds [n] a subset has."""
+        own = folds == self.folds[place]
+        return own if self.inside else ~own
+
+    def sums(self, by_fold: Tensor) -> Tensor:
+        """Return sums [S, ...] over the samples of each subset from those of each fold [F, ...]."""
+        own = by_fold[list(self.folds)]
+        return own if self.inside else by_fold.sum(0) - own
+
+
+@dataclass(frozen=True)
 class ShardSamples:
     """The samples of shards that are kept, and labelled samples beside them.
 
     source: what reads their images. features: product of a head's inputs. kept: their number in
     each shard. kept_by_fold: and in each fold of it; empty without folds. labelled: None without
-    any. left_out: the fold whose samples are left out, if any.
+    any. subsets: of them, which are learned too. only: the place of the subset that is all there
+    is, if any.
     """
 
     source: Samples
@@ -140,7 +171,8 @@ class ShardSamples:
     kept: tuple[int, ...]
     kept_by_fold: tuple[tuple[int, ...], ...] = ()
     labelled: LabelledRows | None = None
-    left_out: int | None = None
+    subsets: Subsets = Subsets()
+    only: int | None = None
 
     def __len__(self) -> int:
         return sum(self.kept) + (0 if self.labelled is None else len(self.labelled))
@@ -157,25 +189,25 @@ class ShardSamples:
 
     @property
     def folds(self) -> int:
-        """Return the number of folds; 0 without cross-fitting."""
+        """Return the number of folds; 0 without any."""
         return len(self.kept_by_fold[0]) if self.kept_by_fold else 0
 
-    def outside(self, fold: int) -> "ShardSamples":
-        """Return the samples that are not in this fold."""
-        counts = zip(self.kept, self.kept_by_fold, strict=True)
-        kept = tuple(whole - by_fold[fold] for whole, by_fold in counts)
+    def subset(self, place: int) -> "ShardSamples":
+        """Return the samples of a subset."""
+        counts = map(torch.tensor, self.kept_by_fold)
+        kept = tuple(int(self.subsets.sums(by_fold)[place]) for by_fold in counts)
         labelled = self.labelled
         if labelled is not None:
-            labelled = labelled.take(labelled.folds != fold)
-        return replace(self, kept=kept, labelled=labelled, left_out=fold)
+            labelled = labelled.take(self.subsets.has(place, labelled.folds))
+        return replace(self, kept=kept, labelled=labelled, only=place)
 
     def marks(self, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
         """Return the weights [n] of all samples of a shard, 0 of those that are not kept, their
-        labels [n] int64 (-1 unknown), and their folds [n] int64, 0 without cross-fitting."""
+        labels [n] int64 (-1 unknown), and their folds [n] int64, 0 without any."""
         found = self.store.tensors(self.products.weights, shard.number)
         weights, folds = found[WEIGHT], found[FOLD].to(torch.int64)
-        if self.left_out is not None:
-            weights = weights * (folds != self.left_out)
+        if self.only is not None:
+            weights = weights * self.subsets.has(self.only, folds)
         return weights, found.get(LABEL, torch.full_like(folds, -1)), folds
 
     def targets(self, shard: Shard) -> ProbTable:
@@ -222,7 +254,7 @@ class ShardStudent(Protocol):
         ...
 
     def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> Trained:
-        """Train it on a lesson, and one more for each fold of its samples.
+        """Train it on a lesson, and one more on each of the subsets of its samples.
 
         Raise `RunError` for a loss that is not finite.
         """

@@ -67,13 +67,13 @@ class ShardNetwork:
         return self.section.training
 
     def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> Trained:
-        """Train a network on a lesson, and one more for each fold, side by side where there is
+        """Train a network on a lesson, and one more on each subset, side by side where there is
         room."""
         samples = lesson.samples
         trainings = [self._job(lesson, samples, "update", lesson.name)]
-        for fold in range(samples.folds):
-            name = f"{lesson.name}-fold-{fold}"
-            trainings.append(self._job(lesson, samples.outside(fold), f"fold-{fold}", name))
+        for place in range(len(samples.subsets)):
+            name = f"{lesson.name}-fold-{place}"
+            trainings.append(self._job(lesson, samples.subset(place), f"fold-{place}", name))
         networks = self.launcher.networks(trainings, self.data, self.compute, on_step)
         state, *folds = map(_tensors, networks)
         return Trained(state, tuple(folds))
@@ -147,7 +147,7 @@ class ShardJob(jobs.NetworkJob):
         """Hash what is learned: the decisions of the round, which depend on all before."""
         samples = self.samples
         about = f"{data.fingerprint} {self.objective!r} {samples.products} {samples.source.key}"
-        about += f" {samples.left_out}"
+        about += f" {samples.only}"
         return hashlib.sha256(about.encode()).hexdigest()
 
     def batches(self, data: ImageData, compute: Compute) -> Batches:

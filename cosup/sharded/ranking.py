@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cosup.assigning import assign_fitted
-from cosup.consistency.base import Kept, Measures
+from cosup.consistency.base import Chain, Kept, Measures
 from cosup.consistency.ranking import Cut, Prefix, added, ranking_filters
 from cosup.levels import Assignment, Stream
 from cosup.rounds import Recipe
@@ -22,9 +22,9 @@ from cosup.sharded.work import Executor, FunctionWork, in_order
 
 __all__ = ["Ranking", "find_cuts"]
 
-Totals = dict[int, Tensor]
-Counts = dict[int, tuple[Tensor, Tensor]]
-"""By the place of a filter in the chain: codes, and how many samples have each."""
+Totals = dict[str, Tensor]
+Counts = dict[str, tuple[Tensor, Tensor]]
+"""By the name of a filter in the chain: codes, and how many samples have each."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Ranking:
     """Filters over all samples of a round.
 
     recipe: its assigner is fitted. product: what is measured. cuts: where the ranks end, by the
-    place of the filter in the chain; found by `find_cuts`.
+    name of the filter in the chain; found by `find_cuts`.
     """
 
     stream: ShardStream
     recipe: Recipe
     product: Product
-    cuts: Mapping[int, Cut] = field(default_factory=dict)
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
 
-    def measured(self, shard: Shard) -> dict[int, Measures]:
-        """Return what was measured of a shard for the filters that rank, by their place."""
+    def measured(self, shard: Shard) -> dict[str, Measures]:
+        """Return what was measured of a shard for the filters that rank, by their name."""
         found = self.stream.level.samples.store.tensors(self.product, shard.number)
-        parts: dict[int, Measures] = {place: {} for place in ranking_filters(self.recipe.filters)}
-        for name, values in found.items():
-            place, _, kind = name.partition(".")
-            parts[int(place)][kind] = values
+        parts: dict[str, Measures] = {name: {} for name in ranking_filters(self.recipe.filters)}
+        for column, values in found.items():
+            name, _, kind = column.rpartition(".")
+            parts[name][kind] = values
         return parts
 
     def run(self, stream: Stream, assigned: Assignment, shard: Shard) -> Kept:
@@ -57,13 +57,13 @@ class Ranking:
         if self.cuts:
             # What was counted, also where another processor would round otherwise.
             stored, ranking = self.measured(shard), ranking_filters(chain)
-            for place, cut in self.cuts.items():
-                first = cut.within(ranking[place].ranked(stored[place]), shard.number)
-                keeps[place] = ranking[place].keep_first(stored[place], first)
-        for place, (each, part) in enumerate(zip(chain.filters, measures, strict=True)):
-            if place not in keeps:
-                keeps[place] = each.decide(part)
-        return chain.joined([keeps[place] for place in range(len(measures))], answers["answered"])
+            for name, cut in self.cuts.items():
+                first = cut.within(ranking[name].ranked(stored[name]), shard.number)
+                keeps[name] = ranking[name].keep_first(stored[name], first)
+        for name, each, part in zip(chain.names, chain.filters, measures, strict=True):
+            if name not in keeps:
+                keeps[name] = each.decide(part)
+        return chain.joined([keeps[name] for name in chain.names], answers["answered"])
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,20 @@ class MeasureShard:
         """Write what is measured; return the totals of each filter."""
         measured = self.ranking.measured(shard) if self.there else self._measure(shard)
         filters = ranking_filters(self.ranking.recipe.filters)
-        return {place: each.totals(measured[place]) for place, each in filters.items()}
+        return {name: each.totals(measured[name]) for name, each in filters.items()}
 
-    def _measure(self, shard: Shard) -> dict[int, Measures]:
+    def _measure(self, shard: Shard) -> dict[str, Measures]:
         recipe, stream = self.ranking.recipe, self.ranking.stream
-        chain, store = recipe.filters, stream.level.samples.store
+        filters, store = ranking_filters(recipe.filters), stream.level.samples.store
+        chain = Chain(list(filters), list(filters.values()))
         part = stream.of(shard, recipe.assigner.uses | chain.needs)
         assigned = assign_fitted(recipe.assigner, part, recipe.hard)
-        measures = chain.measured(part.restricted(chain.needs), assigned)
-        found = {place: measures[place] for place in ranking_filters(chain)}
+        *measures, _ = chain.measured(part.restricted(chain.needs), assigned)
+        found = dict(zip(filters, measures, strict=True))
         columns = {
-            f"{place}.{name}": values
-            for place, parts in found.items()
-            for name, values in parts.items()
+            f"{name}.{kind}": values
+            for name, parts in found.items()
+            for kind, values in parts.items()
         }
         store.write(self.ranking.product, shard.number, columns)
         return found
@@ -100,22 +101,22 @@ class CountShard:
     """Counts the samples of a shard by the next bits of what they are ranked by."""
 
     ranking: Ranking
-    prefixes: Mapping[int, Prefix]
+    prefixes: Mapping[str, Prefix]
 
     def __call__(self, shard: Shard) -> Counts:
         """Return the codes that occur, and how many samples have each."""
         filters = ranking_filters(self.ranking.recipe.filters)
         measured = self.ranking.measured(shard)
         return {
-            place: _counted(prefix.codes(filters[place].ranked(measured[place])))
-            for place, prefix in self.prefixes.items()
+            name: _counted(prefix.codes(filters[name].ranked(measured[name])))
+            for name, prefix in self.prefixes.items()
         }
 
 
 def find_cuts(
-    name: str, ranking: Ranking, shards: Sequence[Shard], executor: Executor
-) -> dict[int, Cut]:
-    """Return the cuts of a ranking. name: in messages. What was measured before is not measured
+    title: str, ranking: Ranking, shards: Sequence[Shard], executor: Executor
+) -> dict[str, Cut]:
+    """Return the cuts of a ranking. title: in messages. What was measured before is not measured
     again."""
     filters = ranking_filters(ranking.recipe.filters)
     missing = ranking.stream.level.samples.store.missing(ranking.product, shards)
@@ -123,21 +124,21 @@ def find_cuts(
     there = [shard for shard in shards if shard.number not in left]
     totals = dict.fromkeys(filters, torch.zeros(0, dtype=torch.int64))
     for own, is_there in ((missing, False), (there, True)):
-        measure = FunctionWork(f"{name}: measures", MeasureShard(ranking, is_there))
+        measure = FunctionWork(f"{title}: measures", MeasureShard(ranking, is_there))
         for _, found in executor.run(measure, own):
-            totals = {place: added(total, found[place]) for place, total in totals.items()}
-    prefixes = {place: Prefix.of(each.quotas(totals[place])) for place, each in filters.items()}
-    while growing := {place: prefix for place, prefix in prefixes.items() if prefix.step}:
-        tables = {place: prefix.table() for place, prefix in growing.items()}
-        count = FunctionWork(f"{name}: counts", CountShard(ranking, growing))
+            totals = {name: added(total, found[name]) for name, total in totals.items()}
+    prefixes = {name: Prefix.of(each.quotas(totals[name])) for name, each in filters.items()}
+    while growing := {name: prefix for name, prefix in prefixes.items() if prefix.step}:
+        tables = {name: prefix.table() for name, prefix in growing.items()}
+        count = FunctionWork(f"{title}: counts", CountShard(ranking, growing))
         for _, counts in executor.run(count, shards):
-            for place, table in tables.items():
-                table.index_add_(0, *counts[place])
-        prefixes |= {place: prefix.longer(tables[place]) for place, prefix in growing.items()}
-    cuts = {place: prefix.cut() for place, prefix in prefixes.items()}
-    tie = FunctionWork(f"{name}: ties", CountShard(ranking, prefixes))
+            for name, table in tables.items():
+                table.index_add_(0, *counts[name])
+        prefixes |= {name: prefix.longer(tables[name]) for name, prefix in growing.items()}
+    cuts = {name: prefix.cut() for name, prefix in prefixes.items()}
+    tie = FunctionWork(f"{title}: ties", CountShard(ranking, prefixes))
     for shard, ties in zip(shards, in_order(executor.run(tie, shards), shards), strict=True):
-        cuts = {place: cut.after(shard.number, *ties[place]) for place, cut in cuts.items()}
+        cuts = {name: cut.after(shard.number, *ties[name]) for name, cut in cuts.items()}
     return cuts
 
 

@@ -12,20 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.consistency.base import ABSTAINED, Chain, KeptCounts, check_counts
+from cosup.consistency.base import KeptCounts, check_counts
 from cosup.errors import RunError
 from cosup.models.watch import OnStep
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.rounds import Recipe
 from cosup.seeds import seed_for
-from cosup.sharded.deciding import (
-    Counts,
-    DecideShard,
-    RoundProducts,
-    decide_shards,
-    fit_assigner,
-)
+from cosup.sharded.counts import Counts, kept_counts
+from cosup.sharded.deciding import DecideShard, RoundProducts, decide_shards, fit_assigner
 from cosup.sharded.evidence import ShardLevel, ShardStream
 from cosup.sharded.lesson import (
     LabelledRows,
@@ -33,9 +28,11 @@ from cosup.sharded.lesson import (
     ShardSamples,
     ShardStudent,
     State,
+    Subsets,
     predict_shards,
     predictions_of,
 )
+from cosup.sharded.local_students import LocalStudents
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
 from cosup.sharded.supported import check_recipe
@@ -177,7 +174,10 @@ class _Rounds:
         is_last = number == len(recipe.schedule(len(task.levels)))
         folds = 0 if is_last and not self.fold_last else task.folds
         decide = self._deciding(number, state, folds)
-        counts, kept = decide_shards(decide, task.shards, self.executor)
+        local = self._local_students(decide, state)
+        counts, kept = decide_shards(decide, task.shards, self.executor, local)
+        if local is not None:
+            local.remove()
         found = kept_counts(counts, recipe.filters)
         check_counts(found, recipe.min_kept)
         samples = samples_kept(level, decide.products, task, kept)
@@ -215,11 +215,32 @@ class _Rounds:
         fit_assigner(recipe.assigner, stream, task.shards, seed, known, self.executor)
         refines = recipe.refines(number, len(task.levels))
         about = _about(stream, recipe, refines, (folds, self.seed) if folds else None)
-        learned = ("labels",) if task.labels else ()
+        learned = ["labels"] if task.labels else []
+        if _trains(recipe):
+            learned.append(repr((recipe.objective, self.student.training, self.seed)))
         products = RoundProducts.of(f"{self.prefix}round-{number}", about, *learned)
         return DecideShard(
             stream, recipe, number, refines, products, folds, self.seed, labels=task.labels
         )
+
+    def _local_students(self, decide: DecideShard, state: ShardState) -> LocalStudents | None:
+        """Return what trains the students that a filter compares, if any does."""
+        if not _trains(self.recipe):
+            return None
+        return LocalStudents(
+            decide.products.counts.name,
+            decide.products.counts.key,
+            decide.stream.level,
+            self.task.shards,
+            self.student,
+            seed_for(self.seed, "round", decide.number),
+            None if self.recipe.fresh else state.tensors,
+            self.executor,
+        )
+
+
+def _trains(recipe: Recipe) -> bool:
+    return any(each.trains_students for each in recipe.filters.filters)
 
 
 def samples_kept(
@@ -240,19 +261,14 @@ def samples_kept(
         )
     in_folds = tuple(map(tuple, by_fold.tolist())) if folds else ()
     return ShardSamples(
-        level.samples, level.features, products, task.shards, whole, in_folds, task.labelled
-    )
-
-
-def kept_counts(counts: Counts, chain: Chain) -> KeptCounts:
-    """Return the numbers of all samples that the filters of a chain keep."""
-    reasons = (*chain.names, ABSTAINED)
-    return KeptCounts(
-        int(counts["samples"]),
-        int(counts["kept"]),
-        dict(zip(reasons, counts["rejected"].tolist(), strict=True)),
-        dict(zip(chain.names, counts["kept_alone"].tolist(), strict=True)),
-        chain.settings,
+        level.samples,
+        level.features,
+        products,
+        task.shards,
+        whole,
+        in_folds,
+        task.labelled,
+        Subsets.outside(folds),
     )
 
 

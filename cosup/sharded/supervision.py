@@ -9,7 +9,8 @@ from torch import Tensor
 from cosup.assigning import harden
 from cosup.data.table import ImageData
 from cosup.probabilities import ProbTable
-from cosup.sharded.deciding import Counts, RoundProducts
+from cosup.sharded.counts import Counts
+from cosup.sharded.deciding import RoundProducts
 from cosup.sharded.folds import folds_of
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 
 from cosup.assignment.fused import Fused
+from cosup.consistency.base import Filter
+from cosup.consistency.local_global import LocalGlobal
+from cosup.consistency.neighbours import Neighbours
 from cosup.consistency.ranking import RankingFilter
 from cosup.errors import Mistakes, UserError
 from cosup.losses.features import FeatureLoss
@@ -45,12 +48,17 @@ def _problems(recipe: Recipe) -> Iterator[UserError]:
             allowed="0",
         )
     for name, each in zip(recipe.filters.names, recipe.filters.filters, strict=True):
-        ranks = isinstance(each, RankingFilter)
-        if (each.needs_all and not ranks) or "labels" in each.needs:
+        if each.needs_all and not isinstance(each, RankingFilter | LocalGlobal):
             yield UserError(
-                "cannot have the filter {value} as it is set with data.sharded, where filters see "
-                "no labels and train no students",
+                "cannot have the filter {value} with data.sharded: " + _reason(each),
                 key="rounds.consistency",
                 value=name,
-                allowed="teacher_student, confidence, unanimity, local_global against: coarser",
+                allowed="teacher_student, local_global, confidence, unanimity, given_label",
             )
+
+
+def _reason(filter_: Filter) -> str:
+    """Return why a filter of all samples cannot decide shard by shard."""
+    if isinstance(filter_, Neighbours):
+        return "it compares every sample with all others, so every shard with all shards"
+    return "it needs all samples at once"

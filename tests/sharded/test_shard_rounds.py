@@ -1,5 +1,6 @@
 """Rounds over shards give the numbers of rounds over samples in memory, resumed or not."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +25,22 @@ from cosup.sharded.controls import ShardControls
 from cosup.sharded.evidence import ShardBatches, ShardStream
 from cosup.sharded.folds import folds_of
 from cosup.sharded.head import predict_labelled
-from cosup.sharded.lesson import LabelledRows, ShardSamples
+from cosup.sharded.lesson import LabelledRows, ShardSamples, Subsets
 from cosup.sharded.rounds import ShardTask, run_shard_rounds
 from cosup.sharded.shards import Shard
 from cosup.sharded.supported import check_recipe
 from cosup.sharded.work import LocalExecutor, Work
 
 REFINED = ProductRefinement(rounds=1)
+
+
+LOCAL = [
+    {"name": "confidence", "threshold": 0.11, "keep_share": 0.7},
+    "local_global",
+    {"name": "local_global", "divergence": 0.2},
+    {"name": "unanimity", "share": 0.5},
+]
+"""Filters that train students after others, of which one ranks."""
 
 
 @pytest.mark.parametrize(
@@ -43,8 +53,10 @@ REFINED = ProductRefinement(rounds=1)
         ("mean", [{"name": "unanimity", "share": 0.5}]),
         ("block", [{"name": "confidence", "threshold": 0.11, "keep_share": 0.5}]),
         ({"name": "fused", "regions": "none", "max_samples": 150}, []),
+        ("random", ["local_global"]),
+        ("random", LOCAL),
     ],
-    ids=["agreement", "random", "dawid_skene", "gate", "mean", "block", "fused"],
+    ids=["agreement", "random", "dawid_skene", "gate", "mean", "block", "fused", "local", "chain"],
 )
 def test_decisions_and_students_are_those_of_samples_in_memory(
     sharded: Sharded, assigner: Any, filters: Sequence[Any]
@@ -60,6 +72,7 @@ def test_decisions_and_students_are_those_of_samples_in_memory(
         assert torch.allclose(targets, other.assigned.targets.dense(), atol=2e-3)
         assert mine.kept.count == other.kept.count
         assert mine.kept.rejected == other.kept.rejected
+        assert mine.kept.kept_alone == other.kept.kept_alone
         assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
 
 
@@ -291,12 +304,20 @@ def test_no_head_has_weight_on_samples_of_its_fold(sharded: Sharded, window: int
     folds = [store.tensors(products.weights, s.number)["fold"].bincount() for s in shards]
     counts = tuple(tuple(one.tolist()) for one in folds)
     kept = tuple(map(sum, counts))
-    samples = ShardSamples(sharded.samples, sharded.features, products, shards, kept, counts)
+    samples = ShardSamples(
+        sharded.samples,
+        sharded.features,
+        products,
+        shards,
+        kept,
+        counts,
+        subsets=Subsets.outside(FOLDS),
+    )
     for _, batch in zip(range(40), batches_of(samples, 16, 0, window), strict=False):
         own, weights = batch.folds.view(1 + FOLDS, 16), batch.weights.view(1 + FOLDS, 16)
         assert bool((weights > 0).all())
         assert not bool((own[1:] == torch.arange(FOLDS)[:, None]).any())
-    outside = samples.outside(1)
+    outside = samples.subset(1)
     assert sum(outside.kept) == sum(kept) - sum(one[1] for one in counts)
     assert not bool((outside.read(shards[0]).folds == 1).any())
 
@@ -315,8 +336,7 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
 @pytest.mark.parametrize(
     ("assigner", "filters", "key"),
     [
-        ("agreement", ["local_global"], "rounds.consistency"),
-        ("agreement", ["given_label"], "rounds.consistency"),
+        ("agreement", ["neighbours"], "rounds.consistency"),
         ("crowd_layer", [], "rounds.assignment"),
         ("crowd_kit", [], "rounds.assignment"),
     ],
@@ -326,3 +346,47 @@ def test_what_needs_all_samples_at_once_is_refused(
 ) -> None:
     error = error_of(check_recipe, recipe_of(assigner, filters))
     assert error.key == tuple(key.split("."))
+
+
+class Recorded(LocalExecutor):
+    """Keeps of how many shards each work is done, and may stop after four shards of one."""
+
+    def __init__(self, executor: LocalExecutor, dies_in: str = "") -> None:
+        super().__init__(executor.compute)
+        object.__setattr__(self, "works", Counter())
+        object.__setattr__(self, "dies_in", dies_in)
+
+    works: Counter[str]
+    dies_in: str
+
+    def run(self, work: Work[Any], shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
+        for place, found in enumerate(super().run(work, shards)):
+            self.works[work.name] += 1
+            if place == 3 and work.name == self.dies_in:
+                raise Killed
+            yield found
+
+
+WORKS = ["parts of round 2", "predictions, round-2-global", "predictions, round-2-local"]
+
+
+@pytest.mark.parametrize("dies_in", [*WORKS, "decisions of round 2"])
+def test_local_students_that_are_interrupted_are_not_made_twice(
+    opened: Open, tmp_path: Path, dies_in: str
+) -> None:
+    """What is written for them is removed at the end."""
+    world = opened()
+    whole, cut = Sharded(world, tmp_path / "whole"), Sharded(world, tmp_path / "cut")
+    recipe: Callable[[], Recipe] = lambda: recipe_of("random", LOCAL)  # noqa: E731
+    expected = list(whole.run(recipe()))[-1]
+    first, again = Recorded(cut.executor, dies_in), Recorded(cut.executor)
+    with pytest.raises(Killed):
+        list(cut.run(recipe(), 0, first))
+    found = list(cut.run(recipe(), 0, again))[-1]
+    assert torch.equal(found.test_probs.logs, expected.test_probs.logs)
+    assert found.products == expected.products
+    assert all(torch.equal(found.counts[name], value) for name, value in expected.counts.items())
+    for name in (*WORKS, "decisions of round 2"):
+        assert first.works[name] + again.works[name] == len(world.shards)
+    folders = {path.parent.parent.name for path in (tmp_path / "cut").rglob("*.parquet")}
+    assert {name for name in folders if name.startswith("round-")} == {"round-1", "round-2"}
