@@ -7,7 +7,8 @@ import pandas as pd
 
 from cosup.analysis.arrays import Bools
 from cosup.analysis.drawing import View
-from cosup.analysis.records import NOT_LISTED, Run
+from cosup.analysis.records import Run
+from cosup.analysis.stages import NOT_LISTED
 from cosup.controls import NO_TEST, NO_TRUE_LABEL
 
 __all__ = [

@@ -10,7 +10,8 @@ from cosup import words
 from cosup.analysis.arrays import Row, categories, highest_and_lowest, highest_row, mean, rows_of
 from cosup.analysis.drawing import DotRow, Dots, Mark, Scale, View
 from cosup.analysis.figure import Excerpt, Figure, require_test
-from cosup.analysis.records import Run, RunTeacher
+from cosup.analysis.records import Run
+from cosup.analysis.stages import RunTeacher
 from cosup.metrics import Shares, shares
 from cosup.seeds import seed_for
 from cosup.words import percent

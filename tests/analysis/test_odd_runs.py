@@ -11,7 +11,7 @@ from helpers.synthetic_run import Shape, make_run
 from cosup.analysis import TABLES, findings, load_run, tables, verdict, write_tables
 from cosup.analysis.arrays import count_groups
 from cosup.analysis.figures import FIGURES
-from cosup.analysis.records import RunTeacher
+from cosup.analysis.stages import RunTeacher
 from cosup.analysis.teachers import scope_in_words
 
 
