@@ -44,14 +44,14 @@ from cosup.teachers.annotate import annotate_rows
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.teachers.train import restored, train_group
+from cosup.teachers.sent import SentTeacher
+from cosup.teachers.train import train_group
 
 __all__ = [
     "Arrays",
     "LossRecords",
     "PoolActor",
     "Setup",
-    "TrainedTeacher",
     "pack",
     "resolve_there",
     "unpack",
@@ -127,16 +127,6 @@ class Setup:
         )
 
 
-@dataclass(frozen=True)
-class TrainedTeacher:
-    """A teacher as an actor returns it."""
-
-    spec: TeacherSpec
-    steps: int
-    identity: str
-    state: Arrays
-
-
 class PoolActor:
     """Actor of a `Pool`. `node_id` and `prepare` are called first, then methods of work items."""
 
@@ -160,7 +150,7 @@ class PoolActor:
 
     def train(
         self, specs: Sequence[TeacherSpec], directory: str
-    ) -> tuple[list[TrainedTeacher], LossRecords]:
+    ) -> tuple[list[SentTeacher], LossRecords]:
         """Train a group of teachers; return them and their recorded losses.
 
         directory: keeps the state of an interrupted training, if it exists on this node.
@@ -174,11 +164,7 @@ class PoolActor:
         folder = Path(directory) if os.path.isdir(directory) else None
         section = self.setup.config.teachers
         training = Training(section, self.data, self._seed, self.features, record, folder)
-        trained = [
-            TrainedTeacher(teacher.spec, teacher.steps, teacher.identity, pack(teacher.tensors()))
-            for teacher in train_group(specs, training)
-        ]
-        return trained, losses
+        return [SentTeacher.of(teacher) for teacher in train_group(specs, training)], losses
 
     def annotate(
         self,
@@ -264,10 +250,8 @@ class PoolActor:
     def _restore(self, remote: RemoteTeacher) -> Teacher:
         section = self.setup.config.teachers
         training = Training(section, self.data, self._seed, self.features)
-        tensors = unpack(ray.get(remote.state))
-        teacher = restored(remote.spec, training, tensors, remote.steps)
-        check_identity(teacher.identity, remote.identity, f"teacher '{remote.spec.name}'")
-        return teacher
+        state = unpack(ray.get(remote.state))
+        return SentTeacher(remote.spec, remote.steps, remote.identity, state).restore(training)
 
 
 def resolve_there(execution: ExecutionSection, num_cpus: float, num_gpus: float) -> ComputedOn:

@@ -12,21 +12,21 @@ import ray
 import torch
 from torch import Tensor
 
-from cosup.cluster.actor import LossRecords, TrainedTeacher, pack, unpack
+from cosup.cluster.actor import LossRecords, pack, unpack
 from cosup.cluster.kept_teachers import RemoteTeacher
 from cosup.cluster.pool import Pool
 from cosup.cluster.work_queue import WorkItem
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
-from cosup.models.weights import check_identity
 from cosup.probabilities import ProbTable
 from cosup.teachers.annotate import OnShard, annotate, groups_within, weight_bytes
 from cosup.teachers.base import Teacher, Training
 from cosup.teachers.features import RemoteExtraction
 from cosup.teachers.hierarchy import TeacherSpec
+from cosup.teachers.sent import SentTeacher
 from cosup.teachers.store import AnnotationStore
-from cosup.teachers.train import kind_of, load_group, restored, save_group
+from cosup.teachers.train import kind_of, load_group, save_group
 
 __all__ = ["annotate_with_pool", "features_by_pool", "train_groups"]
 
@@ -61,15 +61,9 @@ def _trains_on_images(specs: Sequence[TeacherSpec]) -> bool:
     return spec.trained and (kind_of(spec).reads_images or spec.training.augments)
 
 
-def _store_trained(
-    trained: Sequence[TrainedTeacher], losses: LossRecords, training: Training
-) -> None:
+def _store_trained(trained: Sequence[SentTeacher], losses: LossRecords, training: Training) -> None:
     """Store a group of teachers and report its losses, as if it had been trained here."""
-    teachers = []
-    for found in trained:
-        teacher = restored(found.spec, training, unpack(found.state), found.steps)
-        check_identity(teacher.identity, found.identity, f"teacher '{found.spec.name}'")
-        teachers.append(teacher)
+    teachers = [one.restore(training) for one in trained]
     for record in losses:
         training.report(*record)
     save_group(teachers, training)

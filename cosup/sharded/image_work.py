@@ -1,8 +1,8 @@
 """Annotations and features of shards, by models that read decoded images."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,17 +21,15 @@ from cosup.sharded.work import Done, ImageWork, Samples, Work, parts
 from cosup.teachers.annotate import annotate_batches, groups_within
 from cosup.teachers.base import ImageTeacher, Teacher, Training
 from cosup.teachers.features import FeatureCache
-from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.linear import FEATURES_PER_BATCH, FeatureTeacher
+from cosup.teachers.sent import SentTeacher
 from cosup.teachers.simulated import SimulatedTeacher
-from cosup.teachers.train import restored
 
 __all__ = [
     "Annotate",
     "AnnotateFeatures",
     "Extract",
     "Restoring",
-    "SentTeacher",
     "annotation_product",
     "annotation_works",
     "extract_work",
@@ -39,28 +37,6 @@ __all__ = [
 
 ANNOTATIONS, FEATURES = "annotations", "features"
 FORMAT = "2"
-
-
-@dataclass(frozen=True)
-class SentTeacher:
-    """A teacher as it is sent to other processes. state: its weights."""
-
-    spec: TeacherSpec
-    steps: int
-    identity: str
-    state: Mapping[str, Tensor] = field(repr=False)
-
-    @staticmethod
-    def of(teacher: Teacher) -> "SentTeacher":
-        """Return what restores a teacher elsewhere."""
-        state = {name: tensor.detach().cpu() for name, tensor in teacher.tensors().items()}
-        return SentTeacher(teacher.spec, teacher.steps, teacher.identity, state)
-
-    def restore(self, training: Training) -> Teacher:
-        """Return the teacher. Raise `RunError` if it differs from the one that was sent."""
-        teacher = restored(self.spec, training, self.state, self.steps)
-        check_identity(teacher.identity, self.identity, f"teacher '{self.spec.name}'")
-        return teacher
 
 
 @dataclass(frozen=True)

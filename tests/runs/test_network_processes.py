@@ -26,7 +26,7 @@ from cosup.config.schema import ExecutionSection
 from cosup.errors import RunError
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.compute import Compute
-from cosup.runs import network_processes, side_by_side
+from cosup.runs import card_trainings, side_by_side
 from cosup.runs.network_processes import CardLauncher, cards_for_trainings
 from cosup.student.jobs import NetworkJob
 from cosup.student.launcher import LocalLauncher
@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_networks_in_turn(
         places.extend(given)
         run(tasks, given, **others)
 
-    monkeypatch.setattr(network_processes, "run_side_by_side", running)
+    monkeypatch.setattr(card_trainings, "run_side_by_side", running)
     found: dict[int, float] = {}
     expected: dict[int, float] = {}
     compute = Compute(workers=2, scratch=tmp_path)
@@ -108,7 +108,7 @@ def test_an_error_is_raised_after_the_others_have_ended(
         run(tasks, *given, **others)
         ended.extend(name for name, task in tasks.items() if task.result.exists())
 
-    monkeypatch.setattr(network_processes, "run_side_by_side", running)
+    monkeypatch.setattr(card_trainings, "run_side_by_side", running)
     diverging = network_job(**SHORT, lr=1e38, schedule="constant")
     with pytest.raises(RunError, match="loss"):
         launcher.networks([diverging, network_job(**SHORT)], DATA, Compute(), None)

@@ -15,7 +15,7 @@ import pytest
 from cosup.analysis import load_run, tables
 from cosup.cli import call
 from cosup.config import load_config
-from cosup.runs import backend, network_processes, side_by_side, teacher_processes
+from cosup.runs import backend, card_trainings, side_by_side
 from cosup.runs.pipeline import run_one
 
 HERE = Path(__file__).parent
@@ -173,8 +173,7 @@ def test_a_run_on_two_cards_has_the_numbers_of_a_run_on_one(
 
     monkeypatch.setattr(side_by_side, "PYTHON", tuple(forks))
     monkeypatch.setattr(backend, "usable_cards", lambda _: ["0", "1"])
-    for module in (network_processes, teacher_processes):
-        monkeypatch.setattr(module, "run_side_by_side", running)
+    monkeypatch.setattr(card_trainings, "run_side_by_side", running)
     found = run_one(config, here / "together")
     assert together == [3, 2]  # teachers, controls; the student of a round is alone
     left_out = {"seconds", "peak_rss_mb"}

@@ -13,7 +13,7 @@ from helpers.student_jobs import DATA, same
 from cosup.config.teachers import TeachersSection
 from cosup.errors import RunError
 from cosup.models.compute import Compute
-from cosup.runs import side_by_side, teacher_processes
+from cosup.runs import card_trainings, side_by_side
 from cosup.runs.teacher_processes import train_on_cards
 from cosup.teachers import train
 from cosup.teachers.base import Training
@@ -69,7 +69,7 @@ def test_the_teachers_are_those_that_are_trained_in_turn(
         assert same(teacher.tensors(), other.tensors())
     assert {name for name, *_ in told} == {teacher.name for teacher in expected}
     assert set(told) <= set(expected_steps)
-    monkeypatch.setattr(teacher_processes, "run_side_by_side", None)
+    monkeypatch.setattr(card_trainings, "run_side_by_side", None)
     train_on_cards(groups, there, CARDS, None)  # nothing is left
 
 
@@ -89,7 +89,7 @@ def test_an_error_is_raised_after_the_others_are_stored(tmp_path: Path) -> None:
 def test_what_is_no_network_or_alone_is_left_to_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_processes, "run_side_by_side", None)
+    monkeypatch.setattr(card_trainings, "run_side_by_side", None)
     pixels, one = section({"name": "linear_pixels"}), section(NETWORK)
     for own, groups in [
         (pixels, [[spec] for spec in levels_of(pixels)[1]]),
