@@ -74,6 +74,7 @@ def _two_nodes() -> Iterator[TwoNodes]:
         patch.setenv("RAY_worker_niceness", "0")  # otherwise all other processes have priority
         patch.delenv("RAY_ADDRESS", raising=False)
         head = {"gcs_server_port": free_port(), "include_dashboard": False, **node_settings()}
+        head["no_monitor"] = True  # no node is started by an autoscaler
         nodes = TwoNodes(Cluster(shutdown_at_exit=True), None)
         try:
             nodes.cluster.add_node(num_cpus=CPUS, _system_config=HEALTH, **head)

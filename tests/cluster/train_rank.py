@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from helpers.student_jobs import CPU, DATA, network_job, state
+from helpers.student_jobs import CPU, DATA, EVERYTHING, network_job, state
 
 from cosup.models.compute import Compute
 from cosup.models.ranks import joined
 
-LONG: dict[str, Any] = {"steps": 24, "save_every": 4}
+LONG: dict[str, Any] = {**EVERYTHING, "steps": 24, "save_every": 4}
 
 
 def main(rank: int, size: int, folder: Path) -> None:
