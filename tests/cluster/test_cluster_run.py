@@ -44,7 +44,7 @@ CONFIG: dict[str, Any] = {
         "consistency": [{"name": "teacher_student"}],
         "loss": {"name": "adaptive_confidence"},
     },
-    "controls": ["equal_budget_generalist", "ceiling"],
+    "controls": ["equal_budget_generalist"],
     "execution": {
         "shard_size": 25,
         "batch_size": 10,

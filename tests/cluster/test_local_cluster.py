@@ -72,8 +72,10 @@ for _ in range(2):
 
 
 @pytest.mark.ray
-def test_two_sessions_demand_their_token_and_write_none(tmp_path: Path) -> None:
+def test_two_sessions_demand_their_token_and_write_none(forks: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("RAY_ADDRESS", None)
-    subprocess.run([sys.executable, "-c", SCRIPT], env=environment, check=True, timeout=240)
+    script = tmp_path / "sessions.py"
+    script.write_text(SCRIPT)
+    subprocess.run([*forks, str(script)], env=environment, check=True, timeout=240)
     assert not (tmp_path / ".ray" / "auth_token").exists()
