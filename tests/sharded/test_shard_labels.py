@@ -17,3 +17,12 @@ def test_labels_are_learned_beside_annotations_as_in_memory(known: Sharded) -> N
         assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
         assert not torch.allclose(mine.test_probs.dense(), without.test_probs.dense(), atol=5e-3)
         assert mine.products.weights != without.products.weights
+
+
+def test_given_labels_decide_as_in_memory_before_local_students(known: Sharded) -> None:
+    recipe = recipe_of("random", [{"name": "given_label", "k": 3}, "local_global"], None, 3.0)
+    _, expected = in_memory(known, recipe)
+    for mine, other in zip(known.run(recipe), expected, strict=True):
+        assert 0 < mine.kept.kept_alone["given_label"] < mine.kept.samples
+        assert mine.kept.kept_alone == other.kept.kept_alone
+        assert mine.kept.rejected == other.kept.rejected
