@@ -16,8 +16,8 @@ from cosup.runs.backend import Backend
 from cosup.runs.directory import RunDirectory
 from cosup.runs.losses import loss_names, with_loss
 from cosup.runs.paired import compare_pairs, load_correct
-from cosup.runs.pipeline import run_one
 from cosup.runs.repeat import run_seeds
+from cosup.runs.single import run_single
 from cosup.seeds import seed_for
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run_ablation(
         for name, choice in zip(names, config.rounds.losses, strict=True):
             log.info("loss %s", name)
             first = run.files.of_loss(names[0]).path
-            losses[name] = (run_one if config.run.seeds is None else run_seeds)(
+            losses[name] = (run_single if config.run.seeds is None else run_seeds)(
                 with_loss(config, choice),
                 run.files.of_loss(name).path,
                 resume=run.resumed,

@@ -14,6 +14,7 @@ from typing import Any
 from cosup.config.schema import Config
 from cosup.data.shifted_sets import with_shifted
 from cosup.errors import UserError
+from cosup.layout import Layout
 from cosup.runs.announce import announce_in_log
 from cosup.runs.assemble import Prepared
 from cosup.runs.backend import Backend, Local
@@ -24,6 +25,7 @@ from cosup.runs.control_stages import Controls
 from cosup.runs.directory import RunDirectory
 from cosup.runs.environment import describe_environment
 from cosup.runs.labels import STAGE as LABELS
+from cosup.runs.losses import take_over
 from cosup.runs.pipeline import computed_on, finish, summarise
 from cosup.runs.prepare import make_compute, prepare_listed
 from cosup.runs.recorder import open_recorder
@@ -53,13 +55,15 @@ def run_sharded(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    shared: Path | None = None,
     backend: Backend | None = None,
     others: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Run a config shard by shard. Return the content of `summary.json`; raise as `run_one`.
 
-    backend: what computes; this process by default. others: directories of runs with other seeds,
-    from which features of shards and checks of their images are taken over.
+    shared: as in `run_one`; annotations and features of shards are taken over from it too. backend:
+    what computes; this process by default. others: directories of runs with other seeds, from which
+    features of shards and checks of their images are taken over.
     """
     with (
         RunDirectory.open(directory, config, resume=resume, overwrite=overwrite) as run,
@@ -72,6 +76,9 @@ def run_sharded(
             log.info("%s is finished already", run.path)
             return run.load("summary")
         check_sharded(config)
+        if shared is not None and Layout(shared).stage("summary").exists():
+            take_over(shared, run)
+            others = (shared, *others)
         announce_in_log(config, run.path)
         environment = describe_environment(config)
         run.files.environment.write(environment)

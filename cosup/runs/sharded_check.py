@@ -5,6 +5,7 @@ from cosup.errors import Mistakes, UserError
 from cosup.losses.base import Objective
 from cosup.protocols import Student
 from cosup.rounds import Recipe
+from cosup.runs.losses import candidates, with_loss
 from cosup.runs.stages import round_recipe
 from cosup.sharded.opening import is_sharded
 from cosup.sharded.supported import check_recipe
@@ -23,7 +24,10 @@ def check_sharded(config: Config) -> None:
             problem = "cannot be {value} with data.sharded (false lists all samples in memory)"
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
-    refuse(rounds.losses is not None, "rounds.losses", "a list", "null")
+    for loss in rounds.losses or [rounds.loss]:
+        key = "rounds.loss" if rounds.losses is None else "rounds.losses"
+        chosen = f"{loss.name} with a constant that is chosen"
+        refuse(bool(candidates(loss)), key, chosen, "weight: constant, and a constant")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     refuse(rounds.report_epoch != "last", "rounds.report_epoch", rounds.report_epoch, "last")
@@ -35,8 +39,9 @@ def check_sharded(config: Config) -> None:
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
     needs = Assigners.settings(rounds.assignment).needs
     refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
-    with mistakes.caught():
-        check_recipe(shard_recipe(config))
+    for loss in rounds.losses or [rounds.loss]:
+        with mistakes.caught():
+            check_recipe(shard_recipe(with_loss(config, loss)))
     mistakes.raise_all()
 
 

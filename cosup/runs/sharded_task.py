@@ -66,7 +66,8 @@ def shard_world(
     """Annotate the shards and extract their features; return what rounds and controls read.
 
     others: folders of runs with other seeds, from which what depends on the images alone is taken
-    over. Finishes the stage `SHARDS` once all of that is there.
+    over; from those with the same teachers their annotations too. Finishes the stage `SHARDS` once
+    all of the first is there.
     """
     config, backend, compute = context.config, context.backend, prepared.compute
     executor = backend.executor(shards.reader, compute)
@@ -93,7 +94,7 @@ def shard_world(
         _work(executor, work, store, shards, lenders)
     context.run.finish(SHARDS, {"shards": len(shards)})
     for work in works:
-        _work(executor, work, store, shards)
+        _work(executor, work, store, shards, lenders)
     of_tables = {teacher.name: annotation_product(teacher, samples) for teacher in read}
     tables.write(read, of_tables, samples)
     products = {product.name: product for work in works for product in work.products} | of_tables

@@ -23,13 +23,19 @@ def run_single(
     backend: Backend | None = None,
     others: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Run a config by `run_one`, or by `run_sharded`, which takes nothing over from `shared`.
+    """Run a config by `run_one` or `run_sharded`.
 
     others: as in `run_sharded`; runs that list their samples share features by the cache.
     """
     if is_sharded(config.data):
         return run_sharded(
-            config, directory, resume=resume, overwrite=overwrite, backend=backend, others=others
+            config,
+            directory,
+            resume=resume,
+            overwrite=overwrite,
+            shared=shared,
+            backend=backend,
+            others=others,
         )
     return run_one(
         config, directory, resume=resume, overwrite=overwrite, shared=shared, backend=backend

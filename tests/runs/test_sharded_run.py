@@ -216,6 +216,29 @@ def test_controls_and_pgr_are_told_of_a_manifest_with_labels(
     assert numbers_of(resumed) == numbers_of(found)
 
 
+def test_losses_are_compared_and_share_what_does_not_depend_on_them(
+    manifest: Path, tmp_path: Path
+) -> None:
+    """Each loss has the numbers of a run with it alone, and the files of shards of the first."""
+    losses = ["cross_entropy", {"name": "adaptive_confidence"}]
+    teachers = {"hierarchy": {"by": "class", "levels": [1]}}
+    given: dict[str, Any] = {"controls": [], "teachers": teachers}
+    found = run_config(
+        sharded_config(manifest, rounds={"losses": losses}, **given), tmp_path / "run"
+    )
+    assert list(found["losses"]) == ["cross_entropy", "adaptive_confidence"]
+    assert len(found["paired"]) == 1
+    alone = sharded_config(manifest, rounds={"loss": losses[1]}, **given)
+    expected = run_config(alone, tmp_path / "alone")
+    assert found["losses"]["adaptive_confidence"]["student"] == expected["student"]
+    layout = Layout(tmp_path / "run")
+    first, other = (layout.of_loss(name).shards for name in found["losses"])
+    for kind in ("annotations", "features"):
+        files = sorted((first / kind).rglob("*.parquet"))
+        assert files
+        assert all(file.samefile(other / file.relative_to(first)) for file in files)
+
+
 def test_decisions_are_a_folder_of_shards(manifest: Path, tmp_path: Path) -> None:
     run_config(sharded_config(manifest), tmp_path / "run")
     files = sorted((tmp_path / "run" / "shards" / "decisions" / "round-2").rglob("*.parquet"))
