@@ -57,12 +57,11 @@ def shards_of(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.parquet")}
 
 
-@pytest.mark.parametrize("decode", ["actors", "apart"])
-def test_files_are_those_of_a_local_run(
-    nodes: TwoNodes, manifest: Path, local: tuple[Path, Any], tmp_path: Path, decode: str
+def test_images_decoded_apart_give_the_files_of_a_local_run(
+    nodes: TwoNodes, manifest: Path, local: tuple[Path, Any], tmp_path: Path
 ) -> None:
     folder, expected = local
-    execution = {"backend": "ray", "address": nodes.address, "decode": decode, **ACTORS}
+    execution = {"backend": "ray", "address": nodes.address, "decode": "apart", **ACTORS}
     config = sharded_config(manifest, rounds=FUSED, execution=execution)
     found = run_with_backend(config, tmp_path / "run")
     assert compared(found) == compared(expected)
@@ -72,9 +71,10 @@ def test_files_are_those_of_a_local_run(
 def test_shards_are_written_to_the_uri_of_a_run(
     nodes: TwoNodes, manifest: Path, local: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    """They are not copied to this machine, and are there again when the run is resumed."""
+    """They are not copied to this machine, and are there again when the run is resumed. The images
+    are decoded by the actors."""
     folder, expected = local
-    execution = {"backend": "ray", "address": nodes.address, **ACTORS}
+    execution = {"backend": "ray", "address": nodes.address, "decode": "actors", **ACTORS}
     config = sharded_config(manifest, rounds=FUSED, execution=execution)
     place = Place(f"file://{tmp_path}/run")
     assert compared(run_with_backend(config, place)) == compared(expected)
