@@ -26,11 +26,15 @@ pytestmark = pytest.mark.ray
 ROWS, LABELLED = 900, 400
 ACTORS = {"teachers": {"actors": 1}, "features": {"actors": 1}, "shards": {"actors": 2}}
 NOT_COMPARED = ("seconds", "peak_rss_mb", "run")
-REFINED = {
+REFINED: dict[str, Any] = {
     "refine": {"name": "product", "rounds": 1},
     "consistency": [{"name": "teacher_student", "k": 2}],  # ranks of all samples
 }
-FUSED = {**REFINED, "assignment": "fused"}
+FUSED = {
+    **REFINED,
+    "assignment": "fused",
+    "consistency": [*REFINED["consistency"], {"name": "local_global", "divergence": 0.3}],
+}
 
 
 @pytest.fixture(scope="module")

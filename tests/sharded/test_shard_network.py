@@ -59,12 +59,12 @@ def config_of(manifest: Path, rounds: dict[str, Any], **training: Any) -> Config
         "backbone": backbone,
         "training": {"steps": 8, "batch_size": 32, "save_every": 3, **training},
     }
-    filters = [{"name": "teacher_student", "mode": "mask", "k": 3}]
+    filters = [{"name": "teacher_student", "mode": "mask", "k": 3}, {"name": "local_global"}]
     return sharded_config(
         manifest,
         teachers={"model": {"name": "linear_pixels", "size": 8}},
         student=student,
-        rounds={"assignment": "agreement", "consistency": filters, **rounds},
+        rounds={"assignment": "confidence", "consistency": filters, **rounds},
     )
 
 
@@ -83,20 +83,21 @@ def test_a_killed_training_is_resumed_with_the_same_numbers(
     class Killed(BaseException):
         pass
 
-    taken = 0
+    trained: list[str] = []
 
     def step(run: train.Step, *arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 8 * 5 + 5:  # in the second round, in the training of a fold
+        if len(trained) == last:
             raise Killed
+        trained.append("step")
         return call(run, *arguments)
 
     call = train.Step.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Step, "__call__", step)
-        with pytest.raises(Killed):
-            run_config(config, tmp_path / "cut")
+    # In the second round: of a local student of `local_global`, and of a fold.
+    for last in (37, 63):
+        with monkeypatch.context() as patch:
+            patch.setattr(train.Step, "__call__", step)
+            with pytest.raises(Killed):
+                run_config(config, tmp_path / "cut", resume=last > 37)
     found = run_config(config, tmp_path / "cut", resume=True)
     left_out = ("seconds", "peak_rss_mb", "run")
     assert {k: v for k, v in found.items() if k not in left_out} == {
