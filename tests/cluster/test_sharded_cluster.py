@@ -35,6 +35,12 @@ FUSED = {
     "assignment": "fused",
     "consistency": [*REFINED["consistency"], {"name": "local_global", "divergence": 0.3}],
 }
+SHIFTED = {
+    "shifted": {
+        "noisy": {"corruption": "noise", "limit": 20},
+        "turned": {"source": {"name": "digits", "rotations": [45]}, "limit": 20},
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Return a local run, and its summary."""
     folder = tmp_path_factory.mktemp("local") / "run"
-    return folder, run_with_backend(sharded_config(manifest, rounds=FUSED), folder)
+    return folder, run_with_backend(sharded_config(manifest, data=SHIFTED, rounds=FUSED), folder)
 
 
 def compared(summary: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def test_images_decoded_apart_give_the_files_of_a_local_run(
 ) -> None:
     folder, expected = local
     execution = {"backend": "ray", "address": nodes.address, "decode": "apart", **ACTORS}
-    config = sharded_config(manifest, rounds=FUSED, execution=execution)
+    config = sharded_config(manifest, data=SHIFTED, rounds=FUSED, execution=execution)
     found = run_with_backend(config, tmp_path / "run")
     assert compared(found) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(folder)
@@ -79,7 +85,7 @@ def test_shards_are_written_to_the_uri_of_a_run(
     are decoded by the actors."""
     folder, expected = local
     execution = {"backend": "ray", "address": nodes.address, "decode": "actors", **ACTORS}
-    config = sharded_config(manifest, rounds=FUSED, execution=execution)
+    config = sharded_config(manifest, data=SHIFTED, rounds=FUSED, execution=execution)
     place = Place(f"file://{tmp_path}/run")
     assert compared(run_with_backend(config, place)) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(folder)
