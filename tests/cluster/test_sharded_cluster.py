@@ -3,7 +3,6 @@
 import re
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,19 @@ from cosup.errors import RunError
 from cosup.remote import Place
 from cosup.runs.verify import verify
 
-FragileConfig = Callable[..., Config]
-
 pytestmark = pytest.mark.ray
 
 ROWS, LABELLED = 900, 400
 ACTORS = {"teachers": {"actors": 1}, "features": {"actors": 1}, "shards": {"actors": 2}}
 NOT_COMPARED = ("seconds", "peak_rss_mb", "run")
-REFINED: dict[str, Any] = {
-    "refine": {"name": "product", "rounds": 1},
-    "consistency": [{"name": "teacher_student", "k": 2}],  # ranks of all samples
-}
 FUSED = {
-    **REFINED,
     "assignment": "fused",
-    "consistency": [*REFINED["consistency"], {"name": "local_global", "divergence": 0.3}],
+    "refine": {"name": "product", "rounds": 1},
+    # The first ranks all samples; the second trains students.
+    "consistency": [
+        {"name": "teacher_student", "k": 2},
+        {"name": "local_global", "divergence": 0.3},
+    ],
 }
 SHIFTED = {
     "shifted": {
@@ -96,78 +93,56 @@ def test_shards_are_written_to_the_uri_of_a_run(
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-# A teacher that does what the file `orders` says: of an image of one colour, or of all images.
+# A teacher that is slow while the file `orders` is there, dies once at a white image, and fails at
+# a black one.
 FRAGILE = """
 import os, signal, time
 from pathlib import Path
 import torch
 
 def teach(images):
-    orders = Path("orders").read_text().split() if Path("orders").exists() else []
-    if "slow" in orders:
+    if Path("orders").exists():
         time.sleep(0.3)
-    if any(bool((image == image.flatten()[0]).all()) for image in images):
-        if "fail" in orders:
-            raise ValueError("not this one")
-        if "die" in orders:
-            Path("orders").unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+        for image in images:
+            if bool((image == image.flatten()[0]).all()):
+                if image.flatten()[0] < 0.5:
+                    raise ValueError("not this one")
+                if not Path("died").exists():
+                    Path("died").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
     return torch.full((len(images), 10), 0.1)
 """
-PLAIN = 450
-"""Number of the image of one colour, which one sample of student_train has."""
-
-
-@pytest.fixture(scope="module")
-def plain(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a manifest with an image of one colour."""
-    folder = tmp_path_factory.mktemp("plain")
-    shutil.copytree(manifest.parent, folder / "copy")
-    Image.new("L", (8, 8), 255).save(folder / "copy" / "images" / f"{PLAIN:04d}.png")
-    return folder / "copy" / manifest.name
+WHITE, BLACK = 410, 460
+"""Numbers of images of one colour, each of one sample of student_train."""
 
 
 @pytest.fixture
-def fragile(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FragileConfig:
-    """Return a function that makes a config with the teacher, which works in `tmp_path`."""
+def plain(manifest: Path, tmp_path: Path) -> Path:
+    """Return a manifest with two images of one colour."""
+    shutil.copytree(manifest.parent, tmp_path / "copy")
+    for number, colour in {WHITE: 255, BLACK: 0}.items():
+        Image.new("L", (8, 8), colour).save(tmp_path / "copy" / "images" / f"{number:04d}.png")
+    return tmp_path / "copy" / manifest.name
+
+
+def test_a_run_survives_deaths_and_tells_the_shard_that_fails(
+    nodes: TwoNodes, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor and a node die, and one shard fails in every try. The others are done, and it is
+    told with its samples. Resumed without the failure, the run has the files of a local one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "orders_teacher.py").write_text(FRAGILE)
+    (tmp_path / "fragile_teacher.py").write_text(FRAGILE)
     monkeypatch.syspath_prepend(str(tmp_path))
+    model = {"name": "call:fragile_teacher:teach", "image_size": 16}
+    teachers = {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
 
-    def make(**execution: Any) -> Config:
-        model = {"name": "call:orders_teacher:teach", "image_size": 16}
-        teachers = {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
-        execution = {"shard_size": 50, **execution}
-        return sharded_config(plain, teachers=teachers, execution=execution)
+    def config(**execution: Any) -> Config:
+        return sharded_config(plain, teachers=teachers, execution={"shard_size": 50, **execution})
 
-    return make
-
-
-def test_a_shard_that_fails_is_told_with_its_samples_and_the_others_are_there(
-    nodes: TwoNodes, fragile: FragileConfig, tmp_path: Path
-) -> None:
-    expected = run_with_backend(fragile(), tmp_path / "local")
-    ray = {"backend": "ray", "address": nodes.address, "decode": "apart", "tries": 2, **ACTORS}
-    (tmp_path / "orders").write_text("fail")
-    with pytest.raises(RunError) as caught:
-        run_with_backend(fragile(**ray), tmp_path / "run")
-    assert re.search(r"shard \d+: failed after 2 tries", str(caught.value))
-    assert "ValueError: not this one" in str(caught.value)
-    assert f"sample-{PLAIN // 50 * 50:07d}" in str(caught.value)
-    files = list((tmp_path / "run" / "shards" / "annotations").rglob("*.parquet"))
-    assert len(files) == (ROWS - LABELLED) / 50 - 1
-    (tmp_path / "orders").unlink()
-    found = run_with_backend(fragile(**ray), tmp_path / "run", resume=True)
-    assert compared(found) == compared(expected)
-
-
-def test_a_run_survives_the_death_of_an_actor_and_of_a_node(
-    nodes: TwoNodes, fragile: FragileConfig, tmp_path: Path
-) -> None:
-    expected = run_with_backend(fragile(), tmp_path / "local")
-    actors = {**ACTORS, "teachers": {"actors": 2}}
-    ray = {"backend": "ray", "address": nodes.address, "decode": "apart", **actors}
-    (tmp_path / "orders").write_text("slow die")
+    expected = run_with_backend(config(), tmp_path / "local")
+    settings = {**ACTORS, "teachers": {"actors": 2}, "decode": "apart", "tries": 2}
+    asked = config(backend="ray", address=nodes.address, **settings)
+    (tmp_path / "orders").touch()
     annotations = tmp_path / "run" / "shards" / "annotations"
 
     def kill() -> None:
@@ -176,10 +151,17 @@ def test_a_run_survives_the_death_of_an_actor_and_of_a_node(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    found = run_with_backend(fragile(**ray), tmp_path / "run")
+    with pytest.raises(RunError) as caught:
+        run_with_backend(asked, tmp_path / "run")
     killer.join()
     assert nodes.second is None
-    assert compared(found) == compared(expected)
+    assert (tmp_path / "died").exists()
+    assert re.search(r"shard \d+: failed after 2 tries", str(caught.value))
+    assert "ValueError: not this one" in str(caught.value)
+    assert f"sample-{BLACK // 50 * 50:07d}" in str(caught.value)
+    assert len(list(annotations.rglob("*.parquet"))) == (ROWS - LABELLED) / 50 - 1
+    (tmp_path / "orders").unlink()
+    assert compared(run_with_backend(asked, tmp_path / "run", resume=True)) == compared(expected)
     assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")
 
 
@@ -189,10 +171,9 @@ def test_a_network_learns_from_shards_where_it_is_trained(
     backbone = {"name": "cifar_resnet8", "weights": None, "image_size": 32}
     training = {"steps": 6, "batch_size": 32}
     student = {"mode": "finetune", "backbone": backbone, "training": training}
-    teachers = {"hierarchy": {"by": "class", "levels": [2]}}
-    parts = {"student": student, "teachers": teachers, "rounds": REFINED}
-    local = sharded_config(manifest, **parts)
-    expected = run_with_backend(local, tmp_path / "local")
+    teachers = {"hierarchy": {"by": "class", "levels": [1]}}
+    parts: dict[str, Any] = {"student": student, "teachers": teachers, "controls": []}
+    expected = run_with_backend(sharded_config(manifest, **parts), tmp_path / "local")
     execution = {"backend": "ray", "address": nodes.address, **ACTORS}
     config = sharded_config(manifest, execution=execution, **parts)
     found = run_with_backend(config, tmp_path / "run")
