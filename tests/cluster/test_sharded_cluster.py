@@ -131,9 +131,9 @@ def test_a_run_survives_deaths_and_tells_the_shard_that_fails(
     """An actor and a node die, and one shard fails in every try. The others are done, and it is
     told with its samples. Resumed without the failure, the run has the files of a local one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "fragile_teacher.py").write_text(FRAGILE)
+    (tmp_path / "failing_teacher.py").write_text(FRAGILE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    model = {"name": "call:fragile_teacher:teach", "image_size": 16}
+    model = {"name": "call:failing_teacher:teach", "image_size": 16}
     teachers = {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
 
     def config(**execution: Any) -> Config:
