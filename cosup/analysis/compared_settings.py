@@ -76,11 +76,14 @@ def differing(paired: Paired) -> list[Differing]:
     columns = [[_all_of(run) for run in row] for row in paired.runs]
     origins = [[_origins(run) for run in row] for row in paired.runs]
     found = []
+    unwritten = {key for row in origins for one in row for key in one.unwritten}
     for key in dict.fromkeys(key for row in columns for column in row for key in column):
         rows = [[column.get(key, _ABSENT) for column in row] for row in columns]
-        by_run = [[origin(key) for origin in row] for row in origins]
-        kinds = {kind for row in by_run for kind in row}
         same = all(value == row[0] for row in rows for value in row)
+        if same and key not in unwritten:  # no run chose it; an origin takes a check of a config
+            continue
+        by_run = [[one.of(key) for one in row] for row in origins]
+        kinds = {kind for row in by_run for kind in row}
         if same and not {"set", "chosen"} <= kinds:
             continue
         values = tuple(
@@ -119,8 +122,20 @@ def _environment(run: Run) -> dict[str, Any]:
     return {f"{ENVIRONMENT}.{key}": value for key, value in known.items() if value is not None}
 
 
-def _origins(run: Run) -> Callable[[str], str]:
-    """Return a function that tells the origin of a setting of a run."""
+@dataclass(frozen=True)
+class _Origins:
+    """The origins of a run's settings.
+
+    unwritten: the settings that its config does not have, which the run may have chosen. of: a
+    function that tells the origin of a setting.
+    """
+
+    unwritten: frozenset[str]
+    of: Callable[[str], str]
+
+
+def _origins(run: Run) -> _Origins:
+    """Return the origins of the settings of a run."""
     written, whole = run.files.config.read(), run.config
     known, all_known = settings(written), settings(whole)
     if whole.get("rounds", {}).get("choose"):  # as the recipe that was chosen would be written
@@ -134,7 +149,7 @@ def _origins(run: Run) -> Callable[[str], str]:
             return "follows"
         return "set" if key in known else "chosen"
 
-    return origin
+    return _Origins(frozenset(all_known.keys() - known.keys()), origin)
 
 
 def _is_default(tree: Mapping[str, Any], key: str) -> bool:

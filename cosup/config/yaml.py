@@ -4,8 +4,10 @@ In a config only true and false are booleans, `1e-3` is a number, and a key give
 PyYAML's YAML 1.1 reads `no` as false, `1e-3` as text and `on:` as a key named true.
 """
 
+import copy
 import re
 from collections.abc import Hashable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import yaml
@@ -117,13 +119,20 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Any:
+    """Return the content of a YAML text; a run reads its config several times, and PyYAML takes a
+    tenth of a second for it."""
+    return yaml.load(text, _Loader)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Return the content of a YAML text.
 
     Raises `UserError` with `where`, the line and the column if the text is not valid.
     """
     try:
-        return yaml.load(text, _Loader)
+        return copy.deepcopy(_parsed(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""

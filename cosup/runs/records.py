@@ -122,9 +122,10 @@ def write_thumbnails(run: RunDirectory, data: ImageData) -> None:
     """
     wanted: set[str] = set()
     try:
+        records = load_run(run.path)  # once: each table reads parts that the others have read
         for table in PICTURED:
             with suppress(Unavailable):
-                wanted.update(table(load_run(run.path))["sample_id"])
+                wanted.update(table(records)["sample_id"])
         if wanted:
             _write_thumbnails(run, data, wanted)
         else:
