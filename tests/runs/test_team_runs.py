@@ -69,7 +69,7 @@ def half(images: torch.Tensor, teacher: str) -> torch.Tensor:
 def config(name: str, **changes: Any) -> Config:
     tree: dict[str, Any] = {
         "run": {"name": name},
-        "data": {"source": "digits", "rotations": [0, 90], "limit": 400, "splits": SPLITS},
+        "data": {"source": "digits", "rotations": [0, 90], "limit": 300, "splits": SPLITS},
         "teachers": {
             "hierarchy": DOMAINS,
             "model": {"name": "linear_pixels", "size": 8},
@@ -77,7 +77,7 @@ def config(name: str, **changes: Any) -> Config:
         },
         "student": {"backbone": RESNET, "training": SHORT},
         "rounds": {"assignment": {"name": "gate", "prior": "provenance"}},
-        "controls": ["student_and_team", "ceiling"],
+        "controls": ["student_and_team"],
     }
     for key, value in changes.items():
         tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
