@@ -211,14 +211,15 @@ class Mistakes:
 
     def raise_all(self) -> None:
         """Raise what was kept, one error as itself; do nothing if there is none."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
         raise_all(self.errors)
 
 
 def raise_all(errors: Iterable[UserError]) -> None:
-    """Raise the errors together as a `UserErrors`; do nothing if there are none."""
-    if found := tuple(errors):
+    """Raise one error as itself, several as a `UserErrors`; do nothing if there are none."""
+    found = tuple(errors)
+    if len(found) == 1:
+        raise found[0]
+    if found:
         raise UserErrors(found)
 
 

@@ -114,9 +114,9 @@ def _check_model(model: TeacherModelSection) -> None:
 
 def streams_tables(data: DataSection, teachers: TeachersSection) -> bool:
     """Return whether annotation tables are not held in memory: those of a sharded run."""
-    if not _has_tables(teachers):
+    if not _has_tables(teachers) or data.source.name != "manifest":
         return False
-    from cosup.sharded.opening import is_sharded  # imports pandas
+    from cosup.sharded.opening import is_sharded  # imports torch
 
     with suppress(UserError):  # of the source; told by others
         return is_sharded(data)
