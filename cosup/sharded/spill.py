@@ -1,6 +1,6 @@
 """Rows that are too many for memory, in parts on the disk of this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,12 @@ class Spill:
                 found.append(pa.ipc.open_stream(file).read_all())
         table = pa.concat_tables(found).combine_chunks()
         return table if columns is None else table.select(list(columns))
+
+    def each(self, columns: Sequence[str] | None = None) -> "Iterator[tuple[int, pa.Table]]":
+        """Yield the parts that have rows: the number of each, and what `read` returns."""
+        for number in range(self.parts):
+            if (rows := self.read(number, columns)) is not None:
+                yield number, rows
 
     def _append(self, part: int, rows: "pa.Table") -> None:
         import pyarrow as pa

@@ -170,31 +170,33 @@ class TableJoin:
         """Return the rule by which ids are matched, and the rows divided for it."""
         spills = {True: exact}
 
-        def count(rule: Match) -> int:
+        def divided(rule: Match) -> Spill:
             is_exact = rule == "exact"
             if is_exact not in spills:
                 spills[is_exact] = self._by_names(exact)
-            return sum(part.matching(rule) for part in self._each(spills[is_exact], rule, COMMON))
+            return spills[is_exact]
 
-        asked = None if self.section.match == "auto" else self.section.match
-        total = sum(TablePart(rows, SamplePart.none()).total for rows in _parts(exact, COMMON))
-        rule = best_rule(asked, total, count)
-        return rule, spills[rule == "exact"]
+        def count(rule: Match) -> int:
+            return sum(part.matching(rule) for part in self._each(divided(rule), rule, COMMON))
+
+        if self.section.match != "auto":  # there is nothing to count
+            return self.section.match, divided(self.section.match)
+        total = sum(TablePart(rows, SamplePart.none()).total for _, rows in exact.each(COMMON))
+        rule = best_rule(None, total, count)
+        return rule, divided(rule)
 
     def _by_names(self, exact: Spill) -> Spill:
         """Divide the rows anew, by the file names in their ids."""
         found = Spill(self.folder / "rows-by-name", exact.parts)
-        for rows in _parts(exact):
+        for _, rows in exact.each():
             found.add(rows, self._parts_of(rows, "stem"))
         return found
 
     def _each(
         self, spill: Spill, rule: Match, columns: Sequence[str] | None = None
     ) -> Iterator[TablePart]:
-        for number in range(spill.parts):
-            rows = spill.read(number, columns)
-            if rows is not None:
-                yield TablePart(rows, self.ids.part(number, rule == "exact"))
+        for number, rows in spill.each(columns):
+            yield TablePart(rows, self.ids.part(number, rule == "exact"))
 
     def _joined(self, rows: Spill, rule: Match) -> Tally:
         """Count what the parts tell, and divide the answers by shards. Raise `UserError` for rows
@@ -216,7 +218,7 @@ class TableJoin:
             labels = part.rows.column("label").to_numpy()[at]
             shard, answers = tally.add(Answered(part, at, who[at], codes[labels]), matched)
             self.answers.add(answers, shard % self.answers.parts)
-            self._none = answers.slice(0, 0)
+            self._none = answers.schema.empty_table()
         if repeated:
             first = min(repeated)
             count = sum(one.rows for one in repeated)
@@ -255,13 +257,6 @@ class TableJoin:
         there = rows.column("place").to_numpy()[(who == number) & (shards == shard)]
         left = np.setdiff1d(np.arange(len(data)), there)
         return str(data.sample_ids(left[:1])[0])
-
-
-def _parts(spill: Spill, columns: Sequence[str] | None = None) -> Iterator["pa.Table"]:
-    for number in range(spill.parts):
-        rows = spill.read(number, columns)
-        if rows is not None:
-            yield rows
 
 
 def _rows_of(chunk: VoteChunk) -> Iterator["pa.Table"]:

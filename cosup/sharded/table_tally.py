@@ -3,18 +3,19 @@ that are listed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cosup.data.images import Ints
-from cosup.errors import Mistakes, UserError, raise_all
+from cosup.errors import Mistakes, UserError
 from cosup.sharded.sample_ids import LISTED, ManifestIds
 from cosup.sharded.table_part import COMMON, TablePart
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.teachers.table import ANNOTATED, Lookup, TableCounts, TableRead
-from cosup.teachers.table_errors import absent_errors, external_of, no_sample, two_answers
+from cosup.teachers.table import ANNOTATED, Lookup, TableCounts, TableRead, first_id
+from cosup.teachers.table_errors import check_rows, external_of, no_sample, two_answers
 from cosup.teachers.tables.matching import Matched
 from cosup.teachers.tables.votes import first_repeated
 
@@ -136,22 +137,21 @@ class Tally:
         for split in ANNOTATED:
             if split == "student_train":
                 left = samples - int(self.there[number])
-                if left and absent_errors(spec, split, left, samples, "", first):
-                    name = absent(number, self._shard_lacking(number))
-                    raise_all(absent_errors(spec, split, left, samples, name, first))
+                check_rows(
+                    spec, split, left, samples, partial(self._lacking, number, absent), first
+                )
                 continue
             rows = data.rows(split)
             lost = rows[own.places.numpy()[rows] < 0]
-            if len(lost):
-                name = data.sample_ids(lost[:1])[0]
-                raise_all(absent_errors(spec, split, len(lost), len(rows), name, first))
+            check_rows(spec, split, len(lost), len(rows), partial(first_id, data, lost), first)
 
-    def _shard_lacking(self, number: int) -> int:
-        """Return the first shard with a sample without a row."""
+    def _lacking(self, number: int, absent: FirstAbsent) -> str:
+        """Return the first sample of shards without a row."""
         if not self.there[number]:
-            return 0
+            return absent(number, 0)
         sizes = np.array([shard.samples for shard in self.ids.shards])
-        return int(np.flatnonzero(self.by_shard[self.strict[number]] < sizes)[0])
+        shard = np.flatnonzero(self.by_shard[self.strict[number]] < sizes)[0]
+        return absent(number, int(shard))
 
     def _note_first(self, found: Answered) -> None:
         """Remember the first id of each teacher."""

@@ -37,8 +37,8 @@ VALUES = 32
 
 
 class ShardTables:
-    """Reads annotation tables for the listed samples and for shards, in memory that depends neither
-    on the rows of a table nor on the samples (METHODS.md section 15).
+    """Reads annotation tables for the listed samples and for shards, a part of bounded size at a
+    time (METHODS.md section 15 has the memory that was measured).
 
     A table is read when an answer of it is needed first. What is divided lies in the temporary
     folder of this machine until `close`.

@@ -15,11 +15,11 @@ from cosup import words
 from cosup.config.external import Form
 from cosup.data.images import Ints
 from cosup.data.table import ImageData
-from cosup.errors import Mistakes, raise_all
+from cosup.errors import Mistakes
 from cosup.settings.teachers import TableKind
 from cosup.teachers.base import RowTeacher, Teacher, Training
 from cosup.teachers.hierarchy import TeacherSpec
-from cosup.teachers.table_errors import absent_errors, external_of, no_sample, two_answers
+from cosup.teachers.table_errors import check_rows, external_of, no_sample, two_answers
 from cosup.teachers.tables.answers import Answers
 from cosup.teachers.tables.checks import match_rows, read_entry
 from cosup.teachers.tables.frames import file_digest
@@ -31,6 +31,7 @@ __all__ = [
     "TableCounts",
     "TableRead",
     "TableTeacher",
+    "first_id",
     "table_teachers",
 ]
 
@@ -200,10 +201,13 @@ def _table_read(
     for split in ANNOTATED:
         own = data.rows(split)
         absent = own[places[own] < 0]
-        if len(absent):
-            name = data.sample_ids(absent[:1])[0]
-            raise_all(absent_errors(spec, split, len(absent), len(own), name, first))
+        check_rows(spec, split, len(absent), len(own), partial(first_id, data, absent), first)
     return TableRead(Lookup(answers, torch.from_numpy(places)), counts)
+
+
+def first_id(data: ImageData, rows: Ints) -> str:
+    """Return the id of the first of these rows."""
+    return data.sample_ids(rows[:1])[0]
 
 
 def _places(spec: TeacherSpec, answers: Answers, rows: Ints, data: ImageData) -> Ints:

@@ -1,12 +1,13 @@
 """What can be wrong with the answers of an annotator beside the samples of a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cosup.config.external import ExternalSection
 from cosup.errors import UserError
 from cosup.teachers.hierarchy import TeacherSpec
 
-__all__ = ["absent_errors", "external_of", "no_sample", "two_answers"]
+__all__ = ["check_rows", "external_of", "no_sample", "two_answers"]
 
 
 def external_of(spec: TeacherSpec) -> ExternalSection:
@@ -26,13 +27,20 @@ def no_sample(spec: TeacherSpec, first: str) -> UserError:
     return UserError(f"none of its ids, such as '{first}', is a sample's", where=_where(spec))
 
 
-def absent_errors(
-    spec: TeacherSpec, split: str, absent: int, samples: int, name: str, first: str
-) -> list[UserError]:
-    """Return the error for samples of a split that have no row, unless that is allowed.
+def check_rows(
+    spec: TeacherSpec,
+    split: str,
+    absent: int,
+    samples: int,
+    name: Callable[[], str],
+    first: str,
+) -> None:
+    """Raise `UserError` if samples of a split have no row, unless that is allowed.
 
-    name: the first such sample. first: the first id of the annotator.
+    absent: how many. name: finds the first of them. first: the first id of the annotator.
     """
+    if not absent:
+        return
     external = external_of(spec)
     may_abstain = external.missing == "abstain"
     # An annotator of a crowd may have answered other samples, as with `data.limit`.
@@ -40,14 +48,14 @@ def absent_errors(
     if absent == samples and split == "student_train" and (alone or not may_abstain):
         problem = (
             f"none of its sample ids (the first is '{first}') is in {split}, whose first is "
-            f"'{name}'"
+            f"'{name()}'"
         )
-        return [UserError(problem, where=_where(spec))]
+        raise UserError(problem, where=_where(spec))
     if may_abstain:
-        return []
-    problem = f"has no row for {absent} of {samples} samples of {split}; the first is '{name}'"
+        return
+    problem = f"has no row for {absent} of {samples} samples of {split}; the first is '{name()}'"
     allowed = f"a row for every sample, or `missing: abstain` for '{spec.name}'"
-    return [UserError(problem, where=_where(spec), allowed=allowed)]
+    raise UserError(problem, where=_where(spec), allowed=allowed)
 
 
 def _where(spec: TeacherSpec) -> str:
