@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cosup.config.schema import Config
-from cosup.data.shifted_sets import with_shifted
 from cosup.errors import UserError
 from cosup.layout import Layout
 from cosup.runs.announce import announce_in_log
@@ -34,13 +33,12 @@ from cosup.runs.sharded_check import check_sharded
 from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_index import remove_damaged, write_index
 from cosup.runs.sharded_rounds import finish_shard_rounds
-from cosup.runs.sharded_tables import plan_teachers
+from cosup.runs.sharded_samples import open_samples, plan_teachers
 from cosup.runs.sharded_task import ShardWorld, shard_world
 from cosup.runs.sharded_weight import choose_shard_weight
 from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.summary import Numbers
 from cosup.runs.team import finish_team
-from cosup.sharded.opening import open_shards
 from cosup.sharded.shards import Shards
 
 log = logging.getLogger(__name__)
@@ -105,15 +103,7 @@ def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Sha
     config = context.config
     compute = make_compute(config.run, config.execution)
     with context.timed("data"):
-        data, shards = open_shards(
-            config.data,
-            config.run.seed,
-            config.execution.shard_size,
-            teacher_train=config.wants_teacher_train,
-            workers=compute.workers,
-            cache=compute.cache,
-        )
-        data = with_shifted(data, config.data, config.run.seed, compute.workers, compute.cache)
+        data, shards = open_samples(config, compute)
         check_rounds_soften(config.rounds, len(data.classes))
         check_known(config.rounds, shards.known)
         log.info("student_train: %d samples in %d shards", shards.samples, len(shards))

@@ -24,7 +24,8 @@ def check_sharded(config: Config) -> None:
             problem = "cannot be {value} with data.sharded (false lists all samples in memory)"
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
-    for loss in rounds.losses or [rounds.loss]:
+    losses = rounds.losses or [rounds.loss]
+    for loss in losses:
         key = "rounds.loss" if rounds.losses is None else "rounds.losses"
         chosen = f"{loss.name} with a constant that is chosen"
         refuse(bool(candidates(loss)), key, chosen, "weight: constant, and a constant")
@@ -39,7 +40,7 @@ def check_sharded(config: Config) -> None:
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
     needs = Assigners.settings(rounds.assignment).needs
     refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
-    for loss in rounds.losses or [rounds.loss]:
+    for loss in losses:
         with mistakes.caught():
             check_recipe(shard_recipe(with_loss(config, loss)))
     mistakes.raise_all()

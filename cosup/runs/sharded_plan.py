@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosup.config.schema import Config, ExecutionSection
-from cosup.data.shifted_sets import with_shifted
 from cosup.layout import Layout
-from cosup.models.compute import Compute
 from cosup.runs.check import check_known
 from cosup.runs.checks import Facts
 from cosup.runs.costs import row_bytes
-from cosup.runs.sharded_tables import plan_teachers
+from cosup.runs.sharded_samples import open_samples, plan_teachers
 from cosup.runs.staging import run_place
-from cosup.sharded.opening import open_shards
 from cosup.sharded.shards import Shards
 
 __all__ = ["ProductPlan", "ShardsPlan", "plan_shards", "sharded_facts"]
@@ -62,16 +59,7 @@ def sharded_facts(config: Config, facts: Facts) -> Facts:
     Ids, labels and splits of all rows are read, all of the tables, and no image. Raises
     `UserError`.
     """
-    compute: Compute = facts["compute"]
-    section, seed = config.data.model_copy(update={"check": "none"}), config.run.seed
-    data, shards = open_shards(
-        section,
-        seed,
-        config.execution.shard_size,
-        teacher_train=config.wants_teacher_train,
-        workers=compute.workers,
-    )
-    data = with_shifted(data, section, seed, compute.workers, None)
+    data, shards = open_samples(config, facts["compute"], looks=False)
     check_known(config.rounds, shards.known)
     hierarchy, tables = plan_teachers(config, data, shards)
     read = tables.read_all()

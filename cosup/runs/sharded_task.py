@@ -33,6 +33,7 @@ from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.tables import ShardTables
 from cosup.sharded.taking import take_over
 from cosup.sharded.work import CheckImages, Executor, Samples, Work
+from cosup.teachers.base import Teacher
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes, speakers
 from cosup.teachers.table import TableTeacher
@@ -69,35 +70,24 @@ def shard_world(
     over; from those with the same teachers their annotations too. Finishes the stage `SHARDS` once
     all of the first is there.
     """
-    config, backend, compute = context.config, context.backend, prepared.compute
-    executor = backend.executor(shards.reader, compute)
+    config, backend = context.config, context.backend
     store = ShardStore(backend.place_of(context.files.shards))
-    lenders = [ShardStore(backend.place_of(Layout(other).shards)) for other in others]
+    works = _Works(
+        backend.executor(shards.reader, prepared.compute),
+        store,
+        shards,
+        [ShardStore(backend.place_of(Layout(other).shards)) for other in others],
+    )
     samples = Samples(shards.reader, store)
     if config.data.check != "none":
         check = CheckImages(shards.reader, store)
-        _work(executor, check, store, shards, lenders)
+        works.do(check)
         samples = Samples(shards.reader, store, check.product)
     annotated = prepared.annotated
     every = [*annotated.levels, *annotated.for_controls.values()]
     everyone = {one.name: one for level in every for one in level}
-    restoring = Restoring(config.teachers, config.run.seed, shards.reader.blank())
-    memory = config.execution.teachers.memory_gb * 1e9
-    there = backend.compute_of("teachers", compute)
-    device = backend.compute_of("features", compute).device
-    read = [one for one in everyone.values() if isinstance(one, TableTeacher)]
-    teachers = [one for one in everyone.values() if not isinstance(one, TableTeacher)]
-    works = annotation_works(teachers, samples, restoring, there, memory, device)
-    extract = extract_work(config.student.backbone, samples, features, device)
-    own = [extract, *(work for work in works if work.of_images_alone)]
-    for work in own:
-        _work(executor, work, store, shards, lenders)
-    context.run.finish(SHARDS, {"shards": len(shards)})
-    for work in works:
-        _work(executor, work, store, shards, lenders)
-    of_tables = {teacher.name: annotation_product(teacher, samples) for teacher in read}
-    tables.write(read, of_tables, samples)
-    products = {product.name: product for work in works for product in work.products} | of_tables
+    teachers = list(everyone.values())
+    products, extracted = _annotate(context, prepared, teachers, features, tables, samples, works)
 
     def level(index: int, members: Sequence[TeacherSpec]) -> ShardLevel:
         return ShardLevel(
@@ -105,29 +95,61 @@ def shard_world(
             scopes(members, len(prepared.data.classes), len(prepared.data.domains)),
             samples,
             tuple(products[spec.name] for spec in members),
-            extract.products[0],
+            extracted,
         )
 
     specs = speakers([[one.spec for one in level] for level in annotated.levels])
     levels = tuple(level(index, members) for index, members in enumerate(specs))
     provenance = tuple(level.provenance for level in prepared.task.levels)
-    guides: list[Work[Any]] = []
+    guide = None
     if config.rounds.first_guide == "student":
-        guides = [_guide(context, prepared, levels[0])]
-        _work(executor, guides[0], store, shards)
-    guide = guides[0].products[0] if guides else None
+        guide = _guide(context, prepared, levels[0], works)
     task = ShardTask(levels, shards.shards, provenance, guide=guide)
     after, best = len(levels), everyone[prepared.teachers.floor.name].spec
     trained = {
         name: level(after, [one.spec for one in members])
         for name, members in annotated.for_controls.items()
     }
-    done: list[Work[Any]] = [*works, extract, *guides]
-    written = [product for work in done for product in work.products]
-    written += of_tables.values()
-    checked = () if samples.checked is None else (samples.checked,)
-    task = with_rounds(task, context, prepared)
-    return ShardWorld(task, level(after, [best]), trained, (*checked, *written))
+    written = (samples.checked, *products.values(), extracted, guide)
+    return ShardWorld(
+        with_rounds(task, context, prepared),
+        level(after, [best]),
+        trained,
+        tuple(product for product in written if product is not None),
+    )
+
+
+def _annotate(
+    context: RunContext,
+    prepared: Prepared,
+    teachers: Sequence[Teacher],
+    features: FeatureCache,
+    tables: ShardTables,
+    samples: Samples,
+    works: "_Works",
+) -> tuple[dict[str, Product], Product]:
+    """Annotate the shards, and extract their features, first what depends on the images alone.
+
+    Returns the product of each teacher, and that of the features.
+    """
+    config, backend, compute = context.config, context.backend, prepared.compute
+    restoring = Restoring(config.teachers, config.run.seed, works.shards.reader.blank())
+    memory = config.execution.teachers.memory_gb * 1e9
+    there = backend.compute_of("teachers", compute)
+    device = backend.compute_of("features", compute).device
+    read = [one for one in teachers if isinstance(one, TableTeacher)]
+    others = [one for one in teachers if not isinstance(one, TableTeacher)]
+    annotations = annotation_works(others, samples, restoring, there, memory, device)
+    extract = extract_work(config.student.backbone, samples, features, device)
+    for work in [extract, *(work for work in annotations if work.of_images_alone)]:
+        works.do(work)
+    context.run.finish(SHARDS, {"shards": len(works.shards)})
+    for work in annotations:
+        works.do(work)
+    products = {product.name: product for work in annotations for product in work.products}
+    of_tables = {teacher.name: annotation_product(teacher, samples) for teacher in read}
+    tables.write(read, of_tables, samples)
+    return products | of_tables, extract.products[0]
 
 
 def with_rounds(task: ShardTask, context: RunContext, prepared: Prepared) -> ShardTask:
@@ -144,14 +166,15 @@ def with_rounds(task: ShardTask, context: RunContext, prepared: Prepared) -> Sha
     )
 
 
-def _guide(context: RunContext, prepared: Prepared, level: ShardLevel) -> Work[int]:
-    """Return the work that predicts the shards with the untrained student."""
+def _guide(context: RunContext, prepared: Prepared, level: ShardLevel, works: "_Works") -> Product:
+    """Predict the shards with the untrained student; return the product."""
     head = shard_student(context, prepared)
     assert isinstance(head, ShardHead), "networks do not start from text features"
     state = head.untrained()
     about = level.samples.key, *vars(level.features).values(), hash_tensors(dict(state))
     product = Product.of(PREDICTIONS, "untrained", *about)
-    return head.predicting(level.samples, level.features, Trained(state), product)
+    works.do(head.predicting(level.samples, level.features, Trained(state), product))
+    return product
 
 
 def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:
@@ -169,29 +192,33 @@ def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:
             allowed="false",
         )
     places = torch.from_numpy(np.flatnonzero(np.isin(data.rows(PROVENANCE), rows)))
-    nothing = torch.zeros(len(rows), dtype=torch.int64)
     return LabelledRows(
         torch.from_numpy(rows),
         data.given(rows),
-        folds_of(data.subset(rows), folds, context.seed) if folds else nothing,
+        folds_of(data.subset(rows), folds, context.seed),
         inputs[places] if isinstance(inputs, Tensor) else torch.zeros(len(rows), 0),
     )
 
 
-def _work(
-    executor: Executor,
-    work: Work[Any],
-    store: ShardStore,
-    shards: Shards,
-    lenders: Sequence[ShardStore] = (),
-) -> None:
-    """Do a work for the shards whose products are not all there, and not in other stores either."""
-    for product in work.products if lenders else ():
-        take_over(product, store, lenders, shards.shards, executor)
-    missing = {shard for product in work.products for shard in store.missing(product, shards)}
-    with working_on(f"{work.name}: shard", len(missing)) as advance:
-        for _ in executor.run(work, sorted(missing)):
-            advance(1)
+@dataclass(frozen=True)
+class _Works:
+    """Does works for the shards of a run. lenders: stores of other runs, from which products are
+    taken over."""
+
+    executor: Executor
+    store: ShardStore
+    shards: Shards
+    lenders: Sequence[ShardStore]
+
+    def do(self, work: Work[Any]) -> None:
+        """Do a work for the shards whose products are not all there, here or with a lender."""
+        store, shards = self.store, self.shards
+        for product in work.products if self.lenders else ():
+            take_over(product, store, self.lenders, shards.shards, self.executor)
+        missing = {shard for product in work.products for shard in store.missing(product, shards)}
+        with working_on(f"{work.name}: shard", len(missing)) as advance:
+            for _ in self.executor.run(work, sorted(missing)):
+                advance(1)
 
 
 def shard_student(context: RunContext, prepared: Prepared) -> ShardStudent:

@@ -12,6 +12,7 @@ from cosup.assigning import assign_fitted
 from cosup.assignment.base import Assigner
 from cosup.consistency.ranking import Cut, ranking_filters
 from cosup.levels import Stream
+from cosup.probabilities import ProbTable
 from cosup.rounds import Decided, Recipe
 from cosup.seeds import seed_for
 from cosup.sharded.counts import (
@@ -25,7 +26,7 @@ from cosup.sharded.evidence import ShardParts, ShardStream
 from cosup.sharded.folds import folds_of
 from cosup.sharded.ranking import Ranking, find_cuts
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product
+from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product, ShardStore
 from cosup.sharded.work import Executor
 
 __all__ = ["DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
@@ -77,6 +78,25 @@ class RoundProducts:
         measures = Product.of("measures", name, *about, "by the name of a filter")
         return RoundProducts(measures, *(Product.of(kind, name, *about) for kind in kinds))
 
+    def write_taught(
+        self,
+        store: ShardStore,
+        number: int,
+        targets: ProbTable,
+        weights: Tensor,
+        folds: Tensor,
+        labels: Tensor | None = None,
+    ) -> None:
+        """Write what a student is to learn of the samples of a shard, and of which fold each is.
+
+        weights: [n], 0 of those that it does not learn. labels: [n], -1 unknown, if it learns them.
+        """
+        store.write_probs(self.targets, number, targets)
+        marks = {WEIGHT: weights, FOLD: folds}
+        if labels is not None:
+            marks[LABEL] = labels
+        store.write(self.weights, number, marks)
+
 
 @dataclass(frozen=True)
 class DecideShard:
@@ -115,18 +135,13 @@ class DecideShard:
             decided, level.scopes, data.sample_ids(rows), truth, data.classes, data.domains
         )
         keep = decided.kept.keep
-        folds = torch.zeros(len(data), dtype=torch.int64)
-        if self.folds:
-            folds = folds_of(data, self.folds, self.seed)
+        folds = folds_of(data, self.folds, self.seed)
         store.write(
             products.decisions, shard.number, pa.Table.from_pandas(table, preserve_index=False)
         )
         targets = self.recipe.taught(decided.assigned, decided.refined)
-        store.write_probs(products.targets, shard.number, targets)
-        marks = {WEIGHT: decided.assigned.weighed(keep), FOLD: folds.to(torch.uint8)}
-        if self.labels:
-            marks[LABEL] = data.given(rows)
-        store.write(products.weights, shard.number, marks)
+        weights, labels = decided.assigned.weighed(keep), data.given(rows) if self.labels else None
+        products.write_taught(store, shard.number, targets, weights, folds.to(torch.uint8), labels)
         counts = counts_of(decided, level.scopes, truth)
         counts["best"] = someone_right(stream.level.annotations, truth.labels).sum()
         counts["kept_by_fold"] = torch.bincount(folds[keep], minlength=self.folds)[: self.folds]

@@ -15,10 +15,13 @@ def folds_of(data: ImageData, count: int, seed: int) -> Tensor:
     """Return the fold [n] int64 of each sample, from 0, by a hash of its group's name.
 
     Groups are kept whole, and any process finds the fold of any sample. Folds are about equally
-    large; those of a run that lists its samples differ by at most one group.
+    large; those of a run that lists its samples differ by at most one group. Without folds
+    (`count` is 0) it is 0.
     """
     from pandas.util import hash_array
 
+    if not count:
+        return torch.zeros(len(data), dtype=torch.int64)
     key = hashlib.sha256(f"folds {seed}".encode()).hexdigest()[:16]
     names = data.table["group"].to_numpy(object)
     return torch.from_numpy((hash_array(names, hash_key=key) % np.uint64(count)).astype(np.int64))

@@ -31,6 +31,7 @@ __all__ = [
     "Trained",
     "predict_shards",
     "predictions_of",
+    "write_predictions",
 ]
 
 PREDICTIONS = "predictions"
@@ -291,9 +292,20 @@ def predict_shards(
     student: ShardStudent, lesson: Lesson, trained: Trained, executor: Executor
 ) -> Product:
     """Predict the shards that are not predicted yet; return the product."""
-    product, samples = predictions_of(lesson, trained), lesson.samples
+    product = predictions_of(lesson, trained)
+    write_predictions(student, lesson.samples, trained, product, executor)
+    return product
+
+
+def write_predictions(
+    student: ShardStudent,
+    samples: ShardSamples,
+    trained: Trained,
+    product: Product,
+    executor: Executor,
+) -> None:
+    """Predict the shards of some samples that are not predicted yet, and write the product."""
     folds = samples.products.weights
     work = student.predicting(samples.source, samples.features, trained, product, folds)
     for _ in executor.run(work, samples.store.missing(product, samples.shards)):
         pass
-    return product

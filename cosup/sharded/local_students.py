@@ -25,10 +25,18 @@ from cosup.sharded.counts import (
 )
 from cosup.sharded.deciding import DecideShard, RoundProducts
 from cosup.sharded.evidence import ShardLevel
-from cosup.sharded.lesson import Lesson, ShardSamples, ShardStudent, State, Subsets, Trained
+from cosup.sharded.lesson import (
+    Lesson,
+    ShardSamples,
+    ShardStudent,
+    State,
+    Subsets,
+    Trained,
+    write_predictions,
+)
 from cosup.sharded.ranking import Ranking
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import FOLD, WEIGHT, Product
+from cosup.sharded.store import Product
 from cosup.sharded.work import Executor
 
 __all__ = ["LocalStudents"]
@@ -137,11 +145,7 @@ class LocalStudents:
         local = tuple(states.get(teacher, trained.state) for teacher in range(len(kept)))
         both = Trained(trained.state), Trained(trained.state, local)
         for product, students in zip(self.predictions, both, strict=True):
-            work = self.student.predicting(
-                level.samples, level.features, students, product, self.products.weights
-            )
-            for _ in self.executor.run(work, self._missing(product)):
-                pass
+            write_predictions(self.student, samples, students, product, self.executor)
 
 
 @dataclass(frozen=True)
@@ -163,9 +167,8 @@ class AssignShard:
         assigned = assign_fitted(recipe.assigner, stream, recipe.hard)
         kept = ranking.run(stream, assigned, shard)
         teacher, teachers = assigned.weights.argmax(1), len(level.scopes.names)
-        store.write_probs(self.products.targets, shard.number, assigned.targets)
-        marks = {WEIGHT: kept.keep.float(), FOLD: teacher.to(torch.int32)}
-        store.write(self.products.weights, shard.number, marks)
+        weights, places = kept.keep.float(), teacher.to(torch.int32)
+        self.products.write_taught(store, shard.number, assigned.targets, weights, places)
         counts = {
             **filter_counts(kept),
             "assigned": torch.bincount(teacher, minlength=teachers),

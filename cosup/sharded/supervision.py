@@ -13,7 +13,7 @@ from cosup.sharded.counts import Counts
 from cosup.sharded.deciding import RoundProducts
 from cosup.sharded.folds import folds_of
 from cosup.sharded.shards import Shard
-from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product
+from cosup.sharded.store import Product
 from cosup.sharded.work import Samples
 
 __all__ = ["LabelShard", "OwnShard"]
@@ -30,11 +30,9 @@ class LabelShard:
         """Return how many samples there are, and how many have a label."""
         data = self.samples.read(shard)
         labels = _labels(data)
-        store, targets = self.samples.store, ProbTable.one_hot(labels, len(data.classes))
-        store.write_probs(self.products.targets, shard.number, targets)
-        folds = torch.zeros(len(labels), dtype=torch.uint8)
-        marks = {WEIGHT: (labels >= 0).float(), FOLD: folds, LABEL: labels}
-        store.write(self.products.weights, shard.number, marks)
+        targets, weights = ProbTable.one_hot(labels, len(data.classes)), (labels >= 0).float()
+        folds, store = torch.zeros(len(labels), dtype=torch.uint8), self.samples.store
+        self.products.write_taught(store, shard.number, targets, weights, folds, labels)
         return _counts(len(labels), (labels >= 0).sum(), torch.zeros(0, dtype=torch.int64))
 
 
@@ -58,15 +56,12 @@ class OwnShard:
         """Return how many samples there are, and how many in each fold."""
         data, store = self.samples.read(shard), self.samples.store
         probs = store.probs(self.predictions, shard.number)
-        targets = harden(probs) if self.hard else probs
-        store.write_probs(self.products.targets, shard.number, targets)
-        folds = torch.zeros(len(data), dtype=torch.int64)
-        if self.folds:
-            folds = folds_of(data, self.folds, self.seed)
-        marks = {WEIGHT: torch.ones(len(data)), FOLD: folds.to(torch.uint8)}
-        if self.labels:
-            marks[LABEL] = _labels(data)
-        store.write(self.products.weights, shard.number, marks)
+        targets, weights = harden(probs) if self.hard else probs, torch.ones(len(data))
+        folds = folds_of(data, self.folds, self.seed)
+        labels = _labels(data) if self.labels else None
+        self.products.write_taught(
+            store, shard.number, targets, weights, folds.to(torch.uint8), labels
+        )
         by_fold = torch.bincount(folds, minlength=self.folds)[: self.folds]
         return _counts(len(data), torch.tensor(len(data)), by_fold)
 

@@ -102,7 +102,7 @@ class Sharded:
         data, section = self.world.labelled, self.world.config.student.backbone
         rows, split = data.rows("teacher_train"), "teacher_train"
         found = FeatureCache(self.world.compute).source(section).of_split(data, split)
-        fold = folds_of(data.subset(rows), folds, SEED) if folds else torch.zeros(len(rows)).long()
+        fold = folds_of(data.subset(rows), folds, SEED)
         return LabelledRows(torch.from_numpy(rows), data.given(rows), fold, found)
 
     def truth(self) -> Truth:
