@@ -17,7 +17,9 @@ __all__ = ["PART_ROWS", "Spill", "parts_for", "parts_of"]
 PART_ROWS = 2**18
 """Rows of a part, on average."""
 MOST_PARTS = 4096
-"""Beyond, parts grow: a chunk of rows would be in too many pieces."""
+"""Beyond, parts grow: what is held would be written in too many pieces."""
+HELD_BYTES = 2**23
+"""Of rows that are held before they are written, in a piece of each part."""
 
 
 class Spill:
@@ -27,20 +29,19 @@ class Spill:
         folder.mkdir(parents=True)
         self.folder = folder
         self.parts = parts
+        self._held: list[tuple[pa.Table, Ints]] = []
 
     def add(self, rows: "pa.Table", part: Ints) -> None:
         """Add rows to their parts [n]. Raise `RunError` if they cannot be written."""
-        order = np.argsort(part, kind="stable")
-        ends = np.bincount(part, minlength=self.parts).cumsum()
-        ordered = rows.take(order)
-        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            if end > start:
-                self._append(number, ordered.slice(int(start), int(end - start)))
+        self._held.append((rows, part))
+        if sum(held.nbytes for held, _ in self._held) >= HELD_BYTES:
+            self._write()
 
     def read(self, part: int, columns: Sequence[str] | None = None) -> "pa.Table | None":
         """Return the rows of a part, or these columns of them; None without any."""
         import pyarrow as pa
 
+        self._write()
         path, found = self._path(part), []
         if not path.exists():
             return None
@@ -55,6 +56,21 @@ class Spill:
         for number in range(self.parts):
             if (rows := self.read(number, columns)) is not None:
                 yield number, rows
+
+    def _write(self) -> None:
+        """Write the rows that are held."""
+        import pyarrow as pa
+
+        if not self._held:
+            return
+        tables, numbers = zip(*self._held, strict=True)
+        self._held = []
+        part = np.concatenate(numbers)
+        ordered = pa.concat_tables(tables).take(np.argsort(part, kind="stable"))
+        ends = np.bincount(part, minlength=self.parts).cumsum()
+        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            if end > start:
+                self._append(number, ordered.slice(int(start), int(end - start)))
 
     def _append(self, part: int, rows: "pa.Table") -> None:
         import pyarrow as pa

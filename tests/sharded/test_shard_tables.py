@@ -31,6 +31,7 @@ from cosup.teachers.base import Training
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import plan_hierarchy
 from cosup.teachers.table import TableTeacher, table_teachers
+from cosup.teachers.tables import frames
 from cosup.teachers.tables.checks import check_tables
 from cosup.teachers.tables.scan import open_scanned
 
@@ -213,16 +214,19 @@ WRITERS = [
 ]
 
 
-@pytest.mark.parametrize("part_rows", [spill.PART_ROWS, 50])
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("write", WRITERS)
 def test_shards_have_the_annotations_of_a_listed_run(
     manifest: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     write: Callable[[Path], tuple[Path, dict[str, Any]]],
-    part_rows: int,
+    small: bool,
 ) -> None:
-    monkeypatch.setattr(spill, "PART_ROWS", part_rows)
+    if small:  # several chunks and parts, and several pieces of a part
+        monkeypatch.setattr(frames, "CHUNK_ROWS", 70)
+        monkeypatch.setattr(spill, "PART_ROWS", 50)
+        monkeypatch.setattr(spill, "HELD_BYTES", 4000)
     table, settings = write(tmp_path)
     world = Opened.of(manifest, table, **settings)
     expected, (found, tables) = world.listing(), world.streaming()

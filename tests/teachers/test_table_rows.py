@@ -90,6 +90,19 @@ def test_the_size_of_chunks_has_no_effect(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(whole.dense().numpy(), probs, atol=1e-3)
 
 
+def test_no_chunk_of_a_table_with_few_columns_has_more_than_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "CHUNK_ROWS", 100)
+    path = parquet(tmp_path, sample_id=[f"s{i}" for i in range(250)], label=["cat"] * 250)
+    text = path.with_suffix(".csv")
+    pd.read_parquet(path).to_csv(text, index=False)
+    for file in (path, text):
+        chunks = list(frames.frames(file))
+        assert [len(chunk) for chunk in chunks] == [100, 100, 50]
+        assert [name for chunk in chunks for name in chunk["sample_id"]][-1] == "s249"
+
+
 def test_row_numbers_continue_across_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

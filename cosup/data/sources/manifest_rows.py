@@ -32,6 +32,9 @@ ROWS = 65_536
 """Rows that are read at once."""
 READ_BYTES = 2**20
 """Bytes of a tar file that are read at once, to find its members."""
+COLUMN_BYTES = 2**20
+"""Bytes of a column of a Parquet file that are read at once; else those of all its rows in a row
+group, which may be the whole file."""
 MOST_TEXT = 2**20
 """Bytes of a label or of a JSON object in a tar file; more is no label."""
 
@@ -167,7 +170,11 @@ class ManifestFile:
             start, groups = 0, list(range(len(sizes)))
             while groups and start + sizes[groups[0]] <= first:
                 start += sizes[groups.pop(0)]
-            for batch in parquet.iter_batches(ROWS, row_groups=groups, columns=names):
+            # Threads are no faster with few columns, and each keeps memory of its own.
+            batches = parquet.iter_batches(
+                ROWS, row_groups=groups, columns=names, use_threads=False
+            )
+            for batch in batches:
                 skipped = min(max(0, first - start), len(batch))
                 columns = (batch.column(name).slice(skipped) for name in names)
                 texts = {kind: _texts(one) for kind, one in zip(own, columns, strict=True)}
@@ -222,7 +229,7 @@ class ManifestFile:
         from pyarrow.parquet import ParquetFile
 
         with self._explained("Parquet"), open_file(self.file.path) as file:
-            yield ParquetFile(file)
+            yield ParquetFile(file, buffer_size=COLUMN_BYTES)
 
     @contextmanager
     def _explained(self, form: str) -> Iterator[None]:

@@ -34,6 +34,13 @@ __all__ = [
 
 CHUNK_ELEMENTS = 2**20
 """Cells that are read at a time."""
+CHUNK_ROWS = 2**16
+"""Rows of a table that are read at a time, at most: their ids take more memory than few cells."""
+READ_BYTES = 2**24
+"""Bytes of a Parquet file that are read at a time, of all columns; else all of a row group, which
+may be the whole file."""
+LEAST_BYTES = 2**14
+"""Of a column, in a file of many columns."""
 
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
@@ -157,12 +164,14 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
-    with pq.ParquetFile(path) as file:
+    about = pq.read_metadata(path)
+    size = max(LEAST_BYTES, READ_BYTES // max(1, about.num_columns))
+    with pq.ParquetFile(path, metadata=about, buffer_size=size) as file:
         names = [str(name) for name in file.schema_arrow.names]
         chosen = None if columns is None else [name for name in names if name in columns]
         width = len(names if chosen is None else chosen)
         empty = True
-        for batch in file.iter_batches(batch_size=_rows(width), columns=chosen):
+        for batch in file.iter_batches(batch_size=min(CHUNK_ROWS, _rows(width)), columns=chosen):
             empty = False
             yield _named(batch.to_pandas())
         if empty:
@@ -178,7 +187,7 @@ def _separated(path: Path, separator: str) -> Iterator[pd.DataFrame]:
         dtype=str,
         keep_default_na=False,
         encoding="utf-8-sig",
-        chunksize=_rows(width),
+        chunksize=min(CHUNK_ROWS, _rows(width)),
         index_col=False,
     ) as reader:
         while (chunk := _next_chunk(reader)) is not None:
