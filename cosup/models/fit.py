@@ -18,9 +18,10 @@ from torch import Tensor
 
 from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
+from cosup.models.class_means import use_class_means
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.full_batch import fit_full_batch
-from cosup.models.heads import HeadBank, HeadBanks, build_heads, log_scales, use_class_means
+from cosup.models.heads import HeadBank, HeadBanks, build_heads, log_scales
 from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.samples import CHUNK, Draws, Samples, Shuffle, column_scaling

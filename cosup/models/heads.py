@@ -13,18 +13,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import normalize
 
-from cosup.models.samples import chunks, hard_labels
 from cosup.models.section import HeadSection
-from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
-
-__all__ = [
-    "most_confident",
-    "use_class_means",
-]
-
 
 HeadKind = Literal["linear", "prototype"]
 
@@ -256,43 +247,3 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return torch.bmm(stacked, weight.transpose(1, 2))
     return torch.baddbmm(bias[:, None], stacked, weight.transpose(1, 2))
-
-
-@torch.no_grad()
-def use_class_means(
-    bank: HeadBank, features: Tensor, targets: ProbTable, members: Sequence[Tensor], share: float
-) -> None:
-    """Set prototypes to the mean unit feature of each class's most confident samples.
-
-    features: [N, D]. targets: N rows. members: row indices of each head. share: as in
-    `most_confident`. A class without annotated samples keeps its random direction.
-    """
-    labels, (_, confidence) = hard_labels(targets), targets.top()
-    for h, rows in enumerate(members):
-        chosen = rows[most_confident(labels[rows], confidence[rows], bank.num_classes, share)]
-        sums = torch.zeros(bank.num_classes, bank.num_features)
-        for chunk in chunks(chosen):
-            part = features[chunk].to(torch.float32)
-            if bank.shift is not None and bank.gain is not None:
-                part = (part - bank.shift[h]) * bank.gain[h]
-            sums.index_add_(0, labels[chunk], normalize(part, dim=1))
-        found = sums.norm(dim=1) > 0
-        bank.weight[h, found] = normalize(sums[found], dim=1)
-
-
-def most_confident(labels: Tensor, confidence: Tensor, classes: int, share: float) -> Tensor:
-    """Return a mask [n] of the most confident samples of each class.
-
-    labels: [n] int64, -1 for abstentions, which are never selected. share: share of the samples of
-    a class, at least one sample. Ties at the threshold are all selected, so hard annotations
-    (confidence 1) always are.
-    """
-    order = confidence.argsort(descending=True, stable=True)
-    order = order[labels[order].argsort(stable=True)]
-    order = order[labels[order] >= 0]
-    sizes = torch.bincount(labels[order], minlength=classes)
-    counts = (sizes.double() * share - 1e-6).ceil().long().clamp_min(1)  # 0.07 of 100 is 7, not 8
-    last = sizes.cumsum(0) - sizes + counts - 1
-    limit = torch.full((classes,), torch.inf, dtype=confidence.dtype)
-    limit[sizes > 0] = confidence[order[last[sizes > 0]]]
-    return (labels >= 0) & (confidence >= limit[labels.clamp_min(0)])

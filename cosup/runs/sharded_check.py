@@ -33,9 +33,6 @@ def check_sharded(config: Config) -> None:
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     refuse(rounds.report_epoch != "last", "rounds.report_epoch", rounds.report_epoch, "last")
     refuse(student.meta is not None, "student.meta", "set", "null")
-    means = student.head.kind == "prototype" and student.head.init == "class_means"
-    means = means or student.head.init == "prompts"
-    refuse(means, "student.head.init", student.head.init, "random, text")
     optimizer = student.training.optimizer
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
     needs = Assigners.settings(rounds.assignment).needs

@@ -226,7 +226,8 @@ def shard_student(context: RunContext, prepared: Prepared) -> ShardStudent:
     config, inputs, compute = context.config, prepared.inputs, prepared.compute
     test = inputs.test_inputs
     if config.student.mode == "head":
-        return ShardHead(inputs.head, config.student.training, test, inputs.prototypes, compute)
+        training, prototypes = config.student.training, inputs.prototypes
+        return ShardHead(inputs.head, training, test, prototypes, compute, inputs.prompts)
     return ShardNetwork(
         config.student,
         len(prepared.data.classes),

@@ -16,7 +16,8 @@ from cosup.models.fit import (
     take_step,
     weighted_mean,
 )
-from cosup.models.heads import HeadBank, build_heads, head_bank, text_heads
+from cosup.models.heads import HeadBank, build_heads, head_bank, log_scales, text_heads
+from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
 from cosup.models.optimize import build_optimizer, set_rate
 from cosup.models.section import HeadSection
 from cosup.models.training_section import TrainingSection
@@ -25,6 +26,7 @@ from cosup.probabilities import ProbTable
 from cosup.progress import working_on
 from cosup.protocols import TestInputs, by_fold, predict_sets
 from cosup.sharded.batches import batches_of
+from cosup.sharded.class_means import start_at_class_means
 from cosup.sharded.lesson import LabelledRows, Lesson, ShardSamples, State, Trained
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import FOLD, Product, ShardStore
@@ -46,7 +48,7 @@ class ShardFit:
     """Heads to be fitted to shards: one to all samples, and one to each subset of them.
 
     The fields are those of `cosup.models.fit.HeadFit`. steps: optimiser steps. init: the head that
-    all of them start from, its standardisation kept.
+    all of them start from, its standardisation kept. prompts: of heads that learn them.
     """
 
     samples: ShardSamples
@@ -57,6 +59,7 @@ class ShardFit:
     seed: int
     steps: int
     init: HeadBank | None = None
+    prompts: LearntPrompts | None = None
 
     @property
     def heads(self) -> int:
@@ -65,19 +68,25 @@ class ShardFit:
 
     def start(self, executor: Executor) -> HeadBank:
         """Return the heads before the first step."""
-        samples = self.samples
         if self.init is not None:
             bank = self.init.select([0] * self.heads)
+        elif self.prompts is not None:
+            bank = prompt_heads(self.prompts, log_scales(self.head, self.heads), self.seed)
         else:
-            width = samples.read(samples.used[0]).features.shape[1]
-            random = self.objective.loss.starts_random
-            bank = build_heads(
-                self.head, self.heads, width, self.num_classes, self.seed, random=random
-            )
-            if self.training.standardize:
-                bank.shift, bank.gain = column_scaling_of(samples, executor)
+            bank = self._fresh(executor)
         if bank.log_scale is not None:
             bank.log_scale.requires_grad_(self.head.learn_scale)
+        return bank
+
+    def _fresh(self, executor: Executor) -> HeadBank:
+        samples, head = self.samples, self.head
+        width = samples.read(samples.used[0]).features.shape[1]
+        random = self.objective.loss.starts_random
+        bank = build_heads(head, self.heads, width, self.num_classes, self.seed, random=random)
+        if self.training.standardize:
+            bank.shift, bank.gain = column_scaling_of(samples, executor)
+        if head.kind == "prototype" and head.init == "class_means":
+            start_at_class_means(bank, samples, head.confident, executor)
         return bank
 
 
@@ -160,7 +169,8 @@ def _sums(features: Tensor, folds: Tensor, count: int) -> tuple[Tensor, Tensor, 
 @dataclass(frozen=True)
 class ShardHead:
     """Fits heads. section: of the head. test: features [M, D] of the test split, or of several sets
-    of test samples. prototypes: [C, D] text features that a head starts from, or None.
+    of test samples. prototypes: [C, D] text features that a head starts from, or None. prompts:
+    that a head learns instead, or None.
     """
 
     section: HeadSection
@@ -168,6 +178,7 @@ class ShardHead:
     test: TestInputs
     prototypes: Tensor | None = None
     compute: Compute = DEFAULT_COMPUTE
+    prompts: LearntPrompts | None = None
 
     def fit(self, lesson: Lesson, executor: Executor, on_step: OnStep | None) -> Trained:
         """Fit a head to a lesson, and one to each subset, in one loop."""
@@ -183,6 +194,7 @@ class ShardHead:
             lesson.seed,
             lesson.steps(self.training),
             init,
+            self.prompts,
         )
         bank = fit_heads(fit, executor, self.compute, on_step)
         state, *folds = (bank.select(head).state_dict() for head in range(len(bank)))

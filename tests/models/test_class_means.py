@@ -13,8 +13,9 @@ from torch.nn import functional
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models import samples
+from cosup.models.class_means import most_confident, use_class_means
 from cosup.models.fit import HeadFit, fit_heads
-from cosup.models.heads import HeadBank, build_heads, most_confident, use_class_means
+from cosup.models.heads import HeadBank, build_heads
 from cosup.models.samples import column_scaling
 from cosup.models.section import HeadSection
 from cosup.models.training_section import TrainingSection
