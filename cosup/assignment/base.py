@@ -75,7 +75,8 @@ class Assigner(AssignerSettings, ABC):
 
 
 class SummingAssigner(Assigner):
-    """Base of assigners that learn from sums over parts of the samples; in memory there is one."""
+    """Base of assigners that learn from sums over parts of the samples, or from samples that are
+    drawn of them; in memory there is one part."""
 
     def fit(
         self,
@@ -97,7 +98,7 @@ class SummingAssigner(Assigner):
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Learn by sums over the parts."""
+        """Learn by sums over the parts, or from samples drawn of them."""
 
 
 def available(annotations: Tensor) -> Tensor:

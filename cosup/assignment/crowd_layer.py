@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.base import SummingAssigner, available, to_weights
 from cosup.assignment.em import EPSILON
 from cosup.assignment.gate import standardisation
+from cosup.assignment.parts import Parts
 from cosup.assignment.probe import Drawn, draw_samples, shuffled
 from cosup.errors import UserError
-from cosup.evidence import Assigned, Batches, Evidence, Scopes
+from cosup.evidence import Assigned, Evidence, Scopes
 from cosup.seeds import torch_generator
 from cosup.settings.assigners import CrowdLayerSettings
 
@@ -48,7 +49,7 @@ class Probe:
 
 
 @dataclass
-class CrowdLayer(CrowdLayerSettings, Assigner):
+class CrowdLayer(CrowdLayerSettings, SummingAssigner):
     """Assign what a probe predicts that was trained through a matrix per teacher."""
 
     def __post_init__(self) -> None:
@@ -58,20 +59,20 @@ class CrowdLayer(CrowdLayerSettings, Assigner):
         """[T, C, C] float32: P(teacher t answers j | true class c) at [t, c, j], softmax of column
         c of W_t."""
 
-    def fit(
+    def fit_parts(
         self,
-        batches: Batches,
+        parts: Parts,
         scopes: Scopes,
         *,
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Learn probe and matrices. `batches` is read once; the seed draws samples, if there are
-        too many, and their order.
+        """Learn probe and matrices from samples of all parts; the seed draws them, if there are too
+        many, and their order.
 
         Raises `UserError` without features or samples.
         """
-        samples = draw_samples(batches, self.max_samples, seed, "crowd_layer")
+        samples = draw_samples(parts, self.max_samples, seed, "crowd_layer")
         self.probe_, matrices = self._learn(samples, seed)
         self.confusion_ = matrices.softmax(1).mT.contiguous()
 

@@ -79,13 +79,12 @@ class Fused(FusedSettings, SummingAssigner):
     ) -> None:
         """Fit by EM from the mean vote of the sources, by sums over the parts.
 
-        Regions that are learnt read all samples here. Raises `UserError` without samples, and
-        without what the regions need.
+        Raises `UserError` without samples, and without what the regions need.
         """
         survey = Survey.of(parts)
         if survey is None:
             raise UserError("assigner fused: there is no sample to learn from")
-        regions = find_regions(self.regions, parts.batches, scopes, provenance, seed)
+        regions = find_regions(self.regions, parts, scopes, provenance, seed)
         reader = survey.reader(regions, scopes, self.student)
         reading = Reading(parts, reader, survey.samples, survey.classes)
         sources, classes = len(scopes), survey.classes

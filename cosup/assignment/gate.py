@@ -17,10 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.base import SummingAssigner, available, to_weights
+from cosup.assignment.drawing import draw
 from cosup.assignment.em import converge
+from cosup.assignment.parts import Parts
 from cosup.errors import UserError
-from cosup.evidence import Batches, Evidence, Scopes
+from cosup.evidence import Evidence, Scopes
 from cosup.seeds import torch_generator
 from cosup.settings.assigners import GateSettings
 
@@ -106,27 +108,29 @@ def fit_gate(
 
 
 @dataclass
-class Gate(GateSettings, Assigner):
+class Gate(GateSettings, SummingAssigner):
     """Assign each sample by a linear gate on the student's features."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.gate_: LinearGate | None = None
 
-    def fit(
+    def fit_parts(
         self,
-        batches: Batches,
+        parts: Parts,
         scopes: Scopes,
         *,
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Fit the gate by EM. `batches` is read once; the seed draws the samples if too many.
+        """Fit the gate by EM to samples of all parts; the seed draws them if there are too many.
 
         Raises `UserError` without features, or if the required provenance is missing or has no
         training input of some teacher.
         """
-        features, likelihood = _collect(batches, self.max_samples, seed)
+        generator = torch_generator(seed, "gate", "samples")
+        found = draw(parts, _learned, self.max_samples, generator, "gate")
+        features, likelihood = found.columns
         shift, scale = standardisation(features, self.standardize)
         inputs = features.sub_(shift).mul_(scale)
         gate = LinearGate.zeros(inputs.shape[1], len(scopes), shift, scale)
@@ -188,38 +192,13 @@ def _features(evidence: Evidence) -> Tensor:
     return evidence.features
 
 
-def _collect(batches: Batches, most: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return features [n, D] float32 and log sum_c p_student(c) p_t(c) [n, T] of `most` samples.
-
-    A sample is drawn by a random key of its index, so the batches do not matter. Samples on which
-    all teachers abstain are left out.
-    """
-    generator = torch_generator(seed, "gate", "samples")
-    parts: list[tuple[Tensor, ...]] = []
-    for evidence in batches:
-        keys = torch.rand(len(evidence), generator=generator, dtype=torch.float64)
-        useful = (evidence.annotations.sum((1, 2)) > 0).nonzero()[:, 0]
-        overlap = torch.einsum("nc,ntc->nt", evidence.student_probs, evidence.annotations)
-        overlap = overlap.clamp_min(1e-12).log()
-        overlap = overlap.masked_fill(~available(evidence.annotations), -torch.inf)
-        features = _features(evidence)
-        parts.append((keys[useful.cpu()], features[useful], overlap[useful]))
-        if sum(len(part[0]) for part in parts) > 1.5 * most:
-            parts = [drawn(parts, most)]
-    if not sum(len(part[0]) for part in parts):
-        raise UserError("assigner gate: there is no annotated sample to learn from")
-    _, inputs, likelihood = drawn(parts, most)
-    return inputs.to(torch.float32, copy=True), likelihood
-
-
-def drawn(parts: Sequence[tuple[Tensor, ...]], most: int) -> tuple[Tensor, ...]:
-    """Return columns with a row per sample, joined: of the `most` samples with the least keys, the
-    first column, in their order."""
-    joined = tuple(torch.cat(column) for column in zip(*parts, strict=True))
-    if len(joined[0]) <= most:
-        return joined
-    chosen = joined[0].topk(most, largest=False).indices.sort().values
-    return tuple(column[chosen.to(column.device)] for column in joined)
+def _learned(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """Return features [n, D] float32 and log sum_c p_student(c) p_t(c) [n, T]."""
+    features = _features(evidence)
+    overlap = torch.einsum("nc,ntc->nt", evidence.student_probs, evidence.annotations)
+    overlap = overlap.clamp_min(1e-12).log()
+    silent = ~available(evidence.annotations)
+    return features.float(), overlap.masked_fill(silent, -torch.inf)
 
 
 def _known(

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosup.assignment.gate import drawn
+from cosup.assignment.drawing import draw
+from cosup.assignment.parts import Parts
 from cosup.errors import UserError
-from cosup.evidence import Batches
+from cosup.evidence import Evidence
 from cosup.seeds import torch_generator
 
 MOST_VALUES = 2**28
@@ -27,42 +28,41 @@ class Drawn:
 
 
 def draw_samples(
-    batches: Batches, most: int, seed: int, name: str, every_sample: str | None = None
+    parts: Parts, most: int, seed: int, name: str, every_sample: str | None = None
 ) -> Drawn:
-    """Return the samples with an annotation, at most `most` of them, drawn at random.
+    """Return at most `most` of the samples with an annotation, drawn at random by `draw`.
 
-    A sample is drawn by a random key of its index, so the batches do not matter. Fewer are drawn
-    where their annotations would be more than 2^28 values. name: of the assigner, for errors.
-    every_sample: the setting for which none may be left out.
+    Fewer are drawn where their annotations would be more than 2^28 values. name: of the assigner,
+    for errors. every_sample: the setting for which none may be left out.
 
     Raises `UserError` without features or samples, and where `every_sample` cannot be.
     """
-    generator = torch_generator(seed, name, "samples")
-    parts: list[tuple[Tensor, ...]] = []
-    count, asked = 0, most
-    for evidence in batches:
+    found = draw(
+        parts,
+        Learned(name),
+        most,
+        torch_generator(seed, name, "samples"),
+        name,
+        most_values=MOST_VALUES,
+        every_sample=every_sample,
+    )
+    features, annotations = found.columns
+    return Drawn(features.float(), annotations, found.places, found.samples)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a probe learns from: features and annotations. name: of the assigner, for errors."""
+
+    name: str
+
+    def __call__(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """Return features [n, D] and annotations [n, T, C]; raise `UserError` without features."""
         if evidence.features is None:
             raise UserError(
-                f"assigner {name}: no features were given; it needs the student's features"
+                f"assigner {self.name}: no features were given; it needs the student's features"
             )
-        most = min(most, max(1, MOST_VALUES // evidence.annotations[0].numel()))
-        keys = torch.rand(len(evidence), generator=generator, dtype=torch.float64)
-        useful = (evidence.annotations.sum((1, 2)) > 0).nonzero()[:, 0]
-        columns = (evidence.features, evidence.annotations, torch.arange(len(evidence)) + count)
-        parts.append((keys[useful.cpu()], *(column[useful] for column in columns)))
-        count += len(evidence)
-        held = sum(len(part[0]) for part in parts)
-        if every_sample is not None and held > most:
-            raise UserError(
-                f"assigner {name}: {every_sample} holds the annotations of every sample, and there "
-                f"are more than {most:,} (max_samples: {asked:,}); turn it off"
-            )
-        if held > 1.5 * most:
-            parts = [drawn(parts, most)]
-    if not sum(len(part[0]) for part in parts):
-        raise UserError(f"assigner {name}: there is no annotated sample to learn from")
-    _, features, annotations, index = drawn(parts, most)
-    return Drawn(features.float(), annotations, index, count)
+        return evidence.features, evidence.annotations
 
 
 def shuffled(

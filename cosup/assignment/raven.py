@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.base import SummingAssigner, available, to_weights
 from cosup.assignment.em import answered
 from cosup.assignment.gate import standardisation
+from cosup.assignment.parts import Parts
 from cosup.assignment.probe import Drawn, draw_samples, shuffled
 from cosup.errors import UserError
-from cosup.evidence import Batches, Evidence, Scopes
+from cosup.evidence import Evidence, Scopes
 from cosup.seeds import torch_generator
 from cosup.settings.assigners import RavenSettings
 
@@ -32,7 +33,7 @@ LEAST_WEIGHT = 1e-6
 
 
 @dataclass
-class Raven(RavenSettings, Assigner):
+class Raven(RavenSettings, SummingAssigner):
     """Mix the teachers by weights that are learned together with a linear probe."""
 
     def __post_init__(self) -> None:
@@ -50,22 +51,22 @@ class Raven(RavenSettings, Assigner):
                 "one; use single"
             )
 
-    def fit(
+    def fit_parts(
         self,
-        batches: Batches,
+        parts: Parts,
         scopes: Scopes,
         *,
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Learn the weights. `batches` is read once; the seed draws samples, if there are too many,
+        """Learn the weights from samples of all parts; the seed draws them, if there are too many,
         and their order.
 
         Raises `UserError` without features or samples, and for more samples than `max_samples` (or
         2^28 annotation values) with `per_sample`.
         """
         whole = "per_sample" if self.per_sample else None
-        samples = draw_samples(batches, self.max_samples, seed, "raven", whole)
+        samples = draw_samples(parts, self.max_samples, seed, "raven", whole)
         weights = self._learn(samples, seed)
         self.weights_ = weights.mean(0)
         self.own_ = None

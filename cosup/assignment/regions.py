@@ -3,16 +3,19 @@
 METHODS.md section 8. The regions also say how far a sample lies in the scope of a specialist.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from cosup.assignment.gate import Examples, Gate, LinearGate, fit_gate, standardisation
+from cosup.assignment.parts import Part, Parts
 from cosup.errors import UserError
 from cosup.evidence import Batches, Evidence, Scopes
+
+T = TypeVar("T")
 
 WEIGHT_DECAY, STEPS = 0.1, 40
 """Penalty and L-BFGS iterations of the classifier of the training inputs (as in `gate`)."""
@@ -95,7 +98,7 @@ class Regions:
 
 def find_regions(
     kind: Literal["auto", "provenance", "domain", "learnt", "none"],
-    batches: Batches,
+    parts: Parts,
     scopes: Scopes,
     provenance: tuple[Tensor, Tensor] | None,
     seed: int,
@@ -107,14 +110,14 @@ def find_regions(
     if kind == "domain":
         return _by_domain(scopes)
     if kind == "learnt":
-        return _learnt(batches, scopes, seed)
+        return _learnt(parts, scopes, seed)
     if kind == "provenance" and (provenance is None or not len(provenance[0])):
         raise UserError(
             "assigner fused: the teachers' training inputs were not given; use regions: none",
             key="regions",
             value="provenance",
         )
-    first = next(iter(batches), None)
+    first = next(iter(parts.batches), None)
     if kind == "none" or provenance is None or first is None or first.features is None:
         return Regions.one(scopes)
     return _by_provenance(provenance, scopes)
@@ -153,7 +156,7 @@ def _by_provenance(provenance: tuple[Tensor, Tensor], scopes: Scopes) -> Regions
 class _Part:
     """Batches with the annotations of some of the sources."""
 
-    batches: Batches
+    batches: Iterable[Evidence]
     sources: Tensor
 
     def __iter__(self) -> Iterator[Evidence]:
@@ -161,7 +164,36 @@ class _Part:
             yield replace(evidence, annotations=evidence.annotations[:, self.sources])
 
 
-def _learnt(batches: Batches, scopes: Scopes, seed: int) -> Regions:
+@dataclass(frozen=True)
+class OfSources(Generic[T]):
+    """A function of parts, as one of parts with the annotations of all sources."""
+
+    function: Part[T]
+    sources: Tensor
+
+    def __call__(self, batches: Iterable[Evidence], number: int) -> T:
+        """Return the result of a part."""
+        return self.function(_Part(batches, self.sources), number)
+
+
+@dataclass(frozen=True)
+class _SomeSources:
+    """Parts with the annotations of some of the sources."""
+
+    parts: Parts
+    sources: Tensor
+
+    @property
+    def batches(self) -> Batches:
+        """Return the evidence on all samples."""
+        return _Part(self.parts.batches, self.sources)
+
+    def each(self, function: Part[T]) -> Iterator[T]:
+        """Yield the result of each part, in order."""
+        return self.parts.each(OfSources(function, self.sources))
+
+
+def _learnt(parts: Parts, scopes: Scopes, seed: int) -> Regions:
     """Return a region per specialist (per source if there are fewer than two), by `Gate`."""
     special = scopes.restricted
     routed = special if int(special.sum()) > 1 else torch.ones_like(special)
@@ -169,7 +201,7 @@ def _learnt(batches: Batches, scopes: Scopes, seed: int) -> Regions:
     if len(sources) == 1:
         return Regions.one(scopes)
     gate = Gate()
-    gate.fit(_Part(batches, sources), scopes.take(sources.tolist()), seed=seed)
+    gate.fit_parts(_SomeSources(parts, sources), scopes.take(sources.tolist()), seed=seed)
     members = torch.ones(len(sources), len(scopes), dtype=torch.bool)
     for source in special.nonzero()[:, 0].tolist():
         members[:, source] = sources == source

@@ -201,19 +201,25 @@ def check_text(student: StudentSection, samples: ImageData, backbone: FeatureSou
 
 
 def check_labels(rounds: RoundsSection, samples: ImageData) -> None:
-    """Check that labels are known if the student is to use them."""
+    """Check that labels are known if the student or the assigner is to use them."""
     check_known(rounds, bool((samples.given(samples.rows("student_train")) >= 0).any()))
 
 
 def check_known(rounds: RoundsSection, known: bool) -> None:
-    """Raise `UserError` if the student is to use labels. known: whether any is known."""
-    if rounds.true_label_weight and not known:
-        raise UserError(
-            "needs labels of student_train, and none is known",
-            key="rounds.true_label_weight",
-            value=rounds.true_label_weight,
-            allowed="0",
-        )
+    """Raise `UserError` if the student or the assigner is to use labels of student_train. known:
+    whether any is known."""
+    mistakes = Mistakes()
+
+    def refuse(wrong: bool, key: str, value: object, allowed: str) -> None:
+        if wrong and not known:
+            problem = "needs labels of student_train, and none is known"
+            mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
+
+    weight, assignment = rounds.true_label_weight, rounds.assignment
+    refuse(bool(weight), "rounds.true_label_weight", weight, "0")
+    reads = rounds.choose is None and "truth" in Assigners.settings(assignment).needs
+    refuse(reads, "rounds.assignment", assignment.name, "one that reads no true label")
+    mistakes.raise_all()
 
 
 def check_losses(rounds: RoundsSection, samples: ImageData) -> None:

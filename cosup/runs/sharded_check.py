@@ -1,6 +1,6 @@
 """Check that a config can be run shard by shard, and build its rounds."""
 
-from cosup.config.schema import Assigners, Config
+from cosup.config.schema import Config
 from cosup.errors import Mistakes, UserError
 from cosup.losses.base import Objective
 from cosup.protocols import Student
@@ -35,8 +35,6 @@ def check_sharded(config: Config) -> None:
     refuse(student.meta is not None, "student.meta", "set", "null")
     optimizer = student.training.optimizer
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
-    needs = Assigners.settings(rounds.assignment).needs
-    refuse("truth" in needs, "rounds.assignment", rounds.assignment.name, "one without labels")
     for loss in losses:
         with mistakes.caught():
             check_recipe(shard_recipe(with_loss(config, loss)))

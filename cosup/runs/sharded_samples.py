@@ -4,6 +4,7 @@ from cosup.config.schema import Config
 from cosup.data.shifted_sets import with_shifted
 from cosup.data.table import ImageData
 from cosup.models.compute import Compute
+from cosup.runs.check import check_assigner
 from cosup.sharded.opening import open_shards
 from cosup.sharded.shards import Shards
 from cosup.sharded.tables import ShardTables
@@ -39,11 +40,13 @@ def open_samples(
 def plan_teachers(config: Config, data: ImageData, shards: Shards) -> tuple[Hierarchy, ShardTables]:
     """Return the hierarchy, and what reads its tables for the listed samples and for shards.
 
-    Raises `UserError` for errors in the teachers, and for simulated annotators without labels.
+    Raises `UserError` for errors in the teachers, for simulated annotators without labels, and for
+    an assigner that cannot use the teachers.
     """
     section, seed = config.teachers, config.run.seed
     hierarchy = plan_hierarchy(section, data.classes, data.domains, seed, open_scanned)
     teachers = [spec for level in hierarchy for spec in level]
     if any(spec.simulated for spec in teachers):
         check_truth(shards.known)
+    check_assigner(config.rounds, hierarchy, data)
     return hierarchy, ShardTables(teachers, data, shards)

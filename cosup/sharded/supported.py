@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cosup.assignment.fused import Fused
+from cosup.assignment.base import SummingAssigner
 from cosup.consistency.base import Filter
 from cosup.consistency.local_global import LocalGlobal
 from cosup.consistency.neighbours import Neighbours
@@ -25,12 +25,13 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _problems(recipe: Recipe) -> Iterator[UserError]:
-    if recipe.assigner.fuses and not isinstance(recipe.assigner, Fused):
+    if recipe.assigner.fuses and not isinstance(recipe.assigner, SummingAssigner):
         yield UserError(
             "cannot be {value} with data.sharded, as it holds answers of all samples",
             key="rounds.assignment",
             value=registered_name(ASSIGNERS, recipe.assigner),
-            allowed="fused, dawid_skene, gate, agreement and others that route",
+            allowed="dawid_skene (of which one_coin has an accuracy in place of a matrix), fused, "
+            "crowd_layer, raven, and those that route",
         )
     loss = recipe.objective.loss
     if isinstance(loss, FeatureLoss):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from assignment_cases import Case, Chunks, random_case, rotated_digits, take
 
-from cosup.assignment import Agreement, DawidSkene, Fused, Gate
+from cosup.assignment import Agreement, CrowdLayer, DawidSkene, Fused, Gate, Raven
 from cosup.assignment.base import Assigner
 from cosup.assignment.parts import MOST_PERMUTED, Part, places_drawn
 from cosup.seeds import torch_generator
@@ -44,6 +44,12 @@ class Thirds:
         Fused(regions="none", max_samples=90, group_above=1.0),
         Fused(regions="learnt", iterations=3),
         Gate(),
+        Gate(max_samples=60),
+        CrowdLayer(epochs=2),
+        CrowdLayer(max_samples=60, epochs=4),
+        Raven(epochs=2),
+        Raven(max_samples=60, epochs=4),
+        Raven(per_sample=True, epochs=3),
         Agreement(),
     ],
     ids=str,

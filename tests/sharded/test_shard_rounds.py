@@ -337,7 +337,6 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
     ("assigner", "filters", "key"),
     [
         ("agreement", ["neighbours"], "rounds.consistency"),
-        ("crowd_layer", [], "rounds.assignment"),
         ("crowd_kit", [], "rounds.assignment"),
     ],
 )
