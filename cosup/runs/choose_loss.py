@@ -6,10 +6,12 @@ last round is measured on validation. The test split is not used.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from cosup.errors import about
+from cosup.probabilities import ProbTable
 from cosup.rounds import run_rounds
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
@@ -19,6 +21,10 @@ from cosup.runs.stages import build_recipe
 log = logging.getLogger(__name__)
 
 STAGE = "choose-loss"
+
+Predict = Callable[[RunContext, float], ProbTable]
+"""Runs the rounds of a run with the constant that it has, and returns what the last student
+predicts of validation."""
 
 
 def choose_loss(
@@ -30,6 +36,21 @@ def choose_loss(
     with the accuracy of each. Without candidates the run is returned as it is, with None. Each
     candidate is a stage (`choose-loss-K`), and so is the choice (`choose-loss`), with its seconds.
     """
+
+    def predict(tried: RunContext, value: float) -> ProbTable:
+        validation = prepared.inputs.validation
+        assert validation is not None, "check_candidates requires a validation split"
+        task = replace(prepared.task, test_inputs=validation.inputs)
+        *_, last = run_rounds(task, build_recipe(tried, prepared), tried.seed)
+        return last.test_probs
+
+    return loss_by(context, prepared, predict)
+
+
+def loss_by(
+    context: RunContext, prepared: Prepared, predict: Predict
+) -> tuple[RunContext, dict[str, Any] | None]:
+    """Choose the loss as `choose_loss`, among rounds that `predict` runs."""
     config, run = context.config, context.run
     found = candidates(config.rounds.loss)
     if not found:
@@ -37,7 +58,7 @@ def choose_loss(
     if not run.is_done(STAGE):
         for number, candidate in enumerate(found, start=1):
             if not run.is_done(f"{STAGE}-{number}"):
-                _measure(context, prepared, candidate, f"{STAGE}-{number}")
+                _measure(context, prepared, predict, candidate, f"{STAGE}-{number}")
         records = [run.load(f"{STAGE}-{number}") for number in range(1, len(found) + 1)]
         best = max(records, key=lambda record: float(record["accuracy"]))
         log.info("chosen on the validation split: constant %g", best["constant"])
@@ -50,19 +71,18 @@ def choose_loss(
     return replace(context, config=with_loss(config, loss)), choice
 
 
-def _measure(context: RunContext, prepared: Prepared, candidate: Candidate, stage: str) -> None:
+def _measure(
+    context: RunContext, prepared: Prepared, predict: Predict, candidate: Candidate, stage: str
+) -> None:
     """Run the rounds with one candidate and record its accuracy on validation."""
-    started = time.monotonic()
+    started, value = time.monotonic(), candidate.value
     validation = prepared.inputs.validation
     assert validation is not None, "check_candidates requires a validation split"
-    context = replace(context, config=with_loss(context.config, candidate.loss))
-    task = replace(prepared.task, test_inputs=validation.inputs)
-    with about(f"choosing the loss, constant {candidate.value:g}"):
-        *_, last = run_rounds(task, build_recipe(context, prepared), context.seed)
-    accuracy = validation.split.accuracy(last.test_probs)
+    with about(f"choosing the loss, constant {value:g}"):
+        probs = predict(replace(context, config=with_loss(context.config, candidate.loss)), value)
+    accuracy = validation.split.accuracy(probs)
     assert accuracy is not None, "a validation split has samples"
-    log.info("constant %g: validation accuracy %.1f %%", candidate.value, 100 * accuracy)
+    log.info("constant %g: validation accuracy %.1f %%", value, 100 * accuracy)
     seconds = time.monotonic() - started
-    record = {"constant": candidate.value, "accuracy": accuracy, "seconds": seconds}
-    context.run.finish(stage, record)
+    context.run.finish(stage, {"constant": value, "accuracy": accuracy, "seconds": seconds})
     context.discard_training_states()

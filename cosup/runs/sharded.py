@@ -32,6 +32,7 @@ from cosup.runs.records import write_samples
 from cosup.runs.sharded_check import check_sharded
 from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_index import remove_damaged, write_index
+from cosup.runs.sharded_loss import choose_shard_loss
 from cosup.runs.sharded_rounds import finish_shard_rounds
 from cosup.runs.sharded_samples import open_samples, plan_teachers
 from cosup.runs.sharded_task import ShardWorld, shard_world
@@ -83,12 +84,15 @@ def run_sharded(
         prepared, shards, world = _prepare(context, others)
         write_samples(context, prepared, shards)
         executor = context.backend.executor(shards.reader, prepared.compute)
-        chosen, weight = choose_shard_weight(context, prepared, world.task, executor)
+        chosen, constant = choose_shard_loss(context, prepared, world.task, executor)
+        chosen, weight = choose_shard_weight(chosen, prepared, world.task, executor)
         rounds = finish_shard_rounds(chosen, prepared, world.task, executor)
         team = finish_team(of_listed(chosen, world.task), prepared)
         controls = finish_shard_controls(chosen, prepared, world, executor, team, shards.known)
         summary = _summary(context, prepared, shards, rounds, controls)
         summary["team"] = team
+        if constant is not None:
+            summary["loss_choice"] = constant
         if weight is not None:
             summary["labelled_weight"] = weight
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})

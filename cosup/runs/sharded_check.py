@@ -25,10 +25,6 @@ def check_sharded(config: Config) -> None:
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
     losses = rounds.losses or [rounds.loss]
-    for loss in losses:
-        key = "rounds.loss" if rounds.losses is None else "rounds.losses"
-        chosen = f"{loss.name} with a constant that is chosen"
-        refuse(bool(candidates(loss)), key, chosen, "weight: constant, and a constant")
     refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     refuse(rounds.report_epoch != "last", "rounds.report_epoch", rounds.report_epoch, "last")
@@ -37,7 +33,8 @@ def check_sharded(config: Config) -> None:
     refuse(optimizer == "lbfgs", "student.training.optimizer", optimizer, "adam, adamw")
     for loss in losses:
         with mistakes.caught():
-            check_recipe(shard_recipe(with_loss(config, loss)))
+            one, *_ = [found.loss for found in candidates(loss)] or [loss]
+            check_recipe(shard_recipe(with_loss(config, one)))
     mistakes.raise_all()
 
 

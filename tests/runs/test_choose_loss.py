@@ -97,7 +97,7 @@ def test_the_first_best_candidate_is_chosen_and_none_runs_twice(
 ) -> None:
     tried: list[int] = []
 
-    def fake(context: RunContext, prepared: Any, candidate: Any, stage: str) -> None:
+    def fake(context: RunContext, prepared: Any, predict: Any, candidate: Any, stage: str) -> None:
         number = int(stage.removeprefix("choose-loss-"))
         tried.append(number)
         accuracy = accuracies[number - 1]
