@@ -1,6 +1,7 @@
 """Helpers for columns, arrays and rows of tables."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,13 @@ def categorical(column: "pd.Series[Any]") -> "pd.Series[Any]":
 
 def categories(index: NDArray[Any], names: Sequence[str]) -> "pd.Categorical[str]":
     """Convert indices in `names` (-1: missing) to a categorical with that order of categories."""
-    dtype: pd.CategoricalDtype[str] = pd.CategoricalDtype(list(names))
-    return pd.Categorical.from_codes(np.asarray(index, dtype=np.int32), dtype=dtype)
+    return pd.Categorical.from_codes(np.asarray(index, dtype=np.int32), dtype=_dtype(tuple(names)))
+
+
+@lru_cache(maxsize=64)
+def _dtype(names: tuple[str, ...]) -> "pd.CategoricalDtype[str]":
+    """Return the type with these categories, which takes longer to make than a short column."""
+    return pd.CategoricalDtype(list(names))
 
 
 def repeated(names: list[str], times: int) -> "pd.Categorical[str]":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from cosup.analysis.arrays import Values, categories, codes
+from cosup.analysis.arrays import Codes, Values, categories, codes
 from cosup.analysis.decisions import HARD
 from cosup.layout.schemas import DECISION_SUM_COLUMNS
 from cosup.sharded.evidence import ShardLevel
@@ -32,7 +32,7 @@ READ = (
     "domain",
 )
 DECIDED = tuple(name for name in DECISION_SUM_COLUMNS if name != "samples")
-ANSWERED = ("teacher", "true_label")
+SUMS = ("samples", "answered", "correct")
 AT_ONCE = 2**16
 """Rows of tables that are held before they are added."""
 
@@ -70,11 +70,45 @@ def sum_round(
     }
     sums = SumShard(level, outcome.products.decisions, before, names)
     work = FunctionWork(f"sums of round {outcome.number}", sums)
-    decided, answered = _Adding(DECIDED), _Adding(ANSWERED)
+    decided, answered = Adding(), Adding()
     for _, found in executor.run(work, shards):
         decided.add(found.decisions)
         answered.add(found.answers)
-    return RoundSums(decided.total(), answered.total())
+    answers = {"teacher": level.scopes.names, "true_label": reader.classes}
+    return RoundSums(
+        decided.table({name: names.get(name) for name in DECIDED}, SUMS[:1]),
+        answered.table(answers, SUMS),
+    )
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Rows of a table as numbers. keys: [n, K], the place of each row's value in those of a column,
+    which is their number if the value is missing. sums: [n, S]."""
+
+    keys: Codes
+    sums: Codes
+
+    def joined(self) -> "Grouped":
+        """Return one row for all that have the same keys, in the order of the keys."""
+        first, group = (
+            np.zeros(min(len(self.keys), 1), np.int64),
+            np.zeros(len(self.keys), np.int64),
+        )
+        for column in self.keys.T:
+            whole = group * (int(column.max(initial=0)) + 1) + column
+            _, first, group = np.unique(whole, return_index=True, return_inverse=True)
+        sums = np.zeros((len(first), self.sums.shape[1]), np.int64)
+        np.add.at(sums, group, self.sums)
+        return Grouped(self.keys[first], sums)
+
+
+@dataclass(frozen=True)
+class ShardSums:
+    """The sums of a shard, as those of `RoundSums`."""
+
+    decisions: Grouped
+    answers: Grouped
 
 
 @dataclass(frozen=True)
@@ -86,70 +120,76 @@ class SumShard:
     before: Product | None
     names: Mapping[str, tuple[str, ...]]
 
-    def __call__(self, shard: Shard) -> RoundSums:
+    def __call__(self, shard: Shard) -> ShardSums:
         """Return the sums."""
         store, number = self.level.samples.store, shard.number
         table = store.table(self.decisions, number, READ).to_pandas()
-        shared = table.pop("assignment_weight") < HARD
         table["previous_teacher"] = None
         if self.before is not None:
             before = store.table(self.before, number, ["assigned_teacher"]).to_pandas()
             table["previous_teacher"] = before["assigned_teacher"]
-        for column, names in self.names.items():
-            table[column] = categories(codes(table[column], list(names)), names)
-        truth, label = (table[name].cat.codes.to_numpy() for name in ("true_label", "annotation"))
-        keys = table.assign(
-            shared=shared,
-            correct=(truth >= 0) & (label == truth),
-            annotation=table["annotation"].where(truth < 0),
-            samples=1,
-        )
-        return RoundSums(_added([keys], DECIDED), self._answers(store, number, truth))
-
-    def _answers(self, store: ShardStore, number: int, truth: Values) -> pd.DataFrame:
-        teachers, names = self.level.scopes.names, self.names["true_label"]
-        size = len(names)
+        found = {name: codes(table[name], list(names)) for name, names in self.names.items()}
+        truth, label = found["true_label"], found["annotation"]
         known = truth >= 0
+        found["annotation"] = np.where(known, -1, label)
+        keys = {
+            **{
+                name: np.where(code < 0, len(self.names[name]), code)
+                for name, code in found.items()
+            },
+            "shared": table["assignment_weight"].to_numpy() < HARD,
+            "kept": table["kept"].to_numpy(),
+            "correct": known & (label == truth),
+        }
+        columns = [keys[name].astype(np.int64) for name in DECIDED]
+        decisions = Grouped(np.stack(columns, 1), np.ones((len(table), 1), np.int64))
+        return ShardSums(decisions.joined(), self._answers(store, number, truth))
+
+    def _answers(self, store: ShardStore, number: int, truth: Codes) -> Grouped:
+        size, known = len(self.names["true_label"]), truth >= 0
         samples = np.bincount(truth[known], minlength=size)
         there = np.flatnonzero(samples)
-        parts = []
+        keys, sums = [np.empty((0, 2), np.int64)], [np.empty((0, len(SUMS)), np.int64)]
         for place, product in enumerate(self.level.annotations):
             label, confidence = (part.numpy() for part in store.probs(product, number).top())
             spoken = known & (confidence > 0)
-            right = spoken & (label == truth)
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "teacher": categories(np.full(len(there), place), teachers),
-                        "true_label": categories(there, names),
-                        "samples": samples[there],
-                        "answered": np.bincount(truth[spoken], minlength=size)[there],
-                        "correct": np.bincount(truth[right], minlength=size)[there],
-                    }
-                )
-            )
-        return pd.concat(parts, ignore_index=True)
+            counts = [samples] + [
+                np.bincount(truth[some], minlength=size)
+                for some in (spoken, spoken & (label == truth))
+            ]
+            keys.append(np.stack([np.full(len(there), place), there], 1))
+            sums.append(np.stack([count[there] for count in counts], 1))
+        return Grouped(np.concatenate(keys), np.concatenate(sums))
 
 
 @dataclass
-class _Adding:
-    """Adds tables. keys: the columns by which their rows are the same."""
+class Adding:
+    """Adds rows of shards."""
 
-    keys: Sequence[str]
-    parts: list[pd.DataFrame] = field(default_factory=list)
+    parts: list[Grouped] = field(default_factory=list)
 
-    def add(self, table: pd.DataFrame) -> None:
-        """Add a table; tables are held until there are enough rows."""
-        self.parts.append(table)
-        held = sum(map(len, self.parts[1:]))
-        if held > max(AT_ONCE, len(self.parts[0])):
+    def add(self, rows: Grouped) -> None:
+        """Add rows; they are held until there are enough."""
+        self.parts.append(rows)
+        held = sum(len(part.keys) for part in self.parts[1:])
+        if held > max(AT_ONCE, len(self.parts[0].keys)):
             self.parts = [self.total()]
 
-    def total(self) -> pd.DataFrame:
-        """Return the sum, its rows ordered by the keys."""
-        return _added(self.parts, self.keys)
+    def total(self) -> Grouped:
+        """Return the sum."""
+        keys, sums = [one.keys for one in self.parts], [one.sums for one in self.parts]
+        return Grouped(np.concatenate(keys), np.concatenate(sums)).joined()
 
-
-def _added(parts: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
-    joined = pd.concat(parts, ignore_index=True)
-    return joined.groupby(list(keys), observed=True, dropna=False).sum().reset_index()
+    def table(
+        self, names: Mapping[str, Sequence[str] | None], counted: Sequence[str]
+    ) -> pd.DataFrame:
+        """Return the sum as a table. names: the values of the columns of keys; None: true or not.
+        counted: the names of the columns of sums."""
+        total = self.total()
+        columns: dict[str, Values | pd.Categorical[str]] = {}
+        for (name, values), code in zip(names.items(), total.keys.T, strict=True):
+            if values is None:
+                columns[name] = code.astype(bool)
+            else:
+                columns[name] = categories(np.where(code == len(values), -1, code), values)
+        return pd.DataFrame(columns | dict(zip(counted, total.sums.T, strict=True)))
