@@ -1,24 +1,21 @@
 """A sharded run, killed anywhere and resumed, ends with the numbers of one that was not."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from helpers.digits_manifest import write_digits, write_manifest
+from helpers.killed_shards import Killed, kill_after
 from helpers.sharded_config import sharded_config
 from helpers.user_errors import keys_of, mistakes_of
 
 from cosup.layout import Layout
-from cosup.models.compute import Compute
 from cosup.report.command import report_page, runs_to_report
-from cosup.runs import backend, check_run, run_config
+from cosup.runs import check_run, run_config
 from cosup.runs.choose_weight import WEIGHTS
 from cosup.runs.verify import verify
-from cosup.sharded.shards import Shard
-from cosup.sharded.work import LocalExecutor, Work
 
 ROWS, LABELLED = 900, 400
 
@@ -28,31 +25,6 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
     labels = write_digits(folder / "images", 500)
     return write_manifest(folder / "rows", labels, ROWS, LABELLED, files=2)
-
-
-class Killed(BaseException):
-    """Ends a run, as a signal does."""
-
-
-def kill_after(
-    monkeypatch: pytest.MonkeyPatch, shards: int, since: Callable[[], bool] = lambda: True
-) -> None:
-    """End the run after the work on so many shards, counted while `since` says so."""
-    left = shards
-
-    class Dying(LocalExecutor):
-        def run(self, work: Work[Any], shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
-            nonlocal left
-            for found in super().run(work, shards):
-                if left == 0:
-                    raise Killed
-                left -= since()
-                yield found
-
-    def dying(compute: Compute) -> Dying:
-        return Dying(compute)
-
-    monkeypatch.setattr(backend, "LocalExecutor", dying)
 
 
 def numbers_of(summary: dict[str, Any]) -> dict[str, Any]:
