@@ -41,6 +41,9 @@ class Assigner(AssignerSettings, ABC):
     def check(self, scopes: Scopes) -> None:
         """Raise `UserError` for a level whose teachers this assigner cannot use."""
 
+    def check_parts(self, samples: int, scopes: Scopes) -> None:
+        """Raise `UserError` for more samples in several parts than are held; by default, never."""
+
     def fit(
         self,
         batches: Batches,
@@ -75,8 +78,8 @@ class Assigner(AssignerSettings, ABC):
 
 
 class SummingAssigner(Assigner):
-    """Base of assigners that learn from sums over parts of the samples, or from samples that are
-    drawn of them; in memory there is one part."""
+    """Base of assigners that learn from parts of the samples: from sums over them, from samples
+    drawn of them, or from as many samples as `check_parts` allows. In memory there is one part."""
 
     def fit(
         self,
@@ -98,7 +101,7 @@ class SummingAssigner(Assigner):
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Learn by sums over the parts, or from samples drawn of them."""
+        """Learn from the parts; raise `UserError` for more samples than `check_parts` allows."""
 
 
 def available(annotations: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ to the teachers.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cosup.assignment.base import Assigner, available, to_weights
+from cosup.assignment.base import SummingAssigner, available, to_weights
 from cosup.assignment.em import EPSILON, answered
+from cosup.assignment.parts import Parts, Whole
 from cosup.errors import UserError
-from cosup.evidence import Assigned, Batches, Evidence, Scopes
+from cosup.evidence import Assigned, Evidence, Scopes
 from cosup.settings.assigners import CrowdKitSettings
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 2**27
 """Values of the posterior [N, C] of all samples: 1 GiB for each of crowd-kit's copies."""
+MOST_IN_PARTS = 2**26
+"""Samples x teachers x classes, of samples in several parts: crowd-kit takes about 50 bytes for
+each, 3.4 GB in all (`one_coin`, measured)."""
 
 
 @dataclass
-class CrowdKit(CrowdKitSettings, Assigner):
+class CrowdKit(CrowdKitSettings, SummingAssigner):
     """Assign the posterior that an aggregator of crowd-kit gives each sample."""
 
     def __post_init__(self) -> None:
@@ -53,25 +57,39 @@ class CrowdKit(CrowdKitSettings, Assigner):
                 "'cosup[crowd]')"
             )
 
-    def fit(
+    def check_parts(self, samples: int, scopes: Scopes) -> None:
+        """Raise `UserError` for more than 2^26 samples x teachers x classes in several parts."""
+        teachers, classes = scopes.classes.shape
+        most = MOST_IN_PARTS // (teachers * classes)
+        if samples > most:
+            raise UserError(
+                f"assigner crowd_kit: holds the answers to all samples, in shards at most {most:,} "
+                f"with {teachers} teachers and {classes} classes, and there are {samples:,}; use "
+                "dawid_skene (a matrix per teacher, where one_coin has an accuracy)"
+            )
+
+    def fit_parts(
         self,
-        batches: Batches,
+        parts: Parts,
         scopes: Scopes,
         *,
         seed: int = 0,
         provenance: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Aggregate the answers to all samples.
+        """Aggregate the answers to all samples, which are held here.
 
-        `batches` is read once; the seed starts MACE. Raises `UserError` without an answer, without
-        crowd-kit, and for more than 2^27 probabilities.
+        The seed starts MACE. Raises `UserError` without an answer, without crowd-kit, for more than
+        2^27 probabilities, and as `check_parts`.
         """
         self.check(scopes)
-        parts, classes = [], 0
-        for evidence in batches:
-            parts.append(answered(evidence.annotations).cpu())
-            classes = evidence.annotations.shape[2]
-        labels = torch.cat(parts) if parts else torch.empty(0, len(scopes), dtype=torch.int64)
+        found, samples, classes = list[Tensor](), 0, scopes.classes.shape[1]
+        for labels in parts.each(answers_of):
+            found.append(labels)
+            samples += len(labels)
+            if not isinstance(parts, Whole):
+                self.check_parts(samples, scopes)
+        labels = torch.cat(found).long() if samples else torch.empty(0, len(scopes)).long()
+        del found
         if not bool((labels >= 0).any()):
             raise UserError("assigner crowd_kit: there is no annotated sample to learn from")
         if len(labels) * classes > MOST_VALUES:
@@ -137,6 +155,16 @@ class CrowdKit(CrowdKitSettings, Assigner):
         joint = prior.clamp_min(EPSILON).log().repeat(len(labels), 1)
         joint.scatter_add_(1, labels.clamp_min(0), gain * said)
         return joint.softmax(1) * said.any(1, keepdim=True)
+
+
+def answers_of(batches: Iterable[Evidence], number: int) -> Tensor:
+    """Return the most probable classes [n, T] int16 of a part, -1 for abstentions; int32 of very
+    many classes. [0] without samples."""
+    found = [torch.empty(0, dtype=torch.int16)]
+    for evidence in batches:
+        many = evidence.annotations.shape[2] > torch.iinfo(torch.int16).max
+        found.append(answered(evidence.annotations).cpu().to(torch.int32 if many else torch.int16))
+    return torch.cat([one for one in found if len(one)] or found[:1])
 
 
 def aggregated(labels: Tensor, classes: int, method: str, seed: int) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from cosup.assignment.base import SummingAssigner
 from cosup.config.rounds import RoundsSection
 from cosup.config.schema import (
     Assigners,
@@ -257,15 +258,21 @@ def _check_pair(
             loss.connect(network.shapes(), teacher.shapes())
 
 
-def check_assigner(rounds: RoundsSection, hierarchy: Hierarchy, samples: ImageData) -> None:
-    """Check that the assigner can use the teachers of every level."""
+def check_assigner(
+    rounds: RoundsSection, hierarchy: Hierarchy, samples: ImageData, in_shards: int | None = None
+) -> None:
+    """Check that the assigner can use the teachers of every level, and hold the samples. in_shards:
+    their number, if those of student_train are not listed."""
     if rounds.choose is not None:
         return
     assigner = Assigners.build(rounds.assignment)
     levels = list(enumerate(speakers(hierarchy)))
     for number, level in levels[-1:] if assigner.fuses else levels:
         with about(f"rounds.assignment, level {number}"):
-            assigner.check(scopes(level, len(samples.classes), len(samples.domains)))
+            of_level = scopes(level, len(samples.classes), len(samples.domains))
+            assigner.check(of_level)
+            if in_shards is not None and isinstance(assigner, SummingAssigner):
+                assigner.check_parts(in_shards, of_level)
 
 
 def check_recipes(config: Config, hierarchy: Hierarchy, samples: ImageData) -> None:

@@ -41,12 +41,12 @@ def plan_teachers(config: Config, data: ImageData, shards: Shards) -> tuple[Hier
     """Return the hierarchy, and what reads its tables for the listed samples and for shards.
 
     Raises `UserError` for errors in the teachers, for simulated annotators without labels, and for
-    an assigner that cannot use the teachers.
+    an assigner that cannot use the teachers or hold so many samples.
     """
     section, seed = config.teachers, config.run.seed
     hierarchy = plan_hierarchy(section, data.classes, data.domains, seed, open_scanned)
     teachers = [spec for level in hierarchy for spec in level]
     if any(spec.simulated for spec in teachers):
         check_truth(shards.known)
-    check_assigner(config.rounds, hierarchy, data)
+    check_assigner(config.rounds, hierarchy, data, shards.samples)
     return hierarchy, ShardTables(teachers, data, shards)

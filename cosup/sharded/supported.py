@@ -30,8 +30,7 @@ def _problems(recipe: Recipe) -> Iterator[UserError]:
             "cannot be {value} with data.sharded, as it holds answers of all samples",
             key="rounds.assignment",
             value=registered_name(ASSIGNERS, recipe.assigner),
-            allowed="dawid_skene (of which one_coin has an accuracy in place of a matrix), fused, "
-            "crowd_layer, raven, and those that route",
+            allowed="one of cosup's own, such as fused, dawid_skene or crowd_layer",
         )
     loss = recipe.objective.loss
     if isinstance(loss, FeatureLoss):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from assignment_cases import Case, Chunks, random_case, rotated_digits, take
 
-from cosup.assignment import Agreement, CrowdLayer, DawidSkene, Fused, Gate, Raven
+from cosup.assignment import Agreement, CrowdKit, CrowdLayer, DawidSkene, Fused, Gate, Raven
 from cosup.assignment.base import Assigner
 from cosup.assignment.parts import MOST_PERMUTED, Part, places_drawn
 from cosup.seeds import torch_generator
@@ -50,6 +50,7 @@ class Thirds:
         Raven(epochs=2),
         Raven(max_samples=60, epochs=4),
         Raven(per_sample=True, epochs=3),
+        CrowdKit("wawa"),
         Agreement(),
     ],
     ids=str,

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 from annotated_shards import SEED, Sharded, in_memory, of_memory, recipe_of
+from helpers.user_errors import error_of
 
+from cosup.assignment import Agreement, crowd_kit
 from cosup.control_runs import ControlRun, run_controls
 from cosup.sharded.controls import ShardControls
 from cosup.sharded.rounds import ShardTask
 from cosup.sharded.shards import Shard
+from cosup.sharded.supported import check_recipe
 from cosup.sharded.work import LocalExecutor, Work
 
 ORACLES = ["oracle", {"name": "oracle", "hard": True}, "loss_oracle"]
@@ -23,6 +26,7 @@ LEARNED: list[Any] = [
     {"name": "raven", "epochs": 4, "lr": 0.05, "weight_lr": 0.3, "max_samples": 150},
     {"name": "raven", "epochs": 4, "lr": 0.05, "weight_lr": 30.0, "per_sample": True},
     {"name": "gate", "max_samples": 150},
+    {"name": "crowd_kit", "method": "wawa"},
 ]
 
 
@@ -58,6 +62,31 @@ def test_assigners_are_those_of_samples_in_memory(known: Sharded, assigners: lis
             targets = other.assigned.targets.dense()
             assert torch.allclose(targets_of(known, mine), targets, atol=2e-3)
             assert torch.allclose(mine.test_probs.dense(), other.test_probs.dense(), atol=5e-3)
+
+
+def test_crowd_kit_holds_no_more_samples_than_are_told(
+    known: Sharded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, samples = recipe_of("crowd_kit", []), known.world.shards.samples
+    monkeypatch.setattr(crowd_kit, "MOST_IN_PARTS", samples * 20)
+    recipe.assigner.check_parts(samples, known.levels[1].scopes)
+    monkeypatch.setattr(crowd_kit, "MOST_IN_PARTS", samples * 20 - 1)
+    for call in (
+        lambda: recipe.assigner.check_parts(samples, known.levels[1].scopes),
+        lambda: list(known.run(recipe)),
+    ):
+        assert "dawid_skene" in str(error_of(call))
+
+
+class OfAll(Agreement):
+    """Says that it weighs all sources at once, and does not learn from parts."""
+
+    fuses = True
+
+
+def test_an_assigner_that_reads_all_samples_at_once_is_refused() -> None:
+    recipe = replace(recipe_of("agreement", []), assigner=OfAll())
+    assert error_of(check_recipe, recipe).key == ("rounds", "assignment")
 
 
 def test_controls_that_read_true_labels_are_those_of_samples_in_memory(known: Sharded) -> None:

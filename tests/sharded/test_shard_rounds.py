@@ -337,7 +337,6 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
     ("assigner", "filters", "key"),
     [
         ("agreement", ["neighbours"], "rounds.consistency"),
-        ("crowd_kit", [], "rounds.assignment"),
     ],
 )
 def test_what_needs_all_samples_at_once_is_refused(
