@@ -16,7 +16,7 @@ from cosup.data.images import (
     read_image,
     unprintable,
 )
-from cosup.data.storage import read_bytes
+from cosup.data.storage import in_folder, read_bytes
 from cosup.errors import UserError
 from cosup.progress import working_on
 from cosup.remote import is_uri
@@ -28,26 +28,36 @@ __all__ = ["MemberImages", "Members", "UriImages"]
 class UriImages:
     """Image files by path or URI.
 
+    names: paths and URIs; "" names no image. folders: what each starts from if it is relative.
     about: what else the fingerprint depends on: the state of the manifest.
     """
 
     files = True
 
-    def __init__(self, uris: Sequence[str], about: str = "") -> None:
-        self.uris = uris
+    def __init__(self, names: Sequence[str], folders: Sequence[str], about: str = "") -> None:
+        self.names = names
+        self.folders = folders
         self.about = about
 
     def __len__(self) -> int:
-        return len(self.uris)
+        return len(self.names)
+
+    def uri(self, index: int) -> str:
+        """Return the whole path or URI, "" for none.
+
+        They are made when they are asked for: many samples are only read for their ids.
+        """
+        name = self.names[index]
+        return name and in_folder(self.folders[index], name)
 
     def where(self, index: int) -> str:
         """Return the path, or the URI without its secrets."""
-        return mask(self.uris[index])
+        return mask(self.uri(index))
 
     def read(self, index: int) -> Image.Image:
         """Read and decode a file; raise `BrokenImage` if it is missing or no image, and `RunError`
         if its storage fails."""
-        uri = self.uris[index]
+        uri = self.uri(index)
         if not uri:
             raise BrokenImage(f"row {index + 1} of these names no image")
         if not has_printable_name(uri):
@@ -66,7 +76,7 @@ class UriImages:
         digest = hashlib.sha256(f"uris\x1f{self.about}\x1e".encode())
         with working_on("looking at image files:", len(indices)) as advance:
             for index in indices.tolist():
-                uri = self.uris[index]
+                uri = self.uri(index)
                 stat = "" if is_uri(uri) else file_stat(uri)
                 digest.update(f"{uri}\x1f{stat}\x1e".encode(errors="surrogateescape"))
                 advance(1)

@@ -38,7 +38,10 @@ VALUES = 32
 
 class ShardTables:
     """Reads annotation tables for the listed samples and for shards, a part of bounded size at a
-    time (METHODS.md section 15 has the memory that was measured).
+    time, however large the row groups of a Parquet file are.
+
+    Parts grow beyond 10^9 rows, and where many ids share a file name. NPZ files, and JSON that is
+    one value, are read as a whole. METHODS.md section 15 has the memory that was measured.
 
     A table is read when an answer of it is needed first. What is divided lies in the temporary
     folder of this machine until `close`.

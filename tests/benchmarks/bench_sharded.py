@@ -120,13 +120,13 @@ def cluster_of(count: int) -> Iterator[dict[str, Any]]:
             del settings["setup_worker_path"]  # the tests' own
             head = {} if number else {"gcs_server_port": free_port(), "include_dashboard": False}
             cluster.add_node(num_cpus=1, **settings, **head)
-        one = {"actors": 1}
+        each = {"actors": count}
         yield {
             "backend": "ray",
             "address": cluster.address,
-            "teachers": one,
-            "features": one,
-            "shards": {"actors": count},
+            "teachers": each,
+            "features": each,
+            "shards": each,
         }
     finally:
         cluster.shutdown()

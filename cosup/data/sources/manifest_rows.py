@@ -18,7 +18,7 @@ import numpy as np
 
 from cosup.data.images import Images
 from cosup.data.sources.files import IMAGE_ENDINGS
-from cosup.data.storage import StoredFile, in_folder, open_file
+from cosup.data.storage import StoredFile, open_file
 from cosup.data.stored_images import MemberImages, Members, UriImages
 from cosup.errors import RunError, UserError, in_short, unknown_name
 from cosup.remote import is_uri, split
@@ -145,11 +145,6 @@ class ManifestFile:
                 if left <= 0:
                     return
 
-    def resolve(self, uris: Sequence[str]) -> list[str]:
-        """Return the paths or URIs of uris that may be relative."""
-        folder = self.folder
-        return [uri and in_folder(folder, uri) for uri in uris]
-
     def _kinds(self, names: Sequence[str]) -> list[str]:
         found = []
         for kind in KINDS:
@@ -257,9 +252,11 @@ def join_rows(parts: Sequence[Rows], files: Sequence[ManifestFile], state: str) 
     files: the file of each part. state: of the manifest, for the fingerprint.
     """
     if not files or not files[0].is_tar:
-        pairs = zip(parts, files, strict=True)
-        uris = [uri for rows, file in pairs for uri in file.resolve(rows.texts["uri"])]
-        return UriImages(uris, state)
+        names = [name for rows in parts for name in rows.texts["uri"]]
+        folders: list[str] = []
+        for rows, file in zip(parts, files, strict=True):
+            folders += [file.folder] * len(rows)
+        return UriImages(names, folders, state)
     tars = list(dict.fromkeys(file.file for file in files))
     numbers = [tars.index(rows.file) for rows in parts]
     return MemberImages(
