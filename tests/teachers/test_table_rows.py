@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -101,6 +103,23 @@ def test_no_chunk_of_a_table_with_few_columns_has_more_than_its_rows(
         chunks = list(frames.frames(file))
         assert [len(chunk) for chunk in chunks] == [100, 100, 50]
         assert [name for chunk in chunks for name in chunk["sample_id"]][-1] == "s249"
+
+
+def test_a_row_group_is_not_held_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(frames, "READ_BYTES", 2**18)
+    text = np.random.default_rng(0).bytes(20 * 300_000).hex()
+    names = [text[start : start + 40] for start in range(0, len(text), 40)]
+    path = tmp_path / "a.parquet"
+    columns = {"sample_id": names, "label": ["cat"] * len(names)}
+    pq.write_table(pa.table(columns), path, row_group_size=len(names))
+    before = pa.total_allocated_bytes()
+    chunks = frames.frames(path)
+    assert len(next(chunks)) == 1000
+    held = pa.total_allocated_bytes() - before
+    assert held < path.stat().st_size / 2
 
 
 def test_row_numbers_continue_across_chunks(

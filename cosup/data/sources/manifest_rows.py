@@ -224,7 +224,7 @@ class ManifestFile:
         from pyarrow.parquet import ParquetFile
 
         with self._explained("Parquet"), open_file(self.file.path) as file:
-            yield ParquetFile(file, buffer_size=COLUMN_BYTES)
+            yield ParquetFile(file, buffer_size=COLUMN_BYTES, pre_buffer=False)
 
     @contextmanager
     def _explained(self, form: str) -> Iterator[None]:

@@ -36,7 +36,7 @@ CHUNK_ELEMENTS = 2**20
 """Cells that are read at a time."""
 CHUNK_ROWS = 2**16
 """Rows of a table that are read at a time, at most: their ids take more memory than few cells."""
-READ_BYTES = 2**24
+READ_BYTES = 2**22
 """Bytes of a Parquet file that are read at a time, of all columns; else all of a row group, which
 may be the whole file."""
 LEAST_BYTES = 2**14
@@ -166,7 +166,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
     about = pq.read_metadata(path)
     size = max(LEAST_BYTES, READ_BYTES // max(1, about.num_columns))
-    with pq.ParquetFile(path, metadata=about, buffer_size=size) as file:
+    with pq.ParquetFile(path, metadata=about, buffer_size=size, pre_buffer=False) as file:
         names = [str(name) for name in file.schema_arrow.names]
         chosen = None if columns is None else [name for name in names if name in columns]
         width = len(names if chosen is None else chosen)
