@@ -185,7 +185,8 @@ class Staging:
         return {
             name: size
             for name, size in there.items()
-            if not set(PurePosixPath(name).parts[:2]) & set(self.direct)  # of the run, or a seed
+            # of the run, of a seed or loss, or of a seed of a loss
+            if not set(PurePosixPath(name).parts[:3]) & set(self.direct)
         }
 
     def _get(self, name: str) -> None:

@@ -128,8 +128,9 @@ def _folder(place: str) -> Path:
 
 
 def _is_shard(name: str) -> bool:
-    """Return whether a path in a run is that of a file of shards, of the run or of a seed."""
-    return Layout(Path()).shards.name in PurePosixPath(name).parts[:-1][:2]
+    """Return whether a path in a run is that of a file of shards, of the run, of a seed or loss, or
+    of a seed of a loss."""
+    return Layout(Path()).shards.name in PurePosixPath(name).parts[:-1][:3]
 
 
 def _check_unlocked(run: Layout) -> None:

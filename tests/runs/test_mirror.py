@@ -490,10 +490,11 @@ def test_a_finished_run_says_that_it_writes_no_more(place: str) -> None:
     assert writer_of(place) == os.uname().nodename, "it may go on"
 
 
-def test_shards_of_a_run_and_of_its_seeds_are_not_copied(tmp_path: Path) -> None:
+def test_shards_of_a_run_its_losses_and_seeds_are_not_copied(tmp_path: Path) -> None:
     """Workers write them at the URI alone, and they are not removed there when the run ends."""
     far = tmp_path / "far"
-    direct = ["shards/features/0000000.parquet", "seed-1/shards/features/0000000.parquet"]
+    runs = ["", "seed-1/", "cross_entropy/", "cross_entropy/seed-1/"]
+    direct = [f"{run}shards/features/0000000.parquet" for run in runs]
     for name in [*direct, "seed-1/config.yaml"]:
         (far / name).parent.mkdir(parents=True, exist_ok=True)
         (far / name).write_text("text")
