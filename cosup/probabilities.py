@@ -84,7 +84,7 @@ class ProbTable:
             torch.zeros(samples, -(-num_classes // 8), dtype=torch.uint8),
         )
 
-    def put(self, rows: slice, part: "ProbTable") -> None:
+    def put(self, rows: slice | Tensor, part: "ProbTable") -> None:
         """Overwrite these rows with those of a table of the same form."""
         mine, theirs = self.tensors(), part.tensors()
         assert mine.keys() == theirs.keys(), "tables of different forms"

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from cosup.errors import UserError
+from cosup.nearest import ROWS, nearest
 from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
 from cosup.settings.refiners import ProductRefinementSettings
 
-__all__ = ["ProductRefinement"]
+__all__ = ["ProductRefinement", "averaged", "draw_references"]
 
 BLOCK_ELEMENTS = 2**22
 """Numbers of a block: 16 MiB in float32."""
@@ -44,10 +45,7 @@ class ProductRefinement(ProductRefinementSettings):
 
         Raises `UserError` if the features are missing.
         """
-        refined = ProbTable.empty(len(said), said.num_classes)
-        for rows in _blocks(len(said), said.num_classes):
-            part = self._product(said.dense(rows), student.dense(rows))
-            refined.put(rows, ProbTable.compress(part))
+        refined = self.product(said, student)
         if not self.neighbours:
             return refined
         if features is None:
@@ -59,6 +57,14 @@ class ProductRefinement(ProductRefinementSettings):
             )
         return self._smooth(refined, features, seed)
 
+    def product(self, said: ProbTable, student: ProbTable) -> ProbTable:
+        """Return the normalised products alone, without an average over neighbours."""
+        refined = ProbTable.empty(len(said), said.num_classes)
+        for rows in _blocks(len(said), said.num_classes):
+            part = self._product(said.dense(rows), student.dense(rows))
+            refined.put(rows, ProbTable.compress(part))
+        return refined
+
     def _product(self, said: Tensor, student: Tensor) -> Tensor:
         """Return the refined annotations of a block [n, C]."""
         answered = said.amax(1, keepdim=True) > 0
@@ -67,37 +73,40 @@ class ProductRefinement(ProductRefinementSettings):
 
     def _smooth(self, refined: ProbTable, features: Tensor, seed: int) -> ProbTable:
         """Return the means over the nearest neighbours and the sample itself."""
-        answers = refined.top()[1] > 0
-        references = _draw(answers.nonzero()[:, 0], self.references, seed)
-        among = _unit(features[references])
+        answered = (refined.top()[1] > 0).nonzero()[:, 0]
+        drawn = draw_references(len(answered), self.references, seed)
+        references = answered if drawn is None else answered[drawn]
         count = min(self.neighbours, len(references) - 1)
-        smooth = ProbTable.empty(len(refined), refined.num_classes)
         if count < 1:
             return refined
-        for rows in _blocks(len(refined), max(len(references), (count + 1) * refined.num_classes)):
-            likeness = _unit(features[rows]) @ among.T
-            own = torch.arange(rows.start, rows.stop)[:, None] == references
-            likeness = likeness.masked_fill(own, -torch.inf)  # a sample is no neighbour of itself
-            near = references[likeness.topk(count, dim=1).indices]
-            around = refined.dense(near.flatten()).view(*near.shape, -1).sum(1)
-            mean = (around + refined.dense(rows)) / (count + 1)
-            smooth.put(rows, ProbTable.compress(mean * answers[rows, None]))
+        smooth, among = ProbTable.empty(len(refined), refined.num_classes), features[references]
+        step = max(1, min(ROWS, BLOCK_ELEMENTS // ((count + 1) * refined.num_classes)))
+        for own in torch.split(answered, step):
+            near = nearest(features[own], own, [(among, references)], count).positions
+            smooth.put(own, averaged(refined.take(own), refined.take(near.flatten())))
         return smooth
+
+
+def averaged(own: ProbTable, around: ProbTable) -> ProbTable:
+    """Return the means of n annotations and those of their k neighbours each (n * k rows)."""
+    count = len(around) // len(own)
+    smooth = ProbTable.empty(len(own), own.num_classes)
+    for rows in _blocks(len(own), (count + 1) * own.num_classes):
+        near = around.dense(slice(rows.start * count, rows.stop * count))
+        total = near.view(-1, count, own.num_classes).sum(1) + own.dense(rows)
+        smooth.put(rows, ProbTable.compress(total / (count + 1)))
+    return smooth
+
+
+def draw_references(samples: int, most: int, seed: int) -> Tensor | None:
+    """Return at most so many of the samples, ascending; None for all of them."""
+    if samples <= most:
+        return None
+    chosen = torch.randperm(samples, generator=torch_generator(seed, "references"))[:most]
+    return chosen.sort().values
 
 
 def _blocks(samples: int, width: int) -> Iterator[slice]:
     step = max(1, BLOCK_ELEMENTS // width)
     for start in range(0, samples, step):
         yield slice(start, min(start + step, samples))
-
-
-def _draw(rows: Tensor, most: int, seed: int) -> Tensor:
-    """Return at most so many of the rows [n], ascending."""
-    if len(rows) <= most:
-        return rows
-    chosen = torch.randperm(len(rows), generator=torch_generator(seed, "references"))[:most]
-    return rows[chosen.sort().values]
-
-
-def _unit(features: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(features.float(), dim=1)

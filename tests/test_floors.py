@@ -20,6 +20,7 @@ FLOORS: list[set[str]] = [
         "cells",
         "controls",
         "seeds",
+        "nearest",
         "registry",
         "registries",
         "probabilities",
@@ -60,7 +61,12 @@ FLOORS: list[set[str]] = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-PAPER = {room for rooms in FLOORS[1:7] for room in rooms} | {"probabilities", "evidence", "seeds"}
+PAPER = {room for rooms in FLOORS[1:7] for room in rooms} | {
+    "probabilities",
+    "evidence",
+    "nearest",
+    "seeds",
+}
 STANDARD = set(sys.stdlib_module_names)
 FILES = sorted(HOUSE.rglob("*.py"))
 MODULES = {

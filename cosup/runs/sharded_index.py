@@ -14,9 +14,12 @@ from cosup.sharded.index import index_shards, states_of_shards
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import Executor
 
-__all__ = ["remove_damaged", "shard_states", "write_index"]
+__all__ = ["NEIGHBOURS", "remove_damaged", "shard_states", "write_index"]
 
 log = logging.getLogger(__name__)
+
+NEIGHBOURS = "neighbours"
+"""First part of the names of neighbours among the products of a round's record."""
 
 
 def write_index(context: RunContext, world: ShardWorld, rounds: int, executor: Executor) -> None:
@@ -26,15 +29,18 @@ def write_index(context: RunContext, world: ShardWorld, rounds: int, executor: E
     for number in range(1, rounds + 1):
         found = run.load(f"round-{number}")["products"]
         products += round_products(found, last=number == rounds)
+    products = list(dict.fromkeys(products))  # rounds share neighbours
     store = task.levels[0].samples.store
     run.files.shard_index.write(index_shards(store, products, task.shards, executor))
 
 
 def round_products(found: dict[str, dict[str, str]], last: bool) -> list[Product]:
-    """Return what a round has written of the shards. found: `products` of its record."""
+    """Return what a round has written, or read, of the shards alone. found: `products` of its
+    record."""
     decisions = Product(**found["decisions"])
     kinds = ("decisions", "targets", "weights", "counts")
     own = [Product(kind, decisions.name, decisions.key) for kind in kinds]
+    own += [Product(**one) for name, one in found.items() if name.startswith(NEIGHBOURS)]
     return own if last else [*own, Product(**found["predictions"])]
 
 

@@ -11,7 +11,7 @@ from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.sharded_check import shard_recipe
-from cosup.runs.sharded_index import round_products
+from cosup.runs.sharded_index import NEIGHBOURS, round_products
 from cosup.runs.sharded_task import shard_student
 from cosup.runs.stages import StepLog, log_round
 from cosup.runs.summary import Numbers
@@ -112,6 +112,8 @@ def _round_numbers(
         return float(counts[part]) / float(counts[of]) if known and float(counts[of]) else None
 
     products = {"decisions": outcome.products.decisions, "predictions": outcome.predictions}
+    for place, product in enumerate(outcome.neighbours):
+        products[f"{NEIGHBOURS}_{place}"] = product
     return {
         "round": outcome.number,
         "level": outcome.level,

@@ -15,6 +15,7 @@ from cosup.levels import Stream
 from cosup.probabilities import ProbTable
 from cosup.rounds import Decided, Recipe
 from cosup.seeds import seed_for
+from cosup.sharded.confirming import confirming_filters, find_corrected
 from cosup.sharded.counts import (
     Counts,
     added_counts,
@@ -177,9 +178,14 @@ def decide_shards(
     ranks = ranking_filters(decide.recipe.filters)
     lacking = {shard for one in decide.products.kept for shard in store.missing(one, shards)}
     missing = sorted(lacking)
+    confirming = confirming_filters(decide.stream, decide.recipe.filters)
+    if missing or any(store.missing(one.found, shards) for one in confirming.values()):
+        name = f"neighbours of round {decide.number}"
+        confirming = find_corrected(name, confirming, shards, executor)
     if missing and ranks:
         name = f"ranks of round {decide.number}"
-        decide = replace(decide, cuts=find_cuts(name, decide.ranking, shards, executor))
+        ranking = replace(decide.ranking, confirming=confirming)
+        decide = replace(decide, cuts=find_cuts(name, ranking, shards, executor))
     if missing and train is not None:
         decide = train(decide)
     name = f"decisions of round {decide.number}"
@@ -190,4 +196,6 @@ def decide_shards(
         kept.append({name: counts[name] for name in ("samples", "kept", "kept_by_fold")})
     if ranks:
         store.remove(decide.products.measures)
+    for product in {product for one in confirming.values() for product in one.removed}:
+        store.remove(product)
     return total, kept

@@ -15,6 +15,7 @@ from cosup.consistency.base import Chain, Kept, Measures
 from cosup.consistency.ranking import Cut, Prefix, added, ranking_filters
 from cosup.levels import Assignment, Stream
 from cosup.rounds import Recipe
+from cosup.sharded.confirming import Confirming
 from cosup.sharded.evidence import ShardStream
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
@@ -32,13 +33,15 @@ class Ranking:
     """Filters over all samples of a round.
 
     recipe: its assigner is fitted. product: what is measured. cuts: where the ranks end, by the
-    name of the filter in the chain; found by `find_cuts`.
+    name of the filter in the chain; found by `find_cuts`. confirming: by name, what filters that
+    compare labels of neighbours rank by; needed to measure.
     """
 
     stream: ShardStream
     recipe: Recipe
     product: Product
     cuts: Mapping[str, Cut] = field(default_factory=dict)
+    confirming: Mapping[str, Confirming] = field(default_factory=dict, repr=False)
 
     def measured(self, shard: Shard) -> dict[str, Measures]:
         """Return what was measured of a shard for the filters that rank, by their name."""
@@ -87,6 +90,8 @@ class MeasureShard:
         assigned = assign_fitted(recipe.assigner, part, recipe.hard)
         *measures, _ = chain.measured(part.restricted(chain.needs), assigned)
         found = dict(zip(filters, measures, strict=True))
+        for name, one in self.ranking.confirming.items():
+            found[name] = {"answered": found[name]["answered"], **one.measures(shard)}
         columns = {
             f"{name}.{kind}": values
             for name, parts in found.items()

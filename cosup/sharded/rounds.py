@@ -19,6 +19,7 @@ from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.rounds import Recipe
 from cosup.seeds import seed_for
+from cosup.sharded.confirming import confirming_filters
 from cosup.sharded.counts import Counts, kept_counts
 from cosup.sharded.deciding import DecideShard, RoundProducts, decide_shards, fit_assigner
 from cosup.sharded.evidence import ShardLevel, ShardStream
@@ -109,7 +110,8 @@ def first_state(task: ShardTask, recipe: Recipe) -> ShardState:
 @dataclass(frozen=True)
 class ShardOutcome:
     """A finished round. counts: of its decisions. predictions: of the samples, for the next round.
-    test_probs: of the test samples. student: its tensors. folds: those of each fold's student."""
+    test_probs: of the test samples. student: its tensors. folds: those of each fold's student.
+    neighbours: of samples, which other rounds read too."""
 
     number: int
     level: int
@@ -121,6 +123,7 @@ class ShardOutcome:
     student: State
     assigner: dict[str, Tensor]
     folds: tuple[State, ...] = ()
+    neighbours: tuple[Product, ...] = ()
 
 
 def run_shard_rounds(
@@ -205,6 +208,7 @@ class _Rounds:
             trained.state,
             recipe.assigner.state_dict(),
             trained.folds,
+            tuple(one.found for one in confirming_filters(decide.stream, recipe.filters).values()),
         )
 
     def _deciding(self, number: int, state: ShardState, folds: int) -> DecideShard:

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 
 from cosup.assignment.base import SummingAssigner
-from cosup.consistency.base import Filter
 from cosup.consistency.local_global import LocalGlobal
-from cosup.consistency.neighbours import Neighbours
 from cosup.consistency.ranking import RankingFilter
 from cosup.errors import Mistakes, UserError
 from cosup.losses.features import FeatureLoss
@@ -50,15 +48,8 @@ def _problems(recipe: Recipe) -> Iterator[UserError]:
     for name, each in zip(recipe.filters.names, recipe.filters.filters, strict=True):
         if each.needs_all and not isinstance(each, RankingFilter | LocalGlobal):
             yield UserError(
-                "cannot have the filter {value} with data.sharded: " + _reason(each),
+                "cannot have the filter {value} with data.sharded: it needs all samples at once",
                 key="rounds.consistency",
                 value=name,
-                allowed="teacher_student, local_global, confidence, unanimity, given_label",
+                allowed="filters of one sample, those that rank, and local_global",
             )
-
-
-def _reason(filter_: Filter) -> str:
-    """Return why a filter of all samples cannot decide shard by shard."""
-    if isinstance(filter_, Neighbours):
-        return "it compares every sample with all others, so every shard with all shards"
-    return "it needs all samples at once"
