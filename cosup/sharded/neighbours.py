@@ -52,14 +52,14 @@ class Search:
     seed: int = 0
 
     def run(self, shards: Sequence[Shard], executor: Executor) -> int:
-        """Write the neighbours of the shards that lack them; return how many each sample has: 0,
-        and no file, if there are none."""
+        """Write the neighbours of the shards that lack them; return how many each sample has, 0 if
+        there are none."""
         store = self.store
         count = FunctionWork(f"{self.title}: samples", self._count)
         counts = list(in_order(executor.run(count, shards), shards))
         total = sum(counts)
-        k = min(self.k, (total if self.most is None else min(total, self.most)) - 1)
-        missing = store.missing(self.found, shards) if k > 0 else []
+        others = (total if self.most is None else min(total, self.most)) - 1
+        k, missing = max(0, min(self.k, others)), store.missing(self.found, shards)
         if missing:
             before = tuple(accumulate(counts, initial=0))
             drawn = self._drawn(total, shards, executor)
@@ -70,7 +70,7 @@ class Search:
             for _ in executor.run(find, missing):
                 pass
         store.remove(self.references)
-        return max(0, k)
+        return k
 
     def rows(self, shard: Shard) -> Tensor:
         """Return the rows of a shard that are asked for."""
@@ -142,9 +142,13 @@ class FindShard:
     k: int
 
     def __call__(self, shard: Shard) -> int:
-        """Write them; return the number of samples."""
+        """Write them; return the number of samples that have any."""
         search, number = self.search, shard.number
         rows = search.rows(shard)
+        if not self.k:
+            columns = {ROW: rows[:0], NEAR: rows[:0, None], COSINE: torch.zeros(0, 1)}
+            search.store.write(search.found, number, columns)
+            return 0
         features = search.store.tensors(search.features, number)["features"][rows]
         found = nearest(features, rows + search.firsts[number], self._parts(), self.k)
         columns = {ROW: rows, NEAR: found.positions, COSINE: found.cosines}

@@ -229,8 +229,4 @@ def test_all_settings_that_are_not_supported_are_told_at_once(
     )
     found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
     assert sorted(found) == ["rounds.refine.neighbours", "student.training.optimizer"]
-    labels = {"true_label_weight": 0.5, "consistency": ["neighbours"]}
-    filtered = sharded_config(manifest, rounds={"assignment": "fused", **labels})
-    found = keys_of(mistakes_of(check_run, filtered, tmp_path / "run"))
-    assert "rounds.consistency" in found
     assert not (tmp_path / "run").exists()

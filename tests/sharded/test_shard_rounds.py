@@ -333,19 +333,6 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
     assert not torch.equal(folds_of(data, FOLDS, SEED + 1), folds_of(data, FOLDS, SEED))
 
 
-@pytest.mark.parametrize(
-    ("assigner", "filters", "key"),
-    [
-        ("agreement", ["neighbours"], "rounds.consistency"),
-    ],
-)
-def test_what_needs_all_samples_at_once_is_refused(
-    assigner: str, filters: list[str], key: str
-) -> None:
-    error = error_of(check_recipe, recipe_of(assigner, filters))
-    assert error.key == tuple(key.split("."))
-
-
 class Recorded(LocalExecutor):
     """Keeps of how many shards each work is done, and may stop after four shards of one."""
 
