@@ -21,10 +21,11 @@ from torch import Tensor
 
 from cosup.cluster.kept_teachers import KeptTeachers, RemoteTeacher
 from cosup.config.schema import Config, ExecutionSection
+from cosup.data.load import load_data
 from cosup.data.loader import ImageRows, image_batches
 from cosup.data.shifted_sets import with_shifted
 from cosup.data.sources import SPLITS
-from cosup.data.table import ImageData, Known, load_data
+from cosup.data.table import ImageData, Known
 from cosup.data.transforms import eval_transform
 from cosup.models.classifier import Classifier
 from cosup.models.compute import (

@@ -7,181 +7,28 @@ own samples, the losses are summed, and Adam works element by element. Fits that
 batches (candidates of a choice, or controls: they differ in targets or loss) share the loop too.
 """
 
-import logging
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from cosup.errors import RunError, within
-from cosup.losses.base import Metrics, Objective
-from cosup.models.class_means import use_class_means
+from cosup.errors import within
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
 from cosup.models.full_batch import fit_full_batch
-from cosup.models.heads import HeadBank, HeadBanks, build_heads, log_scales
-from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
+from cosup.models.head_fit import HeadFit
+from cosup.models.head_steps import HeadMonitor, few_threads, finished, weighted_mean
+from cosup.models.heads import HeadBank, HeadBanks
 from cosup.models.optimize import build_optimizer, set_rate
-from cosup.models.samples import CHUNK, Draws, Samples, Shuffle, column_scaling
-from cosup.models.section import HeadSection
-from cosup.models.training_section import TrainingSection
-from cosup.models.watch import (
-    OnHeads,
-    OnStep,
-    Watched,
-    head_accuracy,
-    learning_rate,
-)
+from cosup.models.samples import CHUNK, Samples
+from cosup.models.watch import OnHeads, OnStep
 from cosup.probabilities import ProbTable
 from cosup.progress import working_on
-from cosup.seeds import torch_generator
 from cosup.words import plural
 
-log = logging.getLogger(__name__)
+__all__ = ["fit_heads", "fit_together", "predict_heads"]
 
-SMALL_STEP = 64 * 10**6  # multiplications per step below which one thread is faster than several
-CHECK_EVERY = 25  # steps between checks of the loss on an accelerator: each check waits for it
-LOOP_BYTES = 2**30  # of weights, gradients and moments of the fits in one loop
-
-
-@dataclass(frozen=True)
-class HeadFit:
-    """Heads to be fitted together, and what they are fitted to.
-
-    features: [N, D] float16 or float32 (memory-mapped ones are read batch by batch). targets: N
-    rows over the classes. members: row indices of each head's samples; a head with fewer samples
-    than the others starts its next pass earlier. seed: seed of starts and batches. weights: [N]
-    weights of the samples, or None. labels: [N] int64 true labels (-1 unknown) for an objective
-    that uses them, or None. init: heads to start from, one for each or one for all, whose
-    standardisation is kept. prompts: of a head that learns them. steps: number of optimiser steps;
-    None counts the training's epochs over the largest member set. hard: fit the most probable class
-    of each target. chances: of each head's members, in proportion to which they are drawn
-    (`training.sampling` is `independent` then); None: equal ones.
-    """
-
-    features: Tensor
-    targets: ProbTable
-    members: Sequence[Tensor]
-    head: HeadSection
-    training: TrainingSection
-    objective: Objective
-    seed: int
-    weights: Tensor | None = None
-    labels: Tensor | None = None
-    init: HeadBank | None = None
-    prompts: LearntPrompts | None = None
-    steps: int | None = None
-    hard: bool = False
-    watched: Watched | None = None
-    chances: Sequence[Tensor] | None = None
-
-    @property
-    def largest(self) -> int:
-        """Number of samples of the largest member set."""
-        return max(len(rows) for rows in self.members)
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per step of each head."""
-        return min(self.training.batch_size, self.largest)
-
-    @property
-    def total_steps(self) -> int:
-        """Number of optimiser steps."""
-        return self.training.total_steps(self.largest) if self.steps is None else self.steps
-
-    def check_shapes(self) -> None:
-        """Raise `ValueError` for shapes that do not match or a head without samples."""
-        if len(self.features) != len(self.targets):
-            raise ValueError(f"{len(self.features)} rows of features, {len(self.targets)} targets")
-        sizes = [len(rows) for rows in self.members]
-        if not sizes or min(sizes) == 0:
-            raise ValueError(f"every head needs at least one sample; sample counts: {sizes}")
-        init, classes = self.init, self.targets.num_classes
-        if init is not None and len(init) not in (1, len(sizes)):
-            raise ValueError(f"init holds {len(init)} heads (allowed: 1 or {len(sizes)})")
-        if init is not None and init.num_classes != classes:
-            raise ValueError(f"init has {init.num_classes} classes, the targets {classes}")
-
-    def same_batches(self, other: "HeadFit") -> bool:
-        """Whether both draw the same samples at each step and start from equally scaled features.
-
-        They can then be fitted in one loop (`fit_together`).
-        """
-        return (
-            self.features is other.features
-            and self.init is other.init
-            and self.prompts is other.prompts
-            and (self.seed, self.head, self.training) == (other.seed, other.head, other.training)
-            and self.targets.num_classes == other.targets.num_classes
-            and self.total_steps == other.total_steps
-            and len(self.members) == len(other.members)
-            and all(map(torch.equal, self.members, other.members))
-            and self.chances is other.chances
-        )
-
-    def draws(self) -> list[Shuffle | Draws]:
-        """Return what draws the samples of each head."""
-        generators = [torch_generator(self.seed, "batches", h) for h in range(len(self.members))]
-        pairs = list(zip(self.members, generators, strict=True))
-        if self.training.sampling == "passes":
-            return [Shuffle(*pair) for pair in pairs]
-        if self.chances is None:
-            return [Draws(*pair) for pair in pairs]
-        return [Draws(*pair, weights) for pair, weights in zip(pairs, self.chances, strict=True)]
-
-    def same_loss(self, other: "HeadFit") -> bool:
-        """Whether one call of the objective serves both, in one loop."""
-        return (
-            self.objective == other.objective
-            and (self.weights is None) == (other.weights is None)
-            and (self.labels is None) == (other.labels is None)
-        )
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of the heads with their gradients and two moments."""
-        return 16 * len(self.members) * self.features.shape[1] * self.targets.num_classes
-
-    def samples(self, device: torch.device) -> Samples:
-        """Return what the heads are fitted to, gathered by row onto the device."""
-        return Samples(
-            self.features, self.targets, self.weights, self.hard, device, labels=self.labels
-        )
-
-    def start(self) -> HeadBank:
-        """Return the heads before the first step."""
-        bank = self._fresh() if self.init is None else self._copied(self.init)
-        if bank.log_scale is not None:
-            bank.log_scale.requires_grad_(self.head.learn_scale)
-        return bank
-
-    def _copied(self, init: HeadBank) -> HeadBank:
-        count = len(self.members)
-        return init.select(range(count) if len(init) == count else [0] * count)
-
-    def _fresh(self) -> HeadBank:
-        features, classes = self.features, self.targets.num_classes
-        if self.prompts is not None:
-            scales = log_scales(self.head, len(self.members))
-            return prompt_heads(self.prompts, scales, self.seed)
-        bank = build_heads(
-            self.head,
-            len(self.members),
-            features.shape[1],
-            classes,
-            self.seed,
-            random=self.objective.loss.starts_random,
-        )
-        if self.training.standardize:
-            pairs = [column_scaling(features, rows) for rows in self.members]
-            bank.shift = torch.stack([shift for shift, _ in pairs])
-            bank.gain = torch.stack([gain for _, gain in pairs])
-        if self.head.kind == "prototype" and self.head.init == "class_means":
-            use_class_means(bank, features, self.targets, self.members, self.head.confident)
-        return bank
+LOOP_BYTES = 2**30
+"""Of weights, gradients and moments of the fits in one loop."""
 
 
 def fit_heads(
@@ -266,7 +113,7 @@ def _fit_group(
     return [finished(bank, training, total) for bank in banks]
 
 
-def _with_one_loss(fits: Sequence[HeadFit], monitors: Sequence["HeadMonitor"]) -> list[list[int]]:
+def _with_one_loss(fits: Sequence[HeadFit], monitors: Sequence[HeadMonitor]) -> list[list[int]]:
     """Group the places of fits with equal objectives.
 
     The fit that reports metrics is alone: metrics are means over all heads of a call of the loss.
@@ -294,7 +141,7 @@ class _SharedLoss:
         places: Sequence[int],
         fits: Sequence[HeadFit],
         samples: Sequence[Samples],
-        monitors: Sequence["HeadMonitor"],
+        monitors: Sequence[HeadMonitor],
     ) -> None:
         self.places = places
         self.samples = [samples[place] for place in places]
@@ -326,94 +173,6 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(found)
 
 
-def take_step(
-    bank: HeadBank,
-    optimizer: torch.optim.Optimizer,
-    monitor: "HeadMonitor",
-    step: int,
-    by_head: Tensor,
-    metrics: Metrics,
-) -> None:
-    """Check the losses of the heads [H] in a step (from 0), update the bank, and report both."""
-    monitor.check(step, by_head, metrics)
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward([by_head.sum()])
-    optimizer.step()
-    monitor.report(step, bank, optimizer)
-
-
-class HeadMonitor:
-    """Stops a fit whose loss is not finite; warns about a loss that ends higher than it began.
-
-    Checks every step on a CPU; the first, the last and every `CHECK_EVERY`th elsewhere. total:
-    steps. heads: that are fitted. watched: samples whose accuracy is reported.
-    """
-
-    def __init__(
-        self,
-        training: TrainingSection,
-        total: int,
-        compute: Compute,
-        heads: int = 1,
-        watched: Watched | None = None,
-    ) -> None:
-        self.training = training
-        self.total = total
-        self.heads = heads
-        self.watched = watched
-        self.every = 1 if compute.device.type == "cpu" else CHECK_EVERY
-        self.on_step: OnStep | None = None
-        self.on_heads: OnHeads | None = None
-        self.first = self.last = math.nan
-        self.by_head = torch.empty(0)
-        self.metrics: Metrics = {}
-
-    @property
-    def is_read(self) -> bool:
-        """Whether losses and metrics are reported to somebody."""
-        return self.on_step is not None or self.on_heads is not None
-
-    def check(self, step: int, by_head: Tensor, metrics: Metrics) -> None:
-        """Check the losses of the heads [H] after the forward pass of a step (from 0)."""
-        if not self._checks(step):
-            return
-        self.metrics = metrics
-        self.by_head = by_head.detach()
-        self.last = float(self.by_head.sum()) / self.heads
-        self.first = self.last if step == 0 else self.first
-        if not math.isfinite(self.last):
-            raise RunError(_diverged(step + 1, self.training, self.total))
-
-    def report(self, step: int, bank: HeadBank, optimizer: torch.optim.Optimizer) -> None:
-        """Report the losses of a step (from 0), and the accuracy of the bank after it."""
-        if not self._checks(step):
-            return
-        if self.on_heads is not None:
-            self.on_heads(step + 1, self.by_head)
-        if self.on_step is None:
-            return
-        metrics, watched = {**self.metrics, **learning_rate(optimizer)}, self.watched
-        if watched is not None and watched.at(step + 1, self.total):
-            metrics |= head_accuracy(bank, watched)
-        self.on_step(step + 1, self.last, metrics)
-
-    def _checks(self, step: int) -> bool:
-        asked = self.watched is not None and self.watched.at(step + 1, self.total)
-        return asked or (step + 1) % self.every == 0 or step in (0, self.total - 1)
-
-    def end(self) -> None:
-        """Warn after the last step if the loss has more than doubled."""
-        if self.last > 2 * self.first:
-            log.warning(
-                "fitting a head: the loss rose from %.3g to %.3g in %d steps; a smaller "
-                "training.lr (%g) may help",
-                self.first,
-                self.last,
-                self.total,
-                self.training.lr,
-            )
-
-
 @torch.inference_mode()
 def predict_heads(
     bank: HeadBank,
@@ -431,45 +190,3 @@ def predict_heads(
         for table, probs in zip(tables, bank(inputs).softmax(-1).cpu(), strict=True):
             table.put(rows, ProbTable.compress(probs))
     return tables
-
-
-@contextmanager
-def few_threads(multiplications: int) -> Iterator[None]:
-    """Use one thread for small steps.
-
-    Synchronising several threads costs more time than they save, many times more on a shared
-    machine. The sums do not depend on the number of cores either.
-    """
-    before = torch.get_num_threads()
-    if multiplications < SMALL_STEP:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
-    """Return the (weighted) mean loss [H] over each head's batch [H, B]."""
-    if weight is None:
-        return losses.mean(-1)
-    return (losses * weight).sum(-1) / weight.sum(-1).clamp_min(1e-12)
-
-
-def finished(bank: HeadBank, training: TrainingSection, total: int) -> HeadBank:
-    """Return a bank after its last step, on the CPU and without gradients.
-
-    Raises `RunError` for weights that are not finite.
-    """
-    bank = bank.settled().cpu().requires_grad_(False)
-    if not all(bool(torch.isfinite(p).all()) for p in bank.parameters()):
-        raise RunError(_diverged(total, training, total))
-    return bank
-
-
-def _diverged(step: int, training: TrainingSection, total: int) -> str:
-    return (
-        f"fitting a head: the loss is not finite at step {step} of {total} (learning "
-        f"rate {training.lr:g}); a smaller training.lr, or training.standardize, may help "
-        "(with --overwrite)"
-    )

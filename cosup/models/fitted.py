@@ -13,7 +13,8 @@ import torch
 
 from cosup.losses.base import Objective
 from cosup.models.compute import Compute
-from cosup.models.fit import HeadFit, fit_together
+from cosup.models.fit import fit_together
+from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank
 from cosup.models.watch import OnStep
 

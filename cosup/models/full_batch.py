@@ -11,17 +11,14 @@ reach what mini-batches need many passes for. With very many samples and classes
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cosup.models.compute import Compute
+from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank
 from cosup.models.watch import OnHeads, OnStep, head_accuracy
-
-if TYPE_CHECKING:
-    from cosup.models.fit import HeadFit
 
 __all__ = ["fit_full_batch"]
 
@@ -35,7 +32,7 @@ TOLERANCE = 1e-7
 
 
 def fit_full_batch(
-    fit: "HeadFit",
+    fit: HeadFit,
     compute: Compute,
     on_step: OnStep | None = None,
     on_heads: OnHeads | None = None,
@@ -59,7 +56,7 @@ def fit_full_batch(
 class _Problem:
     """One head, and the loss over all of its samples."""
 
-    def __init__(self, fit: "HeadFit", head: HeadBank, place: int, compute: Compute) -> None:
+    def __init__(self, fit: HeadFit, head: HeadBank, place: int, compute: Compute) -> None:
         self.fit = fit
         self.head = head.to(compute.device)
         if self.head.log_scale is not None:

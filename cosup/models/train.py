@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
 from cosup.models.compiled import compiled
-from cosup.models.fit import CHECK_EVERY
+from cosup.models.head_steps import CHECK_EVERY
 from cosup.models.images import Pixels
 from cosup.models.loop_state import LoopState, identity_of
 from cosup.models.optimize import build_network_optimizer, build_scheduler

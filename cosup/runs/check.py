@@ -23,11 +23,12 @@ from cosup.config.schema import (
 from cosup.config.teachers import TeachersSection
 from cosup.data.broken import try_images
 from cosup.data.episodes import episode_rows
+from cosup.data.load import Listed, list_source, load_data
 from cosup.data.noise import transitions
 from cosup.data.section import DataSection
 from cosup.data.shifted_sets import with_shifted
 from cosup.data.sources.base import Names
-from cosup.data.table import ImageData, Listed, list_source, load_data
+from cosup.data.table import ImageData
 from cosup.errors import Mistakes, UserError, about, raise_all, within
 from cosup.losses.features import FeatureLoss
 from cosup.models.classifier import Classifier, build_classifier

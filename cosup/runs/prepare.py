@@ -10,8 +10,9 @@ from cosup.analysis.records import Run
 from cosup.config import Draft
 from cosup.config.load import check_config
 from cosup.config.schema import Config, ExecutionSection, RunSection
+from cosup.data.load import load_data
 from cosup.data.shifted_sets import with_shifted
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.watch import recorded
 from cosup.progress import working_on

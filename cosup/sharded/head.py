@@ -8,14 +8,8 @@ from torch import Tensor
 
 from cosup.losses.base import Objective
 from cosup.models.compute import DEFAULT_COMPUTE, Compute
-from cosup.models.fit import (
-    HeadMonitor,
-    few_threads,
-    finished,
-    predict_heads,
-    take_step,
-    weighted_mean,
-)
+from cosup.models.fit import predict_heads
+from cosup.models.head_steps import HeadMonitor, few_threads, finished, take_step, weighted_mean
 from cosup.models.heads import HeadBank, build_heads, head_bank, log_scales, text_heads
 from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
 from cosup.models.optimize import build_optimizer, set_rate
@@ -47,8 +41,8 @@ __all__ = [
 class ShardFit:
     """Heads to be fitted to shards: one to all samples, and one to each subset of them.
 
-    The fields are those of `cosup.models.fit.HeadFit`. steps: optimiser steps. init: the head that
-    all of them start from, its standardisation kept. prompts: of heads that learn them.
+    The fields are those of `cosup.models.head_fit.HeadFit`. steps: optimiser steps. init: the head
+    that all of them start from, its standardisation kept. prompts: of heads that learn them.
     """
 
     samples: ShardSamples

@@ -25,7 +25,7 @@ from cosup.losses.base import Metrics, Objective
 from cosup.losses.features import Connector, FeatureLoss
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
-from cosup.models.fit import HeadFit
+from cosup.models.head_fit import HeadFit
 from cosup.models.images import TwoViews, training_transform
 from cosup.models.loop_state import StateFile, States
 from cosup.models.ranks import check_slices

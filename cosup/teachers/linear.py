@@ -18,7 +18,8 @@ from cosup.data.transforms import PixelTransform
 from cosup.errors import about, within
 from cosup.losses.base import Objective
 from cosup.models.compute import Compute
-from cosup.models.fit import HeadFit, fit_heads
+from cosup.models.fit import fit_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.images import training_transform
 from cosup.models.section import HeadSection

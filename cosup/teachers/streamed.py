@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosup.data.loader import TrainingBatches
 from cosup.losses.base import Objective
-from cosup.models.fit import HeadMonitor, finished, take_step, weighted_mean
+from cosup.models.head_steps import HeadMonitor, finished, take_step, weighted_mean
 from cosup.models.heads import HeadBank, build_heads
 from cosup.models.images import training_transform
 from cosup.models.optimize import build_optimizer, set_rate

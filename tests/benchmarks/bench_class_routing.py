@@ -24,14 +24,15 @@ from torch.nn.functional import one_hot
 from cosup.assignment.gate import Gate
 from cosup.config import load_config
 from cosup.config.schema import Config
+from cosup.data.load import load_data
 from cosup.data.loader import image_batches
-from cosup.data.table import load_data
 from cosup.data.transforms import PixelTransform
 from cosup.evidence import Evidence, Scopes, mix
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models.compute import Compute
-from cosup.models.fit import HeadFit, fit_heads, predict_heads
+from cosup.models.fit import fit_heads, predict_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.section import HeadSection
 from cosup.probabilities import ProbTable
 from cosup.teachers.base import ScopedCrossEntropy

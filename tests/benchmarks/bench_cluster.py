@@ -32,7 +32,7 @@ from cosup.cluster.room import Allocation
 from cosup.cluster.session import connected
 from cosup.cluster.teachers import annotate_with_pool
 from cosup.config.schema import Config, ExecutionSection
-from cosup.data.table import load_data
+from cosup.data.load import load_data
 from cosup.runs.prepare import make_compute
 from cosup.teachers.annotate import annotate, open_store
 from cosup.teachers.base import Training

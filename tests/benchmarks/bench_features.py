@@ -24,9 +24,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
+from cosup.data.load import load_data
 from cosup.data.loader import image_batches
 from cosup.data.section import DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.manifest import Manifest
 from cosup.models.extraction import feature_blocks

@@ -49,7 +49,8 @@ from cosup.config.student import StudentSection
 from cosup.evidence import Evidence, Scopes
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
-from cosup.models.fit import HeadFit, fit_heads, predict_heads
+from cosup.models.fit import fit_heads, predict_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank
 from cosup.probabilities import ProbTable
 

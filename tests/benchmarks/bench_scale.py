@@ -34,7 +34,8 @@ from cosup.evidence import Scopes, Truth
 from cosup.levels import MAX_ELEMENTS, Assignment, Level, Stream
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
-from cosup.models.fit import HeadFit, fit_heads, predict_heads
+from cosup.models.fit import fit_heads, predict_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.section import HeadSection
 from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable

@@ -24,8 +24,9 @@ from cosup.cluster.session import connected
 from cosup.cluster.storage import RunStorage
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config, ExecutionSection
+from cosup.data.load import load_data
 from cosup.data.loader import image_batches
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.models.classifier import Classifier, build_classifier, predict_network

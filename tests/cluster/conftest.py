@@ -25,8 +25,9 @@ from cluster_helpers import (
 )
 from ray.cluster_utils import Cluster
 
+from cosup.data.load import load_data
 from cosup.data.shifted_sets import with_shifted
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.teachers.features import FeatureCache
 

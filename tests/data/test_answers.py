@@ -8,8 +8,8 @@ import pytest
 from helpers.user_errors import error_of, mistakes_of
 
 from cosup.data.answers import Answer, apply_answers, check_answers, read_answers
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
-from cosup.data.table import load_data
 from cosup.errors import UserError
 
 CLASSES = ["cat", "dog", "owl"]

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from helpers.user_errors import error_of
 
+from cosup.data.load import load_data
 from cosup.data.section import SPLITS, DataSection
 from cosup.data.splits import auto_shares
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import RunError
 
 Writer = Callable[..., Path]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from cosup.data.load import load_data
 from cosup.data.loader import image_batches
 from cosup.data.section import DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform, PixelTransform
 from cosup.errors import RunError
 

@@ -12,8 +12,9 @@ import pytest
 from helpers.user_errors import error_of
 
 from cosup.data import images
+from cosup.data.load import load_data
 from cosup.data.section import SPLITS, DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import UserError
 
 Writer = Callable[..., Path]

@@ -14,9 +14,9 @@ from helpers.user_errors import error_of
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES, Collection
-from cosup.data.table import load_data
 
 Digit = Callable[[int, int], Image.Image]
 Writer = Callable[..., Path]

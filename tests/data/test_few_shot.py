@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosup.data.episodes import EpisodePool, EpisodeRows, Episodes, EpisodeSize, episode_rows
+from cosup.data.load import load_data
 from cosup.data.section import DataSection, FewShotSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import MISSING
 
 Writer = Callable[..., Path]

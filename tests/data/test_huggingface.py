@@ -18,10 +18,11 @@ from helpers.user_errors import error_of, key_of
 from PIL import Image
 
 from cosup.cli import call
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES, Collection
 from cosup.data.sources.base import Names
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 
 Digit = Callable[[int, int], Image.Image]
 CONFIG = """\

@@ -12,10 +12,11 @@ from idx_files import write_idx
 from PIL import Image
 
 from cosup.config import check_config
+from cosup.data.load import load_data
 from cosup.data.section import SPLITS, DataSection
 from cosup.data.sources import SOURCES, Collection
 from cosup.data.sources.idx import read_idx
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import UserError
 
 Digit = Callable[[int, int], Image.Image]

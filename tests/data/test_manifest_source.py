@@ -19,10 +19,10 @@ from PIL import Image
 from cosup.cli import call
 from cosup.data import storage
 from cosup.data.images import BrokenImage
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES, Collection, manifest_rows
 from cosup.data.sources.manifest import Manifest, prefixes
-from cosup.data.table import load_data
 from cosup.errors import RunError
 
 Digit = Callable[[int, int], Image.Image]

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cosup.data.load import load_data
 from cosup.data.noise import CIFAR100_GROUPS, noisy_labels, transitions
 from cosup.data.section import DataSection, NoiseSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import MISSING
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

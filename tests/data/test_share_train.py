@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from helpers.user_errors import error_of, section_error_of
 
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 
 Writer = Callable[..., Path]
 

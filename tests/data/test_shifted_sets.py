@@ -10,10 +10,11 @@ import pytest
 from helpers.user_errors import error_of, key_of, section_error_of
 
 from cosup.data.corruptions import CORRUPTIONS, corrupt
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
 from cosup.data.shifted import ShiftedSection
 from cosup.data.shifted_sets import with_shifted
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.runs.check_config import check_data_files
 

@@ -14,9 +14,9 @@ from helpers.wilds_files import write_iwildcam
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES
-from cosup.data.table import load_data
 
 SHARES = {"teacher_train": 0.3, "student_train": 0.4, "test": 0.3}
 

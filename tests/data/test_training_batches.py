@@ -13,9 +13,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 import cosup.data.loader as loader
+from cosup.data.load import load_data
 from cosup.data.loader import Order, TrainingBatches
 from cosup.data.section import DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.data.transforms import EvalTransform
 from cosup.errors import RunError
 from cosup.seeds import random_states, restore_random_states

@@ -8,10 +8,11 @@ import pytest
 from helpers.user_errors import error_of, key_of
 from helpers.wilds_files import write_camelyon17, write_fmow, write_iwildcam
 
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
 from cosup.data.shifted_sets import with_shifted
 from cosup.data.sources.wilds import Wilds
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 
 
 def load(root: Path, dataset: str, *parts: str) -> ImageData:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosup.config.student import MetaSection
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.losses import CrossEntropy, Objective
 from cosup.losses.fitnet import FitNet
 from cosup.models.classifier import Classifier, build_classifier

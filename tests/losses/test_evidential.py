@@ -8,7 +8,8 @@ from torch.nn.functional import one_hot, softplus
 
 from cosup.losses import CrossEntropy, Evidential, Objective
 from cosup.losses.base import Loss
-from cosup.models.fit import HeadFit, fit_heads
+from cosup.models.fit import fit_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.section import HeadSection
 from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable

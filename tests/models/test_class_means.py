@@ -14,7 +14,8 @@ from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.models import samples
 from cosup.models.class_means import most_confident, use_class_means
-from cosup.models.fit import HeadFit, fit_heads
+from cosup.models.fit import fit_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank, build_heads
 from cosup.models.samples import column_scaling
 from cosup.models.section import HeadSection

@@ -15,7 +15,8 @@ from cosup.errors import RunError
 from cosup.losses.adaptive_confidence import AdaptiveConfidence
 from cosup.losses.base import Loss, Metrics, Objective
 from cosup.losses.cross_entropy import CrossEntropy
-from cosup.models.fit import HeadFit, fit_heads, fit_together, predict_heads
+from cosup.models.fit import fit_heads, fit_together, predict_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank, text_heads
 from cosup.models.optimize import build_optimizer, rate_share
 from cosup.models.samples import Draws, Samples, Shuffle, column_scaling, hard_labels, one_hot

@@ -7,8 +7,9 @@ from helpers.digits_task import CLASSES, digits_task
 
 from cosup.losses import AdaptiveConfidence, CrossEntropy, Objective
 from cosup.models.compute import DEFAULT_COMPUTE
-from cosup.models.fit import HeadFit, fit_heads
+from cosup.models.fit import fit_heads
 from cosup.models.fitted import FittedHeads
+from cosup.models.head_fit import HeadFit
 from cosup.models.section import HeadSection
 from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from cosup.config import check_config
 from cosup.errors import UserError
 from cosup.losses import CrossEntropy, Objective
-from cosup.models.fit import HeadFit, fit_heads, predict_heads
+from cosup.models.fit import fit_heads, predict_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.section import HeadSection
 from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable

@@ -19,7 +19,8 @@ from cosup.losses.augmented_confidence import AugmentedConfidence
 from cosup.losses.base import Objective
 from cosup.models import learnt_prompts as module
 from cosup.models.clip_text import learnt_prompts, prompts_of, text_features
-from cosup.models.fit import HeadFit, fit_heads
+from cosup.models.fit import fit_heads
+from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank
 from cosup.models.learnt_prompts import LearntPrompts, prompt_heads
 from cosup.models.section import BackboneSection, HeadSection

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import cosup.models.compute as precision_module
+from cosup.data.load import load_data
 from cosup.data.loader import TrainingBatches
 from cosup.data.section import DataSection
-from cosup.data.table import load_data
 from cosup.errors import RunError, UserError
 from cosup.losses import CrossEntropy, DecoupledDistillation, Objective
 from cosup.losses.features import Connector

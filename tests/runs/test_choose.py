@@ -9,7 +9,7 @@ import torch
 
 from cosup.analysis import load_run
 from cosup.config import Config, check_config, load_config
-from cosup.data.table import load_data
+from cosup.data.load import load_data
 from cosup.errors import RunError, UserError
 from cosup.report.page import write_report
 from cosup.runs import choose, run_config

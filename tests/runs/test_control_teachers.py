@@ -8,7 +8,7 @@ import pytest
 from cosup.config import check_config
 from cosup.config.teachers import TeachersSection
 from cosup.controls import BAGGED, GENERALIST
-from cosup.data.table import load_data
+from cosup.data.load import load_data
 from cosup.runs.control_teachers import control_teachers, why_no_generalists
 from cosup.teachers.base import training_rows
 from cosup.teachers.hierarchy import plan_hierarchy

@@ -22,7 +22,7 @@ from torch import Tensor
 import cosup
 from cosup.cli import call
 from cosup.config.load import load_config
-from cosup.data.table import load_data
+from cosup.data.load import load_data
 from cosup.layout import Layout
 from cosup.models.heads import HeadBank
 from cosup.models.networks import load_backbone

@@ -20,7 +20,8 @@ import cosup
 from cosup.analysis import load_run
 from cosup.analysis.teachers import teachers_sentence, teachers_table
 from cosup.config.schema import Config, RoundsSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.load import load_data
+from cosup.data.table import ImageData
 from cosup.layout import Layout
 from cosup.models.classifier import build_classifier
 from cosup.runs.pipeline import run_one

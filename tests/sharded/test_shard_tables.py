@@ -17,7 +17,8 @@ from sharded_world import COMPUTE
 from torch import Tensor
 
 from cosup.config.schema import Config
-from cosup.data.table import ImageData, load_data
+from cosup.data.load import load_data
+from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.sharded import spill, store
 from cosup.sharded.image_work import annotation_product

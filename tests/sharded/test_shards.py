@@ -14,8 +14,8 @@ from helpers.digits_manifest import write_manifest
 from helpers.user_errors import error_of, key_of
 from sharded_world import LABELLED, ROWS, SHARD, Open, World
 
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
-from cosup.data.table import load_data
 from cosup.errors import RunError
 from cosup.sharded.opening import SHARDED_ABOVE, is_sharded, open_shards
 

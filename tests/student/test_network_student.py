@@ -13,9 +13,10 @@ from torch.nn import functional
 import cosup
 from cosup.config.student import MetaSection, StudentSection
 from cosup.data.episodes import EpisodePool, EpisodeRows, EpisodeSize
+from cosup.data.load import load_data
 from cosup.data.loader import ImageRows
 from cosup.data.section import DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.losses import CrossEntropy, Objective
 from cosup.losses.base import Metrics

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cosup.data.load import load_data
 from cosup.data.section import DataSection
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.models.compute import Compute
 from cosup.teachers.features import FeatureCache
 

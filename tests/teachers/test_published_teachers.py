@@ -10,8 +10,9 @@ from teacher_helpers import BLOCKS, finest, teachers_section
 
 from cosup.config import check_config
 from cosup.config.teachers import TeachersSection
+from cosup.data.load import load_data
 from cosup.data.loader import image_batches
-from cosup.data.table import ImageData, load_data
+from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.losses.base import Objective
 from cosup.models.section import BackboneSection
