@@ -115,14 +115,19 @@ class RayBackend(Closeable):
             else:
                 found[name] = allocate(section, nodes, gpus, share)
         if self.sharded:
-            found["shards"] = allocate(execution.shards, nodes, 0.0)
+            share = self.shares.get("shards", WHOLE)
+            found["shards"] = allocate(execution.shards, nodes, 0.0, share)
         return found
 
     def side_by_side(
         self, config: Config, runs: Mapping[str, SeedRun]
     ) -> tuple[Mapping[str, SeedRun], list[dict[str, str]]]:
-        """Return the runs of seeds that join this cluster, and a place for each of its shares."""
-        if self.sharded:  # one run uses the whole cluster
+        """Return the runs of seeds that join this cluster, and a place for each of its shares.
+
+        Sharded ones go side by side only where `side_by_side` is a number: the first seed does with
+        its share what depends on the images alone, while the others wait.
+        """
+        if self.sharded and config.execution.side_by_side == "auto":
             return runs, [{}]
         context = ray.get_runtime_context()
         places = places_on_cluster(

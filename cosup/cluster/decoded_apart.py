@@ -99,10 +99,11 @@ def _within(stream: Any, seconds: float) -> Iterator[Any]:
 
 
 def _beside_decoding(allocation: Allocation, nodes: Sequence[Node]) -> Allocation:
-    """Return an allocation that leaves at least one CPU of the cluster to decoding."""
+    """Return an allocation that leaves at least one CPU of the cluster to decoding, together with
+    those of the other shares."""
     cpus = min(1.0, allocation.num_cpus)
     wanted = replace(allocation, num_cpus=cpus)
-    most = int((sum(node.cpus for node in nodes) - 1) // cpus)
+    most = wanted.share.part(int((sum(node.cpus for node in nodes) - wanted.share.of) // cpus))
     count = max(1, min(wanted.count, wanted.room(nodes), most))
     return replace(wanted, count=count, least=min(wanted.needed, count))
 

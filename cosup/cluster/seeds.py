@@ -14,6 +14,7 @@ from cosup.cluster.session import Node, connected
 from cosup.cluster.storage import RunStorage
 from cosup.config.schema import Config
 from cosup.runs.side_by_side import SeedRun, processes_for
+from cosup.sharded.opening import is_sharded
 
 __all__ = ["SeedRunOnCluster", "places_on_cluster"]
 
@@ -41,27 +42,28 @@ class SeedRunOnCluster(SeedRun):
         return cls(**given, storage=storage, runtime_env=runtime_env)
 
     def compute(self) -> None:
-        """Run it in this process. Raises as `run_one`, and `UserError` for a cluster without room
-        or that does not answer."""
+        """Run it in this process. Raises as `run_single`, and `UserError` for a cluster without
+        room or that does not answer."""
         from cosup.cluster.backend import RayBackend
-        from cosup.runs.pipeline import run_one
+        from cosup.runs.single import run_single
 
         number, of = map(int, os.environ[SHARE].split("/"))
-        share = Share(number, of, runs=of)
+        share, sharded = Share(number, of, runs=of), is_sharded(self.config.data)
         shares = dict.fromkeys(_shared(self.config), share)
         # Others wait for the features of a head, or find them: the cluster is theirs.
         shares.setdefault("features", Share(runs=of))
         with (
             connected(self.config.execution, self.runtime_env),
-            RayBackend(self.config.execution, self.storage, shares=shares) as backend,
+            RayBackend(self.config.execution, self.storage, sharded, shares) as backend,
         ):
-            run_one(
+            run_single(
                 self.config,
                 self.directory,
                 resume=self.resume,
                 overwrite=self.overwrite,
                 shared=self.shared,
                 backend=backend,
+                others=self.others,
             )
 
 
@@ -88,5 +90,6 @@ def places_on_cluster(
 
 def _shared(config: Config) -> tuple[str, ...]:
     """Return the kinds of processes of which each seed has a share."""
-    networks = config.student.mode == "finetune"
-    return ("teachers", "features", "student") if networks else ("teachers",)
+    shards = ("shards",) if is_sharded(config.data) else ()
+    networks = ("features", "student") if config.student.mode == "finetune" else ()
+    return ("teachers", *shards, *networks)

@@ -150,8 +150,9 @@ class ExecutionSection(Section):
     """Seeds (`run.seeds`) that run at once, in processes of their own, which computes the same
     numbers; auto is one per GPU, or without one as many as there are cores (divided by `threads`,
     if it is given) and memory of 3 GB for each. With Ray each has an equal share of the cluster,
-    and no more run than it has room for. Within a run, networks that do not wait for each other
-    (teachers, controls, folds) train so too, on a machine with several GPUs: each on a card."""
+    and no more run than it has room for; those of sharded runs go in turn with auto. Within a run,
+    networks that do not wait for each other (teachers, controls, folds) train so too, on a machine
+    with several GPUs: each on a card."""
     batch_size: int = Field(default=64, gt=0, le=65_536)
     """Images per forward pass; of features at most 64, so that a larger number changes none. Larger
     batches than some hundreds are no faster, and so many images of 224 pixels take 39 GB."""

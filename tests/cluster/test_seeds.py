@@ -3,31 +3,28 @@
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from cluster_helpers import TwoNodes, assert_nothing_left, runs, wait_until
+from helpers.digits_manifest import write_digits, write_manifest
+from helpers.guided_shards import numbers_of, shards_of
 
 from cosup.cluster import run_with_backend, seeds
 from cosup.cluster.room import Allocation, Share, allocate
 from cosup.cluster.seeds import places_on_cluster
 from cosup.cluster.session import Node, connected
 from cosup.config.schema import ActorsSection, Config
-from cosup.layout import Layout
+from cosup.layout import SHARDS, Layout
 from cosup.runs import side_by_side
 
 CONFIG: dict[str, Any] = {
     "run": {"name": "both", "seeds": [0, 1], "loggers": []},
-    "data": {
-        "source": "digits",
-        "rotations": [0, 90],
-        "limit": 240,
-        "splits": {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2},
-    },
     "teachers": {
-        "hierarchy": {"by": "domain", "levels": [2]},
+        "hierarchy": {"by": "class", "levels": [2]},
         "model": {"name": "linear_pixels", "size": 4},
         "training": {"steps": 20, "batch_size": 32},
     },
@@ -39,6 +36,7 @@ CONFIG: dict[str, Any] = {
     "controls": [],
     "execution": {"device": "cpu", "threads": 1, "shard_size": 100},
 }
+DIGITS = {"source": "digits"}
 PARENT = """
 import sys
 from cosup.cli import main
@@ -51,9 +49,9 @@ ADDRESS = "10.0.0.1:6379"
 NODES = [Node(8, 1)] * 5
 
 
-def config(folder: Path, **execution: Any) -> Config:
+def config(folder: Path, data: dict[str, Any] = DIGITS, **execution: Any) -> Config:
     own = {**CONFIG["execution"], "cache": str(folder / "cache"), **execution}
-    return Config.model_validate({**CONFIG, "execution": own})
+    return Config.model_validate({**CONFIG, "data": data, "execution": own})
 
 
 def test_shares_have_all_of_a_cluster_together() -> None:
@@ -129,31 +127,31 @@ def test_a_seed_joins_in_the_runtime_environment_of_its_parent(
     assert "runtime_env" not in none
 
 
-def paused(seeds: list[Layout]) -> list[int]:
-    """Wait until each seed has begun, and pause its process; return the processes."""
-    found: dict[Layout, int] = {}
-
-    def all_begun() -> bool:
-        for seed in seeds:
-            if seed not in found and seed.stage("data").exists():
-                found[seed] = int((seed.path / ".lock").read_text())
-                os.kill(found[seed], signal.SIGSTOP)
-        return len(found) == len(seeds)
-
-    wait_until(all_begun, lambda: f"only these have begun: {found}", within=120)
-    return list(found.values())
+def paused(seeds: Sequence[Layout]) -> list[int]:
+    """Wait until the first seed has worked on images and the second has begun, and pause the
+    process of each then; return the processes."""
+    found: list[int] = []
+    for seed, stage in zip(seeds, (SHARDS, "data"), strict=True):
+        wait_until(seed.stage(stage).exists, f"{seed.path} has no stage {stage}", within=120)
+        found.append(int((seed.path / ".lock").read_text()))
+        os.kill(found[-1], signal.SIGSTOP)
+    return found
 
 
 @pytest.mark.ray
 def test_killed_and_resumed_seeds_have_the_numbers_of_local_ones(
     nodes: TwoNodes, forks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The parent of two seeds is killed, which ends both, and resumed.
+    """The parent of two seeds of a sharded run is killed, which ends both, and resumed.
 
-    A seed that has begun is paused until the other has, so that none is finished before the kill.
+    The first is paused until the second has begun, so that it is not finished before the kill.
     """
-    local = run_with_backend(config(tmp_path), tmp_path / "local")
-    asked = config(tmp_path, backend="ray", address=nodes.address, side_by_side=2)
+    labels = write_digits(tmp_path / "images", 200)
+    manifest = write_manifest(tmp_path / "rows", labels, 350, 200)
+    data = {"source": "manifest", "path": str(manifest), "sharded": True}
+    local = run_with_backend(config(tmp_path, data), tmp_path / "local")
+    assert local["seed"] == [0, 1]
+    asked = config(tmp_path, data, backend="ray", address=nodes.address, side_by_side=2)
     file, run, script = tmp_path / "config.yaml", tmp_path / "ray", tmp_path / "parent.py"
     file.write_text(yaml.safe_dump(asked.model_dump(mode="json")))
     script.write_text(PARENT)
@@ -168,7 +166,9 @@ def test_killed_and_resumed_seeds_have_the_numbers_of_local_ones(
     monkeypatch.setattr(side_by_side, "PYTHON", tuple(forks))
     found = run_with_backend(asked, run, resume=True)
     assert_nothing_left()
-    left_out = {"config_hash", "run", "over_seeds", "seconds", "peak_rss_mb"}
-    assert {k: v for k, v in found.items() if k not in left_out} == {
-        k: v for k, v in local.items() if k not in left_out
+    left_out = {"config_hash", "over_seeds"}
+    numbers, expected = numbers_of(found), numbers_of(local)
+    assert {k: v for k, v in numbers.items() if k not in left_out} == {
+        k: v for k, v in expected.items() if k not in left_out
     }
+    assert shards_of(run) == shards_of(tmp_path / "local")
