@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from cluster_helpers import TwoNodes, wait_until
 from helpers.digits_manifest import write_digits, write_manifest
+from helpers.guided_shards import LOSSES, guided_config, numbers_of, shards_of, write_guided
 from helpers.sharded_config import sharded_config
+from helpers.tiny_clip import one_vocabulary
 from PIL import Image
 
 from cosup.cluster import run_with_backend
@@ -22,7 +24,6 @@ pytestmark = pytest.mark.ray
 
 ROWS, LABELLED = 900, 400
 ACTORS = {"teachers": {"actors": 1}, "features": {"actors": 1}, "shards": {"actors": 2}}
-NOT_COMPARED = ("seconds", "peak_rss_mb", "run")
 FUSED = {
     "assignment": "fused",
     "refine": {"name": "product", "rounds": 1},
@@ -47,49 +48,25 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_manifest(folder / "rows", labels, ROWS, LABELLED, files=2)
 
 
-@pytest.fixture(scope="module")
-def local(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Return a local run, and its summary."""
-    folder = tmp_path_factory.mktemp("local") / "run"
-    return folder, run_with_backend(sharded_config(manifest, data=SHIFTED, rounds=FUSED), folder)
+def test_a_run_at_a_uri_has_the_files_of_a_local_run(nodes: TwoNodes, tmp_path: Path) -> None:
+    """With tables, two losses, labels, and an untrained student that guides. Images are decoded
+    apart. Shards are not copied to this machine, and are there again when the run is resumed."""
+    write_guided(tmp_path)
+    on_ray = {"backend": "ray", "address": nodes.address, "decode": "apart", **ACTORS}
+    place, run = Place(f"file://{tmp_path}/run"), tmp_path / "run"
 
+    def config(**execution: Any) -> Config:
+        return guided_config(tmp_path, data=SHIFTED, rounds=FUSED, execution=execution)
 
-def compared(summary: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in summary.items() if name not in NOT_COMPARED}
-
-
-def shards_of(run: Path) -> dict[str, bytes]:
-    """Return the content of every file of shards."""
-    folder = run / "shards"
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.parquet")}
-
-
-def test_images_decoded_apart_give_the_files_of_a_local_run(
-    nodes: TwoNodes, manifest: Path, local: tuple[Path, Any], tmp_path: Path
-) -> None:
-    folder, expected = local
-    execution = {"backend": "ray", "address": nodes.address, "decode": "apart", **ACTORS}
-    config = sharded_config(manifest, data=SHIFTED, rounds=FUSED, execution=execution)
-    found = run_with_backend(config, tmp_path / "run")
-    assert compared(found) == compared(expected)
-    assert shards_of(tmp_path / "run") == shards_of(folder)
-
-
-def test_shards_are_written_to_the_uri_of_a_run(
-    nodes: TwoNodes, manifest: Path, local: tuple[Path, Any], tmp_path: Path
-) -> None:
-    """They are not copied to this machine, and are there again when the run is resumed. The images
-    are decoded by the actors."""
-    folder, expected = local
-    execution = {"backend": "ray", "address": nodes.address, "decode": "actors", **ACTORS}
-    config = sharded_config(manifest, data=SHIFTED, rounds=FUSED, execution=execution)
-    place = Place(f"file://{tmp_path}/run")
-    assert compared(run_with_backend(config, place)) == compared(expected)
-    assert shards_of(tmp_path / "run") == shards_of(folder)
-    assert verify(place.uri).is_whole
-    (tmp_path / "run" / "summary.json").unlink()
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "shards").rglob("*")}
-    assert compared(run_with_backend(config, place, resume=True)) == compared(expected)
+    with one_vocabulary():
+        expected = numbers_of(run_with_backend(config(), tmp_path / "local"))
+        assert numbers_of(run_with_backend(config(**on_ray), place)) == expected
+        assert shards_of(run) == shards_of(tmp_path / "local")
+        assert all(verify(f"{place.uri}/{loss}").is_whole for loss in LOSSES)
+        (run / "summary.json").unlink()
+        stamps = {path: path.stat().st_mtime_ns for path in run.glob("*/shards/**/*.parquet")}
+        assert numbers_of(run_with_backend(config(**on_ray), place, resume=True)) == expected
+    assert stamps
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
@@ -139,7 +116,7 @@ def test_a_run_survives_deaths_and_tells_the_shard_that_fails(
     def config(**execution: Any) -> Config:
         return sharded_config(plain, teachers=teachers, execution={"shard_size": 50, **execution})
 
-    expected = run_with_backend(config(), tmp_path / "local")
+    expected = numbers_of(run_with_backend(config(), tmp_path / "local"))
     settings = {**ACTORS, "teachers": {"actors": 2}, "decode": "apart", "tries": 2}
     asked = config(backend="ray", address=nodes.address, **settings)
     (tmp_path / "orders").touch()
@@ -161,7 +138,9 @@ def test_a_run_survives_deaths_and_tells_the_shard_that_fails(
     assert f"sample-{BLACK // 50 * 50:07d}" in str(caught.value)
     assert len(list(annotations.rglob("*.parquet"))) == (ROWS - LABELLED) / 50 - 1
     (tmp_path / "orders").unlink()
-    assert compared(run_with_backend(asked, tmp_path / "run", resume=True)) == compared(expected)
+    assert numbers_of(run_with_backend(asked, tmp_path / "run", resume=True)) == numbers_of(
+        expected
+    )
     assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")
 
 
@@ -177,5 +156,5 @@ def test_a_network_learns_from_shards_where_it_is_trained(
     execution = {"backend": "ray", "address": nodes.address, **ACTORS}
     config = sharded_config(manifest, execution=execution, **parts)
     found = run_with_backend(config, tmp_path / "run")
-    assert compared(found) == compared(expected)
+    assert numbers_of(found) == numbers_of(expected)
     assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")

@@ -28,8 +28,9 @@ def write_guided(folder: Path) -> None:
     write_clip(folder / "clip")
 
 
-def guided_config(folder: Path, **execution: Any) -> Config:
-    """Return the config; its losses are those of `LOSSES`."""
+def guided_config(folder: Path, **sections: Any) -> Config:
+    """Return the config; its losses are those of `LOSSES`. sections: more keys of sections."""
+    rounds, execution = sections.pop("rounds", {}), sections.pop("execution", {})
     return sharded_config(
         folder / "rows",
         teachers={
@@ -49,9 +50,11 @@ def guided_config(folder: Path, **execution: Any) -> Config:
             "losses": list(LOSSES),
             "true_label_weight": 0.5,
             "repeat": 1,
+            **rounds,
         },
         controls=["self_training"],
         execution={"shard_size": 60, **execution},
+        **sections,
     )
 
 
@@ -63,5 +66,6 @@ def numbers_of(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def shards_of(run: Path) -> dict[str, bytes]:
-    """Return the content of every file of the shards of each loss."""
-    return {str(p.relative_to(run)): p.read_bytes() for p in run.glob("*/shards/**/*.parquet")}
+    """Return the content of every file of shards, of the run or of its losses and seeds."""
+    files = {path.relative_to(run): path for path in run.rglob("*.parquet")}
+    return {str(name): path.read_bytes() for name, path in files.items() if "shards" in name.parts}
