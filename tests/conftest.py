@@ -48,7 +48,14 @@ LONG = {
     "test_truthless.py",
 }
 """Files of few tests that take long together. They start early, so that none is left at the end."""
-RAY_BESIDE = {"test_seeds.py", "test_submit.py", "test_trainer.py"}
+RAY_BESIDE = {
+    "test_cluster_run.py",
+    "test_local_cluster.py",
+    "test_room.py",
+    "test_seeds.py",
+    "test_submit.py",
+    "test_trainer.py",
+}
 """Files that need Ray and together take as long as the other files that do."""
 
 

@@ -72,6 +72,7 @@ def _two_nodes() -> Iterator[TwoNodes]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how soon an end is noticed
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor per training
         patch.setenv("RAY_worker_niceness", "0")  # otherwise all other processes have priority
         patch.delenv("RAY_ADDRESS", raising=False)
         head = {"gcs_server_port": free_port(), "include_dashboard": False, **node_settings()}
