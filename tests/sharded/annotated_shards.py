@@ -1,6 +1,8 @@
 """What the tests of sharded rounds share: annotated shards, and the same samples in memory."""
 
+import shutil
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,8 @@ class Sharded:
         teachers = world.teachers()
         works = annotation_works(teachers, samples, world.restoring(), world.compute)
         backbone = world.config.student.backbone
-        extract = extract_work(backbone, samples, FeatureCache(world.compute), torch.device("cpu"))
+        self.cache = FeatureCache(world.compute)
+        extract = extract_work(backbone, samples, self.cache, torch.device("cpu"))
         for work in [*works, extract]:
             for _ in self.executor.run(
                 work, samples.store.missing(work.products[-1], world.shards)
@@ -64,6 +67,14 @@ class Sharded:
             for index, members in enumerate(by_level)
         )
         self.samples = samples
+
+    def copied(self, folder: Path) -> "Sharded":
+        """Return the same with a store of its own, in a new folder."""
+        found, store = copy(self), ShardStore(str(folder))
+        shutil.copytree(self.samples.store.root, folder)
+        found.samples = replace(self.samples, store=store)
+        found.levels = tuple(replace(level, samples=found.samples) for level in self.levels)
+        return found
 
     def whole(self, level: ShardLevel) -> tuple[Tensor, Tensor]:
         """Return all annotations [N, T, C] and features [N, D]."""
@@ -101,7 +112,7 @@ class Sharded:
         """Return the samples of teacher_train."""
         data, section = self.world.labelled, self.world.config.student.backbone
         rows, split = data.rows("teacher_train"), "teacher_train"
-        found = FeatureCache(self.world.compute).source(section).of_split(data, split)
+        found = self.cache.source(section).of_split(data, split)
         fold = folds_of(data.subset(rows), folds, SEED)
         return LabelledRows(torch.from_numpy(rows), data.given(rows), fold, found)
 

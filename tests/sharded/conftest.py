@@ -1,5 +1,7 @@
 """Fixtures: a manifest of digits, opened as shards."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def opened(digits: Path) -> Open:
     """Return a function that opens a manifest, by default that of `digits`."""
 
-    def open_one(path: Path = digits / "rows", model: Any = None, **data: Any) -> World:
+    def open_one(
+        path: Path = digits / "rows", model: Any = None, steps: int = 30, **data: Any
+    ) -> World:
         config = Config.model_validate(
             {
                 "data": {"source": "manifest", "path": str(path), "sharded": True, **data},
                 "teachers": {
                     "hierarchy": {"by": "class", "levels": [1, 2]},
                     "model": model or {"name": "linear_pixels", "size": 8},
-                    "training": {"steps": 30, "batch_size": 32},
+                    "training": {"steps": steps, "batch_size": 32},
                 },
                 "student": {"backbone": {"name": "test_resnet", "weights": None, "image_size": 32}},
             }
@@ -44,12 +48,19 @@ def opened(digits: Path) -> Open:
     return open_one
 
 
-@pytest.fixture
-def sharded(opened: Open, tmp_path: Path) -> Sharded:
-    return Sharded(opened(), tmp_path / "store")
+@pytest.fixture(scope="session")
+def annotated(opened: Open, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Sharded]:
+    """Return a function that annotates a manifest, each once. Tests write to copies of it."""
+    made = cache(lambda path: Sharded(opened(path), tmp_path_factory.mktemp("annotated")))
+    return lambda path: made(path)
 
 
 @pytest.fixture
-def known(opened: Open, digits: Path, tmp_path: Path) -> Sharded:
+def sharded(annotated: Callable[[Path], Sharded], digits: Path, tmp_path: Path) -> Sharded:
+    return annotated(digits / "rows").copied(tmp_path / "store")
+
+
+@pytest.fixture
+def known(annotated: Callable[[Path], Sharded], digits: Path, tmp_path: Path) -> Sharded:
     """Return shards whose samples have a label."""
-    return Sharded(opened(digits / "known"), tmp_path / "store")
+    return annotated(digits / "known").copied(tmp_path / "store")

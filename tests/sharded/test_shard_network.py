@@ -57,7 +57,7 @@ def config_of(manifest: Path, rounds: dict[str, Any], **training: Any) -> Config
     student = {
         "mode": "finetune",
         "backbone": backbone,
-        "training": {"steps": 8, "batch_size": 32, "save_every": 3, **training},
+        "training": {"steps": 4, "batch_size": 32, "save_every": 2, **training},
     }
     filters = [{"name": "teacher_student", "mode": "mask", "k": 3}, {"name": "local_global"}]
     return sharded_config(
@@ -72,11 +72,11 @@ def test_a_killed_training_is_resumed_with_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = write_digits(tmp_path / "images", 500)
-    manifest = write_manifest(tmp_path / "rows", labels, 700, 400, files=2)
+    manifest = write_manifest(tmp_path / "rows", labels, 360, 200, files=2)
     more = {"refine": {"name": "product", "rounds": 1}, "labelled": True, "labelled_weight": 3}
     config = config_of(manifest, more, augment={"flip": 0.5})
     expected = run_config(config, tmp_path / "whole")
-    assert [one["samples"] for one in expected["rounds"]] == [300, 300, 300]
+    assert [one["samples"] for one in expected["rounds"]] == [160, 160, 160]
     assert expected["rounds"][2]["refined"] > 0
     assert expected["rounds"][1]["kept"] < 1  # by the first round's student
 
@@ -93,11 +93,11 @@ def test_a_killed_training_is_resumed_with_the_same_numbers(
 
     call = train.Step.__call__
     # In the second round: of a local student of `local_global`, and of a fold.
-    for last in (37, 63):
+    for last in (19, 31):
         with monkeypatch.context() as patch:
             patch.setattr(train.Step, "__call__", step)
             with pytest.raises(Killed):
-                run_config(config, tmp_path / "cut", resume=last > 37)
+                run_config(config, tmp_path / "cut", resume=last > 19)
     found = run_config(config, tmp_path / "cut", resume=True)
     left_out = ("seconds", "peak_rss_mb", "run")
     assert {k: v for k, v in found.items() if k not in left_out} == {

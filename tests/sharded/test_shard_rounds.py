@@ -12,7 +12,6 @@ import pytest
 import torch
 from annotated_shards import FOLDS, SEED, Sharded, in_memory, of_memory, recipe_of
 from helpers.user_errors import error_of
-from sharded_world import Open
 
 from cosup.analysis.decisions import refinement_measures, refinement_shares
 from cosup.consistency import Chain
@@ -240,37 +239,57 @@ class Killed(Exception):
     """Raised in the middle of a work."""
 
 
-class Dying(LocalExecutor):
-    """Stops after some shards of all works together."""
+class Recorded(LocalExecutor):
+    """Keeps of how many shards each work is done, and may stop after four shards of one."""
 
-    def __init__(self, executor: LocalExecutor, left: int) -> None:
+    def __init__(self, executor: LocalExecutor, dies_in: str = "") -> None:
         super().__init__(executor.compute)
-        object.__setattr__(self, "left", left)
+        object.__setattr__(self, "works", Counter())
+        object.__setattr__(self, "dies_in", dies_in)
 
-    left: int
+    works: Counter[str]
+    dies_in: str
 
     def run(self, work: Work[Any], shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
-        for found in super().run(work, shards):
-            if self.left == 0:
+        for place, found in enumerate(super().run(work, shards)):
+            self.works[work.name] += 1
+            if place == 3 and work.name == self.dies_in:
                 raise Killed
-            object.__setattr__(self, "left", self.left - 1)
             yield found
 
 
+def resumed(cut: Sharded, recipe: Callable[[], Recipe], folds: int, works: Sequence[str]) -> Any:
+    """Interrupt the rounds in each of these works in turn; return the last round of those that
+    end, and of how many shards each work was done by all of them."""
+    done: Counter[str] = Counter()
+    for dies_in in works:
+        executor = Recorded(cut.executor, dies_in)
+        with pytest.raises(Killed):
+            list(cut.run(recipe(), folds, executor))
+        done += executor.works
+    executor = Recorded(cut.executor)
+    found = list(cut.run(recipe(), folds, executor))[-1]
+    return found, done + executor.works
+
+
+SUMS = "sums of the assigner"
+RANKED = ["ranks of round 1: measures", "ranks of round 1: counts", "decisions of round 1"]
+
+
 @pytest.mark.parametrize(
-    ("after", "filters"),
-    [(4, []), (20, []), (60, []), *((cut, ["teacher_student"]) for cut in (40, 60, 80))],
+    ("filters", "works"),
+    [
+        ([], [SUMS, "decisions of round 1", "predictions, round-1", "decisions of round 3"]),
+        (["teacher_student"], [*RANKED, "ranks of round 2: measures", "ranks of round 2: ties"]),
+    ],
 )
 def test_rounds_that_are_interrupted_end_with_the_same_numbers(
-    opened: Open, tmp_path: Path, after: int, filters: list[str]
+    sharded: Sharded, tmp_path: Path, filters: list[str], works: list[str]
 ) -> None:
-    world = opened()
-    whole, cut = Sharded(world, tmp_path / "whole"), Sharded(world, tmp_path / "cut")
+    cut = sharded.copied(tmp_path / "cut")
     recipe: Callable[[], Recipe] = lambda: recipe_of("dawid_skene", filters, REFINED)  # noqa: E731
-    expected = list(whole.run(recipe(), FOLDS))[-1]
-    with pytest.raises(Killed):
-        list(cut.run(recipe(), FOLDS, Dying(cut.executor, after)))
-    found = list(cut.run(recipe(), FOLDS))[-1]
+    expected = list(sharded.run(recipe(), FOLDS))[-1]
+    found, _ = resumed(cut, recipe, FOLDS, works)
     assert torch.equal(found.test_probs.logs, expected.test_probs.logs)
     assert found.products == expected.products
     assert all(torch.equal(found.counts[name], value) for name, value in expected.counts.items())
@@ -297,8 +316,7 @@ def test_windows_draw_each_kept_sample_once_in_a_pass(sharded: Sharded) -> None:
     assert torch.equal(first.sort(0).values, whole.sort(0).values)
 
 
-@pytest.mark.parametrize("window", [100, 1000])
-def test_no_head_has_weight_on_samples_of_its_fold(sharded: Sharded, window: int) -> None:
+def test_no_head_has_weight_on_samples_of_its_fold(sharded: Sharded) -> None:
     products = next(sharded.run(recipe_of("agreement", []), FOLDS)).products
     shards, store = sharded.world.shards.shards, sharded.samples.store
     folds = [store.tensors(products.weights, s.number)["fold"].bincount() for s in shards]
@@ -313,10 +331,11 @@ def test_no_head_has_weight_on_samples_of_its_fold(sharded: Sharded, window: int
         counts,
         subsets=Subsets.outside(FOLDS),
     )
-    for _, batch in zip(range(40), batches_of(samples, 16, 0, window), strict=False):
-        own, weights = batch.folds.view(1 + FOLDS, 16), batch.weights.view(1 + FOLDS, 16)
-        assert bool((weights > 0).all())
-        assert not bool((own[1:] == torch.arange(FOLDS)[:, None]).any())
+    for window in (100, 1000):
+        for _, batch in zip(range(40), batches_of(samples, 16, 0, window), strict=False):
+            own, weights = batch.folds.view(1 + FOLDS, 16), batch.weights.view(1 + FOLDS, 16)
+            assert bool((weights > 0).all())
+            assert not bool((own[1:] == torch.arange(FOLDS)[:, None]).any())
     outside = samples.subset(1)
     assert sum(outside.kept) == sum(kept) - sum(one[1] for one in counts)
     assert not bool((outside.read(shards[0]).folds == 1).any())
@@ -333,45 +352,25 @@ def test_folds_keep_groups_whole_and_are_those_of_any_shard(sharded: Sharded) ->
     assert not torch.equal(folds_of(data, FOLDS, SEED + 1), folds_of(data, FOLDS, SEED))
 
 
-class Recorded(LocalExecutor):
-    """Keeps of how many shards each work is done, and may stop after four shards of one."""
-
-    def __init__(self, executor: LocalExecutor, dies_in: str = "") -> None:
-        super().__init__(executor.compute)
-        object.__setattr__(self, "works", Counter())
-        object.__setattr__(self, "dies_in", dies_in)
-
-    works: Counter[str]
-    dies_in: str
-
-    def run(self, work: Work[Any], shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
-        for place, found in enumerate(super().run(work, shards)):
-            self.works[work.name] += 1
-            if place == 3 and work.name == self.dies_in:
-                raise Killed
-            yield found
+WORKS = [
+    "parts of round 2",
+    "predictions, round-2-global",
+    "predictions, round-2-local",
+    "decisions of round 2",
+]
 
 
-WORKS = ["parts of round 2", "predictions, round-2-global", "predictions, round-2-local"]
-
-
-@pytest.mark.parametrize("dies_in", [*WORKS, "decisions of round 2"])
 def test_local_students_that_are_interrupted_are_not_made_twice(
-    opened: Open, tmp_path: Path, dies_in: str
+    sharded: Sharded, tmp_path: Path
 ) -> None:
     """What is written for them is removed at the end."""
-    world = opened()
-    whole, cut = Sharded(world, tmp_path / "whole"), Sharded(world, tmp_path / "cut")
+    cut = sharded.copied(tmp_path / "cut")
     recipe: Callable[[], Recipe] = lambda: recipe_of("random", LOCAL)  # noqa: E731
-    expected = list(whole.run(recipe()))[-1]
-    first, again = Recorded(cut.executor, dies_in), Recorded(cut.executor)
-    with pytest.raises(Killed):
-        list(cut.run(recipe(), 0, first))
-    found = list(cut.run(recipe(), 0, again))[-1]
+    expected = list(sharded.run(recipe()))[-1]
+    found, done = resumed(cut, recipe, 0, WORKS)
     assert torch.equal(found.test_probs.logs, expected.test_probs.logs)
     assert found.products == expected.products
     assert all(torch.equal(found.counts[name], value) for name, value in expected.counts.items())
-    for name in (*WORKS, "decisions of round 2"):
-        assert first.works[name] + again.works[name] == len(world.shards)
+    assert [done[name] for name in WORKS] == [len(cut.world.shards)] * len(WORKS)
     folders = {path.parent.parent.name for path in (tmp_path / "cut").rglob("*.parquet")}
     assert {name for name in folders if name.startswith("round-")} == {"round-1", "round-2"}

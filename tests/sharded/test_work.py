@@ -51,7 +51,7 @@ def do(work: Work[Any], world: World) -> dict[int, Any]:
 def test_annotations_are_those_of_a_listed_run(
     tmp_path: Path, opened: Open, model: dict[str, Any]
 ) -> None:
-    world = opened(model=model)
+    world = opened(model=model, steps=3)
     teachers = world.teachers()
     samples = Samples(world.shards.reader, ShardStore(str(tmp_path)))
     works = annotation_works(teachers, samples, world.restoring(), world.compute)
