@@ -14,6 +14,7 @@ from helpers.digits_manifest import write_digits, write_manifest
 from helpers.guided_shards import numbers_of, shards_of
 
 from cosup.cluster import run_with_backend, seeds
+from cosup.cluster.decoded_apart import _beside_decoding
 from cosup.cluster.room import Allocation, Share, allocate
 from cosup.cluster.seeds import places_on_cluster
 from cosup.cluster.session import Node, connected
@@ -64,6 +65,14 @@ def test_shares_have_all_of_a_cluster_together() -> None:
     assert [one.room(NODES) for one in found] == [2, 3]
     ranged = ActorsSection.model_validate({"actors": {"min": 2, "max": 5}})
     assert [allocate(ranged, NODES, 1, Share(n, 2, 2)).count for n in range(2)] == [2, 3]
+
+
+def test_shares_leave_a_cpu_each_to_the_decoding_of_images() -> None:
+    """Otherwise the actors of all seeds would wait for images that nobody decodes."""
+    for cpus, of in [(8, 3), (4, 2), (16, 1)]:
+        shares = [Allocation(cpus, 1, 0, share=Share(number, of, of)) for number in range(of)]
+        counts = [_beside_decoding(one, [Node(cpus, 0)]).count for one in shares]
+        assert sum(counts) == cpus - of
 
 
 def test_places_are_waited_for_that_others_hold_and_not_those_of_lost_nodes() -> None:
