@@ -9,7 +9,7 @@ from rich.text import Text
 from cosup import words
 from cosup.runs.costs import CostsPlan
 from cosup.runs.plan import FeaturesPlan, Plan, RoundsPlan, SplitPlan, StudentPlan
-from cosup.runs.sharded_plan import ShardsPlan
+from cosup.runs.sharded_plan import SearchPlan, ShardsPlan
 
 MOST_NAMED = 5
 """Maximum number of classes or domains that are listed per scope."""
@@ -129,8 +129,22 @@ def _shards(shards: ShardsPlan) -> Iterator[tuple[str, str]]:
         for one in shards.products
     )
     yield "of shards", f"at most {words.size(shards.nbytes)} in {shards.place}: {parts}"
+    for search in shards.searches:
+        yield "neighbours", _search(search)
     where = "; ".join(f"{part} by {who}" for part, who in shards.computed.items())
     yield "computed", where
+
+
+def _search(search: SearchPlan) -> str:
+    """Return what a search for neighbours takes, and what takes less."""
+    each = f" in each of {search.times} rounds" if search.times > 1 else ""
+    return (
+        f"{search.what}{each}: {search.comparisons:,} cosines of {search.features} numbers, of "
+        f"{search.samples:,} samples with {search.references:,}; each of "
+        f"{words.plural(search.shards, 'shard')} reads at most {words.size(search.shard_bytes)} of "
+        f"features, {words.size(search.shards * search.shard_bytes)} in all; about "
+        f"{words.duration(search.seconds)} of one core. Less: {search.smaller}"
+    )
 
 
 def _costs(costs: CostsPlan) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cosup.config.rounds import Filters, Refiners, RoundsSection
 from cosup.config.schema import Config, ExecutionSection
 from cosup.layout import Layout
 from cosup.runs.check import check_known
@@ -12,12 +13,17 @@ from cosup.runs.checks import Facts
 from cosup.runs.costs import row_bytes
 from cosup.runs.sharded_samples import open_samples, plan_teachers
 from cosup.runs.staging import run_place
+from cosup.settings.filters import NeighboursSettings
 from cosup.sharded.shards import Shards
 
 __all__ = ["ProductPlan", "ShardsPlan", "plan_shards", "sharded_facts"]
 
 DECISION, WEIGHT, LABEL = 60, 4, 8
 """Bytes of a row of decisions, with an id of some ten letters, of a weight, and of a label."""
+POSITION, NEIGHBOUR = 8, 12
+"""Bytes of a position, and of a neighbour with its cosine."""
+COSINE, PRODUCT = 6e-8, 7e-11
+"""Seconds of one core to rank a cosine, and for each product of its sum (`bench_neighbours.py`)."""
 COUNTS, CHECK = 2600, 1300
 """Bytes of a shard's counts, and of its check."""
 
@@ -29,6 +35,34 @@ class ProductPlan:
     kind: str
     files: int
     nbytes: int
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search for neighbours, which reads the features of all references for every shard.
+
+    times: how often it is done. shard_bytes: that each shard reads. smaller: the setting by which
+    it takes less.
+    """
+
+    what: str
+    times: int
+    samples: int
+    references: int
+    features: int
+    shards: int
+    shard_bytes: int
+    smaller: str
+
+    @property
+    def comparisons(self) -> int:
+        """Cosines of one search."""
+        return self.samples * self.references
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one core for one search."""
+        return self.comparisons * (COSINE + PRODUCT * self.features)
 
 
 @dataclass(frozen=True)
@@ -45,6 +79,7 @@ class ShardsPlan:
     place: str
     products: list[ProductPlan]
     computed: dict[str, str]
+    searches: list["SearchPlan"]
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +114,23 @@ def plan_shards(
         place=str(run_place(config) / str(Layout(Path()).shards)),
         products=list(_products(config, shards, teachers, rounds, features)),
         computed=_computed(config.execution, config.student.mode == "head"),
+        searches=list(_searches(config.rounds, shards, features)),
     )
+
+
+def _searches(rounds: RoundsSection, shards: Shards, features: int) -> Iterator[SearchPlan]:
+    def search(what: str, times: int, most: int, smaller: str) -> SearchPlan:
+        number, references = len(shards), min(shards.samples, most)
+        read = references * (features * 2 + POSITION)
+        return SearchPlan(what, times, shards.samples, references, features, number, read, smaller)
+
+    for choice in rounds.consistency:
+        if isinstance(Filters.settings(choice), NeighboursSettings):
+            linear = "filters teacher_student and confidence read each sample once"
+            yield search(f"filter {choice.name}", 1, shards.samples, linear)
+    if rounds.refine is not None and Refiners.settings(rounds.refine).neighbours:
+        most = Refiners.settings(rounds.refine).references
+        yield search("refinement", rounds.refine_rounds, most, "fewer rounds.refine.references")
 
 
 def _products(
@@ -94,6 +145,11 @@ def _products(
     decided = samples * (DECISION + WEIGHT + learned) + count * COUNTS
     yield ProductPlan("decisions", 3 * count * rounds, decided * rounds)
     yield ProductPlan("targets", count * rounds, samples * row * rounds)
+    for choice in config.rounds.consistency:
+        settings = Filters.settings(choice)
+        if isinstance(settings, NeighboursSettings):
+            nearest = min(settings.k, samples - 1) * NEIGHBOUR + POSITION
+            yield ProductPlan("neighbours", count, samples * nearest)
     # The last student guides no other round; an untrained one may guide the first.
     guided = rounds - 1 + (config.rounds.first_guide == "student")
     yield ProductPlan("predictions", count * guided, samples * row * guided)

@@ -27,6 +27,7 @@ from cosup.sharded.evidence import ShardParts, ShardStream
 from cosup.sharded.folds import folds_of
 from cosup.sharded.ranking import Ranking, find_cuts
 from cosup.sharded.shards import Shard
+from cosup.sharded.smoothing import Smoothing
 from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product, ShardStore
 from cosup.sharded.work import Executor
 
@@ -105,7 +106,8 @@ class DecideShard:
 
     recipe: its assigner is fitted. refines: whether this round refines. folds, seed: into so many
     folds the samples are divided, by this seed; 0 does not. cuts: as of `Ranking`. labels: whether
-    the student learns the samples' labels, which are then written beside their weights.
+    the student learns the samples' labels, which are then written beside their weights. smoothing:
+    what refines with neighbours, once they are found.
     """
 
     stream: ShardStream
@@ -117,6 +119,16 @@ class DecideShard:
     seed: int
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     labels: bool = False
+    smoothing: Smoothing | None = None
+
+    @property
+    def smooths(self) -> Smoothing | None:
+        """Return what refines with neighbours, before these are found; None without any."""
+        refiner, counts = self.recipe.refiner, self.products.counts
+        if not self.refines or refiner is None or not refiner.neighbours:
+            return None
+        seed = seed_for(seed_for(self.seed, "round", self.number), "refinement")
+        return Smoothing(self.stream, self.recipe, counts.name, counts.key, seed)
 
     @property
     def ranking(self) -> Ranking:
@@ -154,7 +166,9 @@ class DecideShard:
         assigned = assign_fitted(recipe.assigner, stream, recipe.hard)
         kept = self.ranking.run(stream, assigned, shard)
         refined = None
-        if self.refines:
+        if self.smoothing is not None:
+            refined = self.smoothing.of(shard)
+        elif self.refines:
             assert recipe.refiner is not None
             assert stream.student is not None, "a round that refines follows another"
             refined = recipe.refiner.refine(assigned.annotations, stream.student)
@@ -188,6 +202,10 @@ def decide_shards(
         decide = replace(decide, cuts=find_cuts(name, ranking, shards, executor))
     if missing and train is not None:
         decide = train(decide)
+    smoothing = decide.smooths
+    if missing and smoothing is not None:
+        name = f"refinement of round {decide.number}"
+        decide = replace(decide, smoothing=smoothing.found(name, shards, executor))
     name = f"decisions of round {decide.number}"
     total: Counts = {}
     kept = []
@@ -196,6 +214,8 @@ def decide_shards(
         kept.append({name: counts[name] for name in ("samples", "kept", "kept_by_fold")})
     if ranks:
         store.remove(decide.products.measures)
-    for product in {product for one in confirming.values() for product in one.removed}:
-        store.remove(product)
+    left = {other for one in confirming.values() for other in one.removed}
+    left.update(() if smoothing is None else smoothing.removed)
+    for other in left:
+        store.remove(other)
     return total, kept

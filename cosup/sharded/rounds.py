@@ -220,6 +220,8 @@ class _Rounds:
         refines = recipe.refines(number, len(task.levels))
         about = _about(stream, recipe, refines, (folds, self.seed) if folds else None)
         learned = ["labels"] if task.labels else []
+        if refines and recipe.refiner is not None and recipe.refiner.neighbours:
+            learned.append(f"references drawn by {self.seed}")
         if _trains(recipe):
             learned.append(repr((recipe.objective, self.student.training, self.seed)))
         products = RoundProducts.of(f"{self.prefix}round-{number}", about, *learned)

@@ -38,13 +38,6 @@ def _problems(recipe: Recipe) -> Iterator[UserError]:
             value=registered_name(LOSSES, loss),
             allowed="a loss on probabilities",
         )
-    if recipe.refiner is not None and recipe.refiner.neighbours:
-        yield UserError(
-            "cannot be {value} with data.sharded, where neighbours lie in all shards",
-            key="rounds.refine.neighbours",
-            value=recipe.refiner.neighbours,
-            allowed="0",
-        )
     for name, each in zip(recipe.filters.names, recipe.filters.filters, strict=True):
         if each.needs_all and not isinstance(each, RankingFilter | LocalGlobal):
             yield UserError(

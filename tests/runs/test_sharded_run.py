@@ -218,15 +218,12 @@ def test_losses_are_compared_and_share_what_does_not_depend_on_them(
         assert all(file.samefile(other / file.relative_to(first)) for file in files)
 
 
-def test_all_settings_that_are_not_supported_are_told_at_once(
-    manifest: Path, tmp_path: Path
-) -> None:
-    refine = {"name": "product", "neighbours": 5}
+def test_settings_that_are_not_supported_are_told(manifest: Path, tmp_path: Path) -> None:
     config = sharded_config(
         manifest,
         student={"training": {"steps": 30, "optimizer": "lbfgs"}},
-        rounds={"assignment": "dawid_skene", "labelled": True, "refine": refine},
+        rounds={"assignment": "dawid_skene", "labelled": True},
     )
     found = keys_of(mistakes_of(check_run, config, tmp_path / "run"))
-    assert sorted(found) == ["rounds.refine.neighbours", "student.training.optimizer"]
+    assert found == ["student.training.optimizer"]
     assert not (tmp_path / "run").exists()

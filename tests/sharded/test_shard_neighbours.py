@@ -10,17 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from annotated_shards import SEED, Sharded, of_memory, recipe_of
+from annotated_shards import FOLDS, SEED, Sharded, of_memory, recipe_of
 from helpers.digits_manifest import write_manifest
 from helpers.user_errors import error_of
 from pyarrow import parquet
 from sharded_world import LABELLED, ROWS, Open
 
+from cosup.assigning import assign_fitted
 from cosup.consistency import Chain, Filter
 from cosup.consistency.base import Measures
 from cosup.evidence import Assigned, Evidence
+from cosup.probabilities import ProbTable
+from cosup.refinement import ProductRefinement
 from cosup.rounds import Recipe, run_rounds
+from cosup.seeds import seed_for
+from cosup.sharded.evidence import ShardStream
 from cosup.sharded.shards import Shard
+from cosup.sharded.store import Product
 from cosup.sharded.supported import check_recipe
 from cosup.sharded.work import LocalExecutor, Work
 
@@ -126,25 +132,63 @@ def test_neighbours_are_found_once_for_all_rounds_interrupted_or_not(
     """What else is written for them is removed."""
 
     def recipe() -> Recipe:
-        return recipe_of("random", ["neighbours"], label_weight=0.5)
+        refiner = ProductRefinement(rounds=1, neighbours=5, references=90)
+        return recipe_of("random", ["neighbours"], refiner, label_weight=0.5)
 
     recorded, shards = Recorded(noisy.executor), noisy.world.shards.shards
-    first, expected = noisy.run(recipe(), 0, recorded)
+    first, _, expected = noisy.run(recipe(), FOLDS, recorded)
     assert first.neighbours == expected.neighbours
-    works = {
-        n: c for n, c in recorded.works.items() if n.endswith((": neighbours", ": references"))
-    }
-    assert [*works.values()] == [len(shards)] * 2
+    searched = [name for name in recorded.works if name.endswith((": references", ": neighbours"))]
+    assert [recorded.works[name] for name in searched] == [len(shards)] * 4  # of labels, refined
     store = noisy.samples.store
     assert not store.missing(first.neighbours[0], shards)
     kinds = {path.name for path in Path(store.root).iterdir() if any(path.rglob("*.parquet"))}
     assert "neighbours" in kinds
-    assert not kinds & {"references", "given_labels", "corrected_labels", "measures"}
+    assert not kinds & {"references", "given_labels", "corrected_labels", "measures", "refined"}
+    assert [path.name for path in (Path(store.root) / "neighbours").iterdir()] == ["given_label"]
     cut = Sharded(noisy.world, tmp_path / "cut")
-    for after in (3, 9, 15, 23, 60):
+    for after in (3, 9, 15, 23, 60, 100, 60):
         with pytest.raises(InterruptedError):
-            list(cut.run(recipe(), 0, Recorded(cut.executor, after)))
-    found = list(cut.run(recipe()))[-1]
+            list(cut.run(recipe(), FOLDS, Recorded(cut.executor, after)))
+    found = list(cut.run(recipe(), FOLDS))[-1]
     assert found.products == expected.products
     assert torch.equal(found.test_probs.logs, expected.test_probs.logs)
     assert all(torch.equal(found.counts[name], value) for name, value in expected.counts.items())
+
+
+def in_parts(noisy: Sharded, read: Any) -> ProbTable:
+    return ProbTable.concat([read(shard) for shard in noisy.world.shards])
+
+
+@pytest.mark.parametrize("references", [90, 1000])
+def test_refined_annotations_are_averaged_as_in_memory(noisy: Sharded, references: int) -> None:
+    """To the bit, of the same annotations and student."""
+    refiner = ProductRefinement(rounds=2, targets="soft", neighbours=7, references=references)
+    recipe, store = recipe_of("block", [], refiner), noisy.samples.store
+    _, features = noisy.whole(noisy.levels[0])
+    guide, refines = None, 0
+    outcomes = noisy.run(recipe, FOLDS)
+    for found in outcomes:
+        level = noisy.levels[found.level]
+        stream = ShardStream(level, noisy.task(recipe).firsts, guide)
+
+        def assigned(shard: Shard, stream: ShardStream = stream) -> ProbTable:
+            part = stream.of(shard, recipe.assigner.uses)
+            return assign_fitted(recipe.assigner, part, recipe.hard).annotations
+
+        if found.number > 2:
+            assert guide is not None
+            student: Product = guide
+            said = in_parts(noisy, assigned)
+            guided = in_parts(noisy, lambda s, student=student: store.probs(student, s.number))
+            seed = seed_for(seed_for(SEED, "round", found.number), "refinement")
+            expected = refiner.refine(said, guided, features, seed)
+            targets = found.products.targets
+            mine = in_parts(noisy, lambda s, t=targets: store.probs(t, s.number))
+            assert torch.equal(mine.logs, expected.logs)
+            assert not torch.equal(mine.logs, refiner.product(said, guided).logs)
+            refines += 1
+        guide = found.predictions
+    assert refines == 2
+    left = {path.parts[-4] for path in Path(store.root).rglob("*.parquet")}
+    assert not left & {"references", "refined", "neighbours"}

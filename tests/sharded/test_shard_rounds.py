@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 from annotated_shards import FOLDS, SEED, Sharded, in_memory, of_memory, recipe_of
-from helpers.user_errors import error_of
 
 from cosup.analysis.decisions import refinement_measures, refinement_shares
 from cosup.consistency import Chain
@@ -27,7 +26,6 @@ from cosup.sharded.head import predict_labelled
 from cosup.sharded.lesson import LabelledRows, ShardSamples, Subsets
 from cosup.sharded.rounds import ShardTask, run_shard_rounds
 from cosup.sharded.shards import Shard
-from cosup.sharded.supported import check_recipe
 from cosup.sharded.work import LocalExecutor, Work
 
 REFINED = ProductRefinement(rounds=1)
@@ -216,11 +214,6 @@ def test_controls_are_those_of_samples_in_memory(sharded: Sharded) -> None:
         assert torch.allclose(found[name].dense(), expected[name].dense(), atol=5e-3)
     _, absent = run_controls(replace(mine, name="ceiling"), ["ceiling"])
     assert absent == {"ceiling": NO_TRUE_LABEL}
-
-
-def test_neighbours_are_refused() -> None:
-    recipe = recipe_of("agreement", [], ProductRefinement(neighbours=3))
-    assert error_of(check_recipe, recipe).key == ("rounds", "refine", "neighbours")
 
 
 def test_the_table_of_decisions_has_the_columns_of_a_run(sharded: Sharded) -> None:
