@@ -178,30 +178,34 @@ def test_listings_and_comparisons_have_them(
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    assert path.exists()
     return load_file(path) if path.suffix == ".safetensors" else {}
 
 
 @pytest.mark.parametrize(
     "lost",
     [
-        "shifted/noisy/round-1.safetensors",
-        "shifted/turned/control-ceiling.safetensors",
-        "shifted/noisy/student-and-team.safetensors",
-        "shifted/noisy/samples.parquet",
-        "annotations/shifted-noisy/all/00000.safetensors",
+        ["noisy/round-1.safetensors", "turned/control-ceiling.safetensors"],
+        ["turned/student-and-team.safetensors"],
+        ["noisy/samples.parquet"],
+        ["../annotations/shifted-noisy/all/00000.safetensors"],
     ],
+    ids=["students", "team", "samples", "annotations"],
 )
 def test_a_resumed_run_computes_what_is_lost(
-    lost: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    lost: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place.parent)
     folder = place / "shifted"
-    before, tensors = summary(folder), _tensors(folder / lost)
-    (folder / lost).unlink()
+    files = [folder / "shifted" / name for name in lost]
+    before, tensors = summary(folder), [_tensors(file) for file in files]
+    for file in files:
+        file.unlink()
     assert call(["run", "config.yaml", "--resume"]) == 0
-    again = _tensors(folder / lost)
-    assert again.keys() == tensors.keys()
-    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+    for file, known in zip(files, tensors, strict=True):
+        again = _tensors(file)
+        assert again.keys() == known.keys()
+        assert all(torch.equal(again[name], known[name]) for name in known)
     after = summary(folder)
     assert after["shifted"] == before["shifted"]
     assert after["student"] == before["student"]
@@ -242,41 +246,40 @@ def test_losses_share_what_they_share(place: Path, monkeypatch: pytest.MonkeyPat
         assert set(one["shifted"][name]["controls"]) == {"team", "ceiling"}
 
 
-@pytest.mark.parametrize("student", [{}, NETWORK_STUDENT], ids=["head", "network"])
-def test_sharded_runs_measure_on_them(student: dict[str, Any], tmp_path: Path) -> None:
+def test_sharded_runs_measure_on_them(tmp_path: Path) -> None:
     """With the numbers of a run that lists its samples, of what does not depend on the student."""
     labels = write_digits(tmp_path / "images", 300)
     manifest = write_manifest(tmp_path / "rows", labels, 300, 200, truth=True)
     sections = {
         "teachers": {"hierarchy": {"by": "class", "levels": [1]}},
         "controls": ["mean_ensemble", "ceiling"],
-        "student": student,
     }
     sets = {
         "noisy": {"corruption": "noise", "limit": 20},
         "turned": {"source": {"name": "digits", "rotations": [45]}, "limit": 30},
     }
-    config = sharded_config(manifest, data={"shifted": sets}, **sections)
-    found = run_config(config, tmp_path / "run")
-    alone = run_config(sharded_config(manifest, **sections), tmp_path / "alone")
     listed = run_config(
         sharded_config(manifest, data={"shifted": sets, "sharded": False}, **sections),
         tmp_path / "listed",
     )
-    for part in ("student", "floor", "ceiling", "controls", "rounds"):
-        assert found[part] == alone[part]
-    assert "shifted" not in alone
-    assert set(found["shifted"]) == set(sets)
-    for name, numbers in found["shifted"].items():
-        assert numbers.keys() == listed["shifted"][name].keys()
-        for part in ("samples", "floor", "teachers"):
-            assert numbers[part] == listed["shifted"][name][part]
-        assert set(numbers["controls"]) == set(found["controls"])
-    run = load_run(tmp_path / "run")
-    table = tables(run)["shifted"]
-    assert table["set"].unique().tolist() == ["test", *sets]
-    assert verify(str(tmp_path / "run")).is_whole
-    (tmp_path / "run/shifted/turned/control-ceiling.safetensors").unlink()
-    (tmp_path / "run/shifted/noisy/round-1.safetensors").unlink()
-    again = run_config(config, tmp_path / "run", resume=True)
-    assert again["shifted"] == found["shifted"]
+    for name, student in (("head", {}), ("network", NETWORK_STUDENT)):
+        config = sharded_config(manifest, data={"shifted": sets}, student=student, **sections)
+        found = run_config(config, tmp_path / name)
+        plain = sharded_config(manifest, student=student, **sections)
+        alone = run_config(plain, tmp_path / f"{name}-alone")
+        for part in ("student", "floor", "ceiling", "controls", "rounds"):
+            assert found[part] == alone[part]
+        assert "shifted" not in alone
+        assert set(found["shifted"]) == set(sets)
+        for one, numbers in found["shifted"].items():
+            assert numbers.keys() == listed["shifted"][one].keys()
+            for part in ("samples", "floor", "teachers"):
+                assert numbers[part] == listed["shifted"][one][part]
+            assert set(numbers["controls"]) == set(found["controls"])
+        table = tables(load_run(tmp_path / name))["shifted"]
+        assert table["set"].unique().tolist() == ["test", *sets]
+        assert verify(str(tmp_path / name)).is_whole
+        (tmp_path / name / "shifted/turned/control-ceiling.safetensors").unlink()
+        (tmp_path / name / "shifted/noisy/round-1.safetensors").unlink()
+        again = run_config(config, tmp_path / name, resume=True)
+        assert again["shifted"] == found["shifted"]
