@@ -22,7 +22,6 @@ ORACLES = ["oracle", {"name": "oracle", "hard": True}, "loss_oracle"]
 LEARNED: list[Any] = [
     {"name": "crowd_layer", "epochs": 3, "lr": 0.01},
     {"name": "crowd_layer", "epochs": 3, "annotations": "hard", "max_samples": 150},
-    {"name": "raven", "epochs": 4, "lr": 0.05, "weight_lr": 0.3},
     {"name": "raven", "epochs": 4, "lr": 0.05, "weight_lr": 0.3, "max_samples": 150},
     {"name": "raven", "epochs": 4, "lr": 0.05, "weight_lr": 30.0, "per_sample": True},
     {"name": "gate", "max_samples": 150},
