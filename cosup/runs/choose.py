@@ -9,7 +9,7 @@ predicts them cross-fitted. The test split is not used. METHODS.md section 9.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -48,11 +48,12 @@ By = Literal["validation", "teacher_train", "score"]
 class Criterion:
     """What candidates are compared by.
 
-    inputs, labels: the samples whose accuracy is measured; without labels (`score`) a few inputs
-    that no one looks at.
+    samples: how many. inputs, labels: the samples whose accuracy is measured; without labels
+    (`score`) a few inputs that no one looks at.
     """
 
     by: By
+    samples: int
     inputs: TestInputs
     labels: Tensor
 
@@ -71,15 +72,31 @@ def choose_recipe(
     Returns the run with it, what its rounds read, and how it was chosen: `chosen`, `by`, `samples`
     and `candidates`. Without `choose: auto` the run is returned as it is, with None.
     """
-    config, run = context.config, context.run
+    config = context.config
     if config.rounds.choose is None:
         return context, prepared, None
     data = prepared.data
     hierarchy = plan_hierarchy(config.teachers, data.classes, data.domains, config.run.seed)
     found = candidates(config, hierarchy, learns_labels(config, data))
+    return recipe_by(context, prepared, found, lambda: _compare(context, prepared, found))
+
+
+def recipe_by(
+    context: RunContext,
+    prepared: Prepared,
+    found: Sequence[Candidate],
+    compare: Callable[[], dict[str, Any]],
+) -> tuple[RunContext, Prepared, dict[str, Any]]:
+    """Choose the recipe as `choose_recipe`, among those found. compare: returns how it is chosen,
+    as `choice_of`."""
+    run = context.run
     if not run.is_done(STAGE):
         started = time.monotonic()
-        choice = _compare(context, prepared, found)
+        names = "', '".join(item.name for item in found)
+        log.info("comparing %s: '%s'", plural(len(found), "recipe"), names)
+        with about("choosing the recipe"):
+            choice = compare()
+        log.info("%s", describe(choice))
         run.finish(STAGE, {**choice, "seconds": time.monotonic() - started})
         context.discard_training_states()
     choice = {key: value for key, value in run.load(STAGE).items() if key != "seconds"}
@@ -115,24 +132,21 @@ def _labels(data: ImageData, split: str) -> Tensor:
     return data.given(data.rows(split))
 
 
-def _criterion(context: RunContext, prepared: Prepared) -> Criterion:
-    by, _ = criterion_of(context.config, prepared.data)
+def find_criterion(context: RunContext, prepared: Prepared) -> Criterion:
+    """Return what the candidates of a run are compared by, with the samples."""
+    by, samples = criterion_of(context.config, prepared.data)
     inputs = prepared.inputs
     if by == "validation":
         assert inputs.validation is not None
-        return Criterion(by, inputs.validation.inputs, _labels(prepared.data, by))
+        return Criterion(by, samples, inputs.validation.inputs, _labels(prepared.data, by))
     if by == "teacher_train":
-        return Criterion(by, inputs.of_split(by), _labels(prepared.data, by))
-    return Criterion(by, prepared.task.inputs[torch.arange(1)], torch.tensor([-1]))
+        return Criterion(by, samples, inputs.of_split(by), _labels(prepared.data, by))
+    return Criterion(by, samples, prepared.task.inputs[torch.arange(1)], torch.tensor([-1]))
 
 
 def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]) -> dict[str, Any]:
     """Run the rounds of all candidates and compare them."""
-    criterion = _criterion(context, prepared)
-    _, samples = criterion_of(context.config, prepared.data)
-    log.info(
-        "comparing %s: '%s'", plural(len(found), "recipe"), "', '".join(item.name for item in found)
-    )
+    criterion = find_criterion(context, prepared)
     plans = []
     for item in found:
         ready = prepared.for_rounds(item.config)
@@ -146,34 +160,46 @@ def _compare(context: RunContext, prepared: Prepared, found: Sequence[Candidate]
         plans.append((replace(ready.task, test_inputs=criterion.inputs), recipe))
     last: list[Outcome | None] = [None] * len(found)
     rejected: list[str | None] = [None] * len(found)
-    with about("choosing the recipe"):
-        for outcomes in run_rounds_together(plans, context.seed, needed=True):
-            for place, outcome in enumerate(outcomes):
-                if outcome is None:
-                    continue
-                last[place] = outcome
-                rounds, task = found[place].config.rounds, plans[place][0]
-                reason = weak_judge(judge(rounds, task, outcome, context.seed), outcome.number)
-                rejected[place] = rejected[place] or reason
-            number = max(outcome.number for outcome in outcomes if outcome is not None)
-            log.info("choosing the recipe: round %d of each is finished", number)
+    for outcomes in run_rounds_together(plans, context.seed, needed=True):
+        for place, outcome in enumerate(outcomes):
+            if outcome is None:
+                continue
+            last[place] = outcome
+            rounds, task = found[place].config.rounds, plans[place][0]
+            reason = weak_judge(judge(rounds, task, outcome, context.seed), outcome.number)
+            rejected[place] = rejected[place] or reason
+        number = max(outcome.number for outcome in outcomes if outcome is not None)
+        log.info("choosing the recipe: round %d of each is finished", number)
     ends = [outcome for outcome in last if outcome is not None]
-    values, errors = _values(context, prepared, criterion, ends)
+    return choice_of(found, criterion, _values(context, prepared, criterion, ends), rejected)
+
+
+def choice_of(
+    found: Sequence[Candidate],
+    criterion: Criterion,
+    values: Tensor,
+    rejected: Sequence[str | None],
+) -> dict[str, Any]:
+    """Choose among candidates, and return how.
+
+    values: [K, n] of each candidate, whose mean is its accuracy or score. rejected: why each may
+    not be chosen, or None.
+    """
+    by = criterion.by
+    means, errors = standings(values)
     allowed = [reason is None for reason in rejected]
-    place = pick(values, errors, allowed, 0.0 if criterion.by == "score" else TIE)
-    key = "score" if criterion.by == "score" else "accuracy"
+    place = pick(means, errors, allowed, 0.0 if by == "score" else TIE)
+    key = "score" if by == "score" else "accuracy"
     records = [
-        {"name": item.name, "rounds": item.settings, key: value, "rejected": reason}
-        for item, value, reason in zip(found, values, rejected, strict=True)
+        {"name": item.name, "rounds": item.settings, key: mean, "rejected": reason}
+        for item, mean, reason in zip(found, means, rejected, strict=True)
     ]
-    choice = {
+    return {
         "chosen": found[place].name,
-        "by": criterion.by,
-        "samples": samples,
+        "by": by,
+        "samples": criterion.samples,
         "candidates": records,
     }
-    log.info("%s", describe(choice))
-    return choice
 
 
 def describe(choice: dict[str, Any]) -> str:
@@ -207,18 +233,16 @@ def described(by: By, samples: int) -> str:
 
 def _values(
     context: RunContext, prepared: Prepared, criterion: Criterion, ends: Sequence[Outcome]
-) -> tuple[list[float], list[list[float]]]:
-    """Return each candidate's accuracy or score, and the standard error of each difference."""
+) -> Tensor:
+    """Return the values [K, n] whose means are each candidate's accuracy or score."""
     if criterion.by == "score":
         rounds = context.config.rounds.model_copy(update={"assignment": FUSED})
         fused = context.config.model_copy(update={"rounds": rounds})
         level = prepared.for_rounds(fused).task.levels[-1]
         stream = Stream(level, None, prepared.task.features, None)
         reference = Reference.of(stream, level, context.seed)
-        parts = [reference.agrees(outcome.train_probs) for outcome in ends]
-    else:
-        parts = [criterion.right(_answers(criterion, outcome)) for outcome in ends]
-    return standings(torch.stack(parts))
+        return torch.stack([reference.agrees(outcome.train_probs) for outcome in ends])
+    return torch.stack([criterion.right(_answers(criterion, outcome)) for outcome in ends])
 
 
 def standings(parts: Tensor) -> tuple[list[float], list[list[float]]]:

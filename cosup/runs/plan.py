@@ -5,7 +5,7 @@ same data into words.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from rich.console import RenderableType
@@ -29,7 +29,8 @@ from cosup.runs.inputs import feature_splits
 from cosup.runs.losses import loss_names
 from cosup.runs.mirror import usable
 from cosup.runs.notebook import as_html, as_text
-from cosup.runs.recipes import candidates
+from cosup.runs.recipes import Candidate, candidates
+from cosup.runs.sharded_choose import shard_candidates
 from cosup.runs.sharded_plan import ShardsPlan, plan_shards
 from cosup.runs.staging import run_place
 from cosup.sharded.order import WINDOW
@@ -147,6 +148,8 @@ class RoundsPlan:
     recipes: list[str] | None = None
     chosen: str | None = None
     """By what a recipe would be chosen, in words."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """The reason for each recipe that cannot be run shard by shard, in a sharded run."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +227,9 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     controls = _controls(config, facts)
     planned = _features(config, data, features)
     annotations = _annotations(config, data, hierarchy)
-    rounds = _rounds(config, hierarchy, data)
-    shards = _shards(config, facts, annotations, rounds)
+    found, left_out = _candidates(config, facts)
+    rounds = _rounds(config, hierarchy, data, found, left_out)
+    shards = _shards(config, facts, annotations, found)
     return Plan(
         run=_run(config),
         device=DevicePlan(
@@ -256,15 +260,16 @@ def _shards(
     config: Config,
     facts: Facts,
     annotations: AnnotationsPlan,
-    rounds: RoundsPlan,
+    found: Sequence[Candidate],
 ) -> ShardsPlan | None:
     if "shards" not in facts:
         return None
     features: FeatureCache = facts["features"]
     with within("student.backbone"):
         per_image = features.describe(config.student.backbone).num_features
-    assert rounds.rounds is not None  # a sharded run does not choose a recipe
-    return plan_shards(config, facts["shards"], annotations.teachers, rounds.rounds, per_image)
+    sections = [item.config.rounds for item in found] or [config.rounds]
+    most = max(section.total(len(facts["hierarchy"])) for section in sections)
+    return plan_shards(config, facts["shards"], annotations.teachers, most, per_image)
 
 
 def _actors(execution: ExecutionSection) -> dict[str, int | None] | None:
@@ -414,11 +419,27 @@ def _costs(
     return replace(costs, memory=held.memory, disk=nbytes + seeds * shards.nbytes)
 
 
-def _rounds(config: Config, hierarchy: Hierarchy, data: ImageData) -> RoundsPlan:
+def _candidates(config: Config, facts: Facts) -> tuple[list[Candidate], dict[str, str]]:
+    """Return the recipes that a run chooses from, and why others are left out, by name."""
+    if config.rounds.choose is None:
+        return [], {}
+    hierarchy, data = facts["hierarchy"], facts["samples"]
+    if "shards" in facts:
+        return shard_candidates(config, hierarchy, data)
+    return candidates(config, hierarchy, learns_labels(config, data)), {}
+
+
+def _rounds(
+    config: Config,
+    hierarchy: Hierarchy,
+    data: ImageData,
+    found: Sequence[Candidate],
+    left_out: dict[str, str],
+) -> RoundsPlan:
     section = config.rounds
     if section.choose is not None:
-        recipes = [item.name for item in candidates(config, hierarchy, learns_labels(config, data))]
-        return RoundsPlan(recipes=recipes, chosen=described(*criterion_of(config, data)))
+        chosen = described(*criterion_of(config, data))
+        return RoundsPlan(recipes=[one.name for one in found], chosen=chosen, left_out=left_out)
     return RoundsPlan(
         rounds=section.total(len(hierarchy)),
         assigner=section.assignment.name,

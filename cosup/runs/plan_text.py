@@ -162,9 +162,11 @@ def _costs(costs: CostsPlan) -> str:
 def _rounds(rounds: RoundsPlan) -> str:
     if rounds.recipes is not None:
         names = ", ".join(f"'{name}'" for name in rounds.recipes)
-        return (
+        text = (
             f"one of {words.plural(len(rounds.recipes), 'recipe')}, chosen {rounds.chosen}: {names}"
         )
+        absent = "; ".join(f"'{name}': {reason}" for name, reason in rounds.left_out.items())
+        return f"{text} (left out: {absent})" if absent else text
     filters = ", ".join(rounds.filters or ()) or "no filter"
     loss = rounds.loss or "each of them"
     return (

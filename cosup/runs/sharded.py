@@ -8,6 +8,7 @@ resumed run computes what is not there.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from cosup.runs.prepare import make_compute, prepare_listed
 from cosup.runs.recorder import open_recorder
 from cosup.runs.records import write_samples
 from cosup.runs.sharded_check import check_sharded
+from cosup.runs.sharded_choose import check_comparable, choose_shard_recipe
 from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_index import remove_damaged, write_index
 from cosup.runs.sharded_loss import choose_shard_loss
@@ -84,13 +86,19 @@ def run_sharded(
         prepared, shards, world = _prepare(context, others)
         write_samples(context, prepared, shards)
         executor = context.backend.executor(shards.reader, prepared.compute)
-        chosen, constant = choose_shard_loss(context, prepared, world.task, executor)
-        chosen, weight = choose_shard_weight(chosen, prepared, world.task, executor)
-        rounds = finish_shard_rounds(chosen, prepared, world.task, executor)
-        team = finish_team(of_listed(chosen, world.task), prepared)
+        chosen, prepared, task, choice = choose_shard_recipe(
+            context, prepared, world.task, executor
+        )
+        world = replace(world, task=task)
+        chosen, constant = choose_shard_loss(chosen, prepared, task, executor)
+        chosen, weight = choose_shard_weight(chosen, prepared, task, executor)
+        rounds = finish_shard_rounds(chosen, prepared, task, executor)
+        team = finish_team(of_listed(chosen, task), prepared)
         controls = finish_shard_controls(chosen, prepared, world, executor, team, shards.known)
         summary = _summary(context, prepared, shards, rounds, controls)
         summary["team"] = team
+        if choice is not None:
+            summary["choice"] = choice
         if constant is not None:
             summary["loss_choice"] = constant
         if weight is not None:
@@ -110,6 +118,7 @@ def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Sha
         data, shards = open_samples(config, compute)
         check_rounds_soften(config.rounds, len(data.classes))
         check_known(config.rounds, shards.known)
+        check_comparable(config, data)
         log.info("student_train: %d samples in %d shards", shards.samples, len(shards))
         for split, why in MEASURED.items():
             if not bool((data.given(data.rows(split)) >= 0).any()):

@@ -25,7 +25,6 @@ def check_sharded(config: Config) -> None:
             mistakes.add([UserError(problem, key=key, value=value, allowed=allowed)])
 
     losses = rounds.losses or [rounds.loss]
-    refuse(rounds.choose is not None, "rounds.choose", rounds.choose, "null")
     refuse(rounds.live_annotations, "rounds.live_annotations", True, "false")
     refuse(rounds.report_epoch != "last", "rounds.report_epoch", rounds.report_epoch, "last")
     refuse(student.meta is not None, "student.meta", "set", "null")

@@ -11,6 +11,7 @@ from cosup.layout import Layout
 from cosup.runs.check import check_known
 from cosup.runs.checks import Facts
 from cosup.runs.costs import row_bytes
+from cosup.runs.sharded_choose import check_comparable
 from cosup.runs.sharded_samples import open_samples, plan_teachers
 from cosup.runs.staging import run_place
 from cosup.settings.filters import NeighboursSettings
@@ -96,6 +97,7 @@ def sharded_facts(config: Config, facts: Facts) -> Facts:
     """
     data, shards = open_samples(config, facts["compute"], looks=False)
     check_known(config.rounds, shards.known)
+    check_comparable(config, data)
     hierarchy, tables = plan_teachers(config, data, shards)
     read = tables.read_all()
     tables.close()
@@ -105,7 +107,8 @@ def sharded_facts(config: Config, facts: Facts) -> Facts:
 def plan_shards(
     config: Config, shards: Shards, teachers: int, rounds: int, features: int
 ) -> ShardsPlan:
-    """Return what is written of the shards. features: numbers per image."""
+    """Return what is written of the shards. rounds: of the run, or of the recipe with most of those
+    that are compared. features: numbers per image."""
     return ShardsPlan(
         shards=len(shards),
         samples=shards.samples,
@@ -153,6 +156,11 @@ def _products(
     # The last student guides no other round; an untrained one may guide the first.
     guided = rounds - 1 + (config.rounds.first_guide == "student")
     yield ProductPlan("predictions", count * guided, samples * row * guided)
+    if config.rounds.choose is not None:
+        # Beside those of the recipe that is run, there are those of the one before it.
+        files, nbytes = count * (5 * rounds - 1), decided + samples * row
+        most = nbytes * rounds + samples * row * (rounds - 1)
+        yield ProductPlan("of another recipe while they are compared", files, most)
 
 
 def _computed(execution: ExecutionSection, is_head: bool) -> dict[str, str]:

@@ -151,7 +151,7 @@ class ShardControls:
         task, chosen, last = self.task, self._assigner(assigner), self._rounds()[-1]
         recipe = replace(self.recipe, assigner=chosen, filters=Chain([], []), refiner=None)
         stream, seed = ShardStream(level, task.firsts), seed_for(self.seed, "round", last)
-        fit_assigner(chosen, stream, task.shards, seed, None, self.executor)
+        fit_assigner(chosen, stream, task.shards, seed, None, self.executor, task.fits)
         hard, labels = recipe.hard, task.labels
         about = repr((level.samples.key, level.annotations, chosen, hard, folds, labels))
         products = RoundProducts.of(f"control-{self.name}", about)

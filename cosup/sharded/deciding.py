@@ -12,6 +12,7 @@ from cosup.assigning import assign_fitted
 from cosup.assignment.base import Assigner
 from cosup.consistency.ranking import Cut, ranking_filters
 from cosup.levels import Stream
+from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.rounds import Decided, Recipe
 from cosup.seeds import seed_for
@@ -24,6 +25,7 @@ from cosup.sharded.counts import (
     write_counts,
 )
 from cosup.sharded.evidence import ShardParts, ShardStream
+from cosup.sharded.fits import Fits
 from cosup.sharded.folds import folds_of
 from cosup.sharded.ranking import Ranking, find_cuts
 from cosup.sharded.shards import Shard
@@ -31,7 +33,7 @@ from cosup.sharded.smoothing import Smoothing
 from cosup.sharded.store import FOLD, LABEL, WEIGHT, Product, ShardStore
 from cosup.sharded.work import Executor
 
-__all__ = ["DecideShard", "RoundProducts", "decide_shards", "fit_assigner"]
+__all__ = ["DecideShard", "RoundProducts", "about_decisions", "decide_shards", "fit_assigner"]
 
 
 def fit_assigner(
@@ -41,16 +43,43 @@ def fit_assigner(
     seed: int,
     provenance: tuple[Tensor, Tensor] | None,
     executor: Executor,
+    fits: Fits,
 ) -> None:
     """Fit an assigner to all samples, as `cosup.assigning.assign` does.
 
     Sums are computed by the executor; what else is learned is read here, in order. seed: of the
-    round. provenance: as in `Assigner.fit`, if it reads any.
+    round. provenance: as in `Assigner.fit`, if it reads any. fits: keeps what is learned.
     """
     parts = ShardParts(stream, shards, assigner.uses, executor)
     known = provenance if "provenance" in assigner.uses else None
-    scopes = stream.level.scopes
-    assigner.fit_parts(parts, scopes, seed=seed_for(seed, "assigner"), provenance=known)
+    fits.fit(assigner, parts, seed_for(seed, "assigner"), known)
+
+
+def about_decisions(
+    stream: ShardStream, recipe: Recipe, refines: bool, folds: tuple[int, int] | None
+) -> str:
+    """Return a text of all that the decisions of a round depend on, its assigner fitted. folds: how
+    many, and the seed that divides the samples."""
+    level, assigner, chain = stream.level, recipe.assigner, recipe.filters
+    products: Sequence[Product | None] = (
+        *level.annotations,
+        level.features,
+        stream.student,
+        stream.coarse,
+    )
+    about = (
+        level.samples.key,
+        level.scopes.names,
+        products,
+        assigner,
+        hash_tensors(assigner.state_dict()),
+        chain.names,
+        chain.filters,
+        recipe.hard,
+        recipe.refiner if refines else None,
+        folds,
+    )
+    return repr(about)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ computed again, so a round that was interrupted goes on where it was.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,14 +15,20 @@ from torch import Tensor
 from cosup.consistency.base import KeptCounts, check_counts
 from cosup.errors import RunError
 from cosup.models.watch import OnStep
-from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.rounds import Recipe
 from cosup.seeds import seed_for
 from cosup.sharded.confirming import confirming_filters
 from cosup.sharded.counts import Counts, kept_counts
-from cosup.sharded.deciding import DecideShard, RoundProducts, decide_shards, fit_assigner
+from cosup.sharded.deciding import (
+    DecideShard,
+    RoundProducts,
+    about_decisions,
+    decide_shards,
+    fit_assigner,
+)
 from cosup.sharded.evidence import ShardLevel, ShardStream
+from cosup.sharded.fits import Fits
 from cosup.sharded.lesson import (
     LabelledRows,
     Lesson,
@@ -57,7 +63,7 @@ class ShardTask:
     that each is predicted by a student that was not trained on it; 0 does not. labelled: samples
     that are learned beside them, with their folds; None without any. labels: whether the labels of
     the samples are learned beside their annotations. guide: predictions of the untrained student,
-    for a recipe whose first round they guide.
+    for a recipe whose first round they guide. fits: what recipes, rounds and controls fit alike.
     """
 
     levels: tuple[ShardLevel, ...]
@@ -67,6 +73,7 @@ class ShardTask:
     labelled: LabelledRows | None = None
     labels: bool = False
     guide: Product | None = None
+    fits: Fits = field(default_factory=Fits, repr=False, compare=False)
 
     @property
     def samples(self) -> int:
@@ -111,7 +118,8 @@ def first_state(task: ShardTask, recipe: Recipe) -> ShardState:
 class ShardOutcome:
     """A finished round. counts: of its decisions. predictions: of the samples, for the next round.
     test_probs: of the test samples. student: its tensors. folds: those of each fold's student.
-    neighbours: of samples, which other rounds read too."""
+    neighbours: of samples, which other rounds read too. guide: predictions of the student before
+    its update, if any."""
 
     number: int
     level: int
@@ -124,6 +132,7 @@ class ShardOutcome:
     assigner: dict[str, Tensor]
     folds: tuple[State, ...] = ()
     neighbours: tuple[Product, ...] = ()
+    guide: Product | None = None
 
 
 def run_shard_rounds(
@@ -137,18 +146,22 @@ def run_shard_rounds(
     prefix: str = "",
     *,
     fold_last: bool = False,
+    needed: bool = False,
 ) -> Iterator[ShardOutcome]:
     """Run every round after those of `state`.
 
     student: learns instead of that of the recipe. on_step: makes what is called after the steps of
     a round's student. prefix: of the names of what is written. fold_last: cross-fit the
-    last student too, whose predictions no round reads. Raises `UserError` as
-    `check_recipe`, and `RunError` if the filters keep nothing or the loss is not finite.
+    last student too, whose predictions no round reads. needed: leave out the rounds on which the
+    last one does not depend (`Recipe.needed`). Raises `UserError` as `check_recipe`, and `RunError`
+    if the filters keep nothing or the loss is not finite.
     """
     check_recipe(recipe)
     state = first_state(task, recipe) if state is None else state
     run = _Rounds(task, recipe, student, seed, executor, prefix, fold_last)
-    for number, index in recipe.schedule(len(task.levels))[state.finished :]:
+    for number, index in (recipe.needed if needed else recipe.schedule)(len(task.levels)):
+        if number <= state.finished:
+            continue
         state = state.at(index)
         outcome = run.round(number, state, None if on_step is None else on_step(number))
         yield outcome
@@ -209,6 +222,7 @@ class _Rounds:
             recipe.assigner.state_dict(),
             trained.folds,
             tuple(one.found for one in confirming_filters(decide.stream, recipe.filters).values()),
+            state.student,
         )
 
     def _deciding(self, number: int, state: ShardState, folds: int) -> DecideShard:
@@ -216,9 +230,9 @@ class _Rounds:
         task, recipe = self.task, self.recipe
         stream = ShardStream(task.levels[state.level], task.firsts, state.student, state.coarse)
         seed, known = seed_for(self.seed, "round", number), task.provenance[state.level]
-        fit_assigner(recipe.assigner, stream, task.shards, seed, known, self.executor)
+        fit_assigner(recipe.assigner, stream, task.shards, seed, known, self.executor, task.fits)
         refines = recipe.refines(number, len(task.levels))
-        about = _about(stream, recipe, refines, (folds, self.seed) if folds else None)
+        about = about_decisions(stream, recipe, refines, (folds, self.seed) if folds else None)
         learned = ["labels"] if task.labels else []
         if refines and recipe.refiner is not None and recipe.refiner.neighbours:
             learned.append(f"references drawn by {self.seed}")
@@ -276,30 +290,3 @@ def samples_kept(
         task.labelled,
         Subsets.outside(folds),
     )
-
-
-def _about(
-    stream: ShardStream, recipe: Recipe, refines: bool, folds: tuple[int, int] | None
-) -> str:
-    """Return a text of all that the decisions of a round depend on. folds: how many, and the seed
-    that divides the samples."""
-    level, assigner, chain = stream.level, recipe.assigner, recipe.filters
-    products: Sequence[Product | None] = (
-        *level.annotations,
-        level.features,
-        stream.student,
-        stream.coarse,
-    )
-    about = (
-        level.samples.key,
-        level.scopes.names,
-        products,
-        assigner,
-        hash_tensors(assigner.state_dict()),
-        chain.names,
-        chain.filters,
-        recipe.hard,
-        recipe.refiner if refines else None,
-        folds,
-    )
-    return repr(about)
