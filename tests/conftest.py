@@ -1,6 +1,5 @@
 """Run the suite in parallel: one worker per core, whole files per worker, slow files first."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -82,15 +81,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             return "ray beside" if Path(file).name in RAY_BESIDE else "ray"
 
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
-
-
-def pytest_collection_finish() -> None:
-    """Leave what imports have made out of garbage collection.
-
-    It lasts as long as the worker, and looking through it again takes 5 to 10 % of the time.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
