@@ -12,9 +12,12 @@ from helpers.user_errors import error_of
 
 from cosup.analysis import load_run
 from cosup.analysis.candidates import candidates_table
+from cosup.cli import call
 from cosup.config.schema import Config
+from cosup.errors import UserError
 from cosup.models.compute import Compute
-from cosup.runs import backend, plan_config, recipes, run_config
+from cosup.rounds import Recipe
+from cosup.runs import backend, plan_config, recipes, run_config, sharded_choose
 from cosup.runs.recipes import RECIPES
 from cosup.runs.verify import verify
 from cosup.sharded.shards import Shard
@@ -93,6 +96,7 @@ def test_the_run_is_the_one_with_the_chosen_recipe(
     assert run.config["rounds"]["labelled"] == rounds["labelled"]
     table = candidates_table(run)
     assert list(table[table["chosen"]]["candidate"]) == [choice["chosen"]]
+    assert call(["report", str(path)]) == 0
     assert "Recipes compared" in (path / "report" / "index.html").read_text()
 
 
@@ -160,6 +164,12 @@ def test_recipes_that_cannot_be_run_shard_by_shard_are_left_out(
 ) -> None:
     near = replace(RECIPES[0], ways="near", refine={"name": "product", "neighbours": 5})
     monkeypatch.setattr(recipes, "RECIPES", (*RECIPES, near))
+
+    def refuse_neighbours(recipe: Recipe) -> None:
+        if recipe.refiner is not None and recipe.refiner.neighbours:
+            raise UserError("reads all shards", key="rounds.refine.neighbours", value=5)
+
+    monkeypatch.setattr(sharded_choose, "check_recipe", refuse_neighbours)
     plan = plan_config(config(manifest, {"choose": "auto"}))
     assert plan.rounds.recipes == [recipe.name for recipe in RECIPES]
     assert list(plan.rounds.left_out) == [near.name]
