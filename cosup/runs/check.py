@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import torch
 
-from cosup.assignment.base import SummingAssigner
 from cosup.config.rounds import RoundsSection
 from cosup.config.schema import (
     Assigners,
@@ -272,7 +271,7 @@ def check_assigner(
         with about(f"rounds.assignment, level {number}"):
             of_level = scopes(level, len(samples.classes), len(samples.domains))
             assigner.check(of_level)
-            if in_shards is not None and isinstance(assigner, SummingAssigner):
+            if in_shards is not None:
                 assigner.check_parts(in_shards, of_level)
 
 

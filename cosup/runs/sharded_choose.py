@@ -139,7 +139,7 @@ class _Comparison:
         for outcome in run_shard_rounds(
             task, recipe, student, seed, executor, prefix=PREFIX, fold_last=own, needed=True
         ):
-            products |= {*vars(outcome.products).values(), outcome.predictions}
+            products |= {*outcome.written}
             judged = judge_shards(task, recipe, outcome, seed, executor)
             rejected = rejected or weak_judge(judged, outcome.number)
         if not own:

@@ -31,7 +31,7 @@ def choose_shard_loss(
         )
         store = task.levels[0].samples.store
         for outcome in outcomes:
-            for product in (*vars(outcome.products).values(), outcome.predictions):
+            for product in outcome.written:
                 store.remove(product)
         return outcomes[-1].test_probs
 

@@ -51,6 +51,6 @@ def _right(
     probs = predict_labelled(outcomes[-1].folds, labelled)
     store = task.levels[0].samples.store
     for outcome in outcomes:
-        for product in (*vars(outcome.products).values(), outcome.predictions):
+        for product in outcome.written:
             store.remove(product)
     return (probs.top()[0] == labelled.labels).double()

@@ -4,7 +4,6 @@ The least confidence of the samples to use is found from counts for each head an
 value of a rank (`cosup.consistency.ranking`); the means are then sums over shards, in their order.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,10 +75,9 @@ class Confident:
 
     def sizes(self, shard: Shard) -> Tensor:
         """Return the number of samples of each head and class [H * C]."""
-        groups = 1 + len(self.samples.subsets)
-        return torch.bincount(self.ranked(shard).groups + 1, minlength=1 + groups * self.classes)[
-            1:
-        ]
+        groups = self.ranked(shard).groups
+        total = (1 + len(self.samples.subsets)) * self.classes
+        return torch.bincount(groups[groups >= 0], minlength=total)
 
 
 @dataclass(frozen=True)
@@ -117,14 +115,11 @@ class SumConfident:
         heads = 1 + len(self.confident.samples.subsets)
         features = self.confident.samples.read(shard).features
         sums = torch.zeros(heads * classes, features.shape[1], dtype=torch.float64)
-        for head, (own, chosen) in enumerate(self._by_head(ranked.groups, within, heads)):
-            for rows in chunks(torch.nonzero(chosen)[:, 0]):
+        groups, within = ranked.groups.view(heads, -1), within.view(heads, -1)
+        for head, own in enumerate(groups):
+            for rows in chunks(torch.nonzero(within[head])[:, 0]):
                 part = features[rows].to(torch.float32)
                 if self.shift is not None and self.gain is not None:
                     part = (part - self.shift[head]) * self.gain[head]
                 sums.index_add_(0, own[rows], normalize(part, dim=1).double())
         return sums.view(heads, classes, -1)
-
-    @staticmethod
-    def _by_head(groups: Tensor, within: Tensor, heads: int) -> Sequence[tuple[Tensor, Tensor]]:
-        return list(zip(groups.view(heads, -1), within.view(heads, -1), strict=True))

@@ -134,6 +134,11 @@ class ShardOutcome:
     neighbours: tuple[Product, ...] = ()
     guide: Product | None = None
 
+    @property
+    def written(self) -> tuple[Product, ...]:
+        """Return what the round has written of shards for itself alone."""
+        return *vars(self.products).values(), self.predictions
+
 
 def run_shard_rounds(
     task: ShardTask,
