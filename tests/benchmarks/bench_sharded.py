@@ -1,12 +1,13 @@
 """Measure the memory of sharded runs over the number of images, and kill and resume one.
 
-    python tests/benchmarks/bench_sharded.py FOLDER [--rows 100000 300000 1000000] [--kill SECONDS]
+    python tests/benchmarks/bench_sharded.py FOLDER [--rows 100000 300000 1000000] [--kill SECONDS ...]
         [--nodes 2 [--decode actors apart]] [--assigner fused] [--rank]
 
 Writes manifests whose rows name the 1,797 digits of scikit-learn many times, 1,200 of them with a
 label, and runs `cosup run` on each in a process of its own: features of a small network, heads on
 them as teachers, Dawid-Skene, two rounds. Prints the peak memory and the seconds of each. --kill:
-kill the run of the first manifest after so many seconds, resume it, and compare the summaries.
+kill the run of the first manifest after so many seconds, resume it (and kill it again, for each further
+number), and compare the summaries.
 --nodes: run on a Ray cluster of so many nodes of one CPU each on this machine, for each way of
 decoding, and print the most bytes that its object stores held (`ray memory`, every ten seconds).
 --assigner: instead of Dawid-Skene. --rank: with a filter that ranks all samples.
@@ -177,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
-    parser.add_argument("--kill", type=float)
+    parser.add_argument("--kill", type=float, nargs="+")
     parser.add_argument("--nodes", type=int, default=0)
     parser.add_argument("--decode", nargs="+", default=["actors"], choices=["actors", "apart"])
     parser.add_argument("--assigner", default="dawid_skene")
@@ -202,15 +203,24 @@ def main() -> None:
 
 
 def kill_and_resume(
-    folder: Path, rows: int, seconds: float, rounds: dict[str, Any], execution: dict[str, Any]
+    folder: Path,
+    rows: int,
+    kills: list[float],
+    rounds: dict[str, Any],
+    execution: dict[str, Any],
 ) -> None:
-    """Kill a run after so many seconds, resume it, and compare its numbers with the whole run's."""
+    """Kill a run each time after so many seconds, resume it, and compare it with the whole run."""
     whole = f"{execution.get('decode', 'local')}-{rows}"
-    process = start(folder, rows, "cut", rounds, execution, "--overwrite")
-    time.sleep(seconds)
-    process.kill()
-    print(f"killed after {seconds:g} s: exit status {process.wait()}")
-    assert start(folder, rows, "cut", rounds, execution, "--resume").wait() == 0
+    flag = "--overwrite"
+    for seconds in kills:
+        process = start(folder, rows, "cut", rounds, execution, flag)
+        time.sleep(seconds)
+        assert process.poll() is None, f"the run ended within {seconds:g} s: kill it earlier"
+        process.kill()
+        process.wait()
+        print(f"{rows:,} rows: killed after {seconds:g} s", flush=True)
+        flag = "--resume"
+    assert start(folder, rows, "cut", rounds, execution, flag).wait() == 0
     found, expected = (numbers_of(summary_of(folder, name)) for name in ("cut", whole))
     print("resumed with equal numbers:", found == expected)
 
