@@ -44,7 +44,7 @@ OVERRIDES = {
 }
 """The override that makes a run of each control that is one."""
 BAD = {
-    "random": "answers at random",
+    "random": "is right no more often than chance",
     "constant": "always gives the same answer",
     "adversarial": "is right less often than chance",
 }

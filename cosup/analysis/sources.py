@@ -26,7 +26,7 @@ FEW = 20
 """Samples below which an estimate is greyed."""
 MOST_SOURCES, MOST_COLUMNS = 24, 24
 NOTES = {
-    "random": "at random",
+    "random": "no better than chance",
     "constant": "always the same",
     "adversarial": "worse than chance",
     "copy": "a copy",
@@ -72,7 +72,7 @@ def _copies(sources: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
 def _bad(note: str, numbers: Mapping[str, Any]) -> str:
     share = percent(numbers["reliability"])
     if note == "random":
-        return f"answers at random (about {share} right)"
+        return f"is right no more often than chance (about {share})"
     if note == "constant":
         return "always gives the same answer"
     return f"is right less often than chance (about {share})"

@@ -1,13 +1,13 @@
 """Measure the memory of sharded runs over the number of images, and kill and resume one.
 
-    python tests/benchmarks/bench_sharded.py FOLDER [--rows 100000 300000 1000000] [--kill SECONDS ...]
-        [--nodes 2 [--decode actors apart]] [--assigner fused] [--rank]
+    python tests/benchmarks/bench_sharded.py FOLDER [--rows 100000 300000 1000000]
+        [--kill SECONDS ...] [--nodes 2 [--decode actors apart]] [--assigner fused] [--rank]
 
 Writes manifests whose rows name the 1,797 digits of scikit-learn many times, 1,200 of them with a
 label, and runs `cosup run` on each in a process of its own: features of a small network, heads on
 them as teachers, Dawid-Skene, two rounds. Prints the peak memory and the seconds of each. --kill:
-kill the run of the first manifest after so many seconds, resume it (and kill it again, for each further
-number), and compare the summaries.
+kill the run of the first manifest after so many seconds, resume it (and kill it again for each
+further number), and compare the summaries.
 --nodes: run on a Ray cluster of so many nodes of one CPU each on this machine, for each way of
 decoding, and print the most bytes that its object stores held (`ray memory`, every ten seconds).
 --assigner: instead of Dawid-Skene. --rank: with a filter that ranks all samples.
