@@ -36,7 +36,7 @@ WHO: dict[str, tuple[str, str] | None] = {
 has with its own loss, and the best single teacher."""
 PLACE = {name: place for place, name in enumerate(WHO)}
 COMPARED = ("student", "with_team")
-"""Whose differences from the baseline are told, and who is ranked."""
+"""Whose differences from the baseline are shown, and who is ranked."""
 AGAINST = (
     ("with_team", "team"),
     ("with_team", "generalist"),

@@ -67,8 +67,8 @@ def differing(paired: Paired) -> list[Differing]:
     """Return what differs between the entries: settings that affect the results, in the order of
     the config, and then parts of the environment.
 
-    Whether a setting is a default is told by leaving it out of the run's config, and checking that
-    again: what comes back as it was need not have been written. So it is told of any run, whoever
+    Whether a setting is a default is found by leaving it out of the run's config, and checking that
+    again: what comes back as it was need not have been written. So it is found for any run, whoever
     wrote its config. All settings of a run whose config this version of cosup does not know count
     as set. A setting that one config sets and another leaves to the run to choose differs, even if
     the run chose the same.

@@ -101,7 +101,7 @@ def _against(student: Row, other: Row) -> str:
 
 
 def _where(source: Row) -> str:
-    """Return that a difference is told where a source answers, if it does not everywhere."""
+    """Return that a difference is measured where a source answers, if it does not everywhere."""
     return " where it answers" if source.get("coverage", 1.0) < 1 else ""
 
 

@@ -91,7 +91,7 @@ def _pgr_sentence(run: Run, rows: Rows) -> str:
     if ceiling is None or floor is None:
         reason = run.summary.get("controls_absent", {}).get("ceiling")
         if reason:
-            return f"The performance gap recovered (PGR) is not told: {reason}."
+            return f"The performance gap recovered (PGR) is not given: {reason}."
         return "The performance gap recovered (PGR) is not defined without the control ceiling."
     low, high = percent(floor["accuracy"]), percent(ceiling["accuracy"])
     value = rows["student", "student"]["pgr"]
@@ -99,7 +99,7 @@ def _pgr_sentence(run: Run, rows: Rows) -> str:
     interval = numbers.get("pgr_ci95")
     if not known(value) or (run.finished and interval is None):
         reason = numbers.get("pgr_reason") or _no_pgr(low, high)
-        return f"The performance gap recovered (PGR) is not told: {reason}."
+        return f"The performance gap recovered (PGR) is not given: {reason}."
     shown = f" (95 % CI {span(*interval)} %)" if interval else ""
     below = "The student is below the floor: the" if value < 0 else "The"
     text = (

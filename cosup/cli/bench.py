@@ -46,7 +46,7 @@ def bench(
     """Run every method on every data set with every seed, and compare.
 
     Runs that are finished are taken as they are, so that the same command resumes. A run that fails
-    is told, and the others go on; the exit status is then 1. Writes bench.html, bench.csv and
+    is reported, and the others go on; the exit status is then 1. Writes bench.html, bench.csv and
     bench.json into the folder of the bench.
     """
     with explained(shlex.join(["cosup", "bench", str(config), *(overrides or ())])):

@@ -187,5 +187,5 @@ def _ask_autoscaler(wanted: Iterable[Allocation]) -> None:
     largest = max(wanted, key=lambda one: (one.needed * one.num_gpus, one.needed * one.num_cpus))
     bundle = {"CPU": largest.num_cpus, "GPU": largest.num_gpus}
     bundles = [{name: amount for name, amount in bundle.items() if amount}] * largest.needed
-    with suppress(Exception):  # a wish; what does not come is told at the end of the wait
+    with suppress(Exception):  # a wish; what does not come is reported at the end of the wait
         request_resources(bundles=bundles)

@@ -44,8 +44,8 @@ class ShardPool:
     def run(self, work: Work[T], shards: Sequence[Shard]) -> Iterator[tuple[int, T]]:
         """Yield the number of each shard with its result, as they are finished.
 
-        Raise as `Pool.run`: a shard that fails `execution.tries` times is told with the ids of its
-        samples, once the others are done.
+        Raise as `Pool.run`: a shard that fails `execution.tries` times is reported with the ids of
+        its samples, once the others are done.
         """
         left = {shard.number: shard for shard in shards}
         if isinstance(work, ImageWork) and left and (apart := self.apart(work.processes)):
@@ -76,6 +76,6 @@ class ShardPool:
     def _ids(self, shard: Shard) -> Sequence[str]:
         try:
             return self.reader.read(shard).sample_ids(np.arange(shard.samples))
-        except (RunError, UserError) as error:  # what failed is told, and not this
+        except (RunError, UserError) as error:  # what failed is reported, and not this
             log.warning("shard %d: its samples cannot be listed: %s", shard.number, error)
             return ()

@@ -58,7 +58,7 @@ class BenchSection(Section):
     """Methods by name: the settings of a config in which each differs, of any section but `data`
     and `run`, so that all are compared on the same samples."""
     baseline: str | None = None
-    """The method from which differences are told; null is the first."""
+    """The method from which differences are measured; null is the first."""
 
     @field_validator("seeds")
     @classmethod
@@ -75,7 +75,7 @@ class BenchSection(Section):
 
     @property
     def first(self) -> str:
-        """The method from which differences are told."""
+        """The method from which differences are measured."""
         return next(iter(self.methods)) if self.baseline is None else self.baseline
 
 

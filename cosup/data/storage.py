@@ -1,6 +1,6 @@
 """Find and read files of data: on this machine, or at URIs (`cosup.remote`).
 
-Reading is tried again where a storage fails in passing; a file that is not there is told at once.
+A read that fails in passing is tried again; a file that is not there is reported at once.
 """
 
 import fnmatch

@@ -85,7 +85,7 @@ def no_gap(
 ) -> str | None:
     """Return why floor and ceiling give no PGR, as a clause, or None if they give one.
 
-    PGR is told if the ceiling is above the floor by more than noise: in more than 97.5 % of the
+    PGR is given if the ceiling is above the floor by more than noise: in more than 97.5 % of the
     draws of `pgr_interval`. A ratio to a smaller gap has no interval. Arguments as there.
     """
     floor, ceiling = (np.asarray(part, dtype=bool) for part in (correct_floor, correct_ceiling))

@@ -172,7 +172,7 @@ def _floor(run: Run, table: pd.DataFrame) -> Number | None:
 
 
 def _pgr(run: Run) -> Number | None:
-    """Return the performance gap recovered from the run's summary, or why it is not told."""
+    """Return the performance gap recovered from the run's summary, or why it is not given."""
     student = run.summary.get("student", {})
     name = "performance gap recovered (PGR)"
     if student.get("pgr_ci95") is None:
@@ -182,7 +182,7 @@ def _pgr(run: Run) -> Number | None:
 
 
 def _pgr_team(run: Run) -> Number | None:
-    """Return the performance gap recovered with the team as the floor, where it is told."""
+    """Return the performance gap recovered with the team as the floor, where it is given."""
     team = run.summary.get("student", {}).get("pgr_team") or {}
     if not team.get("ci95"):
         return None

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 
 def announce(config: Config, place: Path | Place, resume: bool, overwrite: bool) -> None:
-    """Log the first line about a run, unless it cannot be written there: the mistake is told then,
-    with all others."""
+    """Log the first line about a run, unless it cannot be written there: that mistake is then
+    reported with all others."""
     if isinstance(place, Path):
         try:
             check_directory(place, config, resume, overwrite)

@@ -91,7 +91,7 @@ class Pace:
 
 class _Pacer:
     """Tells when a line about a piece of work is due. The time of the last line is that of all
-    work, so that work within work is not told of twice."""
+    work, so that work within work is not reported twice."""
 
     last = -math.inf
 

@@ -37,7 +37,7 @@ class BenchRun:
 
 
 def run_bench(bench: Bench, only: Sequence[str] = (), overwrite: bool = False) -> BenchRun:
-    """Run the cells that are not finished. A cell that fails is told, and the others go on.
+    """Run the cells that are not finished. A cell that fails is reported, and the others go on.
 
     They run side by side, as the seeds of a run do (`execution.side_by_side`), or in turn.
 

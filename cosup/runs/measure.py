@@ -53,7 +53,7 @@ class TeacherRecord:
     over groups); None if it answers none. coverage: the share of the test samples that it answers;
     None without test samples. chosen_by, chosen_coverage: accuracy, measured or estimated, and
     coverage on the samples by which the best teacher is chosen (`MeasuredTeachers.chosen_on`); None
-    if it cannot be told. simulated: made from the true labels.
+    if it cannot be measured. simulated: made from the true labels.
     outside: the mean probability that it gives to what is not in its scope; None if it knows
     nothing else. temperature: by which it is calibrated; None if it is not.
     """

@@ -28,7 +28,7 @@ SAID = {
 def states_of(files: Layout) -> dict[str, State]:
     """Return the state of each file of a run by its path in the run, sorted.
 
-    Those of the exported student are told by its own manifest. Left out are files that no run
+    Those of the exported student are reported by its own manifest. Left out are files that no run
     makes, the states of unfinished trainings, which are checked when they are read, and runs below.
     """
     found = files.manifest.states()

@@ -109,7 +109,7 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _shared(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the summaries with the controls that all of them have, and rounds of the same levels.
 
-    Why a control is left out is told as in a single summary.
+    Why a control is left out is reported as in a single summary.
     """
     made = [dict(summary) for summary in summaries]
     if len({tuple(item.get("level") for item in one["rounds"]) for one in made}) > 1:

@@ -84,7 +84,7 @@ def student_numbers(
 
     The intervals are bootstraps over the groups of the test samples, for PGR a paired one. PGR is
     that of the samples that the floor answers, as an abstention is no error. `pgr_team` is the PGR
-    with the team of teachers as the floor. A PGR that cannot be told is None, with the reason
+    with the team of teachers as the floor. A PGR that cannot be measured is None, with the reason
     (`cosup.metrics.no_gap`). Without test samples all of them are None. absent: why controls are
     left out.
     """

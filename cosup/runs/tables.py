@@ -234,7 +234,7 @@ def _explain(summary: Mapping[str, Any]) -> str:
 
 
 def _pgr_lines(student: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what PGR means, or why it is not told, and the PGR against the team."""
+    """Yield what PGR means, or why it is not given, and the PGR against the team."""
     if student["pgr"] is None:
         yield f"No PGR (performance gap recovered): {student['pgr_reason']}."
     else:

@@ -25,7 +25,7 @@ __all__ = ["Verified", "own_config", "verify"]
 @dataclass(frozen=True)
 class Verified:
     """The state of every file in a folder, by its path in it. is_recorded: whether there is a
-    manifest, without which nothing can be told."""
+    manifest, without which nothing can be checked."""
 
     folder: Path
     states: dict[str, State]
@@ -147,7 +147,7 @@ def _is_recorded(run: Layout) -> bool:
     """
     try:
         return run.manifest.exists() or run.format() == FORMAT
-    except Damaged:  # of the marker, as is told beside the other files
+    except Damaged:  # of the marker, as is reported beside the other files
         return True
 
 

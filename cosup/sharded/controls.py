@@ -64,12 +64,12 @@ class ShardControls:
 
     @property
     def true_labels(self) -> str:
-        """Return what is told if no true label of student_train is known."""
+        """Return what is reported if no true label of student_train is known."""
         return NO_TRUE_LABEL
 
     @property
     def given_labels(self) -> str:
-        """Return what is told if no label of student_train is known."""
+        """Return what is reported if no label of student_train is known."""
         return "no label of student_train is known"
 
     def with_team(self) -> ProbTable:

@@ -89,7 +89,7 @@ def plan_hierarchy(
     level of their own. Annotation tables are opened (by `opener`): one of several annotators is a
     teacher of each. Raises `UserError` with every unknown class or domain, more teachers than there
     are classes or domains, every name used twice, and every level that does not cover the task
-    (which is not told where a teacher is wrong).
+    (which is not named where a teacher is wrong).
     """
     levels: list[list[TeacherSpec]] = []
     mistakes = Mistakes()

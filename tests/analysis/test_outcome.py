@@ -1,4 +1,4 @@
-"""Whether a run helped, and what to do next: what is told depends on what was measured."""
+"""Whether a run helped, and what to do next: what is reported depends on what was measured."""
 
 import json
 import math

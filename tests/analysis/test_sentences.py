@@ -267,7 +267,7 @@ def test_pgr_equals_the_summary(small_run: Path) -> None:
 
 
 def test_a_pgr_that_is_not_told_has_its_reason(tmp_path: Path) -> None:
-    """Four test groups say nothing about a gap; an older summary without a reason is told too."""
+    """Four test groups say nothing about a gap; an older summary without a reason is too."""
     path = make_run(tmp_path / "run", Shape(test=8))
     file = path / "summary.json"
     summary = json.loads(file.read_text())

@@ -14,7 +14,7 @@ points.
 The lean loop is what one would write by hand with equal batches, rate and steps: features gathered
 from memory by a permutation, standardised, one fused Adam step per batch, no evaluation. cosup does
 the same per step and adds its checks, weights and losses. L-BFGS (`optimizer: lbfgs`, 10 and 30
-iterations) takes all samples in every iteration. Of several repeats the least time is told: on a
+iterations) takes all samples in every iteration. The least time of several repeats is printed: on a
 shared machine the others measure the neighbours.
 
 The features are synthetic (a random mean per class plus noise, part of it correlated over columns),

@@ -109,7 +109,7 @@ def test_gpus_that_the_device_contradicts_are_refused(asked: float, device: str)
 def test_nodes_that_join_in_time_are_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The wait is told at once, and the autoscaler asked once."""
+    """The wait is reported at once, and the autoscaler asked once."""
     wishes: list[Any] = []
     monkeypatch.setattr(room, "ASK_SECONDS", 0.01)
     monkeypatch.setattr(room, "_ask_autoscaler", wishes.append)

@@ -1,4 +1,4 @@
-"""Conditions of an extraction: what changes digits is in the key, the rest is told."""
+"""Conditions of an extraction: what changes digits is in the key, the rest is reported."""
 
 from dataclasses import asdict, replace
 

@@ -47,7 +47,7 @@ def test_control_characters_of_names_do_not_reach_the_terminal(
     if more == ["--json"]:
         json.loads(captured.out)
     if not more:
-        assert "\\u001b" in captured.out, "the name is told, as an escape"
+        assert "\\u001b" in captured.out, "the name is reported, as an escape"
 
 
 def test_errors_about_names_are_plain_too(

@@ -130,7 +130,7 @@ class Breakage(NamedTuple):
 
     where: the key or the file of its error. found_by: the first command that finds it. part: of
     breakages with a part in common only one can be made. needs, breaks: the facts without which it
-    cannot be told, and those that are not known because of it.
+    cannot be checked, and those that are not known because of it.
     """
 
     change: Callable[[Tree], None]

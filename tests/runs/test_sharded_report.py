@@ -1,4 +1,4 @@
-"""What is told of a finished sharded run: sums over shards are those over all its decisions."""
+"""What is reported of a finished sharded run: sums over shards are those over all its decisions."""
 
 import shutil
 from pathlib import Path

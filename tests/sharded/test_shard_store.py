@@ -1,4 +1,4 @@
-"""Files of shards: read as written, found by name, and damage is told."""
+"""Files of shards: read as written, found by name, and damage is reported."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Ids of tables are matched with samples by one rule, which is told; doubtful ones are errors."""
+"""Ids of tables are matched with samples by one rule, which is logged; doubtful ones are errors."""
 
 from pathlib import Path
 

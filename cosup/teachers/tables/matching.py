@@ -1,6 +1,6 @@
 """Match the ids of a table with those of the data: as they are, by path, without endings, by name.
 
-One rule holds for a whole file, so that it can be told in a line.
+One rule holds for a whole file, so that one line can state it.
 """
 
 import bisect

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MOST_TOLD = 5
-"""Errors of one kind that are told of one file."""
+"""The most errors of one kind that are reported for one file."""
 
 ALONE = ""
 """The annotator of a file that names none."""
