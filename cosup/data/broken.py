@@ -14,7 +14,7 @@ from cosup.errors import RunError, UserError
 from cosup.files import to_json
 from cosup.shared_files import read_shared, write_shared
 
-__all__ = ["log_broken", "try_images", "without_broken"]
+__all__ = ["log_broken", "set_aside", "try_images", "without_broken"]
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +43,25 @@ def without_broken(
         return collection, ()
     places = sorted(broken)
     names = [str(name) for name in table["sample_id"].iloc[places]]
-    reasons = [broken[place] for place in places]
-    count = len(names)
-    if count > section.max_broken * len(table):
-        raise _too_many(section, f"{count} of {len(table)} images", len(table), reasons[0])
-    log_broken(reasons, len(table))
+    set_aside(section, [broken[place] for place in places], len(places), len(table))
     return collection.without(names), tuple(names)
 
 
-def log_broken(reasons: Sequence[str], total: int) -> None:
-    """Log that images of `total` are set aside, and why the first ones are broken."""
-    count = len(reasons)
+def set_aside(section: DataSection, reasons: Sequence[str], count: int, total: int) -> None:
+    """Log that `count` images of `total` are set aside. reasons: of all of them, or of the first.
+
+    Raise `UserError` if their share is above `max_broken`.
+    """
+    if count > section.max_broken * total:
+        raise _too_many(section, f"{count} of {total} images", total, reasons[0])
+    if count:
+        log_broken(reasons, total, count)
+
+
+def log_broken(reasons: Sequence[str], total: int, count: int | None = None) -> None:
+    """Log that images of `total` are set aside, and why the first ones are broken. count: how many,
+    if there are more than reasons."""
+    count = len(reasons) if count is None else count
     more = f" and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
     named = "; ".join(reasons[:MOST_NAMED])
     log.warning("set aside %d of %d images: %s%s", count, total, named, more)

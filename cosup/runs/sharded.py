@@ -95,7 +95,7 @@ def run_sharded(
         rounds = finish_shard_rounds(chosen, prepared, task, executor)
         team = finish_team(of_listed(chosen, task), prepared)
         controls = finish_shard_controls(chosen, prepared, world, executor, team, shards.known)
-        summary = _summary(context, prepared, shards, rounds, controls)
+        summary = _summary(context, prepared, world, len(shards), rounds, controls)
         summary["team"] = team
         if choice is not None:
             summary["choice"] = choice
@@ -139,7 +139,8 @@ def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Sha
 def _summary(
     context: RunContext,
     prepared: Prepared,
-    shards: Shards,
+    world: ShardWorld,
+    shards: int,
     rounds: list[Numbers],
     controls: Controls,
 ) -> Numbers:
@@ -149,6 +150,6 @@ def _summary(
     run.finish(SOURCES, {"sources": {}, "seconds": 0.0})
     run.finish(LABELS, {**labels, "seconds": 0.0})
     summary = summarise(context, prepared, rounds, controls)
-    summary["data"]["samples"]["student_train"] = shards.samples
-    summary["data"]["shards"] = len(shards)
+    summary["data"]["samples"]["student_train"] = world.samples
+    summary["data"]["shards"] = shards
     return {**summary, "sources": {}, **labels}

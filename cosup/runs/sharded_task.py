@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosup.errors import UserError
+from cosup.data.broken import MOST_NAMED, set_aside
+from cosup.data.section import DataSection
+from cosup.errors import UserError, within
 from cosup.layout import SHARDS, Layout
 from cosup.models.weights import hash_tensors
 from cosup.progress import working_on
@@ -32,7 +34,7 @@ from cosup.sharded.shards import Shards
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.tables import ShardTables
 from cosup.sharded.taking import take_over
-from cosup.sharded.work import CheckImages, Executor, Samples, Work
+from cosup.sharded.work import CheckImages, Executor, FunctionWork, Samples, Work, in_order
 from cosup.teachers.base import Teacher
 from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes, speakers
@@ -47,13 +49,14 @@ class ShardWorld:
 
     best_teacher: a level of the best single teacher alone. trained: the levels of the generalists
     that were trained for controls, by control. products: what was written of the shards before the
-    rounds.
+    rounds. samples: those of the shards that have a whole image.
     """
 
     task: ShardTask
     best_teacher: ShardLevel
     trained: Mapping[str, ShardLevel]
     products: tuple[Product, ...]
+    samples: int
 
 
 def shard_world(
@@ -68,7 +71,7 @@ def shard_world(
 
     others: folders of runs with other seeds, from which what depends on the images alone is taken
     over; from those with the same teachers their annotations too. Finishes the stage `SHARDS` once
-    all of the first is there.
+    all of the first is there. Raises `UserError` if too many images are broken.
     """
     config, backend = context.config, context.backend
     store = ShardStore(backend.place_of(context.files.shards))
@@ -78,10 +81,11 @@ def shard_world(
         shards,
         [ShardStore(backend.place_of(Layout(other).shards)) for other in others],
     )
-    samples = Samples(shards.reader, store)
+    samples, broken = Samples(shards.reader, store), 0
     if config.data.check != "none":
         check = CheckImages(shards.reader, store)
         works.do(check)
+        broken = _set_aside(config.data, check, works)
         samples = Samples(shards.reader, store, check.product)
     annotated = prepared.annotated
     every = [*annotated.levels, *annotated.for_controls.values()]
@@ -116,7 +120,19 @@ def shard_world(
         level(after, [best]),
         trained,
         tuple(product for product in written if product is not None),
+        shards.samples - broken,
     )
+
+
+def _set_aside(section: DataSection, check: CheckImages, works: "_Works") -> int:
+    """Return how many images of the shards are broken; raise `UserError` if there are too many."""
+    count, reasons, work = 0, list[str](), FunctionWork("broken images", check.read)
+    for found in in_order(works.executor.run(work, works.shards.shards), works.shards.shards):
+        count += found.broken
+        reasons += found.reasons[: MOST_NAMED - len(reasons)]
+    with within("data"):
+        set_aside(section, reasons, count, works.shards.samples)
+    return count
 
 
 def _annotate(

@@ -115,7 +115,7 @@ class Confirming:
         return self.stream.level.samples.store
 
     def _labels(self, product: Product, number: int) -> Tensor:
-        return self._store.tensors(product, number)[LABEL]
+        return self._store.tensor(product, number, LABEL)
 
     def _product(self, kind: str) -> Product:
         level = self.stream.level

@@ -81,7 +81,7 @@ class ShardStream:
         tables = [store.probs(product, number) for product in level.annotations]
         features = None
         if needs & {"features", "provenance"}:
-            features = store.tensors(level.features, number)["features"]
+            features = store.tensor(level.features, number, "features")
         truth, labels = None, None
         if needs & {"truth", "domains", "labels"}:
             data = level.samples.read(shard)

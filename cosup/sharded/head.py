@@ -247,7 +247,7 @@ class PredictShard:
     def __call__(self, shard: Shard) -> int:
         """Write the class probabilities; return the number of samples."""
         store, number = self.store, shard.number
-        features = store.tensors(self.features, number)["features"]
+        features = store.tensor(self.features, number, "features")
         state, folds = self.trained
 
         def predict(state: State, rows: Tensor | slice) -> ProbTable:
@@ -255,7 +255,7 @@ class PredictShard:
 
         if folds and len(features):
             assert self.folds is not None, "samples of several heads have folds"
-            numbers = store.tensors(self.folds, number)[FOLD].to(torch.int64)
+            numbers = store.tensor(self.folds, number, FOLD).to(torch.int64)
             probs = by_fold(numbers, len(folds), lambda fold, rows: predict(folds[fold], rows))
         else:
             probs = predict(state, slice(None))

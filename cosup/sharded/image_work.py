@@ -131,7 +131,7 @@ class AnnotateFeatures(Work[Done]):
         store = self.samples.store
 
         def process(shard: Shard) -> Done:
-            features = store.tensors(self.features, shard.number)["features"]
+            features = store.tensor(self.features, shard.number, "features")
             batches = parts(features, FEATURES_PER_BATCH)
             return write_annotations(store, self.products, teachers, shard.number, batches)
 

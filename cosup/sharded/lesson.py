@@ -217,7 +217,7 @@ class ShardSamples:
 
     def features_of(self, shard: Shard) -> Tensor:
         """Return the features [n, D] of all samples of a shard."""
-        return self.store.tensors(self.features, shard.number)["features"]
+        return self.store.tensor(self.features, shard.number, "features")
 
     def read(self, shard: Shard) -> Block:
         """Return the kept samples of a shard."""

@@ -127,7 +127,7 @@ class WriteReferences:
             places = self.drawn - self.before[number]
             rows = rows[places[(places >= 0) & (places < len(rows))]]
         columns = {
-            FEATURES: search.store.tensors(search.features, number)["features"][rows],
+            FEATURES: search.store.tensor(search.features, number, "features")[rows],
             POSITION: rows + search.firsts[number],
         }
         search.store.write(search.references, number, columns)
@@ -149,7 +149,7 @@ class FindShard:
             columns = {ROW: rows[:0], NEAR: rows[:0, None], COSINE: torch.zeros(0, 1)}
             search.store.write(search.found, number, columns)
             return 0
-        features = search.store.tensors(search.features, number)["features"][rows]
+        features = search.store.tensor(search.features, number, "features")[rows]
         found = nearest(features, rows + search.firsts[number], self._parts(), self.k)
         columns = {ROW: rows, NEAR: found.positions, COSINE: found.cosines}
         search.store.write(search.found, number, columns)
@@ -157,7 +157,7 @@ class FindShard:
 
     def _parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(len(self.search.firsts)):
-            part = self.search.store.tensors(self.search.references, number)
+            part = self.search.store.tensors(self.search.references, number, [FEATURES, POSITION])
             yield part[FEATURES], part[POSITION]
 
 

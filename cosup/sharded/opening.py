@@ -24,6 +24,7 @@ from cosup.data.sources.table import class_names
 from cosup.data.table import ImageData
 from cosup.errors import Mistakes, UserError, unknown_name, within
 from cosup.secrets import mask
+from cosup.sharded.distinct_ids import DistinctIds
 from cosup.sharded.shards import Shard, ShardReader, Shards, take
 from cosup.sharded.splits import Found, plan_splits
 
@@ -72,7 +73,9 @@ def open_shards(
         files = tuple(source.files())
         found = _survey(files)
         reader = _reader(section, source, files, found, seed, shard_size, teacher_train)
-        shards, labelled, known = _list(reader, source.max_labelled, shard_size)
+        with DistinctIds(found.rows) as ids:
+            shards, labelled, known = _list(reader, source.max_labelled, shard_size, ids)
+            ids.check(files)
         if not shards:
             raise UserError("no sample in student_train", key="splits")
         collection, broken = without_broken(labelled, section, workers, cache)
@@ -154,10 +157,10 @@ def _reader(
 
 
 def _list(
-    reader: ShardReader, max_labelled: int, shard_size: int
+    reader: ShardReader, max_labelled: int, shard_size: int, ids: DistinctIds
 ) -> tuple[list[Shard], Collection, bool]:
     """Return the shards, the samples of the labelled splits, and whether any sample of the shards
-    has a label."""
+    has a label. ids: gets those of all rows."""
     shards: list[Shard] = []
     parts: list[Rows] = []
     owners: list[ManifestFile] = []
@@ -166,6 +169,7 @@ def _list(
         own = _FileShards(number, shard_size)
         # Ids and uris are texts that take most of the time, and are needed of few rows.
         for rows in file.rows(KINDS):
+            ids.add(rows)
             splits = reader.plan.splits(rows)
             students = splits == "student_train"
             own.add(rows, students)

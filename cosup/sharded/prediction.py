@@ -47,7 +47,7 @@ class PredictNetwork(ImageWork):
             if self.folds is None:
                 probs = predict_network(networks[0], batches, compute)
             else:
-                folds = store.tensors(self.folds, number)[FOLD].to(torch.int64)
+                folds = store.tensor(self.folds, number, FOLD).to(torch.int64)
                 probs = predict_by_fold(networks, folds, batches, compute)
             return Done(len(probs), (store.write_probs(product, number, probs),))
 

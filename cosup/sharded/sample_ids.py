@@ -1,6 +1,5 @@
 """The ids of all samples of a manifest, in parts on disk, and where in the shards each is."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +10,6 @@ from numpy.typing import NDArray
 from cosup.data.images import Ints
 from cosup.data.sources.manifest_rows import KINDS, ManifestFile
 from cosup.data.table import ImageData
-from cosup.errors import UserError
-from cosup.secrets import mask
 from cosup.sharded.shards import Shard, Shards
 from cosup.sharded.spill import Spill, parts_of
 from cosup.teachers.tables.matching import shared_part
@@ -49,26 +46,17 @@ class ManifestIds:
         self._spills: dict[bool, Spill] = {}
 
     def part(self, number: int, exact: bool) -> SamplePart:
-        """Return the samples of a part. exact: divided by ids, else by file names.
-
-        Raise `UserError` for an id that is used twice.
-        """
+        """Return the samples of a part. exact: divided by ids, else by file names."""
         if exact not in self._spills:
             self._spills[exact] = self._divided(exact)
         table = self._spills[exact].read(number)
         if table is None:
             return SamplePart.none()
-        found = SamplePart(
+        return SamplePart(
             table.column("id").to_pylist(),
             table.column("shard").to_numpy(),
             table.column("place").to_numpy(),
         )
-        name, count = Counter(found.names).most_common(1)[0]
-        if count > 1:
-            problem = f"sample_id '{name}' is used twice; each sample needs its own"
-            path = mask(self.shards.reader.files[0].file.path)
-            raise UserError(problem, key="data.path", value=path)
-        return found
 
     def _divided(self, exact: bool) -> Spill:
         import pyarrow as pa

@@ -15,7 +15,7 @@ from cosup.data.sources import Collection, Columns, collect
 from cosup.data.sources.base import TABLE_COLUMNS
 from cosup.data.sources.manifest_rows import KINDS, ManifestFile, Rows, join_rows
 from cosup.data.table import ImageData
-from cosup.errors import RunError, UserError
+from cosup.errors import RunError
 from cosup.secrets import mask
 from cosup.sharded.splits import SplitPlan
 
@@ -67,11 +67,6 @@ class ShardReader:
                 where=mask(file.file.path),
             )
         found = self.collection(taken, [file] * len(taken))
-        twice = found.table["sample_id"].duplicated()
-        if twice.any():
-            name = found.table.loc[twice, "sample_id"].iloc[0]
-            problem = f"sample_id '{name}' is used twice; each sample needs its own"
-            raise UserError(problem, key="data.path", value=mask(file.file.path))
         return self._data(found, f"{self.fingerprint}-{shard.number}")
 
     def blank(self) -> ImageData:

@@ -35,6 +35,11 @@ class Found:
     grouped: bool = False
 
     @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return self.splits.total()
+
+    @property
     def named(self) -> bool:
         """Return whether any row names its split."""
         return any(name for name, _ in self.splits)

@@ -8,8 +8,8 @@ or not at all. Parquet's own checksums of pages are verified when it is read.
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,37 +115,57 @@ class ShardStore:
     ) -> "pa.Table":
         """Read the product of one shard. Raise `RunError` (of a local file, `Damaged`) if it is
         missing or not as it was written."""
-        return self._read(f"{product.folder}/{_name(number)}", columns)[0]
+        place = f"{product.folder}/{_name(number)}"
+        with self._damage_told(place):
+            return self._read(place, columns)[0]
 
     def _read(self, place: str, columns: Sequence[str] | None) -> "tuple[pa.Table, bytes]":
         """Return a table, and the whole file."""
         import pyarrow as pa
         from pyarrow import parquet
 
+        whole = read_bytes(self._path(place))
+        # `read_table` makes a dataset of the file first, which takes twice as long as a small file
+        # does, and reads it by a thread of its own.
+        file = parquet.ParquetFile(
+            pa.BufferReader(whole), page_checksum_verification=True, pre_buffer=False
+        )
+        named = None if columns is None else list(columns)
+        table = file.read(columns=named, use_threads=False)
+        if gone := set(named or ()) - set(table.column_names):
+            raise ValueError(f"it has no column {', '.join(sorted(gone))}")
+        return table, whole
+
+    @contextmanager
+    def _damage_told(self, place: str) -> Iterator[None]:
+        """Raise `RunError` (of a local file, `Damaged`) for a file that cannot be read."""
         path = self._path(place)
         try:
-            whole = read_bytes(path)
-            # `read_table` makes a dataset of the file first, which takes twice as long as a small
-            # file does, and reads it by a thread of its own.
-            file = parquet.ParquetFile(
-                pa.BufferReader(whole), page_checksum_verification=True, pre_buffer=False
-            )
-            named = None if columns is None else list(columns)
-            table = file.read(columns=named, use_threads=False)
+            yield
         except RunError:
             raise
-        except (OSError, pa.ArrowException) as error:
-            reason = f"{in_short(error)} ({TO_DO})"
-            if is_uri(path):
-                raise RunError(f"is damaged: {reason}", where=mask(path)) from None
-            raise Damaged(Path(path), reason) from None
-        return table, whole
+        except FileNotFoundError:
+            reason = "the file is gone (resume the run, which makes it again)"
+            raise self._damaged(path, reason) from None
+        except Exception as error:  # of damaged files: errors of any class
+            raise self._damaged(path, f"{in_short(error)} ({TO_DO})") from None
+
+    def _damaged(self, path: str, reason: str) -> RunError:
+        if is_uri(path):
+            return RunError(f"is damaged: {reason}", where=mask(path))
+        return Damaged(Path(path), reason)
 
     def tensors(
         self, product: Product, number: int, columns: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Read tensors that `write` was given."""
-        return tensors_of(self.table(product, number, columns))
+        """Read tensors that `write` was given; raise as `table`."""
+        place = f"{product.folder}/{_name(number)}"
+        with self._damage_told(place):
+            return tensors_of(self._read(place, columns)[0])
+
+    def tensor(self, product: Product, number: int, column: str) -> Tensor:
+        """Read one of the tensors that `write` was given; raise as `table`."""
+        return self.tensors(product, number, [column])[column]
 
     def write_probs(self, product: Product, number: int, probs: ProbTable) -> Record:
         """Write class probabilities of the samples of one shard."""
@@ -153,15 +173,18 @@ class ShardStore:
         return self.write(product, number, probs.tensors(), facts)
 
     def probs(self, product: Product, number: int) -> ProbTable:
-        """Read class probabilities that `write_probs` was given."""
-        table = self.table(product, number)
-        facts = table.schema.metadata or {}
-        return ProbTable.from_tensors(int(facts[CLASSES]), tensors_of(table))
+        """Read class probabilities that `write_probs` was given; raise as `table`."""
+        place = f"{product.folder}/{_name(number)}"
+        with self._damage_told(place):
+            table, _ = self._read(place, None)
+            facts = table.schema.metadata or {}
+            return ProbTable.from_tensors(int(facts[CLASSES]), tensors_of(table))
 
     def find(self, product: Product, number: int) -> Record:
         """Return the record of the product of one shard, as it is there now; raise as `table`."""
         place = f"{product.folder}/{_name(number)}"
-        _, whole = self._read(place, None)
+        with self._damage_told(place):
+            _, whole = self._read(place, None)
         return Record(place, len(whole), hashlib.sha256(whole).hexdigest())
 
     def take(self, product: Product, number: int, other: "ShardStore") -> bool:
@@ -171,7 +194,8 @@ class ShardStore:
         """
         place = f"{product.folder}/{_name(number)}"
         try:
-            _, whole = other._read(place, None)
+            with other._damage_told(place):
+                _, whole = other._read(place, None)
         except RunError:
             return False
         source, path = other._path(place), self._path(place)

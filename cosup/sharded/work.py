@@ -223,6 +223,11 @@ class CheckImages(Work[Checked]):
 
         return check
 
+    def read(self, shard: Shard) -> Checked:
+        """Return what the check of a shard has found, from what it has written."""
+        reasons = self.store.table(self.product, shard.number, ["reason"]).column(0).to_pylist()
+        return Checked(shard.samples, len(reasons), tuple(reasons[:MOST_NAMED]))
+
 
 class Executor(Protocol):
     """Carries out work on shards."""

@@ -9,7 +9,7 @@ import pytest
 from helpers.digits_manifest import write_digits, write_manifest
 from helpers.killed_shards import Killed, kill_after
 from helpers.sharded_config import sharded_config
-from helpers.user_errors import keys_of, mistakes_of
+from helpers.user_errors import error_of, key_of, keys_of, mistakes_of
 
 from cosup.layout import Layout
 from cosup.report.command import report_page, runs_to_report
@@ -45,7 +45,7 @@ def test_a_killed_run_is_resumed_with_the_same_numbers(
     assert expected["controls_absent"].keys() == {"ceiling"}
     assert expected["student"]["accuracy"] > 0
     # In the checks of images, the fit of an assigner, and the first and the last round.
-    for place, shards in enumerate((2, 15, 22, 42)):
+    for place, shards in enumerate((2, 19, 26, 46)):
         with monkeypatch.context() as patch:
             kill_after(patch, shards)
             with pytest.raises(Killed):
@@ -65,9 +65,25 @@ def test_a_shard_of_broken_images_alone_is_decided_on(tmp_path: Path) -> None:
     for number in range(240, 260):
         (tmp_path / "images" / f"{number:04d}.png").write_bytes(b"none")
     rounds = {"assignment": "fused", "consistency": ["teacher_student"]}
-    config = sharded_config(manifest, rounds=rounds, controls=[], execution={"shard_size": 20})
+    data, execution = {"max_broken": 0.4}, {"shard_size": 20}
+    config = sharded_config(manifest, data=data, rounds=rounds, controls=[], execution=execution)
     found = run_config(config, tmp_path / "run")
-    assert found["rounds"][0]["samples"] == 40
+    assert found["rounds"][0]["samples"] == found["data"]["samples"]["student_train"] == 40
+
+
+def test_more_broken_images_than_allowed_end_a_run_before_it_annotates(tmp_path: Path) -> None:
+    labels = write_digits(tmp_path / "images", 300)
+    manifest = write_manifest(tmp_path / "rows", labels, 300, 240)
+    for number in (250, 251, 280):
+        (tmp_path / "images" / f"{number:04d}.png").unlink()
+    config = sharded_config(manifest, data={"max_broken": 0.04}, execution={"shard_size": 20})
+    error = error_of(run_config, config, tmp_path / "run")
+    assert key_of(error) == "data.max_broken"
+    assert "3 of 60 images" in str(error)
+    assert "0250.png" in str(error)
+    again = error_of(run_config, config, tmp_path / "run", resume=True)  # from what is written
+    assert str(again) == str(error)
+    assert {path.name for path in (tmp_path / "run" / "shards").iterdir()} == {"checks"}
 
 
 def test_the_weight_of_labels_is_chosen_and_the_choice_is_resumed(
@@ -119,7 +135,7 @@ def test_seeds_are_aggregated_as_those_of_a_listed_run(
     sections = {"controls": ["ceiling"], "run": {"seeds": [0, 1]}, "execution": in_turn}
     first = tmp_path / "run" / "seed-0"
     with monkeypatch.context() as patch:
-        kill_after(patch, 4, lambda: (first / "summary.json").exists())
+        kill_after(patch, 7, lambda: (first / "summary.json").exists())
         with pytest.raises(Killed):
             run_config(sharded_config(manifest, **sections), tmp_path / "run")
     assert len(list((tmp_path / "run/seed-1/shards/features").rglob("*.parquet"))) in (1, 2)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from cosup.errors import RunError
+from cosup.manifest import Damaged
 from cosup.models.compute import Compute
 from cosup.probabilities import DENSE_LIMIT, ProbTable
 from cosup.sharded.shards import Shard
@@ -104,5 +106,32 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path.write_bytes(content[:100])
     with pytest.raises(RunError, match="damaged"):
         store.tensors(PRODUCT, 0)
-    with pytest.raises(RunError, match="0000001"):
+    with pytest.raises(RunError, match=r"0000001.*is gone \(resume"):
         store.tensors(PRODUCT, 1)
+
+
+def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
+    store = ShardStore(str(tmp_path))
+    store.write(PRODUCT, 0, {"x": torch.rand(10)})
+    store.write(PRODUCT, 1, pa.table({"x": ["text"]}))
+    for read in (store.probs, partial(store.tensor, column="y")):
+        with pytest.raises(Damaged, match="0000000"):
+            read(PRODUCT, 0)
+    with pytest.raises(Damaged, match="0000001"):
+        store.tensors(PRODUCT, 1)
+
+
+def test_any_damage_of_what_describes_a_file_is_told_or_harmless(tmp_path: Path) -> None:
+    store, probs = ShardStore(str(tmp_path)), ProbTable.compress(torch.rand(6, 3).softmax(1))
+    path = tmp_path / store.write_probs(PRODUCT, 0, probs).path
+    whole = path.read_bytes()
+    told = 0
+    for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            store.probs(PRODUCT, 0)
+        except Damaged:
+            told += 1
+    assert told > 100

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from helpers.digits_manifest import write_manifest
-from helpers.user_errors import error_of
 from sharded_world import COMPUTE
 from torch import Tensor
 
@@ -354,20 +353,3 @@ def test_what_needs_no_samples_is_told_before_a_run(manifest: Path, tmp_path: Pa
     found = [str(error) for error in check_tables(section, CLASSES, streamed=True)]
     assert found == [str(error) for error in check_tables(section, CLASSES)]
     assert len(found) == 2
-
-
-def test_an_id_of_two_samples_is_refused(manifest: Path, tmp_path: Path) -> None:
-    rows = pd.read_parquet(manifest / "part-001.parquet")
-    rows["id"] = IDS[: len(rows)]
-    twice = tmp_path / "rows"
-    twice.mkdir()
-    rows.to_parquet(twice / "b.parquet")
-    (twice / "a.parquet").write_bytes((manifest / "part-000.parquet").read_bytes())
-    table, _ = write_csv(tmp_path)
-    section = Opened.of(manifest, table).config
-    data = section.data.model_validate({**section.data.model_dump(), "path": str(twice)})
-    labelled, shards = open_shards(data, 0, SHARD, teacher_train=False)
-    teachers = section.teachers
-    levels = plan_hierarchy(teachers, labelled.classes, labelled.domains, 0, open_scanned)
-    error = error_of(ShardTables(levels[0], labelled, shards).read_all)
-    assert error.key == ("data", "path")

@@ -17,6 +17,7 @@ from sharded_world import LABELLED, ROWS, SHARD, Open, World
 from cosup.data.load import load_data
 from cosup.data.section import DataSection
 from cosup.errors import RunError
+from cosup.sharded import distinct_ids, spill
 from cosup.sharded.opening import SHARDED_ABOVE, is_sharded, open_shards
 
 
@@ -140,6 +141,52 @@ def test_a_manifest_that_changed_is_told(tmp_path: Path, digits: Path, opened: O
     with pytest.raises(RunError, match="changed"):
         ids_of(world)
     assert opened(tmp_path / "rows").shards.fingerprint != world.shards.fingerprint
+
+
+SAME = {
+    "of a shard": (640, 641),
+    "of shards": (350, 460),
+    "of files": (350, 699),
+    "of labelled samples": (3, 200),
+    "of a labelled sample and another": (3, 350),
+}
+"""Rows that have one id."""
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+@pytest.mark.parametrize("rows", SAME.values(), ids=SAME)
+def test_an_id_of_two_samples_is_refused(
+    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, rows: tuple[int, int], parts: int
+) -> None:
+    monkeypatch.setattr(spill, "PART_ROWS", -(-ROWS // parts))
+    write_manifest(tmp_path / "rows", np.arange(500) % 10, ROWS, LABELLED, files=3)
+    starts, places = np.cumsum([0, 234, 233]), []
+    for row in rows:
+        file = int(np.searchsorted(starts, row, side="right")) - 1
+        path = tmp_path / "rows" / f"part-{file:03d}.parquet"
+        frame = pd.read_parquet(path)
+        frame.loc[row - starts[file], "id"] = "twice"
+        frame.to_parquet(path)
+        places.append(f"row {row - starts[file] + 1} of '{path}'")
+    error = error_of(opened, tmp_path / "rows", check="none")
+    assert (key_of(error), error.value) == ("data.path", "twice")
+    assert " and ".join(places) in str(error)
+
+
+def test_ids_with_one_hash_are_no_mistake(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ids_of(opened())
+    monkeypatch.setattr(distinct_ids, "_hashes", lambda ids: np.ones(len(ids), np.uint64))
+    assert ids_of(opened()) == expected
+
+
+def test_a_row_without_an_id_is_refused(tmp_path: Path, opened: Open) -> None:
+    path = write_manifest(tmp_path / "rows", np.arange(500) % 10, ROWS, LABELLED)
+    frame = pd.read_parquet(path / "part-000.parquet")
+    frame.loc[650, "id"] = None
+    frame.to_parquet(path / "part-000.parquet")
+    error = error_of(opened, path, check="none")
+    assert key_of(error) == "data.path"
+    assert "row 651 has no id" in str(error)
 
 
 @pytest.mark.parametrize(
