@@ -23,12 +23,14 @@ class ColumnsSection(Section):
     """The names of a table's columns; null finds each by the names that are usual for it."""
 
     sample_id: str | None = None
-    """The sample: its id or path. Usual: sample_id, task, image, path, file_name, filename, file.
-    In Label Studio's JSON, a key of the task's data."""
+    """The sample: its id or path. Usual: sample_id, task, path, image, file_name, filename, file,
+    image_path, file_path, filepath, image_name, image_id, img, item. In Label Studio's JSON, a key
+    of the task's data."""
     annotator: str | None = None
     """Who answered. Usual: annotator, worker, rater, annotator_id, worker_id."""
     label: str | None = None
-    """The answer. Usual: label, choice. In Label Studio's JSON, the name of the choices."""
+    """The answer. Usual: label, choice, class, class_name, category, target, answer. In Label
+    Studio's JSON, the name of the choices."""
     confidence: str | None = None
     """The probability of the answer. Usual: confidence, probability."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cosup.config.external import ExternalSection
+from cosup.config.external import ColumnsSection, ExternalSection
 from cosup.config.teachers import TeachersSection
 from cosup.data.sources import SOURCES, Collection
 from cosup.data.sources.base import TABLE_COLUMNS, ordered_names
@@ -15,6 +15,7 @@ from cosup.data.sources.manifest_rows import TAR
 from cosup.data.sources.table import CSV, PARQUET, read_table
 from cosup.errors import UserError, raise_all
 from cosup.layout import Layout
+from cosup.runs.guess_columns import ImageNames, guess_columns
 from cosup.teachers.tables.checks import check_tables
 from cosup.teachers.tables.frames import ENDINGS, first_chunk
 from cosup.teachers.tables.layout import find_layout
@@ -28,28 +29,37 @@ WITHOUT_LABELS = re.compile(r"(un|not|no)[-_ ]?(label|annotat|sort|class)", re.I
 """Names of folders whose images have no label."""
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 IDX = re.compile(r"(train|t10k)-images[-.]idx3-ubyte(\.gz)?")
+FLAT = (*CSV, *PARQUET, *(f"{name}.gz" for name in CSV))
+"""Endings of tables of columns."""
 ONE_ANNOTATOR = ("labels", "probabilities")
 """Forms of tables that hold the answers of one annotator."""
 
 
 NOT_READ = (
-    "by its name it has true labels; for that it needs the columns sample_id (or path) and label, "
-    "with the paths of images below data.root"
+    "by its name it has true labels; for that it needs a column of the paths of images below "
+    "data.root and one of labels (data.columns)"
 )
 
 
 @dataclass(frozen=True)
 class AnnotatorTable:
-    """A table of what annotators said. annotators: their names, empty where it names none."""
+    """A table of what annotators said.
+
+    annotators: their names, empty where it names none. columns: role -> column, where the names of
+    the columns do not tell.
+    """
 
     file: Path
     form: str
     annotators: tuple[str, ...]
+    columns: Mapping[str, str]
 
     @property
     def entry(self) -> dict[str, Any]:
         """Return its entry of `teachers.external`."""
         entry: dict[str, Any] = {"annotations": str(self.file)}
+        if self.columns:
+            entry["columns"] = dict(self.columns)
         return {**entry, "missing": "abstain"} if self.form in ONE_ANNOTATOR else entry
 
 
@@ -104,14 +114,19 @@ def survey(path: Path) -> Found:
     roots = _roots(path)
     files = list(_files_in(path))
     tables = [file for file in files if file.name.lower().endswith(ENDINGS)]
-    labels = _labels(roots, tables)
+    paths = images_below(roots[0])
+    images = ImageNames(paths)
+    labels = _labels(roots, tables, images)
     others = [file for file in tables if labels is None or file != _table_of(labels)]
-    reading = labels or _by_folders(roots[0], _labels_said(others))
-    annotators, left_out = _annotators(others, reading.samples)
+    reading = labels or _by_folders(roots[0], _labels_said(others, images))
+    annotators, left_out = _annotators(others, reading.samples, images)
+    if labels is not None:
+        twice = f"by its name it has true labels, and those of '{_table_of(labels)}' are used"
+        left_out = {file: twice if why == NOT_READ else why for file, why in left_out.items()}
     return Found(
         reading.data,
         reading.samples,
-        len(images_below(roots[0])) if reading.samples is None else len(reading.samples.table),
+        len(paths) if reading.samples is None else len(reading.samples.table),
         tuple(annotators),
         tuple(file for file in files if file.suffix.lower() in WEIGHTS),
         tuple(file for file in files if file.suffix == ".py"),
@@ -179,13 +194,14 @@ def _files_in(path: Path) -> Iterator[Path]:
             yield from _files_in(entry)
 
 
-def _labels(roots: Sequence[Path], files: Sequence[Path]) -> _Reading | None:
+def _labels(roots: Sequence[Path], files: Sequence[Path], images: ImageNames) -> _Reading | None:
     """Return how a table of true labels is read; None without one.
 
     A table of one label per image may also be what one annotator said. It is taken for the truth if
     its name says so, or if it is the only one.
     """
-    found = [reading for file in files if (reading := _labels_of(file, roots)) is not None]
+    readings = (_labels_of(file, roots, images) for file in files)
+    found = [reading for reading in readings if reading is not None]
     telling = [reading for reading in found if TELLING.search(_table_of(reading).stem)]
     return next(iter(telling or (found if len(found) == 1 else [])), None)
 
@@ -194,35 +210,47 @@ def _table_of(labels: _Reading) -> Path:
     return Path(labels.data["labels"] if "labels" in labels.data else labels.data["table"])
 
 
-def _labels_of(file: Path, roots: Sequence[Path]) -> _Reading | None:
+def _labels_of(file: Path, roots: Sequence[Path], images: ImageNames) -> _Reading | None:
     """Return how a table is read as labels of images; None if it is none of these."""
     if file.suffix.lower() not in CSV + PARQUET:
         return None
     try:
-        columns = set(read_table(str(file)).columns)
-        layout = find_layout(file, ExternalSection(annotations=str(file)), first_chunk(file), None)
+        section = _entry(file, images, None)
+        layout = find_layout(file, section, first_chunk(file), None)
     except UserError:
         return None
-    if layout.form != "labels" or not columns & {"sample_id", "path"}:
+    if layout.form != "labels":
         return None
     assumed = (f"'{file}' has true labels, not the answers of one annotator",)
+    columns = section.columns.model_dump(exclude_none=True)
+    more = {"columns": columns} if columns else {}
     for root in roots:
-        data = {"source": "images", "root": str(root), "labels": str(file)}
+        data = {"source": "images", "root": str(root), "labels": str(file), **more}
         samples = _loads(data)
         if samples is not None:
             return _Reading(data, samples, assumed)
-    data = {"source": "table", "table": str(file)}
+    if "sample_id" in columns:
+        more = {"columns": {"path": columns.pop("sample_id"), **columns}}
+    data = {"source": "table", "table": str(file), **more}
     samples = _loads(data)
     there = samples is not None and Path(samples.images.where(0)).exists()
     return _Reading(data, samples, assumed) if there else None
 
 
-def _labels_said(files: Sequence[Path]) -> list[str]:
+def _entry(file: Path, images: ImageNames, classes: Sequence[str] | None) -> ExternalSection:
+    """Return the entry of `teachers.external` for a table, with the columns that its names do not
+    tell. Raises `UserError`."""
+    flat = file.name.lower().endswith(FLAT)
+    columns = guess_columns(file, images, classes) if flat else {}
+    return ExternalSection(annotations=str(file), columns=ColumnsSection(**columns))
+
+
+def _labels_said(files: Sequence[Path], images: ImageNames) -> list[str]:
     """Return the labels that tables of annotators hold, as names of classes in their order."""
     found: set[str] = set()
     for file in files:
-        section = ExternalSection(annotations=str(file))
         try:
+            section = _entry(file, images, None)
             votes = open_table(section, None).votes
             if votes is not None:
                 found.update(votes.labels)
@@ -273,30 +301,32 @@ def _fits(found: Collection, said: Sequence[str]) -> bool:
 
 
 def _annotators(
-    files: Sequence[Path], samples: Collection | None
+    files: Sequence[Path], samples: Collection | None, images: ImageNames
 ) -> tuple[list[AnnotatorTable], dict[Path, str]]:
     """Return the tables of annotators that fit the samples, and why the others do not."""
     tables, left_out = [], {}
     for file in files:
         try:
-            tables.append(_annotator_table(file, samples))
+            tables.append(_annotator_table(file, samples, images))
         except UserError as error:
             telling = TELLING.search(file.stem) and file.suffix.lower() in CSV + PARQUET
             left_out[file] = NOT_READ if telling else str(error.errors[0])
     return tables, left_out
 
 
-def _annotator_table(file: Path, samples: Collection | None) -> AnnotatorTable:
+def _annotator_table(file: Path, samples: Collection | None, images: ImageNames) -> AnnotatorTable:
     """Return a table whose answers are about the samples. Raises `UserError`."""
     classes = None if samples is None else samples.classes
-    opened = open_table(ExternalSection(annotations=str(file)), classes)
+    section = _entry(file, images, classes)
+    opened = open_table(section, classes)
     if opened.form == "labels" and TELLING.search(file.stem):
         raise UserError(NOT_READ)
-    table = AnnotatorTable(file, opened.form, opened.annotators if opened.several else ())
+    columns = section.columns.model_dump(exclude_none=True)
+    table = AnnotatorTable(file, opened.form, opened.annotators if opened.several else (), columns)
     if samples is not None:
         external = ExternalSection.model_validate(table.entry)
-        section = TeachersSection(hierarchy=None, external=[external])
-        raise_all(check_tables(section, classes, samples.table["sample_id"].tolist()))
+        teachers = TeachersSection(hierarchy=None, external=[external])
+        raise_all(check_tables(teachers, classes, samples.table["sample_id"].tolist()))
     return table
 
 

@@ -195,6 +195,42 @@ def test_tables(tmp_path: Path, class_folder: Writer, ending: str) -> None:
     found.images.read(3)
 
 
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (("filename", "category"), None),
+        (("photo", "species"), {"path": "photo", "label": "species"}),
+    ],
+)
+def test_tables_with_columns_of_other_names(
+    tmp_path: Path, class_folder: Writer, names: tuple[str, str], columns: dict[str, str] | None
+) -> None:
+    class_folder(tmp_path / "pics", count=1)
+    frame = pd.DataFrame([["0/000.png", "x"], ["1/000.png", "y"]], columns=list(names))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    root = str(tmp_path / "pics")
+    found = load("table", table=str(tmp_path / "t.csv"), root=root, columns=columns)
+    assert found.table["sample_id"].tolist() == ["0/000.png", "1/000.png"]
+    assert found.table["label"].tolist() == [0, 1]
+    found = load("images", root=root, labels=str(tmp_path / "t.csv"), columns=columns)
+    assert dict(zip(found.table["sample_id"], found.table["label"], strict=True)) == {
+        "0/000.png": 0,
+        "1/000.png": 1,
+    }
+
+
+def test_columns_that_are_not_there_or_doubtful(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("photo,label,species\na.png,x,y\n")
+    table = str(tmp_path / "t.csv")
+    error = error_of(load, "table", table=table, columns={"path": "phot", "label": "species"})
+    assert (error.key, error.value) == (("columns", "path"), "phot")
+    assert list(error.nearest) == ["photo"]
+    error = error_of(load, "table", table=table, columns={"path": "photo", "label": "species"})
+    assert (error.key, error.value) == (("columns", "label"), "species")
+    error = error_of(load, "table", table=table)
+    assert "`columns`" in error.problem
+
+
 def test_whole_numbers_stay_whole_beside_gaps(tmp_path: Path) -> None:
     frame = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "label": [3.0, np.nan, 11.0]})
     frame.to_parquet(tmp_path / "t.parquet")
@@ -204,7 +240,7 @@ def test_whole_numbers_stay_whole_beside_gaps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,class\na.png,x\n", r"no column 'label' \(found: path, class\)"),
+        ("path,kind\na.png,x\n", r"no column 'label' \(found: path, kind\)"),
         ("path,label\na.png,x\na.png,y\n", r"^rows 1 and 2 of .*t\.csv' have the sample_id"),
         ("path,label\n,x\n", r"^row 1: 'path' is empty"),
         ("path,label\na.png,\n", "every label is empty"),

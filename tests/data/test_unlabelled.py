@@ -204,7 +204,7 @@ def test_mistakes_in_the_table_of_labels(
 
 
 def test_the_table_of_labels_is_read_as_any_other(world: Path) -> None:
-    for text, part in (("name,label\nx,0\n", "sample_id"), ("path,class\nx,0\n", "'label'")):
+    for text, part in (("name,label\nx,0\n", "sample_id"), ("path,kind\nx,0\n", "'label'")):
         (world / "labels.csv").write_text(text)
         error = error_of(load, "images", root="own", labels="labels.csv")
         assert (error.key, error.value) == (("data", "labels"), "labels.csv")

@@ -123,6 +123,59 @@ def test_classes_come_from_annotators_where_no_image_has_a_label() -> None:
     assert is_ready()
 
 
+def write_votes(file: str, names: tuple[str, str, str]) -> None:
+    """Write a row per answer of two annotators, and when it was given."""
+    image, who, said = names
+    rows = [
+        {"time": f"{name}-{ann}", image: f"scans/{name}", who: ann, said: label}
+        for ann, labels in (("ada", answers(0.8, 1)), ("ben", answers(0.6, 2)))
+        for name, label in zip(NAMES, labels, strict=True)
+    ]
+    pd.DataFrame(rows).to_csv(file, index=False)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_columns_of_any_names_are_found_by_what_they_hold(labelled: bool) -> None:
+    write_images("my/scans")
+    if labelled:
+        truth = pd.DataFrame({"photo": NAMES, "digit": TRUTH})
+        truth[:150].to_csv("my/truth.csv", index=False)
+    write_votes("my/votes.csv", ("picture", "inspector", "verdict"))
+    made = init("my")
+    columns = {"sample_id": "picture", "annotator": "inspector", "label": "verdict"}
+    assert made["teachers"]["external"] == [{"annotations": "my/votes.csv", "columns": columns}]
+    if labelled:
+        assert made["data"]["labels"] == "my/truth.csv"
+        assert made["data"]["columns"] == {"sample_id": "photo", "label": "digit"}
+    else:
+        assert made["data"]["classes"] == [str(digit) for digit in range(10)]
+    assert is_ready()
+    found = survey(Path("my"))
+    assert found.labelled == (150 if labelled else 0)
+    assert [table.annotators for table in found.tables] == [("ada", "ben")]
+
+
+def test_a_column_per_annotator_beside_one_of_an_unusual_name() -> None:
+    write_images("my/scans")
+    votes = pd.DataFrame({"picture": NAMES, "ada": answers(0.8, 1), "ben": answers(0.6, 2)})
+    votes.to_csv("my/votes.csv", index=False)
+    meta = pd.DataFrame({"picture": NAMES, "camera": "old", "operator": "cy"})
+    meta.to_csv("my/meta.csv", index=False)  # they have no value in common: no annotators
+    made = init("my")
+    entry = {"annotations": "my/votes.csv", "columns": {"sample_id": "picture"}}
+    assert made["teachers"]["external"] == [entry]
+    assert [path.name for path in survey(Path("my")).left_out] == ["meta.csv"]
+    assert is_ready()
+
+
+def test_columns_that_could_be_either_are_not_guessed() -> None:
+    write_images("my/scans")
+    write_votes("my/votes.csv", ("picture", "inspector", "verdict"))
+    table = pd.read_csv("my/votes.csv")
+    table.assign(camera=table["inspector"]).to_csv("my/votes.csv", index=False)
+    assert survey(Path("my")).tables == ()
+
+
 def test_a_table_of_images_is_a_source() -> None:
     write_images("my")
     table = pd.DataFrame({"path": NAMES, "label": TRUTH, "site": ["s", "t"] * (COUNT // 2)})

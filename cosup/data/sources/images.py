@@ -15,6 +15,7 @@ from cosup.data.sources.files import (
     with_unlabelled,
 )
 from cosup.data.sources.table import (
+    Role,
     SampleRows,
     check_table_file,
     class_names,
@@ -48,7 +49,11 @@ class ImageFiles(Source):
     """Class names in their order; null uses those of `labels`, sorted."""
     labels: str | None = None
     """A CSV or Parquet file with the columns `sample_id` (or `path`, below root) and `label`, and
-    optionally `split, domain, group`. Images without a row, or with an empty label, have none."""
+    optionally `split, domain, group`. Columns of other names that are usual for them (`image`,
+    `filename`, `class`, `category` and the like) are found. Images without a row, or with an empty
+    label, have none."""
+    columns: dict[Role, str] | None = None
+    """The names of the columns of `labels`, such as `{path: photo, label: species}`."""
     unlabelled: str | None = None
     """Another folder of images without labels, which join student_train."""
 
@@ -85,7 +90,9 @@ class ImageFiles(Source):
     def _rows(self, file: str, paths: list[str]) -> SampleRows:
         """Read the table of labels, and return a row for every image, empty for those without."""
         with within("labels"):
-            rows = SampleRows(file, "labels", read_table(file))
+            read = SampleRows(file, "labels", read_table(file))
+        has_path = "path" in {*read.frame.columns, *(self.columns or ())}
+        rows = read.by_role(self.columns, *(() if has_path else ("sample_id",)), "label")
         key = "sample_id" if "sample_id" in rows.frame or "path" not in rows.frame else "path"
         given = rows.column(key)
         rows.check_distinct(given)

@@ -1,11 +1,12 @@
 """A table of image paths and labels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from cosup.cells import from_cells, single_values
+from cosup.data.column_names import rename_to_roles
 from cosup.data.images import FileImages, Images
 from cosup.data.sources.base import (
     TABLE_COLUMNS,
@@ -19,11 +20,13 @@ from cosup.data.sources.base import (
     ordered_names,
 )
 from cosup.data.sources.files import check_folder, with_unlabelled
-from cosup.errors import UserError, in_short, unknown_name, within
+from cosup.errors import UserError, about, in_short, unknown_name, within
 
 if TYPE_CHECKING:  # see `Source`
     import pandas as pd
 
+Role = Literal["sample_id", "path", "label", "domain", "group", "split"]
+"""What a column of a table of images is."""
 CSV = (".csv", ".tsv")
 PARQUET = (".parquet", ".pq")
 
@@ -33,9 +36,10 @@ class Table(Source):
     """A CSV or Parquet file with the columns `path,label`, and optionally `domain, split, group,
     sample_id`.
 
-    Without `sample_id`, sample ids are the paths. Other columns can be used by `data.group_by`.
-    Samples with an empty label join student_train, unless `split` says otherwise. Without a column
-    `label`, all are empty.
+    Columns of other names that are usual for them (`image`, `filename`, `class`, `category` and the
+    like) are found, and `columns` can name any. Without `sample_id`, sample ids are the paths.
+    Other columns can be used by `data.group_by`. Samples with an empty label join student_train,
+    unless `split` says otherwise. Without a column `label`, all are empty.
     """
 
     table: str
@@ -44,6 +48,8 @@ class Table(Source):
     """The folder that relative paths start from; null is the folder of the table."""
     classes: list[ClassName] | None = None
     """Class names in their order; null uses those of the table, sorted."""
+    columns: dict[Role, str] | None = None
+    """The names of the table's columns, such as `{path: photo, label: species}`."""
     unlabelled: str | None = None
     """A folder of images without labels, which join student_train; it may hold those of the table,
     too. If the table has domains, it needs a folder of each."""
@@ -58,7 +64,8 @@ class Table(Source):
     def load(self) -> Collection:
         """List one sample per row."""
         with within("table"):
-            rows = SampleRows(self.table, "table", read_table(self.table))
+            read = SampleRows(self.table, "table", read_table(self.table))
+        rows = read.by_role(self.columns, "path", "label")
         paths = rows.column("path")
         ids = rows.column("sample_id") if "sample_id" in rows.frame else paths
         rows.check_distinct(ids)
@@ -71,12 +78,23 @@ class Table(Source):
 class SampleRows:
     """The rows of a table of samples, all values as text.
 
-    file: its path. key: the setting that names it.
+    file: its path. key: the setting that names it. can_rename: the setting `columns` names columns.
     """
 
     file: str
     key: str
     frame: "pd.DataFrame"
+    can_rename: bool = False
+
+    def by_role(self, given: Mapping[Any, str] | None, *wanted: str) -> "SampleRows":
+        """Return the rows with columns named by their roles.
+
+        given: role -> column. wanted: roles that are also found by their usual names.
+        """
+        names = list(self.frame.columns)
+        with about(f"table {self.file}"):
+            columns = rename_to_roles(names, given or {}, wanted)
+        return replace(self, frame=self.frame.rename(columns=columns), can_rename=True)
 
     def error(self, problem: str) -> UserError:
         """Return an error about the file."""
@@ -85,7 +103,9 @@ class SampleRows:
     def column(self, name: str, empty: bool = False) -> list[str]:
         """Return a column. Raise `UserError` if there is none, or (unless `empty`) a gap in it."""
         if name not in self.frame:
-            raise self.error(f"no column '{name}' (found: {', '.join(self.frame.columns)})")
+            found = ", ".join(self.frame.columns)
+            hint = "; `columns` can name it" if self.can_rename else ""
+            raise self.error(f"no column '{name}' (found: {found}){hint}")
         values: list[str] = self.frame[name].tolist()
         if not empty and "" in values:
             raise self.error(f"row {values.index('') + 1}: '{name}' is empty")

@@ -21,18 +21,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cosup.config.external import ColumnsSection, ExternalSection, Form
+from cosup.data.column_names import USUAL, usual_name
 from cosup.errors import unknown_name
 from cosup.teachers.tables.frames import table_error
 
 __all__ = ["NO_ANSWER", "Layout", "class_of", "find_layout", "sample_id_column", "text_of"]
-
-USUAL: dict[str, tuple[str, ...]] = {
-    "sample_id": ("sample_id", "task", "image", "path", "file_name", "filename", "file"),
-    "annotator": ("annotator", "worker", "rater", "annotator_id", "worker_id"),
-    "label": ("label", "choice"),
-    "confidence": ("confidence", "probability"),
-}
-"""Usual names of columns, the first found counts."""
 
 INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")  # pandas writes them by default
 LABEL_STUDIO = ("id", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
@@ -142,8 +135,7 @@ def _column(
             error = unknown_name("column", asked, names, key=f"columns.{role}")
             raise error.moved(where=f"annotation table {path}")
         return asked
-    usual = (name for name in USUAL[role] if name in names and name not in set(not_among))
-    return next(usual, None)
+    return usual_name(role, names, set(not_among))
 
 
 def _label_column(

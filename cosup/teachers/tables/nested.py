@@ -22,9 +22,9 @@ import pandas as pd
 
 from cosup.cells import single_values
 from cosup.config.external import ColumnsSection, Form
+from cosup.data.column_names import USUAL
 from cosup.errors import known_names
 from cosup.teachers.tables.frames import table_error
-from cosup.teachers.tables.layout import USUAL
 from cosup.teachers.tables.votes import ALONE, VoteCollector, Votes
 
 __all__ = ["nested_form", "read_nested"]
