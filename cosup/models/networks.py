@@ -1,13 +1,11 @@
-"""Build networks by name, without their classifier, and load frozen backbones.
+"""Build networks by name, without their classifier.
 
 Names are those of timm, of the Hugging Face hub, torchvision, CLIP's image encoders (open_clip) and
 cosup's networks for CIFAR. timm and torchvision are imported when they are used, as that
 takes seconds.
 """
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +14,12 @@ from torch import Tensor, nn
 from cosup.errors import UserError, in_short, unknown_name, unknown_of_many
 from cosup.models.cifar import CIFAR_NETWORKS
 from cosup.models.clip import clip_image_tower
-from cosup.models.compute import DEFAULT_COMPUTE, Compute, Precision
 from cosup.models.few_shot_networks import FEW_SHOT_NETWORKS
-from cosup.models.images import InputSpec, Pixels
+from cosup.models.images import InputSpec
 from cosup.models.names import FEW_SHOT, HUB, OWN, TORCHVISION, no_pooled_conv
 from cosup.models.prompts import OPEN_CLIP
-from cosup.models.section import BackboneSection, FeaturePoint
-from cosup.models.weights import downloads, hash_tensors, load_into, read_weights
-from cosup.seeds import seed_for
+from cosup.models.section import FeaturePoint
+from cosup.models.weights import downloads, load_into, read_weights
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -314,65 +310,3 @@ def _probe(name: str, model: nn.Module, spec: InputSpec) -> int:
 def _wrong_size(name: str, size: int, error: Exception) -> UserError:
     problem = f"does not fit backbone '{name}' ({in_short(error)})"
     return UserError(problem, key="image_size", value=size)
-
-
-class Backbone(nn.Module):
-    """A frozen network that maps uint8 images [B, 3, H, W] to features [B, num_features] float32.
-
-    identity: hash of architecture, weights, input and precision. logit_scale: CLIP's scale of
-    cosines; None for other networks.
-    """
-
-    def __init__(self, network: Network, compute: Compute) -> None:
-        super().__init__()
-        self.name = network.name
-        self.input: InputSpec = network.input
-        self.num_features = network.num_features
-        self.logit_scale = network.logit_scale
-        self.compute = compute
-        self.identity = _identity(network, compute.precision)
-        self.pixels = Pixels(network.input)
-        self.model = network.model.to(memory_format=torch.channels_last)
-        self.to(compute.device).eval().requires_grad_(False)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the backbone and of the features it returns."""
-        return self.pixels.gain.device
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features of uint8 images. The caller decides about inference mode."""
-        inputs = self.pixels(images)
-        with self.compute.autocast():
-            features: Tensor = self.model(inputs)
-        return features.to(torch.float32)
-
-
-def load_backbone(section: BackboneSection, compute: Compute = DEFAULT_COMPUTE) -> Backbone:
-    """Load the section's backbone. Random weights (null) are the same in every run.
-
-    Raises `UserError` as `build_network` does.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(0, "backbone", section.name))
-        network = build_network(
-            section.name, section.weights, section.image_size, features=section.features
-        )
-    spec = network.input
-    spec = replace(
-        spec,
-        crop_pct=section.crop_pct or spec.crop_pct,
-        interpolation=section.interpolation or spec.interpolation,
-    )
-    return Backbone(replace(network, input=spec), compute)
-
-
-def _identity(network: Network, precision: Precision) -> str:
-    """Return a hash of everything that features depend on besides the image.
-
-    The text of the modules covers differences without tensors, such as activations.
-    """
-    parts = [network.name, asdict(network.input), precision, str(network.model)]
-    digest = hashlib.sha256(json.dumps(parts).encode())
-    digest.update(hash_tensors(network.model.state_dict()).encode())
-    return digest.hexdigest()

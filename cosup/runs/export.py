@@ -6,9 +6,9 @@ from typing import Any
 from cosup.config.schema import Assigners, Config
 from cosup.layout import PREPARED
 from cosup.manifest import Manifest
+from cosup.models.backbone import load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.heads import head_bank
-from cosup.models.networks import load_backbone
 from cosup.runs.card import card
 from cosup.runs.directory import RunDirectory
 from cosup.runs.prepare import make_compute

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from cosup.data.given import GivenImages, OneImage, decode_batches, given_images
 from cosup.data.transforms import Transform, eval_transform
 from cosup.errors import UserError, in_short
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute, resolve_device, resolve_precision
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.images import InputSpec
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 from cosup.models.weights import hash_tensors
 from cosup.origins import obtain_below

@@ -27,11 +27,11 @@ from cosup.errors import UserError, in_short
 from cosup.files import discard, save_tensors, to_json
 from cosup.layout import Layout
 from cosup.manifest import MANIFEST, Manifest
+from cosup.models.backbone import Backbone
 from cosup.models.classifier import Classifier
 from cosup.models.clip import describe_encoder
 from cosup.models.heads import HeadBank
 from cosup.models.names import HUB, is_weights_file
-from cosup.models.networks import Backbone
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 from cosup.models.weights import hash_tensors, hub_client

@@ -12,10 +12,10 @@ from pathlib import Path
 from torch import nn
 
 from cosup.files import save_tensors
+from cosup.models.backbone import Backbone
 from cosup.models.clip import TOWER, WEIGHTS, clip_image_tower, encoder_in, save_encoder
 from cosup.models.clip_source import DESCRIPTION
 from cosup.models.names import is_weights_file
-from cosup.models.networks import Backbone
 from cosup.models.section import BackboneSection
 from cosup.models.trusted import check_backbone_from_elsewhere
 from cosup.student.reading import check_arguments, check_fit, check_recorded

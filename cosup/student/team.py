@@ -17,8 +17,8 @@ from cosup.data.transforms import eval_transform
 from cosup.errors import RunError, UserError, in_short
 from cosup.evidence import Scopes
 from cosup.levels import ArrayAnnotations, Level
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.compute import Compute, resolve_precision
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
 from cosup.settings.teachers import ZERO_SHOT

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cosup.files import save_tensors, write_json
-from cosup.models.networks import Backbone
+from cosup.models.backbone import Backbone
 from cosup.models.section import BackboneSection
 from cosup.models.weights import hash_tensors
 from cosup.student.schema import ENCODER

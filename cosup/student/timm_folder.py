@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from cosup.errors import UserError, in_short
 from cosup.files import write_atomic
+from cosup.models.backbone import Backbone
 from cosup.models.classifier import Classifier
 from cosup.models.heads import HeadBank
 from cosup.models.images import InputSpec, Pixels
 from cosup.models.names import CIFAR, TORCHVISION
-from cosup.models.networks import Backbone, Network, input_of, with_classifier
+from cosup.models.networks import Network, input_of, with_classifier
 from cosup.models.prompts import OPEN_CLIP
 from cosup.models.section import BackboneSection
 from cosup.seeds import torch_generator

@@ -12,11 +12,11 @@ from torch import Tensor
 from cosup.data.loader import image_batches
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.compute import Compute
 from cosup.models.described import Described, Description, remember, remembered
 from cosup.models.extraction import Conditions, feature_blocks
 from cosup.models.features import Rows, cached_features, features_key
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
 __all__ = ["FeatureCache", "FeatureSource", "RemoteExtraction", "cached_part"]

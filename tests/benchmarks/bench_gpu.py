@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosup.losses import CrossEntropy, Objective
+from cosup.models.backbone import load_backbone
 from cosup.models.classifier import Classifier, build_classifier
 from cosup.models.compute import Compute, device_name
 from cosup.models.extraction import BATCH, feature_blocks
-from cosup.models.networks import load_backbone
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import BackboneSection
 from cosup.models.train import Batch, TrainContext, TrainModule, train_network

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.files import save_tensors, write_json
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.classifier import build_classifier, load_checkpoint
 from cosup.models.clip_source import checkpoint_in, quiet
 from cosup.models.images import Pixels
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.optimize import build_network_optimizer
 from cosup.models.section import BackboneSection
 from cosup.models.training_section import TrainingSection

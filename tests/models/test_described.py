@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cosup.models.backbone import load_backbone
 from cosup.models.compute import Compute
 from cosup.models.described import remembered
-from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection
 from cosup.teachers import features
 from cosup.teachers.features import FeatureCache

@@ -22,9 +22,9 @@ from cosup.errors import RunError
 from cosup.manifest import MANIFEST, Manifest
 from cosup.manifest_lines import text_of
 from cosup.models import features as cache_module
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.extraction import feature_blocks
 from cosup.models.features import Rows, cached_features, features_key, has_features
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
 ROWS = 23

@@ -15,10 +15,10 @@ from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
+from cosup.models.backbone import load_backbone
 from cosup.models.fit import fit_heads, predict_heads
 from cosup.models.head_fit import HeadFit
 from cosup.models.heads import HeadBank, build_heads
-from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection, HeadSection
 from cosup.models.training_section import TrainingSection
 from cosup.probabilities import ProbTable

@@ -14,9 +14,9 @@ from torchvision.models import alexnet, mobilenet_v3_small, resnet50
 
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.classifier import build_classifier, load_checkpoint
 from cosup.models.compute import Compute
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 
 HALF = Compute(precision="bfloat16")

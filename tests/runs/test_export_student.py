@@ -24,8 +24,8 @@ from cosup.cli import call
 from cosup.config.load import load_config
 from cosup.data.load import load_data
 from cosup.layout import Layout
+from cosup.models.backbone import load_backbone
 from cosup.models.heads import HeadBank
-from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection
 from cosup.runs import export_student
 from cosup.runs.card import card

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 import cosup
 from cosup.data.transforms import eval_transform
 from cosup.errors import UserError
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.heads import HeadBank
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 from cosup.student.exported import ExportedStudent
 from cosup.student.folder import save_head

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 import cosup
 from cosup.cli import call
+from cosup.models.backbone import load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.heads import HeadBank
-from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection
 from cosup.student.folder import save_head, save_network
 

@@ -14,9 +14,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import cosup
+from cosup.models.backbone import load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.heads import HeadBank
-from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection
 from cosup.student.folder import identity, read_settings, save_head, save_network
 

@@ -12,9 +12,9 @@ import cosup
 from cosup.errors import RunError
 from cosup.files import save_tensors
 from cosup.manifest import Manifest, State
+from cosup.models.backbone import load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.heads import HeadBank
-from cosup.models.networks import load_backbone
 from cosup.models.section import BackboneSection
 from cosup.student.folder import save_head, save_network
 

@@ -16,9 +16,9 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 import cosup
+from cosup.models.backbone import Backbone, load_backbone
 from cosup.models.classifier import build_classifier
 from cosup.models.heads import HeadBank
-from cosup.models.networks import Backbone, load_backbone
 from cosup.models.section import BackboneSection
 from cosup.student.exported import ExportedStudent, HeadOnBackbone
 from cosup.student.folder import save_head, save_network
