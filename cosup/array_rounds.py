@@ -20,7 +20,8 @@ from cosup.models.compute import Compute
 from cosup.posterior import find_judge, fit_posterior
 from cosup.probabilities import ProbTable
 from cosup.protocols import Student, folds_of
-from cosup.rounds import NewStudent, Outcome, Recipe, cross_fit, run_rounds
+from cosup.recipe import NewStudent, Recipe
+from cosup.rounds import Outcome, cross_fit, run_rounds
 from cosup.seeds import seed_for
 from cosup.sources import STUDENT, Tally, block_of, notes, others_speak
 from cosup.student.head import HeadStudent

@@ -19,7 +19,7 @@ from cosup.assignment import Assigner
 from cosup.config.rounds import FUSED_ROUNDS, RoundsSection
 from cosup.config.student import StudentSection
 from cosup.consistency import Filter
-from cosup.crowd import read_crowd
+from cosup.crowd import Crowd, read_crowd
 from cosup.decisions import (
     Choosable,
     build_assigner,
@@ -38,7 +38,7 @@ from cosup.models.compute import resolve_device
 from cosup.models.heads import HeadBank, head_bank
 from cosup.models.samples import chunks
 from cosup.protocols import Student
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.validation import find_mistakes
 
 __all__ = ["CoSupervision"]
@@ -168,16 +168,7 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 recipe.objective.loss, len(crowd.classes), "loss", ", or targets 'hard'"
             )
         group = torch.arange(samples) if groups is None else codes_of(groups, "groups", samples)
-        inputs = torch.zeros(samples, 0) if found is None else found
-        unknown = torch.full((samples,), -1)
-        task = Task(
-            levels=(Level(0, crowd.scopes, ArrayAnnotations(crowd.annotations), known),),
-            inputs=inputs,
-            test_inputs=inputs[:0],
-            truth=Truth(unknown, torch.zeros_like(unknown)),
-            num_classes=len(crowd.classes),
-            features=found,
-        )
+        task = _task(found, crowd, known)
         made = ArrayRounds(task, recipe, student, group, self._seed(), device)
         finished = made.run_alone() if self.student is None else made.run()
         self.classes_, self.scopes_, self.assigner_ = crowd.classes, crowd.scopes, recipe.assigner
@@ -285,6 +276,21 @@ class CoSupervision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+def _task(features: Tensor | None, crowd: Crowd, provenance: tuple[Tensor, Tensor] | None) -> Task:
+    """Return the task of one level of sources, without a test split and true labels."""
+    samples = len(crowd.annotations)
+    inputs = torch.zeros(samples, 0) if features is None else features
+    unknown = torch.full((samples,), -1)
+    return Task(
+        levels=(Level(0, crowd.scopes, ArrayAnnotations(crowd.annotations), provenance),),
+        inputs=inputs,
+        test_inputs=inputs[:0],
+        truth=Truth(unknown, torch.zeros_like(unknown)),
+        num_classes=len(crowd.classes),
+        features=features,
+    )
 
 
 def _no_student(objective: Objective, seed: int) -> Student:

@@ -23,7 +23,8 @@ from cosup.levels import Level, LevelAnnotations, Stream, Task
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
 from cosup.protocols import Guidance, Inputs, Lessons, Student, Update, advance
-from cosup.rounds import NewStudent, Recipe, last_round
+from cosup.recipe import NewStudent, Recipe
+from cosup.rounds import last_round
 from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.team import Answering, ask_team

@@ -44,6 +44,7 @@ FLOORS: list[set[str]] = [
     {"levels"},
     {"losses", "metrics", "assignment", "consistency", "refinement"},
     {"assigning"},
+    {"recipe"},
     {"rounds", "decisions", "team", "sources"},
     {"control_runs", "posterior"},
     {"data", "models", "crowd"},
@@ -61,7 +62,7 @@ FLOORS: list[set[str]] = [
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-PAPER = {room for rooms in FLOORS[1:7] for room in rooms} | {
+PAPER = {room for rooms in FLOORS[1:8] for room in rooms} | {
     "probabilities",
     "evidence",
     "nearest",

@@ -20,6 +20,7 @@ SCRIPT = textwrap.dedent(
     from cosup import assignment, consistency, evidence, levels, losses, metrics, protocols
     from cosup import probabilities, rounds
     from cosup.decisions import decide
+    from cosup.recipe import Recipe
 
     class Nearest(protocols.Student):
         # Predicts the class of the nearest mean.
@@ -70,7 +71,7 @@ SCRIPT = textwrap.dedent(
         "teacher_student": consistency.TeacherStudent(),
         "local_global": consistency.LocalGlobal(),
     }
-    recipe = rounds.Recipe(
+    recipe = Recipe(
         assigner=assignment.DawidSkene(),
         objective=losses.Objective(losses.CrossEntropy()),
         new_student=Nearest,

@@ -4,7 +4,7 @@ from cosup.config.schema import Config
 from cosup.errors import Mistakes, UserError
 from cosup.losses.base import Objective
 from cosup.protocols import Student
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.runs.losses import candidates, with_loss
 from cosup.runs.stages import round_recipe
 from cosup.sharded.opening import is_sharded

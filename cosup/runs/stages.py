@@ -24,7 +24,8 @@ from cosup.losses.base import Objective
 from cosup.models.watch import MOST_WATCHED, TEST, OnStep, Watched, recorded
 from cosup.probabilities import ProbTable
 from cosup.protocols import Student, folds_of
-from cosup.rounds import NewStudent, Outcome, Recipe, RoundState, cross_fit, run_rounds
+from cosup.recipe import NewStudent, Recipe
+from cosup.rounds import Outcome, RoundState, cross_fit, run_rounds
 from cosup.runs.assemble import Prepared
 from cosup.runs.bars import Pace
 from cosup.runs.context import RunContext

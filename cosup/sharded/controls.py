@@ -18,7 +18,7 @@ from cosup.controls import NO_TRUE_LABEL, Absent
 from cosup.losses.cross_entropy import CrossEntropy
 from cosup.probabilities import ProbTable
 from cosup.protocols import Lessons
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.seeds import seed_for
 from cosup.settings.assigners import ASSIGNERS
 from cosup.sharded.counts import Counts

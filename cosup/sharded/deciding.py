@@ -14,7 +14,8 @@ from cosup.consistency.ranking import Cut, ranking_filters
 from cosup.levels import Stream
 from cosup.models.weights import hash_tensors
 from cosup.probabilities import ProbTable
-from cosup.rounds import Decided, Recipe
+from cosup.recipe import Recipe
+from cosup.rounds import Decided
 from cosup.seeds import seed_for
 from cosup.sharded.confirming import confirming_filters, find_corrected
 from cosup.sharded.counts import (

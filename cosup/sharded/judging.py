@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cosup.analysis.arrays import codes
 from cosup.assignment.fused import Fused
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.seeds import seed_for
 from cosup.sharded.evidence import ShardParts, ShardStream
 from cosup.sharded.rounds import ShardOutcome, ShardTask

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosup.assigning import assign_fitted
 from cosup.consistency.base import check_counts
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.seeds import seed_for
 from cosup.sharded.counts import (
     Counts,

@@ -14,7 +14,7 @@ from cosup.assigning import assign_fitted
 from cosup.consistency.base import Chain, Kept, Measures
 from cosup.consistency.ranking import Cut, Prefix, added, ranking_filters
 from cosup.levels import Assignment, Stream
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.sharded.confirming import Confirming
 from cosup.sharded.evidence import ShardStream
 from cosup.sharded.shards import Shard

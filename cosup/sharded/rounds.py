@@ -16,7 +16,7 @@ from cosup.consistency.base import KeptCounts, check_counts
 from cosup.errors import RunError
 from cosup.models.watch import OnStep
 from cosup.probabilities import ProbTable
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.seeds import seed_for
 from cosup.sharded.confirming import confirming_filters
 from cosup.sharded.counts import Counts, kept_counts

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cosup.assigning import assign_fitted
 from cosup.probabilities import ProbTable, row_bytes
+from cosup.recipe import Recipe
 from cosup.refinement import averaged
-from cosup.rounds import Recipe
 from cosup.sharded.evidence import ShardStream
 from cosup.sharded.neighbours import Search, gathered_probs, neighbours_of
 from cosup.sharded.shards import Shard

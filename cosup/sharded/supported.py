@@ -7,7 +7,7 @@ from cosup.consistency.local_global import LocalGlobal
 from cosup.consistency.ranking import RankingFilter
 from cosup.errors import Mistakes, UserError
 from cosup.losses.features import FeatureLoss
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.settings import registered_name
 from cosup.settings.assigners import ASSIGNERS
 from cosup.settings.losses import LOSSES

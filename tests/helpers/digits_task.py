@@ -23,7 +23,7 @@ from cosup.models.compute import Compute
 from cosup.models.section import BackboneSection
 from cosup.models.training_section import TrainingSection
 from cosup.protocols import Student
-from cosup.rounds import NewStudent, Recipe
+from cosup.recipe import NewStudent, Recipe
 from cosup.student.head import HeadStudent
 from cosup.student.setup import StudentSetup
 

@@ -16,7 +16,7 @@ from cosup.cli import call
 from cosup.config.schema import Config
 from cosup.errors import UserError
 from cosup.models.compute import Compute
-from cosup.rounds import Recipe
+from cosup.recipe import Recipe
 from cosup.runs import backend, plan_config, recipes, run_config, sharded_choose
 from cosup.runs.recipes import RECIPES
 from cosup.runs.verify import verify

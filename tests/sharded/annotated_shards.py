@@ -18,8 +18,9 @@ from cosup.evidence import Truth
 from cosup.levels import ArrayAnnotations, Labelled, Level, Task
 from cosup.losses.base import Objective
 from cosup.losses.cross_entropy import CrossEntropy
+from cosup.recipe import Recipe
 from cosup.refinement import ProductRefinement
-from cosup.rounds import Outcome, Recipe, run_rounds
+from cosup.rounds import Outcome, run_rounds
 from cosup.sharded.evidence import ShardLevel
 from cosup.sharded.folds import folds_of
 from cosup.sharded.head import ShardHead

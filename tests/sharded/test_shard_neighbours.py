@@ -21,8 +21,9 @@ from cosup.consistency import Chain, Filter
 from cosup.consistency.base import Measures
 from cosup.evidence import Assigned, Evidence
 from cosup.probabilities import ProbTable
+from cosup.recipe import Recipe
 from cosup.refinement import ProductRefinement
-from cosup.rounds import Recipe, run_rounds
+from cosup.rounds import run_rounds
 from cosup.seeds import seed_for
 from cosup.sharded.evidence import ShardStream
 from cosup.sharded.shards import Shard

@@ -16,8 +16,8 @@ from cosup.analysis.decisions import refinement_measures, refinement_shares
 from cosup.consistency import Chain
 from cosup.control_runs import ControlRun, run_controls
 from cosup.controls import NO_TRUE_LABEL
+from cosup.recipe import Recipe
 from cosup.refinement import ProductRefinement
-from cosup.rounds import Recipe
 from cosup.sharded.batches import batches_of
 from cosup.sharded.controls import ShardControls
 from cosup.sharded.evidence import ShardBatches, ShardStream
