@@ -40,45 +40,72 @@ def decisions_table(
     refine add refined_label and refined_confidence, what the annotation became. given: [N] labels
     with noise, as seen in training; adds given_label and noisy.
     """
+    columns = {
+        "sample_id": list(sample_ids),
+        "round": np.int32(outcome.number),
+        "level": np.int32(outcome.level),
+        **_assigned(outcome, scopes, classes),
+        **_guided(outcome, classes),
+        "kept": outcome.kept.keep.numpy(),
+        "rejected_by": _named(outcome.kept.rejected_by, outcome.kept.reasons),
+        "loss_weight": outcome.assigned.weighed(outcome.kept.keep).numpy(),
+        **_fused(outcome),
+        **_refined(outcome, classes),
+        "true_label": _named(truth.labels, classes),
+        "domain": _named(truth.domains, domains),
+    }
+    if given is not None:
+        columns["given_label"] = _named(given, classes)
+        columns["noisy"] = (given != truth.labels).numpy()
+    return pd.DataFrame(columns)
+
+
+def _assigned(outcome: Decided, scopes: Scopes, classes: Sequence[Hashable]) -> dict[str, Any]:
+    """Return the columns of the teachers and their annotations."""
     weight, teacher = outcome.assigned.weights.max(1)
     label, confidence = outcome.assigned.targets.top()
-    keep = outcome.kept.keep
-    table = pd.DataFrame(
-        {
-            "sample_id": list(sample_ids),
-            "round": np.int32(outcome.number),
-            "level": np.int32(outcome.level),
-            "assigned_teacher": _named(teacher, scopes.names),
-            "assignment_weight": weight.numpy(),
-            "annotation": _named(torch.where(confidence > 0, label, -1), classes),
-            "annotation_confidence": confidence.numpy(),
-        }
-    )
+    return {
+        "assigned_teacher": _named(teacher, scopes.names),
+        "assignment_weight": weight.numpy(),
+        "annotation": _named(torch.where(confidence > 0, label, -1), classes),
+        "annotation_confidence": confidence.numpy(),
+    }
+
+
+def _guided(outcome: Decided, classes: Sequence[Hashable]) -> dict[str, Any]:
+    """Return the columns of the student before its update."""
     if outcome.guide is None:
-        table["student_label"] = _named(torch.full_like(label, -1), classes)
-        table["student_confidence"] = np.float32("nan")
-    else:
-        own_label, own_confidence = outcome.guide.top()
-        table["student_label"] = _named(own_label, classes)
-        table["student_confidence"] = own_confidence.numpy()
-    table["kept"] = keep.numpy()
-    table["rejected_by"] = _named(outcome.kept.rejected_by, outcome.kept.reasons)
-    table["loss_weight"] = outcome.assigned.weighed(keep).numpy()
-    nats = outcome.assigned.nats
-    if nats is not None:
-        table["evidence"] = nats.gather(1, teacher[:, None])[:, 0].numpy()
-        table["student_evidence"] = nats[:, -1].numpy()
-        table["label_probability"] = outcome.assigned.annotations.top()[1].numpy()
-    if outcome.refined is not None:
-        refined, refined_confidence = outcome.refined.top()
-        table["refined_label"] = _named(torch.where(refined_confidence > 0, refined, -1), classes)
-        table["refined_confidence"] = refined_confidence.numpy()
-    table["true_label"] = _named(truth.labels, classes)
-    table["domain"] = _named(truth.domains, domains)
-    if given is not None:
-        table["given_label"] = _named(given, classes)
-        table["noisy"] = (given != truth.labels).numpy()
-    return table
+        nobody = torch.full((len(outcome.kept.keep),), -1)
+        return {
+            "student_label": _named(nobody, classes),
+            "student_confidence": np.float32("nan"),
+        }
+    label, confidence = outcome.guide.top()
+    return {"student_label": _named(label, classes), "student_confidence": confidence.numpy()}
+
+
+def _fused(outcome: Decided) -> dict[str, Any]:
+    """Return the columns of assigners that fuse sources."""
+    assigned = outcome.assigned
+    if assigned.nats is None:
+        return {}
+    teacher = assigned.weights.max(1).indices
+    return {
+        "evidence": assigned.nats.gather(1, teacher[:, None])[:, 0].numpy(),
+        "student_evidence": assigned.nats[:, -1].numpy(),
+        "label_probability": assigned.annotations.top()[1].numpy(),
+    }
+
+
+def _refined(outcome: Decided, classes: Sequence[Hashable]) -> dict[str, Any]:
+    """Return the columns of rounds that refine."""
+    if outcome.refined is None:
+        return {}
+    label, confidence = outcome.refined.top()
+    return {
+        "refined_label": _named(torch.where(confidence > 0, label, -1), classes),
+        "refined_confidence": confidence.numpy(),
+    }
 
 
 def refinement_measures(outcome: Outcome, truth: Truth) -> dict[str, float | None]:

@@ -9,6 +9,7 @@ reads no global and keeps no other state, so that a distributed launcher can wra
 import contextlib
 import math
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -65,17 +66,13 @@ def train_network(
     Raises `UserError` for settings that cannot be combined, `RunError` for a loss that is not
     finite.
     """
-    from timm.utils.model_ema import ModelEmaV3
-
     device, ranks = context.compute.device, context.compute.ranks
     seed = seed_for(context.seed, "train", ranks.rank)
     with within(context.settings), forked_seeds(seed, device):
         check_settings(objective, training)
         module.to(device).to(memory_format=torch.channels_last).train()
-        optimizer = build_network_optimizer(module, training)
-        scheduler = build_scheduler(optimizer, training, steps)
-        ema = None if training.ema is None else ModelEmaV3(module, decay=training.ema)
-        state = _loop_state(module, optimizer, scheduler, ema, objective, training, steps, context)
+        weights = _Weights.of(module, training, steps)
+        state = _loop_state(weights, objective, steps, context)
         start = state.restore()
         with compiled(module, training.compile), contextlib.ExitStack() as stack:
             if context.states is not None and ranks.size == 1:
@@ -84,50 +81,85 @@ def train_network(
             wrapped = stack.enter_context(ranks.wrapped(module))
             run = Step(wrapped, pixels.to(device), objective, training, context)
             monitor = _LossMonitor(training, steps, context)
-            shown = module if ema is None else ema.module
             stream = batches(start)
             stack.callback(_close, stream)
             advance = stack.enter_context(working_on("training a network: step", steps - start))
             for step, batch in zip(range(start, steps), stream, strict=False):
-                scheduler.step_update(step)
-                optimizer.zero_grad(set_to_none=True)
+                weights.begin(step)
                 loss, metrics = run(batch, step / max(1, steps - 1))
                 loss, metrics = monitor.check(step, loss, metrics)
-                if training.clip is not None:
-                    nn.utils.clip_grad_norm_(module.parameters(), training.clip)
-                optimizer.step()
-                if ema is not None:
-                    ema.update(module)
+                weights.update()
                 stops = asked_to_stop()
                 if stops or (step + 1) % training.save_every == 0:
                     state.save(step + 1)
-                monitor.report(step, loss, {**metrics, **learning_rate(optimizer)}, shown)
+                metrics = {**metrics, **learning_rate(weights.optimizer)}
+                monitor.report(step, loss, metrics, weights.averaged)
                 advance(1)
                 if stops:
                     break
-    if ema is not None:
-        module.load_state_dict(ema.module.state_dict())
+    if weights.ema is not None:
+        module.load_state_dict(weights.averaged.state_dict())
     monitor.end(module)
     return module.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of a module, and what changes them in a step.
+
+    ema: keeps their running average, if the settings ask for one.
+    """
+
+    module: nn.Module
+    training: TrainingSection
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    ema: Any
+
+    @classmethod
+    def of(cls, module: nn.Module, training: TrainingSection, steps: int) -> "_Weights":
+        """Return the weights before the first step."""
+        from timm.utils.model_ema import ModelEmaV3
+
+        optimizer = build_network_optimizer(module, training)
+        scheduler = build_scheduler(optimizer, training, steps)
+        ema = None if training.ema is None else ModelEmaV3(module, decay=training.ema)
+        return cls(module, training, optimizer, scheduler, ema)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The module with the averaged weights; the module itself without an average."""
+        averaged: nn.Module = self.module if self.ema is None else self.ema.module
+        return averaged
+
+    def begin(self, step: int) -> None:
+        """Set the learning rate of a step (from 0), and clear the gradients."""
+        self.scheduler.step_update(step)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def update(self) -> None:
+        """Change the weights by their gradients."""
+        if self.training.clip is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.module)
+
+
 def _loop_state(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    ema: nn.Module | None,
-    objective: Objective,
-    training: TrainingSection,
-    steps: int,
-    context: TrainContext,
+    weights: _Weights, objective: Objective, steps: int, context: TrainContext
 ) -> LoopState:
     """Return the state of a loop before its first step. `identity_of` reads the whole network."""
-    compute, identity = context.compute, ""
+    compute, identity, module = context.compute, "", weights.module
     if context.states is not None:
-        identity = identity_of(
-            module, objective, training, steps, context.seed, compute, context.identity
-        )
-    parts = {"module": module, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
+        seed, training = context.seed, weights.training
+        identity = identity_of(module, objective, training, steps, seed, compute, context.identity)
+    parts = {
+        "module": module,
+        "optimizer": weights.optimizer,
+        "scheduler": weights.scheduler,
+        "ema": weights.ema,
+    }
     return LoopState(parts, context.states, compute, identity)
 
 

@@ -43,6 +43,7 @@ from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.summary import Numbers
 from cosup.runs.team import finish_team
 from cosup.sharded.shards import Shards
+from cosup.sharded.work import Executor
 
 log = logging.getLogger(__name__)
 
@@ -86,23 +87,13 @@ def run_sharded(
         prepared, shards, world = _prepare(context, others)
         write_samples(context, prepared, shards)
         executor = context.backend.executor(shards.reader, prepared.compute)
-        chosen, prepared, task, choice = choose_shard_recipe(
-            context, prepared, world.task, executor
-        )
-        world = replace(world, task=task)
-        chosen, constant = choose_shard_loss(chosen, prepared, task, executor)
-        chosen, weight = choose_shard_weight(chosen, prepared, task, executor)
+        chosen, prepared, world, choices = _choose(context, prepared, world, executor)
+        task = world.task
         rounds = finish_shard_rounds(chosen, prepared, task, executor)
         team = finish_team(of_listed(chosen, task), prepared)
         controls = finish_shard_controls(chosen, prepared, world, executor, team, shards.known)
         summary = _summary(context, prepared, world, len(shards), rounds, controls)
-        summary["team"] = team
-        if choice is not None:
-            summary["choice"] = choice
-        if constant is not None:
-            summary["loss_choice"] = constant
-        if weight is not None:
-            summary["labelled_weight"] = weight
+        summary |= {"team": team, **choices}
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
         write_index(context, world, len(rounds), executor)
         finish(chosen, prepared, summary)
@@ -134,6 +125,21 @@ def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Sha
         world = shard_world(context, prepared, shards, features, tables, others)
     tables.close()
     return prepared, shards, world
+
+
+def _choose(
+    context: RunContext, prepared: Prepared, world: ShardWorld, executor: Executor
+) -> tuple[RunContext, Prepared, ShardWorld, Numbers]:
+    """Choose the recipe, the loss and the weight of the labels, where the config leaves them open.
+
+    Returns what the rounds are run with, and of the summary what was chosen and why.
+    """
+    chosen, prepared, task, recipe = choose_shard_recipe(context, prepared, world.task, executor)
+    chosen, loss = choose_shard_loss(chosen, prepared, task, executor)
+    chosen, weight = choose_shard_weight(chosen, prepared, task, executor)
+    choices = {"choice": recipe, "loss_choice": loss, "labelled_weight": weight}
+    told = {name: choice for name, choice in choices.items() if choice is not None}
+    return chosen, prepared, replace(world, task=task), told
 
 
 def _summary(

@@ -73,20 +73,8 @@ def shard_world(
     over; from those with the same teachers their annotations too. Finishes the stage `SHARDS` once
     all of the first is there. Raises `UserError` if too many images are broken.
     """
-    config, backend = context.config, context.backend
-    store = ShardStore(backend.place_of(context.files.shards))
-    works = _Works(
-        backend.executor(shards.reader, prepared.compute),
-        store,
-        shards,
-        [ShardStore(backend.place_of(Layout(other).shards)) for other in others],
-    )
-    samples, broken = Samples(shards.reader, store), 0
-    if config.data.check != "none":
-        check = CheckImages(shards.reader, store)
-        works.do(check)
-        broken = _set_aside(config.data, check, works)
-        samples = Samples(shards.reader, store, check.product)
+    works = _Works.of(context, prepared, shards, others)
+    samples, broken = _checked(context, works)
     annotated = prepared.annotated
     every = [*annotated.levels, *annotated.for_controls.values()]
     everyone = {one.name: one for level in every for one in level}
@@ -106,7 +94,7 @@ def shard_world(
     levels = tuple(level(index, members) for index, members in enumerate(specs))
     provenance = tuple(level.provenance for level in prepared.task.levels)
     guide = None
-    if config.rounds.first_guide == "student":
+    if context.config.rounds.first_guide == "student":
         guide = _guide(context, prepared, levels[0], works)
     task = ShardTask(levels, shards.shards, provenance, guide=guide)
     after, best = len(levels), everyone[prepared.teachers.floor.name].spec
@@ -122,6 +110,19 @@ def shard_world(
         tuple(product for product in written if product is not None),
         shards.samples - broken,
     )
+
+
+def _checked(context: RunContext, works: "_Works") -> tuple[Samples, int]:
+    """Return the samples of the shards, and how many images are broken if the config checks them.
+
+    Raises `UserError` if there are too many.
+    """
+    reader, store, section = works.shards.reader, works.store, context.config.data
+    if section.check == "none":
+        return Samples(reader, store), 0
+    check = CheckImages(reader, store)
+    works.do(check)
+    return Samples(reader, store, check.product), _set_aside(section, check, works)
 
 
 def _set_aside(section: DataSection, check: CheckImages, works: "_Works") -> int:
@@ -225,6 +226,19 @@ class _Works:
     store: ShardStore
     shards: Shards
     lenders: Sequence[ShardStore]
+
+    @classmethod
+    def of(
+        cls, context: RunContext, prepared: Prepared, shards: Shards, others: Sequence[Path]
+    ) -> "_Works":
+        """Return those of a run. others: folders of the runs that lend."""
+        backend = context.backend
+        return cls(
+            backend.executor(shards.reader, prepared.compute),
+            ShardStore(backend.place_of(context.files.shards)),
+            shards,
+            [ShardStore(backend.place_of(Layout(other).shards)) for other in others],
+        )
 
     def do(self, work: Work[Any]) -> None:
         """Do a work for the shards whose products are not all there, here or with a lender."""
