@@ -18,7 +18,7 @@ GRID = 2.0**24
 """Cosines are multiples of 1 / GRID: of the precision of float32 near 1."""
 POSITION_BITS = 32
 AT_ONCE = 2**22
-"""Cosines that are computed at a time: 32 MiB."""
+"""Cosines, and features of other samples, that are held at a time: 32 MiB of each."""
 ROWS = 1024
 """Samples whose nearest are found at a time."""
 
@@ -42,14 +42,11 @@ def nearest(
     """
     units = _unit(features)
     best = torch.empty(len(units), 0, dtype=torch.int64)
-    step = max(1, AT_ONCE // max(1, len(units)))
+    step = max(1, AT_ONCE // max(1, *units.shape))
     for others, places in parts:
         for start in range(0, len(others), step):
-            part, there = _unit(others[start : start + step]), places[start : start + step]
-            keys = _keys(units @ part.T, there)
-            keys.masked_fill_(positions[:, None] == there, torch.iinfo(torch.int64).min)
-            joined = torch.cat([best, keys], dim=1)
-            best = joined.topk(min(k, joined.shape[1]), dim=1).values
+            part, there = others[start : start + step], places[start : start + step]
+            best = _nearer(best, units, positions, part, there, k)
     assert best.shape[1] == k, "k is at most the number of others"
     found = 2**POSITION_BITS - 1 - (best & (2**POSITION_BITS - 1))
     return Nearest(found, ((best >> POSITION_BITS) / GRID).to(torch.float32))
@@ -58,12 +55,21 @@ def nearest(
 def nearest_among(features: Tensor, k: int) -> Tensor:
     """Return the k nearest others [N, k] int32 of samples [N, D] among themselves."""
     places = torch.arange(len(features))
-    return torch.cat(
-        [
-            nearest(features[own], own, [(features, places)], k).positions.to(torch.int32)
-            for own in torch.split(places, ROWS)
-        ]
-    )
+    # Allocated first: small tensors that outlive large ones would keep the heap from shrinking.
+    found = torch.empty(len(features), k, dtype=torch.int32)
+    for own in torch.split(places, ROWS):
+        found[own] = nearest(features[own], own, [(features, places)], k).positions.to(found)
+    return found
+
+
+def _nearer(
+    best: Tensor, units: Tensor, positions: Tensor, others: Tensor, places: Tensor, k: int
+) -> Tensor:
+    """Return the greatest k keys of each of n samples, of those so far [n, m] and of others."""
+    keys = _keys(units @ _unit(others).T, places)
+    keys.masked_fill_(positions[:, None] == places, torch.iinfo(torch.int64).min)
+    joined = torch.cat([best, keys], dim=1)
+    return joined.topk(min(k, joined.shape[1]), dim=1).values
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -74,4 +80,4 @@ def _keys(cosines: Tensor, positions: Tensor) -> Tensor:
     """Return int64 keys [n, m], all of them different: greater for greater cosines, and of equal
     ones for the first position."""
     steps = cosines.mul_(GRID).round_().to(torch.int64)
-    return (steps << POSITION_BITS).add_(2**POSITION_BITS - 1 - positions)
+    return steps.bitwise_left_shift_(POSITION_BITS).add_(2**POSITION_BITS - 1 - positions)
