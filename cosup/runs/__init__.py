@@ -105,7 +105,7 @@ def plan_config(config: Config | Draft) -> "Plan":
 
     draft = Draft.of(config) if isinstance(config, Config) else config
     facts = check_samples(draft)
-    from cosup.runs.plan import make_plan
+    from cosup.runs.planning import make_plan
     from cosup.runs.sharded_plan import sharded_facts
 
     if "samples" not in facts:

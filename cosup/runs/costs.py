@@ -3,9 +3,10 @@
 Most figures were measured on one core of a shared machine without a GPU (`tests/benchmarks`):
 `bench_scale.py` (assignment, filters, heads), `bench_report.py` (tables of decisions),
 `bench_predict.py` (images through a backbone) and the quickstart (what a run holds whatever its
-size). How often annotations are read, and the bytes of a row of decisions, are assumed. The
-estimate was compared with the quickstart alone, and was within a factor of three: processors
-differ, and so do networks with the same image size.
+size); those of crowd-kit on 60,000 labels of Fashion-MNIST and up to 100 classes. How often
+annotations are read, and the bytes of a row of decisions, are assumed. The estimate was compared
+with the quickstart, and was within a factor of three: processors differ, and so do networks with
+the same image size.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from cosup.probabilities import row_bytes
 from cosup.runs.machine import free_disk, usable_memory
+from cosup.runs.searches import Search
+from cosup.sharded.order import WINDOW
 
 __all__ = ["CostsPlan", "Extent", "planned_costs", "row_bytes"]
 
@@ -26,6 +29,15 @@ It is fitted in every run: it judges the sources where it does not assign them."
 MATRICES, MOST_CELLS = 12, 2**27
 """Bytes per cell of confusion matrices while they are estimated (float64 counts, float32 rates),
 and the most cells of `fused`."""
+CROWD_KIT = {
+    "one_coin": (150, 39),
+    "mace": (154, 15),
+    "glad": (450, 234),
+    "wawa": (186, 7),
+    "zero_based_skill": (170, 10),
+}
+"""Bytes that the assigner `crowd_kit` takes by its method: for each answer, of a teacher to a
+sample, and for each class of an answer. It holds the answers to all samples at once."""
 READING = 1e-8
 """Seconds to read an annotation's probability of one class, and to use it."""
 READINGS = {"dawid_skene": 25, "fused": 20}
@@ -48,6 +60,8 @@ class Extent:
     level. rounds: in all. fits: heads or networks that are trained, those of controls included.
     steps: samples in the training of one of them. features: numbers per image, 0 for a network
     that is trained whole. missing: images to pass through the backbone. image_size: their pixels.
+    shard_rows: rows of a shard at most; None: all samples are listed. crowd_method: of the assigner
+    `crowd_kit`. searches: for neighbours.
     """
 
     samples: int
@@ -62,6 +76,9 @@ class Extent:
     image_size: int
     assigner: str
     timed: bool = True
+    shard_rows: int | None = None
+    crowd_method: str = ""
+    searches: tuple[Search, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,12 +122,31 @@ def planned_costs(extent: Extent, nbytes: int, folder: Path | None, seeds: int) 
 
 
 def _memory(of: Extent) -> float:
-    """Nothing holds samples x teachers x classes; what grows with the samples are rows."""
+    """What grows with the samples are rows, and what an assigner or a filter holds of them all.
+
+    Of a sharded run the rows are those of a window of samples.
+    """
+    samples = of.samples if of.shard_rows is None else min(of.samples, WINDOW)
     rows = 4 * row_bytes(of.classes) + 8 * of.teachers + DECISION_MEMORY * of.rounds
-    fused = min(of.teachers * of.classes**2, MOST_CELLS) * MATRICES
-    matrices = of.teachers * of.classes**2 * MATRICES if of.assigner == "dawid_skene" else 0
-    panel = min(PANEL, of.samples * of.teachers * of.classes * 16)
-    return PROCESS + (of.samples + of.others) * rows + max(matrices, fused + panel)
+    panel = min(PANEL, samples * of.teachers * of.classes * 16)
+    parts = (
+        min(_matrices(of), MOST_CELLS * MATRICES) + panel,
+        _matrices(of) if of.assigner == "dawid_skene" else 0,
+        _crowd_kit(of),
+        *(search.memory(of.shard_rows) for search in of.searches),
+    )
+    return PROCESS + (samples + of.others) * rows + max(parts)
+
+
+def _matrices(of: Extent) -> int:
+    """Return the bytes of all confusion matrices while they are estimated."""
+    return of.teachers * of.classes**2 * MATRICES
+
+
+def _crowd_kit(of: Extent) -> int:
+    """Return the bytes of the assigner `crowd_kit`, of a sharded run too those of all samples."""
+    answer, of_class = CROWD_KIT.get(of.crowd_method, (0, 0))
+    return of.samples * of.teachers * (answer + of_class * of.classes)
 
 
 def _disk(of: Extent) -> int:
@@ -125,4 +161,5 @@ def _seconds(of: Extent) -> float | None:
     read = values * (of.rounds * READINGS.get(of.assigner, 2) + ELSEWHERE) * READING
     cell = HEAD_SAMPLE + HEAD_CELL * of.features * of.classes
     images = of.missing * IMAGE * (of.image_size / IMAGE_SIZE) ** 2
-    return START + read + of.fits * of.steps * cell + images
+    searches = sum(search.seconds * search.times for search in of.searches)
+    return START + read + searches + of.fits * of.steps * cell + images

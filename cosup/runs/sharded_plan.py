@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosup.config.rounds import Filters, Refiners, RoundsSection
+from cosup.config.rounds import Filters, RoundsSection
 from cosup.config.schema import Config, ExecutionSection
 from cosup.layout import Layout
 from cosup.runs.check import check_known
 from cosup.runs.checks import Facts
 from cosup.runs.costs import row_bytes
+from cosup.runs.searches import Search, searches_of
 from cosup.runs.sharded_choose import check_comparable
 from cosup.runs.sharded_samples import open_samples, plan_teachers
 from cosup.runs.staging import run_place
@@ -23,8 +24,6 @@ DECISION, WEIGHT, LABEL = 60, 4, 8
 """Bytes of a row of decisions, with an id of some ten letters, of a weight, and of a label."""
 POSITION, NEIGHBOUR = 8, 12
 """Bytes of a position, and of a neighbour with its cosine."""
-COSINE, PRODUCT = 6e-8, 7e-11
-"""Seconds of one core to rank a cosine, and for each product of its sum (`bench_neighbours.py`)."""
 COUNTS, CHECK = 2600, 1300
 """Bytes of a shard's counts, and of its check."""
 
@@ -39,31 +38,14 @@ class ProductPlan:
 
 
 @dataclass(frozen=True)
-class SearchPlan:
+class SearchPlan(Search):
     """A search for neighbours, which reads the features of all references for every shard.
 
-    times: how often it is done. shard_bytes: that each shard reads. smaller: the setting by which
-    it takes less.
+    shard_bytes: that each shard reads.
     """
 
-    what: str
-    times: int
-    samples: int
-    references: int
-    features: int
     shards: int
     shard_bytes: int
-    smaller: str
-
-    @property
-    def comparisons(self) -> int:
-        """Cosines of one search."""
-        return self.samples * self.references
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of one core for one search."""
-        return self.comparisons * (COSINE + PRODUCT * self.features)
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class ShardsPlan:
     place: str
     products: list[ProductPlan]
     computed: dict[str, str]
-    searches: list["SearchPlan"]
+    searches: list[SearchPlan]
 
     @property
     def nbytes(self) -> int:
@@ -122,18 +104,9 @@ def plan_shards(
 
 
 def _searches(rounds: RoundsSection, shards: Shards, features: int) -> Iterator[SearchPlan]:
-    def search(what: str, times: int, most: int, smaller: str) -> SearchPlan:
-        number, references = len(shards), min(shards.samples, most)
-        read = references * (features * 2 + POSITION)
-        return SearchPlan(what, times, shards.samples, references, features, number, read, smaller)
-
-    for choice in rounds.consistency:
-        if isinstance(Filters.settings(choice), NeighboursSettings):
-            linear = "filters teacher_student and confidence read each sample once"
-            yield search(f"filter {choice.name}", 1, shards.samples, linear)
-    if rounds.refine is not None and Refiners.settings(rounds.refine).neighbours:
-        most = Refiners.settings(rounds.refine).references
-        yield search("refinement", rounds.refine_rounds, most, "fewer rounds.refine.references")
+    for search in searches_of(rounds, shards.samples, features):
+        read = search.references * (features * 2 + POSITION)
+        yield SearchPlan(**vars(search), shards=len(shards), shard_bytes=read)
 
 
 def _products(

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from cosup.config.rounds import RoundsSection
 from cosup.runs import machine
 from cosup.runs.costs import Extent, planned_costs
+from cosup.runs.searches import searches_of
 
 QUICKSTART = Extent(
     samples=3596,
@@ -43,6 +45,41 @@ def test_memory_does_not_hold_samples_times_teachers_times_classes() -> None:
 def test_dawid_skene_has_a_confusion_matrix_per_teacher() -> None:
     many = replace(QUICKSTART, classes=1000, teachers=128, assigner="dawid_skene")
     assert 1.5e9 < memory(many) - memory(QUICKSTART) < 6e9
+
+
+def test_crowd_kit_holds_the_answers_to_all_samples_also_of_shards() -> None:
+    large = replace(QUICKSTART, samples=10**6, classes=20, teachers=5)
+    crowd = replace(large, assigner="crowd_kit", crowd_method="one_coin")
+    assert 2e9 < memory(crowd) - memory(large) < 10e9  # 10^8 cells of about 50 bytes
+    few, many = (replace(one, shard_rows=4096) for one in (large, crowd))
+    assert memory(few) < memory(large) / 1.5
+    assert memory(many) - memory(few) > 2e9
+
+
+def test_neighbours_hold_the_features_of_all_samples_or_of_a_shard() -> None:
+    rounds = RoundsSection.model_validate({"consistency": ["neighbours"]})
+    large = replace(QUICKSTART, samples=10**6)
+    searched = replace(large, searches=tuple(searches_of(rounds, 10**6, 1280)))
+    added = memory(searched) - memory(large)
+    assert added > 10**6 * (1280 * 4 + 250 * 4)  # float32 features, and places of neighbours
+    of_shards = memory(replace(searched, shard_rows=4096))
+    assert 0 < of_shards - memory(replace(large, shard_rows=4096)) < added / 10
+    before, after = (planned_costs(one, 0, None, 1).seconds for one in (large, searched))
+    assert before is not None
+    assert after is not None
+    assert after > 10 * before  # 10^12 cosines
+
+
+def test_a_refinement_with_neighbours_holds_the_features_of_its_references() -> None:
+    def added(references: int, neighbours: int = 10) -> int:
+        refine = {"name": "product", "neighbours": neighbours, "references": references}
+        rounds = RoundsSection.model_validate({"assignment": "mean", "refine": refine})
+        searches = tuple(searches_of(rounds, 10**6, 1280))
+        return memory(replace(QUICKSTART, searches=searches)) - memory(QUICKSTART)
+
+    assert added(500_000) - added(100_000) == pytest.approx(400_000 * 1280 * 2)
+    assert added(10**7) == added(10**6)  # there are no more samples
+    assert added(100_000, neighbours=0) == 0
 
 
 def test_seeds_repeat_the_time_but_share_annotations_and_features() -> None:

@@ -26,7 +26,7 @@ from cosup.remote_copy.session import writer_of
 from cosup.runs import mirror, run_config, staging
 from cosup.runs.directory import RunDirectory
 from cosup.runs.mirror import mirrored
-from cosup.runs.plan import _run
+from cosup.runs.planning import _run
 from cosup.runs.staging import SESSION, Staging, staging_root
 
 HERE = Path(__file__).parent

@@ -122,6 +122,20 @@ def test_costs_are_beside_what_there_is_and_too_little_of_it_is_a_warning(
     assert "costs" in plan
 
 
+def test_memory_of_the_assigner_and_of_searches_for_neighbours_counts(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def memory(*overrides: str) -> int:
+        assert call(["plan", "c.yaml", "--json", "-q", *overrides]) == 0
+        found: int = json.loads(capsys.readouterr().out)["costs"]["memory"]
+        return found
+
+    plain = memory("rounds.assignment=mean")
+    assert memory("rounds.assignment=crowd_kit") > plain
+    refine = "rounds.refine={name: product, neighbours: 5}"
+    assert memory("rounds.assignment=mean", refine) > plain + 50e6  # cosines at a time
+
+
 def test_a_misspelt_split_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = Path("labels.csv").read_text().replace("camera", "split").replace(",c", ",tset")
     Path("labels.csv").write_text(text)
