@@ -34,7 +34,6 @@ def run_with_backend(
             return run_config(config, directory, resume, overwrite)
     check_run(config, None if isinstance(place, Place) else place, resume, overwrite)
     from cosup.cluster.session import connected
-    from cosup.layout import Layout
     from cosup.sharded.opening import is_sharded
 
     with connected(config.execution):
@@ -42,11 +41,10 @@ def run_with_backend(
         from cosup.cluster.storage import RunStorage, check_shared
 
         sharded = is_sharded(config.data)
-        direct = (Layout(Path()).shards.name,) if sharded else ()
         if sharded or config.student.mode == "finetune":
             check_shared(where)
         with (
             RayBackend(config.execution, RunStorage.of(where), sharded) as backend,
-            mirrored(where, resume=resume, overwrite=overwrite, direct=direct) as directory,
+            mirrored(where, resume=resume, overwrite=overwrite, sharded=sharded) as directory,
         ):
             return run_config(config, directory, resume, overwrite, backend)

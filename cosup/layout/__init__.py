@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosup.errors import RunError, UserError
-from cosup.layout import schemas
+from cosup.layout import folders, schemas
 from cosup.layout.folders import (
     AnnotationFiles,
     ReviewFiles,
@@ -179,7 +179,7 @@ class Layout:
     @property
     def shards(self) -> Path:
         """Return the folder of what is computed shard by shard (`cosup.sharded.store`)."""
-        return self.path / "shards"
+        return self.path / folders.SHARDS
 
     @property
     def shard_index(self) -> TableFile:

@@ -1,7 +1,7 @@
 """The files of the parts of a run that have a folder: teachers, annotations, rounds and others."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from cosup.layout import schemas
@@ -27,10 +27,23 @@ __all__ = [
     "RoundFiles",
     "ShiftedFiles",
     "TeacherFiles",
+    "is_of_shards",
 ]
 
 PENDING = ".state"
 """The suffix of the saved state of an unfinished training."""
+SHARDS = "shards"
+"""The folder of what is computed shard by shard."""
+OF_ANY_NAME = frozenset({"annotations", "loggers", "shifted"})
+"""Folders of a run that hold others, which have the names of teachers, loggers and test sets."""
+
+
+def is_of_shards(name: str) -> bool:
+    """Return whether a file, by its path in a run, is in the folder of shards of the run, of a seed
+    or loss, or of a seed of a loss."""
+    folders = PurePosixPath(name).parts[:-1]
+    above = folders[: folders.index(SHARDS)] if SHARDS in folders else folders
+    return len(above) < min(3, len(folders)) and not OF_ANY_NAME & set(above)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ last. On resume that folder is ahead of the URI; any other one is out of date an
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -33,13 +33,13 @@ PAUSES = (0.0, 2.0, 10.0)
 
 @contextmanager
 def mirrored(
-    place: str, *, resume: bool = False, overwrite: bool = False, direct: Collection[str] = ()
+    place: str, *, resume: bool = False, overwrite: bool = False, sharded: bool = False
 ) -> Iterator[Path]:
     """Yield the local directory to run in: the place itself if it is a path.
 
     For a URI it is the staging folder. With `resume` it holds the files of the run at the URI, else
     it is empty. At the end it is copied, also if the run fails; the staging folder of a finished
-    run is then removed. direct: folders of the run that are written at the URI alone.
+    run is then removed. sharded: the files of shards are written at the URI alone.
 
     Raises `UserError`, and changes nothing, if there is a run and neither flag is given, if there
     are other files, if the URI cannot be used, or if another process of this machine is writing the
@@ -53,7 +53,7 @@ def mirrored(
     parent, name = split(place)
     root = staging_root(parent)
     with _locked(root / SESSION / f"{name}.lock", place):
-        staging = Staging(place, root / name, root / SESSION / f"{name}.json", direct)
+        staging = Staging(place, root / name, root / SESSION / f"{name}.json", sharded)
         _take_over(staging, resume, overwrite)
         with _Pusher(staging) as pusher:
             try:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,9 @@ __all__ = ["check_comparable", "choose_shard_recipe", "shard_candidates"]
 log = logging.getLogger(__name__)
 
 PREFIX = "recipe-"
-"""Of the names of what candidates write. Those with equal decisions write the same products."""
+"""Of the names of what candidates write. Those with equal decisions write the same products. Also
+begins the names of the stages that record candidates, each of which is there until one is
+chosen."""
 
 
 def check_comparable(config: Config, data: ImageData) -> None:
@@ -104,6 +107,8 @@ def choose_shard_recipe(
         return {**choice, "left_out": left_out} if left_out else choice
 
     chosen, ready, choice = recipe_by(context, prepared, found, compare)
+    for number in range(1, len(found) + 1):
+        context.run.files.stage(f"{PREFIX}{number}").remove()
     return chosen, ready, with_rounds(task, chosen, ready), choice
 
 
@@ -115,6 +120,25 @@ class _Compared(NamedTuple):
     rejected: str | None
     products: set[Product]
 
+    def record(self, item: Candidate) -> dict[str, Any]:
+        """Return it as plain values, with the candidate that it is of."""
+        return {
+            "name": item.name,
+            "rounds": item.settings,
+            "samples": len(self.right),
+            "right": np.packbits(self.right.numpy() > 0).tobytes().hex(),
+            "rejected": self.rejected,
+            "products": [vars(product) for product in sorted(self.products, key=repr)],
+        }
+
+    @staticmethod
+    def of(record: dict[str, Any]) -> "_Compared":
+        """Return what `record` has returned."""
+        bits = np.frombuffer(bytes.fromhex(record["right"]), np.uint8)
+        right = torch.from_numpy(np.unpackbits(bits, count=record["samples"])).double()
+        products = {Product(**product) for product in record["products"]}
+        return _Compared(right, record["rejected"], products)
+
 
 @dataclass(frozen=True)
 class _Comparison:
@@ -125,6 +149,17 @@ class _Comparison:
     task: ShardTask
     executor: Executor
     criterion: Criterion
+
+    def finish(self, number: int, item: Candidate) -> _Compared:
+        """Run a candidate and record what it is compared by, unless that is recorded already."""
+        stage, run = f"{PREFIX}{number}", self.context.run
+        if run.is_done(stage):
+            record = run.load(stage)
+            if (record["name"], record["rounds"]) == (item.name, item.settings):
+                return _Compared.of(record)
+        found = self.run(item)
+        run.finish(stage, found.record(item))
+        return found
 
     def run(self, item: Candidate) -> _Compared:
         """Run the rounds of a candidate on which its last student depends."""
@@ -150,7 +185,7 @@ class _Comparison:
 
 
 def _compare(comparison: _Comparison, found: Sequence[Candidate]) -> dict[str, Any]:
-    """Run the candidates one after another, and compare them.
+    """Run the candidates one after another, those that are not recorded, and compare them.
 
     What a candidate has written of shards is kept for the next one, which may decide alike, and
     then removed.
@@ -158,7 +193,7 @@ def _compare(comparison: _Comparison, found: Sequence[Candidate]) -> dict[str, A
     store = comparison.task.levels[0].samples.store
     values, rejected, held = list[Tensor](), list[str | None](), set[Product]()
     for number, item in enumerate(found, start=1):
-        right, reason, products = comparison.run(item)
+        right, reason, products = comparison.finish(number, item)
         values.append(right)
         rejected.append(reason)
         for product in held - products:

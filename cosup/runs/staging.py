@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from cosup.config.schema import Config
 from cosup.errors import RunError, UserError, within
 from cosup.files import TEMPORARY, user_cache, write_json
 from cosup.layout import LOCK, MARKER, Layout
+from cosup.layout.folders import is_of_shards
 from cosup.manifest import MANIFEST
 from cosup.remote import Place, get, is_uri, join, listing, put, remove, split
 from cosup.remote_copy import ENDED, SESSION, session_at
@@ -75,13 +76,13 @@ class Staging:
     """A run in a folder of this machine, and at a URI.
 
     record: the file with the identity of the folder, and which of its files the URI has unchanged.
-    Without it the folder cannot be used. direct: folders of the run that are written at the URI
-    alone, and are not copied.
+    Without it the folder cannot be used. sharded: the files of shards are written at the URI alone,
+    and are not copied.
     """
 
-    def __init__(self, uri: str, path: Path, record: Path, direct: Collection[str] = ()) -> None:
+    def __init__(self, uri: str, path: Path, record: Path, sharded: bool = False) -> None:
         self.uri = uri
-        self.direct = direct
+        self.sharded = sharded
         self.name = mask(uri)
         self.path = path
         self.record = record
@@ -111,8 +112,8 @@ class Staging:
 
     def clear(self, there: Iterable[str]) -> None:
         """Remove the files at the URI: summaries first, the marker of a run last."""
-        for folder in self.direct:
-            remove(join(self.uri, folder))
+        if self.sharded:
+            remove(join(self.uri, Layout(Path()).shards.name))
         for name in sorted(there, key=_rank, reverse=True):
             remove(join(self.uri, name))
         remove(self.uri)
@@ -183,10 +184,7 @@ class Staging:
     def _there(self) -> dict[str, int]:
         there = listing(self.uri)
         return {
-            name: size
-            for name, size in there.items()
-            # of the run, of a seed or loss, or of a seed of a loss
-            if not set(PurePosixPath(name).parts[:3]) & set(self.direct)
+            name: size for name, size in there.items() if not (self.sharded and is_of_shards(name))
         }
 
     def _get(self, name: str) -> None:

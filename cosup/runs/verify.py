@@ -4,12 +4,13 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cosup.config import Config, read_config
 from cosup.errors import UserError
 from cosup.layout import FORMAT, Layout
+from cosup.layout.folders import is_of_shards
 from cosup.manifest import Damaged, Manifest, State
 from cosup.origins import has_folder, obtain_below, shown
 from cosup.remote import Place
@@ -45,7 +46,7 @@ class Verified:
         """Yield a line per file, but for those of shards that are whole, and one that counts all
         of them."""
         for name, state in self.states.items():
-            if not (state is State.WHOLE and _is_shard(name)):  # of these there are many
+            if not (state is State.WHOLE and is_of_shards(name)):  # of these there are many
                 yield f"{state:<10}  {name}"
         yield f"{self.place}: {self.result()}"
 
@@ -55,7 +56,7 @@ class Verified:
             return "made by an earlier version of cosup: nothing tells if its files are whole"
         files = plural(len(self.states), "file")
         shards = Layout(self.folder).shards
-        if has_folder(shards) and not any(map(_is_shard, self.states)):
+        if has_folder(shards) and not any(map(is_of_shards, self.states)):
             files += f" (without those in {shards.name}, which are checked when they are read)"
         if self.is_whole:
             return f"{files}, all whole"
@@ -120,17 +121,11 @@ def own_config(found: Verified) -> Config:
 def _folder(place: str) -> Path:
     """Return the folder of a run or an exported student. Raises `UserError` for anything else."""
     folder = folder_of(place, anew=True)
-    obtain_below(folder, _is_shard)  # which are read where they are
+    obtain_below(folder, is_of_shards)  # which are read where they are
     if not (Layout(folder).is_run() or Manifest(folder).exists()):
         problem = "neither a run's directory nor an exported student"
         raise UserError(problem if folder.exists() else "no such directory", where=shown(folder))
     return folder
-
-
-def _is_shard(name: str) -> bool:
-    """Return whether a path in a run is that of a file of shards, of the run, of a seed or loss, or
-    of a seed of a loss."""
-    return Layout(Path()).shards.name in PurePosixPath(name).parts[:-1][:3]
 
 
 def _check_unlocked(run: Layout) -> None:

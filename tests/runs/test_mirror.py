@@ -495,13 +495,14 @@ def test_shards_of_a_run_its_losses_and_seeds_are_not_copied(tmp_path: Path) -> 
     far = tmp_path / "far"
     runs = ["", "seed-1/", "cross_entropy/", "cross_entropy/seed-1/"]
     direct = [f"{run}shards/features/0000000.parquet" for run in runs]
-    for name in [*direct, "seed-1/config.yaml"]:
+    copied = {"seed-1/config.yaml", *(f"{run}annotations/test/shards/0.bin" for run in runs)}
+    for name in [*direct, *copied]:
         (far / name).parent.mkdir(parents=True, exist_ok=True)
         (far / name).write_text("text")
     near = tmp_path / "near"
-    own = staging.Staging(f"file://{far}", near, tmp_path / "record.json", ("shards",))
+    own = staging.Staging(f"file://{far}", near, tmp_path / "record.json", sharded=True)
     there, _ = own.state()
-    assert set(there) == {"seed-1/config.yaml"}
+    assert set(there) == copied, "a teacher may be named shards"
     own.fetch(there)
     own.sign()
     own.push(last=True, finished=True)

@@ -1,12 +1,14 @@
 """`rounds.choose: auto` over shards: what a run with listed samples compares, killed or not."""
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.digits_manifest import write_digits, write_manifest
+from helpers.killed_shards import Killed, kill_after
 from helpers.sharded_config import sharded_config
 from helpers.user_errors import error_of
 
@@ -15,13 +17,11 @@ from cosup.analysis.candidates import candidates_table
 from cosup.cli import call
 from cosup.config.schema import Config
 from cosup.errors import UserError
-from cosup.models.compute import Compute
 from cosup.recipe import Recipe
-from cosup.runs import backend, plan_config, recipes, run_config, sharded_choose
+from cosup.runs import plan_config, recipes, run_config, sharded_choose
 from cosup.runs.recipes import RECIPES
 from cosup.runs.verify import verify
-from cosup.sharded.shards import Shard
-from cosup.sharded.work import LocalExecutor, Work
+from cosup.sharded.rounds import run_shard_rounds
 
 ROWS, LABELLED = 760, 640
 GATE = {"name": "gate", "prior": "provenance"}
@@ -106,38 +106,42 @@ def test_what_candidates_write_of_shards_is_removed(chosen: tuple[Path, dict[str
     assert not {name for name in names if name.startswith("recipe-")}
 
 
-def test_a_choice_that_is_killed_or_lost_is_made_again(
+def test_a_choice_that_is_killed_goes_on_after_the_candidates_that_are_finished(
     manifest: Path,
     tmp_path: Path,
     chosen: tuple[Path, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    summary, left = chosen[1], 40
+    summary, cut = chosen[1], tmp_path / "cut"
+    records = [cut / "stages" / f"recipe-{number}.json" for number in (1, 2, 3)]
+    ran = list[Recipe]()
 
-    class Killed(BaseException):
-        """Ends a run, as a signal does."""
+    def counted(task: Any, recipe: Recipe, *args: Any, **settings: Any) -> Iterator[Any]:
+        ran.append(recipe)
+        return run_shard_rounds(task, recipe, *args, **settings)
 
-    class Dying(LocalExecutor):
-        def run(self, work: Work[Any], shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
-            nonlocal left
-            for found in super().run(work, shards):
-                left -= 1
-                if not left:
-                    raise Killed
-                yield found
-
-    def dying(compute: Compute) -> Dying:
-        return Dying(compute)
-
-    cut = tmp_path / "cut"
-    with monkeypatch.context() as patch:
-        patch.setattr(backend, "LocalExecutor", dying)
-        with pytest.raises(Killed):
-            run_config(config(manifest), cut)
-    assert list((cut / "shards" / "counts").glob("recipe-*")), "killed while recipes are compared"
-    assert not (cut / "stages" / "choose-recipe.json").exists()
+    monkeypatch.setattr(sharded_choose, "run_shard_rounds", counted)
+    begun = cut / "shards" / "counts" / "recipe-round-1"
+    for place, since in enumerate((begun, *records[:2])):  # within each of the candidates
+        with monkeypatch.context() as patch:
+            kill_after(patch, 3, since.exists)
+            with pytest.raises(Killed):
+                run_config(config(manifest), cut, resume=cut.exists())
+        assert [record.exists() for record in records] == [place > 0, place > 1, False]
+    assert len(ran) == 2 + 2 + 1, "each run begins with the candidate that was killed"
+    records[1].write_text("{")
+    ran.clear()
     assert numbers_of(run_config(config(manifest), cut, resume=True)) == numbers_of(summary)
+    assert len(ran) == 2, "the one whose record is damaged, and the one that was not finished"
+    assert not list(cut.glob("*/recipe-*"))
     assert not list((cut / "shards").glob("*/recipe-*"))
+
+
+def test_a_choice_that_is_lost_is_made_again(
+    manifest: Path, tmp_path: Path, chosen: tuple[Path, dict[str, Any]]
+) -> None:
+    summary, cut = chosen[1], tmp_path / "cut"
+    shutil.copytree(chosen[0], cut)
     # A damaged record of the choice, and a damaged shard of a round with the chosen recipe.
     (cut / "stages" / "choose-recipe.json").write_text("{")
     next((cut / "shards" / "decisions" / "round-2").rglob("*.parquet")).write_bytes(b"none")
