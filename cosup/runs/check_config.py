@@ -1,8 +1,8 @@
 """Check what a config names: folders, files, networks, functions, classes. No sample is listed.
 
 Nothing here imports torch or pandas, except for what a setting asks for: a function of the user's,
-a network that is unknown at first sight (`cosup.models.names`), an annotation table (pandas, and
-torch if it has probabilities).
+a network that is unknown at first sight (`cosup.models.known_networks`), an annotation table
+(pandas, and torch if it has probabilities).
 """
 
 import re
@@ -22,13 +22,8 @@ from cosup.data.section import DataSection
 from cosup.data.sources import SOURCES
 from cosup.data.sources.base import Names
 from cosup.errors import Mistakes, UserError, raise_all, within
-from cosup.models.names import (
-    check_backbone,
-    check_features,
-    check_network_name,
-    check_weights,
-    weights_file,
-)
+from cosup.models.known_networks import check_backbone, check_features, check_network_name
+from cosup.models.names import check_weights, weights_file
 from cosup.models.prompts import OPEN_CLIP
 from cosup.remote import is_uri
 from cosup.settings.teachers import CALL, NETWORK, PRETRAINED, import_function
