@@ -29,9 +29,11 @@ class Recipe:
     repeat: rounds per level. least: repeat the finest level until there are as many rounds.
     refiner: refines the assigned annotations of its own rounds, which follow the others on the
     finest level; their student must be cross-fitted.
-    last_student: makes the student of the last round, if not new_student: one whose predictions of
-    its own samples nobody reads needs no cross-fitting. The true labels of the task are used if the
-    objective gives them weight. assign: how samples are assigned (`cosup.assigning`).
+    last_student: makes the student of the last round, instead of new_student: it needs no
+    cross-fitting if nobody reads its predictions of its own samples. assign: how samples are
+    assigned (`cosup.assigning`).
+
+    The true labels of the task are used if the objective gives them weight.
     """
 
     assigner: Assigner

@@ -85,7 +85,8 @@ class Extent:
 class CostsPlan:
     """What the run takes, to within a factor of three, and what there is of it, in bytes.
 
-    seconds: None where they are not known. usable_memory: None where the machine does not tell.
+    seconds: None where they are not known. usable_memory: None where the machine does not report
+    it.
     """
 
     memory: int

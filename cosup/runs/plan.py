@@ -34,8 +34,8 @@ class DevicePlan:
     precision: str
     decoding_threads: int
     actors: dict[str, int | None] | None = None
-    """With Ray, the decoding threads per process of each kind; null is as many as its share of its
-    node, which only the cluster tells."""
+    """With Ray, the decoding threads per process of each kind; null: its share of the CPUs of its
+    node, which is known on the cluster alone."""
 
 
 @dataclass(frozen=True)

@@ -132,14 +132,14 @@ def _choose(
 ) -> tuple[RunContext, Prepared, ShardWorld, Numbers]:
     """Choose the recipe, the loss and the weight of the labels, where the config leaves them open.
 
-    Returns what the rounds are run with, and of the summary what was chosen and why.
+    Returns what the rounds are run with, and the parts of the summary about each choice.
     """
     chosen, prepared, task, recipe = choose_shard_recipe(context, prepared, world.task, executor)
     chosen, loss = choose_shard_loss(chosen, prepared, task, executor)
     chosen, weight = choose_shard_weight(chosen, prepared, task, executor)
     choices = {"choice": recipe, "loss_choice": loss, "labelled_weight": weight}
-    told = {name: choice for name, choice in choices.items() if choice is not None}
-    return chosen, prepared, replace(world, task=task), told
+    made = {name: choice for name, choice in choices.items() if choice is not None}
+    return chosen, prepared, replace(world, task=task), made
 
 
 def _summary(

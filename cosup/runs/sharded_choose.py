@@ -91,7 +91,7 @@ def choose_shard_recipe(
     context: RunContext, prepared: Prepared, task: ShardTask, executor: Executor
 ) -> tuple[RunContext, Prepared, ShardTask, dict[str, Any] | None]:
     """Choose as `choose_recipe`. Returns also the task of the rounds with the recipe; `left_out`
-    tells why other recipes were not compared, by name, if there are any."""
+    is the reason for each recipe that was not compared, by name, if there are any."""
     config = context.config
     if config.rounds.choose is None:
         return context, prepared, task, None

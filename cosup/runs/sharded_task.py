@@ -219,8 +219,8 @@ def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:
 
 @dataclass(frozen=True)
 class _Works:
-    """Does works for the shards of a run. lenders: stores of other runs, from which products are
-    taken over."""
+    """Does work on a run's shards. lenders: stores of other runs, which have products to take
+    over."""
 
     executor: Executor
     store: ShardStore
@@ -241,7 +241,7 @@ class _Works:
         )
 
     def do(self, work: Work[Any]) -> None:
-        """Do a work for the shards whose products are not all there, here or with a lender."""
+        """Take over what the lenders have, and do the work on shards that lack a product still."""
         store, shards = self.store, self.shards
         for product in work.products if self.lenders else ():
             take_over(product, store, self.lenders, shards.shards, self.executor)
