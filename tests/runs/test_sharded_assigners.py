@@ -1,4 +1,4 @@
-"""Sharded runs: which assigners a manifest allows, told before anything is written."""
+"""The plan of a sharded run: which assigners a manifest allows, and what a search takes."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from helpers.digits_manifest import write_digits, write_manifest
 from helpers.sharded_config import sharded_config
 from helpers.user_errors import keys_of, mistakes_of
 
+from cosup import Plan
 from cosup.runs import plan_config
 
 
@@ -34,3 +35,20 @@ def test_an_assigner_that_cannot_use_the_teachers_is_refused(folder: Path, assig
     config = sharded_config(folder / "rows", teachers=teachers, rounds={"assignment": assigner})
     (error,) = mistakes_of(plan_config, config)
     assert assigner in str(error)
+
+
+def test_a_plan_has_the_memory_and_the_time_of_a_search_in_shards(folder: Path) -> None:
+    def plan(filters: list[str]) -> Plan:
+        rounds = {"assignment": "mean", "true_label_weight": 0.5, "consistency": filters}
+        return plan_config(sharded_config(folder / "known", rounds=rounds))
+
+    plain, found = plan([]), plan(["neighbours"])
+    assert found.shards is not None
+    (search,) = found.shards.searches
+    assert (search.references, search.neighbours) == (search.samples, search.samples - 1)
+    assert search.shard_bytes > search.references * search.features * 2
+    assert "neighbours" in repr(found)
+    assert found.costs.memory - plain.costs.memory == pytest.approx(search.memory(100), rel=0.1)
+    assert found.costs.seconds is not None
+    assert plain.costs.seconds is not None
+    assert found.costs.seconds > plain.costs.seconds
