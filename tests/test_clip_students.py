@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import small_clip
+from helpers.idx_files import write_idx
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,8 +28,10 @@ from cosup.cli import call
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FASHION = Path(small_clip.FASHION_MNIST)
-STEPS = 200
-SMALL = ["data.limit=3200", "teachers.training.steps=150", "student.training.steps=250"]
+STEPS, BATCH = 240, 64
+IMAGES = 800
+"""The first images of the test part, which the runs read in four rotations."""
+SMALL = ["teachers.training.steps=150", "student.training.steps=250"]
 ROTATIONS = ("rot0", "rot30", "rot60", "rot90")
 
 pytestmark = pytest.mark.skipif(
@@ -40,13 +43,12 @@ pytestmark = pytest.mark.skipif(
 def clip(request: pytest.FixtureRequest) -> Path:
     """Return the folder of a small CLIP; pytest caches it, because building it takes a minute."""
     digest = hashlib.sha256(Path(small_clip.__file__).read_bytes()).hexdigest()[:16]
-    folder = request.config.cache.mkdir(f"small_clip_{STEPS}_{digest}")
+    folder = request.config.cache.mkdir(f"small_clip_{STEPS}_{BATCH}_{digest}")
     if not (folder / "open_clip_config.json").exists():
         images, labels = small_clip.fashion_mnist("train")
         some = slice(0, 12000)
-        small_clip.save(
-            small_clip.train(small_clip.rotated(images[some]), labels[some], STEPS), folder
-        )
+        turned = small_clip.rotated(images[some])
+        small_clip.save(small_clip.train(turned, labels[some], STEPS, BATCH), folder)
     return folder
 
 
@@ -57,10 +59,20 @@ def world(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(clip, root / "outputs/small_clip")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        run("fashion_mnist_cpl_zero_shot", "data.limit=3200")
+        data = write_some_of_fashion_mnist(root / "fashion_mnist")
+        run("fashion_mnist_cpl_zero_shot", data)
         controls = "controls=[zero_shot, best_teacher, oracle_assignment, ceiling]"
-        run("fashion_mnist_cpl", *SMALL, controls)
+        run("fashion_mnist_cpl", data, *SMALL, controls)
     return root
+
+
+def write_some_of_fashion_mnist(folder: Path) -> str:
+    """Write a small test part, as all images of a source are turned; return the setting for it."""
+    folder.mkdir()
+    images, labels = small_clip.fashion_mnist("test")
+    write_idx(folder / "t10k-images-idx3-ubyte", images[:IMAGES, 0].numpy())
+    write_idx(folder / "t10k-labels-idx1-ubyte", labels[:IMAGES].numpy().astype(np.uint8))
+    return f"data.root={folder}"
 
 
 def run(name: str, *overrides: str) -> None:

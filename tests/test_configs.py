@@ -20,7 +20,6 @@ from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
 from torchvision import models
 
-import cosup.runs.pipeline  # loaded, so that conftest.py leaves out its reports
 from cosup import load_student
 from cosup.analysis import load_run
 from cosup.analysis.figures import tables
@@ -356,7 +355,9 @@ def test_noisy_cifar10_runs_on_a_miniature(
     overrides = [*CIFAR, f"data.noise={{kind: {kind}}}", "rounds.consistency.0.k=9"]
     if kind.startswith("symmetric"):  # by file, as published
         torch.manual_seed(0)
-        student, teacher = (build_classifier("cifar_resnet8", 10, image_size=16, seed=n) for n in range(2))
+        student, teacher = (
+            build_classifier("cifar_resnet8", 10, image_size=16, seed=n) for n in range(2)
+        )
         plain = {k: v for k, v in student.model.state_dict().items() if not k.startswith("fc.")}
         torch.save(plain, tmp_path / "student.pt")
         torch.save(teacher.model.state_dict(), tmp_path / "teacher.pt")

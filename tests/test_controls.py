@@ -34,6 +34,8 @@ from cosup.seeds import seed_for
 TRAIN, TEST = slice(0, 300), slice(1300, 1797)
 LOSS = Objective(AdaptiveConfidence())
 FILTER = {"teacher_student": TeacherStudent(mode="mask", k=1)}
+FEW = {"steps": 12, "batch_size": 64, "lr": 0.03}
+"""Steps for what does not depend on how much is learnt."""
 
 
 def control_run(task=None, own=None, **fields):
@@ -95,7 +97,7 @@ def test_oracles_are_above_random_assignment(found):
 def test_without_filters_the_rounds_before_the_oracles_last_one_change_nothing():
     """As each round starts from a fresh head, and the oracle reads no student."""
     task, _ = digits_task()
-    plain = control_run(task, recipe(new_student(), objective=LOSS))
+    plain = control_run(task, recipe(new_student(training=FEW), objective=LOSS))
     once, last = (answers(f"oracle_{name}", plain) for name in ("without_rounds", "assignment"))
     torch.testing.assert_close(once.dense(), last.dense())
 
@@ -107,7 +109,8 @@ def test_controls_repeat_exactly(found):
 
 def test_controls_together_are_the_controls_alone():
     """Their heads share a loop, and each keeps the numbers that it has by itself."""
-    run = control_run()
+    own = recipe(new_student(training=FEW), filters=FILTER, objective=LOSS)
+    run = control_run(own=own)
     names = [name for name in TRAINED if name != "zero_shot"]
     together, absent = run_controls(run, names)
     assert not absent
@@ -124,11 +127,13 @@ def test_absent_controls_do_not_hold_up_the_others():
 
 def test_routing_that_no_student_guides_is_trained_once():
     """Random routing needs no round before the last."""
-    run = control_run(own=recipe(new_student(), Agreement(), objective=Objective(Spy())))
+    run = control_run(
+        own=recipe(new_student(training=FEW), Agreement(), objective=Objective(Spy()))
+    )
     for name, rounds in (("random_assignment", 1), ("self_training", 2)):
         Spy.calls = 0
         answers(name, run)
-        assert Spy.calls == 150 * rounds, name
+        assert Spy.calls == FEW["steps"] * rounds, name
 
 
 @dataclass
@@ -190,12 +195,12 @@ RERUNS = ("random_assignment", "no_filter", "oracle_assignment", "self_training"
 @pytest.mark.parametrize("fresh", [True, False])
 def test_controls_have_the_loss_and_the_steps_of_the_run(name, fresh):
     """With a fresh head each of the two rounds starts anew, and one-shot controls train once."""
-    own = recipe(new_student(), filters=FILTER, objective=Objective(Spy()), fresh=fresh)
+    own = recipe(new_student(training=FEW), filters=FILTER, objective=Objective(Spy()), fresh=fresh)
     run = control_run(own=own)
     Spy.calls = 0
     answers(name, run)
     rounds = 1 if fresh and name not in RERUNS else 2
-    assert Spy.calls == 150 * rounds
+    assert Spy.calls == FEW["steps"] * rounds
 
 
 def update(student, inputs, labels, given=None):
@@ -206,7 +211,7 @@ def update(student, inputs, labels, given=None):
 
 def test_controls_continue_from_the_student_before_where_the_run_does():
     task, _ = digits_task()
-    own = recipe(new_student(), objective=LOSS, fresh=False)
+    own = recipe(new_student(training=FEW), objective=LOSS, fresh=False)
     student = None
     for number in (1, 2):
         before, student = student, own.new_student(LOSS, seed_for(0, "round", number))
@@ -220,15 +225,15 @@ def test_controls_continue_from_the_student_before_where_the_run_does():
 def test_the_control_labels_is_the_student_on_the_teachers_samples():
     task, _ = digits_task()
     pixels, labels = digits()
-    student = new_student()(LOSS, seed_for(0, "round", 2))
+    student = new_student(training=FEW)(LOSS, seed_for(0, "round", 2))
     update(student, torch.from_numpy(pixels[TRAIN]), torch.from_numpy(labels[TRAIN]))
-    found = answers(LABELS, control_run())
+    found = answers(LABELS, control_run(own=recipe(new_student(training=FEW), objective=LOSS)))
     assert torch.equal(found.dense(), student.predict(task.test_inputs).dense())
 
 
 def test_the_team_is_the_assigner_on_test_samples():
     task, _ = digits_task()
-    own = recipe(new_student(), Agreement(), objective=LOSS)
+    own = recipe(new_student(training=FEW), Agreement(), objective=LOSS)
     samples = team_samples(task, own)
     found = answers(TEAM, control_run(task, own, team_samples=samples))
     annotations = samples.level.annotations.annotations
@@ -239,18 +244,20 @@ def test_the_team_is_the_assigner_on_test_samples():
 
 def test_variants_are_the_run_with_one_part_changed():
     task, _ = digits_task()
-    without = recipe(new_student(), objective=LOSS)
-    plain = recipe(new_student(), filters=FILTER)
+    make = new_student(training=FEW)
+    run = control_run(own=recipe(make, filters=FILTER, objective=LOSS))
+    without = recipe(make, objective=LOSS)
+    plain = recipe(make, filters=FILTER)
     for name, expected in (("no_filter", without), ("plain_loss", plain)):
         *_, last = run_rounds(task, expected, 0)
-        assert torch.equal(answers(name, control_run()).dense(), last.test_probs.dense())
+        assert torch.equal(answers(name, run).dense(), last.test_probs.dense())
 
 
 def test_self_training_starts_from_the_best_teacher_without_a_generalist():
     """The levels are specialists alone; then from the generalist, which is the best teacher."""
     task, _ = digits_task()
     specialists = replace(task, levels=(task.levels[1], task.levels[1]))
-    run = control_run(task)
+    run = control_run(task, recipe(new_student(training=FEW), filters=FILTER, objective=LOSS))
     alone = replace(run, task=specialists)
     assert torch.equal(labels_of("self_training", alone), labels_of("self_training", run))
 
@@ -266,8 +273,8 @@ def test_self_training_goes_on_from_own_predictions():
 def test_labels_of_the_objective_are_used_as_in_the_run():
     """With labels alone in the objective, annotations have no influence."""
     objective = Objective(CrossEntropy(), annotation_weight=0, true_label_weight=1)
-    run = control_run(own=recipe(new_student(), objective=objective))
-    student = new_student()(objective, seed_for(0, "round", 2))
+    run = control_run(own=recipe(new_student(training=FEW), objective=objective))
+    student = new_student(training=FEW)(objective, seed_for(0, "round", 2))
     labels = run.task.labels
     update(student, run.task.inputs, labels, given=labels)
     expected = student.predict(run.task.test_inputs).dense()
@@ -312,7 +319,7 @@ def test_a_control_without_its_teachers_or_samples_is_absent_with_the_reason(nam
 
 
 def test_controls_that_would_repeat_the_run_are_absent():
-    run = control_run(own=recipe(new_student()))
+    run = control_run(own=recipe(new_student(training=FEW)))
     assert reason_of("no_filter", run) != reason_of("plain_loss", run)
 
 
@@ -328,7 +335,7 @@ def test_controls_that_read_labels_are_absent_where_none_is_known():
 
 def test_a_team_that_never_answers_is_absent():
     task, _ = digits_task()
-    own = recipe(new_student(), objective=LOSS)
+    own = recipe(new_student(training=FEW), objective=LOSS)
     samples = team_samples(task, own)
     silent = ArrayAnnotations(torch.zeros_like(samples.level.annotations.annotations))
     samples = replace(samples, level=replace(samples.level, annotations=silent))

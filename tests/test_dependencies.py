@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def distributions(requirements: list[str]) -> set[str]:
     return {normalized(match[0]) for match in names if match}
 
 
+@cache
 def imported_modules() -> set[str]:
     """Return the top-level modules that cosup imports, inside functions too."""
     modules: set[str] = set()
@@ -54,6 +56,7 @@ def imported_modules() -> set[str]:
     return modules - set(sys.stdlib_module_names) - {"cosup"}
 
 
+@cache
 def imported_distributions() -> set[str]:
     """Return the distributions that cosup imports."""
     known = packages_distributions()

@@ -52,10 +52,11 @@ def test_fused_has_rounds_of_the_finest_level_alone():
 
 @pytest.mark.parametrize("assigner", sorted(ASSIGNERS))
 def test_every_assigner_runs_every_round_on_real_digits(assigner):
-    task, labels = digits_task()
+    task, labels = digits_task(600)
     settings = {"teacher": "teacher_0"} if assigner == "single" else {}
     built = ASSIGNERS[assigner].load()(**settings)
-    outcomes = list(run_rounds(task, recipe(new_student(), built), seed=0))
+    make = new_student(training={"steps": 75, "batch_size": 64, "lr": 0.06})
+    outcomes = list(run_rounds(task, recipe(make, built), seed=0))
     levels = [1] if built.fuses else [0, 1]
     assert [(o.number, o.level) for o in outcomes] == list(enumerate(levels, start=1))
     for outcome in outcomes:
@@ -200,7 +201,8 @@ def test_the_students_of_several_recipes_draw_their_batches_once(monkeypatch):
 
 def test_batches_do_not_change_the_outcome(monkeypatch):
     task, _ = digits_task()
-    built = recipe(new_student(), DawidSkene(), {"teacher_student": TeacherStudent()})
+    make = new_student(training={"steps": 40, "batch_size": 64, "lr": 0.06})
+    built = recipe(make, DawidSkene(), {"teacher_student": TeacherStudent()})
     whole = list(run_rounds(task, built, seed=0))[-1]
     monkeypatch.setattr("cosup.levels.MAX_ELEMENTS", 2 * CLASSES * 37)
     parts = list(run_rounds(task, built, seed=0))[-1]

@@ -14,7 +14,7 @@ from cosup.errors import UserError
 from cosup.evidence import Evidence, Scopes, mix
 from cosup.validation import setting_docs, validate_settings
 
-quick = settings(max_examples=5, deadline=None, derandomize=True)
+quick = settings(max_examples=3, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)
 
 FIXED: dict[str, dict[str, object]] = {

@@ -1,16 +1,14 @@
 """The help of every command, the flags that all have, and what the shell completes."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from cosup.cli import call
+from cosup.cli import call, main
 from cosup.cli.app import app
 
 
@@ -121,34 +119,36 @@ def test_a_traceback_is_shown_to_who_wants_details(
     assert "Traceback" in capsys.readouterr().err
 
 
-def completed(line: str, folder: Path) -> list[str]:
-    """What bash is offered at the end of a line."""
-    words = line.split(" ")
-    done = subprocess.run(
-        [sys.executable, "-c", "from cosup.cli import main; main()"],
-        env={
-            **os.environ,
-            "_COSUP_COMPLETE": "complete_bash",
-            "COMP_WORDS": line,
-            "COMP_CWORD": str(len(words) - 1),
-        },
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
-    assert done.stderr == ""
-    return done.stdout.split()
+@pytest.fixture
+def completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], list[str]]:
+    """Return what bash is offered at the end of a line."""
+
+    def offered(line: str) -> list[str]:
+        monkeypatch.setenv("_COSUP_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+        with pytest.raises(SystemExit):
+            main([])
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.split()
+
+    monkeypatch.chdir(tmp_path)
+    return offered
 
 
-def test_the_shell_completes(tmp_path: Path) -> None:
+def test_the_shell_completes(completed: Callable[[str], list[str]], tmp_path: Path) -> None:
+    """The shell's own process is tried by test_start_up.py."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "one.yaml").touch()
     (tmp_path / "mine" / "one.txt").touch()
-    assert completed("cosup va", tmp_path) == ["validate"]
-    assert completed("cosup run quick", tmp_path) == ["quickstart"]
-    assert completed("cosup run mi", tmp_path) == ["mini_imagenet_few_shot", "mine/"]
-    assert completed("cosup run mine/o", tmp_path) == ["mine/one.yaml"]
-    assert completed("cosup cp quick", tmp_path) == ["quickstart"]
-    assert completed("cosup run quickstart rounds.ass", tmp_path)[0] == "rounds.assignment="
-    assert completed("cosup ls con", tmp_path) == ["configs", "consistency", "controls"]
-    assert completed("cosup ls keys student.back", tmp_path)[0] == "student.backbone"
+    assert completed("cosup va") == ["validate"]
+    assert completed("cosup run quick") == ["quickstart"]
+    assert completed("cosup run mi") == ["mini_imagenet_few_shot", "mine/"]
+    assert completed("cosup run mine/o") == ["mine/one.yaml"]
+    assert completed("cosup cp quick") == ["quickstart"]
+    assert completed("cosup run quickstart rounds.ass")[0] == "rounds.assignment="
+    assert completed("cosup ls con") == ["configs", "consistency", "controls"]
+    assert completed("cosup ls keys student.back")[0] == "student.backbone"

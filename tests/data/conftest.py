@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from idx_files import write_idx
+from helpers.idx_files import write_idx
 from PIL import Image
 from sklearn.datasets import load_digits
 

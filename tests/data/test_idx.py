@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.idx_files import write_idx
 from helpers.user_errors import error_of
-from idx_files import write_idx
 from PIL import Image
 
 from cosup.config import check_config

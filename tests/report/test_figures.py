@@ -1,5 +1,6 @@
 """Figures are html_of from tables with missing numbers, few rounds or names with markup."""
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -39,10 +40,15 @@ def html_of(figure: Figure, found: dict[str, pd.DataFrame]) -> str:
     return "".join(template.render(item=view) for view in figure.draw(found[figure.name]))
 
 
+@cache
+def tables_of(rounds: int) -> dict[str, pd.DataFrame]:
+    return synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("rounds", [1, 2, 9])
 def test_any_number_of_rounds(name: str, rounds: int) -> None:
-    found = synthetic_tables(["all", "a", "b"], ["x", "y"], ["d", "e"], rounds)
+    found = tables_of(rounds)
     if len(found[name]):
         assert "nan" not in html_of(FIGURES[name], found)
 

@@ -117,7 +117,12 @@ def test_watching_the_accuracy_changes_nothing(ema: float | None) -> None:
         if "validation_accuracy" in metrics:
             found[step] = float(metrics["validation_accuracy"])
 
-    settings = {"steps": 55, "augment": {"crop": "padded", "erase": 0.5}, "ema": ema}
+    settings = {
+        "steps": 55,
+        "batch_size": 8,
+        "augment": {"crop": "padded", "erase": 0.5},
+        "ema": ema,
+    }
     plain = student(training=settings)
     watched = Watched(torch.from_numpy(held.rows), truth)
     seen = student(training=settings, watched=watched, on_step=look)
@@ -148,7 +153,10 @@ def test_true_labels_are_used_according_to_their_weight() -> None:
     test, truth = part("test")
     right = []
     for weight in (0.0, 5.0):
-        trained = student(objective=Objective(CrossEntropy(), 1.0, weight), training={"steps": 60})
+        trained = student(
+            objective=Objective(CrossEntropy(), 1.0, weight),
+            training={"steps": 60, "batch_size": 16},
+        )
         trained.update(inputs, nonsense, ones, Guidance(labels=labels))
         right.append(float((trained.predict(test).top()[0] == truth).float().mean()))
     assert right[0] < 0.2
@@ -191,14 +199,14 @@ def test_cross_fitted_predictions_are_out_of_fold() -> None:
     """Each fold has its own class: a network trained without a fold cannot predict its class."""
     inputs, _ = part("student_train", 90)
     folds = torch.arange(90) % 3
-    trained = student(cross_fit=3, folds=folds, training={"steps": 25})
+    trained = student(cross_fit=3, folds=folds, training={"steps": 20, "batch_size": 16})
     trained.update(inputs, ProbTable.one_hot(folds, 10), torch.ones(90))
     assert (trained.predict_own(inputs).top()[0] != folds).float().mean() > 0.9
 
 
 def test_parts_are_trained_on_their_rows() -> None:
     inputs, labels = part("student_train", 200)
-    trained = student(training={"steps": 30})
+    trained = student(training={"steps": 30, "batch_size": 16})
     low, high = torch.nonzero(labels < 5)[:, 0], torch.nonzero(labels >= 5)[:, 0]
     parts = trained.fit_parts(inputs, ProbTable.one_hot(labels, 10), [low, high])
     test, _ = part("test", 100)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from helpers.annotated_folder import write_digits
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosup.analysis import load_run
@@ -70,6 +70,7 @@ def test_odd_names_are_an_index_and_the_first_words(domain: str, name: str) -> N
     assert scope_name(3, domain) == name
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(max_size=90), min_size=2, max_size=6, unique=True))
 def test_any_domains_give_unique_names_of_files(domains: list[str]) -> None:
     for level in {2, len(domains)}:
