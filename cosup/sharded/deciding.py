@@ -235,7 +235,9 @@ def decide_shards(
     smoothing = decide.smooths
     if missing and smoothing is not None:
         name = f"refinement of round {decide.number}"
-        decide = replace(decide, smoothing=smoothing.found(name, shards, executor))
+        decide = replace(
+            decide, smoothing=smoothing.found(name, shards, executor, confirming.values())
+        )
     name = f"decisions of round {decide.number}"
     total: Counts = {}
     kept = []

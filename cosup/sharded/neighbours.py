@@ -20,7 +20,7 @@ from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import Executor, FunctionWork, in_order
 
-__all__ = ["Search", "gathered", "gathered_probs", "neighbours_of"]
+__all__ = ["ROW", "Search", "gathered", "gathered_probs", "neighbours_of"]
 
 ROW, NEAR, COSINE = "row", "near", "cosine"
 """Columns of neighbours: the row of a sample in its shard, [k] positions of its neighbours among

@@ -2,20 +2,23 @@
 
 The products with the student's probabilities are written first, a file per shard. The neighbours
 are then searched among the samples with an annotation, or as many of these as `references` says,
-and each shard reads the products of its neighbours.
+and each shard reads the products of its neighbours. Where a filter has searched among the very same
+samples for as many neighbours or more, the nearest of these are taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from cosup.assigning import assign_fitted
 from cosup.probabilities import ProbTable, row_bytes
 from cosup.recipe import Recipe
 from cosup.refinement import averaged
+from cosup.sharded.confirming import Confirming
 from cosup.sharded.evidence import ShardStream
-from cosup.sharded.neighbours import Search, gathered_probs, neighbours_of
+from cosup.sharded.neighbours import ROW, Search, gathered_probs, neighbours_of
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product
 from cosup.sharded.work import Executor, FunctionWork
@@ -31,7 +34,8 @@ class Smoothing:
     """The refinement of a round with neighbours, and what it writes of shards.
 
     recipe: its assigner is fitted. name, key: of the round. seed: draws the references. k:
-    neighbours of each sample; 0 if there are none, or before they are found.
+    neighbours of each sample; 0 if there are none, or before they are found. shared: neighbours
+    that a filter has found, of which the first k are those; None for neighbours of its own.
     """
 
     stream: ShardStream
@@ -40,6 +44,7 @@ class Smoothing:
     key: str
     seed: int
     k: int = 0
+    shared: Product | None = None
 
     @property
     def refined(self) -> Product:
@@ -56,14 +61,26 @@ class Smoothing:
         """Return what is removed once the round is decided."""
         return self.refined, self.near
 
-    def found(self, title: str, shards: Sequence[Shard], executor: Executor) -> "Smoothing":
-        """Write what is not written yet; return what averages. title: in messages."""
+    def found(
+        self,
+        title: str,
+        shards: Sequence[Shard],
+        executor: Executor,
+        confirming: Iterable[Confirming] = (),
+    ) -> "Smoothing":
+        """Write what is not written yet; return what averages.
+
+        title: in messages. confirming: filters that have found neighbours.
+        """
         level, refiner = self.stream.level, self.recipe.refiner
         assert refiner is not None
         store = level.samples.store
         work = FunctionWork(f"{title}: annotations", self.write_refined)
         for _ in executor.run(work, store.missing(self.refined, shards)):
             pass
+        for one in confirming:
+            if (k := self._nearest_of(one, title, shards, executor)) is not None:
+                return replace(self, k=k, shared=one.found)
         search = Search(
             title,
             store,
@@ -77,6 +94,21 @@ class Smoothing:
             self.seed,
         )
         return replace(self, k=search.run(shards, executor))
+
+    def _nearest_of(
+        self, one: Confirming, title: str, shards: Sequence[Shard], executor: Executor
+    ) -> int | None:
+        """Return how many neighbours of each sample to take of those that a filter has found; None
+        if it has found others, or too few."""
+        refiner = self.recipe.refiner
+        assert refiner is not None
+        if one.filter.k < refiner.neighbours:
+            return None
+        work = FunctionWork(f"{title}: samples", SameSamples(self, one.found))
+        counts = [count for _, count in executor.run(work, shards)]
+        if min(counts) < 0 or sum(counts) > refiner.references:
+            return None
+        return min(refiner.neighbours, one.k)
 
     def write_refined(self, shard: Shard) -> None:
         """Write the products of a shard's annotations with the student's probabilities."""
@@ -98,7 +130,8 @@ class Smoothing:
         if not self.k:
             return own
         store, firsts = self.stream.level.samples.store, self.stream.firsts
-        rows, near = neighbours_of(store, self.near, shard.number)
+        rows, near = neighbours_of(store, self.shared or self.near, shard.number)
+        near = near[:, : self.k]  # the nearest come first
         smooth = ProbTable.empty(len(own), own.num_classes)
         step = max(1, GATHERED // (self.k * row_bytes(own.num_classes)))
         for start in range(0, len(rows), step):
@@ -109,3 +142,18 @@ class Smoothing:
 
     def _read(self, number: int) -> ProbTable:
         return self.stream.level.samples.store.probs(self.refined, number)
+
+
+@dataclass(frozen=True)
+class SameSamples:
+    """Compares the samples of a shard that have an annotation with those that have neighbours."""
+
+    smoothing: Smoothing
+    found: Product
+
+    def __call__(self, shard: Shard) -> int:
+        """Return how many they are; -1 if they differ."""
+        store = self.smoothing.stream.level.samples.store
+        answered = torch.nonzero(self.smoothing.answered(shard))[:, 0]
+        rows = store.tensor(self.found, shard.number, ROW)
+        return len(rows) if torch.equal(rows, answered) else -1

@@ -26,7 +26,9 @@ from cosup.refinement import ProductRefinement
 from cosup.rounds import run_rounds
 from cosup.seeds import seed_for
 from cosup.sharded.evidence import ShardStream
+from cosup.sharded.rounds import ShardOutcome
 from cosup.sharded.shards import Shard
+from cosup.sharded.smoothing import Smoothing
 from cosup.sharded.store import Product
 from cosup.sharded.supported import check_recipe
 from cosup.sharded.work import LocalExecutor, Work
@@ -155,6 +157,44 @@ def test_neighbours_are_found_once_for_all_rounds_interrupted_or_not(
     assert found.products == expected.products
     assert torch.equal(found.test_probs.logs, expected.test_probs.logs)
     assert all(torch.equal(found.counts[name], value) for name, value in expected.counts.items())
+
+
+@pytest.mark.parametrize(
+    ("k", "references", "shares"),
+    [(12, 1000, True), (5, 400, True), (4, 1000, False), (12, 90, False)],
+)
+def test_refinement_takes_the_neighbours_that_a_filter_has_found(
+    known: Sharded, tmp_path: Path, k: int, references: int, shares: bool
+) -> None:
+    """If these are among the same samples; the numbers are those of a search of its own."""
+
+    def rounds(sharded: Sharded) -> tuple[list[ShardOutcome], set[str]]:
+        refiner = ProductRefinement(rounds=2, targets="soft", neighbours=5, references=references)
+        recipe = recipe_of("random", [{"name": "neighbours", "k": k}], refiner, label_weight=0.5)
+        recorded = Recorded(sharded.executor)
+        return list(sharded.run(recipe, FOLDS, recorded)), set(recorded.works)
+
+    apart = known.copied(tmp_path / "apart")
+    found, works = rounds(known)
+    searched = {name for name in works if name.endswith(": neighbours")}
+    refining = {f"refinement of round {one.number}: neighbours" for one in found[-2:]}
+    assert searched - refining == {"neighbours of round 1: neighbours"}
+    assert searched & refining == (set() if shares else refining)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Smoothing, "_nearest_of", lambda *args: None)
+        expected, works = rounds(apart)
+    assert refining <= works
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.products == other.products
+        assert torch.equal(mine.test_probs.logs, other.test_probs.logs)
+        for shard in known.world.shards:
+            one, two = (
+                sharded.samples.store.probs(mine.products.targets, shard.number)
+                for sharded in (known, apart)
+            )
+            assert torch.equal(one.logs, two.logs)
+    left = [path.name for path in (Path(known.samples.store.root) / "neighbours").iterdir()]
+    assert left == ["given_label"]
 
 
 def in_parts(noisy: Sharded, read: Any) -> ProbTable:
