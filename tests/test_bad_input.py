@@ -741,13 +741,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(
     assert not (here / "runs" / "bad" / "summary.json").exists()
 
 
-@pytest.mark.parametrize(
-    "part", [".cosup-run", "teachers/", "annotations/", "round-2", "samples", "report/"]
-)
+PARTS = [".cosup-run", "teachers/", "annotations/", "round-2", "samples", "report/"]
+
+
 def test_a_full_disk_is_one_line_and_resume_goes_on(
-    part: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full from the first file of this part of the run on."""
+    """The disk is full from the first file of a part of the run on, and when it goes on, from that
+    of a later part."""
 
     def write(path: Path, content: Any, *more: Any) -> None:
         full[0] |= part in str(path)
@@ -756,17 +757,18 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(
                 raise OSError(errno.ENOSPC, "No space left on device")
         original(path, content, *more)
 
-    full = [False]
     original = files.write_atomic
     importlib.import_module("cosup.runs.pipeline")  # all that writes, before it is replaced
-    with monkeypatch.context() as patch:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("cosup.") and getattr(module, "write_atomic", None) is original:
-                patch.setattr(module, "write_atomic", write)
-        assert call(["run", "c.yaml"]) == 1
-    (line,) = errors(capsys)
-    assert "disk full: cannot write runs/bad/" in line
-    assert line.endswith("resume with: cosup run c.yaml --resume")
+    for part in PARTS:
+        full, again = [False], [] if part == PARTS[0] else ["--resume"]
+        with monkeypatch.context() as patch:
+            for name, module in list(sys.modules.items()):
+                if name.startswith("cosup.") and getattr(module, "write_atomic", None) is original:
+                    patch.setattr(module, "write_atomic", write)
+            assert call(["run", "c.yaml", *again]) == 1, part
+        (line,) = errors(capsys)
+        assert "disk full: cannot write runs/bad/" in line
+        assert line.endswith("resume with: cosup run c.yaml --resume")
     assert call(["run", "c.yaml", "--resume"]) == 0
     assert (here / "runs" / "bad" / "summary.json").exists()
     assert list((here / "runs").rglob(f"*{files.TEMPORARY}")) == []

@@ -293,13 +293,14 @@ def test_over_seeds_covers_crossed_seeds_and_samples(
     """Of 400 made experiments, with effects of seeds, samples and both, at least 93 % cover."""
     rng = np.random.default_rng(1)
     hits = []
+    weights = rng.multinomial(100, [0.01] * 100, size=300)  # of the bootstrap
     for _ in range(400):
         by_seed, by_sample, both = (
             rng.normal(0, deviation, size)
             for deviation, size in zip(deviations, ((3, 1), (1, 100), (3, 100)), strict=True)
         )
         values = by_seed + by_sample + both
-        draws = rng.multinomial(100, [0.01] * 100, size=300) @ values.mean(0) / 100
+        draws = weights @ values.mean(0) / 100
         found = over_seeds(values.mean(1).tolist(), draws, same_samples=True)
         hits.append(found.low <= 0 <= found.high)
     assert np.mean(hits) > 0.93

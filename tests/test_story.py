@@ -17,7 +17,8 @@ import cosup
 from cosup.cli import call
 
 SOURCES = ["low", "high", "old", "rules", "ada", "ben", "cy"]
-SMALL = ["data.limit=500", "teachers.training.steps=100", "student.training.steps=100"]
+LIMIT = 300
+SMALL = [f"data.limit={LIMIT}", "teachers.training.steps=100", "student.training.steps=100"]
 SMALL += ["rounds={assignment: fused, targets: hard}", "execution.threads=1"]
 QUICK = "student.backbone={name: test_resnet.r160_in1k, weights: null, image_size: 32}"
 """A network of random weights, where the student's accuracy is not the point."""
@@ -84,7 +85,7 @@ def test_the_same_without_any_label(story: Path, monkeypatch: pytest.MonkeyPatch
     assert all(0 < one["reliability"] < 1 for one in summary["sources"].values())
     assert summary["student"]["accuracy"] is None
     assert summary["measured_reason"]
-    assert len(pd.read_parquet("outputs/no_labels/labels.parquet")) == 500
+    assert len(pd.read_parquet("outputs/no_labels/labels.parquet")) == LIMIT
 
 
 @pytest.mark.slow

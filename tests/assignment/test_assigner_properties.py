@@ -23,7 +23,7 @@ FIXED: dict[str, dict[str, object]] = {
     "confidence": {"temperature": 0.3},
     "dawid_skene": {"iterations": 4},
     "gate": {"iterations": 2, "steps": 3, "standardize": True},
-    "fused": {"iterations": 4, "confidence_weight": True},
+    "fused": {"iterations": 2, "confidence_weight": True},
     "raven": {"epochs": 4, "easy": 0.25, "weight_lr": 0.05},
     "crowd_layer": {"epochs": 4, "lr": 0.01},
     "crowd_kit": {"method": "wawa"},

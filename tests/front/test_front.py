@@ -121,18 +121,16 @@ def test_a_person_reviews_images(finished: cosup.Run) -> None:
     assert {one["name"] for one in found["sources"]} >= set(finished.teacher_names)
 
 
-@pytest.mark.parametrize("error", [RunError("the disk is full"), KeyboardInterrupt()])
-def test_what_stops_midway_is_resumed(
-    error: BaseException, finished: cosup.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_stops_midway_is_resumed(finished: cosup.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr(cosup.runs.pipeline, "finish_controls", stop)
-        with pytest.raises(type(error)) as caught:
-            cosup.run(TREE)
-    assert any("resume=True" in note for note in caught.value.__notes__)
+    for resume, error in ((False, RunError("the disk is full")), (True, KeyboardInterrupt())):
+        with monkeypatch.context() as patch:
+            patch.setattr(cosup.runs.pipeline, "finish_controls", stop)
+            with pytest.raises(type(error)) as caught:
+                cosup.run(TREE, resume=resume)
+        assert any("resume=True" in note for note in caught.value.__notes__)
     halfway = cosup.load_run("outputs/tiny")
     assert halfway.summary == {}
     assert halfway.accuracy is None

@@ -55,11 +55,15 @@ def test_torchvisions_network_gives_the_input_of_its_last_layer() -> None:
     assert backbone.num_features == 1024
 
 
-def test_pooled_conv_gives_what_the_classifier_of_alexnet_reads() -> None:
-    """Of a file with all layers too, as its weights are published."""
-    backbone = load("torchvision:alexnet", image_size=224, features="pooled_conv")
+def test_pooled_conv_gives_what_the_classifier_of_alexnet_reads(tmp_path: Path) -> None:
+    """Of a file with all layers, as its weights are published, it takes those that it has."""
     model = alexnet().eval()
-    model.load_state_dict(backbone.model.state_dict(), strict=False)
+    torch.save(model.state_dict(), tmp_path / "alexnet.pth")
+    settings = {"features": "pooled_conv", "weights": str(tmp_path / "alexnet.pth")}
+    backbone = load("torchvision:alexnet", image_size=224, **settings)
+    given = model.state_dict()
+    for name, tensor in backbone.model.state_dict().items():
+        assert torch.equal(tensor, given[name])
     images = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
     mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
     with torch.inference_mode():
@@ -67,16 +71,6 @@ def test_pooled_conv_gives_what_the_classifier_of_alexnet_reads() -> None:
         torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-4)
     assert backbone.num_features == 9216
     assert load("torchvision:alexnet", image_size=224).num_features == 4096
-
-
-def test_pooled_conv_takes_a_published_file_without_its_classifier(tmp_path: Path) -> None:
-    torch.save(alexnet().state_dict(), tmp_path / "alexnet.pth")
-    file = str(tmp_path / "alexnet.pth")
-    name, point = "torchvision:alexnet", "pooled_conv"
-    backbone = load(name, image_size=224, features=point, weights=file)
-    given = torch.load(file, weights_only=True)
-    for name, tensor in backbone.model.state_dict().items():
-        assert torch.equal(tensor, given[name])
 
 
 def test_images_are_resized_and_cropped_as_the_section_says() -> None:
