@@ -149,8 +149,3 @@ def take(rows: Rows, chosen: NDArray[np.bool_]) -> Rows:
 
 def _joined(parts: Sequence[Rows], kind: str) -> list[str]:
     return [text for rows in parts for text in rows.texts.get(kind) or [""] * len(rows)]
-
-
-def _groups(parts: Sequence[Rows], ids: Sequence[str]) -> list[str]:
-    groups = zip(_joined(parts, "group"), ids, strict=True)
-    return [group or f"({name})" for group, name in groups]

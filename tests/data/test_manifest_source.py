@@ -187,6 +187,37 @@ def test_shards_of_webdataset(tmp_path: Path, digit: Digit) -> None:
     assert found.images.where(4).endswith("set-1.tar/0001.png")
 
 
+CUTS = {
+    "between members": (lambda tar: tar[: 3 * 2048], "cut off"),
+    "within a header": (lambda tar: tar[: 3 * 2048 + 100], "cut off"),
+    "within an image": (lambda tar: tar[: 2 * 2048 + 1000], "unexpected end"),
+    "a damaged header": (lambda tar: tar[: 2 * 2048] + b"\xff" * 99 + tar[2 * 2048 + 99 :], "4096"),
+}
+"""Changes of a tar file of four members of 2048 bytes, their headers included, and what is told."""
+
+
+@pytest.mark.parametrize(("change", "said"), CUTS.values(), ids=CUTS)
+def test_a_tar_file_that_is_cut_or_damaged_is_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes], said: str
+) -> None:
+    """`tarfile` would end there without a word, and the rest of the samples were missing."""
+    path = tmp_path / "set.tar"
+    tar_of(path, {f"{n}.png": bytes(1536) for n in range(4)})
+    assert len(load(path, classes=["a"]).table) == 4
+    path.write_bytes(change(path.read_bytes()))
+    error = error_of(load, path, classes=["a"])
+    assert (key_of(error), error.value) == ("path", str(path))
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(("name", "content"), [("1.json", b'{"x'), ("1.cls", b"\xff")])
+def test_a_damaged_label_in_a_tar_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    tar_of(tmp_path / "set.tar", {"0.png": b"", "0.cls": b"a", "1.png": b"", name: content})
+    error = error_of(load, tmp_path / "set.tar")
+    assert key_of(error) == "path"
+    assert f"its member '{name}' is no " in str(error)
+
+
 def test_tar_files_are_told_apart_by_their_folders() -> None:
     assert prefixes(["s3://b/a/0.tar", "s3://b/a/1.tar"]) == ["0/", "1/"]
     assert prefixes(["/a/x/0.tar", "/a/y/0.tar"]) == ["x/0/", "y/0/"]

@@ -206,14 +206,19 @@ class ManifestFile:
                     elif ending in ("cls", "json") and member.size <= MOST_TEXT:
                         held = tar.extractfile(member)
                         assert held is not None, "only files are listed"
-                        texts |= self._labels(ending, held.read())
+                        texts |= self._labels(ending, member.name, held.read())
                 yield _Sample(texts, head, *place)
 
-    def _labels(self, ending: str, content: bytes) -> dict[str, str]:
+    def _labels(self, ending: str, name: str, content: bytes) -> dict[str, str]:
         """Return what a member says of its sample."""
-        if ending == "cls":
-            return {"label": content.decode().strip()}
-        said = json.loads(content)
+        try:
+            if ending == "cls":
+                return {"label": content.decode().strip()}
+            said = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            form = "UTF-8" if ending == "cls" else "JSON"
+            problem = f"its member '{name}' is no {form}: {in_short(error)}"
+            raise UserError(problem, key="path", value=self.file.path) from None
         if not isinstance(said, dict):
             return {}
         names = {kind: getattr(self.columns, kind) for kind in KINDS if kind not in ("id", "uri")}
@@ -272,11 +277,21 @@ def join_rows(parts: Sequence[Rows], files: Sequence[ManifestFile], state: str) 
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the files of a tar file, without keeping them."""
+    """Yield the files of a tar file, without keeping them.
+
+    Raise `ReadError` if it is cut off or damaged: `tarfile` takes that for its end.
+    """
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
         if member.isfile() and not _key(member.name)[0].rpartition("/")[2].startswith("."):
             yield member
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off, its end is missing")
+    if any(block):
+        raise tarfile.ReadError(f"no header at byte {tar.offset}")
 
 
 def _key(name: str) -> tuple[str, str]:
