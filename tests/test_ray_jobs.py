@@ -196,6 +196,8 @@ def test_kuberay_has_the_fields_of_ray_job_v1() -> None:
     image = (JOBS / "Dockerfile").read_text()
     assert f"\nFROM rayproject/ray:{cluster['rayVersion']}-" in image
     assert "ray_jobs/Dockerfile" in head_of(path)
+    # KubeRay gives its job the name of the RayJob; a selector would show the last ten lines alone.
+    assert f"kubectl logs -f job/{job['metadata']['name']}" in head_of(path)
 
 
 def test_kuberay_pods() -> None:

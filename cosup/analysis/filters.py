@@ -63,6 +63,8 @@ def filters_sentence(run: Run, table: pd.DataFrame) -> str:
     """State how many annotations were rejected in the last round, and how many were wrong."""
     part = table[table["round"] == table["round"].max()]
     whole = row_at(part[part["filter"] == ALL_FILTERS], -1)
+    if not table["rejected"].any():
+        return "No annotation was rejected."
     if not whole["rejected"]:
         return "In the last round no annotation was rejected."
     text = f"In the last round {percent(whole['share'])} of the annotations were rejected"
@@ -80,7 +82,12 @@ def filters_sentence(run: Run, table: pd.DataFrame) -> str:
 
 
 def draw_filters(table: pd.DataFrame) -> list[View]:
-    """Draw what each filter rejected in each round, split into wrong and correct annotations."""
+    """Draw what each filter rejected in each round, split into wrong and correct annotations.
+
+    Nothing is drawn where nothing was rejected: the sentence says so.
+    """
+    if not table["rejected"].any():
+        return []
     widest = float(table["share"].max()) or 1.0
     whole = table["filter"].astype(str) == ALL_FILTERS
     idle = [str(number) for number in table.loc[whole & (table["rejected"] == 0), "round"]]

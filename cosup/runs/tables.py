@@ -1,5 +1,6 @@
 """Tables that a run prints at its end."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
         table = estimates_table(summary, name, over)
         return Group(table, Text(_files(summary, directory)), *_verdict(summary, directory))
     title = f"{name}: accuracy {summary['measured']}, in %{over}"
-    table = Table(title=title, title_justify="left")
+    table = titled_table(title)
     table.add_column("supervision")
     table.add_column("accuracy", justify="right")
     table.add_column("PGR", justify="right")
@@ -57,6 +58,12 @@ def summary_table(summary: Mapping[str, Any], directory: Path | Place) -> Render
     return Group(table, *_on_shifted(summary), *parts, *_verdict(summary, directory))
 
 
+def titled_table(title: str) -> Table:
+    """Return a table whose title is one line, also where the table is narrower."""
+    text = Text(title, "table.title", no_wrap=True, overflow="ignore")
+    return Table(title=text, title_justify="left")
+
+
 def _verdict(summary: Mapping[str, Any], directory: Path | Place) -> list[RenderableType]:
     """Return whether the run helped, the verdict, and what to do next."""
     sentences, told = summary.get("verdict") or [], summary.get("outcome")
@@ -77,7 +84,7 @@ def estimates_table(summary: Mapping[str, Any], name: str, over: str = "") -> Ta
     name: of the run's directory.
     """
     title = f"{name}: how often each source is right, estimated without labels, in %{over}"
-    table = Table(title=title, title_justify="left")
+    table = titled_table(title)
     for name in ("source", "answers", "right", "agrees with the labels", "with the student"):
         table.add_column(name, justify="left" if name == "source" else "right")
     agreement = summary["agreement"]["sources"]
@@ -142,7 +149,7 @@ def _on_shifted(summary: Mapping[str, Any]) -> Iterator[Table]:
     title = "on shifted test sets" + (
         f" (the first {len(sets)}; the report has all)" if more else ""
     )
-    table = Table(title=title, title_justify="left")
+    table = titled_table(title)
     table.add_column("supervision")
     for name in ("test", *sets):
         table.add_column(name, justify="right")
@@ -293,6 +300,11 @@ def _files(summary: Mapping[str, Any], directory: Path | Place) -> str:
 
 
 def file_list(rows: Mapping[str, Path | str], directory: Path | Place) -> str:
-    """Return lines with the path of each file, and how to see the curves."""
+    """Return lines with the path of each file, and how to see the curves.
+
+    TensorBoard does not read a URI as cosup does (options, credentials), so none is named there.
+    """
     lines = [f"  {name:<24} {directory / str(path)}" for name, path in rows.items()]
-    return "\n".join(["Files:", *lines, f"  {'curves':<24} tensorboard --logdir {directory}"])
+    if not isinstance(directory, Place):
+        lines.append(f"  {'curves':<24} tensorboard --logdir {shlex.quote(str(directory))}")
+    return "\n".join(["Files:", *lines])

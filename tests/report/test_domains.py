@@ -27,11 +27,12 @@ from cosup.analysis.figures import FIGURES
 from cosup.analysis.supervision_domains import MEAN, draw_supervision_domains
 from cosup.config.schema import ControlName
 from cosup.controls import CONTROLS
+from cosup.remote import Place
 from cosup.report.compare import write_comparison
 from cosup.report.compare_text import comparison_text
 from cosup.report.page import page_html
 from cosup.report.terminal import _supervisions_by_domain, report_text, runs_by_domain
-from cosup.runs.tables import summary_table
+from cosup.runs.tables import summary_table, titled_table
 
 
 def printed(renderable: RenderableType, width: int = 400) -> str:
@@ -256,3 +257,13 @@ def test_the_summary_begins_with_the_untrained_student() -> None:
         )
     ]
     assert np.all(np.diff(order) > 0)
+    assert "tensorboard --logdir 'my runs/a'" in printed(summary_table(summary, Path("my runs/a")))
+    at_uri = printed(summary_table(summary, Place("s3://bucket/runs/a?scheme=http")))
+    assert "s3://bucket/runs/a/summary.json?scheme=http" in at_uri
+    assert "tensorboard" not in at_uri
+
+
+def test_the_title_of_a_narrow_table_is_one_line() -> None:
+    table = titled_table("a run: accuracy on the test split, in %")
+    table.add_column("of")
+    assert printed(table).splitlines()[0].strip() == "a run: accuracy on the test split, in %"

@@ -11,6 +11,7 @@ from synthetic_tables import synthetic_tables
 from cosup.analysis.drawing import Bars, Dots, Flow, Matrix, Scale
 from cosup.analysis.figure import Figure
 from cosup.analysis.figures import FIGURES
+from cosup.analysis.filters import filters_sentence
 from cosup.report.render import _environment, table_view
 
 MAY_LACK = {
@@ -73,6 +74,13 @@ def test_segments_of_a_bar_sum_to_at_most_one() -> None:
             assert -1e-9 < total < 1 + 1e-9
             if name == "student_teachers":
                 assert total == pytest.approx(1)
+
+
+def test_filters_that_rejected_nothing_draw_nothing() -> None:
+    found = synthetic_tables(["all", "a"], ["x"], ["d"])
+    table = found["filters"].assign(rejected=0, share=0.0)
+    assert FIGURES["filters"].draw(table) == []
+    assert filters_sentence(None, table) == "No annotation was rejected."  # type: ignore[arg-type]
 
 
 def test_ribbons_fill_their_boxes() -> None:
