@@ -5,7 +5,9 @@ the data and backbones that it has loaded, and the teachers of the last groups w
 `execution.teachers.memory_gb`. Its results are equal to those of a local run to the last bit.
 """
 
+import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +19,12 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from torch import Tensor
 
 from cosup.cluster.kept_teachers import KeptTeachers, RemoteTeacher
+from cosup.cluster.room import Allocation
+from cosup.cluster.session import describe_nodes, find_nodes, free_resources
 from cosup.config.schema import Config, ExecutionSection
 from cosup.data.load import load_data
 from cosup.data.loader import ImageRows, image_batches
@@ -27,6 +32,7 @@ from cosup.data.shifted_sets import with_shifted
 from cosup.data.sources import SPLITS
 from cosup.data.table import ImageData, Known
 from cosup.data.transforms import eval_transform
+from cosup.errors import RunError, UserError, in_short
 from cosup.models.classifier import Classifier
 from cosup.models.compute import (
     Compute,
@@ -57,6 +63,13 @@ __all__ = [
     "resolve_there",
     "unpack",
 ]
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 60.0
+"""Time for a process to start and look at its GPU, beyond `execution.wait` for a place."""
+TELL_SECONDS = 20.0
+"""Time after which it is told that a GPU is waited for."""
 
 Arrays = dict[str, NDArray[Any]]
 """Tensors by name, as they are sent: Ray shares arrays without copying them."""
@@ -255,24 +268,62 @@ class PoolActor:
         return SentTeacher(remote.spec, remote.steps, remote.identity, state).restore(training)
 
 
-def resolve_there(execution: ExecutionSection, num_cpus: float, num_gpus: float) -> ComputedOn:
-    """Return what a process that reserves so much computes with, every `auto` resolved.
+def resolve_there(execution: ExecutionSection, wanted: Allocation) -> ComputedOn:
+    """Return what processes that reserve so much compute with, every `auto` resolved.
 
     A GPU is asked: a process that reserves one is started for it. All processes of a kind get its
     precision, so that their results agree where the cluster has different cards.
+
+    Raise `RunError` if no GPU is free in `execution.wait`, `UserError` for one that torch cannot
+    use.
     """
-    threads = max(1, int(num_cpus)) if execution.threads == "auto" else execution.threads
-    if not num_gpus:
+    threads = max(1, int(wanted.num_cpus)) if execution.threads == "auto" else execution.threads
+    if not wanted.num_gpus:
         cpu = torch.device("cpu")
         return ComputedOn("cpu", resolve_precision(execution.precision, cpu), threads)
-    task: Any = ray.remote(_look_at_gpu)
-    ask = task.options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=3)
-    name, precision = ray.get(ask.remote(execution.precision))
+    name, precision = _ask_gpu(execution, wanted)
     return ComputedOn(name, precision, threads)
+
+
+def _ask_gpu(execution: ExecutionSection, wanted: Allocation) -> tuple[str, Precision]:
+    """Return what `_look_at_gpu` does in a process that reserves a GPU."""
+    task: Any = ray.remote(_look_at_gpu)
+    options = {"num_cpus": wanted.num_cpus, "num_gpus": wanted.num_gpus, "max_retries": 3}
+    asked, limit = task.options(**options).remote(execution.precision), execution.wait
+    if not ray.wait([asked], timeout=TELL_SECONDS)[0]:
+        free = free_resources()
+        log.info("Ray: waiting for a GPU: %s are asked for, %s are free", wanted, free)
+    while True:
+        try:
+            found: tuple[str, Precision] = ray.get(asked, timeout=limit + LOOK_SECONDS)
+        except GetTimeoutError:
+            if wanted.waits(find_nodes()):
+                continue  # another seed holds it
+            ray.cancel(asked, force=True)
+            raise RunError(
+                f"no process found a GPU within {limit + LOOK_SECONDS:g} s (execution.wait); it "
+                f"needs {wanted}; the cluster has {describe_nodes(find_nodes())}, of which "
+                f"{free_resources()} are free"
+            ) from None
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, UserError):
+                raise cause from None
+            raise RunError(f"no process can look at a GPU: {in_short(cause)}") from error
+        return found
 
 
 def _look_at_gpu(precision: str) -> tuple[str, Precision]:
     """Return the name of this process's GPU, and the precision that it computes in."""
+    if not torch.cuda.is_available():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+        raise UserError(
+            f"torch on node {socket.gethostname()} cannot use the GPU that Ray has there "
+            f"(torch {torch.__version__} {built}; nvidia-smi there shows the driver)",
+            key="execution.device",
+            value="cuda",
+            allowed="cpu until it can",
+        )
     device = torch.device("cuda")
     return device_name(device), resolve_precision(precision, device)
 

@@ -144,7 +144,7 @@ class RayBackend(Closeable):
         self._used = {}
         sent = (ray.put(replace(data, shifted={})),) if is_sharded(config.data) else ()
         for name, wanted in self.allocations.items():
-            there[name] = resolve_there(execution, wanted.num_cpus, wanted.num_gpus)
+            there[name] = resolve_there(execution, wanted)
             one = there[name]
             decoding = plural(wanted.decoding_threads, "decoding thread")
             log.info("Ray: %s on %s, %s each", name, one, decoding)

@@ -5,7 +5,8 @@ section's `auto` into definite values.
 """
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "Precision",
     "autocast",
     "device_name",
+    "repeatable",
     "resolve_device",
     "resolve_precision",
 ]
@@ -145,6 +147,21 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if device.type == "cpu":
         _warn_if_slow()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Return a context manager in which convolutions on a GPU have the same numbers every time:
+    the fastest gradients of cuDNN are summed in any order."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def cpu_has_bfloat16() -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cosup.errors import RunError, within
 from cosup.losses.base import Metrics, Objective
 from cosup.models.compiled import compiled
+from cosup.models.compute import repeatable
 from cosup.models.head_steps import CHECK_EVERY
 from cosup.models.images import Pixels
 from cosup.models.loop_state import LoopState, identity_of
@@ -68,7 +69,7 @@ def train_network(
     """
     device, ranks = context.compute.device, context.compute.ranks
     seed = seed_for(context.seed, "train", ranks.rank)
-    with within(context.settings), forked_seeds(seed, device):
+    with within(context.settings), forked_seeds(seed, device), repeatable(device):
         check_settings(objective, training)
         module.to(device).to(memory_format=torch.channels_last).train()
         weights = _Weights.of(module, training, steps)

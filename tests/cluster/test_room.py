@@ -1,5 +1,5 @@
 """The number of processes follows the cluster: all that fit, a range, or a number; what has no room
-is waited for, and then refused by the setting's name. Only the last test starts Ray."""
+is waited for, and then refused by the setting's name. Only the last tests start Ray."""
 
 import logging
 import sys
@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 import ray
 import torch
-from cluster_helpers import CPUS, TwoNodes, wait_until
+from cluster_helpers import CPUS, TwoNodes, node_settings, wait_until
 
-from cosup.cluster import room
+from cosup.cluster import actor, room
 from cosup.cluster.actor import Setup, resolve_there
 from cosup.cluster.pool import Limits, Pool
 from cosup.cluster.room import (
@@ -24,7 +24,7 @@ from cosup.cluster.room import (
 from cosup.cluster.session import Node
 from cosup.cluster.work_queue import WorkItem
 from cosup.config.schema import ActorsSection, ExecutionSection
-from cosup.errors import UserError
+from cosup.errors import RunError, UserError
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -142,7 +142,7 @@ def test_threads_are_the_reserved_cpus_whatever_this_process_has(
     threads: Any, cpus: float, used: int
 ) -> None:
     execution = ExecutionSection(backend="ray", threads=threads)
-    found = resolve_there(execution, cpus, 0)
+    found = resolve_there(execution, Allocation(1, cpus, 0))
     assert (found.device, found.precision, found.threads) == ("cpu", "float32", used)
 
 
@@ -185,3 +185,29 @@ def test_a_pool_uses_a_node_that_joins(nodes: TwoNodes, monkeypatch: pytest.Monk
                 break
     assert len(set(used)) == 2
     assert told == [1, 1]
+
+
+@pytest.mark.ray
+def test_a_gpu_that_others_hold_is_waited_for_and_then_told(
+    nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(actor, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(actor, "TELL_SECONDS", 0.1)
+    execution = ExecutionSection(backend="ray", wait=0.1)
+    with caplog.at_level(logging.INFO, "cosup"), pytest.raises(RunError, match="no process found"):
+        resolve_there(execution, Allocation(1, 1, 1))
+    assert "waiting for a GPU: 1 CPUs and 1 GPUs are asked for" in caplog.text
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU")
+def test_a_gpu_that_torch_cannot_use_is_told_in_one_line(nodes: TwoNodes) -> None:
+    """Ray counts it, but the driver is missing or too old, or torch is built without CUDA."""
+    third = nodes.cluster.add_node(num_cpus=1, num_gpus=1, **node_settings())
+    try:
+        with pytest.raises(UserError, match="cannot use the GPU that Ray has there") as caught:
+            resolve_there(ExecutionSection(backend="ray", wait=60), Allocation(1, 1, 1))
+    finally:
+        nodes.cluster.remove_node(third)
+    assert caught.value.key == ("execution", "device")
+    assert torch.__version__ in str(caught.value)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cosup.errors import UserError
-from cosup.models.compute import resolve_device, resolve_precision
+from cosup.models.compute import repeatable, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -29,3 +29,15 @@ def test_precision() -> None:
         resolve_precision("half", CPU)
     assert (caught.value.key, caught.value.value) == (("execution", "precision"), "half")
     assert caught.value.allowed == "auto, bfloat16, float32"
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_cudnn_repeats_its_numbers_on_a_gpu_alone(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", before)
+    with repeatable(CPU):
+        assert torch.backends.cudnn.deterministic is before
+    with repeatable(torch.device("cuda:1")):
+        assert torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.deterministic is before
