@@ -27,6 +27,11 @@ def load(source: str, **settings: Any) -> Collection:
     return SOURCES.build(section.source).load()
 
 
+def peek(source: str, **settings: Any) -> None:
+    """Check what `cosup validate` checks."""
+    SOURCES.build(DataSection.model_validate({"source": source, **settings}).source).peek()
+
+
 def inaturalist_of(root: Path) -> Path:
     """Write lists like those of 2018 for all images below root; each class's last is in val."""
     paths = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
@@ -229,6 +234,23 @@ def test_columns_that_are_not_there_or_doubtful(tmp_path: Path) -> None:
     assert (error.key, error.value) == (("columns", "label"), "species")
     error = error_of(load, "table", table=table)
     assert "`columns`" in error.problem
+
+
+def test_validation_names_a_column_that_is_not_there(tmp_path: Path, digit: Digit) -> None:
+    digit(0, 0).save(tmp_path / "0.png")
+    (tmp_path / "labels.csv").write_text("sample_id,lable\n0.png,1\n")
+    labels, root = str(tmp_path / "labels.csv"), str(tmp_path)
+    error = error_of(peek, "images", root=root, labels=labels)
+    assert "no column 'label' (found: sample_id, lable)" in error.problem
+    peek("images", root=root, labels=labels, columns={"label": "lable"})
+    peek("images", root=root, labels=labels, classes=["1"])
+    frame, table = pd.DataFrame({"phto": ["0.png"], "label": ["1"]}), str(tmp_path / "t.parquet")
+    frame.to_parquet(table)
+    error = error_of(peek, "table", table=table)
+    assert "no column 'path' (found: phto, label)" in error.problem
+    peek("table", table=table, columns={"path": "phto"})
+    (tmp_path / "t.parquet").write_text("no table")
+    assert "cannot be read as Parquet" in error_of(peek, "table", table=table).problem
 
 
 def test_whole_numbers_stay_whole_beside_gaps(tmp_path: Path) -> None:

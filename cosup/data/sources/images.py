@@ -17,9 +17,9 @@ from cosup.data.sources.files import (
 from cosup.data.sources.table import (
     Role,
     SampleRows,
-    check_table_file,
     class_names,
     collect_rows,
+    read_header,
     read_table,
 )
 from cosup.errors import UserError, within
@@ -58,12 +58,15 @@ class ImageFiles(Source):
     """Another folder of images without labels, which join student_train."""
 
     def peek(self) -> Names:
-        """Check that the folders and the table exist, and that there are classes."""
+        """Check that the folders, the table and its columns exist, and that there are classes."""
         folders(Path(self.root))
         check_folder(self.unlabelled)
         if self.labels is not None:
             with within("labels"):
-                check_table_file(self.labels)
+                header = SampleRows(self.labels, "labels", read_header(self.labels))
+            rows = self._by_role(header)
+            for name in (_key(rows), *(() if self.classes else ("label",))):
+                rows.column(name, empty=True)
         elif not self.classes:
             raise _no_classes()
         return Names(tuple(self.classes) if self.classes else None)
@@ -87,13 +90,16 @@ class ImageFiles(Source):
             raise _no_classes()
         return with_unlabelled(collection, root, self.unlabelled)
 
+    def _by_role(self, read: SampleRows) -> SampleRows:
+        has_path = "path" in {*read.frame.columns, *(self.columns or ())}
+        return read.by_role(self.columns, *(() if has_path else ("sample_id",)), "label")
+
     def _rows(self, file: str, paths: list[str]) -> SampleRows:
         """Read the table of labels, and return a row for every image, empty for those without."""
         with within("labels"):
             read = SampleRows(file, "labels", read_table(file))
-        has_path = "path" in {*read.frame.columns, *(self.columns or ())}
-        rows = read.by_role(self.columns, *(() if has_path else ("sample_id",)), "label")
-        key = "sample_id" if "sample_id" in rows.frame or "path" not in rows.frame else "path"
+        rows = self._by_role(read)
+        key = _key(rows)
         given = rows.column(key)
         rows.check_distinct(given)
         labels = rows.labels(self.classes)
@@ -114,6 +120,11 @@ def _no_classes() -> UserError:
     return UserError(
         "must be given, or else data.labels with a label of every class", key="classes"
     )
+
+
+def _key(rows: SampleRows) -> str:
+    """Return the column that names the images."""
+    return "sample_id" if "sample_id" in rows.frame or "path" not in rows.frame else "path"
 
 
 def _matched(rows: SampleRows, given: list[str], paths: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """A table of image paths and labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,9 +56,10 @@ class Table(Source):
     too. If the table has domains, it needs a folder of each."""
 
     def peek(self) -> Names:
-        """Check that the table and the folder of unlabelled images exist."""
+        """Check that the table, its paths and the folder of unlabelled images exist."""
         with within("table"):
-            check_table_file(self.table)
+            header = SampleRows(self.table, "table", read_header(self.table))
+        header.by_role(self.columns, "path", "label").column("path")
         check_folder(self.unlabelled)
         return Names(None if self.classes is None else tuple(self.classes))
 
@@ -204,7 +206,7 @@ def read_table(path: str) -> "pd.DataFrame":
 
     check_table_file(path)
     ending = Path(path).suffix.lower()
-    try:
+    with _readable(path):
         if ending in CSV:
             # Text without conversion: a class may be called NA, or 007.
             read = pd.read_csv(
@@ -218,12 +220,33 @@ def read_table(path: str) -> "pd.DataFrame":
         else:
             frame = single_values(pd.read_parquet(path))
         texts = pd.DataFrame({str(name): as_text(frame[name]) for name in frame.columns})
-    except Exception as error:  # of pandas, pyarrow: damaged files cause errors of any kind
-        kind = "Parquet" if ending in PARQUET else "CSV"
-        raise UserError(f"cannot be read as {kind}: {in_short(error)}", value=path) from None
     if frame.empty:
         raise UserError("no row in this table", value=path)
     return texts
+
+
+def read_header(path: str) -> "pd.DataFrame":
+    """Read the columns of a CSV or Parquet file without its rows; errors as of read_table."""
+    import pandas as pd
+    from pyarrow import parquet
+
+    check_table_file(path)
+    with _readable(path):
+        if Path(path).suffix.lower() in PARQUET:
+            names = parquet.read_schema(path).names
+            return single_values(pd.DataFrame(columns=names))
+        separator = "\t" if Path(path).suffix.lower() == ".tsv" else ","
+        read = pd.read_csv(path, sep=separator, dtype=str, nrows=0, encoding="utf-8-sig")
+        return from_cells(read)
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of pandas, pyarrow: damaged files cause errors of any kind
+        kind = "Parquet" if Path(path).suffix.lower() in PARQUET else "CSV"
+        raise UserError(f"cannot be read as {kind}: {in_short(error)}", value=path) from None
 
 
 def as_text(values: "pd.Series") -> "pd.Series[str]":
