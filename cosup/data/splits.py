@@ -19,7 +19,15 @@ from cosup.data.sources.base import SPLIT_NAMES, SPLITS, Collection
 from cosup.errors import MISSING, UserError
 from cosup.seeds import numpy_generator
 
-__all__ = ["ALL_LABELLED", "Splits", "auto_shares", "check_names", "names_splits", "split_samples"]
+__all__ = [
+    "ALL_LABELLED",
+    "SOME_LABELLED",
+    "Splits",
+    "auto_shares",
+    "check_names",
+    "names_splits",
+    "split_samples",
+]
 
 ALL_LABELLED = {"teacher_train": 0.3, "student_train": 0.5, "test": 0.2}
 """Shares of `auto` where every sample has a label."""

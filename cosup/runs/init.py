@@ -13,8 +13,10 @@ from cosup.config.files import check_new, write_new
 from cosup.config.yaml import to_line
 from cosup.data.images import BrokenImage
 from cosup.data.sources import Collection
+from cosup.data.splits import SOME_LABELLED, names_splits
 from cosup.errors import UserError
 from cosup.runs.checks import check_samples
+from cosup.runs.choose import LABELS_PER_CLASS
 from cosup.runs.survey import Found, other_columns, survey
 from cosup.words import listed, plural
 
@@ -109,7 +111,7 @@ def _config(path: Path, output: Path, found: Found) -> Iterator[str]:
         yield "  # classes: [cat, dog]              # fill in: the names of the classes"
     if "labels" not in found.data and found.data["source"] == "images":
         yield "  # labels: labels.csv              # sample_id,label of the images that have one"
-    yield "  splits: auto                      # or shares: {student_train: 0.7, test: 0.3}"
+    yield f"  splits: {_splits(found)}"
     yield ""
     yield from _teachers(found)
     yield ""
@@ -119,12 +121,30 @@ def _config(path: Path, output: Path, found: Found) -> Iterator[str]:
     yield "  choose: auto                      # or a recipe: {assignment: fused, targets: hard}"
 
 
+def _splits(found: Found) -> str:
+    """Return the splits: with a share teacher_train if some samples are labelled and no teacher is
+    trained on them, but there are enough for recipes by which the student learns labels."""
+    samples = found.samples
+    if samples is not None and not _trains(found) and not names_splits(samples):
+        learned = SOME_LABELLED["teacher_train"] * found.labelled
+        some_unlabelled = found.labelled < len(samples.table)
+        if some_unlabelled and learned >= LABELS_PER_CLASS * len(samples.classes):
+            return f"{to_line(SOME_LABELLED)}   # the student may learn teacher_train too"
+    return "auto                      # or shares: {student_train: 0.7, test: 0.3}"
+
+
+def _trains(found: Found) -> bool:
+    """Return whether the config trains specialists."""
+    trained = "" if found.samples is None or not found.labelled else _specialists(found.samples)
+    return bool(trained) and (not found.tables or "domain" in trained)
+
+
 def _teachers(found: Found) -> Iterator[str]:
     """Yield the section `teachers`: tables that were found, else specialists that are trained."""
     samples, trained = found.samples, ""
     if samples is not None and found.labelled:
         trained = _specialists(samples)
-    use_trained = bool(trained) and (not found.tables or "domain" in trained)
+    use_trained = _trains(found)
     yield "teachers:"
     if use_trained:
         yield f"  hierarchy: {trained}"

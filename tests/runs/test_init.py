@@ -155,6 +155,19 @@ def test_columns_of_any_names_are_found_by_what_they_hold(labelled: bool) -> Non
     assert [table.annotators for table in found.tables] == [("ada", "ben")]
 
 
+@pytest.mark.parametrize(("labelled", "taught"), [(80, True), (40, False)])
+def test_labels_teach_the_student_where_they_train_no_teacher(labelled: int, taught: bool) -> None:
+    """With enough of them per class for recipes that learn labels to be compared."""
+    write_images("my/scans")
+    odd = ["odd" if label % 2 else "even" for label in TRUTH]
+    labels = pd.DataFrame({"path": NAMES, "label": odd})
+    labels[: labelled * 2].to_csv("my/labels.csv", index=False)
+    votes = pd.DataFrame({"task": NAMES, "ada": odd, "ben": ["odd"] * COUNT})
+    votes.to_csv("my/votes.csv", index=False)
+    assert (init("my")["data"]["splits"] != "auto") == taught
+    assert is_ready()
+
+
 def test_a_column_per_annotator_beside_one_of_an_unusual_name() -> None:
     write_images("my/scans")
     votes = pd.DataFrame({"picture": NAMES, "ada": answers(0.8, 1), "ben": answers(0.6, 2)})
