@@ -118,7 +118,19 @@ def draw_candidates(table: pd.DataFrame) -> list[View]:
     ]
     names = [str(row["candidate"]) for row in rows]
     columns = ["accuracy or score", "result", "settings"]
-    return [Matrix(names, columns, cells, "recipe", "measure", style="measures", long_names=True)]
+    return [
+        Matrix(
+            names,
+            columns,
+            cells,
+            "recipe",
+            "measure",
+            style="measures",
+            row_kinds=["student" if row["chosen"] else "" for row in rows],
+            column_kinds=["", "text", "text"],
+            long_names=True,
+        )
+    ]
 
 
 def _state(row: Row) -> str:
