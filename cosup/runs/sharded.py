@@ -116,6 +116,7 @@ def _prepare(context: RunContext, others: Sequence[Path]) -> tuple[Prepared, Sha
                 raise UserError(
                     f"no sample of {split} has a label, and sharded runs {why} by them",
                     key="data.splits",
+                    allowed=f"a share of the labelled samples, such as `{split}: 0.1`",
                 )
         hierarchy, tables = plan_teachers(config, data, shards)
         if not context.run.resumed:  # else they are read if an annotation is missing
