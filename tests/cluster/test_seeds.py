@@ -32,10 +32,10 @@ CONFIG: dict[str, Any] = {
     "student": {
         "mode": "finetune",
         "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 32},
-        "training": {"steps": 10, "batch_size": 16},
+        "training": {"steps": 6, "batch_size": 32},
     },
     "controls": [],
-    "execution": {"device": "cpu", "threads": 1, "shard_size": 100},
+    "execution": {"device": "cpu", "threads": 1, "shard_size": 40},
 }
 DIGITS = {"source": "digits"}
 PARENT = """
@@ -151,16 +151,18 @@ def paused(seeds: Sequence[Layout]) -> list[int]:
 def test_killed_and_resumed_seeds_have_the_numbers_of_local_ones(
     nodes: TwoNodes, forks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The parent of two seeds of a sharded run is killed, which ends both, and resumed.
+    """The parent of two seeds of a sharded run is killed, which ends both, and resumed. Their
+    networks learn from shards where they are trained.
 
     The first is paused until the second has begun, so that it is not finished before the kill.
     """
-    labels = write_digits(tmp_path / "images", 200)
-    manifest = write_manifest(tmp_path / "rows", labels, 350, 200)
+    labels = write_digits(tmp_path / "images", 100)
+    manifest = write_manifest(tmp_path / "rows", labels, 220, 100, files=2)
     data = {"source": "manifest", "path": str(manifest), "sharded": True}
     local = run_with_backend(config(tmp_path, data), tmp_path / "local")
     assert local["seed"] == [0, 1]
-    asked = config(tmp_path, data, backend="ray", address=nodes.address, side_by_side=2)
+    one = {name: {"actors": 1} for name in ("teachers", "features", "shards")}
+    asked = config(tmp_path, data, backend="ray", address=nodes.address, side_by_side=2, **one)
     file, run, script = tmp_path / "config.yaml", tmp_path / "ray", tmp_path / "parent.py"
     file.write_text(yaml.safe_dump(asked.model_dump(mode="json")))
     script.write_text(PARENT)

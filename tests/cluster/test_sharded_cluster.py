@@ -142,19 +142,3 @@ def test_a_run_survives_deaths_and_tells_the_shard_that_fails(
         expected
     )
     assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")
-
-
-def test_a_network_learns_from_shards_where_it_is_trained(
-    nodes: TwoNodes, manifest: Path, tmp_path: Path
-) -> None:
-    backbone = {"name": "cifar_resnet8", "weights": None, "image_size": 32}
-    training = {"steps": 6, "batch_size": 32}
-    student = {"mode": "finetune", "backbone": backbone, "training": training}
-    teachers = {"hierarchy": {"by": "class", "levels": [1]}}
-    parts: dict[str, Any] = {"student": student, "teachers": teachers, "controls": []}
-    expected = run_with_backend(sharded_config(manifest, **parts), tmp_path / "local")
-    execution = {"backend": "ray", "address": nodes.address, **ACTORS}
-    config = sharded_config(manifest, execution=execution, **parts)
-    found = run_with_backend(config, tmp_path / "run")
-    assert numbers_of(found) == numbers_of(expected)
-    assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")
