@@ -13,7 +13,7 @@ from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import plan_hierarchy
 from cosup.teachers.train import train_level
 
-ROWS, LABELLED, SHARD = 700, 300, 64
+ROWS, LABELLED, SHARD = 700, 300, 84
 COMPUTE = Compute(batch_size=32)
 
 
