@@ -118,20 +118,12 @@ def test_settings_that_exclude_labels_leave_their_recipes_out(tmp_path: Path) ->
     assert not learns_labels(few_labels, load_data(few_labels.data, 0, 1, None))
 
 
-def test_the_resolved_config_chooses_again(
-    auto: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    path, summary = auto
-    again = load_config(path / "config.yaml", f"run.output={tmp_path}")
-    assert again.rounds.choose == "auto"
-    assert again.rounds.open == config(tmp_path).rounds.open
-    assert run_config(again, tmp_path / "again")["choice"] == summary["choice"]
-
-
-def test_a_choice_that_is_interrupted_is_made_again(
+def test_the_resolved_config_chooses_again_also_when_its_choice_is_interrupted(
     auto: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = config(tmp_path)
+    made = load_config(auto[0] / "config.yaml", f"run.output={tmp_path}")
+    assert made.rounds.choose == "auto"
+    assert made.rounds.open == config(tmp_path).rounds.open
 
     def killed(*_: Any) -> None:
         raise RunError("killed")
