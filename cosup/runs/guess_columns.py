@@ -45,6 +45,7 @@ def guess_columns(file: Path, images: ImageNames, classes: Sequence[str] | None)
     if found is not None:
         return found
     texts = head.map(text_of, na_action="ignore")
+    texts = texts.where(texts != "")
     names = [str(name) for name in texts]
     sample_id = next((name for name in names if _names_images(texts[name], images)), None)
     if sample_id is None:
@@ -89,4 +90,4 @@ def _names_images(values: "pd.Series[str]", images: ImageNames) -> bool:
 def _repeats(values: "pd.Series[str]") -> bool:
     """Return whether values occur twice on average, as names of annotators and classes do."""
     given = values.dropna()
-    return 2 * given.nunique() <= len(given)
+    return 0 < 2 * given.nunique() <= len(given)

@@ -174,10 +174,11 @@ def test_a_column_per_annotator_beside_one_of_an_unusual_name() -> None:
     votes.to_csv("my/votes.csv", index=False)
     meta = pd.DataFrame({"picture": NAMES, "camera": "old", "operator": "cy"})
     meta.to_csv("my/meta.csv", index=False)  # they have no value in common: no annotators
+    pd.DataFrame({"picture": NAMES, "notes": ""}).to_csv("my/notes.csv", index=False)
     made = init("my")
     entry = {"annotations": "my/votes.csv", "columns": {"sample_id": "picture"}}
     assert made["teachers"]["external"] == [entry]
-    assert [path.name for path in survey(Path("my")).left_out] == ["meta.csv"]
+    assert {path.name for path in survey(Path("my")).left_out} == {"meta.csv", "notes.csv"}
     assert is_ready()
 
 
