@@ -8,6 +8,7 @@ to the caller.
 
 import logging
 import pickle
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from cosup.cluster.actor import Setup
 from cosup.cluster.room import Allocation
@@ -34,6 +35,10 @@ WAVE = 1024
 """Shards of one execution of Ray Data, whose driver keeps some kilobytes of each."""
 START_SECONDS = 120.0
 """Time for Ray Data and its actors to start, beyond that of a shard."""
+LOOK_SECONDS = 10.0
+"""Time without a finished shard after which it is looked whether the actors live."""
+REPLACE_SECONDS = 30.0
+"""Time that Ray Data has to replace its actors when all are dead."""
 TABLES = "pyarrow"
 
 Sent = tuple[Any]
@@ -67,13 +72,15 @@ class DecodedApart:
     ) -> Iterator[tuple[int, Any]]:
         # In a process of its own it can be ended, and its bookkeeping is not in this one.
         runner: Any = ray.remote(_Runner)
-        actor = runner.options(num_cpus=0, max_restarts=0, scheduling_strategy=here()).remote()
+        actor = runner.options(
+            num_cpus=0, max_restarts=0, max_concurrency=2, scheduling_strategy=here()
+        ).remote()
         try:
             stream = actor.run.options(num_returns="streaming").remote(
                 *sent, self.setup, wanted, shards
             )
             limit = self.seconds + START_SECONDS
-            for reference in _within(stream, limit):
+            for reference in _within(stream, limit, actor):
                 number, content = ray.get(reference)
                 found = pickle.loads(content)
                 if isinstance(found, UserError):
@@ -88,14 +95,39 @@ class DecodedApart:
             ray.kill(actor)
 
 
-def _within(stream: Any, seconds: float) -> Iterator[Any]:
-    """Yield the references of a stream, until none comes for so many seconds."""
-    while ray.wait([stream], timeout=seconds)[0]:
-        reference = next(stream, None)
-        if reference is None:
+def _within(stream: Any, seconds: float, runner: Any) -> Iterator[Any]:
+    """Yield the references of a stream, until none comes for so many seconds, or until all actors
+    are dead: Ray Data may then wait for them for ever."""
+    last, lost = time.monotonic(), None
+    while time.monotonic() - last < seconds:
+        if ray.wait([stream], timeout=min(LOOK_SECONDS, seconds))[0]:
+            reference = next(stream, None)
+            if reference is None:
+                return
+            yield reference
+            last, lost = time.monotonic(), None
+        elif not ray.get(runner.lost.remote()):
+            lost = None
+        elif lost is None:
+            lost = time.monotonic()
+        elif time.monotonic() - lost >= REPLACE_SECONDS:
+            log.warning("Ray Data: all actors died, and none took their place")
             return
-        yield reference
     log.warning("Ray Data: no shard was finished in %g s", seconds)
+
+
+def _is_alive(actor: Any) -> bool:
+    """Return whether an actor is not dead; one that is busy does not answer at once."""
+    asked = actor.__ray_ready__.remote()
+    if not ray.wait([asked], timeout=1.0)[0]:
+        return True
+    try:
+        ray.get(asked)
+    except ActorDiedError:
+        return False
+    except RayError:  # for a moment out of reach
+        return True
+    return True
 
 
 def _beside_decoding(allocation: Allocation, nodes: Sequence[Node]) -> Allocation:
@@ -109,7 +141,18 @@ def _beside_decoding(allocation: Allocation, nodes: Sequence[Node]) -> Allocatio
 
 
 class _Runner:
-    """Drives Ray Data."""
+    """Drives Ray Data, and knows its actors."""
+
+    def __init__(self) -> None:
+        self._actors: list[Any] = []
+
+    def register(self, actor: Any) -> None:
+        """Remember an actor that has started."""
+        self._actors.append(actor)
+
+    def lost(self) -> bool:
+        """Return whether actors have started, and all of them are dead."""
+        return bool(self._actors) and not any(map(_is_alive, list(self._actors)))
 
     def run(
         self, work: Sent, images: Sent, setup: Setup, wanted: Allocation, shards: Sequence[Shard]
@@ -133,7 +176,7 @@ class _Runner:
             _Compute,
             batch_size=1,
             batch_format=TABLES,
-            fn_constructor_args=(work, images, setup),
+            fn_constructor_args=(work, images, setup, ray.get_runtime_context().current_actor),
             compute=data.ActorPoolStrategy(min_size=wanted.needed, max_size=wanted.count),
             num_cpus=wanted.num_cpus,
             num_gpus=wanted.num_gpus,
@@ -167,7 +210,8 @@ def _decode(table: pa.Table, images: Sent, setup: Setup) -> pa.Table:
 class _Compute:
     """Computes on decoded shards, and writes what it computes."""
 
-    def __init__(self, work: Sent, images: Sent, setup: Setup) -> None:
+    def __init__(self, work: Sent, images: Sent, setup: Setup, runner: Any) -> None:
+        ray.get(runner.register.remote(ray.get_runtime_context().current_actor))
         setup.apply()
         self.images = _object(images)
         self.compute = setup.compute()

@@ -3,6 +3,7 @@
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from helpers.sharded_config import sharded_config
 from helpers.tiny_clip import one_vocabulary
 from PIL import Image
 
-from cosup.cluster import run_with_backend
+from cosup.cluster import decoded_apart, run_with_backend
 from cosup.config.schema import Config
 from cosup.errors import RunError
 from cosup.remote import Place
@@ -46,6 +47,13 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
     labels = write_digits(folder / "images", 500)
     return write_manifest(folder / "rows", labels, ROWS, LABELLED, files=2)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give Ray Data little time to replace actors that died."""
+    monkeypatch.setattr(decoded_apart, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(decoded_apart, "REPLACE_SECONDS", 2.0)
 
 
 def test_a_run_at_a_uri_has_the_files_of_a_local_run(nodes: TwoNodes, tmp_path: Path) -> None:
@@ -142,3 +150,41 @@ def test_a_run_survives_deaths_and_tells_the_shard_that_fails(
         expected
     )
     assert shards_of(tmp_path / "run") == shards_of(tmp_path / "local")
+
+
+# A teacher whose process dies in its first call.
+MORTAL = """
+import os, signal
+from pathlib import Path
+import torch
+
+def teach(images):
+    if not Path("died").exists():
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return torch.full((len(images), 10), 0.1)
+"""
+
+
+def test_shards_are_left_to_others_when_the_last_actor_of_ray_data_dies(
+    nodes: TwoNodes, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Data then waits for it for ever."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mortal_teacher.py").write_text(MORTAL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = {"name": "call:mortal_teacher:teach", "image_size": 16}
+    teachers = {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
+
+    def config(**execution: Any) -> Config:
+        return sharded_config(manifest, teachers=teachers, controls=[], execution=execution)
+
+    (tmp_path / "died").touch()
+    expected = numbers_of(run_with_backend(config(), tmp_path / "local"))
+    (tmp_path / "died").unlink()
+    settings = {"decode": "apart", "shard_timeout": 60, **ACTORS}
+    asked = config(backend="ray", address=nodes.address, **settings)
+    started = time.monotonic()
+    assert numbers_of(run_with_backend(asked, tmp_path / "run")) == expected
+    assert (tmp_path / "died").exists()
+    assert time.monotonic() - started < decoded_apart.START_SECONDS
