@@ -135,16 +135,13 @@ def _splits(found: Found) -> str:
 
 def _trains(found: Found) -> bool:
     """Return whether the config trains specialists."""
-    trained = "" if found.samples is None or not found.labelled else _specialists(found.samples)
+    trained = _specialists(found)
     return bool(trained) and (not found.tables or "domain" in trained)
 
 
 def _teachers(found: Found) -> Iterator[str]:
     """Yield the section `teachers`: tables that were found, else specialists that are trained."""
-    samples, trained = found.samples, ""
-    if samples is not None and found.labelled:
-        trained = _specialists(samples)
-    use_trained = _trains(found)
+    trained, use_trained = _specialists(found), _trains(found)
     yield "teachers:"
     if use_trained:
         yield f"  hierarchy: {trained}"
@@ -184,8 +181,12 @@ def _models(found: Found) -> Iterator[str]:
     yield '  #       - {name: clip, model: {name: "open_clip:ViT-B-32@openai", use: zero_shot}}'
 
 
-def _specialists(samples: Collection) -> str:
-    """Return a hierarchy of a generalist and specialists of domains, or else of classes."""
+def _specialists(found: Found) -> str:
+    """Return a hierarchy of a generalist and specialists of domains, or else of classes; "" without
+    a label to train them on."""
+    samples = found.samples
+    if samples is None or not found.labelled:
+        return ""
     domains, classes = len(samples.domains), len(samples.classes)
     if 2 <= domains <= MOST_DOMAINS:
         return f"{{by: domain, levels: [1, {domains}]}}"
