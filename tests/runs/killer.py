@@ -11,33 +11,52 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cosup.runs.pipeline
 from cosup.config import load_config
+from cosup.runs.directory import RunDirectory
 
 
 def run(config: str, directory: Path, overrides: list[str]) -> None:
+    finish = RunDirectory.finish
+
+    def killed(self: RunDirectory, stage: str, payload: dict[str, Any] | None = None) -> None:
+        # Not by the parent, which might see the stage only after the next one is finished too.
+        was_done = self.is_done(stage)
+        finish(self, stage, payload)
+        if not was_done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunDirectory.finish = killed  # type: ignore[method-assign]
     cosup.runs.pipeline.run_one(load_config(config, *overrides), directory, resume=True)
 
 
 def main(config: str, directory: Path, overrides: list[str]) -> None:
     killed: list[str] = []
     while True:
+        before = finished(directory) | set(killed)
         child = os.fork()
         if child == 0:
             run(config, directory, overrides)
             os._exit(0)
-        before = finished(directory)
-        while not (new := finished(directory) - before - set(killed)):
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                assert status == 0, f"the run failed with status {status} after {killed}"
-                sys.stdout.write(" ".join(killed))
-                return
-            time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        killed += sorted(new)
+        done = 0
+        while not done:
+            if states(finished(directory) - before):
+                os.kill(child, signal.SIGKILL)
+                done, status = os.waitpid(child, 0)
+            else:
+                done, status = os.waitpid(child, os.WNOHANG)
+                time.sleep(0.002)
+        if status == 0:
+            sys.stdout.write(" ".join(killed))
+            return
+        assert status == signal.SIGKILL, f"the run failed with status {status} after {killed}"
+        killed += sorted(finished(directory) - before)
+
+
+def states(names: set[str]) -> set[str]:
+    return {name for name in names if name.endswith(".state")}
 
 
 def finished(directory: Path) -> set[str]:
