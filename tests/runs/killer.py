@@ -1,71 +1,66 @@
-"""Run a config repeatedly; kill each run with SIGKILL after a new stage or a new training state.
+"""Run a config repeatedly; kill each run with SIGKILL after a new stage, or a new training state.
 
-    python killer.py CONFIG DIRECTORY KEY=VALUE ...
+    python killer.py stages|states CONFIG DIRECTORY KEY=VALUE ...
 
-The runs are forks of this process. Prints the stages and the names of the states after which it
-killed a run.
+The runs are forks of this process. Each kills itself, for a process that watches it might see the
+end of a stage only after the next one has ended too. Prints the stages or the names of the states
+after which a run was killed, one a line.
 """
 
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import cosup.runs.pipeline
 from cosup.config import load_config
+from cosup.models.loop_state import StateFile, Write
 from cosup.runs.directory import RunDirectory
 
 
-def run(config: str, directory: Path, overrides: list[str]) -> None:
+def kill(after: str) -> None:
+    os.write(1, f"{after}\n".encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_after_stages() -> None:
     finish = RunDirectory.finish
 
     def killed(self: RunDirectory, stage: str, payload: dict[str, Any] | None = None) -> None:
-        # Not by the parent, which might see the stage only after the next one is finished too.
         was_done = self.is_done(stage)
         finish(self, stage, payload)
         if not was_done:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill(stage)
 
     RunDirectory.finish = killed  # type: ignore[method-assign]
-    cosup.runs.pipeline.run_one(load_config(config, *overrides), directory, resume=True)
 
 
-def main(config: str, directory: Path, overrides: list[str]) -> None:
-    killed: list[str] = []
-    while True:
-        before = finished(directory) | set(killed)
+def kill_after_states() -> None:
+    save = StateFile.save
+
+    def killed(self: StateFile, step: int, write: Write | None) -> None:
+        save(self, step, write)
+        self.wait()
+        kill(f"{self.path.name} {step}")
+
+    StateFile.save = killed  # type: ignore[method-assign]
+
+
+KILL_AFTER = {"stages": kill_after_stages, "states": kill_after_states}
+
+
+def main(kind: str, config: str, directory: Path, overrides: list[str]) -> None:
+    status = signal.SIGKILL.value
+    while status == signal.SIGKILL:
         child = os.fork()
         if child == 0:
-            run(config, directory, overrides)
+            KILL_AFTER[kind]()
+            cosup.runs.pipeline.run_one(load_config(config, *overrides), directory, resume=True)
             os._exit(0)
-        done = 0
-        while not done:
-            if states(finished(directory) - before):
-                os.kill(child, signal.SIGKILL)
-                done, status = os.waitpid(child, 0)
-            else:
-                done, status = os.waitpid(child, os.WNOHANG)
-                time.sleep(0.002)
-        if status == 0:
-            sys.stdout.write(" ".join(killed))
-            return
-        assert status == signal.SIGKILL, f"the run failed with status {status} after {killed}"
-        killed += sorted(finished(directory) - before)
-
-
-def states(names: set[str]) -> set[str]:
-    return {name for name in names if name.endswith(".state")}
-
-
-def finished(directory: Path) -> set[str]:
-    stages = {path.stem for path in (directory / "stages").glob("*.json")}
-    states = [*directory.glob("teachers/*.state"), *directory.glob("checkpoints/training/*.state")]
-    # A control has the seed, and so the name of the state, of a round.
-    names = {path.name for path in states if not path.name.startswith(".")}
-    return stages | {f"{len(stages)}-{name}" for name in names}
+        _, status = os.waitpid(child, 0)
+    assert status == 0, f"the run failed with status {status}"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:])

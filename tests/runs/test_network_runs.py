@@ -130,7 +130,7 @@ def test_label_noise_and_its_rejection_are_recorded(here: Path) -> None:
 
 def test_few_shot_episodes_are_of_unseen_classes(here: Path) -> None:
     few = "data.few_shot={novel: 3, validation: 3, ways: 3, shots: 2, queries: 3, episodes: 40}"
-    more = ["data.limit=null", "data.splits={teacher_train: 0.3, student_train: 0.3}"]
+    more = ["data.limit=600", "data.splits={teacher_train: 0.3, student_train: 0.3}"]
     meta = "student.meta={steps: 3, ways: 3, shots: 1, queries: 2}"
     rounds = ["teachers.hierarchy={by: class, levels: [1]}", "rounds.assignment=single"]
     rest = ["rounds.consistency=[]", "controls=[best_teacher, ceiling]", "data.rotations=[0]"]
@@ -161,6 +161,7 @@ def test_a_run_on_two_cards_has_the_numbers_of_a_run_on_one(
     """Teachers and controls train as many at once as there are cards, in processes of their own;
     without a GPU, on the CPU."""
     short = ["controls=[best_teacher, mean_ensemble, ceiling]", "execution.cache=cache"]
+    short += ["rounds.consistency=[]", "rounds.assignment=agreement"]
     config = load_config("net.yaml", *short, "student.training.steps=2")
     expected = run_one(config, here / "in-turn")
     together: list[int] = []
@@ -191,14 +192,15 @@ def test_a_run_killed_in_its_trainings_has_the_numbers_of_an_uninterrupted_run(
     cache = "execution.cache=cache"
     assert call(["run", "net.yaml", "--output", "whole", *short, cache]) == 0
     done = subprocess.run(
-        [*forks, str(HERE / "killer.py"), "net.yaml", "cut", *short, cache],
+        [*forks, str(HERE / "killer.py"), "states", "net.yaml", "cut", *short, cache],
         capture_output=True,
         text=True,
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    states = [name for name in done.stdout.split() if name.endswith(".state")]
-    assert len(states) >= 4, done.stdout  # two teachers, a round and the ceiling
+    kills = done.stdout.splitlines()
+    assert len(kills) >= 4, done.stdout  # two teachers, a round and the ceiling
+    assert all(kill.endswith(".state 4") for kill in kills)
     whole, cut = summary(here / "whole"), summary(here / "cut")
     for item in (whole, cut):
         del item["seconds"], item["peak_rss_mb"]
