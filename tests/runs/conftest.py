@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.annotated_folder import make_world
 
+import cosup.runs.pipeline  # noqa: F401, so that `no_pages` and `seeds_in_turn` find it
 from cosup.cli import call
 
 

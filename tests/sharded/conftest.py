@@ -10,6 +10,7 @@ from annotated_shards import Sharded
 from helpers.digits_manifest import write_digits, write_manifest
 from sharded_world import LABELLED, ROWS, SHARD, Open, World
 
+import cosup.runs.pipeline  # noqa: F401, so that `no_pages` finds it
 from cosup.config.schema import Config
 from cosup.sharded.opening import open_shards
 
