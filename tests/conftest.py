@@ -11,6 +11,7 @@ from pathlib import Path
 
 import helpers.forks as forking
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Idle threads sleep instead of spinning: on a busy machine, spinning threads slow each other down
 # tenfold.
@@ -23,6 +24,10 @@ os.fsync = lambda handle: None  # no test cuts the power, and it takes a second 
 # What the command line prints depends on them.
 for name in ("COLUMNS", "COSUP_LOG_LEVEL"):
     os.environ.pop(name, None)
+
+# On a busy machine any example may take seconds.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 MOST_WORKERS = 8
 

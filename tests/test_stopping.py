@@ -15,6 +15,8 @@ from cosup.errors import UserError
 from cosup.stopping import Stopped, asked_to_stop, finishing_steps, stopped_by_signals
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+ENDLESS = ["data.limit=400", "student.training.steps=1000000"]
+"""Settings of a run that is under way until it is stopped."""
 SENT = ["SIGTERM", "SIGHUP", "SIGUSR1"]
 hangs_up = pytest.mark.skipif(
     signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="nohup ignores SIGHUP here"
@@ -139,7 +141,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 def test_a_run_that_is_stopped_tells_how_to_resume_it(
     name: str, tmp_path: Path, forks: list[str]
 ) -> None:
-    settings = ["execution.stop_signal=SIGUSR2", "data.limit=400", f"execution.cache={tmp_path}/c"]
+    settings = ["execution.stop_signal=SIGUSR2", *ENDLESS, f"execution.cache={tmp_path}/c"]
     folder = tmp_path / "run"
     process = subprocess.Popen(
         [*forks, "-m", "cosup", "run", str(CONFIG), "--output", str(folder), *settings],
@@ -163,9 +165,9 @@ import os, pty, sys, time
 pid, terminal = pty.fork()
 if pid == 0:
     os.execvp(sys.argv[1], sys.argv[1:])
-deadline = time.monotonic() + 200
-while b"features of" not in os.read(terminal, 4096) and time.monotonic() < deadline:
-    pass
+deadline, seen = time.monotonic() + 200, b""
+while b"features of" not in seen and time.monotonic() < deadline:
+    seen += os.read(terminal, 4096)
 os.close(terminal)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
@@ -176,7 +178,7 @@ def test_a_run_outlives_its_terminal_long_enough_to_stop(tmp_path: Path, forks: 
     """Progress bars write to the terminal until it is closed, and cannot any more then."""
     folder = tmp_path / "run"
     command = [*forks, "-m", "cosup", "run", str(CONFIG), "--output", str(folder)]
-    settings = ["data.limit=400", f"execution.cache={tmp_path}/c"]
+    settings = [*ENDLESS, f"execution.cache={tmp_path}/c"]
     done = subprocess.run([sys.executable, "-c", TERMINAL, *command, *settings], timeout=300)
     assert done.returncode == 130
     log = (folder / "log.txt").read_text()

@@ -186,10 +186,10 @@ def test_records_are_read_on_demand(copy: Path) -> None:
     """A missing record is an error when it is read, not when the run is opened."""
     shutil.rmtree(copy / "annotations")
     shutil.rmtree(copy / "decisions")
-    start = time.perf_counter()
+    start = time.process_time()
     run = load_run(copy)
     assert (run.finished, run.missing, len(run.teachers)) == (True, [], 3)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     with pytest.raises(RunError, match="decisions"):
         run.round(1)
 

@@ -132,6 +132,6 @@ def test_levels_may_repeat_a_number_of_teachers() -> None:
 def test_a_thousand_mistakes_are_told_in_part() -> None:
     """Each is looked up among the known names, which would take minutes for all of them."""
     tree = {**GOOD, "run": {f"nmae{number}": 1 for number in range(50_000)}}
-    started = time.monotonic()
+    started = time.process_time()
     assert 1 < len(mistakes_of(check_config, tree)) <= 300
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20

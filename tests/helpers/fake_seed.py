@@ -21,11 +21,17 @@ def tell(**content: object) -> None:
 
 
 def wait_for(path: str, count: int) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while len(list(folder.parent.parent.glob(path))) < count:
         if time.monotonic() > end:
             sys.exit(1)
         time.sleep(0.02)
+
+
+def stop(*_: object) -> None:
+    """End by SIGTERM, wherever it is now."""
+    (folder / "stopped").write_text("")
+    os._exit(1)
 
 
 run: SimpleNamespace = pickle.load(sys.stdin.buffer)
@@ -33,7 +39,7 @@ threading.Thread(target=end_with_parent, daemon=True).start()
 folder = Path(run.directory)
 folder.mkdir(parents=True)
 if folder.name == "waits":
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    signal.signal(signal.SIGTERM, stop)
 (folder / "started").write_text(f"{time.monotonic()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}")
 tell(name="cosup.fake", level=20, text="here", extra={})
 if folder.name != "meets" and (together := folder.parent.parent / "together").exists():
@@ -44,14 +50,12 @@ if folder.name == "fails":
 if folder.name == "crashes":
     os.kill(os.getpid(), signal.SIGKILL)
 if folder.name == "waits":
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt:
-        (folder / "stopped").write_text("")
-        sys.exit(1)
+    time.sleep(300)
 (folder / "stages").mkdir()
 (folder / "stages" / "features.json").write_text("{}")
 if folder.name == "meets":
     wait_for("*/*/started", 2)
+if folder.name == "stays":
+    wait_for("*/meets/ended", 1)
 (folder / "ended").write_text(str(time.monotonic()))
 tell(finished=True)

@@ -45,6 +45,7 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 
 def call(arguments: list[str]) -> int:
     """Let the server run the arguments, wait for the end, and return the exit status."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until they can be passed on
     server = socket.socket(socket.AF_UNIX)
     server.connect(os.environ[SERVER])
     order = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
@@ -55,6 +56,7 @@ def call(arguments: list[str]) -> int:
     pid = int(replies.readline())
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     status = int(replies.readline())
     if status < 0:
         if -status != signal.SIGKILL:  # which has no handler

@@ -112,7 +112,7 @@ def test_an_extraction_that_was_cut_goes_on_where_it_was(
 
 # Stands in for a backbone, so that the process to be killed starts quickly: no timm.
 SUMS = """
-import sys, time
+import os, signal, sys
 import numpy as np
 from pathlib import Path
 import torch
@@ -125,10 +125,12 @@ class Sums:
 
 def slow(rows):
     for start in range(0, len(rows), 4):
-        time.sleep(0.2 if slow.delay else 0)
+        if slow.dies and saved.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
         slow.asked.extend(rows[start : start + 4].tolist())
         yield torch.load(sys.argv[1] + "/images.pt")[rows[start : start + 4]]
-slow.delay, slow.asked = True, []
+slow.dies, slow.asked = True, []
+saved = Path(sys.argv[1], "features", "key", "manifest.jsonl")
 features.SAVE_EVERY = 4
 """
 RUN = (
@@ -146,17 +148,13 @@ def test_a_real_kill_loses_no_saved_row(tmp_path: Path, monkeypatch: pytest.Monk
     torch.save(IMAGES, tmp_path / "images.pt")
     process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)])
     folder = tmp_path / "features" / "key"
-    deadline = time.monotonic() + 120
-    while not (folder / MANIFEST).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert not has_features(tmp_path, "key")
     saved = Manifest(folder).entries()["features.f16"].size // (3 * 2)
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path)])
     names: dict[str, Any] = {}
     exec(SUMS, names)
-    names["slow"].delay = False
+    names["slow"].dies = False
     found = cached(names["Sums"](), names["slow"], ROWS, tmp_path, "key")
     assert 0 < saved < ROWS
     assert names["slow"].asked == list(range(saved, ROWS))
@@ -357,11 +355,14 @@ def test_a_run_waits_for_another_that_extracts_the_same(
     with caplog.at_level("INFO"), (folder / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         run.start()
-        run.join(0.5)
+        end = time.monotonic() + 60
+        while str(folder) not in caplog.text and time.monotonic() < end:
+            time.sleep(0.01)
+        assert str(folder) in caplog.text
+        run.join(0.2)
         assert run.is_alive()
         assert not (folder / "features.f16").exists()
-        assert str(folder) in caplog.text
-    run.join(60)
+    run.join()
     assert len(found[0]) == ROWS
 
 

@@ -1,7 +1,6 @@
 """Tests of the state of a training loop: saved beside the loop, by one thread at a time."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from cosup.errors import RunError
 from cosup.models.compute import Compute
 from cosup.models.loop_state import StateFile, identity_of
 
-SECONDS = 20
+SECONDS = 60
 
 
 def test_the_loop_goes_on_while_a_state_is_written(
@@ -102,9 +101,7 @@ def test_a_save_returns_at_once(tmp_path: Path) -> None:
         assert later.wait(SECONDS)
         path.write_bytes(b"whole")
 
-    before = time.monotonic()
-    states.save(1, slow)
-    assert time.monotonic() - before < SECONDS / 2
+    states.save(1, slow)  # waiting for `slow`, it would fail
     assert not list(states.saved())
     later.set()
     states.wait()

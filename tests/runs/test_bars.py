@@ -143,6 +143,7 @@ def test_work_is_not_shown_unless_somebody_asks(
 SCRIPT = """
 import logging, time
 from cosup.progress import working_on
+from cosup.runs import bars
 from cosup.runs.logs import log_to_console
 
 with log_to_console():
@@ -152,6 +153,7 @@ with log_to_console():
             for _ in range(40):
                 inner(1)
                 time.sleep(0.02)
+                bars._bars.refresh()  # as a thread does ten times a second
         logging.getLogger("cosup.x").info("a line above")
 """
 

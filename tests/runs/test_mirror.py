@@ -107,20 +107,23 @@ def read(place: str, name: str, tmp_path: Path) -> str:
 
 
 STOPPED = """
-import os, signal, sys, threading, time
+import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_mirror import tiny
+from cosup.models.loop_state import StateFile
 from cosup.runs import mirror, run_config, staging
 place, states = sys.argv[2], Path(sys.argv[2].removeprefix("file://")) / "checkpoints" / "training"
 
-def watch():
-    while not list(states.glob("*.state")):
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGSTOP)
+def stop_after(states_, step, write, save=StateFile.save):
+    save(states_, step, write)
+    if states_.path.parent.name == states.name:
+        states_.wait()
+        while not list(states.glob("*.state")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
-mirror.EVERY, staging.SLACK = 0.01, 0
-threading.Thread(target=watch, daemon=True).start()
+mirror.EVERY, staging.SLACK, StateFile.save = 0.01, 0, stop_after
 with mirror.mirrored(place) as path:
     run_config(tiny(Path(sys.argv[3])), path)
 """
@@ -341,7 +344,7 @@ def test_failed_copies_during_a_run_are_warnings(
 
 
 def wait_for(what: Any) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not what():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -125,7 +125,7 @@ def test_seeds_overlap_as_far_as_there_are_places(
     fake: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each line of the log tells its seed; the others start when the first has its features."""
-    found = runs(tmp_path, "meets", "b", "c")
+    found = runs(tmp_path, "meets", "stays", "c")  # the second ends after the first
     with caplog.at_level(logging.INFO, "cosup.fake"):
         places = [{}, {"CUDA_VISIBLE_DEVICES": "7"}]
         run_side_by_side(found, places, ready=after_first(found))
@@ -234,7 +234,7 @@ def test_processes_end_with_their_parent(
 
 
 def _wait_for(path: Path) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < end, f"no {path}"
         time.sleep(0.02)
