@@ -7,7 +7,7 @@ import torch
 from cluster_helpers import CPUS
 from safetensors import safe_open
 
-from cosup.cluster.actor import Setup
+from cosup.cluster.actor import PoolActor, Setup
 from cosup.cluster.pool import Limits, Pool
 from cosup.cluster.room import Allocation
 from cosup.config.schema import Config
@@ -20,12 +20,13 @@ from cosup.teachers.train import save_group, teacher_groups, train_group
 
 SHARD = 50
 """Samples per shard, not a multiple of the batch of 16."""
+SAVE_EVERY = 5
 TWICE = {"by": "domain", "levels": [1, 2]}
 TINY = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
 NETWORKS = {
     "hierarchy": TWICE,
     "model": TINY,
-    "training": {"steps": 80, "batch_size": 16, "lr": 0.01, "save_every": 5},
+    "training": {"steps": 80, "batch_size": 16, "lr": 0.01, "save_every": SAVE_EVERY},
 }
 LINEAR = {
     "hierarchy": {"by": "class", "levels": [1, 2]},
@@ -60,10 +61,17 @@ def config(teachers: dict[str, Any]) -> Config:
     return Config.model_validate(content)
 
 
-def actors(data: ImageData, config: Config, cwd: str = "", count: int = 2, tries: int = 3) -> Pool:
+def actors(
+    data: ImageData,
+    config: Config,
+    cwd: str = "",
+    count: int = 2,
+    tries: int = 3,
+    actor: type = PoolActor,
+) -> Pool:
     setup = Setup(config, data.known(), cwd, "cpu", "float32", torch.get_num_threads())
     allocation = Allocation(count, CPUS, 0)  # one actor per node
-    return Pool(setup, allocation, Limits(tries, timeout=60, wait=60), "teachers")
+    return Pool(setup, allocation, Limits(tries, timeout=60, wait=60), "teachers", actor)
 
 
 Groups = list[list[TeacherSpec]]

@@ -52,7 +52,7 @@ class TwoNodes:
         self.second = None
 
 
-def assert_nothing_left(within: float = 15) -> None:
+def assert_nothing_left(within: float = 30) -> None:
     """Wait until no actor of cosup's or Ray Train's exists, and no placement group."""
     wait_until(lambda: not left(), lambda: f"still there: {left()}", within)
 
@@ -80,7 +80,10 @@ def actor_pids(class_name: str | None = None) -> dict[int, str]:
 
 
 def wait_until(
-    true: Callable[[], bool], what: str | Callable[[], str], within: float = 30, every: float = 0.05
+    true: Callable[[], bool],
+    what: str | Callable[[], str],
+    within: float = 120,
+    every: float = 0.05,
 ) -> None:
     """Poll until it is true; fail with `what` after `within` seconds."""
     end = time.monotonic() + within
@@ -92,10 +95,15 @@ def wait_until(
 
 def runs(pid: int) -> bool:
     """Return whether the process exists and is no zombie."""
+    return state_of(pid) not in ("", "Z")
+
+
+def state_of(pid: int) -> str:
+    """Return the state of the process as Linux names it (T: stopped); empty if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
 # The kernel chooses workers' ports, far above these. Parallel test processes use different ranges.

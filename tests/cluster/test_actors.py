@@ -2,15 +2,20 @@
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 import torch
 from actor_helpers import (
     LINEAR,
     NETWORKS,
+    SAVE_EVERY,
     SHARD,
     STREAMED,
     TINY,
@@ -22,6 +27,7 @@ from actor_helpers import (
 )
 from cluster_helpers import TwoNodes, actor_pids, assert_nothing_left, wait_until
 
+from cosup.cluster.actor import PoolActor
 from cosup.cluster.pool import Pool
 from cosup.cluster.teachers import annotate_with_pool, features_by_pool, train_groups
 from cosup.cluster.work_queue import WorkItem
@@ -30,13 +36,35 @@ from cosup.data.table import ImageData
 from cosup.errors import RunError
 from cosup.files import save_tensors
 from cosup.models.classifier import build_classifier
+from cosup.models.loop_state import StateFile, Write
 from cosup.models.section import BackboneSection
 from cosup.teachers.annotate import annotate, open_store
 from cosup.teachers.base import Training
 from cosup.teachers.features import FeatureCache
+from cosup.teachers.hierarchy import TeacherSpec
 from cosup.teachers.store import AnnotationStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_threads")]
+
+
+# Actors cannot import this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class HeldActor(PoolActor):
+    """An actor whose trainings wait after their first state while the file `hold` is there."""
+
+    def train(self, specs: Sequence[TeacherSpec], directory: str) -> Any:
+        hold, save = Path(directory).with_name("hold"), StateFile.save
+
+        def held(states: StateFile, step: int, write: Write | None) -> None:
+            while step > SAVE_EVERY and hold.exists():
+                time.sleep(0.02)
+            save(states, step, write)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StateFile, "save", held)
+            return super().train(specs, directory)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +72,7 @@ def shared(cluster: TwoNodes, data: ImageData) -> Iterator[Pool]:
     """Return two actors, one per node, for the tests that need no others."""
     if cluster.second is None:
         cluster.add()
-    with actors(data, config(NETWORKS)) as pool:
+    with actors(data, config(NETWORKS), actor=HeldActor) as pool:
         yield pool
     assert_nothing_left()
 
@@ -80,11 +108,14 @@ def test_teachers_are_trained_in_parallel_and_resumed_after_a_kill(
     training = Training(section, data, 0, features, lambda *args: reported.append(args), remote)
     wait_for_both(shared)
     killed: list[int] = []
+    hold = tmp_path / "hold"
+    hold.touch()
 
     def kill() -> None:
         wait_until(lambda: len(list(remote.glob("*.state"))) == 2, "two are not trained at once")
-        killed.append(next(iter(actor_pids("PoolActor"))))
+        killed.append(next(iter(actor_pids("HeldActor"))))
         os.kill(killed[0], signal.SIGKILL)
+        hold.unlink()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -130,7 +161,7 @@ def test_annotations_are_equal_after_actors_and_nodes_are_killed(
         assert_same_files(remote.directory, local.directory)
         return remote
 
-    remote = annotate_and(lambda: os.kill(next(iter(actor_pids("PoolActor"))), signal.SIGKILL), "a")
+    remote = annotate_and(lambda: os.kill(next(iter(actor_pids("HeldActor"))), signal.SIGKILL), "a")
     annotate_and(cluster.kill, "b")
     (remote.directory / "test" / teachers[1].name / "00001.safetensors").unlink()
     reported: list[int] = []

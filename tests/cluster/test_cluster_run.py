@@ -1,10 +1,8 @@
 """Tests of a whole run on a cluster: numbers and log of the local run, also after a kill."""
 
-import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +54,26 @@ CONFIG: dict[str, Any] = {
 NOT_COMPARED = ("seconds", "peak_rss_mb", "run")
 
 
+DRIVER = """
+import os, signal, sys, time
+from pathlib import Path
+from cosup.cli import main
+from cosup.cluster.trainer import RayLauncher
+networks, states = RayLauncher.networks, Path(sys.argv[1])
+
+def killed(launcher, jobs, data, compute, on_step):
+    def kill(*_):
+        while not any(states.glob("*.state/*/*/state")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return networks(launcher, jobs, data, compute, kill)
+
+RayLauncher.networks = killed
+sys.exit(main(sys.argv[2:]))
+"""
+"""`cosup` that kills itself when the first state of a student is there."""
+
+
 def config(folder: Path, backend: str, **execution: Any) -> Config:
     settings = {
         **CONFIG["execution"],
@@ -102,19 +120,13 @@ def test_a_killed_and_resumed_run_equals_the_local_run(
     content = config(tmp_path, "ray", address=nodes.address)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(content.model_dump(mode="json")))
-    command = [*forks, "-m", "cosup", "run", str(file), "--output", str(tmp_path / "ray")]
-    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    states = tmp_path / "ray" / "checkpoints" / "training"
-    end = time.monotonic() + 180
-    while (
-        not any(states.glob("*.state/*/*/state"))
-        and driver.poll() is None
-        and time.monotonic() < end
-    ):
-        time.sleep(0.02)
-    os.kill(driver.pid, signal.SIGKILL)
-    _, stderr = driver.communicate()
-    assert any(states.glob("*.state/*/*/state")), stderr
+    script, states = tmp_path / "driver.py", tmp_path / "ray" / "checkpoints" / "training"
+    script.write_text(DRIVER)
+    command = [*forks, str(script), str(states), "run", str(file)]
+    command += ["--output", str(tmp_path / "ray")]
+    driver = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=400)
+    assert driver.returncode == -signal.SIGKILL, driver.stderr
+    assert any(states.glob("*.state/*/*/state"))
     assert_nothing_left(within=60)
     done = sorted((tmp_path / "ray" / "annotations").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in done]

@@ -15,6 +15,7 @@ import pytest
 import ray
 from cluster_helpers import CPUS, TwoNodes, actor_pids, left, wait_until
 
+from cosup.cluster import pool as pool_module
 from cosup.cluster.pool import Limits, Pool
 from cosup.cluster.room import Allocation
 from cosup.cluster.work_queue import WorkItem
@@ -251,7 +252,8 @@ def test_no_actor_remains_after_an_error(folder: Path, error: type[BaseException
 def test_missing_and_lost_resources(
     nodes: TwoNodes, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cosup.cluster.pool.ACTOR_START_SECONDS", 0)
+    monkeypatch.setattr(pool_module, "ACTOR_START_SECONDS", 0)
+    wait_until(lambda: ray.available_resources().get("CPU") == 2 * CPUS, "some CPUs are in use")
     with pool(folder, num_cpus=64, wait=1) as here, pytest.raises(RunError) as caught:
         list(here.run(items([1])))
     assert str(caught.value) == (
@@ -264,9 +266,11 @@ def test_missing_and_lost_resources(
         ray.remote(FakeActor).options(num_cpus=CPUS, scheduling_strategy=strategy).remote(folder)
     )
     ray.get(blocker.prepare.remote())
+    monkeypatch.setattr(pool_module, "ACTOR_START_SECONDS", 60)
     with pool(folder, wait=3) as here:
         work = here.run(items(range(100), "slowly"))
         next(work)
+        monkeypatch.setattr(pool_module, "ACTOR_START_SECONDS", 0)
         nodes.kill()
         with pytest.raises(RunError, match="found a place within 3 s"):
             list(work)

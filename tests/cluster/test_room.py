@@ -4,6 +4,7 @@ is waited for, and then refused by the setting's name. Only the last tests start
 import logging
 import sys
 import time
+from itertools import count, takewhile
 from typing import Any, Literal
 
 import pytest
@@ -174,7 +175,9 @@ def test_a_pool_uses_a_node_that_joins(nodes: TwoNodes, monkeypatch: pytest.Monk
     told: list[int] = []
     one = Allocation(1, CPUS, 0, least=1, grows=True)
     limits = Limits(tries=2, timeout=60, wait=60)
-    items = (WorkItem(f"{number}", "work", (0.5,)) for number in range(60))
+    end = time.monotonic() + 180
+    numbers = takewhile(lambda _: time.monotonic() < end, count())
+    items = (WorkItem(f"{number}", "work", (0.5,)) for number in numbers)
     used: list[str] = []
     with Pool(setup, one, limits, "threads", Threads, ready=told.append) as pool:
         for _, node in pool.run(items):

@@ -3,13 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cluster_helpers import TwoNodes, assert_nothing_left, runs, wait_until
+from cluster_helpers import TwoNodes, assert_nothing_left, runs, state_of, wait_until
 from helpers.digits_manifest import write_digits, write_manifest
 from helpers.guided_shards import numbers_of, shards_of
 
@@ -43,9 +44,10 @@ import sys
 from cosup.cli import main
 from cosup.runs import side_by_side
 side_by_side.PYTHON, arguments = sys.argv[1:3], sys.argv[3:]
+side_by_side.MODULE = "stopping_seed"
 sys.exit(main(arguments))
 """
-"""`cosup` whose seeds' processes start at once."""
+"""`cosup` whose seeds' processes start at once, and stop when they are under way."""
 ADDRESS = "10.0.0.1:6379"
 NODES = [Node(8, 1)] * 5
 
@@ -136,14 +138,13 @@ def test_a_seed_joins_in_the_runtime_environment_of_its_parent(
     assert "runtime_env" not in none
 
 
-def paused(seeds: Sequence[Layout]) -> list[int]:
-    """Wait until the first seed has worked on images and the second has begun, and pause the
-    process of each then; return the processes."""
+def stopped(seeds: Sequence[Layout]) -> list[int]:
+    """Wait until the process of each seed has stopped itself; return the processes."""
     found: list[int] = []
     for seed, stage in zip(seeds, (SHARDS, "data"), strict=True):
-        wait_until(seed.stage(stage).exists, f"{seed.path} has no stage {stage}", within=120)
+        wait_until(seed.stage(stage).exists, f"{seed.path} has no stage {stage}")
         found.append(int((seed.path / ".lock").read_text()))
-        os.kill(found[-1], signal.SIGSTOP)
+        wait_until(lambda: state_of(found[-1]) == "T", f"{seed.path} goes on")
     return found
 
 
@@ -154,7 +155,7 @@ def test_killed_and_resumed_seeds_have_the_numbers_of_local_ones(
     """The parent of two seeds of a sharded run is killed, which ends both, and resumed. Their
     networks learn from shards where they are trained.
 
-    The first is paused until the second has begun, so that it is not finished before the kill.
+    The first stops until the second has begun, so that it is not finished before the kill.
     """
     labels = write_digits(tmp_path / "images", 100)
     manifest = write_manifest(tmp_path / "rows", labels, 220, 100, files=2)
@@ -167,8 +168,9 @@ def test_killed_and_resumed_seeds_have_the_numbers_of_local_ones(
     file.write_text(yaml.safe_dump(asked.model_dump(mode="json")))
     script.write_text(PARENT)
     command = [*forks, str(script), *forks, "run", str(file), "--output", str(run)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as parent:
-        processes = paused([Layout(run).of_seed(seed) for seed in (0, 1)])
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=path) as parent:
+        processes = stopped([Layout(run).of_seed(seed) for seed in (0, 1)])
         parent.kill()
     for process in processes:
         os.kill(process, signal.SIGCONT)

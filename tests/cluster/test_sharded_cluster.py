@@ -170,6 +170,7 @@ def test_shards_are_left_to_others_when_the_last_actor_of_ray_data_dies(
     nodes: TwoNodes, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray Data then waits for it for ever."""
+    monkeypatch.setattr(decoded_apart, "START_SECONDS", 600.0)  # longer than the run
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mortal_teacher.py").write_text(MORTAL)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,7 +121,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, forks: list[str]) -> Iterator
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
         wait_until(
-            lambda: _serves(address), lambda: (home / "head.log").read_text()[-2000:], within=90
+            lambda: _serves(address), lambda: (home / "head.log").read_text()[-2000:], within=180
         )
         yield address
     finally:
@@ -240,7 +239,7 @@ def test_ctrl_c_leaves_the_job_running_and_stop_ends_it_cleanly(
         if "teacher all: annotated" in line:
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     last = err.splitlines()[-1]
     name = last.split()[1]
@@ -394,10 +393,10 @@ def test_flags(
         ("http://127.0.0.1:99999", "port|parse"),
     ],
 )
-def test_invalid_addresses(address: str, text: str) -> None:
-    started = time.monotonic()
+def test_invalid_addresses(address: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told without Ray's client, which would wait for minutes."""
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", None)
     error = error_of(connect, address)
-    assert time.monotonic() - started < 10
     assert (error.key, error.value) == (("--address",), address)
     assert re.search(text, error.problem)
     assert error.nearest == (("http://host:8265",) if address == "host:8265" else ())
@@ -438,8 +437,10 @@ def _answer(server: socket.socket, text: bytes) -> None:
     with connection:
         connection.recv(1000)
         if text == b"wait":
-            time.sleep(2)
-        connection.sendall(text)
+            while connection.recv(1000):  # until the client gives up
+                pass
+        else:
+            connection.sendall(text)
 
 
 def test_without_rays_job_client(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 import train_rank
 from cluster_helpers import CPUS, TwoNodes, actor_pids, assert_nothing_left, wait_until
@@ -30,6 +33,8 @@ from cosup.cluster.storage import RunStorage
 from cosup.cluster.trainer import RayLauncher
 from cosup.config.schema import Config
 from cosup.errors import RunError
+from cosup.losses import CrossEntropy, Objective
+from cosup.losses.base import Metrics
 from cosup.models.classifier import Classifier
 from cosup.models.compute import Compute
 from cosup.student.jobs import NetworkJob
@@ -41,6 +46,26 @@ WORKER = "RayTrainWorker"
 ONE = Allocation(1, 1, 0)
 
 Train = Callable[..., list[Classifier]]
+
+# Workers cannot import this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Held(CrossEntropy):
+    """Cross entropy that waits in the middle of a training until a file is there."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> tuple[Tensor, Metrics]:
+        while progress > 0.5 and not self.file.exists():
+            time.sleep(0.02)
+        return super().__call__(logits, targets, progress)
+
+
+def held(job: NetworkJob, file: Path) -> NetworkJob:
+    return replace(job, objective=Objective(Held(file)))
 
 
 @pytest.fixture
@@ -107,10 +132,12 @@ def test_a_lost_node_changes_nothing(
             assert len(set(actor_pids(WORKER).values())) == 2
             nodes.kill()
             nodes.add()
+            (tmp_path / "go").touch()
         seen.append(step)
 
     seen: list[int] = []
-    (lost,) = train(network_job(**LONG), on_step=lose, workers=Allocation(2, CPUS, 0))
+    job = held(network_job(**LONG), tmp_path / "go")
+    (lost,) = train(job, on_step=lose, workers=Allocation(2, CPUS, 0))
     assert all(same(state(lost), whole) for whole in on_two_ranks(tmp_path, forks))
     assert (seen[0], seen[-1]) == (1, 24)
     assert seen == sorted(set(seen))  # no step is reported twice
@@ -147,7 +174,7 @@ def test_an_error_and_an_interrupt_end_all_trainings(train: Train, tmp_path: Pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(network_job(**long), on_step=interrupt)
+        train(held(network_job(**long), tmp_path / "never"), on_step=interrupt)
     assert_nothing_left()
     assert states(tmp_path)
 
