@@ -142,6 +142,28 @@ def test_all_teachers_of_a_run_say_of_an_image_what_they_said_in_it(
     assert len(votes[votes["worker"] == "all"]) == 240
     assert 0 < len(votes[votes["worker"] == "rule"]) < 240
     assert not list(folder.glob(".votes*"))
+    check_annotators(output, votes)
+
+
+def check_annotators(output: Path, votes: pd.DataFrame) -> None:
+    """Check that votes are read as annotators of another config, by their probabilities, too."""
+    votes = votes.set_index(["worker", "task"])
+    tree = {**TREE, "teachers": {"hierarchy": None, "external": [{"annotations": str(output)}]}}
+    config = Config.model_validate(tree)
+    data = list_samples(config)
+    ((*specs,),) = plan_hierarchy(config.teachers, data.classes, data.domains, 0)
+    assert {spec.name for spec in specs} == set(TEACHERS)
+    rows = np.arange(len(data))
+    for spec in specs:
+        (batch,) = TableTeacher.read(spec, data).inputs(data, rows, None)  # type: ignore[arg-type]
+        probs = TableTeacher.read(spec, data).annotate(batch)
+        for name, found in zip(data.sample_ids(rows), probs, strict=True):
+            if (spec.name, f"own/{name}") not in votes.index:
+                assert float(found.sum()) == 0
+                continue
+            vote = votes.loc[spec.name, f"own/{name}"]
+            said = float(found[data.classes.index(vote["label"])])
+            assert said == pytest.approx(vote["probability"], abs=2e-3)
 
 
 def test_a_run_at_a_uri_says_the_same(
@@ -177,30 +199,6 @@ def test_a_config_trains_the_teachers_that_its_run_has(
     assert not np.allclose(
         *(t[t["worker"] == "net"]["probability"].to_numpy() for t in (of_run, other))
     )
-
-
-@pytest.mark.parametrize("ending", READ)
-def test_votes_are_read_as_annotators_of_another_config(folder: Path, ending: str) -> None:
-    """By their probabilities, too."""
-    output = f"votes{ending}"
-    assert call(["annotate", "runs/voters", "own", *TRUSTED, "-o", output]) == 0
-    votes = READ[ending](Path(output)).set_index(["worker", "task"])
-    tree = {**TREE, "teachers": {"hierarchy": None, "external": [{"annotations": output}]}}
-    config = Config.model_validate(tree)
-    data = list_samples(config)
-    ((*specs,),) = plan_hierarchy(config.teachers, data.classes, data.domains, 0)
-    assert {spec.name for spec in specs} == set(TEACHERS)
-    rows = np.arange(len(data))
-    for spec in specs:
-        (batch,) = TableTeacher.read(spec, data).inputs(data, rows, None)  # type: ignore[arg-type]
-        probs = TableTeacher.read(spec, data).annotate(batch)
-        for name, found in zip(data.sample_ids(rows), probs, strict=True):
-            if (spec.name, f"own/{name}") not in votes.index:
-                assert float(found.sum()) == 0
-                continue
-            vote = votes.loc[spec.name, f"own/{name}"]
-            said = float(found[data.classes.index(vote["label"])])
-            assert said == pytest.approx(vote["probability"], abs=2e-3)
 
 
 def test_an_interrupted_command_goes_on(

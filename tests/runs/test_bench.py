@@ -17,17 +17,17 @@ from cosup.runs.bench_plan import directory_of
 from cosup.runs.stages import finish_rounds
 
 SET: dict[str, Any] = {
-    "data": {"source": "digits", "limit": 200, "rotations": [0, 90]},
+    "data": {"source": "digits", "limit": 150, "rotations": [0, 90]},
     "teachers": {
         "hierarchy": {"by": "domain", "levels": [1, 2]},
         "model": {"name": "linear_pixels", "size": 4},
-        "training": {"steps": 20, "lr": 0.02},
+        "training": {"steps": 10, "lr": 0.02},
     },
     "student": {
         "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 16},
-        "training": {"steps": 20},
+        "training": {"steps": 10},
     },
-    "controls": ["team", "student_and_team", "labels", "equal_budget_generalist", "ceiling"],
+    "controls": ["team", "student_and_team", "labels", "ceiling"],
     "execution": {"device": "cpu", "workers": 1, "side_by_side": 1},
 }
 SHORT = {**SET, "controls": []}

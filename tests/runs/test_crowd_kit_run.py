@@ -16,12 +16,12 @@ TREE: dict[str, Any] = {
     "teachers": {
         "hierarchy": {"by": "class", "levels": [1, 2]},
         "model": {"name": "linear_pixels", "size": 4},
-        "training": {"steps": 30},
+        "training": {"steps": 10},
         "external": [{"name": "ada", "simulate": {"accuracy": 0.9, "coverage": 0.5}}],
     },
     "student": {
         "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 16},
-        "training": {"steps": 30},
+        "training": {"steps": 10},
     },
     "rounds": {"assignment": {"name": "crowd_kit", "method": "mace"}},
     "controls": ["team"],

@@ -18,11 +18,11 @@ TREE: dict[str, Any] = {
     "teachers": {
         "hierarchy": {"by": "domain", "levels": [1, 2]},
         "model": {"name": "linear_pixels", "size": 4},
-        "training": {"steps": 30},
+        "training": {"steps": 10},
     },
     "student": {
         "backbone": {"name": "cifar_resnet8", "weights": None, "image_size": 16},
-        "training": {"steps": 30},
+        "training": {"steps": 10},
         "cross_fit": 2,
     },
     "rounds": {

@@ -149,10 +149,11 @@ def test_few_shot_episodes_are_of_unseen_classes(here: Path) -> None:
     run = load_run(here / "outputs/net")  # the report needs the queries
     assert len(run.test) == 40 * 3 * 3
     assert set(run.test["true_label"]) == {"7", "8", "9"}
-    overview = tables(run)["overview"].set_index("who")["accuracy"]
+    made = tables(run)
+    overview = made["overview"].set_index("who")["accuracy"]
     assert overview["student"] == found["student"]["accuracy"]
     assert overview["all"] == found["floor"]["accuracy"]
-    assert set(run.thumbnails) >= set(tables(run)["examples"]["sample_id"])
+    assert set(run.thumbnails) >= set(made["examples"]["sample_id"])
 
 
 def test_a_run_on_two_cards_has_the_numbers_of_a_run_on_one(

@@ -39,11 +39,11 @@ data:
 teachers:
   hierarchy: {by: domain, levels: [1, 2]}
   model: {name: linear_pixels}
-  training: {steps: 100, lr: 0.02}
+  training: {steps: 40, lr: 0.03}
   external: [{name: annotator, annotations: annotator.csv, missing: abstain}]
 student:
   backbone: {name: test_resnet.r160_in1k, weights: null, image_size: 32}
-  training: {steps: 60, lr: 0.01, standardize: true}
+  training: {steps: 20, lr: 0.01, standardize: true}
 rounds: {assignment: {name: gate}, loss: {name: cross_entropy}, consistency: []}
 controls: [team, student_and_team, mean_ensemble, ceiling]
 execution: {device: cpu, workers: 1}

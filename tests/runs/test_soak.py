@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 
 SOAK = Path(__file__).parents[1] / "benchmarks" / "bench_soak.py"
+SMALL = [
+    "data.limit=120",
+    "student.backbone={name: test_resnet.r160_in1k, weights: null, image_size: 32}",
+    "student.training.steps=20",
+    "teachers.training.steps=20",
+    "controls=[ceiling]",
+]
 
 
 @pytest.mark.slow
 def test_kills_and_damages_leave_the_numbers(forks: list[str]) -> None:
     """The short form of the benchmark, which kills 50 times."""
-    small = "student.backbone={name: test_resnet.r160_in1k, weights: null, image_size: 32}"
     done = subprocess.run(
-        [*forks, str(SOAK), "--kills", "3", "--seed", "1", "data.limit=200", small],
+        [*forks, str(SOAK), "--kills", "3", "--seed", "1", *SMALL],
         capture_output=True,
         text=True,
         timeout=500,

@@ -29,8 +29,8 @@ from cosup.team import Exponents
 from cosup.words import percent
 
 RESNET = {"name": "cifar_resnet8", "weights": None, "image_size": 16}
-SHORT = {"steps": 40, "batch_size": 32, "lr": 0.03}
-NETWORK = {"steps": 20, "batch_size": 32, "lr": 0.05}
+SHORT = {"steps": 15, "batch_size": 32, "lr": 0.03}
+NETWORK = {"steps": 6, "batch_size": 32, "lr": 0.05}
 SPLITS = {"teacher_train": 0.35, "student_train": 0.35, "test": 0.3}
 VALIDATION = {"teacher_train": 0.3, "student_train": 0.3, "validation": 0.2, "test": 0.2}
 DOMAINS = {"by": "domain", "levels": [1, 2]}
@@ -408,6 +408,6 @@ def test_a_run_without_teachers_that_answer_has_no_team(exported: Path, tmp_path
 
 
 def test_networks_without_validation_are_not_trained_again(tmp_path: Path) -> None:
-    summary = run_one(config("networks", teachers=network()), tmp_path / "run")
+    summary = run_one(config("networks", data={"limit": 120}, teachers=network()), tmp_path / "run")
     assert summary["team"]["fitted_on"] is None
     assert summary["team"]["reason"]
