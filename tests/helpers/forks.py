@@ -149,10 +149,12 @@ class Server:
         if self.preloaded:
             return
         os.environ.update({k: v for k, v in environment.items() if k.startswith("OMP_")})
+        gc.disable()  # nothing is garbage now
         for name in PRELOADED:
             importlib.import_module(name)
         os.fsync = lambda handle: None  # as in conftest.py
         gc.freeze()  # so that garbage collection in forks does not copy pages
+        gc.enable()
         self.preloaded = True
 
     def _report_exits(self) -> None:
