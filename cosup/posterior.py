@@ -3,7 +3,7 @@
 Final labels are read from it (METHODS.md section 11), and sources are judged by it (section 10).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,8 +14,9 @@ from cosup.assignment.fused import Fused
 from cosup.evidence import Evidence, Scopes
 from cosup.levels import Level, Stream, Task
 from cosup.probabilities import ProbTable
+from cosup.sources import Tally, others_speak
 
-__all__ = ["SMALLEST", "Judge", "Posterior", "find_judge", "fit_posterior"]
+__all__ = ["SMALLEST", "Judge", "Posterior", "SourceSums", "find_judge", "fit_posterior"]
 
 SMALLEST = 1e-9
 """Probabilities are clamped to this before taking logarithms."""
@@ -134,3 +135,72 @@ def find_judge(
     stream = Stream(level, heard, task.features, task.truth).restricted(fused.uses)
     fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
     return Judge(fused, stream, last, heard is not None, False)
+
+
+@dataclass
+class SourceSums:
+    """What samples of student_train tell of S sources, the student last: sums over them.
+
+    samples: how many. estimated, measured: by the posterior and by the true classes. answered: [S]
+    samples with an answer. evidence: [T + 1] float64, nats for the labels by the T sources that the
+    posterior reads, and by the student.
+    """
+
+    samples: int
+    estimated: Tally
+    measured: Tally
+    answered: Tensor
+    evidence: Tensor
+
+    @staticmethod
+    def zeros(sources: int, classes: int, regions: int, speakers: int) -> "SourceSums":
+        """Return the sums over no sample. speakers: sources that the posterior reads."""
+        size = sources, classes, regions
+        nats = torch.zeros(speakers + 1, dtype=torch.float64)
+        return SourceSums(0, Tally(*size), Tally(*size), torch.zeros(sources), nats)
+
+    def add(
+        self,
+        fused: Fused,
+        scopes: Scopes,
+        evidence: Evidence,
+        labels: Tensor,
+        truth: Tensor,
+        region: Tensor | None,
+        block: Tensor,
+        heard: Sequence[int],
+        student: bool,
+    ) -> Tensor:
+        """Add n samples; return the posterior [n, C] of their true classes.
+
+        labels: [n, S] answers (-1: none). truth: [n] true classes (-1: unknown). region: [n], or
+        None for the most probable region of `fused`. block: [n]. heard: the sources that `fused`
+        reads; with the student if `student`.
+        """
+        assigned = fused.assign(evidence, scopes)
+        if region is None:
+            region = fused.region_of(evidence)
+        spoken = labels >= 0
+        judged = spoken & others_speak(spoken, heard, student)
+        self.estimated.add(labels.masked_fill(~judged, -1), assigned.targets, region, block)
+        certain = torch.nn.functional.one_hot(truth.clamp_min(0), assigned.targets.shape[1])
+        self.measured.add(labels.masked_fill((truth < 0)[:, None], -1), certain, region, block)
+        self.answered += spoken.sum(0)
+        assert assigned.nats is not None
+        self.evidence += assigned.nats.clamp_min(0).sum(0, dtype=torch.float64)
+        self.samples += len(labels)
+        return assigned.targets
+
+    def include(self, other: "SourceSums") -> None:
+        """Add the sums over other samples of the same sources."""
+        self.samples += other.samples
+        self.estimated.include(other.estimated)
+        self.measured.include(other.measured)
+        self.answered += other.answered
+        self.evidence += other.evidence
+
+    def shares(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the part of each source in the evidence, by name; {} without any evidence."""
+        total = float(self.evidence.sum())
+        parts = (self.evidence / total).tolist() if total > 0 else []
+        return dict(zip(names, parts, strict=bool(parts)))

@@ -15,9 +15,21 @@ import torch
 from torch import Tensor
 
 from cosup.metrics import ratio_intervals
+from cosup.probabilities import ProbTable
 from cosup.seeds import torch_generator
 
-__all__ = ["BLOCKS", "ENOUGH", "FEWEST", "STUDENT", "Note", "Tally", "block_of", "notes"]
+__all__ = [
+    "BLOCKS",
+    "ENOUGH",
+    "FEWEST",
+    "STUDENT",
+    "Note",
+    "Tally",
+    "answers_of",
+    "block_of",
+    "notes",
+    "others_speak",
+]
 
 Note = Literal["random", "constant", "adversarial", "copy"]
 
@@ -96,6 +108,11 @@ class Tally:
             both = (labels[rows] >= 0).double()
             self.both[source] += both.sum(0)
             self.equal[source] += ((labels[rows] == answer[:, None]) * both).sum(0)
+
+    def include(self, other: "Tally") -> None:
+        """Add the sums over other samples, of the same sources, classes and regions."""
+        for name in ("confusion", "right", "total", "block_right", "block_total", "equal", "both"):
+            getattr(self, name).add_(getattr(other, name))
 
     @property
     def samples(self) -> Tensor:
@@ -217,6 +234,15 @@ def _are_copies(tally: Tally, one: int, other: int) -> bool:
     error = math.sqrt(max(expected * (1 - expected), 1e-12) / both)
     beyond = observed - expected
     return beyond > SURE * error and beyond >= ALIKE * (1 - expected)
+
+
+def answers_of(tables: Sequence[ProbTable]) -> Tensor:
+    """Return the answers [N, S] int32 of sources by their probabilities (-1: none)."""
+    columns = []
+    for table in tables:
+        label, confidence = table.top()
+        columns.append(label.masked_fill(confidence <= 0, -1).to(torch.int32))
+    return torch.stack(columns, dim=1)
 
 
 def others_speak(spoken: Tensor, speakers: Sequence[int], student: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """Who agrees with whom on student_train: what a run tells of its sources without any true label."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
@@ -10,65 +11,96 @@ from torch import Tensor
 from cosup import words
 from cosup.analysis.arrays import names_in_order, rows_of
 from cosup.analysis.drawing import Cell, Matrix, View
-from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_listed
+from cosup.analysis.figure import Excerpt, Figure, Unavailable
 from cosup.analysis.records import Run
 from cosup.words import percent
 
-__all__ = ["AGREEMENT_FIGURE", "agreement_numbers", "agreement_sentence"]
+__all__ = ["AGREEMENT_FIGURE", "AgreementSums", "agreement_sentence"]
 
 MOST_SOURCES = 23
 """With the labels, a heat map has at most 24 columns."""
 LABELS = "labels"
 
 
-def agreement_numbers(
-    said: Tensor, names: Sequence[str], labels: Tensor, annotations: Tensor, asked: Tensor
-) -> dict[str, Any]:
-    """Return the shares of samples on which sources, student, annotations and labels agree.
+@dataclass
+class AgreementSums:
+    """Sums over samples of who says the same, of S sources (the student last), then the final
+    labels, then the assigned annotations.
 
-    said: [N, S] classes by the sources `names`, the student last (-1: no answer). labels: [N] final
-    labels of the run. annotations: [N] assigned annotations of the last round (-1: none). asked:
-    [N] index of the assigned teacher. A share is over the samples on which both say something; None
-    if there are none.
-
-    student_and_labels, student_and_annotations. unanimous: the share of the samples with at least
-    two answering teachers on which all of them say the same. sources: for each, `asked` (the share
-    of the samples that are assigned to it), `labels`, `annotations`, `student`, and `others`, with
-    every other source by name.
+    same, both: [S + 2, S + 2] int64, samples on which two of them say the same, and something.
+    unanimous, several: those with at least two answering teachers, and on which all of these say
+    the same. asked: [S] those assigned to each source. samples: all.
     """
-    student = said[:, -1]
-    teachers = said[:, :-1]
-    count = (teachers >= 0).sum(1)
-    most = teachers.amax(1)
-    least = teachers.masked_fill(teachers < 0, torch.iinfo(teachers.dtype).max).amin(1)
-    return {
-        "student_and_labels": _agree(student, labels),
-        "student_and_annotations": _agree(student, annotations),
-        "unanimous": _share((most == least)[count > 1]),
-        "sources": {
-            name: {
-                "asked": float((asked == place).double().mean()),
-                "labels": _agree(own, labels),
-                "annotations": _agree(own, annotations),
-                "student": _agree(own, student),
-                "others": {
-                    other: _agree(own, said[:, there])
-                    for there, other in enumerate(names[:-1])
-                    if there != place
-                },
-            }
-            for place, (name, own) in enumerate(zip(names, said.T, strict=True))
-        },
-    }
 
+    same: Tensor
+    both: Tensor
+    asked: Tensor
+    unanimous: int
+    several: int
+    samples: int
 
-def _agree(first: Tensor, second: Tensor) -> float | None:
-    """Return how often two columns [N] say the same, where both say something."""
-    return _share((first == second)[(first >= 0) & (second >= 0)])
+    @staticmethod
+    def of(said: Tensor, labels: Tensor, annotations: Tensor, asked: Tensor) -> "AgreementSums":
+        """Return the sums over n samples.
 
+        said: [n, S] classes by the sources, the student last (-1: no answer). labels: [n] final
+        labels of the run. annotations: [n] assigned annotations of the last round (-1: none).
+        asked: [n] index of the assigned teacher.
+        """
+        columns = torch.cat([said, labels[:, None], annotations[:, None]], dim=1).T
+        spoken = columns >= 0
+        teachers = said[:, :-1]
+        several = (teachers >= 0).sum(1) > 1
+        least = teachers.masked_fill(teachers < 0, torch.iinfo(teachers.dtype).max).amin(1)
+        return AgreementSums(
+            torch.stack([((columns == own) & spoken & (own >= 0)).sum(1) for own in columns]),
+            torch.stack([(spoken & own).sum(1) for own in spoken]),
+            torch.bincount(asked[asked >= 0], minlength=said.shape[1]),
+            int(((teachers.amax(1) == least) & several).sum()),
+            int(several.sum()),
+            len(said),
+        )
 
-def _share(same: Tensor) -> float | None:
-    return float(same.double().mean()) if len(same) else None
+    def include(self, other: "AgreementSums") -> None:
+        """Add the sums over other samples."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def numbers(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the shares of samples on which sources, student, annotations and labels agree.
+
+        names: of the sources, the student last. A share is over the samples on which both say
+        something; None if there are none.
+
+        student_and_labels, student_and_annotations. unanimous: the share of the samples with at
+        least two answering teachers on which all of them say the same. sources: for each, `asked`
+        (the share of the samples that are assigned to it), `labels`, `annotations`, `student`, and
+        `others`, with every other source by name.
+        """
+        student, labels, annotations = range(len(names) - 1, len(names) + 2)
+        return {
+            "student_and_labels": self._share(student, labels),
+            "student_and_annotations": self._share(student, annotations),
+            "unanimous": self.unanimous / self.several if self.several else None,
+            "sources": {
+                name: {
+                    "asked": int(self.asked[place]) / max(1, self.samples),
+                    "labels": self._share(place, labels),
+                    "annotations": self._share(place, annotations),
+                    "student": self._share(place, student),
+                    "others": {
+                        other: self._share(place, there)
+                        for there, other in enumerate(names[:-1])
+                        if there != place
+                    },
+                }
+                for place, name in enumerate(names)
+            },
+        }
+
+    def _share(self, one: int, other: int) -> float | None:
+        both = int(self.both[one, other])
+        return int(self.same[one, other]) / both if both else None
 
 
 def agreement_table(run: Run) -> pd.DataFrame:
@@ -77,7 +109,6 @@ def agreement_table(run: Run) -> pd.DataFrame:
     Columns: source (the student last), other (a later source, or `labels`: the final ones), share
     (of the samples on which both say something; null without any).
     """
-    require_listed(run)
     found = run.summary.get("agreement")
     if not found:
         raise Unavailable("the run has no agreement: it is not finished, or of an earlier version")

@@ -13,24 +13,27 @@ import torch
 from torch import Tensor
 
 from cosup import words
-from cosup.analysis.arrays import Bools, Codes, Doubles, categories, highest_and_lowest, rows_of
+from cosup.analysis.arrays import Codes, Doubles, categories, codes, highest_and_lowest, rows_of
 from cosup.analysis.drawing import BarRow, Bars, Segment, View
-from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_listed
+from cosup.analysis.figure import Excerpt, Figure, Unavailable
 from cosup.analysis.records import Run
 from cosup.words import percent
 
 __all__ = [
     "LABELS_FIGURE",
     "NOT_LABELLED",
+    "SHARD_LABELS",
     "SOURCES",
     "FinalLabels",
-    "label_numbers",
+    "LabelSums",
     "label_sentence",
     "labels_table",
     "review_rank",
 ]
 
 MOST_CLASSES = 24
+SHARD_LABELS = "shards/labels"
+"""Folder of the labels of a sharded run, below that of the run: a Parquet file per shard."""
 NOT_LABELLED = "the run has no labels: it is not finished, or of an earlier version of cosup"
 
 TEACHER, STUDENT, BOTH, REVIEW = SOURCES = ("teacher", "student", "both", "review")
@@ -146,39 +149,70 @@ def review_rank(probability: Any, runner_up: Any) -> Codes:
     return rank
 
 
-def label_numbers(
-    table: pd.DataFrame, true_label: "pd.Series[Any]", classes: Sequence[str]
-) -> dict[str, Any]:
-    """Return what the summary says of the labels.
+@dataclass
+class LabelSums:
+    """Sums over samples with a final label.
 
-    samples. estimated_right: the mean probability of the labels, an estimate of the share of right
-    ones. accuracy: the measured share, null where no true label is known. source: the share of
-    labels of teachers, of the student, of both and of a review. by_class: for each class the same
-    of the samples that have it as their label.
+    probability: [C] float64, of the labels, by the class of the label; samples: [C]; known, right:
+    [C], those whose true label is known, and those whose label is the true one. source: [4] labels
+    by whose class they are (`SOURCES`).
     """
-    probability = table["probability"].to_numpy(np.float64)
-    known = true_label.notna().to_numpy(bool)
-    right = (table["label"].astype("str") == true_label.astype("str")).to_numpy(bool)
-    label = table["label"].astype("str").to_numpy()
-    everything = np.ones(len(table), bool)
-    return {
-        **_rightness(probability, right, known, everything),
-        "source": {name: float((table["source"] == name).mean()) for name in SOURCES},
-        "by_class": {
-            name: _rightness(probability, right, known, label == name) for name in classes
-        },
-    }
 
+    probability: Doubles
+    samples: Codes
+    known: Codes
+    right: Codes
+    source: Codes
 
-def _rightness(probability: Doubles, right: Bools, known: Bools, chosen: Bools) -> dict[str, Any]:
-    """Return how many of the chosen labels there are and how many are right, by estimate and as
-    measured."""
-    samples, told = int(chosen.sum()), right[chosen & known]
-    return {
-        "samples": samples,
-        "estimated_right": float(probability[chosen].mean()) if samples else None,
-        "accuracy": float(told.mean()) if len(told) else None,
-    }
+    @staticmethod
+    def of(
+        table: pd.DataFrame, true_label: "pd.Series[Any]", classes: Sequence[str]
+    ) -> "LabelSums":
+        """Return the sums of a table of labels. true_label: of its samples, null if unknown."""
+        names = list(classes)
+        label, source = codes(table["label"], names), codes(table["source"], list(SOURCES))
+        truth, size = codes(true_label, names), len(names)
+        known, probability = truth >= 0, table["probability"].to_numpy(np.float64)
+        return LabelSums(
+            np.bincount(label, weights=probability, minlength=size).astype(np.float64),
+            np.bincount(label, minlength=size),
+            np.bincount(label[known], minlength=size),
+            np.bincount(label[known & (label == truth)], minlength=size),
+            np.bincount(source, minlength=len(SOURCES)),
+        )
+
+    def include(self, other: "LabelSums") -> None:
+        """Add the sums over other samples."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def numbers(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return what the summary says of the labels.
+
+        samples. estimated_right: the mean probability of the labels, an estimate of the share of
+        right ones. accuracy: the measured share, null where no true label is known. source: the
+        share of labels of teachers, of the student, of both and of a review. by_class: for each
+        class the same of the samples that have it as their label.
+        """
+        total = max(1, int(self.samples.sum()))
+        return {
+            **self._rightness(np.arange(len(classes))),
+            "source": {name: int(n) / total for name, n in zip(SOURCES, self.source, strict=True)},
+            "by_class": {
+                name: self._rightness(np.array([place])) for place, name in enumerate(classes)
+            },
+        }
+
+    def _rightness(self, chosen: Codes) -> dict[str, Any]:
+        """Return how many labels of the chosen classes there are and how many are right, by
+        estimate and as measured."""
+        samples, known = int(self.samples[chosen].sum()), int(self.known[chosen].sum())
+        probability, right = float(self.probability[chosen].sum()), int(self.right[chosen].sum())
+        return {
+            "samples": samples,
+            "estimated_right": probability / samples if samples else None,
+            "accuracy": right / known if known else None,
+        }
 
 
 def label_sentence(run: Run) -> str:
@@ -190,19 +224,21 @@ def label_sentence(run: Run) -> str:
     right = f"about {percent(found['estimated_right'])} of them are right by estimate"
     if measured is not None:
         right += f", {percent(measured)} as measured"
+    place, first = run.files.labels.path.name, ", and review_rank has the least sure ones first"
+    if run.sharded:
+        place, first = SHARD_LABELS, ""
     return (
-        f"{run.files.labels.path.name} has a label for every sample of student_train "
-        f"({found['samples']:,}); {right}, and review_rank has the least sure ones first."
+        f"{place} has a label for every sample of student_train "
+        f"({found['samples']:,}); {right}{first}."
     )
 
 
 def label_classes_table(run: Run) -> pd.DataFrame:
-    """Make the table of the labels of the run (`labels.parquet`), a row per class.
+    """Make the table of the labels of the run, a row per class.
 
     Columns: class, samples (that have it as their label), share (of all), estimated_right (the mean
     probability of these labels), accuracy (measured; null without true labels).
     """
-    require_listed(run)
     found = run.summary.get("labels")
     if not found:
         raise Unavailable(NOT_LABELLED)
@@ -255,7 +291,7 @@ LABELS_FIGURE = Figure(
     label_classes_table,
     label_classes_sentence,
     draw_label_classes,
-    "The labels of labels.parquet and labels.csv, by all sources and the student together. The "
+    "The labels that the run gives, by all sources and the student together. The "
     "estimate is their mean probability; it does not see where all sources err alike.",
     Excerpt(("class", "samples", "share", "estimated_right", "accuracy"), ends="samples"),
     optional=True,

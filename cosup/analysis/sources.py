@@ -16,7 +16,7 @@ from cosup.analysis.drawing import (
     Scale,
     View,
 )
-from cosup.analysis.figure import Excerpt, Figure, Unavailable, require_listed
+from cosup.analysis.figure import Excerpt, Figure, Unavailable
 from cosup.analysis.records import Run
 from cosup.words import listed, percent, plural
 
@@ -37,7 +37,6 @@ NO_SOURCES = "the run has no estimates of its sources: it is not finished, or of
 
 def _recorded(run: Run) -> Mapping[str, Mapping[str, Any]]:
     """Return the sources of the summary; raise `Unavailable` for a run without them."""
-    require_listed(run)
     found: Mapping[str, Mapping[str, Any]] | None = run.summary.get("sources")
     if not found:
         raise Unavailable(NO_SOURCES)

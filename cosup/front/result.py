@@ -72,9 +72,13 @@ class Run(records.Run):
 
         Columns: sample_id, label, probability, source (teacher, student or both), teacher, kept,
         rejected_by, runner_up, runner_up_probability, review_rank (1 is the one to look at first).
-        Raises `UserError` before they are made, and for a sharded run.
+        Those of a sharded run are read from all shards, and have no review_rank. Raises `UserError`
+        before they are made.
         """
-        self.check_listed("there are no labels of them; `predict` gives those of the student")
+        if self.sharded:
+            from cosup.runs.sharded_labels import label_tables
+
+            return pd.concat(label_tables(self), ignore_index=True)
         if not self.files.labels.exists():
             raise self._lacks("labels")
         return self.files.labels.read()

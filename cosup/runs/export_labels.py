@@ -18,13 +18,14 @@ from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run, load_run
 from cosup.cells import to_csv
 from cosup.errors import UserError, unknown_name
-from cosup.files import write_atomic, write_csv
+from cosup.files import write_atomic
 from cosup.origins import is_there, shown
 from cosup.probabilities import ProbTable
 from cosup.remote import is_uri
 from cosup.remote_copy import alone
 from cosup.runs.deliver import delivered
 from cosup.runs.prepare import list_samples_of
+from cosup.runs.sharded_labels import label_tables
 from cosup.sources import STUDENT
 from cosup.words import listed, plural
 
@@ -59,12 +60,10 @@ def export_labels(
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS, key=("--format",))
     run, form = load_run(place), FORMATS[name]
-    run.check_listed("there are no labels of them; `cosup predict` gives those of the student")
-    if not run.files.labels.exists() or "labels" not in run.stages:
-        raise UserError(
-            NOT_LABELLED,
-            where=run.place,
-        )
+    if name != "csv":
+        run.check_listed("only format csv can be written of their labels")
+    if not (run.sharded or run.files.labels.exists()) or "labels" not in run.stages:
+        raise UserError(NOT_LABELLED, where=run.place)
     path = run.path / form.file if output is None else output
     _check_output(run, path, overwrite)
     with alone(path):
@@ -74,7 +73,8 @@ def export_labels(
             notes += told
         else:
             place = str(path)
-    return [f"{form.about} of {plural(len(run.train), 'sample')}: {place}", *notes]
+    samples = run.stages["labels"]["labels"]["samples"]
+    return [f"{form.about} of {plural(samples, 'sample')}: {place}", *notes]
 
 
 def _check_output(run: Run, path: Path, overwrite: bool) -> None:
@@ -91,8 +91,16 @@ def _check_output(run: Run, path: Path, overwrite: bool) -> None:
 
 
 def _write_csv(run: Run, path: Path) -> Iterator[str]:
-    """Write CSV with the columns sample_id, label, probability."""
-    write_csv(path, run.files.labels.read(["sample_id", "label", "probability"]))
+    """Write CSV with the columns sample_id, label, probability; of shards one after another."""
+    columns = ["sample_id", "label", "probability"]
+    parts = label_tables(run) if run.sharded else [run.files.labels.read(columns)]
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
+            for number, table in enumerate(parts):
+                handle.write(to_csv(table[columns], header=number == 0))
+
+    write_atomic(path, write)
     yield from ()
 
 

@@ -13,16 +13,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cosup.analysis.agreement import agreement_numbers
+from cosup.analysis.agreement import AgreementSums
 from cosup.analysis.arrays import codes
-from cosup.analysis.labels import FinalLabels, label_numbers, labels_table
+from cosup.analysis.labels import FinalLabels, LabelSums, labels_table
 from cosup.config.schema import Assigners
 from cosup.files import csv_bytes
 from cosup.posterior import Posterior, fit_posterior
 from cosup.probabilities import ProbTable
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
-from cosup.runs.sources import all_answers
+from cosup.runs.sources import all_answers, teachers_of
 from cosup.runs.stages import cross_fitted
 from cosup.runs.summary import Numbers
 from cosup.seeds import seed_for
@@ -48,7 +48,8 @@ def finish_labels(context: RunContext, prepared: Prepared, rounds: Sequence[Numb
         agreement = _agreement(context, prepared, final.label, decisions)
         files.labels.write(table)
         files.labels_csv.put(csv_bytes(table))
-        numbers = label_numbers(table, decisions["true_label"], prepared.data.classes)
+        classes = prepared.data.classes
+        numbers = LabelSums.of(table, decisions["true_label"], classes).numbers(classes)
         run.finish(
             STAGE,
             {"seconds": time.monotonic() - started, "labels": numbers, "agreement": agreement},
@@ -72,13 +73,13 @@ def _agreement(
     student = cross_fitted(context, number, prepared.task.num_classes)
     train = context.files.round(number).train
     own = train.read(prepared.task.num_classes) if student is None else student
-    names = [one.name for level in prepared.annotated.levels for one in level]
+    names = teachers_of(prepared)
     annotations, asked = (
         torch.from_numpy(codes(decisions[column], known))
         for column, known in (("annotation", list(data.classes)), ("assigned_teacher", names))
     )
     said = all_answers(prepared, names, own).long()
-    found = agreement_numbers(said, [*names, STUDENT], labels, annotations, asked)
+    found = AgreementSums.of(said, labels, annotations, asked).numbers([*names, STUDENT])
     return {"cross_fitted": student is not None, **found}
 
 

@@ -24,7 +24,6 @@ from cosup.runs.context import RunContext
 from cosup.runs.control_stages import Controls
 from cosup.runs.directory import RunDirectory
 from cosup.runs.environment import describe_environment
-from cosup.runs.labels import STAGE as LABELS
 from cosup.runs.losses import take_over
 from cosup.runs.pipeline import computed_on, finish, summarise
 from cosup.runs.prepare import make_compute, prepare_listed
@@ -34,12 +33,12 @@ from cosup.runs.sharded_check import check_sharded
 from cosup.runs.sharded_choose import check_comparable, choose_shard_recipe
 from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_index import remove_damaged, write_index
+from cosup.runs.sharded_labels import finish_shard_labels
 from cosup.runs.sharded_loss import choose_shard_loss
 from cosup.runs.sharded_rounds import finish_shard_rounds
 from cosup.runs.sharded_samples import open_samples, plan_teachers
 from cosup.runs.sharded_task import ShardWorld, shard_world
 from cosup.runs.sharded_weight import choose_shard_weight
-from cosup.runs.sources import STAGE as SOURCES
 from cosup.runs.summary import Numbers
 from cosup.runs.team import finish_team
 from cosup.sharded.shards import Shards
@@ -92,7 +91,8 @@ def run_sharded(
         rounds = finish_shard_rounds(chosen, prepared, task, executor)
         team = finish_team(of_listed(chosen, task), prepared)
         controls = finish_shard_controls(chosen, prepared, world, executor, team, shards.known)
-        summary = _summary(context, prepared, world, len(shards), rounds, controls)
+        labels = finish_shard_labels(chosen, prepared, task, rounds, executor)
+        summary = _summary(context, prepared, world, len(shards), rounds, controls) | labels
         summary |= {"team": team, **choices}
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
         write_index(context, world, len(rounds), executor)
@@ -151,12 +151,7 @@ def _summary(
     rounds: list[Numbers],
     controls: Controls,
 ) -> Numbers:
-    """Return the summary; what needs all samples at once is left out."""
-    run = context.run
-    labels: Numbers = {"labels": {}, "agreement": {}}
-    run.finish(SOURCES, {"sources": {}, "seconds": 0.0})
-    run.finish(LABELS, {**labels, "seconds": 0.0})
     summary = summarise(context, prepared, rounds, controls)
     summary["data"]["samples"]["student_train"] = world.samples
     summary["data"]["shards"] = shards
-    return {**summary, "sources": {}, **labels}
+    return summary

@@ -9,15 +9,18 @@ from cosup.manifest import Damaged, State
 from cosup.remote import Place
 from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
+from cosup.runs.labels import STAGE as LABELS
 from cosup.runs.sharded_task import ShardWorld
 from cosup.sharded.index import index_shards, states_of_shards
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import Executor
 
-__all__ = ["NEIGHBOURS", "remove_damaged", "shard_states", "write_index"]
+__all__ = ["LABELLED", "NEIGHBOURS", "remove_damaged", "shard_states", "write_index"]
 
 log = logging.getLogger(__name__)
 
+LABELLED = "product"
+"""The product of the labels in the record of their stage."""
 NEIGHBOURS = "neighbours"
 """First part of the names of neighbours among the products of a round's record."""
 
@@ -28,20 +31,21 @@ def write_index(context: RunContext, world: ShardWorld, rounds: int, executor: E
     products = list(world.products)
     for number in range(1, rounds + 1):
         found = run.load(f"round-{number}")["products"]
-        products += round_products(found, last=number == rounds)
+        products += round_products(found)
+    products.append(Product(**run.load(LABELS)[LABELLED]))
     products = list(dict.fromkeys(products))  # rounds share neighbours
     store = task.levels[0].samples.store
     run.files.shard_index.write(index_shards(store, products, task.shards, executor))
 
 
-def round_products(found: dict[str, dict[str, str]], last: bool) -> list[Product]:
+def round_products(found: dict[str, dict[str, str]]) -> list[Product]:
     """Return what a round has written, or read, of the shards alone. found: `products` of its
     record."""
     decisions = Product(**found["decisions"])
     kinds = ("decisions", "targets", "weights", "counts")
     own = [Product(kind, decisions.name, decisions.key) for kind in kinds]
     own += [Product(**one) for name, one in found.items() if name.startswith(NEIGHBOURS)]
-    return own if last else [*own, Product(**found["predictions"])]
+    return [*own, Product(**found["predictions"])]
 
 
 def shard_states(files: Layout, place: Path | Place) -> dict[str, State]:

@@ -20,12 +20,13 @@ from cosup.sharded.shards import Shards
 
 __all__ = ["ProductPlan", "ShardsPlan", "plan_shards", "sharded_facts"]
 
-DECISION, WEIGHT, LABEL = 60, 4, 8
-"""Bytes of a row of decisions, with an id of some ten letters, of a weight, and of a label."""
+DECISION, WEIGHT, LABEL, FINAL = 60, 4, 8, 40
+"""Bytes of a row of decisions, with an id of some ten letters, of a weight, of a given label, and
+of a row of final labels."""
 POSITION, NEIGHBOUR = 8, 12
 """Bytes of a position, and of a neighbour with its cosine."""
-COUNTS, CHECK = 2600, 1300
-"""Bytes of a shard's counts, and of its check."""
+COUNTS, CHECK, COLUMNS = 2600, 1300, 5000
+"""Bytes of a shard's counts, of its check, and of what a file says of the columns of labels."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,10 @@ def _products(
         if isinstance(settings, NeighboursSettings):
             nearest = min(settings.k, samples - 1) * NEIGHBOUR + POSITION
             yield ProductPlan("neighbours", count, samples * nearest)
-    # The last student guides no other round; an untrained one may guide the first.
-    guided = rounds - 1 + (config.rounds.first_guide == "student")
-    yield ProductPlan("predictions", count * guided, samples * row * guided)
+    # An untrained student may guide the first round.
+    students = rounds + (config.rounds.first_guide == "student")
+    yield ProductPlan("predictions", count * students, samples * row * students)
+    yield ProductPlan("labels", count, count * COLUMNS + samples * FINAL)
     if config.rounds.choose is not None:
         # Beside those of the recipe that is run, there are those of the one before it.
         files, nbytes = count * (5 * rounds - 1), decided + samples * row

@@ -12,7 +12,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.directory import RunDirectory
 from cosup.runs.sharded_check import shard_recipe
 from cosup.runs.sharded_index import NEIGHBOURS, round_products
-from cosup.runs.sharded_task import shard_student
+from cosup.runs.sharded_task import shard_label_folds, shard_student
 from cosup.runs.stages import StepLog, log_round
 from cosup.runs.summary import Numbers
 from cosup.sharded.rounds import (
@@ -46,7 +46,16 @@ def finish_shard_rounds(
         )
 
     state = _finished(run, schedule, task, first_state(task, recipe))
-    outcomes = run_shard_rounds(task, recipe, student, context.seed, executor, state, on_step)
+    outcomes = run_shard_rounds(
+        task,
+        recipe,
+        student,
+        context.seed,
+        executor,
+        state,
+        on_step,
+        label_folds=shard_label_folds(config),
+    )
     started = time.monotonic()
     for outcome in outcomes:
         test, shifted = prepared.by_set(outcome.test_probs)
@@ -91,7 +100,7 @@ def _finished(
         if not run.is_done(f"round-{number}"):
             break
         found, before = run.load(f"round-{number}"), state.at(level)
-        written = round_products(found["products"], last=number == len(schedule))
+        written = round_products(found["products"])
         if any(store.missing(product, task.shards) for product in written):
             break
         tensors = run.files.round(number).student.read()
@@ -133,5 +142,6 @@ def _round_numbers(
         "assigned": dict(zip(names, counts["assigned"].tolist(), strict=True)),
         "assigned_kept": dict(zip(names, counts["assigned_kept"].tolist(), strict=True)),
         "confidence": counts["confidence"].tolist(),
+        "cross_fitted": outcome.cross_fitted or config.student.training.steps == 0,
         "products": {name: vars(product) for name, product in products.items()},
     }

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosup.config.schema import Config
 from cosup.data.broken import MOST_NAMED, set_aside
 from cosup.data.section import DataSection
 from cosup.errors import UserError, within
@@ -40,7 +41,7 @@ from cosup.teachers.features import FeatureCache
 from cosup.teachers.hierarchy import TeacherSpec, scopes, speakers
 from cosup.teachers.table import TableTeacher
 
-__all__ = ["ShardWorld", "shard_student", "shard_world"]
+__all__ = ["ShardWorld", "shard_label_folds", "shard_student", "shard_world"]
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:
 
     Raises `UserError` if there are none.
     """
-    data, inputs, folds = prepared.data, prepared.inputs.of_split(PROVENANCE), context.config.folds
+    data, inputs = prepared.data, prepared.inputs.of_split(PROVENANCE)
+    folds = context.config.folds or shard_label_folds(context.config)
     rows = data.labelled(data.rows(PROVENANCE))
     if not len(rows):
         raise UserError(
@@ -215,6 +217,15 @@ def _labelled(context: RunContext, prepared: Prepared) -> LabelledRows:
         folds_of(data.subset(rows), folds, context.seed),
         inputs[places] if isinstance(inputs, Tensor) else torch.zeros(len(rows), 0),
     )
+
+
+def shard_label_folds(config: Config) -> int:
+    """Return in how many folds a student is trained once more after the last round, so that the
+    labels of the run hear one that was not trained on the sample; 0: the last student is heard.
+
+    Networks are not, as that would take several times the training of the round.
+    """
+    return (config.folds or config.folds_for_labels) if config.student.mode == "head" else 0
 
 
 @dataclass(frozen=True)

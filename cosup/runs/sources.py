@@ -8,15 +8,14 @@ known, the measured accuracy stands beside. METHODS.md section 10.
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cosup.assignment.fused import Fused, Sources
 from cosup.config.schema import Assigners
-from cosup.posterior import Judge, find_judge
+from cosup.posterior import Judge, SourceSums, find_judge
 from cosup.probabilities import ProbTable
 from cosup.rounds import first_state
 from cosup.runs.assemble import Prepared
@@ -24,7 +23,7 @@ from cosup.runs.context import RunContext
 from cosup.runs.stages import build_recipe, cross_fitted
 from cosup.runs.summary import Numbers
 from cosup.seeds import seed_for
-from cosup.sources import STUDENT, Tally, block_of, notes, others_speak
+from cosup.sources import STUDENT, Tally, answers_of, block_of, notes
 from cosup.teachers.table import TableTeacher
 
 log = logging.getLogger(__name__)
@@ -68,33 +67,45 @@ def _judge(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -
     )
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What one look at all samples of student_train tells of S sources, the student last.
-
-    estimated, measured: by the posterior and by the true classes. answered: [S] samples with an
-    answer. share: each source's part of the evidence, by name; empty if the rounds had none.
-    posterior: of the true class of each sample.
-    """
-
-    estimated: Tally
-    measured: Tally
-    answered: Tensor
-    share: Mapping[str, float]
-    posterior: ProbTable
-
-
 def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers]) -> Numbers:
     judge, data = _judge(context, prepared, rounds), prepared.data
-    teachers = [one.name for level in prepared.annotated.levels for one in level]
-    sources = judge.fused.sources(judge.scopes)
-    regions = data.domains if len(data.domains) > 1 else sources.regions
-    read = _read(judge, prepared, teachers, len(regions))
-    context.files.posterior.write(read.posterior)
-    judged, together = notes(read.estimated, len(teachers)), _groups(sources)
-    seed = seed_for(context.seed, "bootstrap")
+    teachers = teachers_of(prepared)
+    by_domain = len(data.domains) > 1
+    regions = data.domains if by_domain else judge.fused.sources(judge.scopes).regions
+    sums, posterior = _read(judge, prepared, teachers, len(regions), by_domain)
+    context.files.posterior.write(posterior)
+    return source_numbers(
+        sums,
+        judge.fused.sources(judge.scopes),
+        sums.shares([*judge.scopes.names, STUDENT]) if judge.own else {},
+        prepared,
+        regions,
+        seed_for(context.seed, "bootstrap"),
+    )
+
+
+def teachers_of(prepared: Prepared) -> list[str]:
+    """Return the names of all teachers, level by level."""
+    return [one.name for level in prepared.annotated.levels for one in level]
+
+
+def source_numbers(
+    sums: SourceSums,
+    sources: Sources,
+    share: Mapping[str, float],
+    prepared: Prepared,
+    regions: Sequence[str],
+    seed: int,
+) -> Numbers:
+    """Return the numbers of every source by name, the student last.
+
+    sources: those of the posterior. share: each one's part of the evidence, {} if the rounds had
+    none. seed: of the intervals.
+    """
+    teachers, classes = teachers_of(prepared), prepared.data.classes
+    judged, together = notes(sums.estimated, len(teachers)), _groups(sources)
     estimates, truths = (
-        _numbers(tally, regions, data.classes, seed) for tally in (read.estimated, read.measured)
+        _numbers(tally, regions, classes, seed) for tally in (sums.estimated, sums.measured)
     )
     soft = dict(zip(sources.names, sources.soft, strict=True))
     tables = [one for level in prepared.annotated.levels for one in level]
@@ -105,13 +116,13 @@ def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers])
         group = [*together.get(name, []), *(teachers[other] for other in copies)]
         found[name] = {
             "kind": "soft" if soft.get(name, True) else "hard",
-            "coverage": float(read.answered[place]) / max(1, len(judge.stream)),
+            "coverage": float(sums.answered[place]) / max(1, sums.samples),
             **own,
             "by_region": _beside(own["by_region"], true["by_region"]),
             "by_class": _beside(own["by_class"], true["by_class"]),
             "accuracy_where_answered": true["reliability"],
             "accuracy_ci95": true["reliability_ci95"],
-            "share": read.share.get(name),
+            "share": share.get(name),
             "group": [other for other in dict.fromkeys(group) if other != name],
             "note": note,
             **counts.get(name, {}),
@@ -119,46 +130,38 @@ def _sources(context: RunContext, prepared: Prepared, rounds: Sequence[Numbers])
     return found
 
 
-def _read(judge: Judge, prepared: Prepared, teachers: Sequence[str], regions: int) -> _Read:
-    """Count the answers of all teachers and of the student, a batch at a time."""
+def _read(
+    judge: Judge, prepared: Prepared, teachers: Sequence[str], regions: int, by_domain: bool
+) -> tuple[SourceSums, ProbTable]:
+    """Count the answers of all teachers and of the student, a batch at a time; return with it the
+    posterior of all samples."""
     truth, classes, scopes = prepared.task.truth, len(prepared.data.classes), judge.scopes
-    speakers = [teachers.index(name) for name in scopes.names]
-    size = (len(teachers) + 1, classes, regions)
-    estimated, measured = Tally(*size), Tally(*size)
-    answered, evidence = torch.zeros(size[0]), torch.zeros(len(scopes) + 1).double()
+    heard = [teachers.index(name) for name in scopes.names]
+    sums = SourceSums.zeros(len(teachers) + 1, classes, regions, len(scopes))
     blocks = block_of(prepared.samples.groups)
     assert judge.guide is not None
     said = all_answers(prepared, teachers, judge.guide)
     posterior = ProbTable.empty(len(judge.stream), classes)
     for rows, batch in judge.stream.items():
-        labels, block, true = said[rows].long(), blocks[rows], truth.labels[rows]
-        assigned = judge.fused.assign(batch, scopes)
-        posterior.put(rows, ProbTable.compress(assigned.targets))
-        by_domain = len(prepared.data.domains) > 1
-        region = truth.domains[rows] if by_domain else judge.fused.region_of(batch)
-        spoken = labels >= 0
-        judged = spoken & others_speak(spoken, speakers, judge.speaks)
-        estimated.add(labels.masked_fill(~judged, -1), assigned.targets, region, block)
-        certain = torch.nn.functional.one_hot(true.clamp_min(0), classes)
-        measured.add(labels.masked_fill((true < 0)[:, None], -1), certain, region, block)
-        answered += spoken.sum(0)
-        assert assigned.nats is not None
-        evidence += assigned.nats.clamp_min(0).sum(0, dtype=torch.float64)
-    share = {}
-    if judge.own and float(evidence.sum()) > 0:
-        parts = (evidence / evidence.sum()).tolist()
-        share = dict(zip([*scopes.names, STUDENT], parts, strict=True))
-    return _Read(estimated, measured, answered, share, posterior)
+        found = sums.add(
+            judge.fused,
+            scopes,
+            batch,
+            said[rows].long(),
+            truth.labels[rows],
+            truth.domains[rows] if by_domain else None,
+            blocks[rows],
+            heard,
+            judge.speaks,
+        )
+        posterior.put(rows, ProbTable.compress(found))
+    return sums, posterior
 
 
 def all_answers(prepared: Prepared, names: Sequence[str], guide: ProbTable) -> Tensor:
     """Return the answers [N, S] int32 of all teachers and last the student (-1: none)."""
     level = prepared.annotated.store.level("student_train", list(names))
-    columns = []
-    for table in [*(level.table(name) for name in names), guide]:
-        label, confidence = table.top()
-        columns.append(label.masked_fill(confidence <= 0, -1).to(torch.int32))
-    return torch.stack(columns, dim=1)
+    return answers_of([*(level.table(name) for name in names), guide])
 
 
 def _numbers(

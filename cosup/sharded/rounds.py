@@ -36,6 +36,7 @@ from cosup.sharded.lesson import (
     ShardStudent,
     State,
     Subsets,
+    Trained,
     predict_shards,
     predictions_of,
 )
@@ -119,7 +120,8 @@ class ShardOutcome:
     """A finished round. counts: of its decisions. predictions: of the samples, for the next round.
     test_probs: of the test samples. student: its tensors. folds: those of each fold's student.
     neighbours: of samples, which other rounds read too. guide: predictions of the student before
-    its update, if any."""
+    its update, if any. cross_fitted: whether each sample is predicted by a student that was not
+    trained on it."""
 
     number: int
     level: int
@@ -133,6 +135,7 @@ class ShardOutcome:
     folds: tuple[State, ...] = ()
     neighbours: tuple[Product, ...] = ()
     guide: Product | None = None
+    cross_fitted: bool = False
 
     @property
     def written(self) -> tuple[Product, ...]:
@@ -151,19 +154,22 @@ def run_shard_rounds(
     prefix: str = "",
     *,
     fold_last: bool = False,
+    label_folds: int | None = None,
     needed: bool = False,
 ) -> Iterator[ShardOutcome]:
     """Run every round after those of `state`.
 
     student: learns instead of that of the recipe. on_step: makes what is called after the steps of
-    a round's student. prefix: of the names of what is written. fold_last: cross-fit the
-    last student too, whose predictions no round reads. needed: leave out the rounds on which the
+    a round's student. prefix: of the names of what is written. fold_last: cross-fit the last
+    student too, whose predictions no round reads. label_folds: predict the samples after the last
+    round too, by students that are trained once more in so many folds for this alone (0: by the
+    last student); None: nobody reads these predictions. needed: leave out the rounds on which the
     last one does not depend (`Recipe.needed`). Raises `UserError` as `check_recipe`, and `RunError`
     if the filters keep nothing or the loss is not finite.
     """
     check_recipe(recipe)
     state = first_state(task, recipe) if state is None else state
-    run = _Rounds(task, recipe, student, seed, executor, prefix, fold_last)
+    run = _Rounds(task, recipe, student, seed, executor, prefix, fold_last, label_folds)
     for number, index in (recipe.needed if needed else recipe.schedule)(len(task.levels)):
         if number <= state.finished:
             continue
@@ -186,22 +192,23 @@ class _Rounds:
     executor: Executor
     prefix: str
     fold_last: bool
+    label_folds: int | None
 
     def round(self, number: int, state: ShardState, on_step: OnStep | None) -> ShardOutcome:
         """Decide on all shards, train the student, and predict the shards."""
         task, recipe, student = self.task, self.recipe, self.student
         level, seed = task.levels[state.level], seed_for(self.seed, "round", number)
-        # Nobody reads the predictions of the last round.
         is_last = number == len(recipe.schedule(len(task.levels)))
         folds = 0 if is_last and not self.fold_last else task.folds
-        decide = self._deciding(number, state, folds)
+        for_labels = self.label_folds if is_last else None
+        decide = self._deciding(number, state, folds or for_labels or 0)
         local = self._local_students(decide, state)
         counts, kept = decide_shards(decide, task.shards, self.executor, local)
         if local is not None:
             local.remove()
         found = kept_counts(counts, recipe.filters)
         check_counts(found, recipe.min_kept)
-        samples = samples_kept(level, decide.products, task, kept)
+        samples = samples_kept(level, decide.products, task, kept, cross_fit=folds > 0)
         lesson = Lesson(
             f"{self.prefix}round-{number}",
             samples,
@@ -211,10 +218,16 @@ class _Rounds:
             seed_for(seed, "update"),
             None if recipe.fresh else state.tensors,
         )
-        trained = student.fit(lesson, self.executor, on_step)
-        product = predictions_of(lesson, trained)
+        trained = update = student.fit(lesson, self.executor, on_step)
+        product, cross_fitted = predictions_of(lesson, trained), bool(trained.folds)
         if not is_last:
             predict_shards(student, lesson, trained, self.executor)
+        elif for_labels is not None:
+            apart = None if cross_fitted else self._cross_fit(lesson, kept)
+            cross_fitted = cross_fitted or apart is not None
+            if apart is not None:
+                lesson, trained = apart
+            product = predict_shards(student, lesson, trained, self.executor)
         return ShardOutcome(
             number,
             level.index,
@@ -222,13 +235,37 @@ class _Rounds:
             found,
             decide.products,
             product,
-            student.predict_test(trained),
-            trained.state,
+            student.predict_test(update),
+            update.state,
             recipe.assigner.state_dict(),
-            trained.folds,
+            update.folds,
             tuple(one.found for one in confirming_filters(decide.stream, recipe.filters).values()),
             state.student,
+            cross_fitted,
         )
+
+    def _cross_fit(self, lesson: Lesson, kept: Sequence[Counts]) -> tuple[Lesson, Trained] | None:
+        """Train the student of a round once more, in folds, as `cosup.rounds.cross_fit`.
+
+        kept: of each shard. None without folds, or where all kept samples are in one.
+        """
+        samples = lesson.samples
+        by_fold = torch.stack([counts["kept_by_fold"].long() for counts in kept])
+        if not by_fold.shape[1] or int(by_fold.sum(0).max()) == sum(samples.kept):
+            return None
+        folded = replace(
+            samples,
+            kept_by_fold=tuple(map(tuple, by_fold.tolist())),
+            subsets=Subsets.outside(by_fold.shape[1]),
+        )
+        again = replace(
+            lesson,
+            name=f"{lesson.name}-labels",
+            samples=folded,
+            seed=seed_for(self.seed, "labels"),
+            start=None,
+        )
+        return again, self.student.fit(again, self.executor, None)
 
     def _deciding(self, number: int, state: ShardState, folds: int) -> DecideShard:
         """Fit the assigner; return what decides on a shard."""
@@ -269,16 +306,21 @@ def _trains(recipe: Recipe) -> bool:
 
 
 def samples_kept(
-    level: ShardLevel, products: RoundProducts, task: ShardTask, kept: Sequence[Counts]
+    level: ShardLevel,
+    products: RoundProducts,
+    task: ShardTask,
+    kept: Sequence[Counts],
+    *,
+    cross_fit: bool = True,
 ) -> ShardSamples:
     """Return the samples of shards that are kept, and the labelled ones of the task.
 
-    kept: `kept` and `kept_by_fold` of each shard. Raises `RunError` if all of them are in one fold,
-    whose student has then no sample.
+    kept: `kept` and `kept_by_fold` of each shard. cross_fit: whether the folds are to be learned
+    too. Raises `RunError` if all of them are in one fold, whose student has then no sample.
     """
     by_fold = torch.stack([counts["kept_by_fold"].long() for counts in kept])
     whole = tuple(int(counts["kept"]) for counts in kept)
-    folds = by_fold.shape[1]
+    folds = by_fold.shape[1] if cross_fit else 0
     if folds and int(by_fold.sum(0).max()) == sum(whole):
         raise RunError(
             f"all samples that are kept ({sum(whole)}) are in one of {folds} folds "

@@ -20,7 +20,7 @@ from cosup.runs import plan_config, review_run, run_config
 from cosup.runs.export_labels import export_labels
 from cosup.runs.verify import own_config, verify
 
-LISTED_ALONE = {"limits", "sources", "source_parts", "agreement", "labels", "review_list"}
+LISTED_ALONE = {"limits", "review_list"}
 """Figures that need a row for each sample of student_train."""
 
 
@@ -127,6 +127,7 @@ def test_the_page_tells_what_is_left_out_and_why(finished: Path) -> None:
     report_page(run, None)
     assert {"overview", "teachers", "rounds", "assignment", "load", "flow"} <= set(tables(run))
     assert {"filters", "domains", "classes", "weights", "cost", "examples"} <= set(tables(run))
+    assert {"sources", "source_parts", "agreement", "labels"} <= set(tables(run))
     assert set(run.absent) >= LISTED_ALONE
     assert all("data.sharded" in run.absent[name] for name in LISTED_ALONE)
     page = (finished / "report" / "index.html").read_text()
@@ -138,7 +139,7 @@ def test_what_needs_each_sample_is_refused_in_one_line(finished: Path) -> None:
     with pytest.raises(UserError, match=r"data\.sharded"):
         _ = load_run(finished).decisions
     for refused in (
-        lambda: export_labels(str(finished), "csv"),
+        lambda: export_labels(str(finished), "cleanlab"),
         lambda: review_run(str(finished), 5, None, None, page=False),
     ):
         (mistake,) = mistakes_of(refused)

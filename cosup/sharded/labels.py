@@ -1,0 +1,277 @@
+"""Final labels of the samples of shards, and estimates of every source: sums over shards.
+
+As `cosup.runs.labels` and `cosup.runs.sources` do it for samples that are listed. METHODS.md
+sections 10 and 11.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosup.analysis.agreement import AgreementSums
+from cosup.analysis.arrays import codes
+from cosup.analysis.labels import FinalLabels, LabelSums, labels_table
+from cosup.assignment.base import Assigner
+from cosup.assignment.fused import Fused
+from cosup.data.table import ImageData
+from cosup.models.weights import hash_tensors
+from cosup.posterior import Posterior, SourceSums
+from cosup.probabilities import ProbTable
+from cosup.seeds import seed_for
+from cosup.sharded.evidence import ShardParts, ShardStream
+from cosup.sharded.rounds import ShardTask
+from cosup.sharded.shards import Shard
+from cosup.sharded.store import Product, ShardStore
+from cosup.sharded.work import Executor, FunctionWork, in_order
+from cosup.sources import BLOCKS, answers_of
+
+__all__ = ["Labelled", "LastRound", "label_shards", "sum_sources"]
+
+READ = ("sample_id", "assigned_teacher", "annotation", "kept", "rejected_by", "true_label")
+"""Columns of the decisions that the labels need."""
+
+
+@dataclass(frozen=True)
+class LastRound:
+    """What is left of the last round of a task.
+
+    level: its index. assigner: fitted. decisions: the table of the round. predictions: of the last
+    student; cross_fitted: by one that was not trained on the sample. guide: predictions that guided
+    the round, if any. teachers: names of those of all levels. seed: of the run.
+    """
+
+    task: ShardTask
+    level: int
+    assigner: Assigner
+    decisions: Product
+    predictions: Product
+    cross_fitted: bool
+    guide: Product | None
+    teachers: tuple[str, ...]
+    seed: int
+
+    @property
+    def answers(self) -> tuple[Product, ...]:
+        """Return the annotations of every teacher."""
+        found = {
+            name: product
+            for level in self.task.levels
+            for name, product in zip(level.scopes.names, level.annotations, strict=True)
+        }
+        return tuple(found[name] for name in self.teachers)
+
+    @property
+    def store(self) -> ShardStore:
+        """Return the store of the shards."""
+        return self.task.levels[0].samples.store
+
+    def stream(self, student: Product | None) -> ShardStream:
+        """Return the evidence of the level with a student's predictions, or without any."""
+        return ShardStream(self.task.levels[self.level], self.task.firsts, student)
+
+    def fit(self, fused: Fused, student: Product | None, stage: str, executor: Executor) -> None:
+        """Fit a posterior to the sources and a student. stage: names the seed."""
+        parts = ShardParts(self.stream(student), self.task.shards, fused.uses, executor)
+        known = self.task.provenance[self.level] if "provenance" in fused.uses else None
+        self.task.fits.fit(fused, parts, seed_for(self.seed, stage), known)
+
+
+def sum_sources(
+    last: LastRound, regions: int, executor: Executor
+) -> tuple[SourceSums, Fused, bool]:
+    """Sum what every source says over all shards, beside the posterior of the true class.
+
+    regions: number of domains; with one alone, the regions are those of the posterior. Returns the
+    sums, the posterior, and whether it is that of the rounds (as `cosup.posterior.find_judge`).
+    """
+    own = isinstance(last.assigner, Fused)
+    if isinstance(last.assigner, Fused):
+        fused, heard = last.assigner, last.guide
+        speaks = heard is not None and fused.student
+    else:
+        fused, heard = Fused(), last.predictions if last.cross_fitted else None
+        speaks = heard is not None
+        last.fit(fused, heard, "sources", executor)
+    stream = last.stream(heard)
+    judged = last.predictions if last.guide is None or not own else last.guide
+    by_domain = regions > 1
+    if not by_domain:
+        regions = len(fused.sources(stream.level.scopes).regions)
+    work = SumSources(
+        stream, fused, (*last.answers, judged), last.teachers, by_domain, regions, speaks
+    )
+    total: SourceSums | None = None
+    for found in in_order(
+        executor.run(FunctionWork("sums of sources", work), last.task.shards), last.task.shards
+    ):
+        if total is None:
+            total = found
+        else:
+            total.include(found)
+    assert total is not None, "there is a shard"
+    return total, fused, own
+
+
+@dataclass(frozen=True)
+class SumSources:
+    """Sums over the samples of a shard.
+
+    fused: fitted, reads the stream. answers: products of the teachers, then of the student.
+    """
+
+    stream: ShardStream
+    fused: Fused
+    answers: tuple[Product, ...]
+    teachers: tuple[str, ...]
+    by_domain: bool
+    regions: int
+    speaks: bool
+
+    def __call__(self, shard: Shard) -> SourceSums:
+        """Return the sums."""
+        level = self.stream.level
+        store, data, scopes = level.samples.store, level.samples.read(shard), level.scopes
+        truth, block = data.truth(np.arange(len(data))), blocks_of(data)
+        said = answers_of([store.probs(product, shard.number) for product in self.answers]).long()
+        heard = [self.teachers.index(name) for name in scopes.names]
+        sums = SourceSums.zeros(len(self.answers), level.num_classes, self.regions, len(scopes))
+        for rows, evidence in self.stream.of(shard, self.fused.uses).items():
+            if not len(said[rows]):
+                continue
+            sums.add(
+                self.fused,
+                scopes,
+                evidence,
+                said[rows],
+                truth.labels[rows],
+                truth.domains[rows] if self.by_domain else None,
+                block[rows],
+                heard,
+                self.speaks,
+            )
+        return sums
+
+
+def blocks_of(data: ImageData) -> Tensor:
+    """Return the block [n] int64 of each sample, by a hash of its group's name, so that any process
+    finds it; `cosup.sources.block_of` draws them where all groups are listed."""
+    from pandas.util import hash_array
+
+    key = hashlib.sha256(b"blocks of groups").hexdigest()[:16]
+    names = data.table["group"].to_numpy(object)
+    return torch.from_numpy((hash_array(names, hash_key=key) % np.uint64(BLOCKS)).astype(np.int64))
+
+
+class Labelled(NamedTuple):
+    """The labels of all shards. product: their tables. sums, agreement: over all samples."""
+
+    product: Product
+    sums: LabelSums
+    agreement: AgreementSums
+
+
+def label_shards(last: LastRound, executor: Executor) -> Labelled:
+    """Write the final labels of every shard; return their sums.
+
+    The posterior is as of `cosup.posterior.fit_posterior`.
+    """
+    student = last.predictions if last.cross_fitted else None
+    fused, factor = _fit_posterior(last, student, executor)
+    heard = student if fused.student else None
+    about = (
+        vars(last.decisions),
+        last.predictions,
+        heard,
+        factor,
+        last.cross_fitted,
+        last.answers,
+        fused,
+        hash_tensors(fused.state_dict()),
+    )
+    product = Product.of("labels", "final", repr(about))
+    work = LabelShard(last, last.stream(heard), fused, factor, product)
+    shards = last.task.shards
+    total: Labelled | None = None
+    results = executor.run(FunctionWork("labels", work), shards)
+    for sums, agreement in in_order(results, shards):
+        if total is None:
+            total = Labelled(product, sums, agreement)
+        else:
+            total.sums.include(sums)
+            total.agreement.include(agreement)
+    assert total is not None, "there is a shard"
+    return total
+
+
+def _fit_posterior(
+    last: LastRound, student: Product | None, executor: Executor
+) -> tuple[Fused, Product | None]:
+    """Return the posterior that labels are read from, and predictions that multiply it, or None."""
+    own = last.assigner if isinstance(last.assigner, Fused) else None
+    state = {} if own is None else own.state_dict()
+    scopes = last.task.levels[last.level].scopes
+
+    def fitted(heard: Product | None) -> Fused:
+        fused = replace(Fused() if own is None else own, student=heard is not None)
+        if state and bool(state["student"]) == fused.student:
+            fused.load_state_dict(state)
+        else:
+            last.fit(fused, heard, "labels", executor)
+        return fused
+
+    found = fitted(student)
+    if student is None or not all(found.sources(scopes).soft):
+        return found, None
+    return fitted(None), student
+
+
+@dataclass(frozen=True)
+class LabelShard:
+    """Labels the samples of a shard. stream: what `fused` reads. product: of the labels."""
+
+    last: LastRound
+    stream: ShardStream
+    fused: Fused
+    factor: Product | None
+    product: Product
+
+    def __call__(self, shard: Shard) -> tuple[LabelSums, AgreementSums]:
+        """Write the table of labels; return the sums."""
+        import pyarrow as pa
+
+        last, level, number = self.last, self.stream.level, shard.number
+        store, classes = level.samples.store, list(level.samples.reader.classes)
+        decisions = store.table(last.decisions, number, READ).to_pandas()
+        predicted = store.probs(last.predictions, number)
+        final = self._labels(shard, predicted, torch.tensor(decisions["kept"].to_numpy(bool)))
+        table = labels_table(final, decisions, classes).drop(columns="review_rank")
+        store.write(self.product, number, pa.Table.from_pandas(table, preserve_index=False))
+        said = answers_of([*(store.probs(one, number) for one in last.answers), predicted]).long()
+        annotations, asked = (
+            torch.from_numpy(codes(decisions[column], known))
+            for column, known in (
+                ("annotation", classes),
+                ("assigned_teacher", list(last.teachers)),
+            )
+        )
+        return (
+            LabelSums.of(table, decisions["true_label"], classes),
+            AgreementSums.of(said, final.label, annotations, asked),
+        )
+
+    def _labels(self, shard: Shard, predicted: ProbTable, kept: Tensor) -> FinalLabels:
+        store, scopes = self.stream.level.samples.store, self.stream.level.scopes
+        factor = None if self.factor is None else store.probs(self.factor, shard.number)
+        stream = self.stream.of(shard, self.fused.uses)
+        posterior = Posterior(self.fused, stream, factor)
+        parts = [
+            FinalLabels.of(found, evidence.annotations, self.fused.weights(evidence, scopes), own)
+            for found, own, evidence in posterior.beside(
+                predicted, kept, cross_fitted=self.last.cross_fitted
+            )
+        ]
+        return FinalLabels.concat(parts, scopes.names)
