@@ -280,6 +280,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[ListLo
     ListLogger.released.set()
     yield ListLogger
     ListLogger.released.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("cosup-logger-"):
+            thread.join(60)
     registry._from_entry_points.cache_clear()
 
 
