@@ -23,6 +23,8 @@ IDENTITY_EXCLUDES = ("run.name", "run.output", "run.loggers", "execution")
 """Settings that change where a run is written or how it is computed, but not its results."""
 UNNAMED = "config"
 """What errors name where a config is in no file."""
+OVERRIDE = "override"
+"""What errors name instead of a file for a setting that an override gives."""
 
 Given = str | os.PathLike[str] | Mapping[str, Any] | Config
 """A config: its file or name, its nested settings, or the checked settings themselves."""
@@ -127,7 +129,7 @@ def _not_text(overrides: Sequence[Any]) -> Iterator[UserError]:
     for override in overrides:
         if not isinstance(override, str):
             allowed = "text of the form section.key=value"
-            yield UserError("must be {allowed}", value=override, allowed=allowed, where="override")
+            yield UserError("must be {allowed}", value=override, allowed=allowed, where=OVERRIDE)
 
 
 def _draft(
@@ -149,15 +151,19 @@ def _draft(
             where=str(where(())),
         )
     found: list[UserError] = []
+    wrong: list[UserError] = []
     overridden: list[Key] = []
+    given = tree
     for override in overrides:
         try:
             overridden.append(_key_of(override))
             tree = apply_override(tree, override)
         except UserError as error:
-            found.append(error)
+            wrong.append(error)
 
-    def file_with(key: Key) -> str:
+    def place_of(key: Key) -> str:
+        if any(_is_given_by(other, key, given) for other in overridden):
+            return OVERRIDE
         changed = any(all(map(eq, key, other)) for other in overridden)
         return str(where(() if changed else key))
 
@@ -165,9 +171,26 @@ def _draft(
     secrets = [] if stored else list(literal_secrets(tree))
     draft = check_tree(tree, expanded)
     found += secrets + [error.at(written_key(error.key)) for error in draft.errors]
-    errors = [error.moved(where=file_with(error.key)) for error in _without_misspelt(found)]
+    moved = (error.moved(where=place_of(error.key)) for error in _without_misspelt(found))
+    errors = [*wrong, *moved]
     sections = without(draft.sections, secrets)
     return Draft(None if errors else draft.config, sections, tuple(errors))
+
+
+def _is_given_by(overridden: Key, key: Key, tree: dict[str, Any]) -> bool:
+    """Return whether an override says what is at a key: a part of what it gives, or a section that
+    is not in the tree of the files."""
+    if key[: len(overridden)] == overridden:
+        return True
+    return bool(key) and overridden[: len(key)] == key and not _is_in(tree, key)
+
+
+def _is_in(tree: Any, key: Key) -> bool:
+    for part in key:
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
 
 
 def _key_of(override: str) -> Key:

@@ -96,8 +96,8 @@ def test_only_a_file_can_extend_another(write: Write) -> None:
     path = write("run: {seed: 4}")
     for override in ("base=other.yaml", "base.x=1"):
         first, second = errors_of(path, override, "run.sed=1")
-        assert first.where == f"c.yaml: override '{override}'"
-        assert (second.where, key_of(second)) == ("c.yaml", "run.sed")
+        assert first.where == f"override '{override}'"
+        assert (second.where, key_of(second)) == ("override", "run.sed")
     (error,) = errors_of(write("run: {base: base.yaml}"))
     assert isinstance(error, UnknownKey)
     assert (error.where, key_of(error), error.value) == ("c.yaml", "run.base", "base")
@@ -133,12 +133,12 @@ def test_mistakes_come_at_once_each_with_its_file(write: Write) -> None:
         "rounds.repeat": "c.yaml",
         "rounds.loss.tua": "b.yaml",
         "rounds.loss.tau": "c.yaml",
-        "rounds.annotation_weight": "c.yaml",
-        "controls.0": "c.yaml",
+        "rounds.annotation_weight": "override",
+        "controls.0": "override",
         "execution.workers": "c.yaml",
     }
     # An override is in no file; its mistakes name the one given.
-    assert files_of(path, "run.sed=2")["run.sed"] == "c.yaml"
+    assert files_of(path, "run.sed=2")["run.sed"] == "override"
 
 
 def test_a_key_that_a_new_choice_lacks_is_not_the_mistake_of_the_base(write: Write) -> None:

@@ -181,7 +181,7 @@ def test_what_yaml_repeats_is_overridden_in_one_place_alone(path: Path) -> None:
 )
 def test_bad_overrides(path: Path, override: str, key: str, allowed: str | None) -> None:
     (error,) = mistakes_of(load_config, path, override)
-    assert str(error.where).startswith(f"{path}: override '{override}'")
+    assert str(error.where).startswith(f"override '{override}'")
     assert (key_of(error), error.allowed) == (key, allowed)
 
 
@@ -197,7 +197,17 @@ def test_overrides_are_checked(
     path: Path, override: str, key: str, nearest: tuple[str, ...]
 ) -> None:
     (error,) = mistakes_of(load_config, path, override)
-    assert (error.where, key_of(error), error.nearest) == (str(path), key, nearest)
+    assert (error.where, key_of(error), error.nearest) == ("override", key, nearest)
+
+
+def test_an_override_is_not_blamed_for_what_the_file_says(path: Path) -> None:
+    path.write_text(TEXT.replace("steps: 10,", "steps: 10, lrr: 1,"))
+    override, file = mistakes_of(load_config, path, "student.training.steps=x")
+    assert (override.where, key_of(override)) == ("override", "student.training.steps")
+    assert (file.where, key_of(file)) == (str(path), "student.training.lrr")
+    path.write_text("run: {name: x}")
+    (error,) = [e for e in mistakes_of(load_config, path, "run.seed=1") if key_of(e) == "data"]
+    assert error.where == str(path)
 
 
 def test_the_identity_is_of_what_decides_numbers(path: Path) -> None:

@@ -19,7 +19,7 @@ GOOD: dict[str, Any] = {
 
 def errors_of(tree: Any, *overrides: str) -> tuple[UserError, ...]:
     errors = mistakes_of(check_config, tree, "c.yaml", overrides)
-    assert all(str(error).startswith("c.yaml: ") for error in errors)
+    assert all(str(error).startswith(("c.yaml: ", "override")) for error in errors)
     return errors
 
 
@@ -189,7 +189,7 @@ def test_mistakes_of_all_sections_come_at_once() -> None:
         "extra": {},
     }
     override, *errors = errors_of(tree, "execution.device", "run.seeds=[]")
-    assert override.where == "c.yaml: override 'execution.device'"
+    assert override.where == "override 'execution.device'"
     assert keys_of(errors) == sorted(
         [
             "run.sed",
