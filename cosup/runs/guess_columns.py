@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from cosup.config.external import ExternalSection
 from cosup.errors import UserError
-from cosup.teachers.tables.frames import first_chunk
 from cosup.teachers.tables.layout import find_layout, text_of
 
 if TYPE_CHECKING:
@@ -31,16 +30,18 @@ class ImageNames:
         return value in self.known or path.name in self.known
 
 
-def guess_columns(file: Path, images: ImageNames, classes: Sequence[str] | None) -> dict[str, str]:
+def guess_columns(
+    file: Path, head: "pd.DataFrame", images: ImageNames, classes: Sequence[str] | None
+) -> dict[str, str]:
     """Return the columns of a flat table by role, as `columns` of its entry; {} where their names
     say it already, and where what they hold does not tell.
 
-    classes: names of the task's classes; None if they are not known. Looked for are tables with a
-    row per answer (`sample_id`, `annotator`, `label`), with a row per image and its label, and with
-    a row per image and columns of annotators who give the same labels. Raises `UserError` for a
-    file that cannot be read.
+    head: the first rows of the file. classes: names of the task's classes; None if they are not
+    known. Looked for are tables with a row per answer (`sample_id`, `annotator`, `label`), with a
+    row per image and its label, and with a row per image and columns of annotators who give the
+    same labels.
     """
-    head = first_chunk(file).rename(columns=str)
+    head = head.rename(columns=str)
     found = _named(file, head, classes)
     if found is not None:
         return found

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cosup.config.external import ColumnsSection, ExternalSection
 from cosup.config.teachers import TeachersSection
@@ -20,6 +20,9 @@ from cosup.teachers.tables.checks import check_tables
 from cosup.teachers.tables.frames import ENDINGS, first_chunk
 from cosup.teachers.tables.layout import find_layout
 from cosup.teachers.tables.reading import open_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["AnnotatorTable", "Found", "other_columns", "survey"]
 
@@ -99,6 +102,23 @@ class _Reading:
     assumed: tuple[str, ...] = ()
 
 
+class _Look:
+    """What the tables of a folder are compared with, and their first rows, which are read once.
+
+    images: the names of the images.
+    """
+
+    def __init__(self, images: ImageNames) -> None:
+        self.images = images
+        self._heads: dict[Path, pd.DataFrame] = {}
+
+    def head(self, file: Path) -> "pd.DataFrame":
+        """Return the first rows of a table. Raises `UserError` for a file that cannot be read."""
+        if file not in self._heads:
+            self._heads[file] = first_chunk(file)
+        return self._heads[file]
+
+
 def survey(path: Path) -> Found:
     """Look at a folder of images, with or without tables in it, or at a table of images.
 
@@ -115,11 +135,11 @@ def survey(path: Path) -> Found:
     files = list(_files_in(path))
     tables = [file for file in files if file.name.lower().endswith(ENDINGS)]
     paths = images_below(roots[0])
-    images = ImageNames(paths)
-    labels = _labels(roots, tables, images)
+    look = _Look(ImageNames(paths))
+    labels = _labels(roots, tables, look)
     others = [file for file in tables if labels is None or file != _table_of(labels)]
-    reading = labels or _by_folders(roots[0], _labels_said(others, images))
-    annotators, left_out = _annotators(others, reading.samples, images)
+    reading = labels or _by_folders(roots[0], _labels_said(others, look))
+    annotators, left_out = _annotators(others, reading.samples, look)
     if labels is not None:
         twice = f"by its name it has true labels, and those of '{_table_of(labels)}' are used"
         left_out = {file: twice if why == NOT_READ else why for file, why in left_out.items()}
@@ -194,13 +214,13 @@ def _files_in(path: Path) -> Iterator[Path]:
             yield from _files_in(entry)
 
 
-def _labels(roots: Sequence[Path], files: Sequence[Path], images: ImageNames) -> _Reading | None:
+def _labels(roots: Sequence[Path], files: Sequence[Path], look: _Look) -> _Reading | None:
     """Return how a table of true labels is read; None without one.
 
     A table of one label per image may also be what one annotator said. It is taken for the truth if
     its name says so, or if it is the only one.
     """
-    readings = (_labels_of(file, roots, images) for file in files)
+    readings = (_labels_of(file, roots, look) for file in files)
     found = [reading for reading in readings if reading is not None]
     telling = [reading for reading in found if TELLING.search(_table_of(reading).stem)]
     return next(iter(telling or (found if len(found) == 1 else [])), None)
@@ -210,13 +230,13 @@ def _table_of(labels: _Reading) -> Path:
     return Path(labels.data["labels"] if "labels" in labels.data else labels.data["table"])
 
 
-def _labels_of(file: Path, roots: Sequence[Path], images: ImageNames) -> _Reading | None:
+def _labels_of(file: Path, roots: Sequence[Path], look: _Look) -> _Reading | None:
     """Return how a table is read as labels of images; None if it is none of these."""
     if file.suffix.lower() not in CSV + PARQUET:
         return None
     try:
-        section = _entry(file, images, None)
-        layout = find_layout(file, section, first_chunk(file), None)
+        section = _entry(file, look, None)
+        layout = find_layout(file, section, look.head(file), None)
     except UserError:
         return None
     if layout.form != "labels":
@@ -237,25 +257,25 @@ def _labels_of(file: Path, roots: Sequence[Path], images: ImageNames) -> _Readin
     return _Reading(data, samples, assumed) if there else None
 
 
-def _entry(file: Path, images: ImageNames, classes: Sequence[str] | None) -> ExternalSection:
+def _entry(file: Path, look: _Look, classes: Sequence[str] | None) -> ExternalSection:
     """Return the entry of `teachers.external` for a table, with the columns that its names do not
     tell. Raises `UserError`."""
     flat = file.name.lower().endswith(FLAT)
-    columns = guess_columns(file, images, classes) if flat else {}
+    columns = guess_columns(file, look.head(file), look.images, classes) if flat else {}
     return ExternalSection(annotations=str(file), columns=ColumnsSection(**columns))
 
 
-def _labels_said(files: Sequence[Path], images: ImageNames) -> list[str]:
+def _labels_said(files: Sequence[Path], look: _Look) -> list[str]:
     """Return the labels that tables of annotators hold, as names of classes in their order."""
     found: set[str] = set()
     for file in files:
         try:
-            section = _entry(file, images, None)
+            section = _entry(file, look, None)
             votes = open_table(section, None).votes
             if votes is not None:
                 found.update(votes.labels)
             elif file.suffix.lower() in CSV + PARQUET:
-                found.update(find_layout(file, section, first_chunk(file), None).columns)
+                found.update(find_layout(file, section, look.head(file), None).columns)
         except UserError:
             continue
     return ordered_names(found)
@@ -301,23 +321,23 @@ def _fits(found: Collection, said: Sequence[str]) -> bool:
 
 
 def _annotators(
-    files: Sequence[Path], samples: Collection | None, images: ImageNames
+    files: Sequence[Path], samples: Collection | None, look: _Look
 ) -> tuple[list[AnnotatorTable], dict[Path, str]]:
     """Return the tables of annotators that fit the samples, and why the others do not."""
     tables, left_out = [], {}
     for file in files:
         try:
-            tables.append(_annotator_table(file, samples, images))
+            tables.append(_annotator_table(file, samples, look))
         except UserError as error:
             telling = TELLING.search(file.stem) and file.suffix.lower() in CSV + PARQUET
             left_out[file] = NOT_READ if telling else str(error.errors[0])
     return tables, left_out
 
 
-def _annotator_table(file: Path, samples: Collection | None, images: ImageNames) -> AnnotatorTable:
+def _annotator_table(file: Path, samples: Collection | None, look: _Look) -> AnnotatorTable:
     """Return a table whose answers are about the samples. Raises `UserError`."""
     classes = None if samples is None else samples.classes
-    section = _entry(file, images, classes)
+    section = _entry(file, look, classes)
     opened = open_table(section, classes)
     if opened.form == "labels" and TELLING.search(file.stem):
         raise UserError(NOT_READ)

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cosup.cli import call
+from cosup.runs import survey as survey_module
 from cosup.runs.survey import survey
 
 DIGITS = load_digits()
@@ -180,6 +181,19 @@ def test_a_column_per_annotator_beside_one_of_an_unusual_name() -> None:
     assert made["teachers"]["external"] == [entry]
     assert {path.name for path in survey(Path("my")).left_out} == {"meta.csv", "notes.csv"}
     assert is_ready()
+
+
+def test_the_first_rows_of_a_table_are_read_once_to_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images("my/images")
+    for number in range(2):
+        write_votes(f"my/votes{number}.csv", ("picture", "who", "said"))
+    read: list[str] = []
+    first = survey_module.first_chunk
+    monkeypatch.setattr(
+        survey_module, "first_chunk", lambda file: read.append(file.name) or first(file)
+    )
+    assert len(survey(Path("my")).tables) == 2
+    assert sorted(read) == ["votes0.csv", "votes1.csv"]
 
 
 def test_columns_that_could_be_either_are_not_guessed() -> None:
