@@ -3,7 +3,7 @@
 Most figures were measured on one core of a shared machine without a GPU (`tests/benchmarks`):
 `bench_scale.py` (assignment, filters, heads), `bench_report.py` (tables of decisions),
 `bench_predict.py` (images through a backbone) and the quickstart (what a run holds whatever its
-size); those of crowd-kit on 60,000 labels of Fashion-MNIST and up to 100 classes. How often
+size); those of crowd-kit are told where it is used (`cosup.assignment.crowd_kit`). How often
 annotations are read, and the bytes of a row of decisions, are assumed. Memory was within a fifth of
 that of runs on up to 57,000 images of Fashion-MNIST (`mean`, `crowd_kit`, `neighbours`, refinement
 with neighbours); time was within a factor of three of the quickstart's, as processors differ, and
@@ -13,6 +13,7 @@ so do networks with the same image size.
 from dataclasses import dataclass
 from pathlib import Path
 
+from cosup.assignment.crowd_kit import answer_bytes
 from cosup.probabilities import row_bytes
 from cosup.runs.machine import free_disk, usable_memory
 from cosup.runs.searches import Search
@@ -30,15 +31,6 @@ It is fitted in every run: it judges the sources where it does not assign them."
 MATRICES, MOST_CELLS = 12, 2**27
 """Bytes per cell of confusion matrices while they are estimated (float64 counts, float32 rates),
 and the most cells of `fused`."""
-CROWD_KIT = {
-    "one_coin": (150, 39),
-    "mace": (154, 15),
-    "glad": (450, 234),
-    "wawa": (186, 7),
-    "zero_based_skill": (170, 10),
-}
-"""Bytes that the assigner `crowd_kit` takes by its method: for each answer, of a teacher to a
-sample, and for each class of an answer. It holds the answers to all samples at once."""
 READING = 1e-8
 """Seconds to read an annotation's probability of one class, and to use it."""
 READINGS = {"dawid_skene": 25, "fused": 20}
@@ -147,8 +139,9 @@ def _matrices(of: Extent) -> int:
 
 def _crowd_kit(of: Extent) -> int:
     """Return the bytes of the assigner `crowd_kit`, of a sharded run too those of all samples."""
-    answer, of_class = CROWD_KIT.get(of.crowd_method, (0, 0))
-    return of.samples * of.teachers * (answer + of_class * of.classes)
+    if not of.crowd_method:
+        return 0
+    return of.samples * of.teachers * answer_bytes(of.crowd_method, of.classes)
 
 
 def _disk(of: Extent) -> int:

@@ -54,6 +54,8 @@ def test_crowd_kit_holds_the_answers_to_all_samples_also_of_shards() -> None:
     few, many = (replace(one, shard_rows=4096) for one in (large, crowd))
     assert memory(few) < memory(large) / 1.5
     assert memory(many) - memory(few) > 2e9
+    glad = replace(many, crowd_method="glad")
+    assert memory(glad) - memory(few) > 4 * (memory(many) - memory(few))
 
 
 def test_neighbours_hold_the_features_of_all_samples_or_of_a_shard() -> None:

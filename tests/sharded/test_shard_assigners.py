@@ -10,7 +10,7 @@ import torch
 from annotated_shards import SEED, Sharded, in_memory, of_memory, recipe_of
 from helpers.user_errors import error_of
 
-from cosup.assignment import Agreement, crowd_kit
+from cosup.assignment import Agreement, CrowdKit, crowd_kit
 from cosup.control_runs import ControlRun, run_controls
 from cosup.sharded.controls import ShardControls
 from cosup.sharded.rounds import ShardTask
@@ -66,10 +66,17 @@ def test_assigners_are_those_of_samples_in_memory(known: Sharded, assigners: lis
 def test_crowd_kit_holds_no_more_samples_than_are_told(
     known: Sharded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By the bytes of its method, which `cosup plan` tells."""
     recipe, samples = recipe_of("crowd_kit", []), known.world.shards.samples
-    monkeypatch.setattr(crowd_kit, "MOST_IN_PARTS", samples * 20)
-    recipe.assigner.check_parts(samples, known.levels[1].scopes)
-    monkeypatch.setattr(crowd_kit, "MOST_IN_PARTS", samples * 20 - 1)
+    scopes = known.levels[1].scopes
+    teachers, classes = scopes.classes.shape
+    most = samples * teachers * crowd_kit.answer_bytes("one_coin", classes)
+    monkeypatch.setattr(crowd_kit, "MOST_BYTES", most)
+    recipe.assigner.check_parts(samples, scopes)
+    for method in ("wawa", "mace"):
+        CrowdKit(method).check_parts(samples, scopes)
+    assert "glad" in str(error_of(lambda: CrowdKit("glad").check_parts(samples, scopes)))
+    monkeypatch.setattr(crowd_kit, "MOST_BYTES", most - 1)
     for call in (
         lambda: recipe.assigner.check_parts(samples, known.levels[1].scopes),
         lambda: list(known.run(recipe)),
