@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from functools import cache
 from typing import get_args, get_type_hints
 
 import pandas as pd
@@ -69,11 +70,20 @@ def crowd_kits(method: str, labels: Tensor) -> Tensor:
     return posterior
 
 
+@cache
+def of_sixty(method: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the true classes and answers of 60 samples, and the posterior of a method.
+
+    Nobody answers sample 7.
+    """
+    truth, labels = answers(60)
+    labels[7] = -1
+    return truth, labels, aggregated(labels, 4, method, seed=3)
+
+
 @pytest.mark.parametrize("method", ["one_coin", "mace", "glad", "wawa"])
 def test_the_posterior_is_crowd_kits(method: str) -> None:
-    _, labels = answers(60)
-    labels[7] = -1  # nobody answers
-    found = aggregated(labels, 4, method, seed=3)
+    _, labels, found = of_sixty(method)
     assert (found[7] == 0).all()
     # EM of MACE starts elsewhere, and is stopped after 50 steps.
     close = 0.02 if method == "mace" else 1e-4
@@ -82,8 +92,7 @@ def test_the_posterior_is_crowd_kits(method: str) -> None:
 
 @pytest.mark.parametrize("method", list(AGGREGATORS))
 def test_neither_the_order_of_teachers_nor_that_of_samples_matters(method: str) -> None:
-    truth, labels = answers(60)
-    found = aggregated(labels, 4, method, seed=3)
+    truth, labels, found = of_sixty(method)
     assert float((found.argmax(1) == truth).float().mean()) > 0.75
     order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
     other = aggregated(labels[order][:, [2, 0, 3, 1]], 4, method, seed=3)

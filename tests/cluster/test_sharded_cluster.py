@@ -78,6 +78,15 @@ def test_a_run_at_a_uri_has_the_files_of_a_local_run(nodes: TwoNodes, tmp_path: 
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
+def taught(source: str, module: str, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Write a module with the function `teach` into the working directory; return the section of a
+    config whose only teacher it is."""
+    Path(f"{module}.py").write_text(source)
+    patch.syspath_prepend(str(Path.cwd()))
+    model = {"name": f"call:{module}:teach", "image_size": 16}
+    return {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
+
+
 # A teacher that is slow while the file `orders` is there, dies once at a white image, and fails at
 # a black one.
 FRAGILE = """
@@ -116,10 +125,7 @@ def test_a_run_survives_deaths_and_tells_the_shard_that_fails(
     """An actor and a node die, and one shard fails in every try. The others are done, and it is
     told with its samples. Resumed without the failure, the run has the files of a local one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "failing_teacher.py").write_text(FRAGILE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    model = {"name": "call:failing_teacher:teach", "image_size": 16}
-    teachers = {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
+    teachers = taught(FRAGILE, "failing_teacher", monkeypatch)
 
     def config(**execution: Any) -> Config:
         return sharded_config(plain, teachers=teachers, execution={"shard_size": 50, **execution})
@@ -172,10 +178,7 @@ def test_shards_are_left_to_others_when_the_last_actor_of_ray_data_dies(
     """Ray Data then waits for it for ever."""
     monkeypatch.setattr(decoded_apart, "START_SECONDS", 600.0)  # longer than the run
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mortal_teacher.py").write_text(MORTAL)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    model = {"name": "call:mortal_teacher:teach", "image_size": 16}
-    teachers = {"hierarchy": {"by": "class", "levels": [1]}, "model": model}
+    teachers = taught(MORTAL, "mortal_teacher", monkeypatch)
 
     def config(**execution: Any) -> Config:
         return sharded_config(manifest, teachers=teachers, controls=[], execution=execution)

@@ -275,7 +275,7 @@ def test_the_log_goes_to_the_handlers_of_the_user(
     before = logger.level
     logger.setLevel(level)
     try:
-        cosup.run(TREE, "controls=[]")
+        cosup.run(TREE, "controls=[]", "teachers.hierarchy.levels=[1]")
     finally:
         logger.setLevel(before)
     informed = [one for one in listener if one.levelno == logging.INFO]

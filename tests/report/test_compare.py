@@ -203,9 +203,9 @@ def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
 
 
 def test_many_runs_and_classes_stay_readable(tmp_path: Path) -> None:
-    names = [f"class {number}" for number in range(1500)]
+    names = [f"class {number}" for number in range(500)]
     made = [
-        make_run(tmp_path / f"r{seed}", random_answers(seed, 0.6, samples=3000, classes=names))
+        make_run(tmp_path / f"r{seed}", random_answers(seed, 0.6, samples=1000, classes=names))
         for seed in range(10)
     ]
     page = write_comparison(entries_in(made), tmp_path / "page.html")

@@ -106,7 +106,7 @@ def test_latex_escapes_names_and_has_one_row_per_run(
 
 
 @pytest.mark.parametrize(
-    ("samples", "skill", "digits"), [(30, 0.5, 0), (240, 0.8, 1), (200_000, 0.99, 2)]
+    ("samples", "skill", "digits"), [(30, 0.5, 0), (240, 0.8, 1), (50_000, 0.99, 2)]
 )
 def test_digits_follow_the_uncertainty(
     samples: int,
