@@ -2,8 +2,8 @@
 
 The labelled splits and shifted test sets are listed, and teachers are trained and measured on them
 as in any run. What is computed of student_train is in the folder `shards` of the run, a Parquet
-file per shard: annotations, features, and of each round decisions, targets and predictions. A
-resumed run computes what is not there.
+file per shard: annotations, features, of each round decisions, targets and predictions, and the
+final labels. A resumed run computes what is not there.
 """
 
 import logging

@@ -218,16 +218,8 @@ class _Rounds:
             seed_for(seed, "update"),
             None if recipe.fresh else state.tensors,
         )
-        trained = update = student.fit(lesson, self.executor, on_step)
-        product, cross_fitted = predictions_of(lesson, trained), bool(trained.folds)
-        if not is_last:
-            predict_shards(student, lesson, trained, self.executor)
-        elif for_labels is not None:
-            apart = None if cross_fitted else self._cross_fit(lesson, kept)
-            cross_fitted = cross_fitted or apart is not None
-            if apart is not None:
-                lesson, trained = apart
-            product = predict_shards(student, lesson, trained, self.executor)
+        trained = student.fit(lesson, self.executor, on_step)
+        product, cross_fitted = self._predict(lesson, trained, kept, is_last)
         return ShardOutcome(
             number,
             level.index,
@@ -235,14 +227,28 @@ class _Rounds:
             found,
             decide.products,
             product,
-            student.predict_test(update),
-            update.state,
+            student.predict_test(trained),
+            trained.state,
             recipe.assigner.state_dict(),
-            update.folds,
+            trained.folds,
             tuple(one.found for one in confirming_filters(decide.stream, recipe.filters).values()),
             state.student,
             cross_fitted,
         )
+
+    def _predict(
+        self, lesson: Lesson, trained: Trained, kept: Sequence[Counts], is_last: bool
+    ) -> tuple[Product, bool]:
+        """Predict the shards, unless nobody reads it: after the last round, if there are no labels.
+
+        Returns the product, and whether no sample is predicted by a student trained on it.
+        """
+        if is_last and self.label_folds is None:
+            return predictions_of(lesson, trained), bool(trained.folds)
+        if is_last and not trained.folds:
+            lesson, trained = self._cross_fit(lesson, kept) or (lesson, trained)
+        product = predict_shards(self.student, lesson, trained, self.executor)
+        return product, bool(trained.folds)
 
     def _cross_fit(self, lesson: Lesson, kept: Sequence[Counts]) -> tuple[Lesson, Trained] | None:
         """Train the student of a round once more, in folds, as `cosup.rounds.cross_fit`.
