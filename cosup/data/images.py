@@ -113,6 +113,54 @@ class ArrayImages:
         return hashlib.sha256(self._hash.encode() + order).hexdigest()
 
 
+class RotatedImages:
+    """Grey images in memory in several rotations, each of which is computed when it is first read:
+    a run of few samples of a large set reads few.
+
+    pixels: uint8 [N, H, W]. angles: in degrees, counter-clockwise; image n has an index for each of
+    them: n, n + N, n + 2 N, ...
+    """
+
+    files = False
+
+    def __init__(self, name: str, pixels: NDArray[np.uint8], angles: Sequence[float]) -> None:
+        self.name = name
+        self.pixels = pixels
+        self.angles = tuple(angles)
+        # Takes memory as it is written.
+        self._turned = np.empty((len(self), *pixels.shape[1:]), np.uint8)
+        self._is_there = np.zeros(len(self), bool)
+        self._hash: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.angles) * len(self.pixels)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RotatedImages, (self.name, self.pixels, self.angles)
+
+    def where(self, index: int) -> str:
+        """Return the name of the dataset and the index."""
+        return f"{self.name}[{index}]"
+
+    def read(self, index: int) -> Image.Image:
+        """Return the image as PIL RGB. Quarter turns of square images only move pixels."""
+        if not self._is_there[index]:
+            turn, place = divmod(index, len(self.pixels))
+            upright = Image.fromarray(self.pixels[place])
+            turned = upright.rotate(self.angles[turn], Image.Resampling.BICUBIC)
+            self._turned[index] = np.asarray(turned)
+            self._is_there[index] = True
+        return Image.fromarray(self._turned[index]).convert("RGB")
+
+    def fingerprint(self, indices: Ints) -> str:
+        """Return a hash of all pixels, of the angles, and of the order."""
+        if self._hash is None:
+            upright = ArrayImages(self.name, self.pixels).fingerprint(np.arange(len(self.pixels)))
+            self._hash = f"{upright} {[float(angle) for angle in self.angles]}"
+        order = np.ascontiguousarray(indices, dtype=np.int64).tobytes()
+        return hashlib.sha256(self._hash.encode() + order).hexdigest()
+
+
 class RowImages:
     """The images of a `datasets.Dataset` of one column, `Image(decode=False)`."""
 

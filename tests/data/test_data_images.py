@@ -1,15 +1,24 @@
 """Tests of image collections and of the conversion to upright 8-bit RGB."""
 
 import os
+import pickle
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cosup.data.images import ArrayImages, BrokenImage, FileImages, read_image, to_rgb
+from cosup.data.images import (
+    ArrayImages,
+    BrokenImage,
+    FileImages,
+    RotatedImages,
+    read_image,
+    to_rgb,
+)
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
@@ -130,3 +139,28 @@ def test_fingerprints_depend_on_content_and_order(tmp_path: Path) -> None:
     other[2, 1, 1] = 1
     order = np.arange(3)
     assert ArrayImages("a", pixels).fingerprint(order) != ArrayImages("a", other).fingerprint(order)
+
+
+def test_images_are_rotated_when_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    images = RotatedImages("a", pixels, [0, 30, 90])
+    rotate, angles = Image.Image.rotate, list[float]()
+
+    def counted(self: Image.Image, angle: float, *arguments: Any) -> Image.Image:
+        angles.append(angle)
+        return rotate(self, angle, *arguments)
+
+    monkeypatch.setattr(Image.Image, "rotate", counted)
+    assert len(images) == 15
+    order = np.arange(15)
+    found = images.fingerprint(order)
+    assert angles == []
+    assert [images.read(12).tobytes() for _ in range(2)] == [
+        Image.fromarray(np.rot90(pixels[2])).convert("RGB").tobytes()
+    ] * 2
+    assert angles == [90]
+    copied = pickle.loads(pickle.dumps(images))
+    assert copied.read(7).tobytes() == images.read(7).tobytes()
+    assert copied.fingerprint(order) == found != images.fingerprint(order[::-1])
+    assert RotatedImages("a", pixels, [0, 30, 91]).fingerprint(order) != found
+    assert RotatedImages("a", pixels[::-1], [0, 30, 90]).fingerprint(order) != found

@@ -7,11 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BeforeValidator
 
-from cosup.data.images import ArrayImages, Images, Ints
+from cosup.data.images import ArrayImages, Images, Ints, RotatedImages
 from cosup.errors import UserError, unknown_name
 
 if TYPE_CHECKING:  # configs are checked against sources, and that must not need pandas
@@ -217,7 +215,7 @@ def rotated(found: Collection, angles: Sequence[float]) -> Collection:
             image=np.arange(len(table), dtype=np.int64),
         ),
         domains=angle_domains(angles),
-        images=ArrayImages(found.images.name, _rotated_pixels(found.images.pixels, angles)),
+        images=_rotated_images(found.images, angles),
         grouped=True,
     )
 
@@ -238,27 +236,17 @@ def _angle_names(angles: Sequence[float]) -> list[str]:
     return [f"{angle:g}" for angle in angles]
 
 
-def _rotated_pixels(pixels: NDArray[np.uint8], angles: Sequence[float]) -> NDArray[np.uint8]:
-    """Return [A * N, H, W] from [N, H, W]; it may be read-only."""
-    if len(angles) * pixels.nbytes > KEPT_BYTES:
-        return _rotate(pixels, angles)
-    return _kept_pixels(pixels.tobytes(), pixels.shape, tuple(angles))
+def _rotated_images(images: ArrayImages, angles: Sequence[float]) -> RotatedImages:
+    """Return the images in these rotations; of a small set those that this process has rotated, as
+    every run lists its samples twice."""
+    if len(angles) * images.pixels.nbytes > KEPT_BYTES:
+        return RotatedImages(images.name, images.pixels, angles)
+    pixels = images.pixels
+    return _kept_images(images.name, pixels.tobytes(), pixels.shape, tuple(map(float, angles)))
 
 
 @lru_cache(maxsize=4)
-def _kept_pixels(
-    content: bytes, shape: tuple[int, ...], angles: tuple[float, ...]
-) -> NDArray[np.uint8]:
-    """Return the rotated pixels of a small set, made once: every run lists its samples twice."""
-    turned = _rotate(np.frombuffer(content, np.uint8).reshape(shape), angles)
-    turned.flags.writeable = False
-    return turned
-
-
-def _rotate(pixels: NDArray[np.uint8], angles: Sequence[float]) -> NDArray[np.uint8]:
-    """Rotate one by one; quarter turns of square images only move pixels."""
-    turned = np.empty((len(angles), *pixels.shape), np.uint8)  # filled in place to save memory
-    for angle, copies in zip(angles, turned, strict=True):
-        for image, copy in zip(pixels, copies, strict=True):
-            copy[:] = np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BICUBIC))
-    return turned.reshape(-1, *pixels.shape[1:])
+def _kept_images(
+    name: str, content: bytes, shape: tuple[int, ...], angles: tuple[float, ...]
+) -> RotatedImages:
+    return RotatedImages(name, np.frombuffer(content, np.uint8).reshape(shape), angles)
