@@ -78,7 +78,7 @@ data: {{source: table, table: {table}.csv, root: images, classes: [{", ".join(NA
 teachers: {{hierarchy: {hierarchy}, external: [{annotators}]}}
 student:
   backbone: {{name: test_resnet.r160_in1k, weights: null, image_size: 32}}
-  training: {{steps: 60, lr: 0.02, standardize: true}}
+  training: {{steps: 30, lr: 0.03, standardize: true}}
 rounds: {rounds}
 execution: {{device: cpu, workers: 1, cache: cache}}
 {more}"""
