@@ -187,7 +187,7 @@ def test_controls_and_pgr_are_told_of_a_manifest_with_labels(
         "ceiling",
         "self_training",
     ]
-    student = {"training": {"steps": 80, "batch_size": 32, "lr": 0.05}}
+    student = {"training": {"steps": 200, "batch_size": 32, "lr": 0.05}}
     teachers = {"training": {"steps": 1, "batch_size": 4}}  # poor, far below the ceiling
     config = sharded_config(manifest, controls=names, student=student, teachers=teachers)
     found = run_config(config, tmp_path / "run")
