@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_clip import one_vocabulary
 from helpers.user_errors import error_of
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -40,6 +41,12 @@ from cosup.teachers.train import (
     train_level,
     train_teacher,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vocabulary() -> Iterator[None]:
+    with one_vocabulary():
+        yield
 
 
 @pytest.mark.parametrize("kind", TEACHERS)

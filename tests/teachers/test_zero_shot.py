@@ -1,13 +1,14 @@
 """Zero-shot CLIP as a teacher: the answers of open_clip's own model to prompts."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
-from helpers.tiny_clip import random_clip, write_clip
+from helpers.tiny_clip import one_vocabulary, random_clip, write_clip
 from helpers.user_errors import error_of
 from pydantic import ValidationError
 from teacher_helpers import NUMBERS, annotations, finest, teachers_section
@@ -25,6 +26,12 @@ from cosup.teachers.linear import FeatureTeacher
 from cosup.teachers.train import check_teachers, train_level
 
 TEMPLATES = ["a photo of the number {}.", "{} in pixels"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vocabulary() -> Iterator[None]:
+    with one_vocabulary():
+        yield
 
 
 @pytest.fixture(scope="module")
