@@ -29,7 +29,7 @@ from cosup.cli import call
 CONFIGS = Path(__file__).parents[1] / "configs"
 FASHION = Path(small_clip.FASHION_MNIST)
 STEPS, BATCH = 240, 64
-IMAGES = 500
+IMAGES = 800
 """The first images of the test part, which the runs read in four rotations."""
 SMALL = ["teachers.training.steps=150", "student.training.steps=250"]
 ROTATIONS = ("rot0", "rot30", "rot60", "rot90")
