@@ -43,6 +43,10 @@ class Answers:
         label, confidence = table.top()
         return Answers(torch.where(confidence > 0, label, -1).numpy(), confidence.numpy())
 
+    def take(self, rows: Codes) -> "Answers":
+        """Return the answers to these samples."""
+        return Answers(self.label[rows], self.confidence[rows])
+
 
 class Run(RunStages):
     """The records of one run.

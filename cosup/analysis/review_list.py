@@ -1,5 +1,7 @@
 """The labels that a person should look at first, with their pictures and what each source said."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -7,16 +9,23 @@ import torch
 from cosup import words
 from cosup.analysis.arrays import Codes, Row, categories, rows_of
 from cosup.analysis.drawing import Example, Gallery, View
-from cosup.analysis.figure import Figure, Unavailable, require_listed, require_rounds
+from cosup.analysis.figure import Figure, Unavailable, require_rounds
 from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Answers, Run
 from cosup.analysis.said import answer_text, said_of, source_lines
 from cosup.words import percent, plural
 
-__all__ = ["REVIEW_LIST_FIGURE", "review_list_table"]
+__all__ = ["MOST_LISTED", "RECORDED", "REVIEW_LIST_FIGURE", "first_labels", "review_list_table"]
 
 MOST_LISTED = 24
 """Samples in the table and in the drawing."""
+FIRST = (
+    *("review_rank", "sample_id", "label", "probability", "runner_up", "runner_up_probability"),
+    *("source", "teacher", "rejected_by"),
+)
+"""Columns of `labels.parquet` in the table."""
+RECORDED = "first"
+"""The table of a sharded run in the record of its labels, with the number of the shard."""
 
 
 def review_list_table(run: Run) -> pd.DataFrame:
@@ -28,7 +37,8 @@ def review_list_table(run: Run) -> pd.DataFrame:
     of the last round says of it, as `said_of` writes it).
     """
     require_rounds(run)
-    require_listed(run)
+    if run.sharded:
+        return _recorded(run)
     if not run.files.labels.exists():
         raise Unavailable(NOT_LABELLED)
     labels = run.files.labels.read()
@@ -37,18 +47,37 @@ def review_list_table(run: Run) -> pd.DataFrame:
     first = labels.iloc[rows].reset_index(drop=True)
     train = run.files.round(run.rounds[-1]).train.read(len(run.classes), len(run.train))
     student = Answers.of(train.take(torch.from_numpy(rows)))
-    table = first[["review_rank", "sample_id", "label", "probability", "runner_up"]].assign(
-        runner_up_probability=first["runner_up_probability"],
-        source=first["source"],
-        teacher=first["teacher"],
-        rejected_by=first["rejected_by"],
-        student_label=categories(student.label, run.classes),
+    return first_labels(first, known, student, said_of(run, rows), run.classes)
+
+
+def first_labels(
+    labels: pd.DataFrame,
+    known: pd.DataFrame,
+    student: Answers,
+    sources: Sequence[str],
+    classes: Sequence[str],
+) -> pd.DataFrame:
+    """Make the table of some labels, with the columns of `review_list_table`.
+
+    labels: rows of `labels.parquet`. known: true_label and domain of the same samples. student: its
+    answers. sources: as `say` returns them.
+    """
+    table = labels[list(FIRST)].assign(
+        student_label=categories(student.label, classes),
         student_confidence=student.confidence,
         true_label=known["true_label"],
         domain=known["domain"],
-        sources=said_of(run, rows),
+        sources=sources,
     )
     return table.astype(dict.fromkeys(("label", "runner_up", "student_label"), object))
+
+
+def _recorded(run: Run) -> pd.DataFrame:
+    """Return the table of a sharded run, from the record of its labels."""
+    rows = run.stages.get("labels", {}).get(RECORDED)
+    if not rows:
+        raise Unavailable(NOT_LABELLED)
+    return pd.DataFrame(rows).drop(columns="shard")
 
 
 def review_list_sentence(run: Run, table: pd.DataFrame) -> str:
@@ -60,10 +89,11 @@ def review_list_sentence(run: Run, table: pd.DataFrame) -> str:
     if len(known):
         were = "is" if wrong == 1 else "are"
         measured = f" Of {len(known)} whose true label is known, {wrong} {were} wrong."
+    file = run.files.labels.path.name
+    order = f" All samples are in this order by the column review_rank of {file}."
     return (
         f"The {plural(len(table), 'label')} to look at first: their probability is "
-        f"{percent(least)} to {percent(most)}.{measured} All samples are in this order by the "
-        f"column review_rank of {run.files.labels.path.name}."
+        f"{percent(least)} to {percent(most)}.{measured}{'' if run.sharded else order}"
     )
 
 

@@ -1,15 +1,15 @@
 """What each teacher says of single samples, as a column of a table and as the lines of a card."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cosup import words
 from cosup.analysis.alternatives import TABLE
 from cosup.analysis.arrays import Codes
-from cosup.analysis.records import Run
+from cosup.analysis.records import Answers, Run
 
-__all__ = ["answer_text", "said_of", "source_lines"]
+__all__ = ["answer_text", "said_of", "say", "source_lines"]
 
 MOST_SOURCES = 8
 """Sources whose answers are listed below a picture."""
@@ -24,11 +24,21 @@ def said_of(run: Run, rows: Codes) -> list[str]:
     """
     names = run.stages[f"round-{run.rounds[-1]}"]["teachers"]
     tables = {teacher.name for teacher in run.teachers if teacher.kind == TABLE}
+    found = {name: run.annotated(name) for name in names}
+    return say({name: one.take(rows) for name, one in found.items()}, tables, run.classes)
+
+
+def say(
+    answers: Mapping[str, Answers], tables: Collection[str], classes: Sequence[str]
+) -> list[str]:
+    """Return for each sample what teachers say, as `said_of`.
+
+    answers: of each teacher to the samples. tables: the teachers that are tables of labels.
+    """
     columns = []
-    for name in names:
-        answers, hard = run.annotated(name), name in tables
-        pairs = zip(answers.label[rows].tolist(), answers.confidence[rows].tolist(), strict=True)
-        columns.append([f"{name}: {_said(run.classes, *pair, hard)}" for pair in pairs])
+    for name, one in answers.items():
+        pairs = zip(one.label.tolist(), one.confidence.tolist(), strict=True)
+        columns.append([f"{name}: {_said(classes, *pair, name in tables)}" for pair in pairs])
     return ["; ".join(row) for row in zip(*columns, strict=True)]
 
 

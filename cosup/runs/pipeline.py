@@ -17,6 +17,7 @@ from cosup.analysis.sources import source_sentences
 from cosup.config.schema import Config
 from cosup.controls import NO_TEST
 from cosup.data.section import SPLITS
+from cosup.data.table import ImageData
 from cosup.errors import in_short
 from cosup.layout import Layout
 from cosup.models.compute import ComputedOn, device_name
@@ -218,15 +219,20 @@ def _seconds(
     ]
 
 
-def finish(context: RunContext, prepared: Prepared, summary: Numbers) -> None:
-    """Export the student, write the summary, and write the report."""
+def finish(
+    context: RunContext, prepared: Prepared, summary: Numbers, shown: Iterable[ImageData] = ()
+) -> None:
+    """Export the student, write the summary, and write the report.
+
+    shown: samples that are not listed, and that the report shows.
+    """
     run = context.run
     for name in ("accuracy", "pgr"):
         if summary["student"][name] is not None:
             number = len(summary["rounds"])
             context.recorder.scalar(f"student/{name}", summary["student"][name], number)
     export_student(context.config, prepared.data.classes, run, summary)
-    write_thumbnails(run, prepared.data)
+    write_thumbnails(run, prepared.data, shown)
     run.files.summary.write(summary)
     try:
         found = load_run(run.path)

@@ -2,8 +2,10 @@
 
 import io
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -114,11 +116,12 @@ def _prepared_record(config: Config, prepared: Prepared) -> Numbers:
     }
 
 
-def write_thumbnails(run: RunDirectory, data: ImageData) -> None:
+def write_thumbnails(run: RunDirectory, data: ImageData, more: Iterable[ImageData] = ()) -> None:
     """Write `report/thumbnails.parquet`, of the samples in the tables `PICTURED`: sample_id, png
     (bytes, at most 64 pixels a side).
 
-    An image that cannot be read any more is left out. A failure is a warning: the run continues.
+    more: samples beside those of data. An image that cannot be read any more is left out. A failure
+    is a warning: the run continues.
     """
     wanted: set[str] = set()
     try:
@@ -127,17 +130,19 @@ def write_thumbnails(run: RunDirectory, data: ImageData) -> None:
             with suppress(Unavailable):
                 wanted.update(table(records)["sample_id"])
         if wanted:
-            _write_thumbnails(run, data, wanted)
+            _write_thumbnails(run, data, more, wanted)
         else:
             log.info("no thumbnails: no sample is shown")
     except Exception as error:
         log.warning("no thumbnails: %s", in_short(error))
 
 
-def _write_thumbnails(run: RunDirectory, data: ImageData, wanted: set[str]) -> None:
+def _write_thumbnails(
+    run: RunDirectory, data: ImageData, more: Iterable[ImageData], wanted: set[str]
+) -> None:
     sources = [source for source in (data, data.novel) if source is not None]
     found: dict[str, bytes] = {}
-    for source in sources:
+    for source in chain(sources, more):
         ids = source.table["sample_id"]
         for row in np.flatnonzero(ids.isin(wanted).to_numpy(bool)).tolist():
             try:

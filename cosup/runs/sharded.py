@@ -33,7 +33,7 @@ from cosup.runs.sharded_check import check_sharded
 from cosup.runs.sharded_choose import check_comparable, choose_shard_recipe
 from cosup.runs.sharded_controls import finish_shard_controls, of_listed
 from cosup.runs.sharded_index import remove_damaged, write_index
-from cosup.runs.sharded_labels import finish_shard_labels
+from cosup.runs.sharded_labels import finish_shard_labels, pictured
 from cosup.runs.sharded_loss import choose_shard_loss
 from cosup.runs.sharded_rounds import finish_shard_rounds
 from cosup.runs.sharded_samples import open_samples, plan_teachers
@@ -96,7 +96,7 @@ def run_sharded(
         summary |= {"team": team, **choices}
         run.files.environment.write({**environment, "computed": computed_on(context, prepared)})
         write_index(context, world, len(rounds), executor)
-        finish(chosen, prepared, summary)
+        finish(chosen, prepared, summary, pictured(run, task))
         run.finish("summary", summary)
         return summary
 

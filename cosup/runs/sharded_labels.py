@@ -1,17 +1,23 @@
 """The stages `sources` and `labels` of a sharded run: estimates of every source, and labels out."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cosup.analysis.labels import NOT_LABELLED
 from cosup.analysis.records import Run
+from cosup.analysis.review_list import RECORDED
 from cosup.config.schema import Assigners
+from cosup.data.table import ImageData
 from cosup.errors import UserError
 from cosup.runs.assemble import Prepared
 from cosup.runs.context import RunContext
+from cosup.runs.directory import RunDirectory
 from cosup.runs.labels import STAGE as LABELS
 from cosup.runs.sharded_index import LABELLED
 from cosup.runs.sources import STAGE as SOURCES
@@ -23,9 +29,10 @@ from cosup.sharded.rounds import ShardTask
 from cosup.sharded.store import Product, ShardStore
 from cosup.sharded.work import Executor
 from cosup.sources import STUDENT
+from cosup.teachers.table import TableTeacher
 from cosup.words import percent
 
-__all__ = ["finish_shard_labels", "label_tables"]
+__all__ = ["finish_shard_labels", "label_tables", "pictured"]
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +55,20 @@ def finish_shard_labels(
         Product(**run.load(LABELS)[LABELLED]), task.shards
     ):
         started = time.monotonic()
-        found = label_shards(last, executor)
+        product, found = label_shards(last, executor)
         labels = found.sums.numbers(prepared.data.classes)
         shared = found.agreement.numbers([*last.teachers, STUDENT])
         numbers = {
             "labels": labels,
             "agreement": {"cross_fitted": last.cross_fitted, **shared},
-            LABELLED: vars(found.product),
+            RECORDED: _plain(found.first),
+            LABELLED: vars(product),
         }
         run.finish(LABELS, {"seconds": time.monotonic() - started, **numbers})
         log.info(
             "labels of %d samples: %s (about %s right, estimated)",
             labels["samples"],
-            run.files.shards / found.product.folder,
+            run.files.shards / product.folder,
             percent(labels["estimated_right"]),
         )
     made = run.load(LABELS)
@@ -69,6 +77,23 @@ def finish_shard_labels(
         "labels": made["labels"],
         "agreement": made["agreement"],
     }
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as values that JSON has."""
+    found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return found
+
+
+def pictured(run: RunDirectory, task: ShardTask) -> Iterator[ImageData]:
+    """Yield the samples of shards that the report shows, those of one shard at a time."""
+    samples, shards = task.levels[0].samples, {shard.number: shard for shard in task.shards}
+    wanted: dict[int, set[str]] = {}
+    for row in run.load(LABELS)[RECORDED]:
+        wanted.setdefault(row["shard"], set()).add(row["sample_id"])
+    for number, names in wanted.items():
+        data = samples.read(shards[number])
+        yield data.subset(np.flatnonzero(data.table["sample_id"].isin(names)))
 
 
 def label_tables(run: Run) -> Iterator[pd.DataFrame]:
@@ -108,6 +133,12 @@ def _last_round(
         last["cross_fitted"],
         guide,
         tuple(teachers_of(prepared)),
+        frozenset(
+            one.name
+            for level in prepared.annotated.levels
+            for one in level
+            if isinstance(one, TableTeacher)
+        ),
         context.seed,
     )
 

@@ -9,12 +9,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from cosup.analysis.agreement import AgreementSums
 from cosup.analysis.arrays import codes
-from cosup.analysis.labels import FinalLabels, LabelSums, labels_table
+from cosup.analysis.labels import FinalLabels, LabelSums, labels_table, review_rank
+from cosup.analysis.records import Answers
+from cosup.analysis.review_list import MOST_LISTED, first_labels
+from cosup.analysis.said import say
 from cosup.assignment.base import Assigner
 from cosup.assignment.fused import Fused
 from cosup.data.table import ImageData
@@ -31,7 +35,10 @@ from cosup.sources import BLOCKS, answers_of
 
 __all__ = ["Labelled", "LastRound", "label_shards", "sum_sources"]
 
-READ = ("sample_id", "assigned_teacher", "annotation", "kept", "rejected_by", "true_label")
+READ = (
+    *("sample_id", "assigned_teacher", "annotation", "kept", "rejected_by", "true_label"),
+    "domain",
+)
 """Columns of the decisions that the labels need."""
 
 
@@ -41,7 +48,8 @@ class LastRound:
 
     level: its index. assigner: fitted. decisions: the table of the round. predictions: of the last
     student; cross_fitted: by one that was not trained on the sample. guide: predictions that guided
-    the round, if any. teachers: names of those of all levels. seed: of the run.
+    the round, if any. teachers: names of those of all levels; tables: of those that are tables of
+    labels. seed: of the run.
     """
 
     task: ShardTask
@@ -52,6 +60,7 @@ class LastRound:
     cross_fitted: bool
     guide: Product | None
     teachers: tuple[str, ...]
+    tables: frozenset[str]
     seed: int
 
     @property
@@ -167,15 +176,16 @@ def blocks_of(data: ImageData) -> Tensor:
 
 
 class Labelled(NamedTuple):
-    """The labels of all shards. product: their tables. sums, agreement: over all samples."""
+    """The labels of shards. sums, agreement: over all samples. first: the least sure labels, as
+    `cosup.analysis.review_list.first_labels`, with the number of the shard."""
 
-    product: Product
     sums: LabelSums
     agreement: AgreementSums
+    first: pd.DataFrame
 
 
-def label_shards(last: LastRound, executor: Executor) -> Labelled:
-    """Write the final labels of every shard; return their sums.
+def label_shards(last: LastRound, executor: Executor) -> tuple[Product, Labelled]:
+    """Write the final labels of every shard; return their product, and what is told of them all.
 
     The posterior is as of `cosup.posterior.fit_posterior`.
     """
@@ -197,14 +207,22 @@ def label_shards(last: LastRound, executor: Executor) -> Labelled:
     shards = last.task.shards
     total: Labelled | None = None
     results = executor.run(FunctionWork("labels", work), shards)
-    for sums, agreement in in_order(results, shards):
+    for found in in_order(results, shards):
         if total is None:
-            total = Labelled(product, sums, agreement)
+            total = found
         else:
-            total.sums.include(sums)
-            total.agreement.include(agreement)
+            total.sums.include(found.sums)
+            total.agreement.include(found.agreement)
+            total = total._replace(first=_least_sure(pd.concat([total.first, found.first])))
     assert total is not None, "there is a shard"
-    return total
+    first = total.first.assign(review_rank=range(1, len(total.first) + 1))
+    return product, total._replace(first=first)
+
+
+def _least_sure(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the first rows by `review_rank`, in this order."""
+    rank = review_rank(table["probability"], table["runner_up_probability"])
+    return table.iloc[np.argsort(rank)[:MOST_LISTED]].reset_index(drop=True)
 
 
 def _fit_posterior(
@@ -239,7 +257,7 @@ class LabelShard:
     factor: Product | None
     product: Product
 
-    def __call__(self, shard: Shard) -> tuple[LabelSums, AgreementSums]:
+    def __call__(self, shard: Shard) -> Labelled:
         """Write the table of labels; return the sums."""
         import pyarrow as pa
 
@@ -248,8 +266,9 @@ class LabelShard:
         decisions = store.table(last.decisions, number, READ).to_pandas()
         predicted = store.probs(last.predictions, number)
         final = self._labels(shard, predicted, torch.tensor(decisions["kept"].to_numpy(bool)))
-        table = labels_table(final, decisions, classes).drop(columns="review_rank")
-        store.write(self.product, number, pa.Table.from_pandas(table, preserve_index=False))
+        table = labels_table(final, decisions, classes)
+        written = table.drop(columns="review_rank")
+        store.write(self.product, number, pa.Table.from_pandas(written, preserve_index=False))
         said = answers_of([*(store.probs(one, number) for one in last.answers), predicted]).long()
         annotations, asked = (
             torch.from_numpy(codes(decisions[column], known))
@@ -258,10 +277,27 @@ class LabelShard:
                 ("assigned_teacher", list(last.teachers)),
             )
         )
-        return (
+        return Labelled(
             LabelSums.of(table, decisions["true_label"], classes),
             AgreementSums.of(said, final.label, annotations, asked),
+            self._first(table, decisions, predicted, number),
         )
+
+    def _first(
+        self, table: pd.DataFrame, decisions: pd.DataFrame, predicted: ProbTable, number: int
+    ) -> pd.DataFrame:
+        """Return the least sure labels of a shard."""
+        level = self.stream.level
+        rows = np.argsort(table["review_rank"].to_numpy())[:MOST_LISTED]
+        places = torch.from_numpy(rows)
+        answers = {
+            name: Answers.of(level.samples.store.probs(product, number).take(places))
+            for name, product in zip(level.scopes.names, level.annotations, strict=True)
+        }
+        classes = level.samples.reader.classes
+        labels, known = (one.iloc[rows].reset_index(drop=True) for one in (table, decisions))
+        student, said = Answers.of(predicted.take(places)), say(answers, self.last.tables, classes)
+        return first_labels(labels, known, student, said, classes).assign(shard=number)
 
     def _labels(self, shard: Shard, predicted: ProbTable, kept: Tensor) -> FinalLabels:
         store, scopes = self.stream.level.samples.store, self.stream.level.scopes

@@ -12,7 +12,7 @@ from helpers.sharded_config import sharded_config
 from pyarrow.parquet import read_table
 
 import cosup
-from cosup.analysis import Run, load_run
+from cosup.analysis import Run, load_run, tables
 from cosup.analysis.labels import FinalLabels
 from cosup.assignment.dawid_skene import DawidSkene
 from cosup.assignment.fused import Fused
@@ -236,6 +236,24 @@ def test_agreement_is_counted_over_all_shards(finished: Path) -> None:
     assert agreement["sources"]["ann"]["others"]["ben"] == pytest.approx(share)
     asked = (shards.decisions["assigned_teacher"].astype(str) == "ann").mean()
     assert agreement["sources"]["ann"]["asked"] == pytest.approx(asked)
+
+
+def test_the_least_sure_labels_are_shown_with_pictures(finished: Path) -> None:
+    shards, run = Shards(finished), load_run(finished)
+    table = tables(run)["review_list"]
+    labels = shards.labels.assign(true_label=shards.decisions["true_label"])
+    order = np.lexsort((-labels["runner_up_probability"], labels["probability"]))[:24]
+    expected = labels.iloc[order].reset_index(drop=True)
+    assert table["review_rank"].tolist() == list(range(1, 25))
+    for column in ("sample_id", "label", "runner_up", "source", "true_label"):
+        assert table[column].astype(str).tolist() == expected[column].astype(str).tolist()
+    assert table["probability"].to_numpy() == pytest.approx(expected["probability"].to_numpy())
+    assert set(table["sample_id"]) <= set(run.thumbnails)
+    first = int(order[0])
+    for name in ANNOTATORS:
+        said = shards.probs(f"annotations/{name}").top()
+        answer = str(int(said[0][first])) if float(said[1][first]) > 0 else "abstains"
+        assert f"{name}: {answer}" in table["sources"][0]
 
 
 def test_labels_are_exported_shard_after_shard(finished: Path, tmp_path: Path) -> None:
