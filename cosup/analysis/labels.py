@@ -22,7 +22,6 @@ from cosup.words import percent
 __all__ = [
     "LABELS_FIGURE",
     "NOT_LABELLED",
-    "SHARD_LABELS",
     "SOURCES",
     "FinalLabels",
     "LabelSums",
@@ -32,8 +31,6 @@ __all__ = [
 ]
 
 MOST_CLASSES = 24
-SHARD_LABELS = "shards/labels"
-"""Folder of the labels of a sharded run, below that of the run: a Parquet file per shard."""
 NOT_LABELLED = "the run has no labels: it is not finished, or of an earlier version of cosup"
 
 TEACHER, STUDENT, BOTH, REVIEW = SOURCES = ("teacher", "student", "both", "review")
@@ -226,7 +223,7 @@ def label_sentence(run: Run) -> str:
         right += f", {percent(measured)} as measured"
     place, first = run.files.labels.path.name, ", and review_rank has the least sure ones first"
     if run.sharded:
-        place, first = SHARD_LABELS, ""
+        place, first = str(run.files.shard_labels.relative_to(run.path)), ""
     return (
         f"{place} has a label for every sample of student_train "
         f"({found['samples']:,}); {right}{first}."

@@ -182,6 +182,11 @@ class Layout:
         return self.path / folders.SHARDS
 
     @property
+    def shard_labels(self) -> Path:
+        """Return the folder of the final labels of a sharded run: a Parquet file per shard."""
+        return self.shards / "labels"
+
+    @property
     def shard_index(self) -> TableFile:
         """Return the table of the files in `shards`; it is written when the run is finished."""
         return TableFile(self.path / "shards.parquet", self.manifest, schemas.SHARD_COLUMNS)

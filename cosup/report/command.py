@@ -111,7 +111,7 @@ def _paths(run: Run, output: Path | None) -> dict[str, str]:
         "tables": page.parent / TABLE_FOLDER,
         "summary": files.summary.path,
         "config": files.config.path,
-        "labels": files.shards / "labels" if run.sharded else files.labels.path,
+        "labels": files.shard_labels if run.sharded else files.labels.path,
         "student": files.student,
     }
     there = (is_there, has_folder)

@@ -295,7 +295,7 @@ def _files(summary: Mapping[str, Any], directory: Path | Place) -> str:
     }
     if "shards" in summary["data"]:
         rows["decisions per sample"] = one.shards / "decisions" / f"round-{last}"
-        rows["labels"] = one.shards / "labels"
+        rows["labels"] = one.shard_labels
     return file_list(rows, directory)
 
 
