@@ -3,7 +3,7 @@
 Final labels are read from it (METHODS.md section 11), and sources are judged by it (section 10).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,15 @@ from cosup.levels import Level, Stream, Task
 from cosup.probabilities import ProbTable
 from cosup.sources import Tally, others_speak
 
-__all__ = ["SMALLEST", "Judge", "Posterior", "SourceSums", "find_judge", "fit_posterior"]
+__all__ = [
+    "SMALLEST",
+    "Judge",
+    "Posterior",
+    "SourceSums",
+    "find_judge",
+    "fit_posterior",
+    "fitted_posterior",
+]
 
 SMALLEST = 1e-9
 """Probabilities are clamped to this before taking logarithms."""
@@ -74,22 +82,45 @@ def fit_posterior(
     has heard a student. Where all sources are soft, none but those that taught the student could
     tell how far to trust it: its probabilities then multiply the posterior without it as they are.
     """
+
+    def stream_of(fused: Fused) -> Stream:
+        heard = student if fused.student else None
+        return Stream(level, heard, task.features, task.truth).restricted(fused.uses)
+
+    def fit(fused: Fused) -> None:
+        fused.fit(stream_of(fused), level.scopes, seed=seed, provenance=level.provenance)
+
+    fused, is_factor = fitted_posterior(own, state, level.scopes, student is not None, fit)
+    return Posterior(fused, stream_of(fused), student if is_factor else None)
+
+
+def fitted_posterior(
+    own: Assigner | None,
+    state: Mapping[str, Tensor] | None,
+    scopes: Scopes,
+    has_student: bool,
+    fit: Callable[[Fused], None],
+) -> tuple[Fused, bool]:
+    """Return the fitted posterior of `fit_posterior`, and whether the student multiplies it.
+
+    has_student: whether there are cross-fitted probabilities. fit: fits a `Fused` to the sources,
+    and to the student if its `student` is set.
+    """
     wanted = own if isinstance(own, Fused) else Fused()
     state = dict(state or {}) if isinstance(own, Fused) else {}
 
-    def fitted(heard: ProbTable | None) -> Posterior:
-        fused = replace(wanted, student=heard is not None)
-        stream = Stream(level, heard, task.features, task.truth).restricted(fused.uses)
-        if state and bool(state["student"]) == fused.student:
+    def fitted(hears: bool) -> Fused:
+        fused = replace(wanted, student=hears)
+        if state and bool(state["student"]) == hears:
             fused.load_state_dict(state)
         else:
-            fused.fit(stream, level.scopes, seed=seed, provenance=level.provenance)
-        return Posterior(fused, stream)
+            fit(fused)
+        return fused
 
-    found = fitted(student)
-    if student is None or not all(found.fused.sources(level.scopes).soft):
-        return found
-    return replace(fitted(None), factor=student)
+    found = fitted(has_student)
+    if not has_student or not all(found.sources(scopes).soft):
+        return found, False
+    return fitted(False), True
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cosup.data.table import ImageData
 
-__all__ = ["folds_of"]
+__all__ = ["folds_of", "hashed_groups"]
 
 
 def folds_of(data: ImageData, count: int, seed: int) -> Tensor:
@@ -18,10 +18,16 @@ def folds_of(data: ImageData, count: int, seed: int) -> Tensor:
     large; those of a run that lists its samples differ by at most one group. Without folds
     (`count` is 0) it is 0.
     """
-    from pandas.util import hash_array
-
     if not count:
         return torch.zeros(len(data), dtype=torch.int64)
-    key = hashlib.sha256(f"folds {seed}".encode()).hexdigest()[:16]
+    return hashed_groups(data, count, f"folds {seed}")
+
+
+def hashed_groups(data: ImageData, count: int, purpose: str) -> Tensor:
+    """Return a number below `count` for each sample [n] int64: a hash of its group's name and of
+    what it is for, so that any process finds it."""
+    from pandas.util import hash_array
+
+    key = hashlib.sha256(purpose.encode()).hexdigest()[:16]
     names = data.table["group"].to_numpy(object)
     return torch.from_numpy((hash_array(names, hash_key=key) % np.uint64(count)).astype(np.int64))

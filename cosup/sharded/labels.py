@@ -4,8 +4,8 @@ As `cosup.runs.labels` and `cosup.runs.sources` do it for samples that are liste
 sections 10 and 11.
 """
 
-import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +21,12 @@ from cosup.analysis.review_list import MOST_LISTED, first_labels
 from cosup.analysis.said import say
 from cosup.assignment.base import Assigner
 from cosup.assignment.fused import Fused
-from cosup.data.table import ImageData
 from cosup.models.weights import hash_tensors
-from cosup.posterior import Posterior, SourceSums
+from cosup.posterior import Posterior, SourceSums, fitted_posterior
 from cosup.probabilities import ProbTable
 from cosup.seeds import seed_for
 from cosup.sharded.evidence import ShardParts, ShardStream
+from cosup.sharded.folds import hashed_groups
 from cosup.sharded.rounds import ShardTask
 from cosup.sharded.shards import Shard
 from cosup.sharded.store import Product, ShardStore
@@ -144,7 +144,9 @@ class SumSources:
         """Return the sums."""
         level = self.stream.level
         store, data, scopes = level.samples.store, level.samples.read(shard), level.scopes
-        truth, block = data.truth(np.arange(len(data))), blocks_of(data)
+        truth = data.truth(np.arange(len(data)))
+        # `cosup.sources.block_of` draws them where all groups are listed.
+        block = hashed_groups(data, BLOCKS, "blocks of groups")
         said = answers_of([store.probs(product, shard.number) for product in self.answers]).long()
         heard = [self.teachers.index(name) for name in scopes.names]
         sums = SourceSums.zeros(len(self.answers), level.num_classes, self.regions, len(scopes))
@@ -165,16 +167,6 @@ class SumSources:
         return sums
 
 
-def blocks_of(data: ImageData) -> Tensor:
-    """Return the block [n] int64 of each sample, by a hash of its group's name, so that any process
-    finds it; `cosup.sources.block_of` draws them where all groups are listed."""
-    from pandas.util import hash_array
-
-    key = hashlib.sha256(b"blocks of groups").hexdigest()[:16]
-    names = data.table["group"].to_numpy(object)
-    return torch.from_numpy((hash_array(names, hash_key=key) % np.uint64(BLOCKS)).astype(np.int64))
-
-
 class Labelled(NamedTuple):
     """The labels of shards. sums, agreement: over all samples. first: the least sure labels, as
     `cosup.analysis.review_list.first_labels`, with the number of the shard."""
@@ -190,8 +182,14 @@ def label_shards(last: LastRound, executor: Executor) -> tuple[Product, Labelled
     The posterior is as of `cosup.posterior.fit_posterior`.
     """
     student = last.predictions if last.cross_fitted else None
-    fused, factor = _fit_posterior(last, student, executor)
-    heard = student if fused.student else None
+
+    def fit(fused: Fused) -> None:
+        last.fit(fused, student if fused.student else None, "labels", executor)
+
+    own, scopes = last.assigner, last.task.levels[last.level].scopes
+    state = own.state_dict() if isinstance(own, Fused) else None
+    fused, is_factor = fitted_posterior(own, state, scopes, student is not None, fit)
+    factor, heard = student if is_factor else None, student if fused.student else None
     about = (
         vars(last.decisions),
         last.predictions,
@@ -225,28 +223,6 @@ def _least_sure(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[np.argsort(rank)[:MOST_LISTED]].reset_index(drop=True)
 
 
-def _fit_posterior(
-    last: LastRound, student: Product | None, executor: Executor
-) -> tuple[Fused, Product | None]:
-    """Return the posterior that labels are read from, and predictions that multiply it, or None."""
-    own = last.assigner if isinstance(last.assigner, Fused) else None
-    state = {} if own is None else own.state_dict()
-    scopes = last.task.levels[last.level].scopes
-
-    def fitted(heard: Product | None) -> Fused:
-        fused = replace(Fused() if own is None else own, student=heard is not None)
-        if state and bool(state["student"]) == fused.student:
-            fused.load_state_dict(state)
-        else:
-            last.fit(fused, heard, "labels", executor)
-        return fused
-
-    found = fitted(student)
-    if student is None or not all(found.sources(scopes).soft):
-        return found, None
-    return fitted(None), student
-
-
 @dataclass(frozen=True)
 class LabelShard:
     """Labels the samples of a shard. stream: what `fused` reads. product: of the labels."""
@@ -269,7 +245,10 @@ class LabelShard:
         table = labels_table(final, decisions, classes)
         written = table.drop(columns="review_rank")
         store.write(self.product, number, pa.Table.from_pandas(written, preserve_index=False))
-        said = answers_of([*(store.probs(one, number) for one in last.answers), predicted]).long()
+        tables = dict(
+            zip(last.teachers, (store.probs(one, number) for one in last.answers), strict=True)
+        )
+        said = answers_of([*tables.values(), predicted]).long()
         annotations, asked = (
             torch.from_numpy(codes(decisions[column], known))
             for column, known in (
@@ -280,24 +259,25 @@ class LabelShard:
         return Labelled(
             LabelSums.of(table, decisions["true_label"], classes),
             AgreementSums.of(said, final.label, annotations, asked),
-            self._first(table, decisions, predicted, number),
+            self._first(table, decisions, tables, predicted).assign(shard=number),
         )
 
     def _first(
-        self, table: pd.DataFrame, decisions: pd.DataFrame, predicted: ProbTable, number: int
+        self,
+        table: pd.DataFrame,
+        decisions: pd.DataFrame,
+        tables: Mapping[str, ProbTable],
+        predicted: ProbTable,
     ) -> pd.DataFrame:
-        """Return the least sure labels of a shard."""
+        """Return the least sure labels of a shard. tables: annotations of each teacher."""
         level = self.stream.level
         rows = np.argsort(table["review_rank"].to_numpy())[:MOST_LISTED]
         places = torch.from_numpy(rows)
-        answers = {
-            name: Answers.of(level.samples.store.probs(product, number).take(places))
-            for name, product in zip(level.scopes.names, level.annotations, strict=True)
-        }
+        answers = {name: Answers.of(tables[name].take(places)) for name in level.scopes.names}
         classes = level.samples.reader.classes
         labels, known = (one.iloc[rows].reset_index(drop=True) for one in (table, decisions))
         student, said = Answers.of(predicted.take(places)), say(answers, self.last.tables, classes)
-        return first_labels(labels, known, student, said, classes).assign(shard=number)
+        return first_labels(labels, known, student, said, classes)
 
     def _labels(self, shard: Shard, predicted: ProbTable, kept: Tensor) -> FinalLabels:
         store, scopes = self.stream.level.samples.store, self.stream.level.scopes

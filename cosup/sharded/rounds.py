@@ -255,19 +255,13 @@ class _Rounds:
 
         kept: of each shard. None without folds, or where all kept samples are in one.
         """
-        samples = lesson.samples
-        by_fold = torch.stack([counts["kept_by_fold"].long() for counts in kept])
-        if not by_fold.shape[1] or int(by_fold.sum(0).max()) == sum(samples.kept):
+        samples = in_folds(lesson.samples, kept)
+        if samples is None or not samples.folds:
             return None
-        folded = replace(
-            samples,
-            kept_by_fold=tuple(map(tuple, by_fold.tolist())),
-            subsets=Subsets.outside(by_fold.shape[1]),
-        )
         again = replace(
             lesson,
             name=f"{lesson.name}-labels",
-            samples=folded,
+            samples=samples,
             seed=seed_for(self.seed, "labels"),
             start=None,
         )
@@ -324,22 +318,35 @@ def samples_kept(
     kept: `kept` and `kept_by_fold` of each shard. cross_fit: whether the folds are to be learned
     too. Raises `RunError` if all of them are in one fold, whose student has then no sample.
     """
-    by_fold = torch.stack([counts["kept_by_fold"].long() for counts in kept])
     whole = tuple(int(counts["kept"]) for counts in kept)
-    folds = by_fold.shape[1] if cross_fit else 0
-    if folds and int(by_fold.sum(0).max()) == sum(whole):
+    samples = ShardSamples(
+        level.samples, level.features, products, task.shards, whole, labelled=task.labelled
+    )
+    if not cross_fit:
+        return samples
+    found = in_folds(samples, kept)
+    if found is None:
+        folds = len(kept[0]["kept_by_fold"])
         raise RunError(
             f"all samples that are kept ({sum(whole)}) are in one of {folds} folds "
             "(student.cross_fit): no other is left to train on"
         )
-    in_folds = tuple(map(tuple, by_fold.tolist())) if folds else ()
-    return ShardSamples(
-        level.samples,
-        level.features,
-        products,
-        task.shards,
-        whole,
-        in_folds,
-        task.labelled,
-        Subsets.outside(folds),
+    return found
+
+
+def in_folds(samples: ShardSamples, kept: Sequence[Counts]) -> ShardSamples | None:
+    """Return the samples with those outside each fold as subsets, if there are folds.
+
+    kept: as of `samples_kept`. None if all of them are in one fold.
+    """
+    by_fold = torch.stack([counts["kept_by_fold"].long() for counts in kept])
+    folds = by_fold.shape[1]
+    if not folds:
+        return samples
+    if int(by_fold.sum(0).max()) == sum(samples.kept):
+        return None
+    return replace(
+        samples,
+        kept_by_fold=tuple(map(tuple, by_fold.tolist())),
+        subsets=Subsets.outside(folds),
     )
